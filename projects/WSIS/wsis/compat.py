@@ -1,0 +1,98 @@
+"""Makes one code base run on pure-Python detectron2 0.5 and on official detectron2 0.6 or later.
+
+``import wsis`` calls :func:`apply` before anything else of detectron2 is imported. With a compiled
+detectron2 (one that has ``detectron2._C``) it changes nothing, so it can never hide a fault of a
+proper build. Without one it puts back what release 0.5 expects of its compiled ops and of older
+NumPy, Pillow, setuptools and PyTorch. Nothing else in WSIS patches anything.
+"""
+
+import importlib
+import importlib.resources
+import importlib.util
+import sys
+import types
+from typing import Any
+
+
+class MissingOps(types.ModuleType):
+    """Stands in for ``detectron2._C``: an op may be named, and raises only when it is called."""
+
+    def get_compiler_version(self) -> str:
+        """What detectron2's environment report prints for the compiler."""
+        return "not built"
+
+    def get_cuda_version(self) -> str:
+        """What detectron2's environment report prints for CUDA."""
+        return "not built"
+
+    def has_cuda(self) -> bool:
+        """No compiled op, hence no CUDA op."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*args: Any, **kwargs: Any) -> None:
+            raise NotImplementedError(
+                f"detectron2._C.{name} is a compiled op and the installed detectron2 has none: "
+                "build detectron2 from its source to use it"
+            )
+
+        return missing
+
+
+def _stand_in(name: str, **contents: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(contents)
+    sys.modules[name] = module
+    return module
+
+
+def _restore_old_names() -> None:
+    """Names that detectron2 0.5 uses and its dependencies have since dropped."""
+    import numpy as np
+    from PIL import Image
+    from torch.optim import lr_scheduler
+
+    for kind in (bool, int, float, str):
+        if kind.__name__ not in vars(np):
+            setattr(np, kind.__name__, kind)
+    if not hasattr(Image, "LINEAR"):
+        Image.LINEAR = Image.BILINEAR
+    if importlib.util.find_spec("pkg_resources") is None:
+        _stand_in(
+            "pkg_resources",
+            resource_filename=lambda package, path: str(
+                importlib.resources.files(package).joinpath(path)
+            ),
+        )
+    # detectron2's scheduler hook asks isinstance(..., _LRScheduler) before it saves a scheduler's
+    # state; PyTorch 2's own schedulers derive from LRScheduler only and would be left out silently.
+    lr_scheduler._LRScheduler = lr_scheduler.LRScheduler
+
+
+def apply() -> bool:
+    """Put the stand-ins in place where they are needed; may be called any number of times.
+
+    Returns:
+        whether the installed detectron2 lacks its compiled ops.
+    """
+    if isinstance(sys.modules.get("detectron2._C"), MissingOps):
+        return True
+    try:
+        detectron2 = importlib.import_module("detectron2")
+    except ModuleNotFoundError:  # the layers work without it; whoever needs it gets Python's error
+        return False
+    try:
+        importlib.import_module("detectron2._C")
+        return False
+    except ModuleNotFoundError:  # a broken build raises a plain ImportError, which passes through
+        pass
+    from pycocotools.cocoeval import COCOeval
+
+    sys.modules["detectron2._C"] = detectron2._C = MissingOps("detectron2._C")
+    _restore_old_names()
+    # COCOEvaluator's default is the compiled evaluator; pycocotools gives the same figures.
+    _stand_in("detectron2.evaluation.fast_eval_api", COCOeval_opt=COCOeval)
+    return True

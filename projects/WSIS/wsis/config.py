@@ -1,0 +1,59 @@
+"""Every config key of WSIS; importing this module registers all parts, so that names resolve."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode, get_cfg
+
+from wsis.methods.irnet.config import add_irnet_config
+from wsis.modeling.config import add_modeling_config
+
+
+def _add_shared_config(cfg: CfgNode) -> None:
+    cfg.WSIS = CfgNode()
+    # Pipeline: stage YAMLs in order, relative to the pipeline's file.
+    cfg.WSIS.STAGES = []
+    # Stage: the registered stage that this config runs.
+    cfg.WSIS.STAGE = ""
+    # Data sets of the user's own; each entry as datasets/README.md describes it.
+    cfg.WSIS.DATASETS = []
+    # Images that an infer, derive or export stage treats (names of registered data sets).
+    # Training stages use DATASETS.TRAIN, as everywhere in Detectron2.
+    cfg.WSIS.IMAGES = ()
+    # What to do with an image that cannot be processed: "raise" or "skip" (listed in the manifest).
+    cfg.WSIS.ON_ERROR = "raise"
+    # Product (a consumed training stage) whose weights initialise this training stage instead of
+    # MODEL.WEIGHTS; "" for MODEL.WEIGHTS.
+    cfg.WSIS.INIT_FROM = ""
+
+    # Optimiser, beyond Detectron2's SOLVER keys.
+    cfg.WSIS.SOLVER = CfgNode()
+    # [module name prefix, factor] pairs: rate = SOLVER.BASE_LR x factor of the first match.
+    cfg.WSIS.SOLVER.LR_FACTORS = []
+    # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
+    cfg.WSIS.SOLVER.POLY_POWER = 0.0
+
+    # Pseudo labels (export).
+    cfg.WSIS.PSEUDO_LABELS = CfgNode()
+    # Instances with a lower score are left out.
+    cfg.WSIS.PSEUDO_LABELS.MIN_SCORE = 1e-5
+
+    # Evaluation.
+    cfg.WSIS.EVALUATION = CfgNode()
+    # Named protocols for instance masks: "voc", "coco".
+    cfg.WSIS.EVALUATION.PROTOCOLS = ("voc", "coco")
+    # Score above which a pseudo label counts for precision, recall and merged or split objects.
+    cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
+
+
+def add_wsis_config(cfg: CfgNode) -> None:
+    """Add WSIS's keys to a Detectron2 config, in place."""
+    _add_shared_config(cfg)
+    add_modeling_config(cfg)
+    add_irnet_config(cfg)
+
+
+def get_wsis_cfg() -> CfgNode:
+    """Detectron2's defaults with WSIS's keys."""
+    cfg = get_cfg()
+    add_wsis_config(cfg)
+    return cfg

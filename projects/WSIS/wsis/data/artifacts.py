@@ -1,0 +1,169 @@
+"""Artifacts: what a stage leaves for each image, ``<image key>.npz`` without pickle.
+
+Nobody else knows the format. Boolean stacks ``(K, H, W)`` are kept as COCO run lengths, integers
+are deflated, floats are stored plainly (deflating them costs more time than it saves space). The
+bytes depend on the arrays alone, so equal results give equal files.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from wsis.data.files import atomic_write
+from wsis.errors import DataError
+
+MAX_ARTIFACT_BYTES = 4 << 30
+SUMMARY = "summary"
+_SAFE_KEY = re.compile(r"[\w][\w.+=@ ()-]*")
+_RLE, _LENGTHS, _SHAPE = ".rle", ".lengths", ".shape"
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if it can name a file inside a folder, else raise `DataError`."""
+    if not _SAFE_KEY.fullmatch(key):
+        raise DataError(f"image key {key!r} cannot name a file: letters, digits and _.-+=@() only")
+    return key
+
+
+def _encode(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    encoded: dict[str, np.ndarray] = {}
+    for name, value in arrays.items():
+        value = np.asarray(value)
+        if value.dtype == bool and value.ndim == 3:
+            runs = [coco_mask.encode(np.asfortranarray(m, dtype=np.uint8))["counts"] for m in value]
+            encoded[name + _RLE] = np.frombuffer(b"".join(runs), dtype=np.uint8)
+            encoded[name + _LENGTHS] = np.array([len(r) for r in runs], dtype=np.int64)
+            encoded[name + _SHAPE] = np.array(value.shape, dtype=np.int64)
+        else:
+            encoded[name] = value
+    return encoded
+
+
+def _decode_masks(runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    count, height, width = (int(s) for s in shape)
+    if min(count, height, width) < 0 or count * height * width > MAX_ARTIFACT_BYTES:
+        raise ValueError(f"mask stack of shape {tuple(shape)}")
+    ends = np.cumsum(lengths)
+    if len(lengths) != count or (count and int(ends[-1]) != len(runs)):
+        raise ValueError("run lengths do not add up")
+    masks = np.zeros((count, height, width), dtype=bool)
+    for index, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+        counts = runs[end - length : end].tobytes()
+        masks[index] = coco_mask.decode({"size": [height, width], "counts": counts}).view(bool)
+    return masks
+
+
+def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of an artifact file; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, value in sorted(_encode(arrays).items()):
+            if value.dtype.hasobject:
+                raise TypeError(f"artifact array {name!r} holds Python objects")
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: the bytes must not know the time
+            if value.dtype.kind in "biu" and not name.endswith(_RLE):
+                entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(value), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def write_artifact(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    """Write one artifact atomically.
+
+    Args:
+        path: ``<folder>/<image key>.npz``.
+        arrays: name to array; boolean arrays of three dimensions are run-length encoded.
+
+    Returns:
+        ``{"bytes": size of the file, "crc32": checksum of the file}``.
+    """
+    data = encode_artifact(arrays)
+    with atomic_write(path, sync=False) as stream:
+        stream.write(data)
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+
+
+def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read what `write_artifact` wrote.
+
+    Raises:
+        DataError: the file is missing, damaged, or claims an absurd size.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+            if total > MAX_ARTIFACT_BYTES:
+                raise ValueError(f"it claims {total} bytes")
+        with np.load(path, allow_pickle=False) as stored:
+            raw = {name: stored[name] for name in stored.files}
+        decoded = {}
+        for name, value in raw.items():
+            if name.endswith(_RLE):
+                stem = name.removesuffix(_RLE)
+                decoded[stem] = _decode_masks(value, raw[stem + _LENGTHS], raw[stem + _SHAPE])
+            elif not name.endswith((_LENGTHS, _SHAPE)):
+                decoded[name] = value
+        return decoded
+    except FileNotFoundError:
+        raise DataError(f"no artifact {path.name} in {path.parent}") from None
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is not a readable artifact ({error}); delete it and rerun"
+        ) from error
+
+
+class ProductReader:
+    """Reads the product of a finished stage.
+
+    Args:
+        folder: the stage's run folder.
+        stage: the stage's name, for messages.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], stage: str) -> None:
+        self.folder = Path(folder)
+        self.stage = stage
+
+    def path(self, key: str) -> Path:
+        """Where the artifact of image ``key`` lies."""
+        return self.folder / "artifacts" / f"{check_key(key)}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        path = self.path(key)
+        if not path.is_file():
+            raise DataError(
+                f"no {self.stage} artifact for image {key} in {path.parent}; "
+                f"run --stage {self.stage} first"
+            )
+        return read_artifact(path)
+
+    def keys(self) -> Iterator[str]:
+        """Image keys that have an artifact, in ascending order."""
+        folder = self.folder / "artifacts"
+        return iter(sorted(p.stem for p in folder.glob("*.npz")))
+
+    @property
+    def summary(self) -> dict[str, np.ndarray]:
+        """What the stage's ``reduce`` computed over all images."""
+        return read_artifact(self.folder / f"{SUMMARY}.npz")
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint of a training stage."""
+        return self.folder / "model_final.pth"

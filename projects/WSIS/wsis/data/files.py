@@ -1,0 +1,59 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_write(
+    path: str | os.PathLike[str], mode: str = "wb", *, sync: bool = True
+) -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of ``path`` and rename it over ``path`` when the block succeeds.
+
+    Args:
+        path: the final file; its folder is created.
+        mode: "wb" or "w" (UTF-8 text).
+        sync: also survive a power cut. Artifacts, of which there are tens of thousands and which
+            can be made again, do without: a killed process cannot harm a renamed file.
+
+    Raises:
+        OSError: as the file system says (full disk, no permission); ``path`` is then untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding = None if "b" in mode else "utf-8"
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, encoding=encoding) as stream:
+            yield stream
+            stream.flush()
+            if sync:
+                os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide results from colleagues
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
+    """Write ``value`` as JSON, atomically. NaN must have been replaced by None before."""
+    with atomic_write(path, "w") as stream:
+        json.dump(value, stream, indent=indent, allow_nan=False)
+        stream.write("\n")
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal sha256 of a file's content, read in pieces."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Runs stages: the only place that knows order, processes and folders."""

@@ -1,0 +1,1 @@
+"""One fair evaluator for every method, with named protocols."""

@@ -1,0 +1,1 @@
+"""One folder per published method; they never import each other."""

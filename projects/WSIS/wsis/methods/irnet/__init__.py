@@ -1,0 +1,1 @@
+"""IRNet (Ahn, Cho, Kwak, CVPR 2019): instance masks from image tags by inter-pixel relations."""

@@ -1,0 +1,1 @@
+"""What has parameters and serves more than one method."""

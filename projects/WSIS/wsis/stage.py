@@ -1,0 +1,118 @@
+"""What a stage is: a record that a method declares and the engine runs. No behaviour here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from wsis.errors import UsageError
+
+_STAGES: dict[str, Stage] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a pipeline.
+
+    Attributes:
+        name: unique name; ``--stage`` takes it and the run folder is ``<n>_<name>``.
+        title: one line for ``--list-stages`` and progress bars.
+        consumes: names of the products it reads, made by earlier stages.
+        produces: name of its product; a stage that consumes that name reads this stage's folder.
+        config_keys: config nodes, beyond its kind's own, on which the product depends
+            (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
+        evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
+    """
+
+    kind: ClassVar[str] = ""
+    name: str
+    title: str
+    produces: str
+    consumes: tuple[str, ...] = ()
+    config_keys: tuple[str, ...] = ()
+    evaluation: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """Trains ``MODEL.META_ARCHITECTURE`` and produces ``model_final.pth``.
+
+    Attributes:
+        mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY`` of the training mapper.
+        supervision: the most that training may look at: image, point, box or mask.
+    """
+
+    kind: ClassVar[str] = "train"
+    mapper: str
+    supervision: str = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferStage(Stage):
+    """Runs a trained network over images and writes one artifact per image.
+
+    Attributes:
+        weights_from: the consumed product (a training stage's) whose weights it loads.
+        mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY``.
+        to_artifact: ``(output of the model for one image) -> {name: array}``, what is kept of it.
+        prepare_model: ``(model, {product name: ProductReader})``, called once after loading.
+        reduce: ``(iterator over (image key, artifact) in data set order, cfg) -> {name: array}``,
+            stored beside the artifacts as the product's summary.
+    """
+
+    kind: ClassVar[str] = "infer"
+    weights_from: str
+    mapper: str
+    to_artifact: Callable[[dict[str, Any]], dict[str, Any]]
+    prepare_model: Callable[[Any, dict[str, Any]], None] | None = None
+    reduce: Callable[..., dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeriveStage(Stage):
+    """A pure function over files: no network, one artifact per image.
+
+    Attributes:
+        function: called as ``function(dataset_dict, artifacts, cfg)`` with the consumed artifacts
+            of one image, ``{product name: {array name: array}}``; returns ``{name: array}``.
+    """
+
+    kind: ClassVar[str] = "derive"
+    function: Callable[[dict[str, Any], dict[str, Any], Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStage(Stage):
+    """Writes one file from all artifacts of a product.
+
+    Attributes:
+        file_name: the file in the stage's folder.
+        function: called as ``function(path, dataset_dicts, {product: ProductReader}, cfg, info)``.
+    """
+
+    kind: ClassVar[str] = "export"
+    file_name: str
+    function: Callable[..., dict[str, Any]]
+
+
+def register_stage(stage: Stage) -> Stage:
+    """Add a stage under its name, which must be new."""
+    if stage.name in _STAGES:
+        raise AssertionError(f"two stages are called {stage.name!r}")
+    _STAGES[stage.name] = stage
+    return stage
+
+
+def get_stage(name: str) -> Stage:
+    """The stage registered under ``name``; an unknown name lists the known ones.
+
+    Raises:
+        UsageError: no such stage.
+    """
+    try:
+        return _STAGES[name]
+    except KeyError:
+        raise UsageError(
+            f"there is no stage {name!r}; registered are: {', '.join(sorted(_STAGES))}"
+        ) from None
