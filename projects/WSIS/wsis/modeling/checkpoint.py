@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
 from collections.abc import Mapping
 
 import torch
+
+from wsis.errors import DataError
 
 _SUFFIX = r"(weight|bias|running_mean|running_var)"
 _RULES = (
@@ -50,3 +54,47 @@ def torchvision_resnet_to_detectron2(
             if translated:
                 converted[prefix_to + translated] = value
     return converted
+
+
+def _unwrap(value: object) -> dict[str, torch.Tensor] | None:
+    """The state dict inside what a file held: bare, or under "model" or "state_dict"."""
+    for key in ("model", "state_dict"):
+        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
+            value = value[key]
+    if not isinstance(value, Mapping) or not value:
+        return None
+    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()):
+        return None
+    return {name.removeprefix("module."): tensor for name, tensor in value.items()}
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """The tensors of a PyTorch checkpoint, on the CPU; no code of the file is run.
+
+    Args:
+        path: a state dict, or a dict that holds one under "model" or "state_dict"; a leading
+            "module." of names is removed.
+
+    Raises:
+        DataError: the file is missing or damaged, holds objects other than tensors that PyTorch
+            does not load safely, or holds no state dict.
+    """
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"no weight file {path}") from None
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} is not a plain PyTorch state dict of tensors ({_first_line(error)}); save "
+            "model.state_dict() with torch.save and give that file"
+        ) from error
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as a weight file: {_first_line(error)}") from error
+    state = _unwrap(value)
+    if state is None:
+        raise DataError(f"{path} holds no state dict (names to tensors) but {type(value).__name__}")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
