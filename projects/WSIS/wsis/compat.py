@@ -96,3 +96,22 @@ def apply() -> bool:
     # COCOEvaluator's default is the compiled evaluator; pycocotools gives the same figures.
     _stand_in("detectron2.evaluation.fast_eval_api", COCOeval_opt=COCOeval)
     return True
+
+
+def create_local_process_group(processes_per_machine: int) -> None:
+    """Tell ``detectron2.utils.comm`` which processes share a machine (0.5 has no function for it).
+
+    Args:
+        processes_per_machine: the same on every machine.
+    """
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(processes_per_machine)
+        return
+    for first in range(0, dist.get_world_size(), processes_per_machine):
+        ranks = list(range(first, first + processes_per_machine))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group

@@ -1,0 +1,235 @@
+"""The training stream: which sample comes at which position, as arithmetic instead of state.
+
+Detectron2's sampler and augmentation start anew when a run resumes. Here the sample at position p
+and the random numbers that augment it depend on (seed, p) alone, and batch k on the stream and k
+alone, so a run that resumes at iteration k sees exactly what an unbroken run would have seen, for
+any number of data-loading workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from wsis.errors import DataError, WSISError
+
+logger = logging.getLogger(__name__)
+
+DatasetDict = dict[str, Any]
+Mapper = Callable[[DatasetDict], Any]
+
+
+def derive_seed(*entropy: int) -> int:
+    """One 32-bit seed from several non-negative integers, well mixed."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Inside the block, NumPy's, Python's and torch's CPU generators are seeded from ``entropy``.
+
+    Their states outside the block are left as they were.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        seed = derive_seed(*entropy)
+        np.random.seed(seed)  # noqa: NPY002  (Detectron2's transforms draw from the global state)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be made; crosses process borders instead of an exception."""
+
+    key: str
+    message: str
+
+
+class TrainingStream(Dataset):
+    """An endless, shuffled and augmented stream over a finite data set.
+
+    Args:
+        dataset_dicts: the data set, at least one element.
+        mapper: dataset dict to model input; draws from the global random states only.
+        seed: of order and augmentation.
+        skip_broken: take the following image in place of one that cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset_dicts: Sequence[DatasetDict],
+        mapper: Mapper,
+        *,
+        seed: int,
+        skip_broken: bool = False,
+    ) -> None:
+        self.dataset_dicts = dataset_dicts
+        self.mapper = mapper
+        self.seed = seed
+        self.skip_broken = skip_broken
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def index_at(self, position: int) -> int:
+        """Index of the dataset dict at a stream position; every epoch is a new permutation."""
+        epoch, offset = divmod(position, len(self.dataset_dicts))
+        if epoch != self._epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            self._order = generator.permutation(len(self.dataset_dicts))
+            self._epoch = epoch
+        return int(self._order[offset])
+
+    def __getitem__(self, position: int) -> Any:
+        index = self.index_at(position)
+        tries = len(self.dataset_dicts) if self.skip_broken else 1
+        for attempt in range(tries):
+            sample = self.dataset_dicts[(index + attempt) % len(self.dataset_dicts)]
+            try:
+                with seeded(self.seed, position):
+                    return self.mapper(sample)
+            except WSISError as error:
+                failure = Failure(sample["image_key"], str(error))
+                logger.warning("training skips %s: %s", failure.key, failure.message)
+        return failure
+
+
+class StreamBatches(Sampler[list[int]]):
+    """Batches of stream positions for one process, from iteration ``start`` on.
+
+    Process r of W takes positions r, r + W, ... With aspect-ratio grouping a batch holds images that
+    are all wide or all tall (as Detectron2 does, to pad less); the grouping is replayed from
+    position 0, which costs about a microsecond per skipped image.
+
+    Args:
+        stream: the training stream.
+        batch_size: images per batch and process.
+        rank: this process.
+        world_size: number of processes.
+        group_by_aspect: group wide and tall images.
+    """
+
+    def __init__(
+        self,
+        stream: TrainingStream,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        group_by_aspect: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.group_by_aspect = group_by_aspect
+        self.start = 0
+
+    def _all_batches(self) -> Iterator[list[int]]:
+        dicts = self.stream.dataset_dicts
+        wide = [self.group_by_aspect and d["width"] > d["height"] for d in dicts]
+        groups: tuple[list[int], list[int]] = ([], [])
+        position = self.rank
+        while True:
+            group = groups[wide[self.stream.index_at(position)]]
+            group.append(position)
+            if len(group) == self.batch_size:
+                yield group.copy()
+                group.clear()
+            position += self.world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._all_batches()
+        for _ in range(self.start):
+            next(batches)
+        return batches
+
+
+class ResumableLoader:
+    """Iterates over training batches, from iteration ``start`` on.
+
+    The workers start at the first ``next``, not at construction, so that ``start`` may be set after
+    a trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built).
+
+    Args:
+        stream: the training stream.
+        batches: which positions form which batch.
+        num_workers: data-loading processes.
+
+    Attributes:
+        start: iteration of the first batch.
+        last_keys: image keys (as far as known) of the batch given last, for error messages.
+    """
+
+    def __init__(self, stream: TrainingStream, batches: StreamBatches, *, num_workers: int) -> None:
+        self.stream = stream
+        self.batches = batches
+        self.num_workers = num_workers
+        self.start = 0
+        self.last_keys: list[str] = []
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        self.batches.start = self.start
+        loader = DataLoader(
+            self.stream,
+            batch_sampler=self.batches,
+            num_workers=self.num_workers,
+            collate_fn=list,
+            worker_init_fn=one_thread,
+            persistent_workers=False,
+        )
+        for batch in loader:
+            for sample in batch:
+                if isinstance(sample, Failure):
+                    raise DataError(sample.message)
+            self.last_keys = [str(sample.get("image_key", "?")) for sample in batch]
+            yield batch
+
+
+def one_thread(worker: int) -> None:
+    """Data-loading workers compute with one thread each; the machine is shared with the network."""
+    torch.set_num_threads(1)
+
+
+class MappedDataset(Dataset):
+    """Applies a function to each dataset dict once, in order; failures come back as `Failure`."""
+
+    def __init__(self, dataset_dicts: Sequence[DatasetDict], function: Mapper) -> None:
+        self.dataset_dicts = dataset_dicts
+        self.function = function
+
+    def __len__(self) -> int:
+        return len(self.dataset_dicts)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.dataset_dicts[index]
+        try:
+            return self.function(sample)
+        except WSISError as error:
+            return Failure(sample["image_key"], str(error))
+
+
+def single_pass_loader(
+    dataset_dicts: Sequence[DatasetDict], function: Mapper, *, num_workers: int
+) -> DataLoader:
+    """A loader that yields ``function(dataset_dict)`` one by one, in order, made by workers."""
+    return DataLoader(
+        MappedDataset(dataset_dicts, function),
+        batch_size=None,
+        num_workers=min(num_workers, len(dataset_dicts)),
+        collate_fn=None,
+        worker_init_fn=one_thread,
+    )

@@ -1,0 +1,98 @@
+"""The command line of ``train_net.py``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from wsis.engine.launch import choose_devices, launch, started_by_torchrun
+from wsis.engine.lock import output_lock
+from wsis.engine.pipeline import load_pipeline
+from wsis.engine.run import Request, describe_stages, run
+from wsis.errors import WSISError
+
+_DESCRIPTION = """\
+Turn weak labels into instance masks and a trained Mask R-CNN.
+
+Runs the stages of a pipeline in order. Finished and unchanged work is never redone: run the same
+command again after an interruption and it goes on where it stopped.
+"""
+
+_EPILOG = """\
+examples:
+  train_net.py --config-file configs/irnet_voc.yaml --num-gpus 4
+  train_net.py --config-file configs/irnet_voc.yaml --list-stages
+  train_net.py --config-file configs/irnet_voc.yaml --stage relation_network SOLVER.IMS_PER_BATCH 16
+  train_net.py --config-file configs/irnet_voc.yaml classifier.SOLVER.BASE_LR 0.05
+  train_net.py --config-file configs/irnet_voc.yaml --num-gpus 0 --num-processes 2
+  torchrun --nnodes 2 --nproc-per-node 4 train_net.py --config-file configs/irnet_voc.yaml
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The argument parser of ``train_net.py``."""
+    parser = argparse.ArgumentParser(
+        "train_net.py",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="YAML", help="a pipeline (or a single stage)")
+    add("--num-gpus", type=int, metavar="N", help="GPUs on this machine; default 1 if there is one")
+    add("--num-processes", type=int, metavar="N", help="CPU processes, for runs without a GPU")
+    add("--stage", metavar="NAME", help="run this stage only")
+    add("--from-stage", metavar="NAME", help="run this stage and those after it")
+    add("--until-stage", metavar="NAME", help="run the stages up to this one")
+    add("--force", action="store_true", help="redo the chosen stages from scratch")
+    add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")
+    add("--list-stages", action="store_true", help="say what is done, stale, unfinished, missing")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config overrides, for every stage; stage.KEY VALUE for one",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
+    args = build_parser().parse_intermixed_args(argv)
+    try:
+        return _execute(args)
+    except WSISError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+        return 130
+
+
+def _execute(args: argparse.Namespace) -> int:
+    device, num_processes = choose_devices(args.num_gpus, args.num_processes)
+    request = Request(
+        config_file=args.config_file,
+        overrides=("MODEL.DEVICE", device, *args.overrides),
+        stage=args.stage,
+        first=args.from_stage,
+        last=args.until_stage,
+        force=args.force,
+        eval_only=args.eval_only,
+    )
+    pipeline = load_pipeline(request.config_file, request.overrides)
+    chosen = request.chosen(pipeline)
+    if args.list_stages:
+        logging.getLogger("detectron2").setLevel(logging.WARNING)
+        sys.stdout.write(describe_stages(pipeline, chosen) + "\n")
+        return 0
+    one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
+    with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
+        launch(run, num_processes, args=(request,))
+    return 0

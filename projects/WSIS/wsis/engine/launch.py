@@ -1,0 +1,124 @@
+"""Starts the processes of a run: one, several on this machine, or those of ``torchrun``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from wsis.compat import create_local_process_group
+from wsis.errors import UsageError, WSISError
+
+_TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
+
+
+def choose_devices(num_gpus: int | None, num_processes: int | None) -> tuple[str, int]:
+    """Device type and process count for this machine.
+
+    Args:
+        num_gpus: as on the command line; None takes one GPU where there is one.
+        num_processes: CPU processes; only together with no GPU.
+
+    Returns:
+        ``("cuda" | "cpu", number of processes)``.
+
+    Raises:
+        UsageError: more GPUs than the machine has, or numbers that contradict each other.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_gpus is None:
+        num_gpus = min(available, 1) if num_processes is None else 0
+    if num_gpus < 0 or (num_processes is not None and num_processes < 1):
+        raise UsageError("--num-gpus must be 0 or more and --num-processes 1 or more")
+    if num_gpus > available:
+        raise UsageError(
+            f"--num-gpus {num_gpus}, but this machine has {available} usable GPU(s); "
+            "use --num-gpus 0 --num-processes N for N processes on the CPU"
+        )
+    if num_gpus and num_processes not in (None, num_gpus):
+        raise UsageError("--num-processes is for runs without a GPU; give --num-gpus alone")
+    return ("cuda", num_gpus) if num_gpus else ("cpu", num_processes or 1)
+
+
+def started_by_torchrun() -> bool:
+    """Whether PyTorch's own launcher started this process and set its rank."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
+
+
+def _join(rank: int, world_size: int, local_rank: int, local_size: int, init: str) -> None:
+    use_cuda = torch.cuda.is_available() and local_size <= torch.cuda.device_count()
+    if use_cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        "nccl" if use_cuda else "gloo",
+        init_method=init,
+        rank=rank,
+        world_size=world_size,
+        timeout=_TIMEOUT,
+    )
+    create_local_process_group(local_size)
+
+
+def _worker(rank: int, world_size: int, port: int, threads: int, main: Callable, args: Any) -> None:
+    torch.set_num_threads(threads)
+    _join(rank, world_size, rank, world_size, f"tcp://127.0.0.1:{port}")
+    try:
+        main(*args)
+    except WSISError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # peers may be waiting for this rank: do not wait for them
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(70)
+    dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(main: Callable[..., None], num_processes: int, *, args: tuple[Any, ...]) -> None:
+    """Call ``main(*args)`` in every process of the run and wait for the end of all.
+
+    Under ``torchrun`` this process is one of them. Otherwise ``num_processes`` are spawned on this
+    machine (one runs in place); on the CPU they share its cores.
+
+    Raises:
+        SystemExit: a spawned process failed; it has already said why.
+    """
+    if started_by_torchrun():
+        env = os.environ
+        local_size = int(env.get("LOCAL_WORLD_SIZE", "1"))
+        _join(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]), local_size, "env://")
+        try:
+            main(*args)
+        finally:
+            dist.destroy_process_group()
+        return
+    if num_processes == 1:
+        main(*args)
+        return
+    threads = max(1, torch.get_num_threads() // num_processes)
+    context = mp.spawn(
+        _worker,
+        args=(num_processes, _free_port(), threads, main, args),
+        nprocs=num_processes,
+        join=False,
+    )
+    try:
+        while not context.join():
+            pass
+    except mp.ProcessExitedException as error:
+        raise SystemExit(error.exit_code if error.exit_code > 0 else 1) from None

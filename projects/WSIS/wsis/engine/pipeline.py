@@ -1,0 +1,222 @@
+"""Reads a pipeline: which stages, in which order, with which config, in which folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from wsis.config import get_wsis_cfg
+from wsis.data.user import register_user_datasets
+from wsis.engine.manifest import MANIFEST
+from wsis.errors import UsageError
+from wsis.stage import Stage, get_stage
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedStage:
+    """A stage with its place in a pipeline.
+
+    Attributes:
+        stage: the registered stage.
+        cfg: its frozen config, OUTPUT_DIR being its own run folder.
+        folder: its run folder, ``OUTPUT_DIR/<n>_<name>``.
+    """
+
+    stage: Stage
+    cfg: CfgNode
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stages in order.
+
+    Attributes:
+        name: the config file's stem, for headings.
+        output_dir: holds the run folders.
+        stages: in the order in which they run.
+    """
+
+    name: str
+    output_dir: Path
+    stages: tuple[PlannedStage, ...]
+
+    def producer(self, product: str, consumer: PlannedStage) -> tuple[str, Path]:
+        """Name and run folder of the stage that makes ``product`` for ``consumer``.
+
+        That is the last stage before it in the pipeline; a stage config that runs alone takes what
+        lies in its OUTPUT_DIR.
+        """
+        earlier = self.stages[: self.stages.index(consumer)]
+        for planned in reversed(earlier):
+            if planned.stage.produces == product:
+                return planned.name, planned.folder
+        if len(self.stages) == 1:
+            for path in sorted(self.output_dir.glob(f"*_*/{MANIFEST}"), reverse=True):
+                name = path.parent.name.partition("_")[2]
+                if get_stage(name).produces == product:
+                    return name, path.parent
+        raise UsageError(
+            f"stage {consumer.name} needs '{product}', which no stage before it in pipeline "
+            f"{self.name} makes and which is not in {self.output_dir}"
+        )
+
+    def select(
+        self, *, stage: str | None = None, first: str | None = None, last: str | None = None
+    ) -> tuple[PlannedStage, ...]:
+        """The stages that ``--stage``, ``--from-stage`` and ``--until-stage`` choose.
+
+        Raises:
+            UsageError: a name that is not in the pipeline, or an empty choice.
+        """
+        if stage is not None:
+            if first is not None or last is not None:
+                raise UsageError("--stage excludes --from-stage and --until-stage")
+            first = last = stage
+        names = [planned.name for planned in self.stages]
+        for name in (first, last):
+            if name is not None and name not in names:
+                raise UsageError(
+                    f"there is no stage '{name}' in pipeline {self.name}; it has: "
+                    + ", ".join(names)
+                )
+        start = names.index(first) if first is not None else 0
+        stop = names.index(last) if last is not None else len(names) - 1
+        if start > stop:
+            raise UsageError(f"--from-stage {first} comes after --until-stage {last}")
+        return self.stages[start : stop + 1]
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        return CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise UsageError(f"no config file {error.filename or path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not readable YAML: {error}") from None
+
+
+def _merge(cfg: CfgNode, values: dict[str, Any], source: Path | str) -> None:
+    try:
+        cfg.merge_from_other_cfg(CfgNode(values))
+    except (KeyError, ValueError, AssertionError) as error:
+        reason = error.args[0] if error.args else error
+        raise UsageError(f"{source}: {reason}") from None
+
+
+def split_overrides(
+    overrides: Sequence[str], stage_names: Sequence[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Separate ``KEY VALUE`` pairs for all stages from ``stage.KEY VALUE`` pairs for one.
+
+    Args:
+        overrides: as left on the command line.
+        stage_names: stages of the pipeline.
+
+    Returns:
+        pairs for every stage, and pairs by stage name.
+    """
+    if len(overrides) % 2:
+        raise UsageError(
+            f"overrides come as KEY VALUE pairs; '{overrides[-1]}' has no value: {list(overrides)}"
+        )
+    common: list[str] = []
+    special: dict[str, list[str]] = {name: [] for name in stage_names}
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        prefix, _, rest = key.partition(".")
+        if prefix in special:
+            special[prefix] += [rest, value]
+        elif prefix.isupper():
+            common += [key, value]
+        else:
+            raise UsageError(
+                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(stage_names)}"
+            )
+    return common, special
+
+
+def _apply_overrides(cfg: CfgNode, pairs: list[str]) -> None:
+    try:
+        cfg.merge_from_list(pairs)
+    except (KeyError, ValueError, AssertionError) as error:
+        reason = error.args[0] if error.args else error
+        raise UsageError(f"command line: {reason}") from None
+
+
+def _fit_to_datasets(cfg: CfgNode) -> None:
+    """Class counts come from the data set, so that a new data set needs no other edit."""
+    register_user_datasets(cfg.WSIS.DATASETS)
+    names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.WSIS.IMAGES)
+    if not names:
+        raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
+    classes = {}
+    for name in {*names, *cfg.WSIS.IMAGES, *cfg.DATASETS.TEST}:
+        known = MetadataCatalog.get(name).get("thing_classes")
+        if known is None:
+            raise UsageError(
+                f"data set '{name}' is not registered; see datasets/README.md, or describe it "
+                "in WSIS.DATASETS"
+            )
+        classes[name] = list(known)
+    if any(known != classes[names[0]] for known in classes.values()):
+        raise UsageError(
+            "the data sets of one stage have different classes: "
+            + ", ".join(f"{name} has {len(known)}" for name, known in sorted(classes.items()))
+        )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[names[0]])
+
+
+def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:
+    """Read a pipeline YAML (or a single stage's) and the configs of its stages.
+
+    A stage's config is, in this order: Detectron2's defaults, the stage YAML, what the pipeline YAML
+    says besides WSIS.STAGES, ``KEY VALUE`` and ``stage.KEY VALUE`` of the command line.
+
+    Args:
+        config_file: YAML with WSIS.STAGES or with WSIS.STAGE.
+        overrides: pairs from the command line.
+
+    Raises:
+        UsageError: a missing file, an unknown key, stage or data set.
+    """
+    path = Path(config_file)
+    values = _load_yaml(path)
+    wsis = values.get("WSIS") or {}
+    stage_files = [path.parent / name for name in wsis.pop("STAGES", [])]
+    if not stage_files and not wsis.get("STAGE"):
+        raise UsageError(f"{path} names neither WSIS.STAGES (a pipeline) nor WSIS.STAGE (a stage)")
+    stage_values = [_load_yaml(file) for file in stage_files] or [values]
+    names = [str((v.get("WSIS") or {}).get("STAGE", "")) for v in stage_values]
+    records = [get_stage(name) for name in names]
+    if len(set(names)) != len(names):
+        raise UsageError(f"{path} lists a stage twice: {', '.join(names)}")
+    common, special = split_overrides(overrides, names)
+    planned, output_dir = [], None
+    for number, (record, own) in enumerate(zip(records, stage_values, strict=True), start=1):
+        cfg = get_wsis_cfg()
+        if stage_files:
+            _merge(cfg, own, stage_files[number - 1])
+        _merge(cfg, values, path)
+        _apply_overrides(cfg, common)
+        _apply_overrides(cfg, special[record.name])
+        _fit_to_datasets(cfg)
+        output_dir = Path(cfg.OUTPUT_DIR)
+        folder = output_dir / f"{number}_{record.name}"
+        if not stage_files:  # alone, a stage finds its place among the folders that are there
+            folder = next(iter(sorted(output_dir.glob(f"*_{record.name}"))), folder)
+        cfg.OUTPUT_DIR = str(folder)
+        cfg.freeze()
+        planned.append(PlannedStage(record, cfg, folder))
+    return Pipeline(path.stem, output_dir, tuple(planned))

@@ -1,0 +1,212 @@
+"""Runs the chosen stages of a pipeline, in every process of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import get_dataset_dicts
+from wsis.data.files import atomic_write
+from wsis.engine.evaluate import Evaluations
+from wsis.engine.manifest import DONE, RUNNING, Manifest
+from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
+from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
+from wsis.engine.status import State, Status, current_inputs, relevant_config, stage_status
+from wsis.engine.versions import package_versions
+from wsis.errors import WSISError
+from wsis.stage import TrainStage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; crosses process borders.
+
+    Attributes:
+        config_file: pipeline or stage YAML.
+        overrides: KEY VALUE pairs.
+        stage: run this one only.
+        first: run from this one.
+        last: run until this one.
+        force: redo the chosen stages from scratch.
+        eval_only: evaluate what is there and make nothing.
+    """
+
+    config_file: str
+    overrides: tuple[str, ...] = field(default=())
+    stage: str | None = None
+    first: str | None = None
+    last: str | None = None
+    force: bool = False
+    eval_only: bool = False
+
+    def chosen(self, pipeline: Pipeline) -> tuple[PlannedStage, ...]:
+        """The stages of ``pipeline`` that this request names."""
+        return pipeline.select(stage=self.stage, first=self.first, last=self.last)
+
+
+class Images:
+    """The dataset dicts that each stage treats; each data set is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+
+    def of(self, planned: PlannedStage) -> list[dict[str, Any]]:
+        """Dataset dicts of a stage: DATASETS.TRAIN for training, else WSIS.IMAGES."""
+        is_train = isinstance(planned.stage, TrainStage)
+        cfg = planned.cfg
+        return self.named(tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES))
+
+    def named(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Dataset dicts of several data sets, one after another."""
+        if names not in self._known:
+            self._known[names] = [d for name in names for d in get_dataset_dicts(name)]
+        return self._known[names]
+
+
+def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
+    """The state of every stage; what builds on a stale stage is stale too."""
+    statuses: dict[str, Status] = {}
+    for planned in pipeline.stages:
+        status = stage_status(pipeline, planned, images.of(planned))
+        for product in planned.stage.consumes:
+            name, _ = pipeline.producer(product, planned)
+            upstream = statuses.get(name)
+            if status.state is State.MISSING and status.detail == "not yet run":
+                break
+            if upstream is not None and upstream.state is State.STALE:
+                status = Status(State.STALE, f"it builds on {name}, which is stale")
+                break
+        statuses[planned.name] = status
+    return statuses
+
+
+def run(request: Request) -> None:
+    """Do what was asked; every process of the run calls this with the same request.
+
+    Raises:
+        WSISError: a stale stage, a missing product, bad data, a diverged training.
+    """
+    setup_logger(distributed_rank=comm.get_rank(), name="wsis", abbrev_name="wsis")
+    setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
+    setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
+    pipeline = load_pipeline(request.config_file, request.overrides)
+    images = Images()
+    evaluations = Evaluations(pipeline, images)
+    worked = 0
+    for planned in request.chosen(pipeline):
+        if not request.eval_only:
+            worked += run_stage(pipeline, planned, images, force=request.force)
+        evaluations.evaluate(planned, again=request.eval_only)
+        comm.synchronize()
+    if comm.is_main_process():
+        evaluations.report(request.chosen(pipeline))
+        if not worked and not request.eval_only:
+            logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
+
+
+def run_stage(
+    pipeline: Pipeline, planned: PlannedStage, images: Images, *, force: bool = False
+) -> bool:
+    """Bring one stage to its end, from where it stands.
+
+    Returns:
+        whether there was anything to do.
+    """
+    dataset_dicts = images.of(planned)
+    _require_upstream(pipeline, planned, images)
+    status = comm.all_gather(stage_status(pipeline, planned, dataset_dicts))[0]
+    if not force:
+        if status.state is State.DONE:
+            logger.info("%s: done (%s)", planned.name, status.detail)
+            return False
+        if status.state is State.STALE:
+            raise WSISError(
+                f"stage {planned.name} in {planned.folder} is stale: {status.detail}. Redo it and "
+                f"what follows with --from-stage {planned.name} --force, or take the change back"
+            )
+    products = {
+        product: ProductReader(folder, name)
+        for product in planned.stage.consumes
+        for name, folder in [pipeline.producer(product, planned)]
+    }
+    config, inputs = relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
+    manifest = Manifest(planned.name, planned.stage.kind, RUNNING, config, inputs)
+    if comm.is_main_process():
+        _open_folder(planned, manifest, force=force)
+    comm.synchronize()
+    if isinstance(planned.stage, TrainStage):
+        dataset_dicts = training_dicts(planned, dataset_dicts, products)
+    logger.info("%s: %s", planned.name, planned.stage.title)
+    start = time.perf_counter()
+    outcome = RUNNERS[planned.stage.kind](planned, dataset_dicts, products)
+    if comm.is_main_process():
+        manifest.status, manifest.product = DONE, outcome.product
+        manifest.counts, manifest.skipped = outcome.counts, outcome.skipped
+        manifest.seconds = round(time.perf_counter() - start, 1)
+        manifest.versions = package_versions()
+        manifest.write(planned.folder)
+        counts = ", ".join(f"{number} {what}" for what, number in outcome.counts.items())
+        logger.info("%s: %s, %.1f s, %s", planned.name, counts, manifest.seconds, planned.folder)
+    comm.synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+def _require_upstream(pipeline: Pipeline, planned: PlannedStage, images: Images) -> None:
+    """Refuse to build on a product that is missing, unfinished or stale."""
+    statuses = all_statuses(pipeline, images) if len(pipeline.stages) > 1 else {}
+    for product in planned.stage.consumes:
+        name, folder = pipeline.producer(product, planned)
+        status = statuses.get(name)
+        if status is None:
+            manifest = Manifest.read(folder)
+            done = manifest is not None and manifest.status == DONE
+            status = Status(State.DONE if done else State.MISSING)
+        if status.state is not State.DONE:
+            raise WSISError(
+                f"stage {planned.name} needs {name}, which is {status.state.value} in {folder}"
+                f" ({status.detail or 'unfinished'}); run --stage {name} first"
+            )
+
+
+def _open_folder(planned: PlannedStage, manifest: Manifest, *, force: bool) -> None:
+    folder = planned.folder
+    try:
+        clear_folder(folder, leftovers_only=not force)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest.write(folder)
+        with atomic_write(folder / "config.yaml", "w") as stream:
+            stream.write(planned.cfg.dump())
+    except OSError as error:
+        raise WSISError(f"cannot write to {folder} ({error.strerror}); set OUTPUT_DIR") from None
+
+
+def describe_stages(pipeline: Pipeline, chosen: Sequence[PlannedStage]) -> str:
+    """The table of ``--list-stages``."""
+    from tabulate import tabulate
+
+    statuses = all_statuses(pipeline, Images())
+    rows = [
+        (
+            planned.name,
+            planned.stage.kind,
+            statuses[planned.name].state.value,
+            statuses[planned.name].detail,
+            os.path.relpath(planned.folder, Path.cwd()),
+        )
+        for planned in chosen
+    ]
+    return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder"))

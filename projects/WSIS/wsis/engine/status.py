@@ -1,0 +1,180 @@
+"""What is done, stale, unfinished or missing."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from wsis.data.artifacts import SUMMARY
+from wsis.data.supervision import restrict_supervision
+from wsis.engine.manifest import (
+    DONE,
+    Manifest,
+    artifact_sizes,
+    describe_change,
+    digest_of_weights,
+    read_index,
+)
+from wsis.engine.pipeline import Pipeline, PlannedStage
+from wsis.stage import ExportStage, InferStage, TrainStage
+
+# Config nodes on which a product depends, by kind; a stage adds its own (Stage.config_keys).
+_KIND_KEYS = {
+    "train": ("MODEL", "INPUT", "SOLVER", "SEED", "WSIS.SOLVER", "WSIS.INIT_FROM")
+    + ("DATASETS.TRAIN", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
+    "infer": ("MODEL", "INPUT", "WSIS.IMAGES"),
+    "derive": ("WSIS.IMAGES",),
+    "export": ("WSIS.IMAGES",),
+}
+# Where the work runs and how often it is saved changes no product; weights count by content.
+_NEVER = ("MODEL.DEVICE", "MODEL.WEIGHTS", "SOLVER.CHECKPOINT_PERIOD")
+# Nodes of MODEL that only the stages that name them in config_keys look at.
+_METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
+
+
+class State(enum.Enum):
+    """Of a stage's product."""
+
+    DONE = "done"
+    STALE = "stale"
+    UNFINISHED = "unfinished"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a stage and one line that explains it."""
+
+    state: State
+    detail: str = ""
+
+
+def _flatten(node: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key in node:
+        flat.update(_flatten(node[key], f"{prefix}.{key}"))
+    return flat
+
+
+def _look_up(cfg: CfgNode, key: str) -> Any:
+    value: Any = cfg
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def relevant_config(planned: PlannedStage) -> dict[str, Any]:
+    """The flat config values on which a stage's product depends."""
+    stage, cfg = planned.stage, planned.cfg
+    flat: dict[str, Any] = {}
+    for key in _KIND_KEYS[stage.kind]:
+        flat.update(_flatten(_look_up(cfg, key), key))
+    dropped = [node + "." for node in _METHOD_NODES]
+    flat = {k: v for k, v in flat.items() if not k.startswith(tuple(dropped)) and k not in _NEVER}
+    if isinstance(stage, TrainStage):
+        flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
+    for key in stage.config_keys:
+        flat.update(_flatten(_look_up(cfg, key), key))
+    return flat
+
+
+def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
+    """Digest of what a stage may see of a data set: image keys, sizes and labels up to a level.
+
+    Folders do not count, so a data set may move; image files are not read.
+    """
+    sha = hashlib.sha256()
+    for sample in dataset_dicts:
+        seen = restrict_supervision(dict(sample), supervision)
+        seen = {k: v for k, v in seen.items() if not k.endswith("file_name") and k != "image_id"}
+        sha.update(json.dumps(seen, sort_keys=True, default=_jsonable).encode())
+    return sha.hexdigest()[:16]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def current_inputs(
+    pipeline: Pipeline, planned: PlannedStage, dataset_dicts: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Digests of everything a stage reads, as they are now ("" for a product not yet made)."""
+    stage, cfg = planned.stage, planned.cfg
+    inputs = {}
+    for product in stage.consumes:
+        _, folder = pipeline.producer(product, planned)
+        upstream = Manifest.read(folder)
+        inputs[product] = upstream.product if upstream and upstream.status == DONE else ""
+    supervision = stage.supervision if isinstance(stage, TrainStage) else "image"
+    inputs["images"] = fingerprint(dataset_dicts, supervision)
+    if isinstance(stage, TrainStage) and cfg.MODEL.WEIGHTS and not cfg.WSIS.INIT_FROM:
+        weights = Path(cfg.MODEL.WEIGHTS)
+        is_local = "://" not in cfg.MODEL.WEIGHTS
+        inputs["weights"] = digest_of_weights(weights) if is_local else cfg.MODEL.WEIGHTS
+    return inputs
+
+
+def missing_artifacts(planned: PlannedStage, keys: Sequence[str]) -> list[str]:
+    """Image keys without a whole artifact, in the given order.
+
+    An artifact is whole if it is there and, where the index knows it, has the size it had when it
+    was written. Images that were skipped count as done.
+    """
+    sizes, index = artifact_sizes(planned.folder), read_index(planned.folder)
+    missing = []
+    for key in keys:
+        record = index.get(key, {})
+        if "skipped" in record:
+            continue
+        if key not in sizes or sizes[key] != record.get("bytes", sizes[key]):
+            missing.append(key)
+    return missing
+
+
+def _product_files(planned: PlannedStage) -> list[Path]:
+    if isinstance(planned.stage, TrainStage):
+        return [planned.folder / "model_final.pth"]
+    if isinstance(planned.stage, ExportStage):
+        return [planned.folder / planned.stage.file_name]
+    if isinstance(planned.stage, InferStage) and planned.stage.reduce is not None:
+        return [planned.folder / f"{SUMMARY}.npz"]
+    return []
+
+
+def stage_status(
+    pipeline: Pipeline, planned: PlannedStage, dataset_dicts: Sequence[Mapping[str, Any]]
+) -> Status:
+    """Compare a stage's run folder with its present config and inputs."""
+    manifest = Manifest.read(planned.folder)
+    if manifest is None:
+        return Status(State.MISSING, "not yet run")
+    change = describe_change(
+        manifest, relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
+    )
+    if change:
+        return Status(State.STALE, change)
+    lost = [path.name for path in _product_files(planned) if not path.is_file()]
+    if planned.stage.kind in ("infer", "derive"):
+        keys = [sample["image_key"] for sample in dataset_dicts]
+        absent = missing_artifacts(planned, keys)
+        if absent and manifest.status == DONE:
+            return Status(State.MISSING, f"{len(absent)} of {len(keys)} artifacts missing")
+        if manifest.status != DONE:
+            return Status(State.UNFINISHED, f"{len(keys) - len(absent)} of {len(keys)} artifacts")
+    if manifest.status != DONE:
+        return Status(State.UNFINISHED, "interrupted; runs on where it stopped")
+    if lost:
+        return Status(State.MISSING, f"{lost[0]} missing")
+    counts = ", ".join(f"{number} {what}" for what, number in manifest.counts.items())
+    return Status(State.DONE, counts)

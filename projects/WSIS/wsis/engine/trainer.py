@@ -1,0 +1,172 @@
+"""Training that resumes exactly where it stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase, default_writers, hooks
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wsis.data.stream import ResumableLoader, StreamBatches, TrainingStream, derive_seed
+from wsis.engine.checkpoint import AtomicCheckpointer
+from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
+from wsis.errors import UsageError, WSISError
+from wsis.modeling.checkpoint import load_weights
+
+logger = logging.getLogger(__name__)
+
+_KEPT_CHECKPOINTS = 2
+
+
+def build_train_loader(
+    cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any]
+) -> ResumableLoader:
+    """The training loader of one process; ``SOLVER.IMS_PER_BATCH`` counts all processes together.
+
+    Raises:
+        UsageError: the batch cannot be shared evenly, or no image is left to train on.
+    """
+    processes = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by {processes} "
+            "processes"
+        )
+    if not dataset_dicts:
+        raise UsageError(f"no image to train on in {', '.join(cfg.DATASETS.TRAIN)}")
+    stream = TrainingStream(
+        dataset_dicts,
+        mapper,
+        seed=max(cfg.SEED, 0),
+        skip_broken=cfg.WSIS.ON_ERROR == "skip",
+    )
+    batches = StreamBatches(
+        stream,
+        cfg.SOLVER.IMS_PER_BATCH // processes,
+        rank=comm.get_rank(),
+        world_size=processes,
+        group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+    return ResumableLoader(stream, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _distribute(model: nn.Module) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return DistributedDataParallel(
+        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
+    )
+
+
+class Trainer(TrainerBase):
+    """Detectron2's training loop with exact resumption.
+
+    Weights, optimizer, scheduler, gradient scaler and iteration come from the checkpoint; the order
+    of images and their augmentation from the stream position (`wsis.data.stream`); and what the
+    network draws in iteration k from (SEED, k, process). On one CPU process a resumed run therefore
+    computes the same weights as an unbroken one.
+
+    Args:
+        cfg: stage config; OUTPUT_DIR is the run folder.
+        dataset_dicts: what to train on.
+        mapper: dataset dict to model input.
+        weights: initial weights; None for MODEL.WEIGHTS, "" for none.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        dataset_dicts: Sequence[dict[str, Any]],
+        *,
+        mapper: Callable[[dict[str, Any]], Any],
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._seed = max(cfg.SEED, 0)
+        torch.manual_seed(derive_seed(self._seed))
+        model = build_model(cfg)
+        self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
+        self.optimizer = build_optimizer(cfg, model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.loader = build_train_loader(cfg, dataset_dicts, mapper)
+        self.model = _distribute(model)
+        kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._inner = kind(self.model, self.loader, self.optimizer)
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
+        if cfg.SOLVER.AMP.ENABLED:
+            parts["grad_scaler"] = self._inner.grad_scaler
+        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, **parts)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self._hooks_for(cfg))
+
+    def _hooks_for(self, cfg: CfgNode) -> list[Any]:
+        found = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer=self.optimizer, scheduler=self.scheduler),
+        ]
+        if comm.is_main_process():
+            found.append(
+                hooks.PeriodicCheckpointer(
+                    self.checkpointer,
+                    cfg.SOLVER.CHECKPOINT_PERIOD,
+                    max_to_keep=_KEPT_CHECKPOINTS,
+                )
+            )
+            writers = default_writers(cfg.OUTPUT_DIR, self.max_iter)
+            found.append(hooks.PeriodicWriter(writers, period=20))
+        return found
+
+    def resume_or_load(self) -> None:
+        """Continue from the last checkpoint of the run folder, or load the initial weights."""
+        if self.checkpointer.has_checkpoint():
+            path = self.checkpointer.get_checkpoint_file()
+            try:
+                stored = self.checkpointer.load(path)
+                self.start_iter = stored["iteration"] + 1
+            except Exception as error:
+                raise WSISError(
+                    f"cannot resume from {path} ({error}); delete it, or start the stage again "
+                    "with --force"
+                ) from error
+            logger.info("Resuming at iteration %d", self.start_iter)
+        elif self._weights:
+            load_weights(self.checkpointer.model, self._weights)
+        self.loader.start = self.start_iter
+
+    def run_step(self) -> None:
+        """One iteration; a loss that is not finite stops the training with the images' names."""
+        torch.manual_seed(derive_seed(self._seed, self.iter, comm.get_rank()))
+        self._inner.iter = self.iter
+        try:
+            self._inner.run_step()
+        except FloatingPointError as error:
+            raise WSISError(
+                f"training diverged at iteration {self.iter} on images "
+                f"{', '.join(self.loader.last_keys)}: {error}. The last checkpoint is kept; lower "
+                "SOLVER.BASE_LR, warm up longer or clip gradients"
+            ) from error
+
+    def train(self) -> None:
+        """Train from the present iteration to ``SOLVER.MAX_ITER``.
+
+        The parent's loop, without its log of a traceback for errors that are the user's to mend.
+        """
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(self.start_iter, self.max_iter):  # noqa: B020
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = self.max_iter  # hooks of later releases tell success by it
+            finally:
+                self.after_train()
