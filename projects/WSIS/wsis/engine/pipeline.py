@@ -181,8 +181,8 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:
     """Read a pipeline YAML (or a single stage's) and the configs of its stages.
 
-    A stage's config is, in this order: Detectron2's defaults, the stage YAML, what the pipeline YAML
-    says besides WSIS.STAGES, ``KEY VALUE`` and ``stage.KEY VALUE`` of the command line.
+    A stage's config is, in this order: Detectron2's defaults, the stage YAML, what the pipeline
+    YAML says besides WSIS.STAGES, ``KEY VALUE`` and ``stage.KEY VALUE`` of the command line.
 
     Args:
         config_file: YAML with WSIS.STAGES or with WSIS.STAGE.
