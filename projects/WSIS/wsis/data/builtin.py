@@ -1,0 +1,177 @@
+"""The data sets that are always there, and the one way to read any registered data set.
+
+Importing this module registers names; it opens no file. The root is the environment variable
+``DETECTRON2_DATASETS`` (default ``datasets``), read when a data set is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from wsis.data.artifacts import check_key
+from wsis.data.coco import load_coco_dataset
+from wsis.data.shapes import SHAPES_CLASSES
+from wsis.data.voc import VOC_CLASSES, load_voc
+from wsis.errors import DataError, UsageError
+
+_VOC_SPLITS = {
+    "2012": ("train", "val", "trainval", "trainaug"),
+    "2007": ("train", "val", "trainval", "test"),
+}
+
+
+def datasets_root() -> Path:
+    """Where data sets lie: ``DETECTRON2_DATASETS``, default ``datasets``."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def _register_voc(year: str, split: str) -> None:
+    name = f"voc_{year}_{split}_instance"
+    DatasetCatalog.register(
+        name, lambda: load_voc(datasets_root() / f"VOC{year}", split, VOC_CLASSES)
+    )
+    MetadataCatalog.get(name).set(
+        thing_classes=list(VOC_CLASSES), split=split, year=int(year), supervision="mask"
+    )
+
+
+def _load_shapes(split: str) -> list[dict[str, Any]]:
+    root = datasets_root() / "shapes"
+    path = root / f"instances_{split}.json"
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist; run python datasets/make_shapes.py, or set "
+            "DETECTRON2_DATASETS to the folder that holds shapes/"
+        )
+    records, names, _ = load_coco_dataset(path, root / "JPEGImages")
+    if names != tuple(SHAPES_CLASSES):
+        raise DataError(f"{path} has the classes {', '.join(names)}; run make_shapes.py again")
+    return records
+
+
+def _register_shapes(split: str) -> None:
+    name = f"shapes_{split}"
+    DatasetCatalog.register(name, lambda: _load_shapes(split))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(SHAPES_CLASSES),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPES_CLASSES))},
+        supervision="mask",
+    )
+
+
+def register_builtin() -> None:
+    """Register VOC and shapes. Detectron2 registers COCO itself. A second call does nothing."""
+    known = set(DatasetCatalog.list())
+    for year, splits in _VOC_SPLITS.items():
+        for split in splits:
+            if f"voc_{year}_{split}_instance" not in known:
+                _register_voc(year, split)
+    for split in ("train", "val"):
+        if f"shapes_{split}" not in known:
+            _register_shapes(split)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Class names of a registered data set by class id; reads it if only its file knows them.
+
+    Raises:
+        UsageError: no such data set.
+        DataError: it cannot be read, or has no classes.
+    """
+    known = _require(name)
+    if not known.get("thing_classes"):
+        DatasetCatalog.get(name)
+    names = known.get("thing_classes")
+    if not names:
+        raise DataError(f"data set {name} names no classes (thing_classes)")
+    return tuple(names)
+
+
+def _require(name: str) -> Any:
+    if name not in DatasetCatalog.list():
+        ours = sorted(n for n in DatasetCatalog.list() if "supervision" in _metadata(n))
+        raise UsageError(
+            f"there is no data set {name!r}; WSIS knows {', '.join(ours)}, Detectron2's COCO "
+            "names, and what WSIS.DATASETS of the config lists"
+        )
+    return MetadataCatalog.get(name)
+
+
+def _metadata(name: str) -> dict[str, Any]:
+    return MetadataCatalog.get(name).as_dict()
+
+
+def _safe(text: str) -> str:
+    cleaned = re.sub(r"[^\w.+=@ ()-]", "_", text)
+    return cleaned if re.match(r"\w", cleaned) else f"_{cleaned}"
+
+
+def image_keys(file_names: list[str]) -> list[str]:
+    """Unique keys that can name artifacts: the file stem, or more of the path where stems collide.
+
+    Args:
+        file_names: paths of the images of one data set.
+
+    Returns:
+        Keys in the same order; they depend on nothing but the names.
+    """
+    stems = [Path(name).stem for name in file_names]
+    counts: dict[str, int] = {}
+    for stem in stems:
+        counts[_safe(stem).lower()] = counts.get(_safe(stem).lower(), 0) + 1
+    folder = os.path.commonpath([os.path.dirname(n) or "." for n in file_names]) if stems else ""
+    keys, taken = [], set()
+    for name, stem in zip(file_names, stems, strict=True):
+        key = _safe(stem)
+        if counts[key.lower()] > 1 or key != stem:
+            relative = os.path.relpath(name, folder or ".")
+            key = _safe(os.path.splitext(relative)[0].replace(os.sep, "_"))
+            if key.lower() in taken or key in stems or key != relative.replace(os.sep, "_"):
+                digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()
+                key = f"{key}-{digest[:8]}"
+        keys.append(check_key(key))
+        taken.add(key.lower())
+    return keys
+
+
+def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
+    """Dataset dicts of any registered data set, completed for WSIS.
+
+    Args:
+        name: a data set registered with Detectron2.
+
+    Returns:
+        Fresh dicts with ``image_key`` (names artifacts; unique in the data set, from the file
+        stem), ``image_labels`` (sorted class ids; from the annotations, crowds included, where the
+        data set states none) and ``height``, ``width`` where the data set has them.
+
+    Raises:
+        UsageError: no such data set; the message lists the known ones.
+        DataError: it cannot be read.
+    """
+    _require(name)
+    try:
+        records = [dict(record) for record in DatasetCatalog.get(name)]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"data set {name}: {error.filename or error} does not exist; see datasets/README.md "
+            "for the tree that is expected below DETECTRON2_DATASETS"
+        ) from error
+    if not all("image_key" in record for record in records):
+        keys = image_keys([str(record["file_name"]) for record in records])
+        for record, key in zip(records, keys, strict=True):
+            record["image_key"] = key
+    for record in records:
+        if "image_labels" not in record:
+            labels = {a["category_id"] for a in record.get("annotations", ())}
+            record["image_labels"] = sorted(labels)
+    return records
+
+
+register_builtin()

@@ -1,0 +1,115 @@
+"""Small checks that every reader of files from outside shares. Each raises a plain ValueError
+whose text completes a sentence; the reader adds the file, the image and the field."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wsis.errors import DataError
+
+MAX_JSON_BYTES = 8 << 30
+
+
+def number(value: Any) -> float:
+    """A finite JSON number as float; booleans and text are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"is {short(value)}, not a number")
+    try:
+        result = float(value)
+    except OverflowError:
+        raise ValueError("is absurdly large") from None
+    if not math.isfinite(result):
+        raise ValueError(f"is {result}, not a finite number")
+    return result
+
+
+def integer(value: Any) -> int:
+    """A JSON integer; 3.0 and True are none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"is {short(value)}, not an integer")
+    return value
+
+
+def numbers(value: Any, count: int | None = None) -> list[float]:
+    """A list of finite numbers, of the length ``count`` if given."""
+    if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
+        wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
+        raise ValueError(f"is {short(value)}, not {wanted}")
+    return [number(v) for v in value]
+
+
+def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
+    """Clip a box to its image.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels, 0-based, far edges exclusive.
+        size: (H, W).
+
+    Returns:
+        The part of the box inside the image.
+
+    Raises:
+        ValueError: nothing of it has an area or lies inside.
+    """
+    x0, y0, x1, y1 = box
+    height, width = size
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"has no area ({x0:g}, {y0:g} to {x1:g}, {y1:g})")
+    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        raise ValueError(
+            f"({x0:g}, {y0:g} to {x1:g}, {y1:g}) lies outside its image of {width} x {height}"
+        )
+    return clipped
+
+
+def inside(name: Any) -> str:
+    """A relative file name that stays inside its root."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"is {short(name)}, not a file name")
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise ValueError(f"{name!r} leaves the image folder")
+    return name
+
+
+def short(value: Any) -> str:
+    """``repr`` of a value from outside, cut to a length that fits into a message."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load_json(path: str | os.PathLike[str]) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        DataError: missing, not JSON, nested absurdly, or larger than `MAX_JSON_BYTES`.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes are too many")
+        with open(path, "rb") as stream:
+            return json.load(stream)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a readable JSON file ({error})") from error
+
+
+def checked(
+    path: str | os.PathLike[str], where: str, field: str, check: Callable[..., Any], *args: Any
+) -> Any:
+    """``check(*args)``; a ValueError becomes a DataError naming file, place and field."""
+    try:
+        return check(*args)
+    except ValueError as error:
+        raise DataError(f"{path}: {where}: {field} {error}") from error

@@ -1,0 +1,264 @@
+"""COCO JSON files of users and of ours, checked completely before anybody relies on them.
+
+Beyond COCO, an image may carry ``image_labels`` (category ids or names), and an annotation
+``point`` [x, y], ``score``, ``confidence`` and ``ignore`` (an RLE of pixels that train nothing).
+An annotation needs a category and may have any of box, point and mask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from wsis.data.checks import (
+    checked,
+    clip_box,
+    inside,
+    integer,
+    load_json,
+    number,
+    numbers,
+    short,
+)
+from wsis.data.images import MAX_PIXELS, read_image_size
+from wsis.data.rle import RLE, check_rle, polygons_to_rle, rle_box
+from wsis.errors import DataError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A checked COCO JSON file.
+
+    Attributes:
+        path: where it came from.
+        info: the file's ``info``, or {}.
+        class_names: by class id 0..C-1, which is the rank of the category id.
+        class_ids: category id to class id.
+        images: Detectron2 dataset dicts in ascending image id, ``file_name`` still relative;
+            ``image_labels`` only where the file states them; annotations keep their ``id``.
+    """
+
+    path: Path
+    info: Record
+    class_names: tuple[str, ...]
+    class_ids: dict[int, int]
+    images: list[Record]
+
+
+def _entries(path: Path, content: Any, name: str, *, required: bool) -> list[Record]:
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a COCO file: its top level is not an object")
+    entries = content.get(name)
+    if entries is None and not required:
+        return []
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise DataError(f"{path}: {name} is {short(entries)}, not a list of objects")
+    return entries
+
+
+def _categories(path: Path, entries: list[Record]) -> tuple[tuple[str, ...], dict[int, int]]:
+    names: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        identity = checked(path, f"category {index}", "id", integer, entry.get("id"))
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{path}: category {identity}: name is {short(name)}, not text")
+        if identity in names or name in names.values():
+            raise DataError(f"{path}: category {identity} ({name}): id or name occurs twice")
+        names[identity] = name
+    if not names:
+        raise DataError(f"{path}: categories is empty; name at least one class")
+    ordered = sorted(names)
+    return tuple(names[i] for i in ordered), {i: rank for rank, i in enumerate(ordered)}
+
+
+def _side(value: Any) -> int:
+    if integer(value) < 1:
+        raise ValueError(f"is {value}; an image has at least one pixel")
+    return value
+
+
+def _labels(value: Any, names: Sequence[str], class_ids: dict[int, int]) -> list[int]:
+    if not isinstance(value, list):
+        raise ValueError(f"is {short(value)}, not a list of category ids or names")
+    found = set()
+    for label in value:
+        if isinstance(label, str) and label in names:
+            found.add(names.index(label))
+        elif not isinstance(label, bool) and isinstance(label, int) and label in class_ids:
+            found.add(class_ids[label])
+        else:
+            raise ValueError(f"holds {short(label)}, which is no category id or name")
+    return sorted(found)
+
+
+def _image(path: Path, entry: Record, root: Path | None, file: tuple) -> Record:
+    names, class_ids = file
+    identity = entry.get("id")
+    if isinstance(identity, bool) or not isinstance(identity, int):
+        raise DataError(f"{path}: image {short(identity)}: id is not an integer")
+    where = f"image {identity}"
+    name = checked(path, where, "file_name", inside, entry.get("file_name"))
+    if "height" not in entry and "width" not in entry and root is not None:
+        height, width = read_image_size(root / name)
+    else:
+        height = checked(path, where, "height", _side, entry.get("height"))
+        width = checked(path, where, "width", _side, entry.get("width"))
+    if height * width > MAX_PIXELS:
+        raise DataError(f"{path}: {where}: height and width {height} x {width} are absurd")
+    record = {"file_name": name, "image_id": identity, "height": height, "width": width}
+    if "image_labels" in entry:
+        labels = entry["image_labels"]
+        record["image_labels"] = checked(
+            path, where, "image_labels", _labels, labels, names, class_ids
+        )
+    return record | {"annotations": []}
+
+
+def _polygons(value: list, size: tuple[int, int]) -> list[list[float]]:
+    reach = 2 * max(size)  # rasterising costs time and memory in proportion to the outline
+    polygons = [numbers(p) for p in value]
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
+        if max(map(abs, polygon)) > reach:
+            raise ValueError(f"has a polygon point at {max(map(abs, polygon)):g}, far outside")
+    return polygons
+
+
+def _segmentation(value: Any, size: tuple[int, int]) -> list[list[float]] | RLE:
+    if isinstance(value, list) and value:
+        return _polygons(value, size)
+    return check_rle(value, size)
+
+
+def _xywh(value: Any, size: tuple[int, int]) -> list[float]:
+    x, y, width, height = numbers(value, 4)
+    if width <= 0 or height <= 0:
+        raise ValueError(f"has width {width:g} and height {height:g}")
+    x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _point(value: Any, size: tuple[int, int]) -> list[float]:
+    x, y = numbers(value, 2)
+    if not (0 <= x <= size[1] and 0 <= y <= size[0]):
+        raise ValueError(f"({x:g}, {y:g}) lies outside its image of {size[1]} x {size[0]}")
+    return [x, y]
+
+
+def _share(value: Any) -> float:
+    if not 0 <= number(value) <= 1:
+        raise ValueError(f"is {value}, not between 0 and 1")
+    return float(value)
+
+
+def segmentation_box(segmentation: list[list[float]] | RLE, size: tuple[int, int]) -> list[float]:
+    """[x, y, width, height] of a checked segmentation."""
+    if isinstance(segmentation, list):
+        segmentation = polygons_to_rle(segmentation, size)
+    return rle_box(segmentation)
+
+
+def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: dict) -> Record:
+    where = f"annotation {entry['id']}"
+    try:
+        image = images[entry.get("image_id")]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{path}: {where}: image_id {short(entry.get('image_id'))} is no image of the file"
+        ) from None
+    where = f"image {image['image_id']}, {where}"
+    category = checked(path, where, "category_id", integer, entry.get("category_id"))
+    if category not in classes:
+        raise DataError(f"{path}: {where}: category_id {category} is not among the categories")
+    size = (image["height"], image["width"])
+    result: Record = {"id": entry["id"], "category_id": classes[category], "iscrowd": 0}
+    if entry.get("iscrowd") not in (None, 0, 1):
+        raise DataError(f"{path}: {where}: iscrowd is {short(entry['iscrowd'])}, not 0 or 1")
+    result["iscrowd"] = int(entry.get("iscrowd") or 0)
+    checks = {"bbox": _xywh, "segmentation": _segmentation, "point": _point, "ignore": check_rle}
+    for field, check in checks.items():
+        if entry.get(field) is not None and entry[field] != []:
+            result[field] = checked(path, where, field, check, entry[field], size)
+    for field, check in {"score": number, "confidence": _share}.items():
+        if entry.get(field) is not None:
+            result[field] = checked(path, where, field, check, entry[field])
+    if "segmentation" in result and "bbox" not in result:
+        box = segmentation_box(result["segmentation"], size)
+        result["bbox"] = checked(path, where, "segmentation", _xywh, box, size)
+    if "bbox" in result:
+        result["bbox_mode"] = BoxMode.XYWH_ABS
+    labels = image.get("image_labels")
+    if labels is not None and result["category_id"] not in labels:
+        raise DataError(
+            f"{path}: {where}: category_id {category} contradicts image_labels of the image, "
+            "which lack it"
+        )
+    return result
+
+
+def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
+    """Read and check a COCO JSON file.
+
+    Args:
+        path: the file.
+        image_root: folder of the images; needed only where the file states no sizes.
+
+    Raises:
+        DataError: naming the file, the image or annotation id, and the field.
+    """
+    path = Path(path)
+    content = load_json(path)
+    image_entries = _entries(path, content, "images", required=True)
+    annotation_entries = _entries(path, content, "annotations", required=False)
+    names, class_ids = _categories(path, _entries(path, content, "categories", required=True))
+    info = content.get("info")
+    images: dict[int, Record] = {}
+    for entry in image_entries:
+        record = _image(path, entry, image_root, (names, class_ids))
+        if record["image_id"] in images:
+            raise DataError(f"{path}: image {record['image_id']}: id occurs twice")
+        images[record["image_id"]] = record
+    seen: set[int] = set()
+    for index, entry in enumerate(annotation_entries):
+        identity = checked(path, f"annotation number {index}", "id", integer, entry.get("id"))
+        if identity in seen:
+            raise DataError(f"{path}: annotation {identity}: id occurs twice")
+        seen.add(identity)
+        annotation = _annotation(path, entry, images, class_ids)
+        images[entry["image_id"]]["annotations"].append(annotation)
+    return CocoFile(
+        path=path,
+        info=info if isinstance(info, dict) else {},
+        class_names=names,
+        class_ids=class_ids,
+        images=[images[i] for i in sorted(images)],
+    )
+
+
+def load_coco_dataset(
+    path: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> tuple[list[Record], tuple[str, ...], dict[int, int]]:
+    """Detectron2 dataset dicts of a COCO JSON file, with image labels.
+
+    Returns:
+        The dicts, the class names, and category id to class id.
+
+    Raises:
+        DataError: as `read_coco`.
+    """
+    root = Path(image_root)
+    file = read_coco(path, image_root=root)
+    for record in file.images:
+        record["file_name"] = str(root / record["file_name"])
+        present = {a["category_id"] for a in record["annotations"]}
+        record.setdefault("image_labels", sorted(present))
+    return file.images, file.class_names, file.class_ids

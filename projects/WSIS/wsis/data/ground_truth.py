@@ -1,0 +1,170 @@
+"""True masks of an image, from VOC's PNG files or from COCO annotations, in one form.
+
+Shapes: K objects, H and W of the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsis.data.images import read_label_map
+from wsis.data.rle import check_rle, decode_rle, polygons_to_rle
+from wsis.errors import DataError
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The true objects of an image.
+
+    Attributes:
+        masks: (K, H, W) bool.
+        classes: (K,) int64, class ids 0..C-1.
+        void: (H, W) bool, pixels that belong to nothing certain: 255 in VOC, crowds in COCO.
+        difficult: (K,) bool.
+        label: (H, W) int32, the stored semantic label map of a VOC-type set, or None.
+    """
+
+    masks: np.ndarray
+    classes: np.ndarray
+    void: np.ndarray
+    difficult: np.ndarray
+    label: np.ndarray | None = None
+
+    def semantic(self, num_classes: int) -> np.ndarray:
+        """Semantic label map; where masks overlap, the smaller object lies on top.
+
+        Returns:
+            (H, W) int64: 0 background, class id + 1, 255 void.
+
+        Raises:
+            DataError: a class id is not below ``num_classes``.
+        """
+        if self.label is not None:
+            result = self.label.astype(np.int64)
+            wrong = np.unique(result[(result > num_classes) & (result != VOID)])
+        else:
+            result = np.where(self.void, VOID, 0).astype(np.int64)
+            areas = self.masks.sum(axis=(1, 2))
+            for index in np.argsort(-areas, kind="stable"):
+                result[self.masks[index]] = int(self.classes[index]) + 1
+            wrong = self.classes[self.classes >= num_classes] + 1
+        if wrong.size:
+            raise DataError(
+                f"label {int(wrong[0])} in a ground truth of {num_classes} classes; "
+                "compare the class list with the data set's"
+            )
+        return result
+
+
+def has_ground_truth(dataset_dict: dict[str, Any]) -> bool:
+    """Whether `load_ground_truth` will find masks (or the certainty that there is no object)."""
+    if "instance_file_name" in dataset_dict:
+        return True
+    if "annotations" not in dataset_dict:
+        return not dataset_dict.get("image_labels", True)
+    if not dataset_dict["annotations"] and dataset_dict.get("image_labels"):
+        return False
+    return all("segmentation" in a or a.get("iscrowd") for a in dataset_dict["annotations"])
+
+
+def load_ground_truth(dataset_dict: dict[str, Any]) -> GroundTruth:
+    """Read the true masks that a dataset dict refers to.
+
+    VOC-type sets (``instance_file_name``): objects are the values of that PNG except 0 and 255, in
+    ascending order, which need not be consecutive; the class is the most frequent one below the
+    object in ``semantic_file_name``, else that of the XML's object of the same number. Other sets:
+    ``annotations`` with polygons or RLE; crowds are void.
+
+    Raises:
+        DataError: a file is missing or damaged, sizes differ, an object has no class, or there
+            are no masks.
+    """
+    if "instance_file_name" in dataset_dict:
+        return _from_png(dataset_dict)
+    if not has_ground_truth(dataset_dict):
+        raise DataError(
+            f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']}) has no true "
+            "masks; choose a data set with masks for this"
+        )
+    return _from_annotations(dataset_dict)
+
+
+def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
+    return int(dataset_dict["height"]), int(dataset_dict["width"])
+
+
+def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
+    size = _size(dataset_dict)
+    path = dataset_dict["instance_file_name"]
+    instances = read_label_map(path, size=size)
+    label = None
+    if "semantic_file_name" in dataset_dict:
+        label = read_label_map(dataset_dict["semantic_file_name"], size=size)
+    ids = np.unique(instances)
+    ids = ids[(ids != 0) & (ids != VOID)]
+    annotations = dataset_dict.get("annotations", [])
+    masks = instances[None] == ids[:, None, None]  # (K, H, W)
+    classes, difficult = [], []
+    for mask, identity in zip(masks, ids.tolist(), strict=True):
+        known = annotations[identity - 1] if identity <= len(annotations) else None
+        votes = np.zeros(0, dtype=np.int64)
+        if label is not None:
+            votes = np.bincount(label[mask][(label[mask] > 0) & (label[mask] != VOID)])
+        if votes.size:
+            classes.append(int(votes.argmax()) - 1)
+        elif known is not None:
+            classes.append(int(known["category_id"]))
+        else:
+            raise DataError(
+                f"{path}: object {identity} has no class in SegmentationClass nor in the XML"
+            )
+        same = known is not None and known["category_id"] == classes[-1]
+        difficult.append(bool(same and known.get("difficult", 0)))
+    void = instances == VOID
+    if label is not None:
+        void = void | ((label == VOID) & (instances == 0))
+    return GroundTruth(
+        masks=masks,
+        classes=np.array(classes, dtype=np.int64),
+        void=void,
+        difficult=np.array(difficult, dtype=bool),
+        label=label,
+    )
+
+
+def _decode(dataset_dict: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray:
+    annotation = dataset_dict["annotations"][index]
+    segmentation = annotation["segmentation"]
+    try:
+        if isinstance(segmentation, dict):
+            return decode_rle(check_rle(segmentation, size))
+        return decode_rle(polygons_to_rle(segmentation, size))
+    except (ValueError, TypeError, IndexError) as error:
+        raise DataError(
+            f"image {dataset_dict.get('image_id')}, annotation {annotation.get('id', index)}: "
+            f"segmentation {error}"
+        ) from error
+
+
+def _from_annotations(dataset_dict: dict[str, Any]) -> GroundTruth:
+    size = _size(dataset_dict)
+    annotations = dataset_dict.get("annotations", [])
+    void = np.zeros(size, dtype=bool)
+    objects = [i for i, a in enumerate(annotations) if not a.get("iscrowd")]
+    masks = np.zeros((len(objects), *size), dtype=bool)
+    for row, index in enumerate(objects):
+        masks[row] = _decode(dataset_dict, index, size)
+    for index, annotation in enumerate(annotations):
+        if annotation.get("iscrowd") and "segmentation" in annotation:
+            void |= _decode(dataset_dict, index, size)
+    return GroundTruth(
+        masks=masks,
+        classes=np.array([annotations[i]["category_id"] for i in objects], dtype=np.int64),
+        void=void & ~masks.any(axis=0),
+        difficult=np.array([bool(annotations[i].get("difficult", 0)) for i in objects], dtype=bool),
+    )

@@ -1,0 +1,179 @@
+"""Reading photographs and label maps, whatever kind of file they come in.
+
+Shapes: H, W are the image's height and width in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from wsis.errors import DataError
+
+MAX_PIXELS = 1 << 27
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises on damaged files, beyond OSError (which includes UnidentifiedImageError).
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_Result = TypeVar("_Result")
+
+
+def _open(
+    path: str | os.PathLike[str], use: Callable[[Image.Image], _Result], what: str
+) -> _Result:
+    """Apply ``use`` to the opened file; whatever goes wrong becomes one DataError naming it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                return use(image)
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} does not exist") from None
+    except _DAMAGED as error:
+        raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; damaged EXIF data count as none, as in Detectron2."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # Pillow's EXIF parser raises nearly anything; the pixels are still good
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    image = _upright(image)
+    if image.mode == "F":
+        raise ValueError("it holds floating-point pixels; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;"):
+        grey = np.asarray(image).astype(np.int64)  # Pillow would clip 16 bits at 255
+        if image.mode != "I" or grey.max(initial=0) > 255:
+            grey = grey >> 8
+        grey = np.clip(grey, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a photograph as RGB.
+
+    Grey, palette, CMYK and 16-bit files (by their high byte) are converted, transparency is
+    dropped, the EXIF orientation applied as Detectron2's ``read_image`` does.
+
+    Args:
+        path: any file that Pillow opens.
+        size: (H, W) that the data set states, if known.
+
+    Returns:
+        (H, W, 3) uint8, RGB, C-contiguous, writable.
+
+    Raises:
+        DataError: missing, damaged or truncated file, floating-point pixels, more than
+            `MAX_PIXELS` pixels, or another size than ``size``.
+    """
+    image = np.ascontiguousarray(_open(path, _to_rgb, "image"))
+    if size is not None and image.shape[:2] != tuple(size):
+        height, width = image.shape[:2]
+        raise DataError(
+            f"image {path} is {width} x {height} (width x height) but its data set says "
+            f"{size[1]} x {size[0]}; correct the annotation file or the image's EXIF rotation"
+        )
+    return image
+
+
+def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
+    """Read the image of a Detectron2 dataset dict and check its ``height`` and ``width``, if given.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    size = None
+    if "height" in dataset_dict and "width" in dataset_dict:
+        size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
+    return read_image(dataset_dict["file_name"], size=size)
+
+
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(H, W) of an image from its header, EXIF orientation applied; no pixel is decoded.
+
+    Raises:
+        DataError: missing or damaged header.
+    """
+
+    def use(image: Image.Image) -> tuple[int, int]:
+        try:
+            orientation = image.getexif().get(_ORIENTATION_TAG)
+        except Exception:  # as in _upright
+            orientation = None
+        turned = orientation in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+    return _open(path, use, "image")
+
+
+def read_label_map(
+    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Read a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), without any conversion.
+
+    Args:
+        path: palette, grey or 16-bit grey file.
+        size: (H, W) that it must have, if known.
+
+    Returns:
+        (H, W) int32.
+
+    Raises:
+        DataError: missing, damaged, a colour picture, or another size than ``size``.
+    """
+
+    def use(image: Image.Image) -> np.ndarray:
+        if (
+            image.mode == "1"
+            or image.mode not in ("P", "L", "I")
+            and not image.mode.startswith("I;")
+        ):
+            raise ValueError(f"a label map is a palette or grey PNG, not mode {image.mode}")
+        return np.asarray(image).astype(np.int32)
+
+    label = _open(path, use, "label map")
+    if size is not None and label.shape != tuple(size):
+        raise DataError(
+            f"label map {path} is {label.shape[1]} x {label.shape[0]} (width x height) "
+            f"but its image is {size[1]} x {size[0]}"
+        )
+    return label

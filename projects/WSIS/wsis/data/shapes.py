@@ -1,0 +1,3 @@
+"""x"""
+
+SHAPES_CLASSES = ("a",)

@@ -1,0 +1,85 @@
+"""What a training stage may look at: image < point < box < mask, each including the ones before."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from wsis.errors import DataError, UsageError
+
+SUPERVISIONS = ("image", "point", "box", "mask")
+
+_IMAGE_KEYS = ("file_name", "image_id", "image_key", "height", "width", "image_labels")
+_ANNOTATION_KEYS = {
+    "point": ("category_id", "iscrowd", "point"),
+    "box": ("category_id", "iscrowd", "point", "bbox", "bbox_mode", "difficult"),
+}
+# Keys of which an annotation must have one at least to be seen at a level.
+_EVIDENCE = {"point": ("point",), "box": ("point", "bbox")}
+
+
+def check_supervision_level(level: str) -> str:
+    """Return ``level`` if it is one of `SUPERVISIONS`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if level not in SUPERVISIONS:
+        raise UsageError(f"supervision is one of {', '.join(SUPERVISIONS)}, not {level!r}")
+    return level
+
+
+def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, Any]:
+    """A deep copy of a dataset dict without anything beyond a level of supervision.
+
+    Nothing is kept unless it is known to be allowed, so keys that nobody thought of (masks of some
+    other format) are removed as well.
+
+    Args:
+        dataset_dict: as `wsis.data.builtin.get_dataset_dicts` makes them.
+        level: "image" keeps the image's labels only; "point" adds annotations that have a point;
+            "box" adds boxes; "mask" keeps everything.
+
+    Returns:
+        A new dict that shares no mutable value with the given one.
+
+    Raises:
+        UsageError: unknown level.
+    """
+    check_supervision_level(level)
+    if level == "mask":
+        return copy.deepcopy(dataset_dict)
+    result = {k: copy.deepcopy(dataset_dict[k]) for k in _IMAGE_KEYS if k in dataset_dict}
+    if level != "image" and "annotations" in dataset_dict:
+        result["annotations"] = [
+            {k: copy.deepcopy(a[k]) for k in _ANNOTATION_KEYS[level] if k in a}
+            for a in dataset_dict["annotations"]
+            if any(k in a for k in _EVIDENCE[level])
+        ]
+    return result
+
+
+def require_supervision(dataset_dicts: list[dict[str, Any]], level: str, source: str) -> None:
+    """Check that every annotation has what its data set promises.
+
+    Args:
+        dataset_dicts: checked dicts.
+        level: the promised level.
+        source: the file or folder, for the message.
+
+    Raises:
+        DataError: an annotation lacks its point, box or mask.
+    """
+    field = {"point": "point", "box": "bbox", "mask": "segmentation"}.get(level)
+    if field is None:
+        return
+    for record in dataset_dicts:
+        if level == "mask" and "instance_file_name" in record:
+            continue
+        for index, annotation in enumerate(record.get("annotations", ())):
+            if field not in annotation:
+                raise DataError(
+                    f"{source}: image {record['image_id']}, annotation "
+                    f"{annotation.get('id', index)}: no {field}, but SUPERVISION is {level}; "
+                    "add it or lower SUPERVISION"
+                )

@@ -1,0 +1,284 @@
+"""PASCAL VOC and every data set laid out like it.
+
+A VOC root holds ``JPEGImages``, ``Annotations`` (XML), ``ImageSets`` (lists), and, with masks,
+``SegmentationObject`` and ``SegmentationClass`` (PNG). ``SegmentationObjectAug`` and
+``SegmentationClassAug`` hold what ``datasets/prepare_sbd.py`` made of SBD for images without VOC
+masks. Nothing is read before Detectron2 asks for the data set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from wsis.data.checks import checked, clip_box, number
+from wsis.data.images import MAX_PIXELS, read_image_size, read_label_map
+from wsis.errors import DataError
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+CLASSES_FILE = "classes.txt"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".bmp", ".tif", ".tiff")
+_MASK_FOLDERS = {
+    "instance_file_name": ("SegmentationObject", "SegmentationObjectAug"),
+    "semantic_file_name": ("SegmentationClass", "SegmentationClassAug"),
+}
+_MAX_XML_BYTES = 16 << 20
+
+
+def read_list(path: str | os.PathLike[str]) -> list[str]:
+    """Image names in a list file: the first word of every line that is not empty.
+
+    Raises:
+        DataError: missing, not text, empty, a name twice, or a name that leaves the folder.
+    """
+    path = Path(path)
+    try:
+        names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise DataError(f"image list {path} does not exist; see datasets/README.md") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"image list {path} cannot be read ({error})") from error
+    if not names:
+        raise DataError(f"image list {path} is empty")
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise DataError(f"image list {path} names {twice} twice")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"image list {path}: {name!r} leaves the image folder")
+    return names
+
+
+def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names of a VOC root: one per line in its ``classes.txt``, else VOC's twenty."""
+    path = Path(root) / CLASSES_FILE
+    if not path.is_file():
+        return tuple(VOC_CLASSES)
+    names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"{path} is empty or names a class twice")
+    return names
+
+
+def _text(node: ElementTree.Element | None, tag: str) -> str:
+    found = None if node is None else node.find(tag)
+    return "" if found is None or found.text is None else found.text.strip()
+
+
+def _coordinate(node: ElementTree.Element | None, tag: str) -> float:
+    text = _text(node, tag)
+    try:
+        return number(float(text))
+    except ValueError:
+        raise ValueError(f"{tag} is {text!r}, not a number") from None
+
+
+def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
+    box = node.find("bndbox")
+    x0, y0, x1, y1 = (_coordinate(box, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    return clip_box((x0 - 1, y0 - 1, x1, y1), size)  # 1-based, both ends inside the object
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        data = path.read_bytes()
+        if len(data) > _MAX_XML_BYTES:
+            raise ValueError(f"{len(data)} bytes are too many")
+        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
+            raise ValueError("it declares entities, which an annotation has no use for")
+        return ElementTree.fromstring(data)
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
+        raise DataError(f"{path} is not a readable XML file ({error})") from error
+
+
+def _xml_size(path: Path, tree: ElementTree.Element) -> tuple[int, int] | None:
+    node = tree.find("size")
+    if node is None or not (_text(node, "height") or _text(node, "width")):
+        return None
+    height, width = (
+        checked(path, "size", tag, lambda tag=tag: _coordinate(node, tag))
+        for tag in ("height", "width")
+    )
+    if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
+        raise DataError(f"{path}: size: height and width {height:g} x {width:g} are absurd")
+    return int(height), int(width)
+
+
+def read_voc_xml(
+    path: str | os.PathLike[str],
+    classes: Sequence[str],
+    *,
+    image: str | os.PathLike[str] | None = None,
+) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+    """Read one annotation file, difficult objects included, in the file's order.
+
+    Args:
+        path: the XML.
+        classes: class names by class id.
+        image: its image, for the size where the XML has none.
+
+    Returns:
+        (H, W), and annotations with ``bbox`` (XYXY_ABS, 0-based, far edges exclusive),
+        ``category_id`` and ``difficult`` (0 or 1).
+
+    Raises:
+        DataError: naming the file and the object: unknown class, bad number, box without area.
+    """
+    path = Path(path)
+    tree = _parse(path)
+    size = _xml_size(path, tree)
+    if size is None:
+        if image is None:
+            raise DataError(f"{path}: size: missing")
+        size = read_image_size(image)
+    annotations = []
+    for index, node in enumerate(tree.iterfind("object"), start=1):
+        name = _text(node, "name")
+        if name not in classes:
+            raise DataError(
+                f"{path}: object {index}: unknown class {name!r}; known are {', '.join(classes)} "
+                f"(own classes: one per line in {CLASSES_FILE} of the data set's root)"
+            )
+        annotations.append(
+            {
+                "bbox": checked(path, f"object {index} ({name})", "bndbox", _box, node, size),
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": list(classes).index(name),
+                "iscrowd": 0,
+                "difficult": int(_text(node, "difficult") in ("1", "1.0", "true")),
+            }
+        )
+    return size, annotations
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Listings of a VOC root's folders: one listing beats three look-ups an image."""
+
+    root: Path
+    images: dict[str, str]
+    masks: dict[str, set[str]]
+
+    @staticmethod
+    def scan(root: Path) -> _Tree:
+        folder = root / "JPEGImages"
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} does not exist; put the VOC tree there or set DETECTRON2_DATASETS "
+                "(datasets/README.md)"
+            )
+        images: dict[str, str] = {}
+        for name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(name)
+            if suffix in IMAGE_SUFFIXES:
+                images.setdefault(stem, name)
+        folders = {f for pair in _MASK_FOLDERS.values() for f in pair}
+        masks = {f: set(os.listdir(root / f)) for f in folders if (root / f).is_dir()}
+        return _Tree(root, images, masks)
+
+    def mask_files(self, name: str) -> dict[str, str]:
+        """``instance_file_name`` and ``semantic_file_name``, as far as they are there."""
+        found = {}
+        for key, folders in _MASK_FOLDERS.items():
+            for folder in folders:
+                if f"{name}.png" in self.masks.get(folder, ()):
+                    found[key] = str(self.root / folder / f"{name}.png")
+                    break
+        return found
+
+
+def _record(tree: _Tree, name: str, classes: Sequence[str], listed_in: Path) -> dict[str, Any]:
+    if name not in tree.images:
+        raise DataError(f"{listed_in} names {name}, but {tree.root / 'JPEGImages'} has no {name}.*")
+    image = tree.root / "JPEGImages" / tree.images[name]
+    files = tree.mask_files(name)
+    record = {"file_name": str(image), "image_id": name, "image_key": name} | files
+    xml = tree.root / "Annotations" / f"{name}.xml"
+    if xml.is_file():
+        size, annotations = read_voc_xml(xml, classes, image=image)
+        labels = sorted({a["category_id"] for a in annotations})
+    elif "semantic_file_name" in files:
+        label = read_label_map(files["semantic_file_name"])
+        size, annotations = label.shape, []
+        present = np.unique(label[(label > 0) & (label < 255)]).tolist()
+        if present and present[-1] > len(classes):
+            raise DataError(
+                f"{files['semantic_file_name']}: label {present[-1]} of {len(classes)} classes"
+            )
+        labels = [value - 1 for value in present]
+    else:
+        raise DataError(f"{xml} does not exist; an image without objects needs an XML without any")
+    record |= {"height": int(size[0]), "width": int(size[1])}
+    return record | {"image_labels": labels, "annotations": annotations}
+
+
+def split_file(root: str | os.PathLike[str], split: str) -> Path:
+    """The list of a split: in ``ImageSets/Segmentation``, else in ``ImageSets/Main``."""
+    folder = Path(root) / "ImageSets"
+    path = folder / "Segmentation" / f"{split}.txt"
+    fallback = folder / "Main" / f"{split}.txt"
+    return fallback if fallback.is_file() and not path.is_file() else path
+
+
+def load_voc(
+    root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Dataset dicts of one split of a VOC root.
+
+    Args:
+        root: folder as described above.
+        split: name of a list in ``ImageSets/Segmentation`` or ``ImageSets/Main``.
+        classes: class names by class id; None reads ``classes.txt`` or takes VOC's.
+
+    Returns:
+        Dicts in the list's order with ``image_key``, ``image_labels``, ``annotations`` (boxes of
+        the XML) and, where there are masks, ``instance_file_name`` and ``semantic_file_name``.
+        An image without XML gets its labels from its semantic mask.
+
+    Raises:
+        DataError: a file is missing, damaged, or names an unknown class.
+    """
+    root = Path(root)
+    classes = read_classes(root) if classes is None else tuple(classes)
+    listed_in = split_file(root, split)
+    if not listed_in.is_file() and split == "trainaug":
+        raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
+    names = read_list(listed_in)
+    tree = _Tree.scan(root)
+    return [_record(tree, name, classes, listed_in) for name in names]
+
+
+def register_voc(
+    name: str,
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    supervision: str = "mask",
+) -> None:
+    """Register one split of a VOC root with Detectron2; files are read when it is asked for.
+
+    Args:
+        name: of the data set; must be new.
+        root: the VOC root.
+        split: as in `load_voc`.
+        classes: class names by class id; None reads ``classes.txt`` or takes VOC's, now.
+        supervision: the most that training may look at.
+    """
+    names = read_classes(root) if classes is None else tuple(classes)
+    DatasetCatalog.register(name, lambda: load_voc(root, split, names))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(names), dirname=str(root), split=split, supervision=supervision
+    )
