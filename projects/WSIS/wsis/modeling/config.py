@@ -4,6 +4,34 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from wsis.modeling import backbones  # noqa: F401  (registers them)
+
+
+def _add_backbone_config(cfg: CfgNode) -> None:
+    # build_wsis_resnet_backbone; depth, norm (also "RunningStatsBN"), features: MODEL.RESNETS.
+    cfg.MODEL.WSIS_RESNETS = CfgNode()
+    # Stride of the first block of res2, res3, res4, res5; IRNet's networks have 1, 2, 2, 1.
+    cfg.MODEL.WSIS_RESNETS.STRIDES = (1, 2, 2, 2)
+    # Dilation of all 3x3 convolutions of res2, res3, res4, res5.
+    cfg.MODEL.WSIS_RESNETS.DILATIONS = (1, 1, 1, 1)
+
+    # build_torchvision_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes up to stride 2^k (0: none).
+    cfg.MODEL.TORCHVISION = CfgNode()
+    # A classification network of torchvision.models ("mobilenet_v2", "resnet18", "vgg16", ...).
+    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v2"
+    # Its state dict, a file; "" starts from random values (or from MODEL.WEIGHTS).
+    cfg.MODEL.TORCHVISION.WEIGHTS = ""
+    # [feature name, module name] pairs, as [["res4", "features.13"], ["res5", "features.18"]];
+    # empty: res1, res2, ... are the last maps of stride 2, 4, ... of the unchanged network.
+    cfg.MODEL.TORCHVISION.OUT_FEATURES = []
+    # "FrozenBN", "RunningStatsBN" (fixed statistics, trained weight and bias) or "BN".
+    cfg.MODEL.TORCHVISION.NORM = "FrozenBN"
+    # Coarsest stride in pixels: later strides are set to 1 (16 gives denser CAMs); 0 keeps all.
+    cfg.MODEL.TORCHVISION.OUTPUT_STRIDE = 0
+    # Dilate the convolutions behind a removed stride, which keeps their field of view.
+    cfg.MODEL.TORCHVISION.DILATE = False
+
 
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
+    _add_backbone_config(cfg)

@@ -1,0 +1,9 @@
+"""Backbones; importing this package registers them with Detectron2."""
+
+from wsis.modeling.backbones.norm import RunningStatsBatchNorm2d, get_norm
+from wsis.modeling.backbones.resnet import build_wsis_resnet_backbone
+from wsis.modeling.backbones.torchvision import (
+    TorchvisionBackbone,
+    build_torchvision_backbone,
+    build_torchvision_fpn_backbone,
+)
