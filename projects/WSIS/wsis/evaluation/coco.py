@@ -87,7 +87,7 @@ class CocoMeasure:
 
     Args:
         class_names: C names.
-        iou_type: "segm", or "bbox" for protocol ``coco bbox``: predicted boxes against the boxes
+        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the boxes
             of the true masks.
         options: departures from COCO's rule.
     """
@@ -104,7 +104,7 @@ class CocoMeasure:
         self.class_names = tuple(class_names)
         self.iou_type = iou_type
         self.options = options or ProtocolOptions()
-        self.protocol = self.options.name("coco" if iou_type == "segm" else "coco bbox")
+        self.protocol = self.options.name("coco" if iou_type == "segm" else "coco_bbox")
 
     def measure(self, pair: InstancePair) -> CocoRecord:
         """What COCOeval says of one image."""
@@ -128,8 +128,7 @@ class CocoMeasure:
         areas = masks.sum(axis=(1, 2)).tolist()
         if self.iou_type == "bbox":
             return [
-                {"bbox": box, "area": area}
-                for box, area in zip(boxes.tolist(), areas, strict=True)
+                {"bbox": box, "area": area} for box, area in zip(boxes.tolist(), areas, strict=True)
             ]
         return [
             {"segmentation": rle, "area": area}
