@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode, get_cfg
 
+from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
@@ -15,6 +16,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.STAGES = []
     # Stage: the registered stage that this config runs.
     cfg.WSIS.STAGE = ""
+    # Name of the method, for the record in pseudo labels.
+    cfg.WSIS.METHOD = ""
     # Data sets of the user's own; each entry as datasets/README.md describes it.
     cfg.WSIS.DATASETS = []
     # Images that an infer, derive or export stage treats (names of registered data sets).
@@ -44,6 +47,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION.PROTOCOLS = ("voc", "coco")
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
+    # Background scores at which CAMs and their components (the baseline) are evaluated.
+    cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4)
 
 
 def add_wsis_config(cfg: CfgNode) -> None:

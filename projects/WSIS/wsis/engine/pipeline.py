@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from wsis.config import get_wsis_cfg
+from wsis.data.builtin import class_names
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import UsageError
@@ -167,15 +167,7 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
     names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.WSIS.IMAGES)
     if not names:
         raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
-    classes = {}
-    for name in {*names, *cfg.WSIS.IMAGES, *cfg.DATASETS.TEST}:
-        known = MetadataCatalog.get(name).get("thing_classes")
-        if known is None:
-            raise UsageError(
-                f"data set '{name}' is not registered; see datasets/README.md, or describe it "
-                "in WSIS.DATASETS"
-            )
-        classes[name] = list(known)
+    classes = {name: class_names(name) for name in {*names, *cfg.WSIS.IMAGES, *cfg.DATASETS.TEST}}
     if any(known != classes[names[0]] for known in classes.values()):
         raise UsageError(
             "the data sets of one stage have different classes: "

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
@@ -23,16 +22,18 @@ from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
 from wsis.engine.manifest import (
     ArtifactLog,
+    Manifest,
     digest_of_artifacts,
     digest_of_weights,
     write_index,
 )
+from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.status import missing_artifacts
 from wsis.engine.trainer import Trainer
+from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
-from wsis.modeling.checkpoint import load_weights
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -196,18 +197,6 @@ def run_infer(
     return _finish_artifacts(planned, dataset_dicts)
 
 
-def build_inference_model(cfg: CfgNode, weights: Path) -> torch.nn.Module:
-    """The stage's network with trained weights, in eval mode."""
-    if not weights.is_file():
-        raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.TORCHVISION.WEIGHTS = ""  # the trained weights replace the trunk's
-    model = build_model(cfg)
-    load_weights(model, str(weights))
-    return model.eval()
-
-
 class _Derive:
     """A derive stage's function with its inputs; picklable for data-loading processes."""
 
@@ -240,7 +229,16 @@ def run_export(
     if not comm.is_main_process():
         return Outcome("")
     path = planned.folder / stage.file_name
-    counts = stage.function(path, dataset_dicts, products, planned.cfg)
+    manifest = Manifest.read(planned.folder)
+    assert manifest is not None
+    info = {
+        "description": "pseudo labels made by WSIS",
+        "method": planned.cfg.WSIS.METHOD,
+        "config": manifest.digest,
+        "versions": package_versions(),
+    }
+    summary = stage.function(path, dataset_dicts, products, planned.cfg, info)
+    counts = {what: number for what, number in summary.items() if isinstance(number, int)}
     return Outcome(sha256_of_file(path)[:16], counts)
 
 

@@ -61,12 +61,13 @@ class Status:
     detail: str = ""
 
 
-def _flatten(node: Any, prefix: str) -> dict[str, Any]:
+def flatten(node: Any, prefix: str) -> dict[str, Any]:
+    """Leaves of a config node by their full names."""
     if not isinstance(node, Mapping):
         return {prefix: node}
     flat: dict[str, Any] = {}
     for key in node:
-        flat.update(_flatten(node[key], f"{prefix}.{key}"))
+        flat.update(flatten(node[key], f"{prefix}.{key}"))
     return flat
 
 
@@ -82,13 +83,13 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
     stage, cfg = planned.stage, planned.cfg
     flat: dict[str, Any] = {}
     for key in _KIND_KEYS[stage.kind]:
-        flat.update(_flatten(_look_up(cfg, key), key))
+        flat.update(flatten(_look_up(cfg, key), key))
     dropped = [node + "." for node in _METHOD_NODES]
     flat = {k: v for k, v in flat.items() if not k.startswith(tuple(dropped)) and k not in _NEVER}
     if isinstance(stage, TrainStage):
         flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
     for key in stage.config_keys:
-        flat.update(_flatten(_look_up(cfg, key), key))
+        flat.update(flatten(_look_up(cfg, key), key))
     return flat
 
 

@@ -1,0 +1,203 @@
+"""Evaluates products once, keeps the figures beside them, and reports them together."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import class_names
+from wsis.data.files import write_json
+from wsis.data.mappers import build_mapper
+from wsis.data.stream import Failure, single_pass_loader
+from wsis.engine.manifest import DONE, Manifest, digest_of
+from wsis.engine.models import build_inference_model
+from wsis.engine.pipeline import Pipeline, PlannedStage
+from wsis.engine.progress import progress
+from wsis.engine.status import flatten
+from wsis.engine.versions import package_versions
+from wsis.errors import DataError, WSISError
+from wsis.evaluation.classification import ClassificationEvaluator
+from wsis.evaluation.registry import evaluate_product
+from wsis.evaluation.results import format_table, stage_result, write_metrics
+from wsis.evaluation.truth import load_truth
+from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+from wsis.stage import TrainStage
+
+if TYPE_CHECKING:
+    from wsis.engine.run import Images
+
+logger = logging.getLogger(__name__)
+
+EVALUATION = "evaluation.json"
+METRICS = "metrics.json"
+
+DatasetDicts = Sequence[dict[str, Any]]
+Results = list[dict[str, Any]]
+
+
+def _detection_evaluator(
+    planned: PlannedStage, dataset_dicts: DatasetDicts, names: Sequence[str]
+) -> DatasetEvaluator:
+    protocols = (*planned.cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox")
+    return VOCInstanceEvaluator(
+        dataset_dicts,
+        names,
+        load_ground_truth=load_truth,
+        protocols=protocols,
+        output_dir=planned.folder / "predictions",
+    )
+
+
+def _classification_evaluator(
+    planned: PlannedStage, dataset_dicts: DatasetDicts, names: Sequence[str]
+) -> DatasetEvaluator:
+    return ClassificationEvaluator(names)
+
+
+# How a trained network is evaluated, by Stage.evaluation.
+_NETWORK_EVALUATORS: dict[str, Callable[..., DatasetEvaluator]] = {
+    "detection": _detection_evaluator,
+    "classification": _classification_evaluator,
+}
+
+
+@torch.no_grad()
+def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
+    """Run a trained network over a test set."""
+    stage, cfg = planned.stage, planned.cfg
+    assert isinstance(stage, TrainStage)
+    model = build_inference_model(cfg, ProductReader(planned.folder, planned.name).weights)
+    mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
+    mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
+    loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, class_names(name))
+    evaluator.reset()
+    for sample in progress(loader, f"{planned.name} on {name}", total=len(mine)):
+        if isinstance(sample, Failure):
+            raise DataError(sample.message)
+        evaluator.process([sample], model([sample]))
+    found = evaluator.evaluate()
+    return [{"protocol": protocol, "metrics": metrics} for protocol, metrics in found.items()]
+
+
+def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
+    keys = planned.cfg.WSIS.EVALUATION
+    return evaluate_product(
+        planned.stage.evaluation,
+        dataset_dicts[comm.get_rank() :: comm.get_world_size()],
+        ProductReader(planned.folder, planned.name),
+        class_names=class_names(name),
+        protocols=tuple(keys.PROTOCOLS),
+        min_score=keys.MIN_SCORE,
+        cam_thresholds=tuple(keys.CAM_THRESHOLDS),
+    )
+
+
+class Evaluations:
+    """The figures of a pipeline's products.
+
+    Args:
+        pipeline: the pipeline.
+        images: gives the dataset dicts.
+    """
+
+    def __init__(self, pipeline: Pipeline, images: Images) -> None:
+        self.pipeline = pipeline
+        self.images = images
+
+    def evaluate(self, planned: PlannedStage, *, again: bool = False) -> None:
+        """Evaluate a finished product and write ``evaluation.json`` into its folder.
+
+        What was evaluated before, with the same product and options, is not evaluated again.
+
+        Args:
+            planned: the stage.
+            again: evaluate all the same (``--eval-only``).
+        """
+        if not planned.stage.evaluation:
+            return
+        manifest = Manifest.read(planned.folder)
+        if manifest is None or manifest.status != DONE:
+            logger.warning("%s is not finished; nothing to evaluate", planned.name)
+            return
+        digest = digest_of({"product": manifest.product, **_evaluation_config(planned)})
+        stored = _read(planned.folder)
+        if not again and comm.all_gather(stored.get("digest"))[0] == digest:
+            return
+        results = []
+        for name in self._datasets(planned):
+            dataset_dicts = self.images.named((name,))
+            is_network = isinstance(planned.stage, TrainStage)
+            measure = _evaluate_network if is_network else _evaluate_product
+            for entry in measure(planned, dataset_dicts, name):
+                results.append(stage_result(planned.name, name, **entry))
+        if comm.is_main_process():
+            write_json(
+                planned.folder / EVALUATION, {"digest": digest, "results": _without_nan(results)}
+            )
+
+    @staticmethod
+    def _datasets(planned: PlannedStage) -> tuple[str, ...]:
+        cfg = planned.cfg
+        is_network = isinstance(planned.stage, TrainStage)
+        return tuple(cfg.DATASETS.TEST if is_network else cfg.WSIS.IMAGES)
+
+    def report(self, chosen: Sequence[PlannedStage]) -> None:
+        """Write ``OUTPUT_DIR/metrics.json`` over all stages; log the table of the chosen ones."""
+        found: dict[str, Results] = {
+            planned.name: _read(planned.folder).get("results", [])
+            for planned in self.pipeline.stages
+        }
+        configs = [flatten(planned.cfg, planned.name) for planned in self.pipeline.stages]
+        path = self.pipeline.output_dir / METRICS
+        try:
+            write_metrics(
+                path,
+                [entry for entries in found.values() for entry in entries],
+                versions=package_versions(),
+                config=digest_of(configs),
+            )
+        except OSError as error:
+            raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
+        shown = [entry for planned in chosen for entry in found[planned.name]]
+        if shown:
+            logger.info("Figures of %s (also in %s):\n%s", self.pipeline.name, path, _table(shown))
+
+
+def _table(entries: Results) -> str:
+    return format_table(entries)
+
+
+def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
+    cfg = planned.cfg
+    config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
+    if isinstance(planned.stage, TrainStage):
+        everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
+        config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
+        config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
+    config["datasets"] = Evaluations._datasets(planned)
+    return config
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / EVALUATION).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _without_nan(results: Results) -> Results:
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: clean(item) for key, item in value.items()}
+        return None if isinstance(value, float) and value != value else value
+
+    return [clean(entry) for entry in results]
