@@ -1,0 +1,63 @@
+"""Say whether COCO is in place and what is missing. Nothing is downloaded.
+
+Get the archives from cocodataset.org and extract them below coco/ in the data sets' root:
+annotations_trainval2017.zip, train2017.zip, val2017.zip (and the same of 2014 if wanted).
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+IMAGES = {"2017": {"train": 118287, "val": 5000}, "2014": {"train": 82783, "val": 40504}}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
+    parser.add_argument("--year", choices=sorted(IMAGES), default="2017")
+    return parser.parse_args(arguments)
+
+
+def missing(root: Path, year: str) -> list[str]:
+    """What the tree lacks, as sentences."""
+    problems = []
+    for split, expected in IMAGES[year].items():
+        path = root / "coco" / "annotations" / f"instances_{split}{year}.json"
+        folder = root / "coco" / f"{split}{year}"
+        if not path.is_file():
+            problems.append(f"{path} is missing: extract annotations_trainval{year}.zip in coco/")
+        else:
+            try:
+                with open(path, "rb") as stream:
+                    found = len(json.load(stream)["images"])
+                if found != expected:
+                    problems.append(f"{path} has {found} images, not {expected}")
+            except (ValueError, KeyError, TypeError) as error:
+                problems.append(f"{path} is damaged ({error}); extract it again")
+        count = sum(e.name.endswith(".jpg") for e in os.scandir(folder)) if folder.is_dir() else 0
+        if count < expected:
+            problems.append(
+                f"{folder} has {count} of {expected} images: extract {split}{year}.zip in coco/"
+            )
+    return problems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    problems = missing(options.root, options.year)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print(f"{options.root / 'coco'} is complete for {options.year}: coco_{options.year}_train")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

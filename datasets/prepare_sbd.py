@@ -1,0 +1,111 @@
+"""Make the list and masks of VOC's trainaug (10582 images) from SBD, or say what is missing.
+
+Needs VOC2012 (prepare_voc.py). Takes SBD's folder benchmark_RELEASE/dataset from --sbd, or
+extracts it from benchmark.tgz (MD5 82b4d87ceb2ed10f6038a1cba92111cb) in --archive or the root.
+Downloads that only with --download (1.4 GB); an interrupted download goes on where it stopped.
+Writes SegmentationObjectAug, SegmentationClassAug and ImageSets/Segmentation/trainaug.txt into
+VOC2012; images that have VOC masks keep those. A rerun does only what is missing.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+from wsis.data.download import download, extract_tar, verify_md5
+from wsis.data.voc_tree import (
+    TRAINAUG_IMAGES,
+    VOC_SPLITS,
+    convert_sbd,
+    missing_in_sbd,
+)
+from wsis.errors import DataError, WSISError
+
+NAME = "benchmark.tgz"
+URL = (
+    "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
+    "benchmark.tgz"
+)
+MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
+    parser.add_argument("--sbd", type=Path, help="default: <root>/SBD/dataset")
+    parser.add_argument("--archive", type=Path, help=f"where {NAME} lies already")
+    parser.add_argument("--download", action="store_true", help="download the archive if needed")
+    parser.add_argument("--url", default=URL, help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+def find_sbd(options: argparse.Namespace) -> Path:
+    """SBD's folder, extracted and downloaded as far as the options allow."""
+    folder = options.sbd or options.root / "SBD" / "dataset"
+    problems = missing_in_sbd(folder)
+    if not problems:
+        return folder
+    archive = options.archive or options.root / NAME
+    if options.sbd is None and options.download and not archive.is_file():
+        with tqdm(unit="B", unit_scale=True, desc=NAME) as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.total = total or None
+                bar.update(done - bar.n)
+
+            download(options.url, archive, md5=MD5, report=report)
+    if options.sbd is not None or not archive.is_file():
+        raise DataError(
+            f"{problems[0]} and there is no {archive}; run python datasets/prepare_sbd.py "
+            "--download (1.4 GB), or name the archive with --archive or its folder with --sbd"
+        )
+    verify_md5(archive, MD5)
+    extract_tar(
+        archive,
+        options.root / "SBD",
+        strip=1,
+        wanted=lambda name: "/dataset/" in name and "/img/" not in name and "/cls/" not in name,
+        progress=lambda entries: tqdm(entries, desc="extracting"),
+    )
+    problems = missing_in_sbd(folder)
+    if problems:
+        raise DataError(f"after extracting {archive}, {'; '.join(problems)}")
+    return folder
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Convert what is missing."""
+    tree = options.root / "VOC2012"
+    for split in VOC_SPLITS:
+        path = tree / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; run python datasets/prepare_voc.py first")
+    count = convert_sbd(tree, find_sbd(options), progress=lambda names: tqdm(names, desc="masks"))
+    print(f"voc_2012_trainaug_instance has {count} images (trainaug.txt in {tree})")
+    if count != TRAINAUG_IMAGES:
+        print(f"note: with the complete VOC and SBD there are {TRAINAUG_IMAGES}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    try:
+        prepare(parse(arguments))
+    except WSISError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(
+            f"a file cannot be read or written ({error}); correct that and run again",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
