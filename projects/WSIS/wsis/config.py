@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode, get_cfg
 
+from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
