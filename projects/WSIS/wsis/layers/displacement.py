@@ -1,0 +1,89 @@
+"""From a displacement field to class-agnostic clusters of pixels.
+
+IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.2; spec 6.2 and 6.3. Fields are (2, h, w): channel 0
+is y, channel 1 is x, in cells of the grid, pointing from a pixel to its instance's centroid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wsis.layers.components import connected_components
+
+_CHECK_EVERY = 8  # steps between two looks for points that rest; a look costs about one step
+
+
+def _sample(field: Tensor, points: Tensor) -> Tensor:
+    """``field`` (2, h, w) at ``points`` (2, n) inside the grid, bilinearly: (2, n)."""
+    height, width = field.shape[1:]
+    floor = points.floor()
+    fraction = points - floor
+    top, left = floor.long().unbind()
+    down = torch.where(top < height - 1, width, 0)
+    right = (left < width - 1).long()
+    flat = field.flatten(1)
+    corner = top * width + left
+    fy, fx = fraction.unbind()
+    upper = flat[:, corner] * (1 - fx) + flat[:, corner + right] * fx
+    corner = corner + down
+    lower = flat[:, corner] * (1 - fx) + flat[:, corner + right] * fx
+    return upper * (1 - fy) + lower * fy
+
+
+@torch.no_grad()
+def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
+    """Follow the displacement field from every pixel to its centroid (spec 6.2).
+
+    ``num_steps`` times: add the displacement at the current place, clip to the map. A point that
+    a step leaves where it was stays there for good, so it is taken out of the loop: the result is
+    that of all steps.
+
+    Args:
+        displacement: (2, h, w) float, (dy, dx).
+        num_steps: the paper's u; any number of at least 100 is said to do.
+
+    Returns:
+        (2, h, w) int64, (y, x), rounded half to even.
+    """
+    height, width = displacement.shape[1:]
+    field = displacement.float()
+    grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack(grid).flatten(1).to(field)
+    limit = torch.tensor([[height - 1], [width - 1]]).to(field)
+    zero = torch.zeros_like(limit)
+    moving = torch.arange(height * width, device=field.device)
+    current = places.clone()
+    for step in range(num_steps):
+        after = torch.minimum(torch.maximum(current + _sample(field, current), zero), limit)
+        if step % _CHECK_EVERY == _CHECK_EVERY - 1:
+            places[:, moving] = after
+            moved = (after != current).any(dim=0)
+            moving, after = moving[moved], after[:, moved]
+        current = after
+        if len(moving) == 0:
+            break
+    places[:, moving] = current
+    return places.round().long().reshape(2, height, width)
+
+
+@torch.no_grad()
+def cluster_centroids(displacement: Tensor, centroids: Tensor, *, threshold: float = 2.5) -> Tensor:
+    """Group pixels whose centroids lie in one component of weak displacement (spec 6.3).
+
+    Args:
+        displacement: (2, h, w) float, (dy, dx), in cells.
+        centroids: (2, h, w) int, (y, x), as `refine_centroids` returns them.
+        threshold: displacement is weak below this length, in cells.
+
+    Returns:
+        (h, w) int64, cluster of each pixel, 0..I-1 without gaps. Pixels that end where the
+        displacement is strong form cluster 0, if there are any; background has clusters too.
+    """
+    # The order of operations is the plain one: a fused norm could round a tie the other way.
+    squares = displacement.float().square()
+    weak = (squares[0] + squares[1]).sqrt() < threshold
+    labels, _ = connected_components(weak.cpu().numpy())
+    labels = torch.from_numpy(labels).to(centroids.device).long()
+    at_centroid = labels[centroids[0], centroids[1]]
+    return torch.unique(at_centroid, return_inverse=True)[1].reshape(at_centroid.shape)

@@ -1,0 +1,45 @@
+"""irnet_random_walk: affinities and walks of several betas, step counts and radii."""
+
+import re
+
+import torch
+from torch.nn import functional
+from wsis.layers.affinity import path_maxima
+from wsis.layers.random_walk import random_walk
+
+from tests.golden.conftest import assert_close
+
+
+def test_affinity(golden):
+    arrays = golden.load("irnet_random_walk")
+    for name, expected in arrays.items():
+        if match := re.fullmatch(r"affinity_r(\d+)", name):
+            radius = int(match[1])
+            edge = torch.from_numpy(arrays["edge"])
+            padded = functional.pad(edge, (radius, radius, 0, radius), value=1.0)
+            maxima, _ = path_maxima(padded, radius=radius)
+            assert_close(1 - maxima.flatten(1), expected, 1e-6, name)
+
+
+def test_walks(golden):
+    arrays = golden.load("irnet_random_walk")
+    edge = torch.from_numpy(arrays["edge"][0])
+    seen = 0
+    for name, expected in arrays.items():
+        match = re.fullmatch(r"rw_(cxi_)?b([\d.]+)_t(\d+)(?:_r(\d+))?", name)
+        if match is None:
+            continue
+        maps = torch.from_numpy(arrays["x_cxi" if match[1] else "x"])
+        out = random_walk(
+            maps.reshape(-1, *edge.shape),
+            edge,
+            radius=int(match[4] or 5),
+            beta=float(match[2]),
+            exp_times=int(match[3]),
+        )
+        assert_close(out, expected[:, 0], 5e-5, name)
+        own = arrays.get(f"own_{name}_64")
+        if own is not None:
+            assert_close(out, own[:, 0], 1e-5, f"own_{name}_64")
+        seen += 1
+    assert seen

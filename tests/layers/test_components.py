@@ -1,0 +1,64 @@
+"""Components and detections against flood filling."""
+
+import numpy as np
+import pytest
+from wsis.layers.components import connected_components, detect_components, winning_channels
+
+
+def flood(mask):
+    """4-connected components in raster order, by hand."""
+    labels, count = np.zeros(mask.shape, dtype=int), 0
+    for start in zip(*np.nonzero(mask), strict=True):
+        if labels[start]:
+            continue
+        count += 1
+        todo = [start]
+        while todo:
+            y, x = todo.pop()
+            inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
+            if inside and mask[y, x] and not labels[y, x]:
+                labels[y, x] = count
+                todo += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+    return labels, count
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3, 0.55, 0.8, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 8)])
+def test_components_equal_flood_filling(density, size):
+    for seed in range(10):
+        mask = np.random.default_rng(seed).random(size) < density
+        labels, count = connected_components(mask)
+        expected, expected_count = flood(mask)
+        assert count == expected_count
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_detections_by_hand():
+    scores = np.zeros((2, 3, 6), dtype=np.float32)
+    scores[0, :, 0] = [0.5, 0.9, 0.6]  # three pixels of channel 0
+    scores[0, 0, 2] = 0.7  # one pixel of channel 0
+    scores[1, :2, 4:] = 0.4  # four pixels of channel 1
+    scores[1, 0, 0] = 0.5  # a tie: the lower channel has it
+    scores[0, 2, 5] = 0.25  # equal to the background: the background has it
+    winners = winning_channels(scores, 0.25)
+    found = detect_components(winners, scores.max(axis=0), min_area=2)
+    assert found.channels.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(found.scores, [0.9, 0, 0.4], rtol=1e-6)
+    assert found.scores.dtype == np.float32
+    assert found.masks.sum(axis=(1, 2)).tolist() == [3, 1, 4]
+    assert found.masks[0, :, 0].all()
+
+
+def test_nothing_found_gives_empty_arrays():
+    for scores in (np.zeros((2, 4, 5), np.float32), np.zeros((0, 4, 5), np.float32)):
+        winners = winning_channels(scores, 0.25)
+        found = detect_components(winners, np.zeros((4, 5), np.float32), min_area=1)
+        assert found.channels.shape == found.scores.shape == (0,)
+        assert found.masks.shape == (0, 4, 5)
+        assert found.masks.dtype == bool
+
+
+def test_an_area_equal_to_the_minimum_counts():
+    winners = np.array([[0, 0, -1]])
+    assert detect_components(winners, np.full((1, 3), 0.5), min_area=2).scores.tolist() == [0.5]
+    assert detect_components(winners, np.full((1, 3), 0.5), min_area=2.5).scores.tolist() == [0]
