@@ -36,6 +36,7 @@ def base_output(dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, An
 
 
 def image_format_of(cfg: CfgNode) -> str:
+    """``INPUT.FORMAT``, which must be RGB or BGR."""
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UsageError(f"INPUT.FORMAT is RGB or BGR, not {cfg.INPUT.FORMAT!r}")
     return cfg.INPUT.FORMAT

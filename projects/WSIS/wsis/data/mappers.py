@@ -207,7 +207,7 @@ class PixelLabelMapper:
     """Images with their inter-pixel labels, for the relation network (`methods/irnet.md` 5.5).
 
     Image (bicubic) and label (nearest) are rescaled by one uniform random factor, flipped and
-    cropped at random onto a canvas, 255 in the label. Adds ``image`` and ``pixel_label``
+    cropped at random onto a canvas, 255 in the label. Adds ``image`` and ``inter_pixel_label``
     (H, W) uint8: 0 background, class id + 1, 255 unknown.
 
     Args:
@@ -270,8 +270,8 @@ class PixelLabelMapper:
             window = random_window(size, self.crop_side)
             image = window.paste(image, self.fill)
             label = window.paste(label, UNKNOWN_LABEL)
-        pixel_label = torch.from_numpy(np.ascontiguousarray(label).copy())
-        return output | {"image": to_tensor(image), "pixel_label": pixel_label}
+        label = torch.from_numpy(np.ascontiguousarray(label).copy())
+        return output | {"image": to_tensor(image), "inter_pixel_label": label}
 
 
 @MAPPER_REGISTRY.register()

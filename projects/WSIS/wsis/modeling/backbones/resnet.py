@@ -24,6 +24,25 @@ BLOCKS_PER_STAGE = {
 }
 
 
+def _check(
+    depth: int, strides: Sequence[int], dilations: Sequence[int], *, widens: bool, groups: int
+) -> None:
+    """Refuse what Detectron2's blocks cannot be."""
+    if depth not in BLOCKS_PER_STAGE:
+        raise UsageError(f"no ResNet has depth {depth}: use one of {sorted(BLOCKS_PER_STAGE)}")
+    if len(strides) != 4 or len(dilations) != 4:
+        raise UsageError(f"strides {strides} and dilations {dilations} want 4 values, res2 to res5")
+    if depth >= 50:
+        return
+    if widens or strides[0] != 1:
+        raise UsageError(
+            f"res2 of a ResNet-{depth} keeps channels and size: set "
+            "MODEL.RESNETS.RES2_OUT_CHANNELS to STEM_OUT_CHANNELS and the first stride to 1"
+        )
+    if groups != 1 or any(dilation != 1 for dilation in dilations):
+        raise UsageError(f"a ResNet-{depth} has neither groups nor dilations")
+
+
 def make_resnet_stages(
     depth: int,
     norm: str | Callable[[int], nn.Module],
@@ -51,19 +70,9 @@ def make_resnet_stages(
     Raises:
         UsageError: no such depth, or what basic blocks do not have.
     """
-    if depth not in BLOCKS_PER_STAGE:
-        raise UsageError(f"no ResNet has depth {depth}: use one of {sorted(BLOCKS_PER_STAGE)}")
-    if len(strides) != 4 or len(dilations) != 4:
-        raise UsageError(f"strides {strides} and dilations {dilations} want 4 values, res2 to res5")
     basic = depth < 50
     channels = res2_channels or (stem_channels if basic else 4 * stem_channels)
-    if basic and (channels != stem_channels or strides[0] != 1):
-        raise UsageError(
-            f"res2 of a ResNet-{depth} keeps channels and size: {stem_channels} to {channels} "
-            f"channels with stride {strides[0]} is none (set MODEL.RESNETS.RES2_OUT_CHANNELS)"
-        )
-    if basic and (num_groups != 1 or any(d != 1 for d in dilations)):
-        raise UsageError(f"a ResNet-{depth} has neither groups nor dilations")
+    _check(depth, strides, dilations, widens=channels != stem_channels, groups=num_groups)
     stages = []
     previous = stem_channels
     for stage, count in enumerate(BLOCKS_PER_STAGE[depth]):

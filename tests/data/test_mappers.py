@@ -1,0 +1,261 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import BoxMode
+from PIL import Image
+from pycocotools import mask as coco_mask
+from wsis.config import get_wsis_cfg
+from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
+from wsis.errors import DataError, UsageError
+
+SIZE = (40, 60)
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_wsis_cfg()
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.CROP_SIDE = 48
+    cfg.INPUT.LONGER_SIDE_RANGE = (30, 70)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.INPUT.MIN_SIZE_TRAIN = (32,)
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.PIXEL_MEAN = [10.5, 20.25, 30.0]
+    return cfg
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """An image with one masked object, and artifacts of earlier stages."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a1.png")
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[10:30, 20:50] = 1
+    annotation = {
+        "bbox": [20.0, 10.0, 30.0, 20.0],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 2,
+        "iscrowd": 0,
+        "segmentation": coco_mask.encode(np.asfortranarray(mask)),
+    }
+    return {
+        "file_name": str(tmp_path / "a1.png"),
+        "image_id": 5,
+        "image_key": "a1",
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "image_labels": [2],
+        "annotations": [annotation],
+    }
+
+
+@pytest.fixture
+def products(tmp_path):
+    label = np.full(SIZE, 0, dtype=np.uint8)
+    label[:, 30:] = 3
+    cam = {"keys": np.array([2]), "cam": np.random.default_rng(1).random((1, 10, 15), np.float32)}
+    found = {}
+    for name, arrays in {"inter_pixel_label": {"label": label}, "cam": cam}.items():
+        found[name] = ProductReader(tmp_path / name, name)
+        write_artifact(found[name].path("a1"), arrays)
+    return found
+
+
+def run(cfg, name, sample, products, *, is_train=True, seed=0):
+    mapper = build_mapper(cfg, name, is_train=is_train, products=products)
+    np.random.seed(seed)  # noqa: NPY002
+    return mapper(sample)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if hasattr(a, "get_fields"):
+        return str(a.get_fields()) == str(b.get_fields())
+    return a == b
+
+
+@pytest.mark.parametrize("name", sorted(name for name, _ in MAPPER_REGISTRY))
+@pytest.mark.parametrize("is_train", [True, False])
+def test_every_mapper(cfg, sample, products, name, is_train):
+    out = run(cfg, name, sample, products, is_train=is_train)
+    assert {k: out[k] for k in ("image_key", "image_id", "height", "width")} == {
+        "image_key": "a1",
+        "image_id": 5,
+        "height": SIZE[0],
+        "width": SIZE[1],
+    }
+    for image in out.get("images", [out.get("image")]):
+        assert image.shape[0] == 3
+        assert image.dtype in (torch.uint8, torch.float32)
+    again = run(cfg, name, sample, products, is_train=is_train)
+    assert out.keys() == again.keys()
+    assert all(same(value, again[key]) for key, value in out.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["ImageLevelMapper", "PixelLabelMapper", "MultiScaleMapper", "TopLeftCropMapper"]
+)
+def test_masks_and_boxes_change_nothing(cfg, sample, products, name):
+    """What goes into the loss of an image-level stage does not depend on masks or boxes."""
+    scrambled = dict(sample, instance_file_name="/nowhere.png", semantic_file_name="/nowhere.png")
+    other = dict(sample["annotations"][0], bbox=[0.0, 0.0, 1.0, 1.0], category_id=0)
+    other["segmentation"] = coco_mask.encode(np.asfortranarray(np.ones(SIZE, np.uint8)))
+    for annotations in ([], [other] * 3):
+        scrambled["annotations"] = annotations
+        for seed in range(3):
+            a = run(cfg, name, sample, products, seed=seed)
+            b = run(cfg, name, scrambled, products, seed=seed)
+            assert a.keys() == b.keys()
+            assert all(same(value, b[key]) for key, value in a.items())
+            assert not {"annotations", "instance_file_name", "semantic_file_name"} & b.keys()
+
+
+def test_box_training_does_not_see_masks(cfg, sample, products):
+    cfg.MODEL.MASK_ON = False
+    a = run(cfg, "InstanceMapper", sample, products)
+    other = np.asfortranarray(np.ones(SIZE, np.uint8))
+    annotation = dict(sample["annotations"][0], segmentation=coco_mask.encode(other))
+    b = run(cfg, "InstanceMapper", dict(sample, annotations=[annotation]), products)
+    assert not a["instances"].has("gt_masks")
+    assert same(a["instances"], b["instances"])
+
+
+def test_canvas_is_the_mean_colour(cfg, sample, products):
+    cfg.INPUT.LONGER_SIDE_RANGE = (30, 30)
+    out = run(cfg, "ImageLevelMapper", sample, products)
+    assert out["image"].shape == (3, 48, 48)
+    mean = torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None]
+    outside = (out["image"] == mean).all(dim=0)
+    assert int(outside.sum()) == 48 * 48 - 30 * 20  # 60 x 40 became 30 x 20
+    assert out["image_labels"] == [2]
+
+
+def test_longer_side_and_flip(cfg, sample, products):
+    cfg.INPUT.CROP_SIDE = 0
+    longer, flips = set(), 0
+    plain = run(cfg, "ImageLevelMapper", sample, products, is_train=False)["image"]
+    for seed in range(60):
+        cfg.INPUT.LONGER_SIDE_RANGE = (58, 61)
+        image = run(cfg, "ImageLevelMapper", sample, products, seed=seed)["image"]
+        longer.add(image.shape[2])
+        if image.shape == plain.shape:
+            assert torch.equal(image, plain) or torch.equal(image, plain.flip(2))
+            flips += torch.equal(image, plain.flip(2))
+    assert longer == {58, 59, 60, 61}
+    assert flips > 0
+
+
+def test_label_follows_its_image(cfg, sample, products, tmp_path):
+    """A picture that is its own label: whatever is drawn, both stay together."""
+    values = np.zeros(SIZE, dtype=np.uint8)
+    values[:, 24:] = 200
+    Image.fromarray(np.repeat(values[:, :, None], 3, axis=2)).save(sample["file_name"])
+    write_artifact(products["inter_pixel_label"].path("a1"), {"label": values})
+    cfg.MODEL.PIXEL_MEAN = [255.0] * 3
+    cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
+    for seed in range(12):
+        out = run(cfg, "PixelLabelMapper", sample, products, seed=seed)
+        image, label = out["image"][0], out["inter_pixel_label"]
+        assert label.dtype == torch.uint8
+        assert label.shape == image.shape == (48, 48)
+        differ = (image - label.float()).abs() > 60  # bicubic against nearest, at the edge only
+        assert int(differ.any(dim=0).sum()) <= 2
+        assert torch.equal(image == 255, label == 255)
+
+
+def test_multi_scale_sizes(cfg, sample, products):
+    out = run(cfg, "MultiScaleMapper", sample, products, is_train=False)
+    assert [tuple(i.shape[1:]) for i in out["images"]] == [(40, 60), (20, 30), (60, 90), (80, 120)]
+    cfg.INPUT.SIDE_RULE = (32, 1)
+    out = run(cfg, "MultiScaleMapper", sample, products, is_train=False)
+    assert [tuple(i.shape[1:]) for i in out["images"]] == [(33, 65), (33, 33), (65, 97), (65, 129)]
+    assert (out["height"], out["width"]) == SIZE
+    del sample["image_labels"]
+    assert "image_labels" not in run(cfg, "MultiScaleMapper", sample, products, is_train=False)
+
+
+def test_channel_order(cfg, sample, products):
+    rgb = run(cfg, "ProductImageMapper", sample, products, is_train=False)["image"]
+    cfg.INPUT.FORMAT = "BGR"
+    bgr = run(cfg, "ProductImageMapper", sample, products, is_train=False)["image"]
+    assert torch.equal(rgb.flip(0), bgr)
+    cfg.INPUT.FORMAT = "YUV-BT.601"
+    with pytest.raises(UsageError, match="INPUT.FORMAT"):
+        run(cfg, "ProductImageMapper", sample, products)
+
+
+def test_product_of_the_image(cfg, sample, products):
+    out = run(cfg, "ProductImageMapper", sample, products, is_train=False)
+    assert out["keys"].tolist() == [2]
+    assert np.array_equal(out["cam"], products["cam"]["a1"]["cam"])
+    with pytest.raises(DataError, match="run --stage cam first"):
+        run(cfg, "ProductImageMapper", dict(sample, image_key="b"), products)
+
+
+def test_label_of_another_size(cfg, sample, products):
+    write_artifact(products["inter_pixel_label"].path("a1"), {"label": np.zeros((3, 3), np.uint8)})
+    with pytest.raises(DataError, match="inter-pixel label of a1"):
+        run(cfg, "PixelLabelMapper", sample, products)
+
+
+def test_instances(cfg, sample, products):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.MIN_SIZE_TRAIN = (40,)
+    crowd = dict(sample["annotations"][0], iscrowd=1, category_id=0)
+    sample["annotations"].append(crowd)
+    out = run(cfg, "InstanceMapper", sample, products)
+    instances = out["instances"]
+    assert instances.gt_classes.tolist() == [2]
+    assert instances.gt_boxes.tensor.tolist() == [[20, 10, 50, 30]]
+    assert instances.gt_masks.tensor[0, 10:30, 20:50].all()
+    assert int(instances.gt_masks.tensor.sum()) == 600
+
+
+def test_instances_of_voc_files(cfg, sample, products, tmp_path):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.MIN_SIZE_TRAIN = (40,)
+    objects = np.zeros(SIZE, dtype=np.uint8)
+    objects[5:15, 3:9], objects[20:39, 30:50], objects[0] = 1, 2, 255
+    classes = np.where(objects == 1, 4, np.where(objects == 2, 1, objects)).astype(np.uint8)
+    for name, array in {"instance": objects, "semantic": classes}.items():
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+        sample[f"{name}_file_name"] = str(tmp_path / f"{name}.png")
+    sample["annotations"] = []
+    instances = run(cfg, "InstanceMapper", sample, products)["instances"]
+    assert instances.gt_classes.tolist() == [3, 0]
+    assert instances.gt_boxes.tensor.tolist() == [[3, 5, 9, 15], [30, 20, 50, 39]]
+    assert instances.gt_masks.tensor.sum((1, 2)).tolist() == [60, 380]
+
+
+def test_no_object_and_no_mask(cfg, sample, products):
+    empty = run(cfg, "InstanceMapper", dict(sample, annotations=[]), products)
+    assert len(empty["instances"]) == 0
+    del sample["annotations"][0]["segmentation"]
+    with pytest.raises(DataError, match="without a mask"):
+        run(cfg, "InstanceMapper", sample, products)
+    out = run(cfg, "InstanceMapper", sample, products, is_train=False)
+    assert "instances" not in out
+
+
+@pytest.mark.parametrize(("size", "mode"), [((1, 37), "L"), ((37, 1), "RGBA"), ((30, 20), "I;16")])
+def test_odd_files(cfg, sample, products, size, mode):
+    height, width = size
+    Image.new(mode, (width, height)).save(sample["file_name"])
+    odd = dict(sample, height=height, width=width, annotations=[])
+    for name in ("ImageLevelMapper", "MultiScaleMapper", "TopLeftCropMapper", "InstanceMapper"):
+        for is_train in (True, False):
+            out = run(cfg, name, odd, products, is_train=is_train)
+            assert all(min(i.shape) > 0 for i in out.get("images", [out.get("image")]))
+
+
+def test_unknown_names(cfg, products):
+    with pytest.raises(UsageError, match="ImageLevelMapper"):
+        build_mapper(cfg, "NoMapper", is_train=True, products=products)
+    cfg.INPUT.RANDOM_FLIP = "vertical"
+    with pytest.raises(UsageError, match="RANDOM_FLIP"):
+        build_mapper(cfg, "ImageLevelMapper", is_train=True, products=products)

@@ -1,0 +1,56 @@
+"""Every registered meta-architecture of WSIS, from its tiny config."""
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from wsis.config import get_wsis_cfg
+from wsis.engine.optimizer import build_optimizer
+
+from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
+
+get_wsis_cfg()  # registers everything
+OURS = sorted(name for name, kind in META_ARCH_REGISTRY if kind.__module__.startswith("wsis."))
+
+
+def camnet():
+    train = [
+        {"image": image(33, 48), "image_labels": [0, 2]},
+        {"image": image(40, 17, 1), "image_labels": []},
+    ]
+    empty = {"images": [image(21, 30)], "image_labels": [], "height": 21, "width": 30}
+    return tiny_camnet_cfg(), train, empty
+
+
+CASES = {"CAMNet": camnet}
+
+
+def test_every_meta_architecture_has_a_case():
+    assert set(OURS) == set(CASES)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_train_serve_and_round_trip(name):
+    cfg, batch, without_objects = CASES[name]()
+    cfg.SOLVER.BASE_LR = 0.01
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = build_optimizer(cfg, model)
+    for _ in range(2):
+        optimizer.zero_grad()
+        losses = model(batch)
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    model.eval()
+    with torch.no_grad():
+        served = model([without_objects])
+        assert len(served) == 1
+        assert isinstance(served[0], dict)
+        twin = build_model(cfg).eval()
+        twin.load_state_dict(model.state_dict())
+        again = twin([without_objects])
+    for key, value in served[0].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, again[0][key]), key

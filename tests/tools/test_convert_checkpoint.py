@@ -1,0 +1,48 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from wsis.modeling.checkpoint import load_weights
+
+from tests.modeling.test_checkpoint import perturbed, to_original
+from tests.modeling.test_image_classifier import tiny_camnet_cfg
+
+PATH = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
+
+
+@pytest.fixture(scope="module")
+def main():
+    specification = importlib.util.spec_from_file_location("convert_checkpoint", PATH)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.main
+
+
+def test_classifier_of_the_original(main, tmp_path, capsys):
+    model = build_model(tiny_camnet_cfg())
+    state = perturbed(model)
+    trunk = {k.removeprefix("backbone."): v for k, v in state.items() if "backbone" in k}
+    original = {f"resnet50.{k}": v for k, v in to_original(trunk).items()}
+    original["classifier.weight"] = state["classifier.weight"]
+    original["newly_added.0.weight"] = state["classifier.weight"]
+    torch.save(original, tmp_path / "res50_cam.pth")
+    output = tmp_path / "new" / "cam.pth"
+    arguments = ["--method", "irnet", "--input", str(tmp_path / "res50_cam.pth")]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert "cam.pth" in capsys.readouterr().out
+    report = load_weights(model, str(output), strict=True)
+    assert not report.unexpected
+    assert torch.equal(model.classifier.weight, state["classifier.weight"])
+
+
+@pytest.mark.parametrize("method", ["irnet", "torchvision-resnet"])
+def test_foreign_files_are_refused(main, tmp_path, capsys, method):
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.pth")
+    output = tmp_path / "y.pth"
+    for name in ("x.pth", "absent.pth"):
+        arguments = ["--method", method, "--input", str(tmp_path / name), "--output", str(output)]
+        assert main(arguments) != 0
+        assert name in capsys.readouterr().err
+    assert not output.exists()
