@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs a WSIS pipeline: ``python train_net.py --config-file configs/irnet_voc.yaml --num-gpus 4``."""
+"""Runs a WSIS pipeline; ``python train_net.py --help`` explains."""
 
 import sys
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode, get_cfg
 
+from wsis.data.config import add_input_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
 
@@ -48,6 +49,7 @@ def _add_shared_config(cfg: CfgNode) -> None:
 def add_wsis_config(cfg: CfgNode) -> None:
     """Add WSIS's keys to a Detectron2 config, in place."""
     _add_shared_config(cfg)
+    add_input_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
 

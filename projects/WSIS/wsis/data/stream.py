@@ -110,8 +110,8 @@ class TrainingStream(Dataset):
 class StreamBatches(Sampler[list[int]]):
     """Batches of stream positions for one process, from iteration ``start`` on.
 
-    Process r of W takes positions r, r + W, ... With aspect-ratio grouping a batch holds images that
-    are all wide or all tall (as Detectron2 does, to pad less); the grouping is replayed from
+    Process r of W takes positions r, r + W, ... With aspect-ratio grouping a batch holds images
+    that are all wide or all tall (as Detectron2 does, to pad less); the grouping is replayed from
     position 0, which costs about a microsecond per skipped image.
 
     Args:

@@ -94,5 +94,5 @@ def _execute(args: argparse.Namespace) -> int:
         return 0
     one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
     with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
-        launch(run, num_processes, args=(request,))
+        launch(run, num_processes, device=device, args=(request,))
     return 0

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.utils import comm
 
-from wsis.compat import create_local_process_group
+from wsis.compat import create_local_process_group, forget_process_groups
 from wsis.errors import UsageError, WSISError
 
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
@@ -50,26 +51,31 @@ def choose_devices(num_gpus: int | None, num_processes: int | None) -> tuple[str
 
 def started_by_torchrun() -> bool:
     """Whether PyTorch's own launcher started this process and set its rank."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
-
-
-def _join(rank: int, world_size: int, local_rank: int, local_size: int, init: str) -> None:
-    use_cuda = torch.cuda.is_available() and local_size <= torch.cuda.device_count()
-    if use_cuda:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        "nccl" if use_cuda else "gloo",
-        init_method=init,
-        rank=rank,
-        world_size=world_size,
-        timeout=_TIMEOUT,
+    return all(
+        name in os.environ for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
     )
+
+
+def _join(device: str, local_rank: int, local_size: int, **group: Any) -> None:
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_TIMEOUT, **group)
     create_local_process_group(local_size)
 
 
-def _worker(rank: int, world_size: int, port: int, threads: int, main: Callable, args: Any) -> None:
+def _leave() -> None:
+    comm.synchronize()
+    forget_process_groups()
+    dist.destroy_process_group()
+
+
+def _worker(
+    rank: int, size: int, port: int, device: str, threads: int, main: Callable, args: Any
+) -> None:
     torch.set_num_threads(threads)
-    _join(rank, world_size, rank, world_size, f"tcp://127.0.0.1:{port}")
+    address = f"tcp://127.0.0.1:{port}"
+    _join(device, rank, size, init_method=address, rank=rank, world_size=size)
     try:
         main(*args)
     except WSISError as error:
@@ -80,7 +86,7 @@ def _worker(rank: int, world_size: int, port: int, threads: int, main: Callable,
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(70)
-    dist.destroy_process_group()
+    _leave()
 
 
 def _free_port() -> int:
@@ -89,7 +95,9 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(main: Callable[..., None], num_processes: int, *, args: tuple[Any, ...]) -> None:
+def launch(
+    main: Callable[..., None], num_processes: int, *, device: str, args: tuple[Any, ...]
+) -> None:
     """Call ``main(*args)`` in every process of the run and wait for the end of all.
 
     Under ``torchrun`` this process is one of them. Otherwise ``num_processes`` are spawned on this
@@ -99,13 +107,11 @@ def launch(main: Callable[..., None], num_processes: int, *, args: tuple[Any, ..
         SystemExit: a spawned process failed; it has already said why.
     """
     if started_by_torchrun():
-        env = os.environ
-        local_size = int(env.get("LOCAL_WORLD_SIZE", "1"))
-        _join(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]), local_size, "env://")
-        try:
-            main(*args)
-        finally:
-            dist.destroy_process_group()
+        local_rank = int(os.environ["LOCAL_RANK"])
+        local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        _join(device, local_rank, local_size, init_method="env://")
+        main(*args)
+        _leave()
         return
     if num_processes == 1:
         main(*args)
@@ -113,7 +119,7 @@ def launch(main: Callable[..., None], num_processes: int, *, args: tuple[Any, ..
     threads = max(1, torch.get_num_threads() // num_processes)
     context = mp.spawn(
         _worker,
-        args=(num_processes, _free_port(), threads, main, args),
+        args=(num_processes, _free_port(), device, threads, main, args),
         nprocs=num_processes,
         join=False,
     )

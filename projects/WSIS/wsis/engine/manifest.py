@@ -1,6 +1,6 @@
 """What a run folder says of itself: on what its product depends, and what the product is.
 
-``manifest.json`` is written when a stage starts (status "running") and when it is finished ("done").
+``manifest.json`` is written when a stage starts (status "running") and when it ends ("done").
 It holds the config values and the digests of the inputs on which the product depends, so that a
 later run can tell finished from stale work and name what changed. ``index.json`` lists the
 artifacts with their sizes and checksums.
@@ -176,7 +176,7 @@ class ArtifactLog:
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """``{image key: {"bytes", "crc32"} or {"skipped"}}`` of a run folder, empty if there is none."""
+    """``{image key: {"bytes", "crc32"} or {"skipped"}}`` of a run folder; empty without one."""
     try:
         return json.loads((folder / INDEX).read_text())
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
+from wsis.data.files import sha256_of_file
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
@@ -31,7 +32,6 @@ from wsis.engine.progress import progress
 from wsis.engine.status import missing_artifacts
 from wsis.engine.trainer import Trainer
 from wsis.errors import DataError, WSISError
-from wsis.data.files import sha256_of_file
 from wsis.modeling.checkpoint import load_weights
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
@@ -84,7 +84,9 @@ class _ArtifactSink:
         self._pending: list[tuple[str, Future]] = []
 
     def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        self._pending.append((key, self._pool.submit(write_artifact, self._reader.path(key), arrays)))
+        self._pending.append(
+            (key, self._pool.submit(write_artifact, self._reader.path(key), arrays))
+        )
         self._drain(_WAITING)
 
     def skip(self, key: str, reason: str) -> None:
@@ -162,7 +164,9 @@ def _finish_artifacts(planned: PlannedStage, dataset_dicts: DatasetDicts) -> Out
     skipped = {key: record["skipped"] for key, record in index.items() if "skipped" in record}
     lost = [key for key, record in index.items() if not record]
     if lost:
-        raise WSISError(f"{planned.name}: {len(lost)} artifacts are missing, {lost[0]} first; rerun")
+        raise WSISError(
+            f"{planned.name}: {len(lost)} artifacts are missing, {lost[0]} first; rerun"
+        )
     if isinstance(stage, InferStage) and stage.reduce is not None:
         present = ((key, reader[key]) for key in keys if key not in skipped)
         summary = _to_arrays(stage.reduce(present, planned.cfg))
@@ -196,6 +200,9 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> torch.nn.Module:
     """The stage's network with trained weights, in eval mode."""
     if not weights.is_file():
         raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TORCHVISION.WEIGHTS = ""  # the trained weights replace the trunk's
     model = build_model(cfg)
     load_weights(model, str(weights))
     return model.eval()
@@ -246,7 +253,7 @@ RUNNERS: dict[str, Callable[..., Outcome]] = {
 
 
 def clear_folder(folder: Path, *, leftovers_only: bool) -> None:
-    """Empty a run folder for ``--force``, or remove only what a killed process left half-written."""
+    """Empty a run folder for ``--force``, or remove what a killed process left half-written."""
     if not leftovers_only:
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -264,7 +271,7 @@ def training_dicts(
 ) -> list[dict[str, Any]]:
     """What a training stage trains on: the data set, or the pseudo labels made for it."""
     found = list(dataset_dicts)
-    if "pseudo_labels" in planned.stage.consumes:
+    if "pseudo_labels" in planned.consumes:
         found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
     if planned.stage.supervision == "mask" and planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         found = [d for d in found if any(not a.get("iscrowd") for a in d.get("annotations", ()))]

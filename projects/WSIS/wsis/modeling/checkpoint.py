@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from wsis.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _SUFFIX = r"(weight|bias|running_mean|running_var)"
 _RULES = (
@@ -98,3 +105,133 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def camnet_from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original IRNet's classifier (``res50_cam.pth``) in `CAMNet`'s names.
+
+    Args:
+        state: ``resnet50.*`` and ``classifier.weight``; its aliases (``stage1.*``, ``backbone.*``,
+            ``newly_added.*``) are the same tensors again and are left out.
+
+    Raises:
+        DataError: it is not such a state dict.
+    """
+    if "classifier.weight" not in state or "resnet50.conv1.weight" not in state:
+        raise DataError(
+            "not a classifier of the original IRNet: expected resnet50.conv1.weight and "
+            f"classifier.weight, got {', '.join(list(state)[:3])}, ..."
+        )
+    converted = torchvision_resnet_to_detectron2(state, "resnet50.", "backbone.")
+    return converted | {"classifier.weight": state["classifier.weight"]}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        loaded: names of the model that were found.
+        missing: names of the model that keep their initial values.
+        unexpected: names of the file that the model does not have.
+        mismatched: names with another shape in the file; they keep their initial values.
+    """
+
+    loaded: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads Detectron2's ``.pkl`` files and refuses everything that could run code."""
+
+    _ALLOWED = {
+        ("collections", "OrderedDict"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("_codecs", "encode"),
+        *(
+            (f"numpy.{c}.multiarray", n)
+            for c in ("core", "_core")
+            for n in ("_reconstruct", "scalar")
+        ),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
+        return super().find_class(module, name)
+
+
+def _check_pickle(path: str) -> None:
+    try:
+        with open(path, "rb") as stream:
+            _ArraysOnly(stream, encoding="latin1").load()
+    except FileNotFoundError:
+        raise DataError(f"no weight file {path}") from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DataError(f"{path} is no weight file: {_first_line(error)}") from error
+
+
+def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Translate the layouts that can be told by their names; others pass unchanged."""
+    own = model.state_dict()
+    if "resnet50.conv1.weight" in state and "classifier.weight" in own:
+        return camnet_from_original(state)
+    if {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
+        stem = next((name for name in own if name.endswith("stem.conv1.weight")), None)
+        if stem is not None:
+            prefix = stem.removesuffix("stem.conv1.weight")
+            return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
+    return state
+
+
+def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadReport:
+    """Load weights into ``model``, in place, whatever layout they come in.
+
+    Args:
+        model: any model.
+        path: a checkpoint of ours or of Detectron2 (``.pth``; ``.pkl`` and ``detectron2://`` go
+            through Detectron2's checkpointer and its matching of names), a torchvision ResNet, or
+            the original IRNet's ``res50_cam.pth``. No code in the file is run.
+        strict: refuse a file that lacks one of the model's weights.
+
+    Returns:
+        which names were loaded and which not; an empty report for Detectron2's own formats.
+
+    Raises:
+        DataError: a missing or damaged file, one with none of the model's weights, or, if
+            ``strict``, not all of them.
+    """
+    path = str(path)
+    if "://" in path or path.endswith(".pkl"):
+        if "://" not in path:
+            _check_pickle(path)
+        DetectionCheckpointer(model).load(path)
+        return LoadReport()
+    state = _to_names_of(model, read_state_dict(path))
+    own = model.state_dict()
+    mismatched = tuple(k for k in own if k in state and own[k].shape != state[k].shape)
+    loaded = tuple(k for k in own if k in state and k not in mismatched)
+    missing = tuple(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
+    unexpected = tuple(k for k in state if k not in own)
+    report = LoadReport(loaded, missing, unexpected, mismatched)
+    if not loaded or (strict and (missing or mismatched)):
+        wanted = (missing + mismatched or tuple(own))[0]
+        raise DataError(
+            f"{path} does not fit {type(model).__name__}: {len(loaded)} of {len(own)} weights "
+            f"found, {wanted} missing or of another shape; the file has {list(state)[0]}"
+            " (python tools/convert_checkpoint.py converts checkpoints of the originals)"
+        )
+    model.load_state_dict({k: state[k] for k in loaded}, strict=False)
+    _log(path, report)
+    return report
+
+
+def _log(path: str, report: LoadReport) -> None:
+    logger.info("%s: %d weights loaded", path, len(report.loaded))
+    for what in ("missing", "unexpected", "mismatched"):
+        names = getattr(report, what)
+        if names:
+            logger.info("%s: %d %s, first %s", path, len(names), what, ", ".join(names[:5]))

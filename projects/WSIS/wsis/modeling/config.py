@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.modeling import backbones  # noqa: F401  (registers them)
+from wsis.modeling import backbones, image_classifier  # noqa: F401  (registers them)
 
 
 def _add_backbone_config(cfg: CfgNode) -> None:
@@ -32,6 +32,22 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.TORCHVISION.DILATE = False
 
 
+def _add_camnet_config(cfg: CfgNode) -> None:
+    cfg.MODEL.CAMNET = CfgNode()
+    # Foreground classes of the data set.
+    cfg.MODEL.CAMNET.NUM_CLASSES = 20
+    # The backbone's feature that is pooled and classified.
+    cfg.MODEL.CAMNET.IN_FEATURE = "res5"
+    # Class activation maps of images without tags: of the classes that score above this, in [0, 1].
+    cfg.MODEL.CAMNET.SCORE_THRESHOLD = 0.5
+    # Ignore the tags and make the maps of the predicted classes.
+    cfg.MODEL.CAMNET.PREDICT_LABELS = False
+    # False as IRNet; True for trunks fed with sides stride k + 1 (INPUT.SIDE_RULE): the outer cells
+    # of the map then lie on the outer pixels.
+    cfg.MODEL.CAMNET.ALIGN_CORNERS = False
+
+
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
+    _add_camnet_config(cfg)

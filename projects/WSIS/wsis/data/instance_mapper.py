@@ -1,0 +1,139 @@
+"""Images with instance masks, as Detectron2's Mask R-CNN takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode, Instances
+from pycocotools import mask as coco_mask
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.ground_truth import load_ground_truth
+from wsis.data.mapper_base import (
+    MAPPER_REGISTRY,
+    base_output,
+    image_format_of,
+    read_model_image,
+    to_tensor,
+)
+from wsis.data.supervision import restrict_supervision
+from wsis.errors import DataError
+
+
+def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+    """Detectron2 annotations (run lengths, tight boxes) of (K, H, W) bool masks.
+
+    Empty masks are left out.
+    """
+    annotations = []
+    for mask, class_id in zip(masks, classes, strict=True):
+        run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        box = coco_mask.toBbox(run_lengths).tolist()
+        if box[2] > 0:
+            annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "segmentation": run_lengths}
+            annotations.append(annotation | {"category_id": int(class_id), "iscrowd": 0})
+    return annotations
+
+
+@MAPPER_REGISTRY.register()
+class InstanceMapper:
+    """Detectron2's mapping (its augmentations and keys of ``INPUT``), for every file we read.
+
+    In training it adds ``instances`` with bitmaps (INPUT.MASK_FORMAT decides, "bitmask" is wanted
+    for run lengths); VOC-type dicts, which refer to PNG files, get their annotations from these.
+    Crowds train nothing.
+
+    Args:
+        is_train: augment, and add ``instances``.
+        image_format: channel order.
+        augmentations: Detectron2's.
+        mask_format: "bitmask" or "polygon".
+        use_masks: whether the model has a mask head.
+        recompute_boxes: tighten the boxes around the transformed masks, as after crops.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        image_format: str,
+        augmentations: Sequence[T.Augmentation],
+        mask_format: str = "bitmask",
+        use_masks: bool = True,
+        recompute_boxes: bool = False,
+    ) -> None:
+        self.is_train = is_train
+        self.image_format = image_format
+        self.augmentations = T.AugmentationList(augmentations)
+        self.mask_format = mask_format
+        self.use_masks = use_masks
+        self.recompute_boxes = recompute_boxes
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
+    ) -> dict[str, Any]:
+        """Arguments from Detectron2's ``INPUT`` keys."""
+        augmentations = detection_utils.build_augmentation(cfg, is_train)
+        crops = is_train and cfg.INPUT.CROP.ENABLED
+        if crops:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        return {
+            "is_train": is_train,
+            "image_format": image_format_of(cfg),
+            "augmentations": augmentations,
+            "mask_format": cfg.INPUT.MASK_FORMAT,
+            "use_masks": cfg.MODEL.MASK_ON,
+            "recompute_boxes": crops and cfg.MODEL.MASK_ON,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        level = ("mask" if self.use_masks else "box") if self.is_train else "image"
+        dataset_dict = restrict_supervision(dataset_dict, level)
+        image = read_model_image(dataset_dict, self.image_format)
+        output = base_output(dataset_dict, image)
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        output["image"] = to_tensor(augmented.image)
+        if self.is_train:
+            annotations = self._annotations(dataset_dict)
+            output["instances"] = self._instances(
+                annotations, transforms, augmented.image.shape[:2]
+            )
+        return output
+
+    def _annotations(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
+        if self.use_masks and "instance_file_name" in dataset_dict:
+            truth = load_ground_truth(dataset_dict)
+            return masks_to_annotations(truth.masks, truth.classes)
+        annotations = [a for a in dataset_dict.get("annotations", ()) if not a.get("iscrowd")]
+        if self.use_masks and not all("segmentation" in a for a in annotations):
+            raise DataError(
+                f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']}) has an object "
+                "without a mask; train on masks (pseudo labels) or set MODEL.MASK_ON False"
+            )
+        return annotations
+
+    def _instances(
+        self,
+        annotations: list[dict[str, Any]],
+        transforms: T.Transform,
+        size: tuple[int, int],
+    ) -> Instances:
+        if not self.use_masks:
+            annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
+        moved = [
+            detection_utils.transform_instance_annotations(a, transforms, size) for a in annotations
+        ]
+        instances = detection_utils.annotations_to_instances(
+            moved, size, mask_format=self.mask_format
+        )
+        if self.recompute_boxes and instances.has("gt_masks"):
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances)

@@ -1,0 +1,119 @@
+"""Geometry of images and label maps: resizing, flips, crops onto a canvas (`methods/irnet.md` 1).
+
+Images are (H, W, 3) uint8 or float32, label maps (H, W) uint8; sizes are (height, width). Every
+random choice is drawn from ``numpy.random``'s global state, as in Detectron2: the engine seeds it
+for each sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+Size = tuple[int, int]
+
+
+def scaled_size(size: Size, factor: float) -> Size:
+    """Each side times ``factor``, rounded half to even as NumPy does, at least 1."""
+    height, width = (max(1, int(np.round(side * factor))) for side in size)
+    return height, width
+
+
+def ruled_size(size: Size, rule: Size) -> Size:
+    """Each side moved to the nearest ``divisor k + remainder`` with k >= 1.
+
+    Args:
+        size: (H, W).
+        rule: (divisor, remainder); a divisor of 0 changes nothing.
+    """
+    divisor, remainder = rule
+    if not divisor:
+        return size
+    height, width = (
+        divisor * max(1, int(np.round((side - remainder) / divisor))) + remainder for side in size
+    )
+    return height, width
+
+
+def _resize(array: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
+    if tuple(array.shape[:2]) == tuple(size):
+        return array
+    return np.asarray(Image.fromarray(array).resize((size[1], size[0]), method))
+
+
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Pillow's bicubic on uint8; the very same array where the size is already right."""
+    return _resize(image, size, Image.Resampling.BICUBIC)
+
+
+def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
+    """Pillow's nearest on (H, W) uint8; the very same array where the size is already right."""
+    return _resize(label, size, Image.Resampling.NEAREST)
+
+
+def draw_integer(low: int, high: int) -> int:
+    """A uniform random integer from ``low`` to ``high``, both included."""
+    return int(np.random.randint(low, high + 1))  # noqa: NPY002
+
+
+def draw_factor(low: float, high: float) -> float:
+    """A uniform random number in [low, high)."""
+    return float(np.random.uniform(low, high))  # noqa: NPY002
+
+
+def draw_flip() -> bool:
+    """True in half of the cases."""
+    return draw_integer(0, 1) == 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where an image goes on a canvas, and which part of it, per axis (y, x).
+
+    Attributes:
+        canvas: (H, W) of the canvas.
+        target: first row and column on the canvas.
+        source: first row and column of the image.
+        extent: rows and columns that are copied.
+    """
+
+    canvas: Size
+    target: Size
+    source: Size
+    extent: Size
+
+    def paste(self, array: np.ndarray, fill: np.ndarray | float) -> np.ndarray:
+        """A canvas of ``fill`` (one value, or one per channel) with the part of ``array`` on it.
+
+        Args:
+            array: (H, W) or (H, W, channels).
+            fill: decides the canvas's dtype together with ``array`` (float32 where it is float32).
+        """
+        fill = np.asarray(fill)
+        dtype = np.float32 if fill.dtype.kind == "f" else array.dtype
+        canvas = np.empty((*self.canvas, *array.shape[2:]), dtype=dtype)
+        canvas[...] = fill
+        (y, x), (top, left), (height, width) = self.target, self.source, self.extent
+        canvas[y : y + height, x : x + width] = array[top : top + height, left : left + width]
+        return canvas
+
+
+def top_left_window(size: Size, side: int) -> Window:
+    """The image in the top left corner of a ``side`` x ``side`` canvas, cut right and bottom."""
+    extent = min(size[0], side), min(size[1], side)
+    return Window((side, side), (0, 0), (0, 0), extent)
+
+
+def random_window(size: Size, side: int) -> Window:
+    """A random crop onto a ``side`` x ``side`` canvas, each axis on its own.
+
+    Where the image is smaller it lies at a uniform random offset on the canvas, where it is larger
+    a uniform random part of it is taken.
+    """
+    offsets = [draw_integer(0, abs(side - length)) for length in size]
+    target = tuple(o if length < side else 0 for o, length in zip(offsets, size, strict=True))
+    source = tuple(o if length > side else 0 for o, length in zip(offsets, size, strict=True))
+    extent = min(size[0], side), min(size[1], side)
+    return Window((side, side), target, source, extent)

@@ -1,0 +1,108 @@
+"""Optimiser and learning rate of a training stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier
+from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import ParamScheduler
+from torch import nn
+
+from wsis.errors import UsageError
+
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.modules.instancenorm._InstanceNorm,
+)
+
+
+def _factor_of(name: str, factors: Sequence[tuple[str, float]]) -> float:
+    return next((float(factor) for prefix, factor in factors if name.startswith(prefix)), 1.0)
+
+
+def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Trainable parameters grouped by rate and weight decay, in the model's order."""
+    keys = cfg.SOLVER
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            rate = keys.BASE_LR * _factor_of(name, cfg.WSIS.SOLVER.LR_FACTORS)
+            decay = keys.WEIGHT_DECAY_NORM if isinstance(module, _NORMS) else keys.WEIGHT_DECAY
+            if leaf == "bias":
+                rate *= keys.BIAS_LR_FACTOR
+                if keys.WEIGHT_DECAY_BIAS is not None:
+                    decay = keys.WEIGHT_DECAY_BIAS
+            if decay is None:
+                decay = keys.WEIGHT_DECAY
+            groups.setdefault((rate, float(decay)), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": w} for (rate, w), p in groups.items()]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with one rate per module: ``SOLVER.BASE_LR`` times the factor of the first prefix.
+
+    Prefixes and factors are ``WSIS.SOLVER.LR_FACTORS``. Weight decay of biases and of
+    normalisation layers, momentum and gradient clipping are Detectron2's keys, with its precedence:
+    WEIGHT_DECAY_BIAS, where set, holds for the biases of normalisation layers too.
+
+    Raises:
+        UsageError: nothing to train, or a prefix that fits no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix, _ in cfg.WSIS.SOLVER.LR_FACTORS:
+        if not any(name.startswith(prefix) for name in names):
+            raise UsageError(
+                f"WSIS.SOLVER.LR_FACTORS names {prefix!r}, with which no parameter of "
+                f"{type(model).__name__} begins; it has "
+                + ", ".join(sorted({name.partition(".")[0] for name in names}))
+            )
+    groups = _groups(cfg, model)
+    if not groups:
+        raise UsageError(
+            f"{type(model).__name__} has nothing to train; lower MODEL.BACKBONE.FREEZE_AT"
+        )
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
+        groups,
+        lr=cfg.SOLVER.BASE_LR,
+        momentum=cfg.SOLVER.MOMENTUM,
+        nesterov=cfg.SOLVER.NESTEROV,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+    )
+
+
+class PolyParamScheduler(ParamScheduler):
+    """(1 - t/T)^power at step t of T (`methods/irnet.md` 2); the rate of step T - 1 stays.
+
+    Args:
+        power: 0.9 in IRNet.
+        num_updates: T.
+    """
+
+    def __init__(self, power: float, num_updates: int) -> None:
+        self.power = power
+        self.last = (num_updates - 1) / num_updates
+
+    def __call__(self, where: float) -> float:
+        """The factor at t/T = ``where``."""
+        return (1.0 - min(where, self.last)) ** self.power
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Polynomial decay without warm-up if ``WSIS.SOLVER.POLY_POWER`` > 0, else Detectron2's."""
+    power, steps = cfg.WSIS.SOLVER.POLY_POWER, cfg.SOLVER.MAX_ITER
+    if power <= 0:
+        return build_detectron2_scheduler(cfg, optimizer)
+    return LRMultiplier(optimizer, PolyParamScheduler(power, steps), max_iter=steps)

@@ -1,0 +1,249 @@
+"""Fully connected CRF over the pixels of an image, solved by mean field.
+
+Krähenbühl and Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials
+(NIPS 2011), with the symmetric normalisation of their later work (ICML 2013). Pure PyTorch, on the
+device of the tensors it is given; NumPy arrays are welcome and come back as NumPy arrays.
+
+Shapes: B problems on one image, L labels, H, W image, N = H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsis.layers.permutohedral import PermutohedralLattice
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+_BLOCK = 8  # labels are padded to a multiple of one AVX2 register: 8 columns cost less than 3
+
+
+@dataclass(frozen=True)
+class GaussianKernel:
+    """Smoothness: near pixels share a label.
+
+    Attributes:
+        sxy: standard deviation in pixels, or a pair (x, y).
+        weight: how much it counts.
+    """
+
+    sxy: float | tuple[float, float] = 3.0
+    weight: float = 3.0
+
+    def features(self, image: Tensor) -> Tensor:
+        """Pixel positions over ``sxy``, (2, N) float32, x first, for an image (H, W, 3)."""
+        height, width = image.shape[:2]
+        sx, sy = _deviations(self.sxy, 2)
+        x = torch.arange(width, dtype=torch.float32, device=image.device) / sx
+        y = torch.arange(height, dtype=torch.float32, device=image.device) / sy
+        return torch.stack([x.repeat(height), y.repeat_interleave(width)])
+
+
+@dataclass(frozen=True)
+class BilateralKernel:
+    """Appearance: near pixels of similar colour share a label.
+
+    Attributes:
+        sxy: standard deviation in pixels, or a pair (x, y).
+        srgb: standard deviation in grey levels (0..255), or one per colour.
+        weight: how much it counts.
+    """
+
+    sxy: float | tuple[float, float] = 50.0
+    srgb: float | tuple[float, float, float] = 5.0
+    weight: float = 10.0
+
+    def features(self, image: Tensor) -> Tensor:
+        """Positions over ``sxy`` and colours over ``srgb``, (5, N) float32."""
+        colours = image.reshape(-1, 3).T.float()
+        deviations = colours.new_tensor(_deviations(self.srgb, 3))
+        return torch.cat([GaussianKernel(self.sxy).features(image), colours / deviations[:, None]])
+
+
+Kernel = GaussianKernel | BilateralKernel
+
+
+IRNET_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(50.0, 5.0, 10.0))
+"""What IRNet (and most of this field) uses to turn seeds into label maps."""
+
+
+class DenseCRF:
+    """The CRF of one image: build once, solve for any number of unaries.
+
+    The model is Potts, with F_k = D_k^(-1/2) K_k D_k^(-1/2), K_k a Gaussian over the kernel's
+    features (the pixel itself included), D_k its row sums. K_k is applied through the permutohedral
+    lattice, so time and memory are linear in pixels times labels.
+
+    Args:
+        image: (H, W, 3) uint8 (or any numbers in 0..255), RGB, array or tensor; its device is
+            where everything is computed and where tensor results are.
+        kernels: the pairwise terms; their messages are added. None at all is allowed.
+
+    Raises:
+        ValueError: wrong shape, or a standard deviation that is not positive.
+    """
+
+    @torch.no_grad()
+    def __init__(self, image: Array, kernels: Sequence[Kernel] = IRNET_KERNELS) -> None:
+        pixels = _as_tensor(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.numel():
+            raise ValueError(f"the image must be (H, W, 3), not {tuple(pixels.shape)}")
+        self.height, self.width = pixels.shape[:2]
+        self._device = pixels.device
+        self._operators = [_normalised(kernel, pixels) for kernel in kernels]
+
+    @torch.no_grad()
+    def infer(self, unary: Array, num_iterations: int) -> Array:
+        """Mean field: Q = softmax(-unary), then Q = softmax(-unary + sum_k w_k F_k Q).
+
+        Args:
+            unary: (L, H, W) float32, minus the log probability of each label; or (B, L, H, W):
+                problems on the same image are cheaper together.
+            num_iterations: updates after the first Q; 0 returns softmax(-unary).
+
+        Returns:
+            Q, float32, shaped like ``unary``, summing to 1 over the labels.
+
+        Raises:
+            ValueError: wrong shape, no labels, or a unary that is not finite.
+        """
+        energies = _as_tensor(unary).to(self._device)
+        shape = energies.shape
+        if energies.ndim not in (3, 4) or shape[-2:] != (self.height, self.width) or not shape[-3]:
+            raise ValueError(
+                f"the unary must be ([B,] L, {self.height}, {self.width}) with L >= 1, "
+                f"not {tuple(shape)}"
+            )
+        if not torch.isfinite(energies).all():
+            raise ValueError("the unary must be finite")
+        problems, labels = math.prod(shape[:-3]), shape[-3]
+        padded = -(-labels // _BLOCK) * _BLOCK
+        # (N, B, L padded): a pixel's labels lie together; a label that pads has probability 0.
+        logits = torch.full(
+            (self.height * self.width, problems, padded), -math.inf, device=self._device
+        )
+        logits[..., :labels] = -energies.reshape(problems, labels, -1).permute(2, 0, 1)
+        q = torch.softmax(logits, -1)
+        for _ in range(num_iterations):
+            columns, total = q.flatten(1), logits
+            for operator in self._operators:
+                total = operator.filter(columns).view_as(logits).add_(total)
+            q = torch.softmax(total, -1)
+        q = q[..., :labels].permute(1, 2, 0).reshape(shape).contiguous()
+        return q if isinstance(unary, Tensor) else q.cpu().numpy()
+
+
+def _normalised(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
+    """The operator w D^(-1/2) K D^(-1/2), the factors folded into the lattice's matrices."""
+    lattice = PermutohedralLattice(kernel.features(image))
+    sums = lattice.filter(torch.ones((image.shape[0] * image.shape[1], 1), device=image.device))
+    scale = (sums.flatten() + 1e-20).rsqrt()
+    splat, read = lattice.splat, lattice.slice
+    corners = len(read.columns) // len(scale)  # of a simplex, for every pixel
+    read_scale = (scale * kernel.weight).repeat_interleave(corners)
+    lattice.splat = splat._replace(weights=splat.weights * scale.index_select(0, splat.columns))
+    lattice.slice = read._replace(weights=read.weights * read_scale)
+    return lattice
+
+
+def dense_crf(
+    image: Array,
+    unary: Array,
+    *,
+    kernels: Sequence[Kernel] = IRNET_KERNELS,
+    num_iterations: int = 10,
+) -> Array:
+    """Label probabilities of one image: ``DenseCRF(image, kernels).infer(unary, num_iterations)``.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        unary: (L, H, W) or (B, L, H, W) float32, see ``unary_from_labels``.
+        kernels: the pairwise terms.
+        num_iterations: mean-field updates.
+    """
+    return DenseCRF(image, kernels).infer(unary, num_iterations)
+
+
+def unary_from_labels(labels: Array, num_labels: int, *, label_probability: float = 0.7) -> Array:
+    """Unary (L, H, W) float32 of a certain label map: -log of ``label_probability`` or the rest.
+
+    Args:
+        labels: (H, W) integers, 0 <= label < ``num_labels``; leading dimensions are kept in front.
+        num_labels: L. With one label there is no rest to share out, and its unary is 0.
+        label_probability: of the pixel's own label; the others share the remainder equally.
+
+    Raises:
+        ValueError: a label outside the range, or a probability that is not in (0, 1).
+    """
+    index = _as_tensor(labels)
+    if not 0 < label_probability < 1:
+        raise ValueError(f"label_probability must lie in (0, 1), not {label_probability}")
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < num_labels):
+        raise ValueError(
+            f"labels must lie in 0..{num_labels - 1}, found {int(index.min())}..{int(index.max())}"
+        )
+    own = index.unsqueeze(-3) == torch.arange(num_labels, device=index.device)[:, None, None]
+    if num_labels == 1:
+        unary = torch.zeros(own.shape, device=index.device)
+    else:
+        other = -math.log((1 - label_probability) / (num_labels - 1))
+        unary = torch.full(own.shape, other, device=index.device)
+        unary[own] = -math.log(label_probability)
+    return unary if isinstance(labels, Tensor) else unary.numpy()
+
+
+def unary_from_softmax(probabilities: Array, *, minimum: float = 1e-5) -> Array:
+    """Unary -log(p) float32 of probabilities (any shape), which are raised to ``minimum`` first."""
+    unary = -_as_tensor(probabilities).float().clamp(minimum, 1.0).log()
+    return unary if isinstance(probabilities, Tensor) else unary.numpy()
+
+
+def crf_labels(
+    image: Array,
+    labels: Array,
+    num_labels: int,
+    *,
+    num_iterations: int = 10,
+    label_probability: float = 0.7,
+    kernels: Sequence[Kernel] = IRNET_KERNELS,
+) -> Array:
+    """Label maps cleaned by the CRF, as IRNet does with its seeds (methods/irnet.md, section 4).
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W) or (B, H, W) integers, 0 <= label < ``num_labels``.
+        num_labels: L, background included. With one, nothing is to be decided: all zero.
+        num_iterations: mean-field updates.
+        label_probability: how far the given labels are trusted.
+        kernels: the pairwise terms.
+
+    Returns:
+        The most probable label of each pixel, int64, shaped like ``labels``; ties to the lower.
+    """
+    unary = unary_from_labels(labels, num_labels, label_probability=label_probability)
+    if num_labels > 1:
+        unary = dense_crf(image, unary, kernels=kernels, num_iterations=num_iterations)
+    return unary.argmax(-3)
+
+
+def _as_tensor(array: Array) -> Tensor:
+    """The array as a tensor; read-only or flipped arrays, which torch rejects, are copied."""
+    if isinstance(array, Tensor):
+        return array
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _deviations(value: float | Sequence[float], count: int) -> list[float]:
+    """``count`` standard deviations from one number or one per axis."""
+    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * count
+    if len(values) != count or not all(0 < v < math.inf for v in values):
+        raise ValueError(f"expected one positive standard deviation or {count}, not {value!r}")
+    return values

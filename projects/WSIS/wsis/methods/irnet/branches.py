@@ -1,0 +1,143 @@
+"""IRNet's two branches on the features of a frozen backbone (spec 5.3).
+
+Features are given from fine to coarse: five taps, of the original's ResNet-50 those after the
+max-pool (stride 4), layer1 (4), layer2 (8), layer3 (16) and layer4 (16). Any other five serve, for
+example MobileNetV2's of strides 2, 4, 8, 16, 32: sizes follow from the taps' own. The second tap
+sets the output's grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+from torch.nn import functional
+
+NUM_TAPS = 5
+
+
+def group_count(channels: int) -> int:
+    """Groups of a group norm: 4, 8, 16, 16 for the original's 32, 64, 128, 256 channels.
+
+    At most 16, of at least 8 channels where there are so many, and always a divisor.
+    """
+    return math.gcd(channels, min(16, max(1, channels // 8)))
+
+
+class Reduce(nn.Module):
+    """1x1 convolution, group norm, optional upsampling, ReLU.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        scale: factor of the bilinear upsampling.
+        align_corners: of that upsampling; True suits networks whose input sides are 32 k + 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        scale: float = 1.0,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.norm = nn.GroupNorm(group_count(out_channels), out_channels)
+        self.scale = scale
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``x`` (N, in, h, w) to (N, out, *size): scaled, then cut at the right and bottom."""
+        return resize(self.norm(self.conv(x)), size, self.scale, self.align_corners).relu()
+
+
+def resize(x: Tensor, size: tuple[int, int], scale: float, align_corners: bool) -> Tensor:
+    """Bilinear to ``size`` (h, w): by the factor ``scale`` and a cut, or corner to corner.
+
+    A tap whose scaled map is smaller than ``size`` (strides that do not divide) is stretched.
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    if align_corners:
+        return functional.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    if scale != 1:
+        x = functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    x = x[..., : size[0], : size[1]]
+    if tuple(x.shape[-2:]) != tuple(size):
+        x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x
+
+
+def _check(shapes: Sequence[ShapeSpec]) -> tuple[list[int], list[int]]:
+    if len(shapes) != NUM_TAPS:
+        raise ValueError(f"IRNet takes {NUM_TAPS} features of its backbone, got {len(shapes)}")
+    return [shape.channels for shape in shapes], [shape.stride for shape in shapes]
+
+
+class BoundaryBranch(nn.Module):
+    """Logit of a class boundary at each cell.
+
+    Args:
+        shapes: channels and strides of the five taps.
+        width: channels of each reduced tap; 32 in the paper.
+        align_corners: see `Reduce`.
+    """
+
+    def __init__(
+        self, shapes: Sequence[ShapeSpec], *, width: int = 32, align_corners: bool = False
+    ) -> None:
+        super().__init__()
+        channels, strides = _check(shapes)
+        self.reduce = nn.ModuleList(
+            Reduce(c, width, scale=stride / strides[1], align_corners=align_corners)
+            for c, stride in zip(channels, strides, strict=True)
+        )
+        self.predict = nn.Conv2d(NUM_TAPS * width, 1, 1)
+
+    def forward(self, taps: Sequence[Tensor]) -> Tensor:
+        """Five taps (N, c, h_i, w_i) to logits (N, 1, h, w) on the grid of the second."""
+        size = tuple(taps[1].shape[-2:])
+        maps = [reduce(tap, size) for reduce, tap in zip(self.reduce, taps, strict=True)]
+        return self.predict(torch.cat(maps, dim=1))
+
+
+class DisplacementBranch(nn.Module):
+    """Displacement (dy, dx), in cells, of each cell to its instance's centroid.
+
+    Args:
+        shapes: channels and strides of the five taps.
+        width: channels of the deep taps; 256 in the paper.
+        align_corners: see `Reduce`.
+    """
+
+    def __init__(
+        self, shapes: Sequence[ShapeSpec], *, width: int = 256, align_corners: bool = False
+    ) -> None:
+        super().__init__()
+        channels, strides = _check(shapes)
+        if width % 4:
+            raise ValueError(f"the displacement branch's width must be divisible by 4, not {width}")
+        widths = (width // 4, width // 2, width, width, width)
+        to = (strides[1], strides[1], strides[2], strides[2], strides[2])
+        self.reduce = nn.ModuleList(
+            Reduce(c, w, scale=stride / target, align_corners=align_corners)
+            for c, w, stride, target in zip(channels, widths, strides, to, strict=True)
+        )
+        self.merge_deep = Reduce(
+            3 * width, width, scale=strides[2] / strides[1], align_corners=align_corners
+        )
+        self.merge = Reduce(width // 4 + width // 2 + width, width)
+        self.predict = nn.Conv2d(width, 2, 1, bias=False)
+
+    def forward(self, taps: Sequence[Tensor]) -> Tensor:
+        """Five taps (N, c, h_i, w_i) to (N, 2, h, w) on the grid of the second."""
+        fine, coarse = (tuple(tap.shape[-2:]) for tap in taps[1:3])
+        sizes = (fine, fine, coarse, coarse, coarse)
+        maps = [r(tap, size) for r, tap, size in zip(self.reduce, taps, sizes, strict=True)]
+        deep = self.merge_deep(torch.cat(maps[2:], dim=1), fine)
+        return self.predict(self.merge(torch.cat([*maps[:2], deep], dim=1), fine))

@@ -1,0 +1,64 @@
+"""From class activation maps to inter-pixel labels (spec 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+UNKNOWN = 255
+
+# (image (H, W, 3) uint8, labels (B, H, W), number of labels) -> labels (B, H, W)
+LabelRefiner = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+def seed_labels(high_res: np.ndarray, threshold: float) -> np.ndarray:
+    """Argmax over [constant ``threshold``, maps (K, H, W)]: (H, W) uint8, 0 for the constant."""
+    maps = np.asarray(high_res, dtype=np.float32)
+    winner = maps.argmax(axis=0) + 1
+    return np.where(maps.max(axis=0) > np.float32(threshold), winner, 0).astype(np.uint8)
+
+
+def inter_pixel_label(
+    image: np.ndarray,
+    keys: np.ndarray,
+    high_res: np.ndarray,
+    *,
+    refine: LabelRefiner | None,
+    foreground_threshold: float = 0.30,
+    background_threshold: float = 0.05,
+) -> np.ndarray:
+    """Confident classes and confident background of one image; the rest is unknown.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        keys: (K,) class ids of the maps.
+        high_res: (K, H, W) float16 or float32, CAMs in [0, 1].
+        refine: cleans label maps by the image, two at once (a dense CRF); None leaves them.
+        foreground_threshold: a class must beat this.
+        background_threshold: background is where no class beats this.
+
+    Returns:
+        (H, W) uint8: class id + 1, 0 background, 255 unknown. Without any class all is background.
+
+    Raises:
+        ValueError: sizes of image and maps differ, or a class id does not fit beside 255.
+    """
+    keys, size = np.asarray(keys, dtype=np.int64), image.shape[:2]
+    if high_res.shape != (len(keys), *size):
+        raise ValueError(
+            f"expected maps of shape {(len(keys), *size)} for this image, got {high_res.shape}; "
+            "run --stage cam again"
+        )
+    if len(keys) == 0:
+        return np.zeros(size, dtype=np.uint8)
+    if keys.min() < 0 or keys.max() + 1 >= UNKNOWN:
+        raise ValueError(f"class ids must lie in 0..{UNKNOWN - 2}, got {keys.tolist()}")
+    thresholds = (foreground_threshold, background_threshold)
+    seeds = np.stack([seed_labels(high_res, threshold) for threshold in thresholds])
+    if refine is not None:
+        seeds = np.asarray(refine(image, seeds, len(keys) + 1))
+    foreground, background = seeds
+    classes = np.concatenate([[0], keys + 1])[foreground]
+    unknown = (foreground == 0) & (background != 0)
+    return np.where(unknown, UNKNOWN, classes).astype(np.uint8)

@@ -1,0 +1,272 @@
+"""IRNet's relation network: boundary map and displacement field of an image (spec 5.3, 6.1).
+
+N images, h x w grid of the backbone's second tap (stride 4), H x W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsis.layers.displacement import cluster_centroids, refine_centroids
+from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
+from wsis.methods.irnet.losses import relation_losses
+
+_OUTPUTS = ("displacement", "boundary", "instances", "semantic")
+
+
+def canvas_size(size: tuple[int, int], *, fixed: int, divisor: int, remainder: int = 0) -> tuple:
+    """Side lengths to which an image is padded before inference (spec 6.1).
+
+    Args:
+        size: (H, W) of the image.
+        fixed: if both sides fit into this length, it is used for both; 0 never fits.
+        divisor: otherwise each side becomes the next number k ``divisor`` + ``remainder``.
+        remainder: 1 for networks that want sides such as 32 k + 1.
+    """
+    if max(size) <= fixed:
+        return fixed, fixed
+    return tuple(-(-max(side - remainder, 0) // divisor) * divisor + remainder for side in size)
+
+
+def reduce_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Nearest reduction of label maps (N, H, W) to a grid ``size`` (h, w) (spec 5.2).
+
+    Cell i takes pixel floor((i + 1/2) H / h), which is 4 i + 2 for H = 4 h; with
+    ``align_corners`` the pixel under the cell of a network with H = 4 (h - 1) + 1, 4 i.
+    """
+    index = []
+    for side, cells in zip(labels.shape[-2:], size, strict=True):
+        cell = torch.arange(cells, device=labels.device)
+        if align_corners:
+            index.append((cell * (side - 1) + (cells - 1) // 2) // max(cells - 1, 1))
+        else:
+            index.append((2 * cell + 1) * side // (2 * cells))
+    return labels[:, index[0][:, None], index[1]]
+
+
+@META_ARCH_REGISTRY.register()
+class IRNet(nn.Module):
+    """Learns class boundaries and centroid displacements from inter-pixel labels.
+
+    Training takes ``{"image", "inter_pixel_label"}`` per image and returns weighted losses whose
+    sum is the loss of spec 5.4. Inference returns a dict per image, see `inference`.
+
+    Args:
+        backbone: a Detectron2 backbone.
+        in_features: five of its features, fine to coarse.
+        boundary_branch: taps to logits (N, 1, h, w).
+        displacement_branch: taps to (N, 2, h, w).
+        roi_heads: makes instances and semantic labels of dense maps (`IRNetROIHeads`).
+        pixel_mean: per channel, on the scale of the images.
+        pixel_std: likewise.
+        freeze_backbone: keep the backbone untrained and in eval mode, as the original.
+        radius: of the training pairs, in cells.
+        canvas: `canvas_size`'s options; group norm sees the padding, so they shape the result.
+        num_refinement_steps: of the centroids.
+        cluster_threshold: displacement is weak below this length, in cells.
+        align_corners: see `reduce_labels` and `branches.Reduce`.
+        outputs: what inference is to make: some of displacement, boundary, instances, semantic.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_features: Sequence[str],
+        boundary_branch: nn.Module,
+        displacement_branch: nn.Module,
+        roi_heads: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        freeze_backbone: bool = True,
+        radius: int = 10,
+        canvas: dict[str, int] | None = None,
+        num_refinement_steps: int = 300,
+        cluster_threshold: float = 2.5,
+        align_corners: bool = False,
+        outputs: Sequence[str] = ("boundary", "instances"),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_features = tuple(in_features)
+        self.boundary_branch = boundary_branch
+        self.displacement_branch = displacement_branch
+        self.roi_heads = roi_heads
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        # Mean displacement (dy, dx) of the training set, subtracted in eval mode (spec 5.3).
+        self.register_buffer("mean_shift", torch.zeros(2))
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            backbone.requires_grad_(False)
+        self.radius = radius
+        self.canvas = canvas or {"fixed": 512, "divisor": 16}
+        self.num_refinement_steps = num_refinement_steps
+        self.cluster_threshold = cluster_threshold
+        self.align_corners = align_corners
+        self.stride = backbone.output_shape()[self.in_features[1]].stride
+        self.outputs = tuple(outputs)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.*``."""
+        keys = cfg.MODEL.IRNET
+        backbone = build_backbone(cfg)
+        known = backbone.output_shape()
+        missing = [name for name in keys.IN_FEATURES if name not in known]
+        if missing:
+            raise ValueError(
+                f"MODEL.IRNET.IN_FEATURES names {missing[0]!r}, but the backbone has "
+                f"{', '.join(known)}"
+            )
+        taps = [known[name] for name in keys.IN_FEATURES]
+        align = keys.ALIGN_CORNERS
+        return {
+            "backbone": backbone,
+            "in_features": keys.IN_FEATURES,
+            "boundary_branch": BoundaryBranch(taps, width=keys.BOUNDARY_WIDTH, align_corners=align),
+            "displacement_branch": DisplacementBranch(
+                taps, width=keys.DISPLACEMENT_WIDTH, align_corners=align
+            ),
+            "roi_heads": build_roi_heads(cfg, known),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "freeze_backbone": keys.FREEZE_BACKBONE,
+            "radius": keys.TRAIN_RADIUS,
+            "canvas": {
+                "fixed": keys.INFERENCE_SIZE,
+                "divisor": keys.SIZE_DIVISOR,
+                "remainder": keys.SIZE_REMAINDER,
+            },
+            "num_refinement_steps": keys.REFINEMENT_STEPS,
+            "cluster_threshold": keys.CLUSTER_THRESHOLD,
+            "align_corners": align,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.pixel_mean.device
+
+    def train(self, mode: bool = True) -> IRNet:
+        """As any module, but a frozen backbone stays in eval mode."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        return (image.to(self.device, self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    def dense_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boundary logits (N, 1, h, w) and displacements (N, 2, h, w) of normalised images.
+
+        The mean shift is subtracted in eval mode only.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
+            features = self.backbone(images)
+        taps = [features[name] for name in self.in_features]
+        displacement = self.displacement_branch(taps)
+        if not self.training:
+            displacement = displacement - self.mean_shift.view(2, 1, 1)
+        return self.boundary_branch(taps), displacement
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, else one dict per image.
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W), RGB in 0..255; in training also
+                ``inter_pixel_label`` (H, W) uint8, 0 background, class id + 1, 255 unknown.
+        """
+        if not self.training:
+            return [self.inference(sample) for sample in batched_inputs]
+        images = ImageList.from_tensors([self._normalise(x["image"]) for x in batched_inputs], 0)
+        height, width = images.tensor.shape[-2:]
+        labels = images.tensor.new_full((len(images), height, width), 255, dtype=torch.uint8)
+        for target, sample in zip(labels, batched_inputs, strict=True):
+            label = sample["inter_pixel_label"].to(self.device)
+            target[: label.shape[0], : label.shape[1]] = label
+        logits, displacement = self.dense_maps(images.tensor)
+        grid = reduce_labels(labels, tuple(logits.shape[-2:]), align_corners=self.align_corners)
+        return relation_losses(logits, displacement, grid, radius=self.radius)
+
+    @torch.no_grad()
+    def boundary_and_displacement(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Dense maps of one image at test time (spec 6.1).
+
+        Args:
+            image: (3, H, W), RGB in 0..255.
+
+        Returns:
+            boundary (h, w), the probability from the mean logit of image and flip, and
+            displacement (2, h, w) of the image alone; h = (H - 1) // stride + 1, w likewise.
+        """
+        height, width = image.shape[-2:]
+        rows, columns = canvas_size((height, width), **self.canvas)
+        image = self._normalise(image)
+        pair = torch.stack([image, image.flip(-1)])
+        if "boundary" not in self._needed():
+            pair = pair[:1]
+        logits, displacement = self.dense_maps(
+            functional.pad(pair, (0, columns - width, 0, rows - height))
+        )
+        h, w = (height - 1) // self.stride + 1, (width - 1) // self.stride + 1
+        logits = logits[:, 0, :h, :w]
+        boundary = ((logits[0] + logits[-1].flip(-1)) / 2).sigmoid()
+        return boundary, displacement[0, :, :h, :w]
+
+    def _needed(self) -> set[str]:
+        """The outputs asked for, and those that they are made of."""
+        wanted = set(self.outputs)
+        if unknown := wanted.difference(_OUTPUTS):
+            raise ValueError(f"IRNet makes {', '.join(_OUTPUTS)}, not {sorted(unknown)[0]}")
+        if wanted & {"instances", "semantic"}:
+            wanted.add("boundary")
+        return wanted
+
+    @torch.no_grad()
+    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """All that ``outputs`` asks for of one image.
+
+        Args:
+            sample: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
+                ids and ``cam`` (K, h, w) on the stride-4 grid; optionally ``height``, ``width`` of
+                the result where it is not the image's.
+
+        Returns:
+            ``displacement`` (2, h, w); ``boundary`` (h, w); with ``cam`` given: ``clusters`` (h, w)
+            int64 and ``instances`` (Detectron2 Instances with pred_masks, pred_boxes, pred_classes,
+            scores), ``semantic`` (H, W) uint8, 0 background, class id + 1.
+        """
+        needed = self._needed()
+        boundary, displacement = self.boundary_and_displacement(sample["image"])
+        result: dict[str, Any] = {"displacement": displacement}
+        if "boundary" in needed:
+            result["boundary"] = boundary
+        if "cam" not in sample:
+            return result
+        image_size = tuple(sample["image"].shape[-2:])
+        size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
+        features = {
+            "boundary": [boundary],
+            "cam": [torch.as_tensor(sample["cam"]).to(boundary)],
+            "keys": [torch.as_tensor(sample["keys"]).to(self.device)],
+        }
+        images = ImageList(sample["image"][None], [image_size])
+        if "instances" in needed:
+            centroids = refine_centroids(displacement, num_steps=self.num_refinement_steps)
+            clusters = cluster_centroids(displacement, centroids, threshold=self.cluster_threshold)
+            found, _ = self.roi_heads(images, features, [clusters], output_sizes=[size])
+            result |= {"clusters": clusters, "instances": found[0]}
+        if "semantic" in needed:
+            result["semantic"] = self.roi_heads.semantic(images, features, output_sizes=[size])[0]
+        return result

@@ -1,0 +1,243 @@
+"""From IRNet's dense maps and clusters to instances and semantic labels (spec 6.4 to 6.6).
+
+K classes of the image, I clusters, h x w grid, H x W result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.structures import BitMasks, ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsis.layers.components import detect_components
+from wsis.layers.random_walk import random_walk
+
+_CHANNELS_AT_ONCE = 16  # upsampled maps that are held together; 16 MB for 500 x 500
+
+
+def upsample(
+    maps: Tensor, image_size: tuple[int, int], output_size: tuple[int, int], *, stride: int
+) -> Tensor:
+    """``maps`` (C, h, w) bilinear by ``stride``, cut to the image, then to ``output_size``."""
+    maps = functional.interpolate(
+        maps[None], scale_factor=float(stride), mode="bilinear", align_corners=False
+    )[..., : image_size[0], : image_size[1]]
+    if tuple(maps.shape[-2:]) != tuple(output_size):
+        maps = functional.interpolate(maps, size=output_size, mode="bilinear", align_corners=False)
+    return maps[0]
+
+
+def strongest(
+    maps: Tensor,
+    groups: Tensor,
+    *,
+    background: float,
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+    stride: int,
+) -> tuple[Tensor, Tensor]:
+    """Upsample, divide each group of channels by its maximum, argmax with a background constant.
+
+    Channels that never exceed the background are told by their maximum and not looked at again, and
+    the rest is treated some at a time: memory does not grow with the number of channels.
+
+    Args:
+        maps: (C, h, w) float, not negative.
+        groups: (C,) int; channels of one group share the maximum they are divided by.
+        background: constant score of the background, which also wins ties.
+        image_size: (H, W) to which the upsampled maps are cut.
+        output_size: (H, W) of the result.
+        stride: factor of the upsampling.
+
+    Returns:
+        winning channel (H, W) int64, -1 for background; and its score (H, W) float, 0 there.
+    """
+
+    def chunks(which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in which.split(_CHANNELS_AT_ONCE):
+            yield part, upsample(maps[part], image_size, output_size, stride=stride)
+
+    winners = torch.full(output_size, -1, dtype=torch.int64, device=maps.device)
+    best = maps.new_full(output_size, background)
+    every = torch.arange(len(maps), device=maps.device)
+    if len(maps) == 0:
+        return winners, torch.zeros_like(best)
+    peaks = torch.cat([large.flatten(1).amax(dim=1) for _, large in chunks(every)])
+    scale = torch.stack([peaks[groups == group].max() for group in groups])
+    for part, large in chunks(every[(peaks > background * scale) & (scale > 0)]):
+        values, index = (large / scale[part, None, None]).max(dim=0)
+        better = values > best
+        best = torch.where(better, values, best)
+        winners = torch.where(better, part[index], winners)
+    return winners, torch.where(winners >= 0, best, 0)
+
+
+@ROI_HEADS_REGISTRY.register()
+class IRNetROIHeads(nn.Module):
+    """Detectron2's ROI heads where the features are dense maps and the proposals are clusters.
+
+    Args:
+        walk_radius: pixels closer than this, in cells, are neighbours in the random walk.
+        beta: exponent of the affinity.
+        exp_times: binary logarithm of the number of steps.
+        background: score of the background in the argmax over instances.
+        semantic_background: the same for semantic labels.
+        min_area: share of the image below which a component gets score 0.
+        per_class: divide by the maximum of a class, not of all: no class is suppressed by a
+            stronger one. The original divides by the overall maximum.
+        stride: of the boundary map's grid, in pixels.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        walk_radius: int = 5,
+        beta: float = 10.0,
+        exp_times: int = 8,
+        background: float = 0.25,
+        semantic_background: float = 0.25,
+        min_area: float = 0.01,
+        per_class: bool = False,
+        stride: int = 4,
+    ) -> None:
+        super().__init__()
+        self.walk = {"radius": walk_radius, "beta": beta, "exp_times": exp_times}
+        self.background = background
+        self.semantic_background = semantic_background
+        self.min_area = min_area
+        self.per_class = per_class
+        self.stride = stride
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.IRNET`` and the backbone's strides."""
+        keys = cfg.MODEL.IRNET
+        return {
+            "walk_radius": keys.WALK_RADIUS,
+            "beta": keys.BETA,
+            "exp_times": keys.EXP_TIMES,
+            "background": keys.INSTANCE_BACKGROUND,
+            "semantic_background": keys.SEMANTIC_BACKGROUND,
+            "min_area": keys.MIN_AREA,
+            "per_class": keys.PER_CLASS_NORMALISATION,
+            "stride": input_shape[keys.IN_FEATURES[1]].stride,
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Sequence[Tensor]],
+        proposals: Sequence[Tensor],
+        targets: None = None,
+        *,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Instances of every image; there is nothing to train, hence no losses.
+
+        Args:
+            images: for their sizes.
+            features: lists over images: ``boundary`` (h, w), ``cam`` (K, h', w') and ``keys`` (K,)
+                class ids.
+            proposals: the candidates: a cluster map (h, w) int64 per image.
+            targets: unused.
+            output_sizes: (H, W) of the results; the images' own by default.
+
+        Returns:
+            per image pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,), ordered
+            by class, cluster and raster; and an empty dict.
+        """
+        sizes = output_sizes or images.image_sizes
+        results = []
+        for index, clusters in enumerate(proposals):
+            keys = features["keys"][index]
+            channels, indicator = self._candidates(features, index, clusters)
+            winners, scores = self._walk_and_compete(
+                features, index, indicator, channels[0], images, sizes[index], self.background
+            )
+            results.append(self._detect(winners, scores, keys[channels[0]]))
+        return results, {}
+
+    def semantic(
+        self,
+        images: ImageList,
+        features: dict[str, Sequence[Tensor]],
+        *,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Tensor]:
+        """Semantic labels (H, W) uint8 of every image: 0 background, class id + 1 (spec 6.6)."""
+        sizes = output_sizes or images.image_sizes
+        results = []
+        for index, keys in enumerate(features["keys"]):
+            cam = self._on_grid(features, index)
+            groups = torch.arange(len(cam), device=cam.device)
+            winners, _ = self._walk_and_compete(
+                features, index, cam, groups, images, sizes[index], self.semantic_background
+            )
+            labels = torch.cat([keys.new_zeros(1), keys + 1])[winners + 1]
+            results.append(labels.to(torch.uint8))
+        return results
+
+    @staticmethod
+    def _on_grid(features: dict[str, Sequence[Tensor]], index: int) -> Tensor:
+        """The CAM on the boundary map's grid; another stride than 4 needs resizing."""
+        cam, grid = features["cam"][index], features["boundary"][index].shape
+        if cam.shape[1:] == grid or len(cam) == 0:
+            return cam.reshape(len(cam), *grid)
+        return functional.interpolate(
+            cam[None], size=tuple(grid), mode="bilinear", align_corners=False
+        )[0]
+
+    def _candidates(
+        self, features: dict[str, Sequence[Tensor]], index: int, clusters: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """(class position, cluster) of each candidate, class-major, and its map (c, h, w).
+
+        Pairs of class and cluster that do not meet make an all-zero map, which could not win.
+        """
+        cam = self._on_grid(features, index)
+        count = int(clusters.max()) + 1
+        flat = clusters.flatten()
+        peak = cam.new_zeros((len(cam), count))
+        peak.scatter_reduce_(1, flat.expand(len(cam), -1), cam.flatten(1), "amax")
+        channels = peak.gt(0).nonzero(as_tuple=True)
+        return channels, cam[channels[0]] * (clusters == channels[1][:, None, None])
+
+    def _walk_and_compete(
+        self,
+        features: dict[str, Sequence[Tensor]],
+        index: int,
+        maps: Tensor,
+        classes: Tensor,
+        images: ImageList,
+        output_size: tuple[int, int],
+        background: float,
+    ) -> tuple[Tensor, Tensor]:
+        boundary = features["boundary"][index]
+        image_size = tuple(int(side) for side in images.image_sizes[index])
+        return strongest(
+            random_walk(maps, boundary, **self.walk),
+            classes if self.per_class else torch.zeros_like(classes),
+            background=background,
+            image_size=image_size,
+            output_size=tuple(int(side) for side in output_size),
+            stride=self.stride,
+        )
+
+    def _detect(self, winners: Tensor, scores: Tensor, classes: Tensor) -> Instances:
+        found = detect_components(
+            winners.cpu().numpy(), scores.cpu().numpy(), min_area=self.min_area * winners.numel()
+        )
+        result = Instances(tuple(winners.shape))
+        result.pred_masks = torch.from_numpy(found.masks).to(winners.device)
+        result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+        result.pred_classes = classes[torch.from_numpy(found.channels).to(classes.device)]
+        result.scores = torch.from_numpy(found.scores).to(winners.device)
+        return result

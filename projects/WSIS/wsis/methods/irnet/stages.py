@@ -1,0 +1,203 @@
+"""IRNet's stages; the shared ones (classifier, CAMs, pseudo labels) are declared elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
+from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+
+_NODE = "MODEL.IRNET."
+_NETWORK_KEYS = tuple(
+    _NODE + key
+    for key in (
+        "IN_FEATURES",
+        "FREEZE_BACKBONE",
+        "BOUNDARY_WIDTH",
+        "DISPLACEMENT_WIDTH",
+        "ALIGN_CORNERS",
+    )
+)
+_CANVAS_KEYS = tuple(_NODE + key for key in ("INFERENCE_SIZE", "SIZE_DIVISOR", "SIZE_REMAINDER"))
+_WALK_KEYS = tuple(
+    _NODE + key for key in ("WALK_RADIUS", "BETA", "EXP_TIMES", "PER_CLASS_NORMALISATION")
+)
+_INSTANCE_KEYS = tuple(
+    _NODE + key
+    for key in ("REFINEMENT_STEPS", "CLUSTER_THRESHOLD", "INSTANCE_BACKGROUND", "MIN_AREA")
+)
+
+
+def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
+    """The dense CRF of ``MODEL.IRNET.LABEL``; None where it is switched off."""
+    from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
+
+    keys = cfg.MODEL.IRNET.LABEL
+    if keys.CRF_ITERATIONS == 0:
+        return None
+    kernels = (
+        GaussianKernel(sxy=keys.CRF_GAUSSIAN_SXY, weight=keys.CRF_GAUSSIAN_WEIGHT),
+        BilateralKernel(
+            sxy=keys.CRF_BILATERAL_SXY,
+            srgb=keys.CRF_BILATERAL_SRGB,
+            weight=keys.CRF_BILATERAL_WEIGHT,
+        ),
+    )
+    iterations, probability = keys.CRF_ITERATIONS, keys.CRF_LABEL_PROBABILITY
+
+    def refine(image: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+        return crf_labels(
+            image,
+            labels,
+            num_labels,
+            num_iterations=iterations,
+            label_probability=probability,
+            kernels=kernels,
+        )
+
+    return refine
+
+
+def derive_inter_pixel_label(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> dict[str, np.ndarray]:
+    """``label`` (H, W) uint8 of one image, from its CAM (spec 4)."""
+    from wsis.data.images import read_dataset_image
+
+    cam, keys = artifacts["cam"], cfg.MODEL.IRNET.LABEL
+    label = inter_pixel_label(
+        read_dataset_image(dataset_dict),
+        cam["keys"],
+        cam["high_res"],
+        refine=crf_refiner(cfg),
+        foreground_threshold=keys.FOREGROUND_THRESHOLD,
+        background_threshold=keys.BACKGROUND_THRESHOLD,
+    )
+    return {"label": label}
+
+
+def _prepare(*outputs: str) -> Callable[[Any, dict[str, Any]], None]:
+    """Sets what the network is to make, and its mean shift where it was measured."""
+
+    def prepare(model: Any, products: dict[str, Any]) -> None:
+        model.outputs = outputs
+        model.mean_shift.zero_()  # weights of the original may hold one, measured elsewhere
+        if "displacement_mean" in products:
+            mean = products["displacement_mean"].summary["mean"]
+            model.mean_shift.copy_(torch.as_tensor(mean))
+
+    return prepare
+
+
+def mean_displacement(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """``mean`` (2,) float64 of one image: (dy, dx) over all cells of its canvas, padding too."""
+    return {"mean": output["displacement"].double().mean(dim=(1, 2)).cpu().numpy()}
+
+
+def reduce_displacement(
+    artifacts: Iterable[tuple[str, dict[str, np.ndarray]]], cfg: CfgNode
+) -> dict[str, np.ndarray]:
+    """``mean`` (2,) over the data set (spec 5.5): of whole groups of images, in order.
+
+    ``MODEL.IRNET.MEAN_DISPLACEMENT_BATCH`` is the size of a group; a last, partial group is
+    dropped unless it is the only one, 0 drops nothing. Without any image the mean is 0.
+    """
+    group = cfg.MODEL.IRNET.MEAN_DISPLACEMENT_BATCH
+    means = [artifact["mean"] for _, artifact in artifacts]
+    if group and len(means) >= group:
+        means = list(islice(means, len(means) - len(means) % group))
+    return {"mean": np.mean(means, axis=0) if means else np.zeros(2)}
+
+
+def instance_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of an image: its instances, and the maps that made them for the report."""
+    found = output["instances"]
+    return {
+        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
+        "scores": found.scores.cpu().numpy().astype(np.float32),
+        "masks": found.pred_masks.cpu().numpy(),
+        "boundary": output["boundary"].cpu().numpy().astype(np.float16),
+        "displacement": output["displacement"].cpu().numpy().astype(np.float16),
+        "clusters": output["clusters"].cpu().numpy().astype(np.int32),
+    }
+
+
+def semantic_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """``label`` (H, W) uint8: 0 background, class id + 1."""
+    return {"label": output["semantic"].cpu().numpy()}
+
+
+INTER_PIXEL_LABEL = register_stage(
+    DeriveStage(
+        name="inter_pixel_label",
+        title="Confident classes and background from CAMs, cleaned by a dense CRF",
+        consumes=("cam",),
+        produces="inter_pixel_label",
+        config_keys=(_NODE + "LABEL",),
+        evaluation="inter_pixel_label",
+        function=derive_inter_pixel_label,
+    )
+)
+
+RELATION_NETWORK = register_stage(
+    TrainStage(
+        name="relation_network",
+        title="Train IRNet: class boundaries and displacements to centroids",
+        consumes=("inter_pixel_label",),
+        produces="relation_network",
+        config_keys=(*_NETWORK_KEYS, _NODE + "TRAIN_RADIUS"),
+        mapper="PixelLabelMapper",
+        supervision="image",
+    )
+)
+
+DISPLACEMENT_MEAN = register_stage(
+    InferStage(
+        name="displacement_mean",
+        title="Mean displacement over the images, to be subtracted afterwards",
+        consumes=("relation_network",),
+        produces="displacement_mean",
+        config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, _NODE + "MEAN_DISPLACEMENT_BATCH"),
+        weights_from="relation_network",
+        mapper="TopLeftCropMapper",
+        to_artifact=mean_displacement,
+        prepare_model=_prepare("displacement"),
+        reduce=reduce_displacement,
+    )
+)
+
+INSTANCES = register_stage(
+    InferStage(
+        name="instances",
+        title="Instance masks: centroids, random walk within boundaries, components",
+        consumes=("relation_network", "displacement_mean", "cam"),
+        produces="instances",
+        config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, *_INSTANCE_KEYS),
+        evaluation="instances",
+        weights_from="relation_network",
+        mapper="ProductImageMapper",
+        to_artifact=instance_artifact,
+        prepare_model=_prepare("boundary", "instances"),
+    )
+)
+
+SEMANTIC_LABELS = register_stage(
+    InferStage(
+        name="semantic_labels",
+        title="Semantic labels by random walk of the CAMs",
+        consumes=("relation_network", "cam"),
+        produces="semantic",
+        config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, _NODE + "SEMANTIC_BACKGROUND"),
+        evaluation="semantic",
+        weights_from="relation_network",
+        mapper="ProductImageMapper",
+        to_artifact=semantic_artifact,
+        prepare_model=_prepare("semantic"),
+    )
+)

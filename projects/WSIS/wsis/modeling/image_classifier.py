@@ -1,0 +1,178 @@
+"""CAMNet: a multi-label image classifier whose 1x1 convolution gives class activation maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.backbone import Backbone
+from detectron2.structures import ImageList
+from torch import nn
+
+from wsis.errors import DataError
+from wsis.layers.cam import fuse_cams, masked_average_pool
+
+
+def multi_hot(
+    labels: torch.Tensor | Sequence[int], num_classes: int, *, image_key: str = ""
+) -> torch.Tensor:
+    """Image labels as a float32 vector of zeros and ones.
+
+    Args:
+        labels: class ids 0..C-1 (list or integer tensor, any number), or the vector itself (C,) as
+            a floating-point or boolean tensor.
+        num_classes: C.
+        image_key: for the message.
+
+    Raises:
+        DataError: an id or a vector that does not fit ``num_classes``.
+    """
+    labels = torch.as_tensor(labels)
+    if labels.numel() and (labels.is_floating_point() or labels.dtype == torch.bool):
+        if labels.shape != (num_classes,):
+            raise DataError(
+                f"image {image_key}: labels of shape {tuple(labels.shape)} for {num_classes} "
+                "classes; set MODEL.CAMNET.NUM_CLASSES to the data set's number"
+            )
+        return labels.float()
+    ids = labels.long().flatten()
+    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_classes):
+        raise DataError(
+            f"image {image_key}: class ids {ids.tolist()} but MODEL.CAMNET.NUM_CLASSES is "
+            f"{num_classes}; set it to the data set's number of classes"
+        )
+    return torch.zeros(num_classes, device=ids.device).index_fill_(0, ids, 1.0)
+
+
+@META_ARCH_REGISTRY.register()
+class CAMNet(nn.Module):
+    """Backbone, global average pooling, 1x1 convolution without bias (`methods/irnet.md` 2, 3).
+
+    ``MODEL.BACKBONE.FREEZE_AT`` says where the gradient is cut. State-dict names: ``backbone.*``
+    and ``classifier.weight`` (C, channels, 1, 1).
+
+    Args:
+        backbone: gives ``in_feature``.
+        in_feature: the backbone's feature to classify.
+        num_classes: C.
+        pixel_mean: per channel, in 0..255.
+        pixel_std: per channel.
+        score_threshold: an image without tags gets the maps of the classes that score above it.
+        predict_labels: ignore the tags and always take the predicted classes.
+        align_corners: see `wsis.layers.cam.fuse_cams`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_feature: str,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        score_threshold: float = 0.5,
+        predict_labels: bool = False,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_feature = in_feature
+        self.num_classes = num_classes
+        self.score_threshold = score_threshold
+        self.predict_labels = predict_labels
+        self.align_corners = align_corners
+        shape = backbone.output_shape()[in_feature]
+        self.stride = shape.stride
+        self.classifier = nn.Conv2d(shape.channels, num_classes, 1, bias=False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from ``MODEL.CAMNET``."""
+        keys = cfg.MODEL.CAMNET
+        return {
+            "backbone": build_backbone(cfg),
+            "in_feature": keys.IN_FEATURE,
+            "num_classes": keys.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "score_threshold": keys.SCORE_THRESHOLD,
+            "predict_labels": keys.PREDICT_LABELS,
+            "align_corners": keys.ALIGN_CORNERS,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.pixel_mean.device
+
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        """(..., 3, H, W) in 0..255 to the network's input."""
+        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Classify, or make class activation maps.
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W), uint8 or float32 in 0..255, RGB as
+                MODEL.PIXEL_MEAN is. In training also ``image_labels`` (see `multi_hot`). In eval
+                mode, in place of ``image``, ``images`` (one tensor per scale, the unscaled first),
+                ``height``, ``width`` (of the image file) and optionally ``image_labels`` (ids).
+
+        Returns:
+            training: ``{"loss_classification": scalar}``. Otherwise a list of dicts per image:
+            ``logits`` and ``scores`` (C,); with ``images`` also ``keys`` (K,) int64 ascending,
+            ``cam`` (K, (H-1)//4+1, (W-1)//4+1) and ``high_res`` (K, H, W), float32 in [0, 1).
+        """
+        if self.training:
+            return self._losses(batched_inputs)
+        return [self._infer(sample) for sample in batched_inputs]
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images (N, 3, H, W) to raw class maps (N, C, h, w); their means are logits."""
+        return F.conv2d(self.backbone(images)[self.in_feature], self.classifier.weight)
+
+    def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        images = [self.normalize(sample["image"]) for sample in batched_inputs]
+        batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        features = self.backbone(batch.tensor)[self.in_feature]
+        pooled = masked_average_pool(features, batch.image_sizes, stride=self.stride)
+        logits = self.classifier(pooled[:, :, None, None]).flatten(1)
+        labels = [
+            multi_hot(s["image_labels"], self.num_classes, image_key=s.get("image_key", ""))
+            for s in batched_inputs
+        ]
+        targets = torch.stack([label.to(self.device) for label in labels])
+        return {"loss_classification": F.multilabel_soft_margin_loss(logits, targets)}
+
+    def _infer(self, sample: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if "images" not in sample:
+            logits = self.class_maps(self.normalize(sample["image"])[None])[0].mean((1, 2))
+            return {"logits": logits, "scores": logits.sigmoid()}
+        maps, logits = [], None
+        for image in sample["images"]:
+            image = self.normalize(image)
+            raw = self.class_maps(torch.stack([image, image.flip(-1)]))
+            logits = raw[0].mean((1, 2)) if logits is None else logits
+            maps.append(raw[0].relu() + raw[1].relu().flip(-1))
+        scores = logits.sigmoid()
+        keys = self._keys(sample, scores)
+        size = int(sample["height"]), int(sample["width"])
+        cam, high_res = fuse_cams(
+            maps, size, keys, stride=self.stride, align_corners=self.align_corners
+        )
+        found = {"logits": logits, "scores": scores, "keys": keys}
+        return found | {"cam": cam, "high_res": high_res}
+
+    def _keys(self, sample: dict[str, Any], scores: torch.Tensor) -> torch.Tensor:
+        labels = sample.get("image_labels")
+        if labels is None or self.predict_labels:
+            return torch.nonzero(scores > self.score_threshold).flatten()
+        present = multi_hot(labels, self.num_classes, image_key=sample.get("image_key", ""))
+        return torch.nonzero(present).flatten().to(scores.device)

@@ -1,0 +1,104 @@
+"""Artifacts: round trips, equal bytes, damage."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from wsis.data.artifacts import (
+    ProductReader,
+    check_key,
+    encode_artifact,
+    read_artifact,
+    write_artifact,
+)
+from wsis.errors import DataError
+
+
+def sample(n=3, size=(5, 7)):
+    generator = np.random.default_rng(0)
+    return {
+        "masks": generator.random((n, *size)) > 0.5,
+        "scores": generator.random(n).astype(np.float32),
+        "label": generator.integers(0, 256, size).astype(np.uint8),
+        "cam": generator.random((2, 3, 4)).astype(np.float16),
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (1, 9)])
+def test_round_trip(tmp_path, count, size):
+    arrays = sample(count, size)
+    write_artifact(tmp_path / "a.npz", arrays)
+    back = read_artifact(tmp_path / "a.npz")
+    assert back.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert back[name].dtype == value.dtype
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_equal_arrays_give_equal_bytes_in_any_order():
+    arrays = sample()
+    assert encode_artifact(arrays) == encode_artifact(dict(reversed(arrays.items())))
+
+
+def test_objects_are_refused():
+    with pytest.raises(TypeError, match="Python objects"):
+        encode_artifact({"a": np.array([{}], dtype=object)})
+
+
+def test_damaged_file_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    write_artifact(path, sample())
+    data = bytearray(path.read_bytes())
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="a.npz"):
+        read_artifact(path)
+
+
+def test_flipped_bits_are_noticed(tmp_path):
+    path = tmp_path / "a.npz"
+    write_artifact(path, {"cam": np.zeros(400, np.float32)})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="not a readable artifact"):
+        read_artifact(path)
+
+
+def test_absurd_mask_size_is_refused_before_allocation(tmp_path):
+    path = tmp_path / "a.npz"
+    write_artifact(
+        path,
+        {
+            "masks.rle": np.zeros(1, np.uint8),
+            "masks.lengths": np.array([1]),
+            "masks.shape": np.array([1, 1 << 30, 1 << 30]),
+        },
+    )
+    with pytest.raises(DataError, match="mask stack"):
+        read_artifact(path)
+
+
+def test_zip_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("wsis.data.artifacts.MAX_ARTIFACT_BYTES", 1000)
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(2000))
+    with pytest.raises(DataError, match="claims 2000 bytes"):
+        read_artifact(path)
+
+
+@pytest.mark.parametrize("key", ["../a", "a/b", "", ".hidden", "a\n"])
+def test_keys_cannot_leave_their_folder(key):
+    with pytest.raises(DataError, match="image key"):
+        check_key(key)
+
+
+def test_reader_names_the_stage_to_run(tmp_path):
+    reader = ProductReader(tmp_path, "cam")
+    write_artifact(reader.path("b"), {"a": np.ones(1)})
+    write_artifact(reader.path("a"), {"a": np.ones(1)})
+    assert list(reader.keys()) == ["a", "b"]
+    assert "a" in reader
+    with pytest.raises(DataError, match="no cam artifact for image c.*--stage cam"):
+        reader["c"]

@@ -1,0 +1,120 @@
+"""The training stream is a function of seed and position."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from wsis.data.stream import (
+    Failure,
+    ResumableLoader,
+    StreamBatches,
+    TrainingStream,
+    seeded,
+    single_pass_loader,
+)
+from wsis.errors import DataError
+
+DICTS = [
+    {"image_key": f"img{i}", "width": 10 + 30 * (i % 3 == 0), "height": 20, "index": i}
+    for i in range(7)
+]
+
+
+def draw(sample):
+    """A mapper that augments: it draws from all three global generators."""
+    return {
+        "image_key": sample["image_key"],
+        "numpy": np.random.random(),  # noqa: NPY002
+        "torch": torch.rand(()).item(),
+    }
+
+
+def refuse(sample):
+    """A mapper for which one image is broken."""
+    if sample["index"] == 2:
+        raise DataError("img2 is truncated")
+    return {"image_key": sample["image_key"]}
+
+
+def loader(start=0, workers=0, mapper=draw, skip=False, **options):
+    stream = TrainingStream(DICTS, mapper, seed=3, skip_broken=skip)
+    made = ResumableLoader(stream, StreamBatches(stream, 2, **options), num_workers=workers)
+    made.start = start
+    return made
+
+
+def take(source, count):
+    return list(itertools.islice(iter(source), count))
+
+
+def test_every_epoch_is_another_permutation():
+    stream = TrainingStream(DICTS, draw, seed=3)
+    epochs = [[stream.index_at(7 * e + i) for i in range(7)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [stream.index_at(i) for i in range(7)] == epochs[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_resumed_stream_equals_unbroken_one(workers, grouped):
+    unbroken = take(loader(group_by_aspect=grouped), 9)
+    resumed = take(loader(start=4, workers=workers, group_by_aspect=grouped), 5)
+    assert resumed == unbroken[4:]
+
+
+def test_processes_share_the_stream_without_overlap():
+    together = [s for batch in take(loader(), 6) for s in batch]
+    apart = [take(loader(rank=r, world_size=2), 3) for r in range(2)]
+    interleaved = [s for pair in zip(*[sum(a, []) for a in apart], strict=True) for s in pair]
+    assert interleaved == together
+
+
+def test_grouped_batches_do_not_mix_wide_and_tall():
+    wide = {d["image_key"] for d in DICTS if d["width"] > d["height"]}
+    batches = [{s["image_key"] in wide for s in b} for b in take(loader(group_by_aspect=True), 20)]
+    assert all(len(kinds) == 1 for kinds in batches)
+    assert {True} in batches
+    assert {False} in batches
+
+
+def test_seeded_leaves_the_outer_state_alone():
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    expected = np.random.random(), torch.rand(()).item()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    with seeded(1, 2):
+        inside = np.random.random(), torch.rand(()).item()  # noqa: NPY002
+    assert (np.random.random(), torch.rand(()).item()) == expected  # noqa: NPY002
+    with seeded(1, 2):
+        assert (np.random.random(), torch.rand(()).item()) == inside  # noqa: NPY002
+    with seeded(1, 3):
+        assert np.random.random() != inside[0]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_image_stops_training_with_its_message(workers):
+    with pytest.raises(DataError, match="^img2 is truncated$"):
+        take(loader(mapper=refuse, workers=workers), 4)
+
+
+def test_broken_image_is_replaced_on_request():
+    keys = [s["image_key"] for batch in take(loader(mapper=refuse, skip=True), 7) for s in batch]
+    assert len(keys) == 14
+    assert "img2" not in keys
+    assert keys.count("img3") == 4  # its own two turns and those of its broken neighbour
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_single_pass_keeps_order_and_reports_failures(workers):
+    made = list(single_pass_loader(DICTS, refuse, num_workers=workers))
+    assert [m.key if isinstance(m, Failure) else m["image_key"] for m in made] == [
+        d["image_key"] for d in DICTS
+    ]
+    assert made[2] == Failure("img2", "img2 is truncated")
+
+
+def test_single_pass_over_nothing():
+    assert list(single_pass_loader([], refuse, num_workers=2)) == []

@@ -1,0 +1,87 @@
+"""How many processes run, and where."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from wsis.engine.launch import choose_devices
+from wsis.errors import UsageError
+
+WORK = """
+import sys
+from detectron2.utils import comm
+from wsis.engine.launch import launch
+from wsis.errors import DataError
+
+def main(mode):
+    ranks = comm.all_gather(comm.get_rank())
+    assert ranks == list(range(comm.get_world_size()))
+    assert comm.get_local_size() == comm.get_world_size()
+    if mode == "fail" and comm.get_rank() == 1:
+        raise DataError("image x is broken")
+    comm.synchronize()
+    if comm.is_main_process():
+        print("ranks", ranks)
+
+if __name__ == "__main__":
+    launch(main, int(sys.argv[1]), device="cpu", args=(sys.argv[2],))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "work.py"
+    path.write_text(WORK)
+    return path
+
+
+def call(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_two_processes_see_each_other(script):
+    done = call(sys.executable, script, "2", "work")
+    assert done.returncode == 0, done.stderr
+    assert "ranks [0, 1]" in done.stdout
+
+
+def test_torchrun_processes_see_each_other(script):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = call(*torchrun, "--nproc-per-node", "2", script, "1", "work")
+    assert done.returncode == 0, done.stderr
+    assert "ranks [0, 1]" in done.stdout
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(script):
+    done = call(sys.executable, script, "2", "fail")
+    assert done.returncode == 1
+    assert "error: image x is broken" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("available", "gpus", "processes", "expected"),
+    [
+        (0, None, None, ("cpu", 1)),
+        (0, 0, None, ("cpu", 1)),
+        (0, None, 2, ("cpu", 2)),
+        (0, 0, 3, ("cpu", 3)),
+        (4, None, None, ("cuda", 1)),
+        (4, 4, None, ("cuda", 4)),
+        (4, 0, None, ("cpu", 1)),
+        (4, None, 2, ("cpu", 2)),
+    ],
+)
+def test_choice(monkeypatch, available, gpus, processes, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    assert choose_devices(gpus, processes) == expected
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(4, None), (-1, None), (None, 0), (1, 3)])
+def test_impossible_choice(monkeypatch, gpus, processes):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="--num-"):
+        choose_devices(gpus, processes)

@@ -1,0 +1,79 @@
+"""The dense CRF against pydensecrf's results; only the settings behind each key are named here."""
+
+import re
+
+import numpy as np
+import pytest
+from wsis.layers.crf import (
+    BilateralKernel,
+    GaussianKernel,
+    crf_labels,
+    dense_crf,
+    unary_from_labels,
+    unary_from_softmax,
+)
+
+from tests.golden.conftest import assert_close
+
+GAUSSIAN = GaussianKernel(sxy=3, weight=3)
+BILATERAL = BilateralKernel(sxy=50, srgb=5, weight=10)
+POST = BilateralKernel(sxy=80, srgb=13, weight=10)
+# Which kernels, and which problem, stand behind the part of a key before "_t<steps>".
+SETTINGS = {
+    "q_irn": ((GAUSSIAN, BILATERAL), "unary"),
+    "q_gauss": ((GAUSSIAN,), "unary"),
+    "q_bilateral": ((BILATERAL,), "unary"),
+    "q_irn_2labels": ((GAUSSIAN, BILATERAL), "two labels"),
+    "q_post": ((GAUSSIAN, POST), "unary_softmax"),
+}
+
+
+@pytest.fixture(scope="module")
+def arrays(golden):
+    return golden.load("irnet_densecrf")
+
+
+def test_every_stored_q(arrays):
+    two_labels = unary_from_labels((arrays["labels"] > 0).astype(np.int64), 2)
+    problems = {**arrays, "two labels": two_labels}
+    checked = 0
+    for key, expected in arrays.items():
+        named = re.fullmatch(r"(q_\w+)_t(\d+)", key)
+        if not named:
+            continue
+        kernels, unary = SETTINGS[named[1]]
+        q = dense_crf(
+            arrays["image"], problems[unary], kernels=kernels, num_iterations=int(named[2])
+        )
+        assert q.shape == expected.shape
+        assert q.dtype == np.float32
+        # The two kinds of error of an independent lattice: rounding everywhere, and a pixel that
+        # sits on a face of its simplex and falls to the other side.
+        assert (q.argmax(0) == expected.argmax(0)).mean() >= 0.995, key
+        assert np.abs(q - expected).mean() <= 1e-4, key
+        assert np.quantile(np.abs(q - expected), 0.99) <= 1e-3, key
+        checked += 1
+    assert checked >= len(SETTINGS)
+
+
+def test_label_map(arrays):
+    num_labels = len(arrays["unary"])
+    labels = crf_labels(arrays["image"], arrays["labels"], num_labels)
+    assert (labels == arrays["map_irn"]).mean() >= 0.995
+
+
+def test_unaries(arrays):
+    unary = unary_from_labels(arrays["labels"], len(arrays["unary"]))
+    assert_close(unary, arrays["unary"], 1e-6, "from labels")
+    assert_close(unary_from_softmax(arrays["softmax"]), arrays["unary_softmax"], 1e-5, "softmax")
+
+
+def test_seeds_of_the_inter_pixel_label(golden):
+    arrays = golden.load("irnet_ir_label")
+    for num_classes, suffix in ((len(arrays["keys"]), ""), (1, "_one")):
+        maps = arrays["high_res"][:num_classes]
+        for name, threshold in zip(("fg", "bg"), arrays["thresholds"], strict=True):
+            seed = np.concatenate([np.full_like(maps[:1], threshold), maps]).argmax(0)
+            labels = crf_labels(arrays["image"], seed, num_classes + 1)
+            agreement = (labels == arrays[f"{name}_crf{suffix}"]).mean()
+            assert agreement >= 0.995, f"{name}{suffix}: {agreement}"

@@ -1,0 +1,114 @@
+"""The shape of the code base: imports point down, files and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "projects" / "WSIS" / "wsis"
+FILES = sorted(PACKAGE.rglob("*.py"))
+ALL_FILES = FILES + sorted(
+    path for folder in ("tests", "tools", "datasets") for path in (ROOT / folder).rglob("*.py")
+)
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+
+# An import may point from a layer to itself (within a folder) or to a lower one.
+RANK = {
+    "errors": 0,
+    "compat": 0,
+    "layers": 1,
+    "stage": 1,
+    "data": 2,
+    "modeling": 2,
+    "evaluation": 3,
+    "methods": 4,
+    "stages": 4,
+    "visualization": 4,
+    "config": 5,
+    "engine": 6,
+}
+FORBIDDEN = {("modeling", "data"), ("layers", "stage"), ("stage", "layers"), ("data", "modeling")}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found |= {name for name in names if name in MODULES and name != "wsis"}
+    return found
+
+
+def layer(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"wsis"}))
+def test_imports_point_down(module):
+    here = layer(module)
+    for target in imports_of(MODULES[module]):
+        there = layer(target)
+        if here == there:
+            if here == "methods" and module.count(".") > 1:
+                assert module.split(".")[2] == target.split(".")[2], f"{module} -> {target}"
+            continue
+        assert RANK[there] <= RANK[here], f"{module} -> {target}: {there} is above {here}"
+        assert (here, there) not in FORBIDDEN, f"{module} -> {target}"
+
+
+def test_no_import_cycles():
+    graph = {
+        module: {t for t in imports_of(path) if MODULES[t].name != "__init__.py"}
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    while graph:
+        leaves = {module for module, targets in graph.items() if not targets & graph.keys()}
+        assert leaves, f"an import cycle among {sorted(graph)}"
+        graph = {module: targets for module, targets in graph.items() if module not in leaves}
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path):
+    text = path.read_text()
+    lines = len(text.splitlines())
+    assert lines <= MAX_FILE_LINES, f"{path.name} has {lines} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{path.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_public_names_are_documented_and_typed(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{path.name} has no docstring"
+    definitions = ast.FunctionDef | ast.ClassDef
+    public = [n for n in tree.body if isinstance(n, definitions) and not n.name.startswith("_")]
+    for node in public:
+        assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
+        functions = [node] if isinstance(node, ast.FunctionDef) else node.body
+        for function in functions:
+            if isinstance(function, ast.FunctionDef):
+                arguments = (
+                    function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+                )
+                bare = [a.arg for a in arguments if a.annotation is None]
+                bare = [name for name in bare if name not in ("self", "cls")]
+                assert not bare, f"{path.name}: {function.name}: no type for {bare}"
+                assert function.returns is not None, f"{path.name}: {function.name}: no return type"
