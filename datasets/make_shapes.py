@@ -1,0 +1,85 @@
+"""Draw the data set "shapes": textured objects of four classes, with every kind of annotation.
+
+No download, no GPU; the default takes about ten seconds. Registered as shapes_train and shapes_val.
+Running it again with the same arguments does nothing. Proposals are not among the files: they are
+made from the pictures, by the same tool as for any data set.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+from wsis.data.shapes_files import ShapesArguments, write_shapes
+from wsis.errors import WSISError
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    defaults = ShapesArguments()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=root / "shapes",
+        help="folder to write (default: shapes below DETECTRON2_DATASETS or datasets/)",
+    )
+    counts = {"train": "training", "val": "validation", "salient": "single-object salient"}
+    for name, what in counts.items():
+        number = getattr(defaults, name)
+        parser.add_argument(
+            f"--{name}", type=int, default=number, help=f"{what} images (default: {number})"
+        )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[defaults.min_side, defaults.max_side],
+        metavar="SIDE",
+        help="one side length, or the range of both sides in pixels "
+        f"(default: {defaults.min_side} {defaults.max_side})",
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="draw again what is there already")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    if len(options.size) > 2:
+        parser.error("--size takes one or two numbers")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the data set; returns the exit code."""
+    options = parse(arguments)
+    wanted = ShapesArguments(
+        train=options.train,
+        val=options.val,
+        salient=options.salient,
+        min_side=options.size[0],
+        max_side=options.size[-1],
+        seed=options.seed,
+    )
+    try:
+        made = write_shapes(
+            options.output,
+            wanted,
+            force=options.force,
+            progress=lambda items, title: tqdm(items, desc=title, disable=options.quiet),
+        )
+    except WSISError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{options.output} cannot be written ({error})", file=sys.stderr)
+        return 1
+    what = "is made" if made else "is there already; nothing to do"
+    print(f"shapes {what}: {options.output} ({options.train} train, {options.val} val images)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

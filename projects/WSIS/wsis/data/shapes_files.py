@@ -1,0 +1,272 @@
+"""Writes the shapes data set: VOC layout, COCO JSON, weak annotations, salient single objects.
+
+::
+
+    shapes/
+      JPEGImages/ Annotations/ SegmentationObject/ SegmentationClass/
+      ImageSets/Segmentation/{train,val,trainval}.txt   classes.txt
+      instances_{train,val}.json      masks, boxes, points and image labels
+      {tags,points,boxes}_{train,val}.json   only that much
+      salient/{images,masks}/ salient/list.txt          one object each, mask 0 or 255
+      stamp.json                      the arguments; written last
+
+An image depends on seed, split and index alone, so more images leave the first ones as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+from PIL import Image
+
+from wsis.data.files import atomic_write, write_json
+from wsis.data.rle import encode_mask
+from wsis.data.shapes import SHAPES_CLASSES, Scene, arrange, arrange_single, draw_scene
+from wsis.errors import UsageError
+
+GENERATOR = 1  # raise when the same arguments draw other pictures
+MIN_SIDE, MAX_SIDE = 32, 2048
+_STAMP = "stamp.json"
+_SPLITS = {"train": 0, "val": 1, "salient": 2}  # part of the seed
+_FOLDERS = ("JPEGImages", "Annotations", "SegmentationObject", "SegmentationClass")
+_OURS = re.compile(r"(train|val|salient)_\d{5}\.(jpg|png|xml)")
+# Keys of an annotation in the weaker files; the image labels are in all of them.
+_WEAK = {"tags": (), "points": ("point",), "boxes": ("bbox", "area")}
+
+Progress = Callable[[Iterable[int], str], Iterable[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesArguments:
+    """What the data set is made from.
+
+    Attributes:
+        train, val, salient: numbers of images.
+        min_side, max_side: both sides of an image are drawn from this range, in pixels.
+        seed: equal arguments give equal files.
+    """
+
+    train: int = 240
+    val: int = 60
+    salient: int = 60
+    min_side: int = 112
+    max_side: int = 144
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `UsageError` for numbers that make no data set."""
+        if min(self.train, self.val) < 1 or min(self.salient, self.seed) < 0:
+            raise UsageError("shapes: train and val are at least 1, salient and seed at least 0")
+        if not MIN_SIDE <= self.min_side <= self.max_side <= MAX_SIDE:
+            raise UsageError(
+                f"shapes: sides {self.min_side} to {self.max_side}: the range lies within "
+                f"{MIN_SIDE} to {MAX_SIDE} pixels"
+            )
+
+
+def voc_palette() -> list[int]:
+    """VOC's colour map as 768 numbers: bits of the index spread over the three channels."""
+    palette = []
+    for index in range(256):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        palette.extend(channels)
+    return palette
+
+
+def _write_image(path: Path, image: Image.Image, **options: Any) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
+    with atomic_write(path, sync=False) as stream:
+        stream.write(buffer.getvalue())
+
+
+def write_label_png(path: Path, label: np.ndarray) -> None:
+    """Write a (H, W) uint8 label map as a palette PNG with VOC's colours, atomically."""
+    image = Image.fromarray(label.astype(np.uint8))
+    image.putpalette(voc_palette())
+    _write_image(path, image)
+
+
+def _xml(name: str, scene: Scene) -> str:
+    height, width = scene.image.shape[:2]
+    lines = [
+        "<annotation>",
+        "\t<folder>shapes</folder>",
+        f"\t<filename>{escape(name)}.jpg</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        f"\t<segmented>{int(len(scene.classes) > 0)}</segmented>",
+    ]
+    for class_id, box in zip(scene.classes, scene.boxes, strict=True):
+        x0, y0, x1, y1 = (int(v) for v in box)
+        corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
+        inner = "".join(f"<{tag}>{value}</{tag}>" for tag, value in corners.items())
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{SHAPES_CLASSES[int(class_id)]}</name>",
+            "\t\t<truncated>0</truncated>",
+            "\t\t<difficult>0</difficult>",
+            f"\t\t<bndbox>{inner}</bndbox>",
+            "\t</object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+def _write_scene(root: Path, name: str, scene: Scene) -> None:
+    size = scene.image.shape[:2]
+    instances, semantic = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    for index, mask in enumerate(scene.masks):
+        instances[mask] = index + 1
+        semantic[mask] = scene.classes[index] + 1
+    _write_image(root / "JPEGImages" / f"{name}.jpg", Image.fromarray(scene.image), quality=92)
+    write_label_png(root / "SegmentationObject" / f"{name}.png", instances)
+    write_label_png(root / "SegmentationClass" / f"{name}.png", semantic)
+    with atomic_write(root / "Annotations" / f"{name}.xml", "w", sync=False) as stream:
+        stream.write(_xml(name, scene))
+
+
+def _coco_annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
+    annotations = []
+    for index, mask in enumerate(scene.masks):
+        x0, y0, x1, y1 = scene.boxes[index].tolist()
+        annotations.append(
+            {
+                "image_id": image_id,
+                "category_id": int(scene.classes[index]) + 1,
+                "iscrowd": 0,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": int(mask.sum()),
+                "segmentation": encode_mask(mask),
+                "point": scene.points[index].tolist(),
+            }
+        )
+    return annotations
+
+
+def _scene(arguments: ShapesArguments, split: str, index: int) -> Scene:
+    rng = np.random.default_rng([arguments.seed, _SPLITS[split], index])
+    height, width = rng.integers(arguments.min_side, arguments.max_side + 1, 2).tolist()
+    size = (height, width)
+    shapes = arrange_single(rng, size) if split == "salient" else arrange(rng, size)
+    return draw_scene(rng, shapes, size)
+
+
+def _write_split(
+    root: Path, arguments: ShapesArguments, split: str, progress: Progress
+) -> list[str]:
+    images, annotations, names = [], [], []
+    for index in progress(range(getattr(arguments, split)), split):
+        name, image_id = f"{split}_{index:05d}", index + 1
+        scene = _scene(arguments, split, index)
+        _write_scene(root, name, scene)
+        names.append(name)
+        height, width = scene.image.shape[:2]
+        labels = sorted({int(c) + 1 for c in scene.classes})
+        entry = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
+        images.append(entry | {"image_labels": labels})
+        for annotation in _coco_annotations(scene, image_id):
+            annotations.append({"id": len(annotations) + 1} | annotation)
+    content = {
+        "info": {"description": f"generated shapes, {split}"},
+        "categories": [{"id": i + 1, "name": n} for i, n in enumerate(SHAPES_CLASSES)],
+        "images": images,
+        "annotations": annotations,
+    }
+    write_json(root / f"instances_{split}.json", content, indent=None)
+    for kind, keys in _WEAK.items():
+        kept = ("id", "image_id", "category_id", "iscrowd", *keys)
+        weak = [{k: a[k] for k in kept} for a in annotations] if keys else []
+        write_json(root / f"{kind}_{split}.json", content | {"annotations": weak}, indent=None)
+    return names
+
+
+def _write_salient(root: Path, arguments: ShapesArguments, progress: Progress) -> None:
+    names = []
+    for index in progress(range(arguments.salient), "salient"):
+        name, scene = f"salient_{index:05d}", _scene(arguments, "salient", index)
+        image = Image.fromarray(scene.image)
+        _write_image(root / "salient" / "images" / f"{name}.jpg", image, quality=92)
+        mask = Image.fromarray(scene.masks.any(axis=0).astype(np.uint8) * 255)
+        _write_image(root / "salient" / "masks" / f"{name}.png", mask)
+        names.append(name)
+    _write_lines(root / "salient" / "list.txt", names)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_write(path, "w") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def _clear(root: Path) -> None:
+    """Remove what an earlier run drew, and nothing else."""
+    (root / _STAMP).unlink(missing_ok=True)
+    folders = [root / f for f in _FOLDERS]
+    for folder in [*folders, root / "salient" / "images", root / "salient" / "masks"]:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                if _OURS.fullmatch(path.name):
+                    path.unlink()
+
+
+def _stamp(arguments: ShapesArguments) -> dict[str, Any]:
+    return {"generator": GENERATOR, **asdict(arguments)}
+
+
+def shapes_state(root: Path, arguments: ShapesArguments) -> str:
+    """Say "made" (with these arguments), "other" (with other arguments) or "missing"."""
+    try:
+        found = json.loads((root / _STAMP).read_text("utf-8"))
+    except (OSError, ValueError):
+        return "missing"
+    return "made" if found == _stamp(arguments) else "other"
+
+
+def write_shapes(
+    root: str | Path,
+    arguments: ShapesArguments,
+    *,
+    force: bool = False,
+    progress: Progress = lambda items, title: items,
+) -> bool:
+    """Write the data set unless it is there already.
+
+    Args:
+        root: its folder.
+        arguments: sizes, counts, seed.
+        force: draw again what is there, also with other arguments.
+        progress: wraps the loop over images, as tqdm does; called with the range and a title.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        UsageError: senseless arguments, or the folder holds shapes of other arguments.
+    """
+    root = Path(root)
+    arguments.check()
+    state = shapes_state(root, arguments)
+    if state == "made" and not force:
+        return False
+    if state == "other" and not force:
+        raise UsageError(
+            f"{root} holds shapes made with other arguments; give --force to replace them or "
+            "--output for another folder"
+        )
+    _clear(root)
+    lists = {s: _write_split(root, arguments, s, progress) for s in ("train", "val")}
+    _write_salient(root, arguments, progress)
+    for name, lines in (lists | {"trainval": lists["train"] + lists["val"]}).items():
+        _write_lines(root / "ImageSets" / "Segmentation" / f"{name}.txt", lines)
+    _write_lines(root / "classes.txt", SHAPES_CLASSES)
+    write_json(root / _STAMP, _stamp(arguments))
+    return True
