@@ -1,0 +1,144 @@
+"""Protocol coco equals COCOeval run on files."""
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from wsis.evaluation.coco import CocoMeasure, encode_rle, xywh_of_masks
+from wsis.evaluation.coco_results import to_coco_results
+from wsis.evaluation.streaming import InstancePair
+from wsis.evaluation.voc import ProtocolOptions
+
+from tests.evaluation.cases import SimpleTruth, box, prediction, random_pair, truth
+
+NAMES = ("cat", "dog", "bird", "cow")
+
+
+@dataclass(frozen=True)
+class TruthWithCrowds(SimpleTruth):
+    """A ground truth that knows the classes of its crowd regions."""
+
+    crowd_masks: np.ndarray
+    crowd_classes: np.ndarray
+
+
+def with_crowd(pair, number):
+    old = pair.truth
+    new = TruthWithCrowds(
+        old.masks, old.classes, old.void, old.difficult, old.void[None], np.array([number])
+    )
+    return InstancePair(pair.key, pair.prediction, new)
+
+
+def text_rle(mask):
+    rle = encode_rle(mask[None])[0]
+    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+
+
+def through_files(folder, pairs, iou_type, thresholds=None):
+    """COCOeval on JSON files, as anybody would run it."""
+    annotations, results = [], []
+    for number, pair in enumerate(pairs, start=1):
+        crowds = getattr(pair.truth, "crowd_masks", np.zeros((0, 1, 1), bool))
+        crowd_classes = getattr(pair.truth, "crowd_classes", ())
+        for masks, classes, crowd in (
+            (pair.truth.masks, pair.truth.classes, 0),
+            (crowds, crowd_classes, 1),
+        ):
+            for mask, label in zip(masks, classes, strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": int(label) + 1,
+                        "iscrowd": crowd,
+                        "area": int(mask.sum()),
+                        "bbox": xywh_of_masks(mask[None])[0].tolist(),
+                        "segmentation": text_rle(mask),
+                    }
+                )
+        results += to_coco_results(pair.prediction, number, category_ids=(1, 2, 3, 4))
+    if iou_type == "segm":  # loadRes would take the boxes' areas for the masks'
+        results = [{k: v for k, v in entry.items() if k != "bbox"} for entry in results]
+    height, width = pairs[0].truth.void.shape
+    images = [{"id": i + 1, "height": height, "width": width} for i in range(len(pairs))]
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
+    gt = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "gt.json").write_text(json.dumps(gt))
+    (folder / "results.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(folder / "gt.json"))
+        evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), iou_type)
+        if thresholds is not None:
+            evaluation.params.iouThrs = np.array(thresholds)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        if thresholds is None:
+            evaluation.summarize()
+    return evaluation
+
+
+def metrics_of(pairs, iou_type="segm", **options):
+    measure = CocoMeasure(NAMES, iou_type=iou_type, options=ProtocolOptions(**options))
+    return measure.summarise([measure.measure(pair) for pair in pairs])
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+@pytest.mark.parametrize("crowds", [False, True])
+def test_agrees_with_coco_eval_through_files(tmp_path, iou_type, crowds):
+    pairs = [random_pair(i, size=(80, 90), void=crowds) for i in range(14)]
+    if crowds:
+        pairs = [with_crowd(pair, i % 4) for i, pair in enumerate(pairs)]
+    metrics = metrics_of(pairs, iou_type)
+    stats = through_files(tmp_path, pairs, iou_type).stats
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    expected = [np.nan if value < 0 else 100 * value for value in stats[: len(names)]]
+    actual = [metrics[name] for name in names]
+    np.testing.assert_allclose(actual, expected, atol=1e-9)
+    for threshold, name in ((0.25, "AP25"), (0.7, "AP70")):
+        fixed = through_files(tmp_path, pairs, iou_type, [threshold]).eval["precision"]
+        for number, class_name in enumerate(NAMES):
+            of_class = fixed[0, :, number, 0, -1]
+            value = np.nan if (of_class < 0).all() else 100 * of_class.mean()
+            assert metrics[f"{name}/{class_name}"] == pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def test_perfect_and_empty():
+    masks = [box(0, 0, 3, 3), box(3, 3, 6, 8)]
+    perfect = InstancePair("a", prediction(masks, [0, 1], [0.9, 0.8]), truth(masks, [0, 1]))
+    metrics = metrics_of([perfect])
+    for name in ("AP", "AP25", "AP50", "AP70", "AP75", "AP/cat", "AP/dog"):
+        assert metrics[name] == pytest.approx(100)
+    assert np.isnan(metrics["AP/bird"])
+    nothing = InstancePair("b", prediction([], [], []), truth([], []))
+    assert np.isnan(metrics_of([nothing])["AP"])
+    assert np.isnan(metrics_of([])["AP"])
+    missed = InstancePair("c", prediction([], [], []), truth(masks, [0, 1]))
+    assert metrics_of([missed, nothing])["AP"] == 0.0
+
+
+def test_void_and_difficult_options():
+    easy, hard = box(0, 0, 3, 3), box(3, 3, 6, 8)
+    objects = truth([easy, hard], [0, 0], difficult=[False, True])
+    missed = InstancePair("a", prediction([easy], [0], [0.8]), objects)
+    assert metrics_of([missed])["AP50"] < 60
+    assert metrics_of([missed], use_difficult=False)["AP50"] == pytest.approx(100)
+    objects = truth([easy], [0], void=hard)
+    doubtful = InstancePair("a", prediction([hard, easy], [0, 0], [0.9, 0.8]), objects)
+    assert metrics_of([doubtful])["AP50"] == pytest.approx(50)
+    assert metrics_of([doubtful], ignore_void=True)["AP50"] == pytest.approx(100)
+
+
+def test_it_prints_nothing(capsys):
+    metrics_of([random_pair(3)])
+    assert capsys.readouterr().out == ""
+
+
+def test_unknown_iou_type():
+    with pytest.raises(ValueError, match="segm or bbox"):
+        CocoMeasure(NAMES, iou_type="mask")
