@@ -115,3 +115,14 @@ def create_local_process_group(processes_per_machine: int) -> None:
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def forget_process_groups() -> None:
+    """Drop the groups that ``detectron2.utils.comm`` remembers, before they are destroyed.
+
+    A gloo group that lives until the interpreter ends may abort it ("terminate called").
+    """
+    from detectron2.utils import comm
+
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()

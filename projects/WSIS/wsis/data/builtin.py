@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -121,23 +122,27 @@ def image_keys(file_names: list[str]) -> list[str]:
     Returns:
         Keys in the same order; they depend on nothing but the names.
     """
+    if not file_names:
+        return []
+    folder = os.path.commonpath([os.path.dirname(name) or "." for name in file_names])
+    relatives = [os.path.relpath(name, folder) for name in file_names]
     stems = [Path(name).stem for name in file_names]
-    counts: dict[str, int] = {}
-    for stem in stems:
-        counts[_safe(stem).lower()] = counts.get(_safe(stem).lower(), 0) + 1
-    folder = os.path.commonpath([os.path.dirname(n) or "." for n in file_names]) if stems else ""
-    keys, taken = [], set()
-    for name, stem in zip(file_names, stems, strict=True):
-        key = _safe(stem)
-        if counts[key.lower()] > 1 or key != stem:
-            relative = os.path.relpath(name, folder or ".")
-            key = _safe(os.path.splitext(relative)[0].replace(os.sep, "_"))
-            if key.lower() in taken or key in stems or key != relative.replace(os.sep, "_"):
-                digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()
-                key = f"{key}-{digest[:8]}"
-        keys.append(check_key(key))
-        taken.add(key.lower())
-    return keys
+    paths = [os.path.splitext(name)[0].replace(os.sep, "_") for name in relatives]
+    digests = [hashlib.sha256(os.fsencode(name)).hexdigest()[:8] for name in relatives]
+    keys = [_safe(stem) for stem in stems]
+    doubtful = _doubtful(keys, stems)
+    keys = [_safe(p) if d else k for k, p, d in zip(keys, paths, doubtful, strict=True)]
+    doubtful = _doubtful(
+        keys, [p if d else k for k, p, d in zip(keys, paths, doubtful, strict=True)]
+    )
+    keys = [f"{k}-{h}" if d else k for k, h, d in zip(keys, digests, doubtful, strict=True)]
+    return [check_key(key) for key in keys]
+
+
+def _doubtful(keys: list[str], wanted: list[str]) -> list[bool]:
+    """Which keys are not unique (on any file system, so in lower case) or not what was wanted."""
+    counts = Counter(key.lower() for key in keys)
+    return [counts[k.lower()] > 1 or k != w for k, w in zip(keys, wanted, strict=True)]
 
 
 def get_dataset_dicts(name: str) -> list[dict[str, Any]]:

@@ -262,3 +262,42 @@ def load_coco_dataset(
         present = {a["category_id"] for a in record["annotations"]}
         record.setdefault("image_labels", sorted(present))
     return file.images, file.class_names, file.class_ids
+
+
+class ImageIndex:
+    """Finds a dataset dict's image in a file by the longest common end of the paths.
+
+    Args:
+        file: where to look.
+    """
+
+    def __init__(self, file: CocoFile) -> None:
+        self.path = file.path
+        self.by_name: dict[str, list[Record]] = {}
+        for image in file.images:
+            self.by_name.setdefault(Path(image["file_name"]).name, []).append(image)
+
+    def find(self, record: Record) -> Record | None:
+        """The image, or None if the file has none of that name.
+
+        Raises:
+            DataError: several images may be meant.
+        """
+        parts = Path(record["file_name"]).parts
+        candidates = self.by_name.get(parts[-1], [])
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        common = [_common_end(parts, Path(c["file_name"]).parts) for c in candidates]
+        best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
+        if len(best) > 1:
+            best = [c for c in best if c["image_id"] == record["image_id"]]
+        if len(best) != 1:
+            raise DataError(f"{self.path}: file_name: several images may be {record['file_name']}")
+        return best[0]
+
+
+def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
+    count = 0
+    while count < min(len(a), len(b)) and a[-1 - count] == b[-1 - count]:
+        count += 1
+    return count

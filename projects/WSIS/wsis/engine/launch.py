@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.utils import comm
 
-from wsis.compat import create_local_process_group
+from wsis.compat import create_local_process_group, forget_process_groups
 from wsis.errors import UsageError, WSISError
 
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
@@ -63,6 +64,12 @@ def _join(device: str, local_rank: int, local_size: int, **group: Any) -> None:
     create_local_process_group(local_size)
 
 
+def _leave() -> None:
+    comm.synchronize()
+    forget_process_groups()
+    dist.destroy_process_group()
+
+
 def _worker(
     rank: int, size: int, port: int, device: str, threads: int, main: Callable, args: Any
 ) -> None:
@@ -79,7 +86,7 @@ def _worker(
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(70)
-    dist.destroy_process_group()
+    _leave()
 
 
 def _free_port() -> int:
@@ -103,10 +110,8 @@ def launch(
         local_rank = int(os.environ["LOCAL_RANK"])
         local_size = int(os.environ["LOCAL_WORLD_SIZE"])
         _join(device, local_rank, local_size, init_method="env://")
-        try:
-            main(*args)
-        finally:
-            dist.destroy_process_group()
+        main(*args)
+        _leave()
         return
     if num_processes == 1:
         main(*args)

@@ -16,7 +16,7 @@ from wsis.config import get_wsis_cfg
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import UsageError
-from wsis.stage import Stage, get_stage
+from wsis.stage import Stage, TrainStage, get_stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,12 @@ class PlannedStage:
     def name(self) -> str:
         """The stage's name."""
         return self.stage.name
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """Products that it reads, the one that gives its initial weights included."""
+        initial = self.cfg.WSIS.INIT_FROM if isinstance(self.stage, TrainStage) else ""
+        return self.stage.consumes + ((initial,) if initial else ())
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
             "the data sets of one stage have different classes: "
             + ", ".join(f"{name} has {len(known)}" for name, known in sorted(classes.items()))
         )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[names[0]])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES = len(classes[names[0]])
 
 
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:

@@ -80,7 +80,7 @@ def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
     statuses: dict[str, Status] = {}
     for planned in pipeline.stages:
         status = stage_status(pipeline, planned, images.of(planned))
-        for product in planned.stage.consumes:
+        for product in planned.consumes:
             name, _ = pipeline.producer(product, planned)
             upstream = statuses.get(name)
             if status.state is State.MISSING and status.detail == "not yet run":
@@ -138,7 +138,7 @@ def run_stage(
             )
     products = {
         product: ProductReader(folder, name)
-        for product in planned.stage.consumes
+        for product in planned.consumes
         for name, folder in [pipeline.producer(product, planned)]
     }
     config, inputs = relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
@@ -168,7 +168,7 @@ def run_stage(
 def _require_upstream(pipeline: Pipeline, planned: PlannedStage, images: Images) -> None:
     """Refuse to build on a product that is missing, unfinished or stale."""
     statuses = all_statuses(pipeline, images) if len(pipeline.stages) > 1 else {}
-    for product in planned.stage.consumes:
+    for product in planned.consumes:
         name, folder = pipeline.producer(product, planned)
         status = statuses.get(name)
         if status is None:

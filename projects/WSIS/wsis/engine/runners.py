@@ -200,6 +200,9 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> torch.nn.Module:
     """The stage's network with trained weights, in eval mode."""
     if not weights.is_file():
         raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TORCHVISION.WEIGHTS = ""  # the trained weights replace the trunk's
     model = build_model(cfg)
     load_weights(model, str(weights))
     return model.eval()
@@ -268,7 +271,7 @@ def training_dicts(
 ) -> list[dict[str, Any]]:
     """What a training stage trains on: the data set, or the pseudo labels made for it."""
     found = list(dataset_dicts)
-    if "pseudo_labels" in planned.stage.consumes:
+    if "pseudo_labels" in planned.consumes:
         found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
     if planned.stage.supervision == "mask" and planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         found = [d for d in found if any(not a.get("iscrowd") for a in d.get("annotations", ()))]

@@ -34,7 +34,12 @@ _KIND_KEYS = {
     "export": ("WSIS.IMAGES",),
 }
 # Where the work runs and how often it is saved changes no product; weights count by content.
-_NEVER = ("MODEL.DEVICE", "MODEL.WEIGHTS", "SOLVER.CHECKPOINT_PERIOD")
+_NEVER = (
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.TORCHVISION.WEIGHTS",
+    "SOLVER.CHECKPOINT_PERIOD",
+)
 # Nodes of MODEL that only the stages that name them in config_keys look at.
 _METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
 
@@ -112,16 +117,19 @@ def current_inputs(
     """Digests of everything a stage reads, as they are now ("" for a product not yet made)."""
     stage, cfg = planned.stage, planned.cfg
     inputs = {}
-    for product in stage.consumes:
+    for product in planned.consumes:
         _, folder = pipeline.producer(product, planned)
         upstream = Manifest.read(folder)
         inputs[product] = upstream.product if upstream and upstream.status == DONE else ""
     supervision = stage.supervision if isinstance(stage, TrainStage) else "image"
     inputs["images"] = fingerprint(dataset_dicts, supervision)
-    if isinstance(stage, TrainStage) and cfg.MODEL.WEIGHTS and not cfg.WSIS.INIT_FROM:
-        weights = Path(cfg.MODEL.WEIGHTS)
-        is_local = "://" not in cfg.MODEL.WEIGHTS
-        inputs["weights"] = digest_of_weights(weights) if is_local else cfg.MODEL.WEIGHTS
+    if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
+        for name, weights in (
+            ("weights", cfg.MODEL.WEIGHTS),
+            ("trunk", cfg.MODEL.TORCHVISION.WEIGHTS),
+        ):
+            if weights:
+                inputs[name] = weights if "://" in weights else digest_of_weights(Path(weights))
     return inputs
 
 

@@ -1,0 +1,370 @@
+"""Pseudo labels: COCO JSON with run-length masks and scores, out and in.
+
+Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
+bitmask``. Beyond COCO an annotation has ``score`` and may have ``confidence`` in [0, 1] and
+``ignore``, an RLE of pixels that train nothing. ``category_id`` is the class id + 1, annotation
+ids run from 1, image ids are the data set's where those are integers. The bytes depend on the
+labels alone: no dates, no machine paths.
+
+``python -m wsis.data.pseudo_labels FILE`` checks a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import IO, Any
+
+import numpy as np
+
+import wsis
+from wsis.data.builtin import class_names as names_of_dataset
+from wsis.data.coco import CocoFile, ImageIndex, read_coco
+from wsis.data.files import atomic_write
+from wsis.data.rle import encode_mask, rle_area, rle_box
+from wsis.data.supervision import restrict_supervision
+from wsis.errors import DataError, WSISError
+
+logger = logging.getLogger(__name__)
+
+Arrays = Mapping[str, np.ndarray]
+Record = dict[str, Any]
+
+
+def _image_ids(dataset_dicts: Sequence[Record]) -> list[int]:
+    """The data set's image ids if they are different integers, else 1, 2, ..."""
+    ids = [record["image_id"] for record in dataset_dicts]
+    whole = all(isinstance(i, int) and not isinstance(i, bool) for i in ids)
+    return ids if whole and len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))
+
+
+def image_root(dataset_dicts: Sequence[Record]) -> str:
+    """The folder that the pseudo labels' ``file_name`` entries are relative to."""
+    folders = {os.path.dirname(os.path.abspath(d["file_name"])) for d in dataset_dicts}
+    return os.path.commonpath(folders) if folders else "."
+
+
+def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
+    """The product of an image must fit the image, or nothing downstream means anything."""
+    where = f"instances of image {record['image_key']}"
+    size = (int(record["height"]), int(record["width"]))
+    missing = {"classes", "scores", "masks"} - set(arrays)
+    if missing:
+        raise DataError(f"{where} have no {sorted(missing)[0]}")
+    count = len(arrays["classes"])
+    if arrays["masks"].shape != (count, *size) or arrays["scores"].shape != (count,):
+        raise DataError(
+            f"{where}: masks {arrays['masks'].shape} and scores {arrays['scores'].shape} for "
+            f"{count} classes and an image of {size[0]} x {size[1]} (height x width)"
+        )
+    if not np.isfinite(arrays["scores"]).all():
+        raise DataError(f"{where}: a score is not finite")
+    if (
+        count
+        and not 0 <= int(arrays["classes"].min()) <= int(arrays["classes"].max()) < num_classes
+    ):
+        raise DataError(f"{where}: a class id is not in 0..{num_classes - 1}")
+
+
+def _annotations(arrays: Arrays, image_id: int, min_score: float) -> Iterator[Record]:
+    """Annotations of one image, without ids; masks without pixels are left out."""
+    for index in range(len(arrays["classes"])):
+        if arrays["scores"][index] < min_score or not arrays["masks"][index].any():
+            continue
+        rle = encode_mask(arrays["masks"][index])
+        annotation = {
+            "image_id": image_id,
+            "category_id": int(arrays["classes"][index]) + 1,
+            "iscrowd": 0,
+            "bbox": rle_box(rle),
+            "area": rle_area(rle),
+            "segmentation": rle,
+            "score": _decimal(arrays["scores"][index]),
+        }
+        if "confidence" in arrays:
+            annotation["confidence"] = _decimal(arrays["confidence"][index])
+        if "ignore" in arrays and arrays["ignore"][index].any():
+            annotation["ignore"] = encode_mask(arrays["ignore"][index])
+        yield annotation
+
+
+def _decimal(value: Any) -> float:
+    """A float32 in the nine digits that determine it, not in the seventeen of a double."""
+    return float(f"{float(value):.9g}")
+
+
+class _ListWriter:
+    """Writes the items of a JSON list one by one."""
+
+    def __init__(self, stream: IO[str], name: str) -> None:
+        self.stream = stream
+        self.separator = f' "{name}": [\n  '
+
+    def add(self, item: Record) -> None:
+        self.stream.write(self.separator)
+        json.dump(item, self.stream, allow_nan=False, separators=(", ", ": "))
+        self.separator = ",\n  "
+
+    def close(self, end: str) -> None:
+        self.stream.write(self.separator.split("\n")[0] if "[" in self.separator else "\n ")
+        self.stream.write(end)
+
+
+def write_pseudo_labels(
+    path: str | os.PathLike[str],
+    dataset_dicts: Sequence[Record],
+    *,
+    read_instances: Callable[[Record], Arrays | None],
+    class_names: Sequence[str],
+    info: Mapping[str, Any],
+    min_score: float,
+) -> dict[str, Any]:
+    """Write pseudo labels, one image after another, atomically.
+
+    Args:
+        path: the JSON file.
+        dataset_dicts: images, with ``image_key``, ``height`` and ``width``.
+        read_instances: ``(dataset dict) -> {"classes": (n,) ints, "scores": (n,) floats, "masks":
+            (n, H, W) bool[, "confidence": (n,), "ignore": (n, H, W) bool]}``, or None to leave the
+            image out. Called once for each image, in order; one image is held at a time.
+        class_names: names by class id.
+        info: JSON values for ``info``: method, config digest, versions.
+        min_score: instances with a lower score are left out.
+
+    Returns:
+        Counts: ``images``, ``annotations``, ``images_without_annotations``, ``left_out``.
+
+    Raises:
+        DataError: instances that do not fit their image or the classes.
+    """
+    root = image_root(dataset_dicts)
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(class_names)]
+    images: list[Record] = []
+    counts = Counter(images=0, annotations=0, images_without_annotations=0, left_out=0)
+    with atomic_write(path, "w") as stream:
+        stream.write(f'{{"info": {json.dumps(dict(info), sort_keys=True, allow_nan=False)},\n')
+        stream.write(f' "categories": {json.dumps(categories)},\n')
+        writer = _ListWriter(stream, "annotations")
+        for record, image_id in zip(dataset_dicts, _image_ids(dataset_dicts), strict=True):
+            arrays = read_instances(record)
+            if arrays is None:
+                counts["left_out"] += 1
+                continue
+            _check_instances(arrays, record, len(class_names))
+            before = counts["annotations"]
+            for annotation in _annotations(arrays, image_id, min_score):
+                counts["annotations"] += 1
+                writer.add({"id": counts["annotations"]} | annotation)
+            counts["images_without_annotations"] += counts["annotations"] == before
+            name = os.path.relpath(os.path.abspath(record["file_name"]), root)
+            images.append(
+                {
+                    "id": image_id,
+                    "file_name": name.replace(os.sep, "/"),
+                    "height": int(record["height"]),
+                    "width": int(record["width"]),
+                }
+            )
+        writer.close("],\n")
+        counts["images"] = len(images)
+        writer = _ListWriter(stream, "images")
+        for image in images:
+            writer.add(image)
+        writer.close("]}\n")
+    return dict(counts)
+
+
+def pseudo_label_info(cfg: Any) -> dict[str, Any]:
+    """What ``info`` says: method, digest of the config (folders aside), versions."""
+    content = {k: v for k, v in cfg.items() if k not in ("OUTPUT_DIR", "DATALOADER")}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    packages = ("torch", "numpy", "pycocotools")
+    return {
+        "description": "pseudo labels made by WSIS",
+        "method": str(cfg.MODEL.META_ARCHITECTURE),
+        "config": digest[:16],
+        "versions": {"wsis": wsis.__version__} | {p: version(p) for p in packages},
+    }
+
+
+def export_pseudo_labels(
+    path: str | os.PathLike[str],
+    dataset_dicts: Sequence[Record],
+    products: Mapping[str, Any],
+    cfg: Any,
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The function of an `ExportStage` that consumes the product "instances".
+
+    Args:
+        path: the JSON file.
+        dataset_dicts: images of ``WSIS.IMAGES``.
+        products: ``{"instances": ProductReader}``.
+        cfg: reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR
+            ("skip" leaves out images that have no instances artifact).
+        info: goes into the file's ``info``; None writes `pseudo_label_info`.
+
+    Returns:
+        As `write_pseudo_labels`.
+    """
+    reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
+    names = [names_of_dataset(name) for name in cfg.WSIS.IMAGES]
+    if len(set(names)) > 1:
+        raise DataError(f"the data sets {', '.join(cfg.WSIS.IMAGES)} have different classes")
+
+    def read_instances(record: Record) -> Arrays | None:
+        key = record["image_key"]
+        return None if skip and key not in reader else reader[key]
+
+    summary = write_pseudo_labels(
+        path,
+        dataset_dicts,
+        read_instances=read_instances,
+        class_names=names[0],
+        info=pseudo_label_info(cfg) if info is None else info,
+        min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
+    )
+    logger.info(
+        "pseudo labels: %d images, %d instances in %s",
+        summary["images"],
+        summary["annotations"],
+        path,
+    )
+    return summary
+
+
+def _read(path: str | os.PathLike[str]) -> CocoFile:
+    """A COCO file whose annotations all have a mask as RLE and a score."""
+    file = read_coco(path)
+    for record in file.images:
+        for annotation in record["annotations"]:
+            where = f"{path}: image {record['image_id']}, annotation {annotation['id']}"
+            if not isinstance(annotation.get("segmentation"), dict):
+                raise DataError(f"{where}: segmentation is not an RLE")
+            if "score" not in annotation:
+                raise DataError(f"{where}: score is missing")
+            if annotation["iscrowd"]:
+                raise DataError(f"{where}: iscrowd is 1; a pseudo label is one object")
+    return file
+
+
+def _labelled(path: str | os.PathLike[str], record: Record, image: Record) -> Record:
+    size = (int(record["height"]), int(record["width"]))
+    if size != (image["height"], image["width"]):
+        raise DataError(
+            f"{path}: image {image['image_id']}: height and width are "
+            f"{image['height']} x {image['width']}, those of {record['file_name']} "
+            f"{size[0]} x {size[1]}"
+        )
+    return restrict_supervision(record, "image") | {"annotations": image["annotations"]}
+
+
+def load_pseudo_labels(
+    path: str | os.PathLike[str],
+    dataset_dicts: Sequence[Record],
+    *,
+    class_names: Sequence[str] | None = None,
+) -> list[Record]:
+    """Put pseudo labels in place of the annotations of dataset dicts.
+
+    Images are joined by file name (the longest common end of the paths, then the id).
+
+    Args:
+        path: what `write_pseudo_labels` wrote.
+        dataset_dicts: images of a data set, all or some of those of the file.
+        class_names: if given, the file's categories must be these, in this order.
+
+    Returns:
+        New dicts for the images that are in the file, in the order given; ``annotations`` have
+        ``bbox`` (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``,
+        ``iscrowd`` 0, and ``confidence`` and ``ignore`` where present. No true annotation or mask
+        of the data set is left in them.
+
+    Raises:
+        DataError: damaged file (with the annotation's id and the field), other classes or image
+            sizes, or no image in common.
+    """
+    file = _read(path)
+    if class_names is not None and tuple(class_names) != file.class_names:
+        raise DataError(
+            f"{path} has the classes {', '.join(file.class_names)}, the data set has "
+            f"{', '.join(class_names)}"
+        )
+    index = ImageIndex(file)
+    result = []
+    for record in dataset_dicts:
+        image = index.find(record)
+        if image is not None:
+            result.append(_labelled(path, record, image))
+    if dataset_dicts and not result:
+        raise DataError(
+            f"{path} has none of the {len(dataset_dicts)} images of the data set, among them "
+            f"{dataset_dicts[0]['file_name']}; export pseudo labels of this data set first"
+        )
+    if len(result) < len(dataset_dicts):
+        logger.warning(
+            "%d of %d images have no entry in %s and are left out",
+            len(dataset_dicts) - len(result),
+            len(dataset_dicts),
+            path,
+        )
+    return result
+
+
+def validate_pseudo_labels(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check a pseudo-label file completely.
+
+    Returns:
+        ``images``, ``annotations``, ``images_without_annotations``, ``classes`` (name to number of
+        annotations), ``score_range`` (lowest, highest; None without annotations), ``info``.
+
+    Raises:
+        DataError: what is wrong, with the file, the image and annotation id, and the field.
+    """
+    file = _read(path)
+    annotations = [a for image in file.images for a in image["annotations"]]
+    counts = Counter(file.class_names[a["category_id"]] for a in annotations)
+    scores = [a["score"] for a in annotations]
+    return {
+        "images": len(file.images),
+        "annotations": len(annotations),
+        "images_without_annotations": sum(not image["annotations"] for image in file.images),
+        "classes": {name: counts[name] for name in file.class_names},
+        "score_range": (min(scores), max(scores)) if scores else None,
+        "info": file.info,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: check one file, print a summary, return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wsis.data.pseudo_labels", description="Check a pseudo-label JSON file."
+    )
+    parser.add_argument("file", help="COCO JSON with RLE masks and scores")
+    path = parser.parse_args(arguments).file
+    try:
+        summary = validate_pseudo_labels(path)
+    except WSISError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(
+        f"{path} is a sound pseudo-label file: {summary['annotations']} annotations in "
+        f"{summary['images']} images ({summary['images_without_annotations']} without any)\n"
+    )
+    if summary["score_range"]:
+        low, high = summary["score_range"]
+        sys.stdout.write(f"  scores {low:g} to {high:g}\n")
+    for name, count in summary["classes"].items():
+        sys.stdout.write(f"  {count:7d}  {name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Protocol ``coco``: pycocotools' own matching and accumulation, image by image.
+
+`pycocotools.cocoeval.COCOeval` matches one image at a time against a ground truth made in memory;
+only its scores and flags are kept, and its ``accumulate`` runs over them at the end, one class at a
+time. The figures are those of COCOeval on files with two freedoms made definite: images are ordered
+by key (which breaks ties between scores), and areas are counted from the masks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from wsis.evaluation.streaming import InstancePair, InstancePrediction, Metrics, Truth
+from wsis.evaluation.voc import ProtocolOptions, add_by_class
+from wsis.layers.masks import mask_boxes
+
+AREAS = ("all", "small", "medium", "large")
+_SIZE_NAMES = {"small": "APs", "medium": "APm", "large": "APl"}
+_EXTRA_THRESHOLD = 0.25  # the others are COCO's 0.50, 0.55, ..., 0.95
+_IMAGE = 1  # the id of the only image in a ground truth of one
+
+# {class: {area: (scores, true, ignored, ignored objects)}} of one image
+CocoRecord = dict[int, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]]
+
+
+def encode_rle(masks: np.ndarray) -> list[dict[str, Any]]:
+    """COCO RLE (counts as bytes) of masks (N, H, W)."""
+    return [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+
+
+def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
+    """Tightest boxes (N, 4) of masks (N, H, W): x, y, width, height in pixels, int64."""
+    boxes = mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy()
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def xywh_of_prediction(prediction: InstancePrediction) -> np.ndarray:
+    """Predicted boxes (n, 4) as x, y, width, height; those of the masks where there are no others.
+
+    Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
+    """
+    if prediction.boxes is None:
+        return xywh_of_masks(prediction.masks)
+    boxes = np.asarray(prediction.boxes, dtype=np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _parameters(iou_type: str) -> Params:
+    parameters = Params(iou_type)
+    parameters.iouThrs = np.concatenate([[_EXTRA_THRESHOLD], parameters.iouThrs])
+    parameters.maxDets = [100]
+    parameters.imgIds = [_IMAGE]
+    return parameters
+
+
+def _in_memory(annotations: list[dict[str, Any]], size: tuple[int, int]) -> COCO:
+    """A COCO object of one image; categories are numbered class + 1."""
+    classes = sorted({annotation["category_id"] for annotation in annotations})
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": _IMAGE, "height": size[0], "width": size[1]}],
+        "categories": [{"id": number, "name": str(number)} for number in classes],
+        "annotations": [
+            {"image_id": _IMAGE, "id": number, **annotation}
+            for number, annotation in enumerate(annotations, start=1)
+        ],
+    }
+    coco.createIndex()
+    return coco
+
+
+class CocoMeasure:
+    """AP, AP50, AP75, AP by size, and AP25 and AP70 (what CIM reports), means and per class.
+
+    At most the 100 best predictions of a class in an image count, as in COCO. Crowd regions, where
+    the ground truth knows their class (``crowd_masks`` (M, H, W), ``crowd_classes`` (M,)), are
+    ``iscrowd``.
+
+    Args:
+        class_names: C names.
+        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the boxes
+            of the true masks.
+        options: departures from COCO's rule.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        iou_type: str = "segm",
+        options: ProtocolOptions | None = None,
+    ) -> None:
+        if iou_type not in ("segm", "bbox"):
+            raise ValueError(f"iou_type must be segm or bbox, got {iou_type!r}")
+        self.class_names = tuple(class_names)
+        self.iou_type = iou_type
+        self.options = options or ProtocolOptions()
+        self.protocol = self.options.name("coco" if iou_type == "segm" else "coco_bbox")
+
+    def measure(self, pair: InstancePair) -> CocoRecord:
+        """What COCOeval says of one image."""
+        size = tuple(pair.truth.void.shape)
+        truth = self._true_annotations(pair.truth, pair.prediction.classes)
+        predicted = self._predicted_annotations(pair.prediction)
+        parameters = _parameters(self.iou_type)
+        present = {annotation["category_id"] for annotation in truth + predicted}
+        if not present:
+            return {}
+        parameters.catIds = sorted(present)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by print
+            evaluation = COCOeval(
+                _in_memory(truth, size), _in_memory(predicted, size), self.iou_type
+            )
+            evaluation.params = parameters
+            evaluation.evaluate()
+        return self._compact(evaluation)
+
+    def _geometry(self, masks: np.ndarray, boxes: np.ndarray) -> list[dict[str, Any]]:
+        areas = masks.sum(axis=(1, 2)).tolist()
+        if self.iou_type == "bbox":
+            return [
+                {"bbox": box, "area": area} for box, area in zip(boxes.tolist(), areas, strict=True)
+            ]
+        return [
+            {"segmentation": rle, "area": area}
+            for rle, area in zip(encode_rle(masks), areas, strict=True)
+        ]
+
+    def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:
+        crowd_masks = getattr(truth, "crowd_masks", None)
+        masks = [truth.masks]
+        classes = [np.asarray(truth.classes)]
+        crowd = [truth.difficult & (not self.options.use_difficult)]
+        if crowd_masks is not None and len(crowd_masks):
+            masks.append(crowd_masks)
+            classes.append(np.asarray(truth.crowd_classes))
+            crowd.append(np.ones(len(crowd_masks), dtype=bool))
+        if self.options.ignore_void and truth.void.any():
+            everywhere = np.unique(predicted)
+            masks.append(np.broadcast_to(truth.void, (len(everywhere), *truth.void.shape)))
+            classes.append(everywhere)
+            crowd.append(np.ones(len(everywhere), dtype=bool))
+        stacked = np.concatenate(masks)
+        shapes = self._geometry(stacked, xywh_of_masks(stacked))
+        return [
+            {**shape, "category_id": int(number) + 1, "iscrowd": int(ignored)}
+            for shape, number, ignored in zip(
+                shapes, np.concatenate(classes), np.concatenate(crowd), strict=True
+            )
+        ]
+
+    def _predicted_annotations(self, prediction: InstancePrediction) -> list[dict[str, Any]]:
+        if self.iou_type == "bbox":
+            boxes = xywh_of_prediction(prediction)
+            shapes = [{"bbox": box, "area": box[2] * box[3]} for box in boxes.tolist()]
+        else:
+            shapes = self._geometry(prediction.masks, np.zeros((len(prediction.masks), 4)))
+        return [
+            {**shape, "category_id": int(number) + 1, "score": float(score), "iscrowd": 0}
+            for shape, number, score in zip(
+                shapes, prediction.classes, prediction.scores, strict=True
+            )
+        ]
+
+    @staticmethod
+    def _compact(evaluation: COCOeval) -> CocoRecord:
+        names = evaluation.params.areaRngLbl
+        record: CocoRecord = {}
+        for position, found in enumerate(evaluation.evalImgs):
+            if found is not None:
+                area = names[position % len(names)]
+                record.setdefault(int(found["category_id"]) - 1, {})[area] = (
+                    np.array(found["dtScores"], dtype=np.float64),
+                    np.asarray(found["dtMatches"]) > 0,
+                    np.asarray(found["dtIgnore"]) > 0,
+                    np.asarray(found["gtIgnore"]) > 0,
+                )
+        return record
+
+    def _precision(self, records: Sequence[CocoRecord], index: int) -> np.ndarray:
+        """COCOeval's precision of one class, (T, 101, areas); -1 where there are no objects."""
+        found = [record[index] for record in records if index in record]
+        evaluation = COCOeval(iouType=self.iou_type)
+        parameters = _parameters(self.iou_type)
+        parameters.catIds, parameters.imgIds = [index + 1], list(range(len(found)))
+        evaluation.params = evaluation._paramsEval = parameters
+        evaluation.evalImgs = [
+            {"dtScores": s, "dtMatches": t, "dtIgnore": i, "gtIgnore": g}
+            for area in parameters.areaRngLbl
+            for s, t, i, g in (image[area] for image in found)
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+        return evaluation.eval["precision"][:, :, 0, :, 0]
+
+    def summarise(self, records: Sequence[CocoRecord]) -> Metrics:
+        """COCO's figures and the fixed thresholds, in per cent."""
+        number = len(self.class_names)
+        thresholds = np.round(_parameters(self.iou_type).iouThrs, 2)
+        shares = np.full((number, len(thresholds), len(AREAS)), np.nan)
+        for index in range(number):
+            precision = self._precision(records, index)
+            for area in range(len(AREAS)):
+                if (precision[..., area] > -1).all():
+                    shares[index, :, area] = precision[..., area].mean(axis=1)
+        strict = thresholds >= 0.5
+        metrics: Metrics = {}
+        add_by_class(metrics, "AP", shares[:, strict, 0].mean(axis=1), self.class_names)
+        for threshold in (0.25, 0.5, 0.7, 0.75):
+            column = int(np.flatnonzero(thresholds == threshold)[0])
+            name = f"AP{round(100 * threshold)}"
+            add_by_class(metrics, name, shares[:, column, 0], self.class_names)
+        for area, name in _SIZE_NAMES.items():
+            by_size = shares[:, strict, AREAS.index(area)].mean(axis=1)
+            add_by_class(metrics, name, by_size, self.class_names)
+        return metrics

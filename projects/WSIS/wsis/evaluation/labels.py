@@ -1,0 +1,58 @@
+"""Inter-pixel labels against true semantic label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsis.evaluation.semantic import VOID, LabelPair
+from wsis.evaluation.streaming import Metrics, ratio
+
+
+class InterPixelLabelMeasure:
+    """How much of an inter-pixel label map is known, and how much of that is right.
+
+    Pixels that the ground truth leaves void are left out of precision and recall. A foreground
+    pixel is right if its class is right.
+
+    Args:
+        class_names: C names.
+    """
+
+    protocol = "inter-pixel label"
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.num_labels = len(class_names) + 1
+
+    def measure(self, pair: LabelPair) -> np.ndarray:
+        """Counts of one image, (8,) int64."""
+        pair.check(self.num_labels)
+        predicted, true = pair.predicted, pair.true
+        certain = true != VOID
+        foreground = (predicted != 0) & (predicted != VOID) & certain
+        background = (predicted == 0) & certain
+        right = predicted == true
+        counts = (
+            predicted == VOID,
+            np.ones_like(certain),
+            foreground & right,
+            foreground,
+            certain & (true != 0),
+            background & right,
+            background,
+            true == 0,
+        )
+        return np.array([count.sum() for count in counts], dtype=np.int64)
+
+    def summarise(self, records: Sequence[np.ndarray]) -> Metrics:
+        """Share unknown, precision and recall of foreground and background, in per cent."""
+        totals = np.sum(records, axis=0, dtype=np.int64) if len(records) else np.zeros(8, int)
+        unknown, pixels, fg_hit, fg, fg_true, bg_hit, bg, bg_true = totals.tolist()
+        return {
+            "unknown": ratio(unknown, pixels),
+            "foreground_precision": ratio(fg_hit, fg),
+            "foreground_recall": ratio(fg_hit, fg_true),
+            "background_precision": ratio(bg_hit, bg),
+            "background_recall": ratio(bg_hit, bg_true),
+        }

@@ -1,0 +1,175 @@
+"""Quality of pseudo labels on the training set, beyond average precision.
+
+n predictions and K objects of one image; only predictions above a score count here, since pseudo
+labels are used without a ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from wsis.evaluation.matching import best_overlaps, join, rank_by_score, true_at
+from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
+from wsis.evaluation.streaming import InstancePair, Metrics, ratio, shared_pixels
+
+SIZES = ("small", "medium", "large")
+_SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
+_COVERED = 0.5  # share that makes "mostly covered" and "mostly inside"
+_FRAGMENT = 0.1  # smallest share of an object that makes a fragment of it
+
+
+def size_index(areas: np.ndarray) -> np.ndarray:
+    """Index into `SIZES` of areas in pixels: below 32 x 32, below 96 x 96, and from there on."""
+    return np.digitize(areas, _SIZE_LIMITS)
+
+
+def merged_objects(pair: InstancePair) -> np.ndarray:
+    """Under-segmentation: objects that share a prediction with another object of their class.
+
+    A prediction covers an object of its class if it holds at least half of the object's pixels.
+    Objects are merged if one prediction covers two or more of them.
+
+    Returns:
+        (K,) bool.
+    """
+    same = pair.prediction.classes[:, None] == pair.truth.classes[None, :]
+    covers = same & (pair.shared >= _COVERED * np.maximum(pair.true_areas, 1))
+    return covers[covers.sum(axis=1) >= 2].any(axis=0)
+
+
+def split_objects(pair: InstancePair) -> np.ndarray:
+    """Over-segmentation: objects broken into two or more fragments.
+
+    A fragment of an object is a prediction of its class of which at least half lies in the object
+    and which holds at least a tenth of it. Duplicates are no fragments: best score first, one
+    that has half of itself in common with a fragment kept before is passed over.
+
+    Returns:
+        (K,) bool.
+    """
+    prediction, truth = pair.prediction, pair.truth
+    same = prediction.classes[:, None] == truth.classes[None, :]
+    inside = pair.shared >= _COVERED * np.maximum(pair.predicted_areas, 1)[:, None]
+    enough = pair.shared >= _FRAGMENT * np.maximum(pair.true_areas, 1)[None, :]
+    fragments = same & inside & enough  # (n, K)
+    split = np.zeros(len(truth.classes), dtype=bool)
+    order = rank_by_score(prediction.scores)
+    for index in np.flatnonzero(fragments.sum(axis=0) >= 2):
+        rows = order[fragments[order, index]]
+        common = shared_pixels(prediction.masks[rows], prediction.masks[rows])
+        duplicate = common >= _COVERED * pair.predicted_areas[rows][:, None]  # [i, j]: i in j
+        kept: list[int] = []
+        for row in range(len(rows)):
+            if not duplicate[row, kept].any():
+                kept.append(row)
+        split[index] = len(kept) >= 2
+    return split
+
+
+@dataclass(frozen=True)
+class QualityRecord:
+    """What pseudo-label quality keeps of an image.
+
+    Attributes:
+        found: (K,) bool, the object was found at IoU 0.5.
+        merged: (K,) bool.
+        split: (K,) bool.
+        object_classes: (K,) int64.
+        object_sizes: (K,) int64, index into `SIZES`.
+        true: (n,) bool, the prediction found an object.
+        classes: (n,) int64.
+        sizes: (n,) int64.
+        semantic: filled cells of the confusion matrix of the semantic union.
+    """
+
+    found: np.ndarray
+    merged: np.ndarray
+    split: np.ndarray
+    object_classes: np.ndarray
+    object_sizes: np.ndarray
+    true: np.ndarray
+    classes: np.ndarray
+    sizes: np.ndarray
+    semantic: tuple[np.ndarray, np.ndarray]
+
+
+class QualityMeasure:
+    """Precision and recall at IoU 0.5 (VOC's matching), merged and split objects, semantic mIoU.
+
+    Args:
+        class_names: C names.
+        min_score: predictions that score no more than this do not count.
+    """
+
+    def __init__(self, class_names: Sequence[str], *, min_score: float = 0.0) -> None:
+        self.class_names = tuple(class_names)
+        self.min_score = min_score
+        self.protocol = f"quality, score > {min_score:g}"
+        self._semantic = SemanticMeasure(class_names)
+
+    def measure(self, pair: InstancePair) -> QualityRecord:
+        """The record of one image."""
+        pair = pair.above(self.min_score)
+        prediction, truth = pair.prediction, pair.truth
+        matches = best_overlaps(pair.iou, prediction.scores, prediction.classes, truth.classes)
+        true, _ = true_at(matches, 0.5)
+        found = np.zeros(len(truth.classes), dtype=bool)
+        found[matches.best_object[true]] = True
+        labels = LabelPair(
+            pair.key, paint_instances(prediction), truth.semantic(len(self.class_names))
+        )
+        return QualityRecord(
+            found=found,
+            merged=merged_objects(pair),
+            split=split_objects(pair),
+            object_classes=np.asarray(truth.classes, dtype=np.int64),
+            object_sizes=size_index(pair.true_areas),
+            true=true,
+            classes=matches.classes,
+            sizes=size_index(pair.predicted_areas[rank_by_score(prediction.scores)]),
+            semantic=self._semantic.measure(labels),
+        )
+
+    def summarise(self, records: Sequence[QualityRecord]) -> Metrics:
+        """Per cent; ``images``, ``objects`` and ``instances`` are counts."""
+        joined = {
+            name: join([getattr(record, name) for record in records], dtype)
+            for name, dtype in _RECORD_TYPES.items()
+        }
+        semantic = self._semantic.summarise([record.semantic for record in records])
+        metrics: Metrics = {"mIoU": semantic["mIoU"], **_shares(joined, "")}
+        metrics["images"] = len(records)
+        metrics["objects"] = len(joined["found"])
+        metrics["instances"] = len(joined["true"])
+        groups = {name: (i, "classes") for i, name in enumerate(self.class_names)}
+        groups |= {f"size {name}": (i, "sizes") for i, name in enumerate(SIZES)}
+        for name, (index, field) in groups.items():
+            predicted, objects = joined[field] == index, joined[f"object_{field}"] == index
+            chosen = {
+                key: values[predicted if key in _OF_PREDICTIONS else objects]
+                for key, values in joined.items()
+            }
+            metrics |= _shares(chosen, f"/{name}")
+        metrics |= {name: value for name, value in semantic.items() if name.startswith("IoU/")}
+        return metrics
+
+
+_OF_PREDICTIONS = ("true", "classes", "sizes")
+_RECORD_TYPES = {
+    field.name: bool if field.name in ("found", "merged", "split", "true") else np.int64
+    for field in fields(QualityRecord)
+    if field.name != "semantic"
+}
+
+
+def _shares(joined: dict[str, np.ndarray], suffix: str) -> Metrics:
+    found, true = joined["found"], joined["true"]
+    return {
+        f"precision50{suffix}": ratio(true.sum(), len(true)),
+        f"recall50{suffix}": ratio(found.sum(), len(found)),
+        f"merged{suffix}": ratio(joined["merged"].sum(), len(found)),
+        f"split{suffix}": ratio(joined["split"].sum(), len(found)),
+    }

@@ -1,0 +1,96 @@
+"""``metrics.json`` and the table that the terminal shows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from wsis.data.files import write_json
+from wsis.evaluation.streaming import Metrics
+
+# Shown in the table, in this order; per-class entries (with a slash) stay in metrics.json.
+MAIN_METRICS = (
+    "mAP",
+    "mIoU",
+    "AP",
+    "AP25",
+    "AP50",
+    "AP70",
+    "AP75",
+    "ABO",
+    "precision50",
+    "recall50",
+    "merged",
+    "split",
+    "unknown",
+    "foreground_precision",
+    "background_precision",
+)
+
+
+def stage_result(stage: str, dataset: str, protocol: str, metrics: Metrics) -> dict[str, Any]:
+    """One entry of ``metrics.json``.
+
+    Args:
+        stage: name of the stage.
+        dataset: name of the data set.
+        protocol: name of the protocol, with its options.
+        metrics: name to per cent (counts as they are); NaN where undefined.
+    """
+    return {"stage": stage, "dataset": dataset, "protocol": protocol, "metrics": metrics}
+
+
+def _json_number(value: float) -> float | int | None:
+    if isinstance(value, bool) or not math.isfinite(value):
+        return None
+    number = float(value)
+    return int(number) if isinstance(value, int) else number
+
+
+def write_metrics(
+    path: str | os.PathLike[str],
+    stages: Sequence[Mapping[str, Any]],
+    *,
+    versions: Mapping[str, str],
+    config: str,
+) -> None:
+    """Write ``metrics.json`` atomically.
+
+    Args:
+        path: ``OUTPUT_DIR/metrics.json``.
+        stages: entries as `stage_result` makes them.
+        versions: package to version.
+        config: digest of the pipeline's config.
+    """
+    entries = [
+        {
+            **entry,
+            "metrics": {name: _json_number(value) for name, value in entry["metrics"].items()},
+        }
+        for entry in stages
+    ]
+    write_json(path, {"stages": entries, "versions": dict(versions), "config": config})
+
+
+def format_table(stages: Sequence[Mapping[str, Any]]) -> str:
+    """The main metrics as text: stage, data set, protocol, metric = per cent; "-" if undefined.
+
+    Args:
+        stages: entries as `stage_result` makes them or as read back from ``metrics.json``.
+    """
+    rows = []
+    for entry in stages:
+        metrics = entry["metrics"]
+        shown = {name: metrics[name] for name in MAIN_METRICS if name in metrics}
+        for name, value in shown.items():
+            undefined = value is None or not math.isfinite(value)
+            number = "-" if undefined else f"{value:.2f}"
+            rows.append((entry["stage"], entry["dataset"], entry["protocol"], name, number))
+    headers = ("stage", "data set", "protocol", "metric", "per cent")
+    return tabulate(
+        rows, headers=headers, colalign=("left",) * 4 + ("right",), disable_numparse=True
+    )

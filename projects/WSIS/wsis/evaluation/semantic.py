@@ -1,0 +1,141 @@
+"""Semantic label maps: confusion matrix and mIoU over the background and C classes.
+
+Label maps are (H, W): 0 background, class + 1, 255 void or unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsis.errors import DataError
+from wsis.evaluation.streaming import (
+    InstancePrediction,
+    Metrics,
+    mean_of_defined,
+    percent,
+    ratio,
+)
+
+VOID = 255
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class LabelPair:
+    """Predicted and true label map of one image.
+
+    Attributes:
+        key: image key.
+        predicted: (H, W) int.
+        true: (H, W) int.
+    """
+
+    key: str
+    predicted: np.ndarray
+    true: np.ndarray
+
+    def check(self, num_labels: int) -> None:
+        """Raise `DataError` for unequal sizes or unknown labels."""
+        if self.predicted.shape != self.true.shape:
+            raise DataError(
+                f"label map of image {self.key}: expected {self.true.shape} pixels, got "
+                f"{self.predicted.shape}; make it again at the size of the ground truth"
+            )
+        for name, label in (("predicted", self.predicted), ("true", self.true)):
+            known = label[label != VOID]
+            if known.size and not 0 <= int(known.min()) <= int(known.max()) < num_labels:
+                raise DataError(
+                    f"{name} label map of image {self.key}: expected 0..{num_labels - 1} or 255, "
+                    f"got {int(known.min())}..{int(known.max())}; check the number of classes"
+                )
+
+
+def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, num_labels: int) -> np.ndarray:
+    """Pixels by true and predicted label, without those whose true label is 255.
+
+    Args:
+        true: (H, W) int, 0..num_labels-1 or 255.
+        predicted: (H, W) int, 0..num_labels-1.
+        num_labels: C + 1.
+
+    Returns:
+        (num_labels, num_labels) int64, ``[true, predicted]``.
+    """
+    known = np.asarray(true) != VOID
+    codes = true[known].astype(np.int64) * num_labels + predicted[known].astype(np.int64)
+    return np.bincount(codes, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def iou_of_classes(confusion: np.ndarray) -> np.ndarray:
+    """IoU of each label from a confusion matrix, shares; NaN for labels that occur nowhere."""
+    hits = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def paint_instances(prediction: InstancePrediction) -> np.ndarray:
+    """The semantic union of instances: at each pixel the class of the best-scoring instance.
+
+    Returns:
+        (H, W) int64, 0 background, class + 1. Equal scores: the first instance lies on top.
+    """
+    label = np.zeros(prediction.masks.shape[1:], dtype=np.int64)
+    for index in np.argsort(-prediction.scores, kind="stable")[::-1]:
+        label[prediction.masks[index]] = prediction.classes[index] + 1
+    return label
+
+
+class SemanticMeasure:
+    """mIoU, IoU per class and pixel accuracy.
+
+    Args:
+        class_names: C names of the foreground classes.
+        unknown_as_background: count 255 in a prediction as background (IRNet's rule); otherwise
+            such pixels are left out altogether.
+        protocol: the printed name.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        unknown_as_background: bool = True,
+        protocol: str = "semantic",
+    ) -> None:
+        self.labels = (BACKGROUND, *class_names)
+        self.unknown_as_background = unknown_as_background
+        self.protocol = protocol if unknown_as_background else f"{protocol}, 255 left out"
+
+    def measure(self, pair: LabelPair) -> tuple[np.ndarray, np.ndarray]:
+        """The filled cells of the image's confusion matrix: flat positions and counts."""
+        number = len(self.labels)
+        pair.check(number)
+        true, predicted = pair.true, pair.predicted
+        unknown = predicted == VOID
+        predicted = np.where(unknown, 0, predicted)
+        if not self.unknown_as_background:
+            true = np.where(unknown, VOID, true)
+        flat = confusion_matrix(true, predicted, num_labels=number).ravel()
+        cells = np.flatnonzero(flat)
+        return cells.astype(np.int32), flat[cells]
+
+    def total(self, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """The confusion matrix of all images."""
+        number = len(self.labels)
+        flat = np.zeros(number * number, dtype=np.int64)
+        for cells, counts in records:
+            flat[cells] += counts
+        return flat.reshape(number, number)
+
+    def summarise(self, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> Metrics:
+        """mIoU over labels that occur, each label's IoU, pixel accuracy, in per cent."""
+        confusion = self.total(records)
+        shares = iou_of_classes(confusion)
+        metrics: Metrics = {"mIoU": percent(mean_of_defined(shares))}
+        metrics["pixel_accuracy"] = ratio(int(np.trace(confusion)), int(confusion.sum()))
+        for name, share in zip(self.labels, shares, strict=True):
+            metrics[f"IoU/{name}"] = percent(share)
+        return metrics

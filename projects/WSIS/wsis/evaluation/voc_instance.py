@@ -1,0 +1,186 @@
+"""`VOCInstanceEvaluator`: instances under named protocols, as a Detectron2 evaluator."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+
+from wsis.errors import DataError, UsageError
+from wsis.evaluation.coco import CocoMeasure
+from wsis.evaluation.coco_results import CocoResultWriter
+from wsis.evaluation.streaming import (
+    InstancePair,
+    InstancePrediction,
+    Measure,
+    Metrics,
+    StreamingEvaluation,
+    Truth,
+)
+from wsis.evaluation.voc import ProtocolOptions, VocMeasure
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("voc", "coco", "coco_bbox")
+# Dataset dict to its ground truth; None for an image that has none and is left out.
+TruthLoader = Callable[[dict[str, Any]], Truth | None]
+
+
+def build_measures(
+    class_names: Sequence[str],
+    protocols: Sequence[str],
+    *,
+    options: ProtocolOptions | None = None,
+) -> list[Measure]:
+    """The measures of named protocols: "voc", "coco" (masks) and "coco_bbox" (boxes).
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    measures: list[Measure] = []
+    for protocol in protocols:
+        if protocol == "voc":
+            measures.append(VocMeasure(class_names, options=options))
+        elif protocol in ("coco", "coco_bbox"):
+            iou_type = "segm" if protocol == "coco" else "bbox"
+            measures.append(CocoMeasure(class_names, iou_type=iou_type, options=options))
+        else:
+            raise UsageError(
+                f"there is no evaluation protocol {protocol!r}; WSIS.EVALUATION.PROTOCOLS takes "
+                f"{', '.join(PROTOCOLS)}"
+            )
+    return measures
+
+
+def prediction_of_instances(instances: Instances) -> InstancePrediction:
+    """Detectron2's output for one image as arrays.
+
+    Args:
+        instances: ``pred_classes``, ``scores``, and ``pred_masks`` (n, H, W) or ``pred_boxes``.
+    """
+    instances = instances.to("cpu")
+    masks = boxes = None
+    if instances.has("pred_masks"):
+        masks = np.asarray(instances.pred_masks).astype(bool, copy=False)
+    if instances.has("pred_boxes"):
+        boxes = instances.pred_boxes.tensor.numpy()
+    return InstancePrediction(
+        instances.pred_classes.numpy(), instances.scores.numpy(), masks, boxes
+    )
+
+
+def prediction_of_artifact(arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
+    """Product ``instances`` (classes, scores, masks) of one image."""
+    return InstancePrediction(arrays["classes"], arrays["scores"], arrays["masks"])
+
+
+class VOCInstanceEvaluator(DatasetEvaluator):
+    """Average precision of instance masks against true masks.
+
+    It streams: of an image only scores and match flags are kept. Every process evaluates its share
+    and the figures do not depend on the number of processes.
+
+    Args:
+        dataset_dicts: the data set; looked up by ``image_key``, since mappers drop annotations.
+        class_names: C names.
+        load_ground_truth: dataset dict to ground truth, None for an image to leave out.
+        protocols: of `PROTOCOLS`.
+        options: departures from the protocols, which their names then show.
+        output_dir: folder for the predictions in COCO's result format; None writes none.
+        category_ids: the result file's category id of each class; class + 1 by default.
+        extra_measures: further measures of `InstancePair`, as pseudo-label quality.
+
+    Attributes:
+        without_truth: keys of this process's images that were left out.
+    """
+
+    def __init__(
+        self,
+        dataset_dicts: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        load_ground_truth: TruthLoader,
+        protocols: Sequence[str] = ("voc", "coco"),
+        options: ProtocolOptions | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        extra_measures: Sequence[Measure] = (),
+    ) -> None:
+        self.class_names = tuple(class_names)
+        self._dicts = {record["image_key"]: record for record in dataset_dicts}
+        self._load = load_ground_truth
+        measures = build_measures(class_names, protocols, options=options)
+        self._needs_masks = set(protocols) != {"coco_bbox"} or bool(extra_measures)
+        self._stream = StreamingEvaluation([*measures, *extra_measures])
+        self._writer = None
+        if output_dir is not None:
+            ids = category_ids or range(1, len(self.class_names) + 1)
+            self._writer = CocoResultWriter(output_dir, category_ids=ids)
+        self.without_truth: set[str] = set()
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self._stream.reset()
+        if self._writer is not None:
+            self._writer.reset()
+        self.without_truth = set()
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Measure a batch of model outputs.
+
+        Args:
+            inputs: dicts with ``image_key``.
+            outputs: dicts with ``instances``: `Instances` of the size of the original image.
+        """
+        for given, output in zip(inputs, outputs, strict=True):
+            self.add(given["image_key"], prediction_of_instances(output["instances"]))
+
+    def add(self, key: str, prediction: InstancePrediction, *, truth: Truth | None = None) -> None:
+        """Measure one image.
+
+        Args:
+            key: image key.
+            prediction: its instances, at the size of the ground truth.
+            truth: its ground truth where the caller has it; None loads it.
+
+        Raises:
+            DataError: the prediction does not fit the image, or the image is not of the data set.
+        """
+        if key not in self._dicts:
+            raise DataError(f"image {key} was predicted but is not in the evaluated data set")
+        record = self._dicts[key]
+        truth = self._load(record) if truth is None else truth
+        size = (int(record["height"]), int(record["width"])) if truth is None else truth.void.shape
+        prediction.check(key, size=size, num_classes=len(self.class_names))
+        if self._needs_masks and prediction.masks is None:
+            raise DataError(
+                f"image {key}: a protocol for masks got boxes only; set MODEL.MASK_ON True or "
+                'WSIS.EVALUATION.PROTOCOLS ("coco_bbox",)'
+            )
+        if self._writer is not None:
+            self._writer.add(key, record.get("image_id", key), prediction)
+        if truth is None:
+            self.without_truth.add(key)
+        else:
+            self._stream.add(key, InstancePair(key, prediction, truth))
+
+    def evaluate(self) -> OrderedDict[str, Metrics]:
+        """``{protocol: {metric: per cent}}`` on the main process, empty on the others."""
+        if self._writer is not None:
+            path = self._writer.finish()
+            if path is not None:
+                logger.info("Predictions in COCO's result format: %s", path)
+        shares = comm.gather(self.without_truth, dst=0)
+        left_out = set().union(*shares)
+        if left_out:
+            logger.warning("%d images have no ground truth and do not count", len(left_out))
+        return self._stream.finish()

@@ -1,0 +1,114 @@
+"""Overlaps, areas and boxes of stacks of boolean masks.
+
+A, B, N masks of H x W pixels. Intersections are matrix products of the flattened masks, taken over
+pieces of the image so that memory stays bounded; all counts are exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EXACT_PIXELS = 1 << 24  # float32 counts exactly up to here
+
+
+def _check_stack(masks: Tensor, name: str) -> None:
+    if masks.ndim != 3 or masks.dtype != torch.bool:
+        raise ValueError(
+            f"{name} must be boolean of shape (N, H, W), got {masks.dtype} {tuple(masks.shape)}"
+        )
+
+
+def mask_areas(masks: Tensor) -> Tensor:
+    """Number of pixels of each mask.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N,) int64.
+    """
+    _check_stack(masks, "masks")
+    return masks.flatten(1).sum(dim=1)
+
+
+def mask_intersection(a: Tensor, b: Tensor, *, max_bytes: int = 64 << 20) -> Tensor:
+    """Number of pixels that two masks share, for all pairs.
+
+    Args:
+        a: (A, H, W) bool.
+        b: (B, H, W) bool, on the same device.
+        max_bytes: memory for the float copies of both stacks; results do not depend on it.
+
+    Returns:
+        (A, B) float64 holding whole numbers.
+
+    Raises:
+        ValueError: not boolean stacks of one image size.
+    """
+    _check_stack(a, "a")
+    _check_stack(b, "b")
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"masks of {tuple(a.shape[1:])} and {tuple(b.shape[1:])} pixels")
+    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    shared = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    if shared.numel() == 0:
+        return shared
+    step = min(_EXACT_PIXELS, max(1, max_bytes // (4 * (len(a) + len(b)))))
+    for start in range(0, flat_a.shape[1], step):
+        piece = slice(start, start + step)
+        shared += flat_a[:, piece].float() @ flat_b[:, piece].float().T
+    return shared
+
+
+def mask_iou(a: Tensor, b: Tensor, *, max_bytes: int = 64 << 20) -> Tensor:
+    """Mask IoU of all pairs: shared pixels over pixels of either; 0 for two empty masks.
+
+    Args:
+        a: (A, H, W) bool.
+        b: (B, H, W) bool.
+        max_bytes: see `mask_intersection`.
+
+    Returns:
+        (A, B) float64 in [0, 1].
+    """
+    shared = mask_intersection(a, b, max_bytes=max_bytes)
+    union = mask_areas(a)[:, None] + mask_areas(b)[None, :] - shared
+    return shared / union.clamp(min=1)
+
+
+def mask_containment(a: Tensor, b: Tensor, *, max_bytes: int = 64 << 20) -> Tensor:
+    """Containment ``[i, j]``: the share of ``b[j]`` that ``a[i]`` covers; 0 where b[j] is empty.
+
+    Args:
+        a: (A, H, W) bool.
+        b: (B, H, W) bool.
+        max_bytes: see `mask_intersection`.
+
+    Returns:
+        (A, B) float64 in [0, 1].
+    """
+    return mask_intersection(a, b, max_bytes=max_bytes) / mask_areas(b).clamp(min=1)
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Tightest boxes of masks.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, 4) int64, (x0, y0, x1, y1) in pixels, 0-based, x1 and y1 exclusive, so that a mask of
+        one pixel has a box of area 1; four zeros for an empty mask.
+    """
+    _check_stack(masks, "masks")
+    starts, ends = [], []
+    for direction in (1, 2):  # over y gives the columns (x), over x the rows (y)
+        hit = masks.any(dim=direction)  # (N, W or H)
+        if hit.shape[1] == 0 or len(hit) == 0:
+            return masks.new_zeros((len(masks), 4), dtype=torch.int64)
+        hit = hit.long()
+        starts.append(hit.argmax(dim=1))
+        ends.append(hit.shape[1] - hit.flip(1).argmax(dim=1))
+    boxes = torch.stack([*starts, *ends], dim=1)
+    return boxes * masks.flatten(1).any(dim=1)[:, None]

@@ -1,0 +1,87 @@
+"""Mask overlaps: worked values, a slow oracle, and what must hold for any masks."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsis.layers.masks import (
+    mask_areas,
+    mask_boxes,
+    mask_containment,
+    mask_intersection,
+    mask_iou,
+)
+
+
+def random_masks(seed, count, height, width, density=0.4):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, height, width, generator=generator) < density
+
+
+def slow_iou(a, b):
+    out = np.zeros((len(a), len(b)))
+    for i, first in enumerate(a.numpy()):
+        for j, second in enumerate(b.numpy()):
+            union = (first | second).sum()
+            out[i, j] = (first & second).sum() / union if union else 0.0
+    return out
+
+
+def test_worked_values():
+    a = torch.tensor([[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]], dtype=torch.bool)
+    b = torch.tensor([[[0, 1, 0], [1, 1, 0]], [[1, 1, 0], [0, 0, 0]], [[0, 0, 0]] * 2]).bool()
+    assert mask_areas(b).tolist() == [3, 2, 0]
+    assert mask_intersection(a, b).tolist() == [[1, 2, 0], [0, 0, 0]]
+    assert mask_iou(a, b).tolist() == [[0.25, 1, 0], [0, 0, 0]]
+    assert mask_containment(a, b).tolist() == [[1 / 3, 1, 0], [0, 0, 0]]
+    assert mask_boxes(a).tolist() == [[0, 0, 2, 1], [0, 0, 0, 0]]
+    assert mask_boxes(b).tolist() == [[0, 0, 2, 2], [0, 0, 2, 1], [0, 0, 0, 0]]
+
+
+@given(
+    seed=st.integers(0, 1 << 16),
+    counts=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    max_bytes=st.sampled_from([1, 100, 1 << 20]),
+)
+@settings(max_examples=40, deadline=None)
+def test_agrees_with_plain_loops(seed, counts, size, max_bytes):
+    a, b = random_masks(seed, counts[0], *size), random_masks(seed + 1, counts[1], *size)
+    iou = mask_iou(a, b, max_bytes=max_bytes)
+    np.testing.assert_allclose(iou.numpy(), slow_iou(a, b), atol=1e-12)
+    assert torch.equal(iou, mask_iou(b, a).T)
+    assert bool(((iou >= 0) & (iou <= 1)).all())
+    contained = mask_containment(a, b)
+    for i in range(len(a)):
+        for j in range(len(b)):
+            area = int(b[j].sum())
+            expected = int((a[i] & b[j]).sum()) / area if area else 0.0
+            assert float(contained[i, j]) == pytest.approx(expected, abs=1e-12)
+
+
+@given(seed=st.integers(0, 1 << 16), size=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@settings(max_examples=25, deadline=None)
+def test_iou_is_one_on_itself_and_boxes_are_tight(seed, size):
+    masks = random_masks(seed, 4, *size, density=0.3)
+    iou = mask_iou(masks, masks)
+    for index, (x0, y0, x1, y1) in enumerate(mask_boxes(masks).tolist()):
+        if not masks[index].any():
+            assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+            continue
+        assert float(iou[index, index]) == 1.0
+        ys, xs = np.nonzero(masks[index].numpy())
+        assert (x0, y0, x1, y1) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_non_contiguous_masks():
+    masks = random_masks(3, 4, 7, 12)
+    turned = masks.transpose(1, 2)
+    assert torch.equal(mask_iou(turned, turned), mask_iou(masks, masks))
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(ValueError, match="boolean"):
+        mask_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="pixels"):
+        mask_iou(torch.zeros(1, 2, 2).bool(), torch.zeros(1, 2, 3).bool())
