@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from wsis.layers.crf import crf_labels
 from wsis.methods.irnet.labels import inter_pixel_label, seed_labels
 
 
@@ -37,7 +38,6 @@ def test_labels_from_stored_crf_maps(golden, suffix):
 
 @pytest.mark.parametrize("suffix", ["", "_one"])
 def test_labels_with_our_crf(golden, suffix):
-    crf = pytest.importorskip("wsis.layers.crf", exc_type=ModuleNotFoundError)
     arrays = golden.load("irnet_ir_label")
     count = 1 if suffix else len(arrays["keys"])
     foreground, background = (float(value) for value in arrays["thresholds"])
@@ -45,7 +45,7 @@ def test_labels_with_our_crf(golden, suffix):
         arrays["image"],
         arrays["keys"][:count],
         arrays["high_res"][:count],
-        refine=crf.crf_labels,
+        refine=crf_labels,
         foreground_threshold=foreground,
         background_threshold=background,
     )

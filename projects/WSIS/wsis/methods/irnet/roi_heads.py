@@ -61,7 +61,7 @@ def strongest(
     """
 
     def chunks(which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in which.split(_CHANNELS_AT_ONCE):
+        for part in which.split(_CHANNELS_AT_ONCE) if len(which) else ():
             yield part, upsample(maps[part], image_size, output_size, stride=stride)
 
     winners = torch.full(output_size, -1, dtype=torch.int64, device=maps.device)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+from wsis.data.images import read_dataset_image
+from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
 
@@ -36,8 +38,6 @@ _INSTANCE_KEYS = tuple(
 
 def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
     """The dense CRF of ``MODEL.IRNET.LABEL``; None where it is switched off."""
-    from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
-
     keys = cfg.MODEL.IRNET.LABEL
     if keys.CRF_ITERATIONS == 0:
         return None
@@ -68,8 +68,6 @@ def derive_inter_pixel_label(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
     """``label`` (H, W) uint8 of one image, from its CAM (spec 4)."""
-    from wsis.data.images import read_dataset_image
-
     cam, keys = artifacts["cam"], cfg.MODEL.IRNET.LABEL
     label = inter_pixel_label(
         read_dataset_image(dataset_dict),

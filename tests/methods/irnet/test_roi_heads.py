@@ -1,0 +1,102 @@
+"""Dense maps and clusters to instances."""
+
+import numpy as np
+import torch
+from detectron2.structures import ImageList
+from torch.nn import functional
+from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.roi_heads import IRNetROIHeads, strongest
+
+
+def scene():
+    """Two touching objects of one class; a closed boundary between them and around them."""
+    clusters = torch.zeros(10, 16, dtype=torch.int64)
+    clusters[2:8, 2:8], clusters[2:8, 8:14] = 1, 2
+    boundary = torch.full((10, 16), 0.05)
+    boundary[1], boundary[8], boundary[:, 1], boundary[:, 14] = 0.99, 0.99, 0.99, 0.99
+    boundary[2:8, 7:9] = 0.9
+    cam = torch.zeros(1, 10, 16)
+    cam[0, 2:8, 2:8], cam[0, 2:8, 8:14] = 0.9, 0.8
+    images = ImageList(torch.zeros(1, 3, 38, 63), [(38, 63)])
+    return images, {"boundary": [boundary], "cam": [cam], "keys": [torch.tensor([6])]}, clusters
+
+
+def test_touching_objects_of_one_class_are_separated():
+    images, features, clusters = scene()
+    (found,), losses = IRNetROIHeads()(images, features, [clusters])
+    assert losses == {}
+    kept = found[found.scores > 0]
+    assert len(kept) == 2
+    assert kept.pred_classes.tolist() == [6, 6]
+    assert kept.scores.max() == 1
+    left, right = kept.pred_masks
+    assert left[20, 16]
+    assert right[20, 44]
+    assert not (left & right).any()
+    assert kept.pred_boxes.tensor.shape == (2, 4)
+    x0, y0, x1, y1 = kept.pred_boxes.tensor[0].tolist()
+    assert left[int(y0) : int(y1), int(x0) : int(x1)].sum() == left.sum()
+
+
+def test_strongest_equals_argmax_of_everything():
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.rand(37, 5, 7, generator=generator) * torch.rand(37, 1, 1, generator=generator)
+    for groups in (torch.zeros(37, dtype=torch.long), torch.arange(37) // 5):
+        winners, scores = strongest(
+            maps, groups, background=0.6, image_size=(18, 27), output_size=(18, 27), stride=4
+        )
+        large = functional.interpolate(
+            maps[None], scale_factor=4.0, mode="bilinear", align_corners=False
+        )[0, :, :18, :27]
+        for group in groups.unique():
+            large[groups == group] /= large[groups == group].max()
+        everything = torch.cat([torch.full((1, 18, 27), 0.6), large])
+        assert torch.equal(winners + 1, everything.argmax(dim=0))
+        expected = torch.where(winners >= 0, everything.max(dim=0).values, 0)
+        torch.testing.assert_close(scores, expected)
+
+
+def test_per_class_normalisation_saves_a_weak_class():
+    images, features, clusters = scene()
+    cam = features["cam"][0]
+    weak = torch.zeros_like(cam)
+    weak[0, 2:8, 8:14] = 0.05
+    cam[0, 2:8, 8:14] = 0
+    features["cam"], features["keys"] = [torch.cat([cam, weak])], [torch.tensor([2, 9])]
+    for per_class, classes in ((False, {2}), (True, {2, 9})):
+        (found,), _ = IRNetROIHeads(per_class=per_class)(images, features, [clusters])
+        assert set(found.pred_classes.tolist()) == classes
+
+
+def test_semantic_labels_and_cams_of_another_grid():
+    images, features, clusters = scene()
+    (label,) = IRNetROIHeads().semantic(images, features)
+    assert label.dtype == torch.uint8
+    assert label.shape == (38, 63)
+    assert set(label.unique().tolist()) == {0, 7}
+    half = functional.interpolate(features["cam"][0][None], scale_factor=0.5, mode="nearest")[0]
+    (other,) = IRNetROIHeads().semantic(images, features | {"cam": [half]})
+    assert (other == label).float().mean() > 0.9
+
+
+def test_all_zero_and_missing_cams():
+    images, features, clusters = scene()
+    zero = features | {"cam": [torch.zeros(1, 10, 16)]}
+    none = features | {"cam": [torch.zeros(0, 10, 16)], "keys": [torch.zeros(0, dtype=torch.long)]}
+    for given in (zero, none):
+        (found,), _ = IRNetROIHeads()(images, given, [clusters])
+        assert len(found) == 0
+        assert found.pred_masks.shape == (0, 38, 63)
+        (label,) = IRNetROIHeads().semantic(images, given)
+        assert np.all(label.numpy() == 0)
+
+
+def test_leaving_out_empty_channels_changes_nothing():
+    _, features, clusters = scene()
+    cam, boundary = features["cam"][0], features["boundary"][0]
+    indicator = functional.one_hot(clusters, 3).permute(2, 0, 1)
+    every = random_walk((cam[:, None] * indicator).flatten(0, 1), boundary)
+    channels, maps = IRNetROIHeads()._candidates(features, 0, clusters)
+    torch.testing.assert_close(random_walk(maps, boundary), every[3 * channels[0] + channels[1]])
+    assert (every[0] == 0).all()
+    assert channels[1].tolist() == [1, 2]
