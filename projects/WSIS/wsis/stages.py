@@ -28,6 +28,7 @@ CLASSIFIER = register_stage(
         title="Train the image classifier on tags",
         produces="classifier",
         config_keys=(_CAMNET + "NUM_CLASSES", _CAMNET + "IN_FEATURE"),
+        evaluation="classification",
         mapper="ImageLevelMapper",
         supervision="image",
     )
@@ -65,7 +66,7 @@ MASK_RCNN = register_stage(
         title="Train Mask R-CNN on the pseudo labels",
         consumes=("pseudo_labels",),
         produces="mask_rcnn",
-        evaluation="predictions",
+        evaluation="detection",
         mapper="InstanceMapper",
         supervision="mask",
     )
@@ -76,7 +77,7 @@ SUPERVISED_MASK_RCNN = register_stage(
         name="supervised_mask_rcnn",
         title="Train Mask R-CNN on true masks, for comparison",
         produces="supervised_mask_rcnn",
-        evaluation="predictions",
+        evaluation="detection",
         mapper="InstanceMapper",
         supervision="mask",
     )
