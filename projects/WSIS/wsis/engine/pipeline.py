@@ -107,6 +107,8 @@ class Pipeline:
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
+        if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
+            raise UsageError(f"{path} is not a set of keys; it needs WSIS.STAGES or WSIS.STAGE")
         return CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
     except FileNotFoundError as error:
         raise UsageError(f"no config file {error.filename or path}") from None

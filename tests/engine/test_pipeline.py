@@ -1,0 +1,140 @@
+"""Pipelines: order, overrides, class counts, and what users get wrong."""
+
+from __future__ import annotations
+
+import pytest
+from wsis.engine.pipeline import load_pipeline, split_overrides
+from wsis.engine.status import relevant_config
+from wsis.errors import UsageError
+
+from tests.tiny import PIPELINE, ROOT
+
+NAMES = [
+    "classifier",
+    "cam",
+    "inter_pixel_label",
+    "relation_network",
+    "displacement_mean",
+    "instances",
+    "pseudo_labels",
+    "mask_rcnn",
+]
+
+
+def names(stages):
+    return [planned.name for planned in stages]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_pipeline_loads(path):
+    pipeline = load_pipeline(path, [])
+    assert pipeline.stages
+    for planned in pipeline.stages:
+        assert planned.cfg.SEED >= 0
+        assert planned.cfg.INPUT.FORMAT == "RGB"
+        assert relevant_config(planned)
+        for product in planned.consumes:
+            pipeline.producer(product, planned)
+
+
+def test_stages_come_in_order_with_their_folders():
+    pipeline = load_pipeline(PIPELINE, ["OUTPUT_DIR", "somewhere"])
+    assert names(pipeline.stages) == NAMES
+    assert [str(p.folder) for p in pipeline.stages[:2]] == [
+        "somewhere/1_classifier",
+        "somewhere/2_cam",
+    ]
+    assert pipeline.stages[1].cfg.OUTPUT_DIR == "somewhere/2_cam"
+
+
+def test_selection():
+    pipeline = load_pipeline(PIPELINE, [])
+    assert names(pipeline.select(stage="cam")) == ["cam"]
+    assert names(pipeline.select(first="instances")) == NAMES[5:]
+    assert names(pipeline.select(last="cam")) == NAMES[:2]
+    assert names(pipeline.select(first="cam", last="instances")) == NAMES[1:6]
+    with pytest.raises(UsageError, match="no stage 'cams' in pipeline irnet_shapes; it has: class"):
+        pipeline.select(stage="cams")
+    with pytest.raises(UsageError, match="comes after"):
+        pipeline.select(first="instances", last="cam")
+    with pytest.raises(UsageError, match="excludes"):
+        pipeline.select(stage="cam", last="cam")
+
+
+def test_override_of_one_stage_leaves_the_others():
+    overrides = ["SEED", "7", "classifier.SOLVER.MAX_ITER", "9", "cam.INPUT.SCALES", "(1.0, 2.0)"]
+    stages = {p.name: p.cfg for p in load_pipeline(PIPELINE, overrides).stages}
+    assert {cfg.SEED for cfg in stages.values()} == {7}
+    assert stages["classifier"].SOLVER.MAX_ITER == 9
+    assert stages["cam"].INPUT.SCALES == (1.0, 2.0)
+    assert stages["mask_rcnn"].SOLVER.MAX_ITER > 9
+
+
+def test_class_counts_come_from_the_data_set():
+    for name, count in (("irnet_shapes", 4), ("irnet_voc", 20)):
+        cfg = load_pipeline(ROOT / "configs" / f"{name}.yaml", []).stages[0].cfg
+        assert cfg.MODEL.CAMNET.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == count
+
+
+def test_a_stage_config_runs_alone():
+    alone = load_pipeline(ROOT / "configs" / "stages" / "irnet_shapes" / "classifier.yaml", [])
+    within = load_pipeline(PIPELINE, [])
+    assert names(alone.stages) == ["classifier"]
+    assert alone.stages[0].folder == within.stages[0].folder
+    assert relevant_config(alone.stages[0]) == relevant_config(within.stages[0])
+
+
+def test_a_later_stage_alone_finds_what_it_needs_in_the_output_folder(tmp_path):
+    path = ROOT / "configs" / "stages" / "irnet_shapes" / "cam.yaml"
+    (tmp_path / "1_classifier").mkdir()
+    (tmp_path / "1_classifier" / "manifest.json").write_text("{}")
+    pipeline = load_pipeline(path, ["OUTPUT_DIR", str(tmp_path)])
+    name, folder = pipeline.producer("classifier", pipeline.stages[0])
+    assert (name, folder) == ("classifier", tmp_path / "1_classifier")
+    empty = load_pipeline(path, ["OUTPUT_DIR", str(tmp_path / "none")])
+    with pytest.raises(UsageError, match="cam needs 'classifier'"):
+        empty.producer("classifier", empty.stages[0])
+
+
+def test_split_overrides():
+    assert split_overrides(["A.B", "1", "cam.C", "2"], ["cam"]) == (
+        ["A.B", "1"],
+        {"cam": ["C", "2"]},
+    )
+    with pytest.raises(UsageError, match="'A' has no value"):
+        split_overrides(["A"], [])
+    with pytest.raises(UsageError, match="'cams.C' is neither a config key nor <stage>.KEY"):
+        split_overrides(["cams.C", "2"], ["cam"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
+        (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
+        (["DATASETS.TRAIN", "('nowhere',)"], "nowhere"),
+    ],
+)
+def test_wrong_overrides_are_usage_errors(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(PIPELINE, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("WSIS: {STAGES: [absent.yaml]}", "no config file .*absent.yaml"),
+        ("WSIS: {STAGE: no_such_stage}", "no stage 'no_such_stage'; registered are: .*classifier"),
+        ("MODEL: {}", "names neither WSIS.STAGES"),
+        ("WSIS: [", "not readable YAML"),
+        ("", "not a set of keys"),
+        ("- a\n- b", "not a set of keys"),
+        ("WSIS: {STAGE: classifier, NO_KEY: 1}\nDATASETS: {TRAIN: [shapes_train]}", "NO_KEY"),
+        ("WSIS: {STAGE: classifier}", "name a data set"),
+    ],
+)
+def test_wrong_files_are_usage_errors(tmp_path, text, message):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(path, [])

@@ -1,0 +1,212 @@
+"""Whole pipelines through the real entry point: kills, two processes, evaluation, stale work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import make_shapes, train_net
+
+# Kills the process right after the n-th call of a function has returned.
+KILL_AFTER = """
+import os, signal
+import {module} as module
+owner = {owner}
+original = owner.{name}
+calls = 0
+def deadly(*args, **kwargs):
+    global calls
+    result = original(*args, **kwargs)
+    calls += 1
+    if calls == {count}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+owner.{name} = deadly
+"""
+
+
+def kill_after(module: str, name: str, count: int, owner: str = "module") -> str:
+    return KILL_AFTER.format(module=module, name=name, count=count, owner=owner)
+
+
+KILLS = {
+    "classifier": kill_after("wsis.engine.trainer", "run_step", 3, "module.Trainer"),
+    "cam": kill_after("wsis.engine.runners", "write_artifact", 3),
+    "inter_pixel_label": kill_after("wsis.engine.runners", "write_artifact", 3),
+    "relation_network": kill_after("wsis.engine.trainer", "run_step", 3, "module.Trainer"),
+    "displacement_mean": kill_after("wsis.engine.runners", "write_artifact", 3),
+    "instances": kill_after("wsis.engine.runners", "write_artifact", 5),
+    "pseudo_labels": kill_after("wsis.data.pseudo_labels", "_annotations", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="module")
+def finished(datasets, tmp_path_factory):
+    """The folder of an unbroken run, and what it printed."""
+    output = tmp_path_factory.mktemp("unbroken")
+    done = train_net(datasets=datasets, output=output)
+    assert done.returncode == 0, done.stderr
+    return output, done.stderr + done.stdout
+
+
+def labels_of(output):
+    return (output / "7_pseudo_labels" / "pseudo_labels.json").read_bytes()
+
+
+def test_unbroken_run_ends_with_figures_for_every_product(finished):
+    output, said = finished
+    metrics = json.loads((output / "metrics.json").read_text())
+    measured = {(entry["stage"], entry["protocol"]) for entry in metrics["stages"]}
+    stages = {stage for stage, _ in measured}
+    assert {"classifier", "cam", "inter_pixel_label", "instances", "mask_rcnn"} <= stages
+    assert {"voc", "coco", "coco_bbox"} <= {p for stage, p in measured if stage == "mask_rcnn"}
+    assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "AP50" in said
+    assert len(json.loads(labels_of(output))["annotations"]) > 0
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, datasets, tmp_path):
+    for stage, prelude in KILLS.items():
+        killed = train_net(
+            "--until-stage", stage, datasets=datasets, output=tmp_path, prelude=prelude
+        )
+        assert killed.returncode == -signal.SIGKILL, f"{stage}: {killed.stderr}"
+        manifest = json.loads(next(tmp_path.glob(f"*_{stage}/manifest.json")).read_text())
+        assert manifest["status"] == "running", stage
+    done = train_net("--until-stage", "pseudo_labels", datasets=datasets, output=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert labels_of(tmp_path) == labels_of(finished[0])
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_two_processes_make_what_one_makes(finished, datasets, tmp_path):
+    """From the same trained networks; training on two processes sums in another order."""
+    output, _ = finished
+    for name in ("1_classifier", "4_relation_network"):
+        shutil.copytree(output / name, tmp_path / name)
+    done = train_net(
+        "--until-stage",
+        "pseudo_labels",
+        "--num-gpus",
+        0,
+        "--num-processes",
+        2,
+        datasets=datasets,
+        output=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert labels_of(tmp_path) == labels_of(output)
+    one, two = (json.loads((o / "metrics.json").read_text())["stages"] for o in (output, tmp_path))
+    assert two == one[: len(two)]
+    assert len(two) > 5
+
+
+def snapshot(folder):
+    """Modification times of all products."""
+    patterns = ("*/artifacts/*.npz", "*/*.pth", "*/*.json", "*/summary.npz")
+    files = [path for pattern in patterns for path in folder.glob(pattern)]
+    return {path: path.stat().st_mtime_ns for path in files if path.name != "evaluation.json"}
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / "copy")
+
+
+def test_second_run_does_nothing_and_says_so(copy, datasets):
+    before = snapshot(copy)
+    done = train_net(datasets=datasets, output=copy)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stderr + done.stdout
+    assert snapshot(copy) == before
+
+
+def test_eval_only_evaluates_and_makes_nothing(copy, datasets):
+    before = snapshot(copy)
+    figures = json.loads((copy / "metrics.json").read_text())["stages"]
+    for path in [copy / "metrics.json", *copy.glob("*/evaluation.json")]:
+        path.unlink()
+    done = train_net("--eval-only", datasets=datasets, output=copy)
+    assert done.returncode == 0, done.stderr
+    assert snapshot(copy) == before
+    assert json.loads((copy / "metrics.json").read_text())["stages"] == figures
+
+
+def states(output, datasets, *arguments):
+    done = train_net("--list-stages", *arguments, datasets=datasets, output=output)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    return {row[0]: row[2] for row in rows}, done.stdout
+
+
+def test_list_stages_tells_done_stale_and_missing(copy, datasets):
+    assert set(states(copy, datasets)[0].values()) == {"done"}
+
+    found, text = states(copy, datasets, "cam.INPUT.SCALES", "(1.0,0.5)")
+    assert found.pop("classifier") == "done"
+    assert found["cam"] == found["inter_pixel_label"] == found["mask_rcnn"] == "stale"
+    assert "INPUT.SCALES was [1.0] and is [1.0, 0.5]" in text
+
+    artifact = sorted(copy.glob("2_cam/artifacts/*.npz"))[2]
+    data = artifact.read_bytes()
+    artifact.unlink()
+    found, text = states(copy, datasets)
+    assert found["cam"] == "missing"
+    assert "1 of 8 artifacts missing" in text
+    assert found["mask_rcnn"] == "done"
+
+    before = snapshot(copy)
+    done = train_net(datasets=datasets, output=copy)
+    assert done.returncode == 0, done.stderr
+    assert artifact.read_bytes() == data
+    after = snapshot(copy)
+    changed = {path.relative_to(copy) for path in after if before.get(path) != after[path]}
+    names = {str(path) for path in changed}
+    assert names == {f"2_cam/artifacts/{artifact.name}", "2_cam/manifest.json", "2_cam/index.json"}
+
+
+def test_stale_stage_is_refused_and_force_redoes_it(copy, datasets):
+    change = ("instances.MODEL.IRNET.INSTANCE_BACKGROUND", "0.5")
+    refused = train_net(*change, datasets=datasets, output=copy)
+    assert refused.returncode == 1
+    assert "stage instances in" in refused.stderr
+    assert "INSTANCE_BACKGROUND was 0.25 and is 0.5" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    redone = train_net(
+        "--from-stage",
+        "instances",
+        "--until-stage",
+        "pseudo_labels",
+        "--force",
+        *change,
+        datasets=datasets,
+        output=copy,
+    )
+    assert redone.returncode == 0, redone.stderr
+    found, _ = states(copy, datasets, *change)
+    assert found["instances"] == found["pseudo_labels"] == "done"
+    assert found["mask_rcnn"] == "stale"
+
+
+def test_artifacts_hold_what_the_plan_says(finished):
+    from wsis.data.artifacts import ProductReader
+
+    reader = ProductReader(finished[0] / "6_instances", "instances")
+    keys = list(reader.keys())
+    assert len(keys) == 8
+    arrays = reader[keys[0]]
+    assert arrays["masks"].dtype == bool
+    assert arrays["masks"].shape[0] == len(arrays["scores"]) == len(arrays["classes"])
+    summary = ProductReader(finished[0] / "5_displacement_mean", "displacement_mean").summary
+    assert summary["mean"].shape == (2,)
+    assert np.isfinite(summary["mean"]).all()
