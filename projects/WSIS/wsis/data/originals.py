@@ -1,0 +1,307 @@
+"""Readers for what the original IRNet code wrote: pickled ``.npy`` dictionaries and a COCO export.
+
+Pickles run code when loaded. These are read by an unpickler that knows nine names and replaces the
+dangerous ones: torch storages are loaded with ``weights_only``, and every array is checked against
+the data that is really there before memory is asked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import math
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wsis.data.checks import checked, integer, load_json, number, numbers, short
+from wsis.data.images import MAX_PIXELS
+from wsis.data.rle import encode_mask
+from wsis.errors import DataError
+
+MAX_FILE_BYTES = 4 << 30
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """NumPy's helper makes an empty array that the pickle then fills; nothing else is allowed."""
+    if kind is not np.ndarray or tuple(shape) != (0,):
+        raise ValueError("the pickle makes an array in an unusual way")
+    return np.empty(0, dtype=np.int8)
+
+
+def _dtype(name: Any, *options: Any) -> np.dtype:
+    if not isinstance(name, str) or len(name) > 4:
+        raise ValueError("the pickle has an unusual data type")
+    return np.dtype(name, *options)
+
+
+def _load_storage(data: Any) -> Any:
+    if not isinstance(data, bytes):
+        raise ValueError("a torch storage is not made of bytes")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    """A tensor on a storage, if all its elements lie in the storage."""
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise ValueError("a torch tensor has no storage")
+    numbers_ok = all(type(v) is int and v >= 0 for v in (offset, *size, *stride))
+    if not numbers_ok or len(size) != len(stride):
+        raise ValueError("a torch tensor has an unusual shape")
+    count = math.prod(size)
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if count > MAX_PIXELS * 64 or (count and last >= len(storage)):
+        raise ValueError("a torch tensor is larger than its storage")
+    if count == 0:
+        return torch.empty(tuple(size), dtype=storage.dtype)
+    return torch.empty(0, dtype=storage.dtype).set_(
+        storage.untyped(), offset, tuple(size), tuple(stride)
+    )
+
+
+_ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names in `_ALLOWED` and refuses every other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for an allowed name."""
+        try:
+            return _ALLOWED[(module, name)]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        """No file of the original refers to anything outside itself."""
+        raise pickle.UnpicklingError("it refers to something outside the file")
+
+
+def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read a ``.npy`` file that holds a dictionary of arrays or tensors.
+
+    Returns:
+        Name to array.
+
+    Raises:
+        DataError: not such a file, or it asks for anything beyond arrays and tensors.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
+                raise ValueError("it is absurdly large")
+            version = np.lib.format.read_magic(stream)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read is None:
+                raise ValueError(f"it has the unusual version {version}")
+            shape, _, dtype = read(stream)
+            if shape != () or not dtype.hasobject:
+                raise ValueError("it holds a plain array, not a dictionary")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TypedStorage is deprecated, but it was saved
+                content = _Unpickler(stream).load()
+            if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
+                content = content[()]
+            return _arrays(content)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except Exception as error:  # unpickling what is damaged raises nearly anything
+        raise DataError(
+            f"{path} is not a result file of the original IRNet ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _arrays(content: Any) -> dict[str, np.ndarray]:
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
+    arrays = {}
+    for name, value in content.items():
+        array = value.numpy() if isinstance(value, torch.Tensor) else value
+        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+            raise ValueError(f"entry {short(name)} is a {type(value).__name__}, not an array")
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"entry {name!r} holds {array.dtype}")
+        arrays[name] = array
+    return arrays
+
+
+def _take(path: Any, arrays: Mapping[str, np.ndarray], name: str, dims: int) -> np.ndarray:
+    if name not in arrays:
+        raise DataError(
+            f"{path}: {name} is missing; it has {', '.join(sorted(arrays)) or 'nothing'}"
+        )
+    value = arrays[name]
+    if value.ndim != dims:
+        raise DataError(f"{path}: {name} has {value.ndim} dimensions, not {dims}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise DataError(f"{path}: {name} holds numbers that are not finite")
+    return value
+
+
+def read_irnet_cam(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read a CAM file of the original (step ``make_cam``).
+
+    Returns:
+        The product "cam": ``keys`` (K,) int64, ``cam`` (K, h, w) float32 at stride 4,
+        ``high_res`` (K, H, W) float32.
+
+    Raises:
+        DataError: not such a file.
+    """
+    arrays = read_pickled_dict(path)
+    keys = _take(path, arrays, "keys", 1).astype(np.int64)
+    cam = _take(path, arrays, "cam", 3).astype(np.float32)
+    high_res = _take(path, arrays, "high_res", 3).astype(np.float32)
+    if not len(keys) == len(cam) == len(high_res) or (keys < 0).any():
+        raise DataError(f"{path}: {len(keys)} keys, {len(cam)} and {len(high_res)} maps")
+    height, width = high_res.shape[1:]
+    if len(keys) and cam.shape[1:] != ((height - 1) // 4 + 1, (width - 1) // 4 + 1):
+        raise DataError(f"{path}: cam {cam.shape[1:]} is not a quarter of high_res {height, width}")
+    return {"keys": keys, "cam": cam, "high_res": high_res}
+
+
+def read_irnet_instances(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read an instance file of the original (step ``make_ins_seg_labels``).
+
+    Returns:
+        The product "instances": ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks``
+        (n, H, W) bool.
+
+    Raises:
+        DataError: not such a file.
+    """
+    arrays = read_pickled_dict(path)
+    scores = _take(path, arrays, "score", 1).astype(np.float32)
+    classes = _take(path, arrays, "class", 1).astype(np.int64)
+    masks = _take(path, arrays, "mask", 3).astype(bool)
+    if not len(scores) == len(classes) == len(masks) or (classes < 0).any():
+        raise DataError(
+            f"{path}: {len(scores)} scores, {len(classes)} classes and {len(masks)} masks"
+        )
+    return {"classes": classes, "scores": scores, "masks": masks}
+
+
+def _toggle_inside(mask: np.ndarray, polygon: np.ndarray) -> None:
+    """Flip the pixels whose centres (at whole numbers) lie inside a polygon (n, 2), x and y."""
+    height, width = mask.shape
+    for (xa, ya), (xb, yb) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        low, high = min(ya, yb), max(ya, yb)
+        for row in range(max(0, math.ceil(low)), min(height, math.ceil(high))):
+            crossing = xa + (row - ya) * (xb - xa) / (yb - ya)
+            start = min(max(0, math.ceil(crossing)), width)
+            mask[row, start:] ^= True
+
+
+def _export_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
+    """The mask whose outline an exported polygon follows.
+
+    The export's points are the level 0.5 contour of the mask, where pixel centres are whole
+    numbers: of each point one coordinate is a half, unless it was negative and was set to 0,
+    which is undone here. Several outlines combine by the even-odd rule, so holes come back.
+    """
+    if not isinstance(polygons, list) or not polygons:
+        raise ValueError(f"is {short(polygons)}, not a list of polygons")
+    mask = np.zeros(size, dtype=bool)
+    for polygon in polygons:
+        points = np.array(numbers(polygon))
+        if len(points) < 6 or len(points) % 2 or np.abs(points).max() > 2 * max(size):
+            raise ValueError(f"is {short(polygon)}, not a polygon of the image")
+        points = points.reshape(-1, 2)
+        clipped = (points == np.rint(points)).all(axis=1)
+        _toggle_inside(mask, np.where(clipped[:, None] & (points == 0), -0.5, points))
+    return mask
+
+
+def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the COCO-style JSON of the original's export, whose defects are known.
+
+    Its annotation ids start again in every image and are ignored; its category ids are class ids
+    (0-based) although its categories are numbered from 1; it has no scores.
+
+    Returns:
+        One dict an image, in the file's order: ``file_name``, ``image_id``, ``height``, ``width``,
+        ``image_labels``, and ``annotations`` with ``category_id`` (class id), ``bbox`` [x, y, w, h]
+        as stored, ``area``, ``segmentation`` (RLE), ``iscrowd``.
+
+    Raises:
+        DataError: naming the file, the image and the field.
+    """
+    content = load_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise DataError(f"{path} is not a COCO export: images is missing")
+    categories = content.get("categories") or []
+    images: dict[int, dict[str, Any]] = {}
+    for entry in content["images"]:
+        image = _export_image(path, entry)
+        if image["image_id"] in images:
+            raise DataError(f"{path}: image {image['image_id']}: id occurs twice")
+        images[image["image_id"]] = image
+    for index, entry in enumerate(content.get("annotations") or []):
+        where = f"annotation number {index}"
+        if not isinstance(entry, dict) or entry.get("image_id") not in images:
+            raise DataError(f"{path}: {where}: image_id is no image of the file")
+        image = images[entry["image_id"]]
+        annotation = _export_annotation(path, where, entry, (image["height"], image["width"]))
+        if categories and annotation["category_id"] >= len(categories):
+            raise DataError(
+                f"{path}: {where}: category_id {annotation['category_id']} is not a 0-based class "
+                f"of {len(categories)}; was the file corrected already? Then it is a plain COCO "
+                "file"
+            )
+        image["annotations"].append(annotation)
+        image["image_labels"] = sorted({*image["image_labels"], annotation["category_id"]})
+    return list(images.values())
+
+
+def _export_image(path: Any, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise DataError(f"{path}: images holds {short(entry)}")
+    identity = checked(path, "images", "id", integer, entry.get("id"))
+    where = f"image {identity}"
+    height = checked(path, where, "height", integer, entry.get("height"))
+    width = checked(path, where, "width", integer, entry.get("width"))
+    name = entry.get("file_name")
+    if height < 1 or width < 1 or height * width > MAX_PIXELS or not isinstance(name, str):
+        raise DataError(f"{path}: {where}: file_name, height or width is damaged")
+    return {
+        "file_name": name,
+        "image_id": identity,
+        "height": height,
+        "width": width,
+        "image_labels": [],
+        "annotations": [],
+    }
+
+
+def _export_annotation(
+    path: Any, where: str, entry: dict[str, Any], size: tuple[int, int]
+) -> dict[str, Any]:
+    category = checked(path, where, "category_id", integer, entry.get("category_id"))
+    if category < 0:
+        raise DataError(f"{path}: {where}: category_id is {category}")
+    mask = checked(path, where, "segmentation", _export_mask, entry.get("segmentation"), size)
+    return {
+        "category_id": category,
+        "iscrowd": 0,
+        "bbox": checked(path, where, "bbox", numbers, entry.get("bbox"), 4),
+        "area": checked(path, where, "area", number, entry.get("area")),
+        "segmentation": encode_mask(mask),
+    }
