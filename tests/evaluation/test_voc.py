@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 from wsis.evaluation.matching import best_overlaps, true_at
+from wsis.evaluation.streaming import InstancePair
 from wsis.evaluation.voc import ProtocolOptions, VocMeasure
 
 from tests.evaluation.cases import box, prediction, random_pair, truth
 from tests.evaluation.test_average_precision import slow_ap
-from wsis.evaluation.streaming import InstancePair
 
 NAMES = ("cat", "dog", "bird", "cow")
 
