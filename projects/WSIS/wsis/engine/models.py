@@ -24,5 +24,5 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.TORCHVISION.WEIGHTS = ""  # the trained weights replace the trunk's
     model = build_model(cfg)
-    load_weights(model, str(weights))
+    load_weights(model, str(weights), strict=True)
     return model.eval()
