@@ -1,0 +1,158 @@
+"""VOC roots: XML, lists, masks, and sentences for what is wrong."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from wsis.data.voc import VOC_CLASSES, load_voc, read_classes, read_voc_xml, register_voc
+from wsis.errors import DataError
+
+from tests.data.trees import voc_tree, xml
+
+CAT, DOG = VOC_CLASSES.index("cat"), VOC_CLASSES.index("dog")
+
+
+def test_twenty_classes():
+    assert len(VOC_CLASSES) == len(set(VOC_CLASSES)) == 20
+    assert list(VOC_CLASSES) == sorted(VOC_CLASSES)
+
+
+def test_records(tmp_path):
+    labels = [[0, 1, 1, 2, 255, 0]] * 4
+    images = {
+        "b": {
+            "xml": xml(("dog", 2, 1, 3, 4), ("cat", 4, 1, 4, 4, 1)),
+            "instances": labels,
+            "classes": [[0, 12, 12, 8, 255, 0]] * 4,
+        },
+        "a": {"xml": xml()},
+    }
+    root = voc_tree(tmp_path, images, {"train": ["b", "a"]})
+    first, second = load_voc(root, "train")
+    assert (first["image_id"], first["image_key"]) == ("b", "b")
+    assert (first["height"], first["width"]) == (4, 6)
+    assert first["image_labels"] == sorted([CAT, DOG])
+    dog, cat = first["annotations"]
+    assert dog["bbox"] == [1, 0, 3, 4]
+    assert dog["bbox_mode"] == BoxMode.XYXY_ABS
+    assert (dog["category_id"], dog["difficult"]) == (DOG, 0)
+    assert (cat["category_id"], cat["difficult"]) == (CAT, 1)
+    assert first["instance_file_name"].endswith("SegmentationObject/b.png")
+    assert first["semantic_file_name"].endswith("SegmentationClass/b.png")
+    assert second["image_labels"] == []
+    assert second["annotations"] == []
+    assert "instance_file_name" not in second
+
+
+def test_aug_masks_serve_images_without_voc_masks(tmp_path):
+    root = voc_tree(
+        tmp_path,
+        {"a": {"xml": xml(), "instances": [[0] * 6] * 4}, "b": {"xml": xml()}},
+        {"trainaug": ["a", "b"]},
+    )
+    (root / "SegmentationObjectAug").mkdir()
+    for name in "ab":
+        (root / "SegmentationObjectAug" / f"{name}.png").touch()
+    first, second = load_voc(root, "trainaug")
+    assert "SegmentationObject/" in first["instance_file_name"]
+    assert "SegmentationObjectAug/" in second["instance_file_name"]
+
+
+def test_labels_from_the_mask_without_xml(tmp_path):
+    images = {"a": {"classes": [[0, 9, 255, 1, 0, 0]] * 4}}
+    root = voc_tree(tmp_path, images, {"sem": ["a"]}, suffix=".png")
+    (record,) = load_voc(root, "sem")
+    assert record["image_labels"] == [0, 8]
+    assert (record["height"], record["width"]) == (4, 6)
+
+
+def test_own_classes_and_main_list(tmp_path):
+    root = voc_tree(tmp_path, {"a": {"xml": xml(("wren", 1, 1, 6, 4))}}, {})
+    (root / "ImageSets" / "Main").mkdir()
+    (root / "ImageSets" / "Main" / "val.txt").write_text("a  1\n\n")
+    with pytest.raises(DataError, match=r"a\.xml: object 1: unknown class 'wren'.*classes\.txt"):
+        load_voc(root, "val")
+    (root / "classes.txt").write_text("robin\nwren\n")
+    assert read_classes(root) == ("robin", "wren")
+    assert load_voc(root, "val")[0]["image_labels"] == [1]
+    assert load_voc(root, "val", ["wren"])[0]["image_labels"] == [0]
+
+
+def test_edge_cases_of_real_files(tmp_path):
+    """Fractions, empty tags, coordinates from 0, and a size that only the image knows."""
+    path = tmp_path / "a.xml"
+    path.write_text(
+        "<annotation><object><name> cat </name><difficult/><bndbox><xmin>0</xmin><ymin>1.5</ymin>"
+        "<xmax>7.25</xmax><ymax>4</ymax></bndbox></object></annotation>"
+    )
+    root = voc_tree(tmp_path / "voc", {"a": {}}, {})
+    size, annotations = read_voc_xml(path, VOC_CLASSES, image=root / "JPEGImages" / "a.jpg")
+    assert size == (4, 6)
+    assert annotations[0]["bbox"] == [0, 0.5, 6, 4]
+    assert annotations[0]["difficult"] == 0
+    with pytest.raises(DataError, match="size: missing"):
+        read_voc_xml(path, VOC_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "readable XML"),
+        ("<annotation>", "readable XML"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation>&b;</annotation>", "entities"),
+        (xml(width=-5), "absurd"),
+        (xml(width=10**9), "absurd"),
+        (xml(width="six"), "width is 'six'"),
+        (xml(("cow", 1, 1, "x", 2)), r"object 1 \(cow\): bndbox xmax is 'x'"),
+        (xml(("cow", 1, 1, "nan", 2)), "xmax is 'nan'"),
+        (xml(("cow", 3, 1, 1, 2)), "bndbox has no area"),
+        (xml(("cow", 1, 1, 2, 2), ("cow", 90, 90, 95, 95)), r"object 2 \(cow\).*outside"),
+        (xml(("unicorn", 1, 1, 2, 2)), "unknown class 'unicorn'"),
+        (xml().replace("</annotation>", "<object/></annotation>"), "unknown class ''"),
+    ],
+)
+def test_bad_xml(tmp_path, text, message):
+    path = tmp_path / "bad.xml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_voc_xml(path, VOC_CLASSES)
+    assert "bad.xml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "a"], "names a twice"),
+        ([], "is empty"),
+        (["../a"], "leaves"),
+        (["/a"], "leaves"),
+        (["b"], r"has no b\.\*"),
+    ],
+)
+def test_bad_list(tmp_path, names, message):
+    root = voc_tree(tmp_path, {"a": {"xml": xml()}}, {"train": names})
+    with pytest.raises(DataError, match=message):
+        load_voc(root, "train")
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(DataError, match=r"train\.txt does not exist"):
+        load_voc(tmp_path, "train")
+    with pytest.raises(DataError, match=r"prepare_sbd\.py"):
+        load_voc(tmp_path, "trainaug")
+    root = voc_tree(tmp_path / "v", {"a": {}}, {"train": ["a"]})
+    with pytest.raises(DataError, match=r"a\.xml does not exist"):
+        load_voc(root, "train")
+
+
+def test_registration_reads_nothing(tmp_path):
+    name = "wsis_test_voc"
+    register_voc(name, tmp_path / "nowhere", "train", classes=["a"], supervision="image")
+    try:
+        metadata = MetadataCatalog.get(name)
+        assert metadata.thing_classes == ["a"]
+        assert metadata.supervision == "image"
+        with pytest.raises(DataError, match="nowhere"):
+            DatasetCatalog.get(name)
+    finally:
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name)
