@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from wsis.errors import DataError
 from wsis.methods.irnet.convert import convert_irnet, irnet_name
 
 
@@ -41,5 +42,5 @@ def test_trunk_and_counters():
 
 
 def test_another_checkpoint_is_refused():
-    with pytest.raises(ValueError, match="not IRNet's weights"):
+    with pytest.raises(DataError, match="not IRNet's weights"):
         convert_irnet({"classifier.weight": torch.zeros(1)})

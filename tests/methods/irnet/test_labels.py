@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from wsis.errors import DataError
 from wsis.methods.irnet.labels import inter_pixel_label, seed_labels
 
 IMAGE = np.zeros((1, 4, 3), dtype=np.uint8)
@@ -38,7 +39,7 @@ def test_half_precision_maps():
 
 
 def test_wrong_sizes_and_class_ids():
-    with pytest.raises(ValueError, match="run --stage cam again"):
+    with pytest.raises(DataError, match="run --stage cam again"):
         inter_pixel_label(IMAGE, np.array([1]), MAPS, refine=None)
-    with pytest.raises(ValueError, match="class ids"):
+    with pytest.raises(DataError, match="class ids"):
         inter_pixel_label(IMAGE, np.array([1, 254]), MAPS, refine=None)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from wsis.config import get_wsis_cfg
+from wsis.errors import UsageError
 from wsis.methods.irnet.branches import BoundaryBranch, group_count
 from wsis.methods.irnet.meta_arch import canvas_size, reduce_labels
 
@@ -193,5 +194,5 @@ def test_features_are_counted_and_named():
         BoundaryBranch([])
     cfg = tiny_cfg()
     cfg.MODEL.IRNET.IN_FEATURES = ["stem", "res2", "res3", "res4", "res6"]
-    with pytest.raises(ValueError, match="res6"):
+    with pytest.raises(UsageError, match="res6"):
         build_model(cfg)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from wsis.errors import DataError
 from wsis.modeling.checkpoint import torchvision_resnet_to_detectron2
 
 _PARTS = {"0": "conv", "1": "norm"}  # index in the original's Sequentials
@@ -54,10 +55,10 @@ def convert_irnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         the same tensors under our names.
 
     Raises:
-        ValueError: this is no IRNet checkpoint: an entry is missing.
+        DataError: this is no IRNet checkpoint: an entry is missing.
     """
     if not any(name.startswith("fc_edge") for name in state):
-        raise ValueError(
+        raise DataError(
             "these are not IRNet's weights: no entry fc_edge1.0.weight "
             "(the classifier's res50_cam.pth has another converter)"
         )

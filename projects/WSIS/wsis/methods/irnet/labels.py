@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from wsis.errors import DataError
+
 UNKNOWN = 255
 
 # (image (H, W, 3) uint8, labels (B, H, W), number of labels) -> labels (B, H, W)
@@ -42,18 +44,18 @@ def inter_pixel_label(
         (H, W) uint8: class id + 1, 0 background, 255 unknown. Without any class all is background.
 
     Raises:
-        ValueError: sizes of image and maps differ, or a class id does not fit beside 255.
+        DataError: sizes of image and maps differ, or a class id does not fit beside 255.
     """
     keys, size = np.asarray(keys, dtype=np.int64), image.shape[:2]
     if high_res.shape != (len(keys), *size):
-        raise ValueError(
+        raise DataError(
             f"expected maps of shape {(len(keys), *size)} for this image, got {high_res.shape}; "
             "run --stage cam again"
         )
     if len(keys) == 0:
         return np.zeros(size, dtype=np.uint8)
     if keys.min() < 0 or keys.max() + 1 >= UNKNOWN:
-        raise ValueError(f"class ids must lie in 0..{UNKNOWN - 2}, got {keys.tolist()}")
+        raise DataError(f"class ids must lie in 0..{UNKNOWN - 2}, got {keys.tolist()}")
     thresholds = (foreground_threshold, background_threshold)
     seeds = np.stack([seed_labels(high_res, threshold) for threshold in thresholds])
     if refine is not None:

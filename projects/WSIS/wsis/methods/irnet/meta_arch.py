@@ -15,6 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsis.errors import UsageError
 from wsis.layers.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.losses import relation_losses
@@ -124,7 +125,7 @@ class IRNet(nn.Module):
         known = backbone.output_shape()
         missing = [name for name in keys.IN_FEATURES if name not in known]
         if missing:
-            raise ValueError(
+            raise UsageError(
                 f"MODEL.IRNET.IN_FEATURES names {missing[0]!r}, but the backbone has "
                 f"{', '.join(known)}"
             )
