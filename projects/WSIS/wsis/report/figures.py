@@ -84,38 +84,60 @@ def _where(entry: Entry) -> str:
     return f"protocol {entry['protocol']} on {entry['dataset']}"
 
 
+_EXPLAINED = {
+    "voc": "Mask AP with VOC's matching (a prediction may take only the object it overlaps most); "
+    "ABO is the mean best overlap of the objects.",
+    "coco": "Mask AP with pycocotools' matching; AP is the mean over IoU 0.50 to 0.95.",
+    "coco_bbox": "The same for boxes.",
+    "quality": "Pseudo labels without a ranking: precision and recall at IoU 0.5, mIoU of their "
+    "union; merged and split are shares of the true objects.",
+    "classification": "Mean average precision of the image classifier over classes.",
+    "semantic": "mIoU of a label map over background and classes.",
+    "inter-pixel label": "Share of unknown pixels, and how much of the rest is right.",
+}
+
+
 def figure_table(entries: Sequence[Entry]) -> str:
     """Every entry of ``metrics.json`` with its protocol; baselines are set off."""
     if not entries:
         return ""
-    shown = [m for m in MAIN_METRICS if any(m in e.get("metrics", {}) for e in entries)]
-    rows = []
-    for entry in entries:
-        cells = [escape(str(entry.get(k, ""))) for k in ("stage", "dataset", "protocol")]
-        for metric in shown:
-            value = number_of(entry, metric)
-            cells.append(f"{value:.1f}" if value is not None else "")
-        rows.append(cells)
-    headers = ("stage", "data set", "protocol", *(m.replace("_", " ") for m in shown))
-    marked = ["baseline" in str(e.get("protocol", "")) for e in entries]
-    note = (
+    ranked = [e for e in entries if "AP50" in e.get("metrics", {})]
+    others = [e for e in entries if "AP50" not in e.get("metrics", {})]
+    html = (
         '<p class="soft">All figures in per cent. Published tables mix protocols, so each figure '
-        "stands beside its own; rows in yellow are the baseline, components of thresholded "
+        "stands beside its own. Rows in yellow are the baseline: components of thresholded "
         "CAMs.</p>"
     )
-    explained = {
-        "voc": "Mask AP with VOC's matching (each prediction may take only its best object).",
-        "coco": "Mask AP with pycocotools' matching; AP is the mean over IoU 0.50 to 0.95.",
-        "coco_bbox": "The same for boxes.",
-        "quality": "Pseudo labels without a ranking: precision and recall at IoU 0.5, mIoU of "
-        "their union; merged and split are shares of true objects.",
-        "classification": "Mean average precision of the image classifier over classes.",
-        "semantic": "mIoU of the label map over background and classes.",
-        "inter-pixel label": "Share of unknown pixels, and how much of the rest is right.",
-    }
+    if ranked:
+        shown = [m for m in MAIN_METRICS if any(m in e["metrics"] for e in ranked)]
+        rows = [[*_source_cells(e), *(_per_cent(e, m) for m in shown)] for e in ranked]
+        headers = ("stage", "data set", "protocol", *shown)
+        marked = ["baseline" in str(e.get("protocol", "")) for e in ranked]
+        html += "<h3>Instances</h3>" + table(headers, rows, numbers=len(shown), marked=marked)
+    if others:
+        rows = [[*_source_cells(e), _named_figures(e)] for e in others]
+        html += "<h3>Other products</h3>"
+        html += table(("stage", "data set", "protocol", "figures"), rows)
     present = {str(e.get("protocol", "")).split(",")[0] for e in entries}
-    used = {k: v for k, v in explained.items() if k in present}
-    return note + table(headers, rows, numbers=len(shown), marked=marked) + definitions(used)
+    return html + definitions({k: v for k, v in _EXPLAINED.items() if k in present})
+
+
+def _source_cells(entry: Entry) -> list[str]:
+    return [escape(str(entry.get(key, ""))) for key in ("stage", "dataset", "protocol")]
+
+
+def _per_cent(entry: Entry, metric: str) -> str:
+    value = number_of(entry, metric)
+    if value is None:
+        return "–" if metric in entry.get("metrics", {}) else ""
+    return f"{value:.1f}"
+
+
+def _named_figures(entry: Entry) -> str:
+    metrics = [m for m in MAIN_METRICS if m in entry.get("metrics", {})]
+    return " · ".join(
+        f"{escape(m.replace('_', ' '))} <b>{_per_cent(entry, m)}</b>" for m in metrics
+    )
 
 
 def _seconds(value: float) -> str:

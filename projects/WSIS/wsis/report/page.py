@@ -20,26 +20,29 @@ _STYLE = """
 body{margin:0;background:var(--bg);color:var(--fg);
 font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main,header,nav{max-width:1320px;margin:0 auto;padding:0 28px}
-header{padding-top:36px}
+header{padding-top:36px}header p{max-width:none}
 h1{font-size:30px;line-height:1.2;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:21px;margin:52px 0 8px;padding-top:14px;border-top:1px solid var(--line)}
 h3{font-size:16px;margin:26px 0 6px}
-p{margin:6px 0 12px;max-width:78ch}
+p{margin:6px 0 12px;max-width:96ch}
 .soft{color:var(--soft)}
 a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
 nav ol{display:flex;flex-wrap:wrap;gap:4px 22px;list-style:none;margin:16px 0 0;padding:10px 0;
 border-block:1px solid var(--line);counter-reset:toc}
-nav li{counter-increment:toc}nav li::before{content:counter(toc) ".";color:var(--soft);margin-right:5px}
+nav li{counter-increment:toc}nav li::before{content:counter(toc) ".";color:var(--soft);
+margin-right:5px}
 code{font:12.5px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(215px,1fr));gap:14px;margin:18px 0}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}
 .tile b{display:block;font-size:30px;line-height:1.15;font-variant-numeric:tabular-nums}
 .tile .what{font-weight:600}.tile .note{color:var(--soft);font-size:13px;line-height:1.4}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:13.5px;margin:10px 0 14px;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;font-size:13.5px;margin:10px 0 14px;
+font-variant-numeric:tabular-nums}
 th,td{padding:5px 12px 5px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft);white-space:nowrap}
-td.n,th.n{text-align:right;padding-right:14px}
+td.n,th.n{text-align:right;padding-right:14px;white-space:nowrap}
+td.s{white-space:nowrap}
 tr.mark td{background:var(--mark)}
 .chip{display:inline-block;padding:0 9px;border-radius:99px;font-size:12.5px;line-height:20px;
 background:var(--card);border:1px solid var(--line);margin:0 5px 3px 0;white-space:nowrap}
@@ -47,18 +50,20 @@ background:var(--card);border:1px solid var(--line);margin:0 5px 3px 0;white-spa
 .row{border:1px solid var(--line);border-radius:10px;padding:12px 14px 4px;margin:14px 0;
 background:var(--card);break-inside:avoid}
 .row>.head{display:flex;flex-wrap:wrap;align-items:center;gap:2px 10px;margin-bottom:8px}
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:12px}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(228px,1fr));gap:12px}
 .pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(400px,1fr));gap:14px}
-.pairs .row{margin:0}.pairs .panels{grid-template-columns:1fr 1fr}
+.pairs .row{margin:0}.pairs .panels{grid-template-columns:repeat(auto-fit,minmax(130px,1fr))}
+.pairs.wide{grid-template-columns:repeat(auto-fill,minmax(560px,1fr))}
 figure{margin:0 0 8px}
 figure img{display:block;width:100%;height:auto;border-radius:5px;background:#8884}
 figcaption{font-size:12.5px;line-height:1.35;margin-top:5px;color:var(--soft)}
 figcaption b{color:var(--fg);font-weight:600}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));gap:18px 26px;margin:14px 0}
-.plots.wide{grid-template-columns:minmax(300px,760px)}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));gap:18px 26px;
+margin:14px 0}
+.plots.wide{grid-template-columns:minmax(300px,640px)}
 .plots svg{width:100%;height:auto}
-dl.how{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;font-size:13.5px;margin:12px 0;
-max-width:105ch}
+dl.how{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;font-size:13.5px;
+margin:12px 0;max-width:110ch}
 dl.how dt{font-weight:600}dl.how dd{margin:0;color:var(--soft)}
 details{margin:4px 0}summary{cursor:pointer;color:var(--accent);font-size:13px}
 .problem{border-left:4px solid #d98a00;background:var(--card);padding:8px 14px;margin:10px 0;
@@ -104,7 +109,8 @@ def figure(picture: np.ndarray, title: str, note: str = "") -> str:
     caption = f"<b>{escape(title)}</b>" + (f" {escape(note)}" if note else "")
     return (
         f'<figure><img loading="lazy" width="{picture.shape[1]}" height="{picture.shape[0]}" '
-        f'alt="{escape(title)}" src="{data_uri(picture)}"><figcaption>{caption}</figcaption></figure>'
+        f'alt="{escape(title)}" src="{data_uri(picture)}">'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
@@ -148,7 +154,8 @@ def table(
         mark = ' class="mark"' if index < len(marked) and marked[index] else ""
         body += f"<tr{mark}>{cells(row, 'td')}</tr>"
     head = cells([escape(h) for h in headers], "th")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    content = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table>{content}</table></div>'
 
 
 def definitions(entries: Mapping[str, str]) -> str:

@@ -31,7 +31,6 @@ _HIGHLIGHTS = {
     "SOLVER.MAX_ITER": "iterations",
     "SOLVER.IMS_PER_BATCH": "images per batch",
     "SOLVER.BASE_LR": "learning rate",
-    "INPUT.CROP_SIDE": "crop side",
 }
 _DATASETS = ("WSIS.IMAGES", "DATASETS.TRAIN")
 _SHOWN = 6  # settings of the stage's own method
@@ -108,7 +107,11 @@ class RunFolder:
             found["starts from"] = os.path.basename(str(start)) if start else "random weights"
             return found
         prefix = f"MODEL.{model.upper()}." if model else ""
-        own = {k: v for k, v in settings.items() if k.startswith(prefix) and k not in _DATASETS}
+        own = {
+            k: v
+            for k, v in settings.items()
+            if k.startswith(prefix) and k not in _DATASETS and not isinstance(v, bool | list)
+        }
         short = {k.rpartition(".")[2].lower().replace("_", " "): str(v) for k, v in own.items()}
         return ({"model": model} if model else {}) | dict(list(short.items())[:_SHOWN])
 

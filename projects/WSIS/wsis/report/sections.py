@@ -26,7 +26,7 @@ from wsis.report.products import (
 from wsis.report.runs import RunFolder
 from wsis.report.samples import Images, choose, true_objects
 from wsis.visualization.colors import distinct_colors
-from wsis.visualization.instances import instance_labels, instances_panel
+from wsis.visualization.instances import spotlight_panel
 from wsis.visualization.panels import photo_panel
 from wsis.visualization.plots import (
     calibration_plot,
@@ -38,8 +38,6 @@ from wsis.visualization.plots import (
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-_MOST_CLASSES = 12  # series of bars are shown whole up to here
-_MOST_BARS = 80
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,9 @@ def product_rows(images: Images, runs: Sequence[RunFolder], options: Options) ->
     if not cards:
         return ""
     intro = (
-        f"<p>{len(chosen)} of the {len(images.records)} images of <code>{escape(images.title)}</code>"
-        ", evenly spread. Beside each name stand the image's tags, all that training saw.</p>"
+        f"<p>{len(chosen)} of the {len(images.records)} images of "
+        f"<code>{escape(images.title)}</code>, evenly spread. Beside each name "
+        "stand the image's tags.</p>"
     )
     return intro + definitions(explanations(titles)) + "".join(cards)
 
@@ -130,27 +129,17 @@ def measure(source: Source, options: Options) -> Quality:
 def _match_card(match: Match, source: Source) -> str:
     scene = _scene(match.record, source.images.classes)
     found = source.find(match.record)
-    one = Found(
-        *(a[match.index : match.index + 1] for a in (found.classes, found.scores, found.masks))
-    )
     name = source.images.classes[match.class_id]
-    label = instance_labels(one.classes, scene.classes, one.scores)
-    other = match.object_index
-    true_mask = scene.truth.masks[other : other + 1] if other >= 0 else scene.truth.masks[:0]
+    truth, absent = np.zeros(scene.image.shape[:2], dtype=bool), f"none: no {name} here"
+    if match.object_index >= 0:
+        truth, absent = scene.truth.masks[match.object_index], ""
     pictures = [
-        Picture(
-            instances_panel(scene.image, one.masks, label, colors=[0]), source.title.rstrip("s")
-        ),
-        Picture(
-            instances_panel(scene.image, true_mask, colors=[0] * len(true_mask)),
-            "true object",
-            "" if other >= 0 else f"there is no {name} in this image",
-        ),
+        Picture(spotlight_panel(scene.image, found.masks[match.index]), source.title.rstrip("s")),
+        Picture(spotlight_panel(scene.image, truth), "true object", absent),
     ]
     head = f"<b>IoU {match.iou:.2f}</b> {escape(name)}, score {match.score:.2f} "
-    return card(
-        head + f'<span class="soft">{escape(match.record["image_key"])}</span>', _figures(pictures)
-    )
+    key = f'<span class="soft">{escape(match.record["image_key"])}</span>'
+    return card(head + key, _figures(pictures))
 
 
 def extreme_labels(source: Source, quality: Quality, options: Options) -> str:
@@ -159,9 +148,9 @@ def extreme_labels(source: Source, quality: Quality, options: Options) -> str:
         return ""
     worst, best = quality.extremes(options.extremes)
     html = (
-        f"<p>Each of the {len(quality.matches)} {escape(source.title)} in {quality.with_truth} images "
-        "with ground truth was compared with the object of its class that it overlaps most. These "
-        "are the lowest and the highest overlaps, at most one of an image; of equal overlaps "
+        f"<p>Each of the {len(quality.matches)} {escape(source.title)} in {quality.with_truth} "
+        "images with ground truth was compared with the object of its class that it overlaps most. "
+        "These are the lowest and the highest overlaps, at most one of an image; of equal overlaps "
         "those with the better scores.</p>"
     )
     for title, matches in (("Worst", worst), ("Best", best)):
@@ -180,7 +169,11 @@ def prediction_rows(source: Source, options: Options) -> str:
         try:
             scene = _scene(record, source.images.classes)
             found = (source.find(record) or Found(*_nothing(scene.image))).above(options.min_score)
-            pictures = [draw_found(scene, found, "prediction"), *draw_truth(scene)]
+            pictures = [
+                Picture(photo_panel(scene.image), "photograph"),
+                draw_found(scene, found, "prediction"),
+                *draw_truth(scene),
+            ]
         except (WSISError, ValueError) as error:
             cards.append(problem(f"{record['image_key']}: {error}"))
             continue
@@ -188,12 +181,12 @@ def prediction_rows(source: Source, options: Options) -> str:
         cards.append(card(head, _figures(pictures)))
     intro = (
         f"<p>{len(chosen)} of the {len(source.images.records)} images of "
-        f"<code>{escape(source.images.title)}</code>, evenly spread, none of them used in training. "
+        f"<code>{escape(source.images.title)}</code>, evenly spread. "
         f"Predictions of <code>{escape(source.title)}</code> that score {options.min_score:g} or "
         "more, in the colour of the true object that each overlaps; the rest of the ranking "
         "counts in the figures but is not drawn.</p>"
     )
-    return intro + f'<div class="pairs">{"".join(cards)}</div>' if cards else ""
+    return intro + f'<div class="pairs wide">{"".join(cards)}</div>' if cards else ""
 
 
 def _nothing(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -227,7 +220,7 @@ def _by_class(entry: Mapping[str, Any]) -> dict[str, float | None]:
 
 def class_section(entries: Sequence[Mapping[str, Any]]) -> str:
     """AP50 of every class, for the baseline, pseudo labels and trained networks."""
-    chosen = [("baseline", best_baseline(entries))]
+    chosen = [("baseline: components of CAMs", best_baseline(entries))]
     chosen += [(str(e["stage"]).replace("_", " "), e) for e in instance_entries(entries)]
     series: dict[str, dict[str, float | None]] = {}
     for title, entry in chosen:

@@ -11,11 +11,13 @@ import numpy as np
 from detectron2.utils.visualizer import Visualizer
 
 from wsis.visualization.colors import distinct_colors
+from wsis.visualization.panels import faint_photo
 from wsis.visualization.resizing import PANEL_WIDTH, panel_size, resize_image, resize_labels
 
-_FONT = 11  # points, at Visualizer's 100 dots per inch
-_LETTER = 9.5  # mean width of a letter at that size, pixels
-_LINE = 20
+_FONT = 14  # points, at Visualizer's 100 dots per inch
+_LETTER = 11.5  # mean width of a letter at that size, pixels
+_LINE = 25
+_PALE = 0.7  # share of white in the colour of a text
 _HATCH_PERIOD = 10
 
 
@@ -86,7 +88,11 @@ def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: tuple) 
     if bottom - top < 3 * _LINE:  # a small object: the text stands above or below it
         y = top - _LINE - 2 if top > _LINE + 2 else bottom + 3
     y = min(max(y, 1), max(height - _LINE, 0))
-    drawing.draw_text(text, (x, y), color=color, font_size=_FONT)
+    drawing.draw_text(text, (x, y), color=_pale(color), font_size=_FONT)
+
+
+def _pale(color: tuple) -> tuple:
+    return tuple(_PALE + (1 - _PALE) * c for c in color)
 
 
 def instances_panel(
@@ -98,7 +104,7 @@ def instances_panel(
     ignore: np.ndarray | None = None,
     width: int = PANEL_WIDTH,
 ) -> np.ndarray:
-    """Masks with outlines and names on the photograph, the smaller above the larger.
+    """Masks with outlines and names on the photograph in grey, the smaller above the larger.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -112,7 +118,7 @@ def instances_panel(
         (P, Q, 3) uint8.
     """
     size = panel_size(*image.shape[:2], panel_width=width)
-    panel = resize_image(image, size)
+    panel = np.round(faint_photo(image, width)).astype(np.uint8)
     if ignore is not None and ignore.any():
         panel = hatch(panel, resize_labels(ignore, size))
     enlarged = resize_labels(np.asarray(masks, dtype=bool), size)
@@ -126,10 +132,34 @@ def instances_panel(
     for index in shown:
         color = tuple(palette[numbers[index]])
         drawing.draw_binary_mask(
-            enlarged[index].astype(np.uint8), color, edge_color=color, alpha=0.45, area_threshold=0
+            enlarged[index].astype(np.uint8), color, edge_color=color, alpha=0.5, area_threshold=0
         )
     for index in shown if labels is not None else ():
         _draw_label(drawing, enlarged[index], labels[index], tuple(palette[numbers[index]]))
+    return np.ascontiguousarray(drawing.get_output().get_image())
+
+
+def spotlight_panel(image: np.ndarray, mask: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:
+    """One mask in the photograph: inside as it is, outside dim and grey, a white outline.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, may be empty.
+        width: of the panel, pixels.
+
+    Returns:
+        (P, Q, 3) uint8.
+    """
+    size = panel_size(*image.shape[:2], panel_width=width)
+    inside = resize_labels(mask, size)
+    photo, outside = resize_image(image, size), 0.35 * faint_photo(image, width)
+    panel = np.where(inside[:, :, None], photo, outside).astype(np.uint8)
+    if not inside.any():
+        return panel
+    drawing = Visualizer(panel)
+    drawing.draw_binary_mask(
+        inside.astype(np.uint8), (1, 1, 1), edge_color=(1, 1, 1), alpha=0.0, area_threshold=0
+    )
     return np.ascontiguousarray(drawing.get_output().get_image())
 
 
@@ -166,5 +196,5 @@ def weak_panel(
         if np.isfinite(anchor).all():
             x = _inside(anchor[0] + _LETTER * len(text) / 2, _LETTER * len(text) / 2 + 3, size[1])
             y = min(max(anchor[1], 1), max(size[0] - _LINE, 0))
-            drawing.draw_text(text, (x, y), color=tuple(color), font_size=_FONT)
+            drawing.draw_text(text, (x, y), color=_pale(tuple(color)), font_size=_FONT)
     return np.ascontiguousarray(drawing.get_output().get_image())

@@ -37,8 +37,16 @@ def photo_panel(image: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:
     return resize_image(image, panel_size(*image.shape[:2], panel_width=width))
 
 
-def _faint(image: np.ndarray, width: int) -> np.ndarray:
-    """The photograph without colour, (P, Q, 3) float in 0..255."""
+def faint_photo(image: np.ndarray, width: int) -> np.ndarray:
+    """The photograph without colour, so that what lies on it has the only colours.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        width: of the panel, pixels.
+
+    Returns:
+        (P, Q, 3) float in 0..255.
+    """
     photo = photo_panel(image, width=width)
     return np.repeat((photo @ np.array(_GREY_WEIGHTS))[:, :, None], 3, axis=2)
 
@@ -59,7 +67,7 @@ def heat_panel(
         highest: value that is red; what is not positive counts as 1.
         width: of the panel, pixels.
     """
-    photo = _faint(image, width)
+    photo = faint_photo(image, width)
     heat = resize_map(values, photo.shape[:2]) / (highest if highest > 0 else 1.0)
     heat = np.clip(heat, 0.0, 1.0)
     return _blend(photo, 255.0 * colormaps[_HEAT](heat)[:, :, :3], 0.35 + 0.35 * heat[:, :, None])
@@ -76,7 +84,7 @@ def label_panel(
         num_classes: C.
         width: of the panel, pixels.
     """
-    photo = _faint(image, width)
+    photo = faint_photo(image, width)
     colors = label_colors(num_classes)[resize_labels(np.asarray(label), photo.shape[:2]) & 255]
     return _blend(photo, colors, 0.75)
 
@@ -143,7 +151,7 @@ def cluster_panel(
         clusters: (h, w) integers, any.
         width: of the panel, pixels.
     """
-    photo = _faint(image, width)
+    photo = faint_photo(image, width)
     numbers, inverse = np.unique(np.asarray(clusters), return_inverse=True)
     shown = resize_labels(inverse.reshape(np.shape(clusters)), photo.shape[:2])
     return _blend(photo, distinct_colors(len(numbers))[shown], 0.6)

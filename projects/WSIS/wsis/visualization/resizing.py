@@ -34,7 +34,7 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
-    """(..., h, w) of any type to (..., P, Q): the value of the cell in which a pixel's centre is."""
+    """(..., h, w) of any type to (..., P, Q): the cell in which the centre of a pixel lies."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.int64)
         for new, old in zip(size, labels.shape[-2:], strict=True)
