@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,13 @@ def artifact_source(run: RunFolder, images: Images) -> Source:
 
 
 def pseudo_label_source(run: RunFolder, images: Images) -> Source:
-    """An exported pseudo-label file."""
-    records = load_pseudo_labels(run.pseudo_labels, images.records, class_names=images.classes)
+    """The pseudo-label file that an export stage wrote."""
+    return pseudo_label_file_source(run.pseudo_labels, images)
+
+
+def pseudo_label_file_source(path: Path, images: Images) -> Source:
+    """An exported pseudo-label file of a data set."""
+    records = load_pseudo_labels(path, images.records, class_names=images.classes)
     by_key = {record["image_key"]: record for record in records}
 
     def find(record: Record) -> Found | None:
@@ -109,7 +115,7 @@ def pseudo_label_source(run: RunFolder, images: Images) -> Source:
         size = (int(record["height"]), int(record["width"]))
         return found_in_annotations(labelled["annotations"], size)
 
-    return Source(run.folder.name, "pseudo labels", images, find)
+    return Source("pseudo_labels", "pseudo labels", images, find)
 
 
 def prediction_source(run: RunFolder, images: Images) -> Source:

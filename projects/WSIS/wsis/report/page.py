@@ -73,6 +73,7 @@ footer{max-width:1320px;margin:50px auto 30px;padding:14px 28px 0;color:var(--so
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _JPEG_QUALITY = 84
+_FLAT = 4096  # colours; a picture of no more may be smaller as PNG, which takes long to find out
 
 
 def escape(text: object) -> str:
@@ -87,7 +88,9 @@ def data_uri(picture: np.ndarray) -> str:
         picture: (P, Q, 3) uint8 RGB.
     """
     image = Image.fromarray(picture)
-    options = {"PNG": {"optimize": True}, "JPEG": {"quality": _JPEG_QUALITY, "optimize": True}}
+    options: dict[str, dict[str, int | bool]] = {"JPEG": {"quality": _JPEG_QUALITY}}
+    if image.getcolors(_FLAT) is not None:
+        options["PNG"] = {"optimize": True}
     encoded = {}
     for kind, settings in options.items():
         buffer = io.BytesIO()

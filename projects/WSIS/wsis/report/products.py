@@ -22,6 +22,7 @@ from wsis.visualization.panels import (
     longest_displacement,
     probability_panel,
 )
+from wsis.visualization.resizing import PANEL_WIDTH
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CLASSES = 4
@@ -51,12 +52,14 @@ class Scene:
         image: (H, W, 3) uint8 RGB.
         classes: class names.
         truth: ground truth, None where there is none.
+        width: of the panels, pixels.
     """
 
     record: Mapping[str, Any]
     image: np.ndarray
     classes: tuple[str, ...]
     truth: Truth | None
+    width: int = PANEL_WIDTH
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,14 @@ def draw_found(scene: Scene, found: Found, title: str) -> Picture:
         prediction = InstancePrediction(found.classes, found.scores, found.masks)
         colors = matched_colors(InstancePair("", prediction, scene.truth).iou)
     labels = instance_labels(found.classes, scene.classes, found.scores)
-    panel = instances_panel(scene.image, found.masks, labels, colors=colors, ignore=found.ignore)
+    panel = instances_panel(
+        scene.image,
+        found.masks,
+        labels,
+        colors=colors,
+        ignore=found.ignore,
+        width=scene.width,
+    )
     count = len(found.classes)
     return Picture(panel, title, f"{count or 'no'} instance{'' if count == 1 else 's'}")
 
@@ -94,7 +104,7 @@ def draw_truth(scene: Scene) -> list[Picture]:
         return []
     truth = scene.truth
     labels = instance_labels(truth.classes, scene.classes)
-    panel = instances_panel(scene.image, truth.masks, labels, ignore=truth.void)
+    panel = instances_panel(scene.image, truth.masks, labels, ignore=truth.void, width=scene.width)
     count = len(truth.classes)
     return [Picture(panel, "ground truth", f"{count or 'no'} object{'' if count == 1 else 's'}")]
 
@@ -103,7 +113,7 @@ def _draw_cam(scene: Scene, arrays: Arrays) -> list[Picture]:
     maps = arrays["high_res"] if "high_res" in arrays else arrays["cam"]
     keys = arrays["keys"].tolist()
     shown = [
-        Picture(heat_panel(scene.image, one), "CAM", scene.classes[key])
+        Picture(heat_panel(scene.image, one, width=scene.width), "CAM", scene.classes[key])
         for key, one in zip(keys[:_MOST_CLASSES], maps, strict=False)
     ]
     left_out = len(keys) - len(shown)
@@ -117,27 +127,33 @@ def _draw_label(title: str) -> Callable[[Scene, Arrays], list[Picture]]:
     def draw(scene: Scene, arrays: Arrays) -> list[Picture]:
         label = arrays["label"]
         unknown = f"{100 * float((label == 255).mean()):.0f}% unknown" if label.size else ""
-        panel = label_panel(scene.image, label, len(scene.classes))
+        panel = label_panel(scene.image, label, len(scene.classes), width=scene.width)
         return [Picture(panel, title, unknown)]
 
     return draw
 
 
 def _draw_boundary(scene: Scene, arrays: Arrays) -> list[Picture]:
-    return [Picture(probability_panel(scene.image, arrays["boundary"]), "boundary map")]
+    return [
+        Picture(
+            probability_panel(scene.image, arrays["boundary"], width=scene.width), "boundary map"
+        )
+    ]
 
 
 def _draw_displacement(scene: Scene, arrays: Arrays) -> list[Picture]:
     field = arrays["displacement"]
     note = f"full colour: {longest_displacement(field):.1f} cells"
-    return [Picture(displacement_panel(scene.image, field), "displacement", note)]
+    return [
+        Picture(displacement_panel(scene.image, field, width=scene.width), "displacement", note)
+    ]
 
 
 def _draw_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
     clusters = arrays["clusters"]
     count = len(np.unique(clusters))
     note = f"{count} cluster{'' if count == 1 else 's'}"
-    return [Picture(cluster_panel(scene.image, clusters), "clusters", note)]
+    return [Picture(cluster_panel(scene.image, clusters, width=scene.width), "clusters", note)]
 
 
 def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:

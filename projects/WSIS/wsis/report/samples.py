@@ -11,7 +11,7 @@ import numpy as np
 
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
-from wsis.errors import WSISError
+from wsis.errors import UsageError, WSISError
 from wsis.evaluation.truth import load_truth
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,18 @@ class Images:
         return ", ".join(self.names)
 
 
+def read_images(names: tuple[str, ...]) -> Images:
+    """Read data sets, one after another.
+
+    Raises:
+        WSISError: no name, an unknown one, or a data set that cannot be read.
+    """
+    if not names:
+        raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
+    classes = class_names(names[0])
+    return Images(names, classes, [record for name in names for record in get_dataset_dicts(name)])
+
+
 class ImageCatalog:
     """Reads data sets once, and remembers what could not be read.
 
@@ -58,13 +70,11 @@ class ImageCatalog:
         if not names:
             return None
         try:
-            classes = class_names(names[0])
-            records = [record for name in names for record in get_dataset_dicts(name)]
+            return read_images(names)
         except WSISError as error:
             logger.warning("no pictures of %s: %s", ", ".join(names), error)
             self.problems.append(f"No pictures of {', '.join(names)}: {error}")
             return None
-        return Images(names, classes, records)
 
 
 def spread(count: int, number: int, *, seed: int = 0) -> list[int]:

@@ -126,9 +126,9 @@ def class_bars(series: Mapping[str, Mapping[str, float | None]], *, name: str, l
         axes.set(xlim=(0, 108), xlabel=label)
         axes.set_xticks(range(0, 101, 25))
         axes.grid(axis="x")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(series), 3))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
 
-    height = 0.9 + len(classes) * (0.12 + 0.17 * max(len(series), 1))
+    height = 0.6 + 0.2 * len(series) + len(classes) * (0.12 + 0.17 * max(len(series), 1))
     return _svg(draw, name, size=(6.0, height))
 
 
