@@ -56,7 +56,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
         raise ValueError("a torch tensor has an unusual shape")
     count = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if count > MAX_PIXELS * 64 or (count and last >= len(storage)):
+    if count > len(storage) or (count and last >= len(storage)):
         raise ValueError("a torch tensor is larger than its storage")
     if count == 0:
         return torch.empty(tuple(size), dtype=storage.dtype)

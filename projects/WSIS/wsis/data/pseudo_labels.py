@@ -100,6 +100,16 @@ def _decimal(value: Any) -> float:
     return float(f"{float(value):.9g}")
 
 
+def _image_entry(record: Record, image_id: int, root: str) -> Record:
+    name = os.path.relpath(os.path.abspath(record["file_name"]), root)
+    return {
+        "id": image_id,
+        "file_name": name.replace(os.sep, "/"),
+        "height": int(record["height"]),
+        "width": int(record["width"]),
+    }
+
+
 class _ListWriter:
     """Writes the items of a JSON list one by one."""
 
@@ -163,15 +173,7 @@ def write_pseudo_labels(
                 counts["annotations"] += 1
                 writer.add({"id": counts["annotations"]} | annotation)
             counts["images_without_annotations"] += counts["annotations"] == before
-            name = os.path.relpath(os.path.abspath(record["file_name"]), root)
-            images.append(
-                {
-                    "id": image_id,
-                    "file_name": name.replace(os.sep, "/"),
-                    "height": int(record["height"]),
-                    "width": int(record["width"]),
-                }
-            )
+            images.append(_image_entry(record, image_id, root))
         writer.close("],\n")
         counts["images"] = len(images)
         writer = _ListWriter(stream, "images")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.evaluation.classification import ClassificationEvaluator
 from wsis.evaluation.registry import evaluate_product
-from wsis.evaluation.results import format_table, stage_result, write_metrics
+from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
@@ -140,9 +140,8 @@ class Evaluations:
             for entry in measure(planned, dataset_dicts, name):
                 results.append(stage_result(planned.name, name, **entry))
         if comm.is_main_process():
-            write_json(
-                planned.folder / EVALUATION, {"digest": digest, "results": _without_nan(results)}
-            )
+            content = {"digest": digest, "results": json_results(results)}
+            write_json(planned.folder / EVALUATION, content)
 
     @staticmethod
     def _datasets(planned: PlannedStage) -> tuple[str, ...]:
@@ -169,11 +168,9 @@ class Evaluations:
             raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
         shown = [entry for planned in chosen for entry in found[planned.name]]
         if shown:
-            logger.info("Figures of %s (also in %s):\n%s", self.pipeline.name, path, _table(shown))
-
-
-def _table(entries: Results) -> str:
-    return format_table(entries)
+            logger.info(
+                "Figures of %s (also in %s):\n%s", self.pipeline.name, path, format_table(shown)
+            )
 
 
 def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
@@ -192,12 +189,3 @@ def _read(folder: Path) -> dict[str, Any]:
         return json.loads((folder / EVALUATION).read_text())
     except (FileNotFoundError, ValueError):
         return {}
-
-
-def _without_nan(results: Results) -> Results:
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: clean(item) for key, item in value.items()}
-        return None if isinstance(value, float) and value != value else value
-
-    return [clean(entry) for entry in results]

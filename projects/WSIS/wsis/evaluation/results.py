@@ -44,11 +44,18 @@ def stage_result(stage: str, dataset: str, protocol: str, metrics: Metrics) -> d
     return {"stage": stage, "dataset": dataset, "protocol": protocol, "metrics": metrics}
 
 
-def _json_number(value: float) -> float | int | None:
-    if isinstance(value, bool) or not math.isfinite(value):
+def _json_number(value: float | None) -> float | int | None:
+    if value is None or isinstance(value, bool) or not math.isfinite(value):
         return None
-    number = float(value)
-    return int(number) if isinstance(value, int) else number
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def json_results(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Entries as JSON takes them: plain numbers, None where undefined. Idempotent."""
+    return [
+        {**entry, "metrics": {name: _json_number(v) for name, v in entry["metrics"].items()}}
+        for entry in stages
+    ]
 
 
 def write_metrics(
@@ -66,13 +73,7 @@ def write_metrics(
         versions: package to version.
         config: digest of the pipeline's config.
     """
-    entries = [
-        {
-            **entry,
-            "metrics": {name: _json_number(value) for name, value in entry["metrics"].items()},
-        }
-        for entry in stages
-    ]
+    entries = json_results(stages)
     write_json(path, {"stages": entries, "versions": dict(versions), "config": config})
 
 

@@ -1,0 +1,256 @@
+"""Pseudo labels go out and come back, stock Detectron2 reads them, damage is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from wsis.config import get_wsis_cfg
+from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.pseudo_labels import (
+    export_pseudo_labels,
+    load_pseudo_labels,
+    main,
+    validate_pseudo_labels,
+    write_pseudo_labels,
+)
+from wsis.data.rle import decode_rle
+from wsis.errors import DataError
+
+CLASSES = ("robin", "wren", "owl")
+
+
+def instances(seed, count, size=(5, 7)):
+    rng = np.random.default_rng(seed)
+    return {
+        "classes": rng.integers(0, 3, count),
+        "scores": rng.random(count).astype(np.float32),
+        "masks": rng.random((count, *size)) < 0.5,
+    }
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three images in two folders, with true annotations that must not come through."""
+    true = {"category_id": 0, "bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]]}
+    return [
+        {
+            "file_name": str(tmp_path / "images" / name),
+            "image_id": Path(name).stem,
+            "image_key": Path(name).stem,
+            "height": 5,
+            "width": 7,
+            "image_labels": [0],
+            "instance_file_name": "true.png",
+            "annotations": [dict(true)],
+        }
+        for name in ("x/a.jpg", "x/b.jpg", "y/c.jpg")
+    ]
+
+
+def write(path, dataset, products, **options):
+    options = {"class_names": CLASSES, "info": {"method": "test"}, "min_score": 0.0} | options
+    return write_pseudo_labels(
+        path, dataset, read_instances=lambda r: products[r["image_key"]], **options
+    )
+
+
+@pytest.fixture
+def products():
+    return {"a": instances(1, 3), "b": instances(2, 0), "c": instances(3, 2)}
+
+
+def test_round_trip(tmp_path, dataset, products):
+    path = tmp_path / "labels.json"
+    counts = write(path, dataset, products)
+    assert counts == {
+        "images": 3,
+        "annotations": 5,
+        "images_without_annotations": 1,
+        "left_out": 0,
+    }
+    back = load_pseudo_labels(path, dataset, class_names=CLASSES)
+    for record, original in zip(back, dataset, strict=True):
+        assert record["file_name"] == original["file_name"]
+        assert record["image_labels"] == [0]
+        assert "instance_file_name" not in record
+        expected = products[record["image_key"]]
+        assert len(record["annotations"]) == len(expected["classes"])
+        for i, annotation in enumerate(record["annotations"]):
+            mask = decode_rle(annotation["segmentation"])
+            np.testing.assert_array_equal(mask, expected["masks"][i])
+            assert annotation["category_id"] == expected["classes"][i]
+            assert np.float32(annotation["score"]) == expected["scores"][i]
+            rows, columns = np.nonzero(mask)
+            x0, y0 = columns.min(), rows.min()
+            box = [x0, y0, columns.max() + 1 - x0, rows.max() + 1 - y0]
+            assert annotation["bbox"] == box
+
+
+def test_file(tmp_path, dataset, products):
+    path = tmp_path / "labels.json"
+    write(path, dataset, products)
+    content = json.loads(path.read_text())
+    assert content["info"] == {"method": "test"}
+    assert [c["id"] for c in content["categories"]] == [1, 2, 3]
+    assert [i["file_name"] for i in content["images"]] == ["x/a.jpg", "x/b.jpg", "y/c.jpg"]
+    assert [i["id"] for i in content["images"]] == [1, 2, 3]
+    assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5]
+    for annotation in content["annotations"]:
+        assert isinstance(annotation["segmentation"]["counts"], str)
+        assert annotation["area"] == decode_rle(annotation["segmentation"]).sum()
+    assert str(tmp_path) not in path.read_text()
+
+
+def test_integer_ids_are_kept_and_bytes_repeat(tmp_path, dataset, products):
+    for record, identity in zip(dataset, (30, 7, 19), strict=True):
+        record["image_id"] = identity
+    for name in ("1.json", "2.json"):
+        write(tmp_path / name, dataset, products)
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+    content = json.loads((tmp_path / "1.json").read_text())
+    assert [i["id"] for i in content["images"]] == [30, 7, 19]
+    assert {a["image_id"] for a in content["annotations"]} == {30, 19}
+
+
+def test_low_scores_and_empty_masks_are_left_out(tmp_path, dataset, products):
+    products["a"]["masks"][1] = False
+    products["a"]["scores"][:] = [0.5, 0.9, 0.25]
+    counts = write(tmp_path / "l.json", dataset[:1], products, min_score=0.5)
+    assert counts["annotations"] == 1
+
+
+def test_confidence_and_ignore(tmp_path, dataset, products):
+    ignore = np.zeros((3, 5, 7), bool)
+    ignore[2, 1] = True
+    products["a"] |= {"confidence": np.array([0, 0.5, 1]), "ignore": ignore}
+    write(tmp_path / "l.json", dataset[:1], products)
+    (record,) = load_pseudo_labels(tmp_path / "l.json", dataset[:1])
+    assert [a["confidence"] for a in record["annotations"]] == [0, 0.5, 1]
+    assert ["ignore" in a for a in record["annotations"]] == [False, False, True]
+    np.testing.assert_array_equal(decode_rle(record["annotations"][2]["ignore"]), ignore[2])
+
+
+@pytest.mark.parametrize("names", [[], ["b"]])
+def test_nothing_at_all(tmp_path, dataset, products, names):
+    kept = [d for d in dataset if d["image_key"] in names]
+    write(tmp_path / "l.json", kept, products)
+    summary = validate_pseudo_labels(tmp_path / "l.json")
+    assert (summary["images"], summary["annotations"]) == (len(kept), 0)
+    assert summary["score_range"] is None
+
+
+def test_left_out_images(tmp_path, dataset, products):
+    products["b"] = None
+    assert write(tmp_path / "l.json", dataset, products)["left_out"] == 1
+    back = load_pseudo_labels(tmp_path / "l.json", dataset)
+    assert [r["image_key"] for r in back] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": np.zeros((3, 7, 5), bool)}, r"image a: masks \(3, 7, 5\)"),
+        ({"scores": np.zeros(2)}, "image a: masks"),
+        ({"scores": np.array([0, np.nan, 1])}, "image a: a score is not finite"),
+        ({"classes": np.array([0, 3, 1])}, r"image a: a class id is not in 0\.\.2"),
+        ({"classes": np.array([0, -1, 1])}, "image a: a class id"),
+    ],
+)
+def test_wrong_product_leaves_no_file(tmp_path, dataset, products, change, message):
+    products["a"] |= change
+    with pytest.raises(DataError, match=message):
+        write(tmp_path / "l.json", dataset, products)
+    assert list(tmp_path.glob("*l.json*")) == []
+
+
+def test_incomplete_product(tmp_path, dataset, products):
+    del products["a"]["scores"]
+    with pytest.raises(DataError, match="image a have no scores"):
+        write(tmp_path / "l.json", dataset, products)
+
+
+def test_stock_detectron2_reads_it(tmp_path, dataset, products):
+    path = tmp_path / "l.json"
+    write(path, dataset, products)
+    name = "wsis_test_stock"
+    register_coco_instances(name, {}, str(path), str(tmp_path / "images"))
+    try:
+        records = DatasetCatalog.get(name)
+        assert MetadataCatalog.get(name).thing_classes == list(CLASSES)
+    finally:
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name)
+    assert [r["file_name"] for r in records] == [d["file_name"] for d in dataset]
+    ours = load_pseudo_labels(path, dataset)
+    for stock, mine in zip(records, ours, strict=True):
+        for a, b in zip(stock["annotations"], mine["annotations"], strict=True):
+            assert all(a[k] == b[k] for k in ("bbox", "bbox_mode", "category_id", "segmentation"))
+
+
+def test_export_stage(tmp_path, dataset, products):
+    cfg = get_wsis_cfg()
+    cfg.WSIS.IMAGES = ("shapes_train",)  # four classes
+    cfg.WSIS.PSEUDO_LABELS.MIN_SCORE = 0.3
+    reader = ProductReader(tmp_path / "stage", "instances")
+    for key in "ac":
+        write_artifact(reader.path(key), products[key])
+    call = (tmp_path / "l.json", dataset, {"instances": reader}, cfg)
+    with pytest.raises(DataError, match="no instances artifact for image b"):
+        export_pseudo_labels(*call)
+    cfg.WSIS.ON_ERROR = "skip"
+    counts = export_pseudo_labels(*call)
+    assert counts["left_out"] == 1
+    summary = validate_pseudo_labels(tmp_path / "l.json")
+    assert summary["score_range"][0] >= 0.3
+    assert list(summary["classes"]) == ["disc", "square", "triangle", "star"]
+    assert {"method", "config", "versions"} <= set(summary["info"])
+    first = (tmp_path / "l.json").read_bytes()
+    cfg.OUTPUT_DIR = "elsewhere"
+    export_pseudo_labels(*call)
+    assert (tmp_path / "l.json").read_bytes() == first
+
+
+def test_join_checks(tmp_path, dataset, products):
+    path = tmp_path / "l.json"
+    write(path, dataset, products)
+    with pytest.raises(DataError, match="has the classes robin, wren, owl"):
+        load_pseudo_labels(path, dataset, class_names=("a", "b", "c"))
+    with pytest.raises(DataError, match="none of the 1 images"):
+        load_pseudo_labels(path, [dataset[0] | {"file_name": "z.jpg"}])
+    with pytest.raises(DataError, match="image 1: height and width are 5 x 7"):
+        load_pseudo_labels(path, [dataset[0] | {"width": 8}])
+    moved = [d | {"file_name": d["file_name"].replace("images", "moved")} for d in dataset]
+    assert len(load_pseudo_labels(path, moved)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentation": {"size": [5, 7], "counts": "zzz"}}, "annotation 2: segmentation counts"),
+        ({"segmentation": {"size": [7, 5], "counts": "0"}}, "annotation 2: segmentation has size"),
+        ({"segmentation": [[0, 0, 3, 0, 3, 3]]}, "annotation 2: segmentation is not an RLE"),
+        ({"segmentation": None}, "annotation 2: segmentation is not an RLE"),
+        ({"score": None}, "annotation 2: score is missing"),
+        ({"iscrowd": 1}, "annotation 2: iscrowd is 1"),
+        ({"id": 1}, "annotation 1: id occurs twice"),
+        ({"category_id": 0}, "annotation 2: category_id 0"),
+        ({"image_id": 99}, "annotation 2: image_id 99"),
+    ],
+)
+def test_command_line_names_the_damage(tmp_path, dataset, products, capsys, change, message):
+    path = tmp_path / "l.json"
+    write(path, dataset, products)
+    assert main([str(path)]) == 0
+    assert "5 annotations in 3 images (1 without any)" in capsys.readouterr().out
+    content = json.loads(path.read_text())
+    content["annotations"][1].update(change)
+    path.write_text(json.dumps(content))
+    assert main([str(path)]) == 1
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert message in error
+    with pytest.raises(DataError):
+        load_pseudo_labels(path, dataset)
