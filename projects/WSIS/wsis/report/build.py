@@ -12,6 +12,7 @@ from wsis.data.files import atomic_write
 from wsis.errors import WSISError
 from wsis.report.figures import figure_table, headline, stage_table
 from wsis.report.instances import (
+    INSTANCE_ARRAYS,
     Quality,
     Source,
     artifact_source,
@@ -85,7 +86,7 @@ class Report:
             first = (
                 next((key for key in keys if key in reader), None) if run.has_artifacts else None
             )
-            if first is not None and {"classes", "scores", "masks"} <= reader[first].keys():
+            if first is not None and reader[first].keys() >= INSTANCE_ARRAYS:
                 return self._try(artifact_source, run, images)
         return None
 

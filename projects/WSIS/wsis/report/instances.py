@@ -23,6 +23,7 @@ from wsis.report.runs import RunFolder, read_json
 from wsis.report.samples import Images
 
 Record = dict[str, Any]
+INSTANCE_ARRAYS = {"classes", "scores", "masks"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ def artifact_source(run: RunFolder, images: Images) -> Source:
         if key not in reader:
             return None
         arrays = reader[key]
+        if not arrays.keys() >= INSTANCE_ARRAYS:
+            raise DataError(
+                f"{run.folder} holds no instances but {', '.join(sorted(arrays))}; "
+                "tools/report.py shows those"
+            )
         found = Found(arrays["classes"], arrays["scores"].astype(np.float64), arrays["masks"])
         return sort_found(found).above(np.nextafter(0, 1))
 

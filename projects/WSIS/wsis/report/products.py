@@ -53,6 +53,7 @@ class Scene:
         classes: class names.
         truth: ground truth, None where there is none.
         width: of the panels, pixels.
+        stage: that made the arrays, for people.
     """
 
     record: Mapping[str, Any]
@@ -60,6 +61,7 @@ class Scene:
     classes: tuple[str, ...]
     truth: Truth | None
     width: int = PANEL_WIDTH
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class View:
 
     Attributes:
         needs: names of arrays that an artifact must have for this view.
-        title: of the pictures.
+        title: what it is, in general.
         explanation: one sentence for the reader.
         draw: the scene and the arrays to pictures.
     """
@@ -123,14 +125,11 @@ def _draw_cam(scene: Scene, arrays: Arrays) -> list[Picture]:
     return shown
 
 
-def _draw_label(title: str) -> Callable[[Scene, Arrays], list[Picture]]:
-    def draw(scene: Scene, arrays: Arrays) -> list[Picture]:
-        label = arrays["label"]
-        unknown = f"{100 * float((label == 255).mean()):.0f}% unknown" if label.size else ""
-        panel = label_panel(scene.image, label, len(scene.classes), width=scene.width)
-        return [Picture(panel, title, unknown)]
-
-    return draw
+def _draw_label(scene: Scene, arrays: Arrays) -> list[Picture]:
+    label = arrays["label"]
+    unknown = f"{100 * float((label == 255).mean()):.0f}% unknown"
+    panel = label_panel(scene.image, label, len(scene.classes), width=scene.width)
+    return [Picture(panel, scene.stage, unknown)]
 
 
 def _draw_boundary(scene: Scene, arrays: Arrays) -> list[Picture]:
@@ -174,9 +173,9 @@ _VIEWS: list[View] = [
     View(
         ("label",),
         "label map",
-        "What the next network is taught for each pixel: coloured is a class, dark is background, "
-        "grey is unknown and teaches nothing.",
-        _draw_label("label map"),
+        "A label for each pixel: coloured is a class, dark is background, grey is unknown and "
+        "teaches nothing.",
+        _draw_label,
     ),
     View(
         ("boundary",),
@@ -219,9 +218,3 @@ def register_view(view: View) -> View:
 def views_of(arrays: Arrays) -> list[View]:
     """The views for which an artifact has all arrays, in the order of registration."""
     return [view for view in _VIEWS if all(name in arrays for name in view.needs)]
-
-
-def explanations(titles: set[str]) -> dict[str, str]:
-    """Explanations of the kinds of pictures that a page shows."""
-    known = {view.title: view.explanation for view in _VIEWS} | {"ground truth": TRUTH_EXPLANATION}
-    return {title: text for title, text in known.items() if title in titles}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ from wsis.report.figures import best_baseline, instance_entries, number_of
 from wsis.report.instances import Found, Match, Quality, Source
 from wsis.report.page import card, chip, definitions, escape, figure, problem
 from wsis.report.products import (
+    TRUTH_EXPLANATION,
     Picture,
     Scene,
     draw_found,
     draw_truth,
-    explanations,
     views_of,
 )
 from wsis.report.runs import RunFolder
@@ -73,15 +73,18 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
     return [figure(picture.panel, picture.title, picture.note) for picture in pictures]
 
 
-def _product_pictures(scene: Scene, runs: Sequence[RunFolder]) -> Iterator[Picture]:
-    yield Picture(photo_panel(scene.image), "photograph")
+def _product_pictures(scene: Scene, runs: Sequence[RunFolder]) -> Iterator[tuple[Picture, str]]:
+    """Pictures with one sentence that explains their kind."""
+    yield Picture(photo_panel(scene.image), "photograph"), ""
     key = scene.record["image_key"]
     for run in runs:
         if run.has_artifacts and key in run.reader:
             arrays = run.reader[key]
             for view in views_of(arrays):
-                yield from view.draw(scene, arrays)
-    yield from draw_truth(scene)
+                for picture in view.draw(replace(scene, stage=run.title), arrays):
+                    yield picture, view.explanation
+    for picture in draw_truth(scene):
+        yield picture, TRUTH_EXPLANATION
 
 
 def _whole(run: RunFolder, record: Record) -> bool:
@@ -92,16 +95,16 @@ def product_rows(images: Images, runs: Sequence[RunFolder], options: Options) ->
     """Images spread over a data set, with what every stage made of them."""
     complete = [r for r in images.records if all(_whole(run, r) for run in runs)]
     chosen = choose(complete or images.records, options.images, seed=options.seed)
-    cards, titles = [], set()
+    cards, explained = [], {}
     for record in progress(chosen, f"pictures of {images.title}", total=len(chosen)):
         head = _head(record, images.classes)
         try:
-            pictures = list(_product_pictures(_scene(record, images.classes), runs))
+            drawn = list(_product_pictures(_scene(record, images.classes), runs))
         except (WSISError, ValueError, IndexError) as error:
             cards.append(card(head, []) + problem(f"{record['image_key']}: {error}"))
             continue
-        titles |= {picture.title for picture in pictures}
-        cards.append(card(head, _figures(pictures)))
+        explained |= {picture.title: sentence for picture, sentence in drawn if sentence}
+        cards.append(card(head, _figures([picture for picture, _ in drawn])))
     if not cards:
         return ""
     intro = (
@@ -109,7 +112,7 @@ def product_rows(images: Images, runs: Sequence[RunFolder], options: Options) ->
         f"<code>{escape(images.title)}</code>, evenly spread. Beside each name "
         "stand the image's tags.</p>"
     )
-    return intro + definitions(explanations(titles)) + "".join(cards)
+    return intro + definitions(explained) + "".join(cards)
 
 
 def measure(source: Source, options: Options) -> Quality:
@@ -127,8 +130,11 @@ def measure(source: Source, options: Options) -> Quality:
 
 
 def _match_card(match: Match, source: Source) -> str:
-    scene = _scene(match.record, source.images.classes)
-    found = source.find(match.record)
+    try:
+        scene = _scene(match.record, source.images.classes)
+        found = source.find(match.record)
+    except WSISError as error:
+        return problem(f"{match.record['image_key']}: {error}")
     name = source.images.classes[match.class_id]
     truth, absent = np.zeros(scene.image.shape[:2], dtype=bool), f"none: no {name} here"
     if match.object_index >= 0:

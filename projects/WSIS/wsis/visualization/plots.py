@@ -29,6 +29,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
     "text.color": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,

@@ -10,6 +10,7 @@ from PIL import Image
 
 PANEL_WIDTH = 360
 _TALLEST = 1.5  # panel height over PANEL_WIDTH at most
+_SHORTEST = 16  # side of a panel, pixels: an image one pixel wide is to be seen too
 
 Size = tuple[int, int]
 
@@ -23,7 +24,7 @@ def panel_size(height: int, width: int, *, panel_width: int = PANEL_WIDTH) -> Si
         panel_width: in pixels.
     """
     factor = min(panel_width / width, _TALLEST * panel_width / height)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    return max(_SHORTEST, round(height * factor)), max(_SHORTEST, round(width * factor))
 
 
 def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
