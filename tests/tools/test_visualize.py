@@ -38,7 +38,7 @@ def test_data_set_and_pseudo_labels(run):
     path = run.pseudo_labels()
     run.cam()
     assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
-    # Reading a run folder has registered the data set.
+    pictures.read_run(run.output / "2_cam")  # registers the data set
     assert draw(run, "dataset", run.name)["im0"] == 480
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 2 * 480 + 8
 

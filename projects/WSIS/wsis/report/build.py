@@ -38,6 +38,17 @@ logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
 
 
+def _array_names(run: RunFolder) -> set[str]:
+    """What the first readable artifact of a run folder holds."""
+    reader = run.reader
+    for key in reader.keys():  # noqa: SIM118  (it is no dict)
+        try:
+            return set(reader[key])
+        except WSISError as error:
+            logger.warning("%s", error)
+    return set()
+
+
 class Report:
     """The report of one OUTPUT_DIR.
 
@@ -81,12 +92,7 @@ class Report:
             if run.pseudo_labels is not None:
                 return self._try(pseudo_label_source, run, images)
         for run in reversed(runs):
-            keys = (r["image_key"] for r in images.records)
-            reader = run.reader
-            first = (
-                next((key for key in keys if key in reader), None) if run.has_artifacts else None
-            )
-            if first is not None and reader[first].keys() >= INSTANCE_ARRAYS:
+            if run.has_artifacts and _array_names(run) >= INSTANCE_ARRAYS:
                 return self._try(artifact_source, run, images)
         return None
 
