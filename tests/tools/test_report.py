@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import wsis
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from wsis.data.builtin import get_dataset_dicts
+from wsis.engine.status import fingerprint
 from wsis.report import cli
 from wsis.report.instances import Found, Quality
 from wsis.report.runs import find_runs
@@ -190,6 +193,19 @@ def test_damaged_files_are_reported_and_the_rest_is_shown(make_run):
     assert "im2.png cannot be read" in text
     assert "mask_rcnn is left out" in text
     assert "CAM" in Outline(text).captions
+
+
+def test_images_that_changed_since(make_run):
+    run = make_run()
+    run.cam()
+    path = run.output / "2_cam" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    words = "has changed since cam ran"
+    find_runs(run.output)  # registers the data set
+    digests = {"0123": True, fingerprint(get_dataset_dicts(run.name), "image"): False}
+    for digest, changed in digests.items():
+        path.write_text(json.dumps(manifest | {"inputs": {"images": digest}}))
+        assert (words in report(run, "--images", "1")) is changed
 
 
 def test_text_from_outside_is_escaped(make_run):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.data.files import atomic_write
+from wsis.engine.status import fingerprint
 from wsis.errors import WSISError
 from wsis.report.figures import figure_table, headline, stage_table
 from wsis.report.instances import (
@@ -78,6 +79,18 @@ class Report:
                 return images, [run for run in makers if run.dataset_names(key) == names]
         return None, []
 
+    def _note_changed_images(self, images: Images, runs: Sequence[RunFolder]) -> None:
+        """Products of other images than these would be drawn on the wrong photographs."""
+        now = fingerprint(images.records, "image")
+        changed = [run.name for run in runs if run.manifest.inputs.get("images", now) != now]
+        if changed:
+            text = (
+                f"{images.title} has changed since {', '.join(changed)} ran: the pictures below do "
+                "not belong together; run those stages again"
+            )
+            logger.warning("%s", text)
+            self.catalog.problems.append(text)
+
     def _try(self, make: Callable[..., Source], run: RunFolder, images: Images) -> Source | None:
         try:
             return make(run, images)
@@ -118,6 +131,7 @@ class Report:
         images, runs = self._product_images()
         measured: list[tuple[Source, Quality]] = []
         if images is not None:
+            self._note_changed_images(images, runs)
             page.add("images", "From tags to masks", product_rows(images, runs, self.options))
             source = self._pseudo_labels(runs, images)
             if source is not None:
