@@ -132,7 +132,7 @@ class Report:
         measured: list[tuple[Source, Quality]] = []
         if images is not None:
             self._note_changed_images(images, runs)
-            page.add("images", "From tags to masks", product_rows(images, runs, self.options))
+            page.add("images", "Images, stage by stage", product_rows(images, runs, self.options))
             source = self._pseudo_labels(runs, images)
             if source is not None:
                 measured.append((source, measure(source, self.options)))

@@ -204,9 +204,7 @@ _VIEWS: list[View] = [
         _draw_instances,
     ),
 ]
-TRUTH_EXPLANATION = (
-    "The true objects, for comparison only: nothing was trained on them. Hatched pixels are void."
-)
+TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."
 
 
 def register_view(view: View) -> View:
