@@ -33,6 +33,7 @@ TINY = (
     ("MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
     ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.1"),
     ("inter_pixel_label.DATALOADER.NUM_WORKERS", "0"),
+    ("mask_rcnn.MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),  # Detectron2 allows no other with depth 18
 )
 
 

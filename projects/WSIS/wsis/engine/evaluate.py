@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
@@ -17,6 +17,7 @@ from wsis.data.builtin import class_names
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
+from wsis.engine.images import Images
 from wsis.engine.manifest import DONE, Manifest, digest_of
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage
@@ -30,9 +31,6 @@ from wsis.evaluation.results import format_table, json_results, stage_result, wr
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
-
-if TYPE_CHECKING:
-    from wsis.engine.run import Images
 
 logger = logging.getLogger(__name__)
 

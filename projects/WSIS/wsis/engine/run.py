@@ -8,16 +8,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import get_dataset_dicts
 from wsis.data.files import atomic_write
 from wsis.engine.evaluate import Evaluations
+from wsis.engine.images import Images
 from wsis.engine.manifest import DONE, RUNNING, Manifest
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
@@ -54,25 +53,6 @@ class Request:
     def chosen(self, pipeline: Pipeline) -> tuple[PlannedStage, ...]:
         """The stages of ``pipeline`` that this request names."""
         return pipeline.select(stage=self.stage, first=self.first, last=self.last)
-
-
-class Images:
-    """The dataset dicts that each stage treats; each data set is read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-
-    def of(self, planned: PlannedStage) -> list[dict[str, Any]]:
-        """Dataset dicts of a stage: DATASETS.TRAIN for training, else WSIS.IMAGES."""
-        is_train = isinstance(planned.stage, TrainStage)
-        cfg = planned.cfg
-        return self.named(tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES))
-
-    def named(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Dataset dicts of several data sets, one after another."""
-        if names not in self._known:
-            self._known[names] = [d for name in names for d in get_dataset_dicts(name)]
-        return self._known[names]
 
 
 def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
