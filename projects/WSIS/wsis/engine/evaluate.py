@@ -80,7 +80,12 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     evaluator.reset()
     for sample in progress(loader, f"{planned.name} on {name}", total=len(mine)):
         if isinstance(sample, Failure):
-            raise DataError(sample.message)
+            if cfg.WSIS.ON_ERROR != "skip":
+                raise DataError(sample.message)
+            logger.warning(
+                "%s is not evaluated on %s: %s", planned.name, sample.key, sample.message
+            )
+            continue
         evaluator.process([sample], model([sample]))
     found = evaluator.evaluate()
     return [{"protocol": protocol, "metrics": metrics} for protocol, metrics in found.items()]
@@ -184,6 +189,7 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / EVALUATION).read_text())
+        stored = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
+    return stored if isinstance(stored, dict) else {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from wsis.data.builtin import get_dataset_dicts
 from wsis.engine.pipeline import PlannedStage
+from wsis.errors import DataError
 from wsis.stage import TrainStage
 
 
@@ -22,7 +24,19 @@ class Images:
         return self.named(tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES))
 
     def named(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Dataset dicts of several data sets, one after another."""
+        """Dataset dicts of several data sets, one after another.
+
+        Raises:
+            DataError: an image key occurs twice, so that artifacts would overwrite each other.
+        """
         if names not in self._known:
-            self._known[names] = [d for name in names for d in get_dataset_dicts(name)]
+            found = [d for name in names for d in get_dataset_dicts(name)]
+            counts = Counter(d["image_key"] for d in found)
+            twice = next((key for key, count in counts.items() if count > 1), None)
+            if twice is not None:
+                raise DataError(
+                    f"image key {twice} occurs twice in {', '.join(names)}; name data sets that "
+                    "share no image, or rename files"
+                )
+            self._known[names] = found
         return self._known[names]

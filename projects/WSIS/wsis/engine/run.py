@@ -20,7 +20,15 @@ from wsis.engine.images import Images
 from wsis.engine.manifest import DONE, RUNNING, Manifest
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
-from wsis.engine.status import State, Status, current_inputs, relevant_config, stage_status
+from wsis.engine.status import (
+    NOT_YET_RUN,
+    State,
+    Status,
+    current_inputs,
+    product_files,
+    relevant_config,
+    stage_status,
+)
 from wsis.engine.versions import package_versions
 from wsis.errors import WSISError
 from wsis.stage import TrainStage
@@ -63,7 +71,7 @@ def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
         for product in planned.consumes:
             name, _ = pipeline.producer(product, planned)
             upstream = statuses.get(name)
-            if status.state is State.MISSING and status.detail == "not yet run":
+            if status.state is State.MISSING and status.detail == NOT_YET_RUN:
                 break
             if upstream is not None and upstream.state is State.STALE:
                 status = Status(State.STALE, f"it builds on {name}, which is stale")
@@ -134,6 +142,7 @@ def run_stage(
     if comm.is_main_process():
         manifest.status, manifest.product = DONE, outcome.product
         manifest.counts, manifest.skipped = outcome.counts, outcome.skipped
+        manifest.files = {path.name: path.stat().st_size for path in product_files(planned)}
         manifest.seconds = round(time.perf_counter() - start, 1)
         manifest.versions = package_versions()
         manifest.write(planned.folder)

@@ -99,8 +99,10 @@ class _ArtifactSink:
             self._log.append(key, future.result())
 
     def close(self) -> None:
-        self._drain(0)
-        self._pool.shutdown()
+        try:
+            self._drain(0)
+        finally:
+            self._pool.shutdown()
 
 
 def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
