@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "configs" / "irnet_shapes.yaml"
+
+Overrides = Sequence[tuple[str, str]]
 
 # Overrides that make every stage of irnet_shapes.yaml run in a second or two.
 TINY = (
@@ -48,8 +55,20 @@ def environment(datasets: Path) -> dict[str, str]:
     }
 
 
+def _command(
+    arguments: Sequence[object], output: Path, config: Path, extra: Overrides
+) -> list[str]:
+    words = [word for pair in (*TINY, *extra) for word in pair]
+    return ["--config-file", str(config), *map(str, arguments), "OUTPUT_DIR", str(output), *words]
+
+
 def train_net(
-    *arguments: object, datasets: Path, output: Path, prelude: str = ""
+    *arguments: object,
+    datasets: Path,
+    output: Path,
+    prelude: str = "",
+    config: Path = PIPELINE,
+    extra: Overrides = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run ``train_net.py`` on the tiny pipeline.
 
@@ -58,9 +77,10 @@ def train_net(
         datasets: folder with ``shapes/``.
         output: OUTPUT_DIR.
         prelude: Python code that runs first, in the same process, to break something on purpose.
+        config: another pipeline.
+        extra: KEY VALUE pairs that have the last word.
     """
-    command = ["--config-file", str(PIPELINE), *map(str, arguments)]
-    command += ["OUTPUT_DIR", str(output), *(word for pair in TINY for word in pair)]
+    command = _command(arguments, output, config, extra)
     if prelude:
         code = f"import sys\n{prelude}\nfrom wsis.engine.cli import main\nsys.exit(main())"
         command = [sys.executable, "-c", code, *command]
@@ -69,6 +89,61 @@ def train_net(
     return subprocess.run(
         command, env=environment(datasets), capture_output=True, text=True, check=False
     )
+
+
+def train_net_here(
+    *arguments: object,
+    datasets: Path,
+    output: Path,
+    config: Path = PIPELINE,
+    extra: Overrides = (),
+) -> subprocess.CompletedProcess[str]:
+    """As `train_net`, in this process, which spares the seconds of importing everything again.
+
+    Detectron2's loggers hold on to the streams that they first saw, so they start anew each time.
+    """
+    from wsis.engine.cli import main
+
+    command = _command(arguments, output, config, extra)
+    out, err = io.StringIO(), io.StringIO()
+    before = os.environ.get("DETECTRON2_DATASETS")
+    os.environ["DETECTRON2_DATASETS"] = str(datasets)
+    try:
+        with (
+            redirect_stdout(out),
+            redirect_stderr(err),
+            _fresh_loggers(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            try:
+                code = main(command)
+            except SystemExit as end:
+                code = end.code
+    finally:
+        del os.environ["DETECTRON2_DATASETS"]
+        if before is not None:
+            os.environ["DETECTRON2_DATASETS"] = before
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _fresh_loggers() -> Iterator[None]:
+    from detectron2.utils.logger import setup_logger
+
+    loggers = [logging.getLogger(name) for name in ("wsis", "fvcore", "detectron2")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers.clear()
+    setup_logger.cache_clear()
+    try:
+        yield
+    finally:
+        setup_logger.cache_clear()
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 def make_shapes(folder: Path, *, train: int = 8, val: int = 4) -> Path:

@@ -23,6 +23,8 @@ def build_network(cfg: CfgNode) -> nn.Module:
     """
     try:
         return build_model(cfg)
+    except WSISError:
+        raise
     except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
         logger.debug("building the network failed", exc_info=True)
         reason = " ".join(str(error.args[0] if error.args else error).split())
