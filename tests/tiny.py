@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "configs" / "irnet_shapes.yaml"
@@ -147,9 +149,22 @@ def _fresh_loggers() -> Iterator[None]:
 
 
 def make_shapes(folder: Path, *, train: int = 8, val: int = 4) -> Path:
-    """Draw tiny shapes into ``folder/shapes`` through the shipped script; returns ``folder``."""
-    script = ROOT / "datasets" / "make_shapes.py"
-    sizes = ["--train", train, "--val", val, "--salient", 1, "--size", 56, 72]
-    command = [sys.executable, script, "--output", folder / "shapes", "--quiet", *sizes]
-    subprocess.run([*map(str, command)], env=environment(folder), check=True)
+    """Draw tiny shapes into ``folder/shapes``; returns ``folder``."""
+    from wsis.data.shapes_files import ShapesArguments, write_shapes
+
+    write_shapes(
+        folder / "shapes",
+        ShapesArguments(train=train, val=val, salient=1, min_side=56, max_side=72),
+    )
     return folder
+
+
+def labels_of(output: Path) -> bytes:
+    """The pseudo-label file of a run."""
+    return (output / "7_pseudo_labels" / "pseudo_labels.json").read_bytes()
+
+
+def manifest_of(output: Path, stage: str) -> dict[str, Any]:
+    """The manifest of a stage, ``{}`` where there is none."""
+    path = next(iter(output.glob(f"*_{stage}/manifest.json")), None)
+    return json.loads(path.read_text()) if path else {}

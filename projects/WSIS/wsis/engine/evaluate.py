@@ -78,15 +78,14 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, class_names(name))
     evaluator.reset()
-    for sample in progress(loader, f"{planned.name} on {name}", total=len(mine)):
-        if isinstance(sample, Failure):
-            if cfg.WSIS.ON_ERROR != "skip":
+    with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
+        for sample in bar:
+            if not isinstance(sample, Failure):
+                evaluator.process([sample], model([sample]))
+            elif cfg.WSIS.ON_ERROR == "skip":
+                logger.warning("not evaluated on %s: %s", sample.key, sample.message)
+            else:
                 raise DataError(sample.message)
-            logger.warning(
-                "%s is not evaluated on %s: %s", planned.name, sample.key, sample.message
-            )
-            continue
-        evaluator.process([sample], model([sample]))
     found = evaluator.evaluate()
     return [{"protocol": protocol, "metrics": metrics} for protocol, metrics in found.items()]
 

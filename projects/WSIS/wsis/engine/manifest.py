@@ -76,7 +76,7 @@ class Manifest:
         path = folder / MANIFEST
         try:
             manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
             raise DamagedManifest(f"{path} is not a manifest ({error})") from None
