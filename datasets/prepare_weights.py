@@ -1,0 +1,65 @@
+"""Fetch the ImageNet weights that the shipped VOC configs start from, or check what is there.
+
+The files are torchvision's; the end of each name is the beginning of the file's SHA-256, which is
+checked. They lie in datasets/weights, where MODEL.WEIGHTS of the configs looks for them; with
+--root elsewhere, give MODEL.WEIGHTS on the command line of train_net.py.
+"""
+
+import argparse
+import sys
+import urllib.error
+from pathlib import Path
+
+from torch.hub import download_url_to_file
+from wsis.data.files import sha256_of_file
+from wsis.errors import DataError, WSISError
+
+URL = "https://download.pytorch.org/models/"
+WEIGHTS = {"resnet50": "resnet50-19c8e357.pth", "resnet101": "resnet101-5d3b4d8f.pth"}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
+    add("--root", type=Path, default=Path("datasets/weights"), help="default: %(default)s")
+    add("--download", action="store_true", help="download what is missing (about 100 MB a file)")
+    return parser.parse_args(arguments)
+
+
+def prepare(name: str, options: argparse.Namespace) -> None:
+    """Check one file, after downloading it where that is wanted."""
+    path = options.root / WEIGHTS[name]
+    digest = path.stem.rpartition("-")[2]
+    if not path.is_file():
+        if not options.download:
+            raise DataError(
+                f"{path} is not there; run python datasets/prepare_weights.py --download"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            download_url_to_file(URL + path.name, str(path), hash_prefix=digest)
+        except (urllib.error.URLError, RuntimeError) as error:
+            raise DataError(f"{URL}{path.name} cannot be downloaded ({error})") from error
+    found = sha256_of_file(path)
+    if not found.startswith(digest):
+        raise DataError(f"{path} has SHA-256 {found}, not {digest}...; delete it and download it")
+    print(f"{path} is whole")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    try:
+        prepare(options.name, options)
+    except WSISError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
