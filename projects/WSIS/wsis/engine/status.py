@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,23 +100,14 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
 def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
     """Digest of what a stage may see of a data set: image keys, sizes and labels up to a level.
 
-    Of an image file its size in bytes counts, which tells a data set that was made again; the file
-    is not read. Folders do not count, so a data set may move.
+    Folders do not count, so a data set may move; image files are not read.
     """
     sha = hashlib.sha256()
     for sample in dataset_dicts:
         seen = restrict_supervision(dict(sample), supervision)
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name") and k != "image_id"}
-        seen["bytes"] = _size_of(sample.get("file_name", ""))
         sha.update(json.dumps(seen, sort_keys=True, default=_jsonable).encode())
     return sha.hexdigest()[:16]
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # whoever reads the image says so
-        return -1
 
 
 def _jsonable(value: Any) -> Any:
