@@ -36,3 +36,9 @@ def progress(items: Iterable[T], title: str, *, total: int, done: int = 0) -> It
         dynamic_ncols=True,
     ) as bar:
         yield bar
+
+
+def iterate(items: Iterable[T], title: str, *, total: int) -> Iterator[T]:
+    """Yield ``items`` under a bar, where nothing is said before the last of them."""
+    with progress(items, title, total=total) as bar:
+        yield from bar

@@ -19,7 +19,7 @@ from wsis.data.coco import read_coco
 from wsis.data.files import atomic_write
 from wsis.data.images import read_dataset_image
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.progress import progress
+from wsis.engine.progress import iterate
 from wsis.errors import UsageError, WSISError
 from wsis.report.instances import (
     Source,
@@ -185,7 +185,7 @@ def draw_pictures(args: argparse.Namespace) -> int:
         min_score = 0.5 if args.kind == "predictions" else 0.0
     output = Path(args.output)
     chosen = choose(images.records, args.number or len(images.records), seed=args.seed)
-    for record in progress(chosen, args.kind, total=len(chosen)):
+    for record in iterate(chosen, args.kind, total=len(chosen)):
         if source is None:
             pictures = _draw_dataset(record, images.classes)
         else:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.images import read_dataset_image
-from wsis.engine.progress import progress
+from wsis.engine.progress import iterate
 from wsis.errors import WSISError
 from wsis.report.figures import best_baseline, instance_entries, number_of
 from wsis.report.instances import Found, Match, Quality, Source
@@ -96,7 +96,7 @@ def product_rows(images: Images, runs: Sequence[RunFolder], options: Options) ->
     complete = [r for r in images.records if all(_whole(run, r) for run in runs)]
     chosen = choose(complete or images.records, options.images, seed=options.seed)
     cards, explained = [], {}
-    for record in progress(chosen, f"pictures of {images.title}", total=len(chosen)):
+    for record in iterate(chosen, f"pictures of {images.title}", total=len(chosen)):
         head = _head(record, images.classes)
         try:
             drawn = list(_product_pictures(_scene(record, images.classes), runs))
@@ -119,7 +119,7 @@ def measure(source: Source, options: Options) -> Quality:
     """Go through a source's images and compare with the ground truth where there is any."""
     quality = Quality()
     chosen = choose(source.images.records, options.statistics)
-    for record in progress(chosen, f"measuring {source.title}", total=len(chosen)):
+    for record in iterate(chosen, f"measuring {source.title}", total=len(chosen)):
         try:
             found = source.find(record)
             if found is not None:
@@ -161,7 +161,7 @@ def extreme_labels(source: Source, quality: Quality, options: Options) -> str:
     )
     for title, matches in (("Worst", worst), ("Best", best)):
         cards = [
-            _match_card(m, source) for m in progress(matches, title.lower(), total=len(matches))
+            _match_card(m, source) for m in iterate(matches, title.lower(), total=len(matches))
         ]
         html += f'<h3>{title}</h3><div class="pairs">{"".join(cards)}</div>'
     return html
@@ -171,7 +171,7 @@ def prediction_rows(source: Source, options: Options) -> str:
     """Images of a test set: photograph, predictions, ground truth."""
     chosen = choose(source.images.records, options.images, seed=options.seed)
     cards = []
-    for record in progress(chosen, f"pictures of {source.title}", total=len(chosen)):
+    for record in iterate(chosen, f"pictures of {source.title}", total=len(chosen)):
         try:
             scene = _scene(record, source.images.classes)
             found = (source.find(record) or Found(*_nothing(scene.image))).above(options.min_score)
