@@ -143,7 +143,7 @@ def test_half_lines_of_a_killed_process_count_for_nothing(tmp_path, half):
     log = ArtifactLog(tmp_path, 0)
     log.append("a", {"bytes": 1, "crc32": 2})
     with open(tmp_path / "log.0.jsonl", "a") as stream:
-        stream.write(half)
+        stream.write("\n" + half)
     assert ArtifactLog.collect(tmp_path) == {"a": {"bytes": 1, "crc32": 2}}
     log.append("c", {"bytes": 5, "crc32": 6})
     assert ArtifactLog.collect(tmp_path)["c"] == {"bytes": 5, "crc32": 6}
@@ -152,7 +152,7 @@ def test_half_lines_of_a_killed_process_count_for_nothing(tmp_path, half):
 def test_half_a_character_counts_for_nothing(tmp_path):
     ArtifactLog(tmp_path, 0).append("a", {"bytes": 1, "crc32": 2})
     with open(tmp_path / "log.0.jsonl", "ab") as stream:
-        stream.write('{"key": "é'.encode()[:-1])
+        stream.write(b"\n" + '{"key": "é'.encode()[:-1])
     assert list(ArtifactLog.collect(tmp_path)) == ["a"]
 
 
