@@ -51,7 +51,7 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
     # Background scores at which CAMs and their components (the baseline) are evaluated.
-    cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4)
+    cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4, 0.6)
 
 
 def add_wsis_config(cfg: CfgNode) -> None:
