@@ -103,7 +103,12 @@ def test_full_disk_while_a_checkpoint_is_saved(tiny_run, shapes_root, tmp_path, 
 
     monkeypatch.setattr(AtomicCheckpointer, "save", save)
     done = train_net_here("--stage", "classifier", datasets=shapes_root, output=tmp_path)
-    assert_refused(done, "model_0000003.pth", "free some space", "goes on from the last checkpoint")
+    assert_refused(
+        done,
+        "model_0000003.pth (File too large)",
+        "free some space",
+        "goes on from the last checkpoint",
+    )
     assert_clean(tmp_path)
     folder = tmp_path / "1_classifier"
     assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"

@@ -79,6 +79,16 @@ def test_grouped_batches_do_not_mix_wide_and_tall():
     assert {False} in batches
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_draws_nothing_from_what_the_network_draws_from(workers):
+    """Else the first iteration after a resumption would differ from the same one unbroken."""
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    take(loader(workers=workers), 2)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_seeded_leaves_the_outer_state_alone():
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)

@@ -190,6 +190,7 @@ class ResumableLoader:
             collate_fn=list,
             worker_init_fn=one_thread,
             persistent_workers=False,
+            generator=torch.Generator(),  # else it draws from what the network draws from
         )
         for batch in loader:
             for sample in batch:

@@ -40,7 +40,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 torch.save(data, stream)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise WSISError(
-                f"cannot save {path} ({_first_line(error)}); free some space and run the same "
+                f"cannot save {path} ({_reason(error)}); free some space and run the same "
                 "command again; it goes on from the last checkpoint"
             ) from error
         self.tag_last_checkpoint(path.name)
@@ -72,8 +72,18 @@ class AtomicCheckpointer(DetectionCheckpointer):
             stream.write(last_filename_basename)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _reason(error: BaseException) -> str:
+    """What the file system said, which torch hides behind an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return _first_line(error)
 
 
 def _check_finite(model: nn.Module, iteration: int | None) -> None:

@@ -161,12 +161,13 @@ class ArtifactLog:
     def append(self, key: str, record: Mapping[str, Any]) -> None:
         """Note what was written for image ``key``, or ``{"skipped": reason}``."""
         with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, **record}) + "\n")
+            # the line break comes first, so that the half line of a killed process stays alone
+            stream.write("\n" + json.dumps({"key": key, **record}))
 
     @staticmethod
     def _records(folder: Path) -> Iterable[dict[str, Any]]:
         for path in sorted(folder.glob("log.*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text("utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
                     record["key"], record.get("bytes")

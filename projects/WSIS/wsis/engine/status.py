@@ -116,6 +116,13 @@ def _jsonable(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+def _seen_of_the_data_set(planned: PlannedStage) -> str:
+    """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
+    if isinstance(planned.stage, TrainStage) and "pseudo_labels" not in planned.consumes:
+        return planned.stage.supervision
+    return "image"
+
+
 def current_inputs(
     pipeline: Pipeline, planned: PlannedStage, dataset_dicts: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
@@ -129,8 +136,7 @@ def current_inputs(
         except DamagedManifest:
             upstream = None
         inputs[product] = upstream.product if upstream and upstream.status == DONE else ""
-    supervision = stage.supervision if isinstance(stage, TrainStage) else "image"
-    inputs["images"] = fingerprint(dataset_dicts, supervision)
+    inputs["images"] = fingerprint(dataset_dicts, _seen_of_the_data_set(planned))
     if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
         for name, weights in (
             ("weights", cfg.MODEL.WEIGHTS),

@@ -1,0 +1,201 @@
+"""A resumed training computes, bit for bit, what an unbroken one computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from wsis.data.artifacts import ProductReader
+from wsis.data.mappers import build_mapper
+from wsis.engine.images import Images
+from wsis.engine.pipeline import load_pipeline
+from wsis.engine.trainer import Trainer, build_train_loader
+from wsis.errors import DataError, UsageError, WSISError
+
+from tests.tiny import PIPELINE, TINY
+
+LAST = 5  # iterations of every training here
+# What each stage adds to the tiny settings; every one clips gradients and has momentum.
+STAGES = {
+    "classifier": [],
+    "relation_network": [],
+    "mask_rcnn": ["SOLVER.STEPS", "(2,4)", "SOLVER.WARMUP_ITERS", "2"],
+}
+
+
+class Stopped(Exception):
+    """Stands for a kill between two iterations."""
+
+
+@pytest.fixture
+def trainer_of(shapes_root, tiny_run, tmp_path, monkeypatch):
+    """``(folder, stage, *overrides) -> Trainer``, with what it needs from the finished run."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+
+    def build(folder, stage, *overrides):
+        words = [word for pair in TINY for word in pair]
+        words += ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", str(LAST), *STAGES[stage]]
+        words += ["OUTPUT_DIR", str(tmp_path / folder), *map(str, overrides)]
+        (planned,) = load_pipeline(PIPELINE, words).select(stage=stage)
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        labels = ProductReader(tiny_run / "3_inter_pixel_label", "inter_pixel_label")
+        products = {"inter_pixel_label": labels}
+        mapper = build_mapper(planned.cfg, planned.stage.mapper, is_train=True, products=products)
+        return Trainer(planned.cfg, Images().of(planned), mapper=mapper, weights="")
+
+    return build
+
+
+def train(trainer, *, stop_after=None, rates=None):
+    """Resume and train; stop between iterations where told."""
+    trainer.resume_or_load()
+    original = trainer.run_step
+
+    def run_step():
+        if trainer.iter == stop_after:
+            raise Stopped
+        if rates is not None:
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+        original()
+
+    trainer.run_step = run_step
+    trainer.train()
+    return trainer
+
+
+def flat(value, prefix=""):
+    """Leaves of nested dicts and lists."""
+    if isinstance(value, dict):
+        return {k: v for key, e in value.items() for k, v in flat(e, f"{prefix}.{key}").items()}
+    if isinstance(value, list | tuple):
+        return flat(dict(enumerate(value)), prefix)
+    return {prefix: value}
+
+
+def assert_same(one, other):
+    one, other = flat(one), flat(other)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        else:
+            assert value == other[key], key
+
+
+@pytest.mark.parametrize(
+    ("stage", "stop"),
+    [
+        ("classifier", 1),
+        ("classifier", 4),
+        ("relation_network", 3),
+        ("mask_rcnn", 1),
+        ("mask_rcnn", 3),
+    ],
+)
+def test_resumed_equals_unbroken(trainer_of, stage, stop):
+    rates, resumed_rates = [], []
+    unbroken = train(trainer_of("unbroken", stage), rates=rates)
+    period = ("SOLVER.CHECKPOINT_PERIOD", stop)
+    with pytest.raises(Stopped):
+        train(trainer_of("broken", stage, *period), stop_after=stop, rates=resumed_rates)
+    torch.rand(7)  # what the process drew in between must not matter
+    resumed = train(trainer_of("broken", stage, *period), rates=resumed_rates)
+    assert resumed.start_iter == stop
+    assert resumed_rates == rates
+    assert len(set(rates)) > 2, "the schedule must move, or this shows little"
+    assert_same(resumed.model.state_dict(), unbroken.model.state_dict())
+    assert_same(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict())
+    momenta = [state["momentum_buffer"] for state in resumed.optimizer.state.values()]
+    assert any(momentum.abs().sum() > 0 for momentum in momenta)
+
+
+def test_running_statistics_move_and_come_back(trainer_of):
+    fresh = trainer_of("a", "classifier")
+    before = {k: v.clone() for k, v in fresh.model.state_dict().items() if "running_mean" in k}
+    train(fresh)
+    assert before
+    after = fresh.model.state_dict()
+    assert any(not torch.equal(value, after[key]) for key, value in before.items())
+    again = trainer_of("a", "classifier")
+    again.resume_or_load()
+    assert again.start_iter == LAST
+    assert_same(again.model.state_dict(), after)
+
+
+def test_a_finished_training_only_writes_what_is_lost(trainer_of):
+    trainer = train(trainer_of("a", "classifier"))
+    final = trainer.checkpointer.newest_readable()
+    assert final.name == "model_final.pth"
+    before = torch.load(final, weights_only=True)
+    final.unlink()
+    train(trainer_of("a", "classifier", "SOLVER.CHECKPOINT_PERIOD", 5))
+    assert_same(torch.load(final, weights_only=True)["model"], before["model"])
+
+
+def test_old_checkpoints_are_deleted_across_interruptions(trainer_of):
+    period = ("SOLVER.CHECKPOINT_PERIOD", 1)
+    for stop in (2, 4):
+        with pytest.raises(Stopped):
+            train(trainer_of("a", "classifier", *period), stop_after=stop)
+    trainer = train(trainer_of("a", "classifier", *period))
+    names = [path.name for path in trainer.checkpointer.periodic_files()]
+    assert names == ["model_0000003.pth", "model_0000004.pth"]
+
+
+def test_order_and_augmentation_continue_where_they_stopped(trainer_of):
+    trainer = trainer_of("a", "classifier")
+    loader = trainer.loader
+    whole = [sample for _, batch in zip(range(4), loader, strict=False) for sample in batch]
+    loader.start = 2
+    rest = [sample for _, batch in zip(range(2), loader, strict=False) for sample in batch]
+    assert [s["image_key"] for s in rest] == [s["image_key"] for s in whole[4:]]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(rest, whole[4:], strict=True))
+
+
+def test_divergence_names_iteration_and_images_in_one_line(trainer_of, monkeypatch):
+    trainer = trainer_of("a", "classifier")
+    original = type(trainer.model).forward
+
+    def forward(self, batch):
+        losses = original(self, batch)
+        if trainer.iter == 2:
+            losses = {key: value * float("nan") for key, value in losses.items()}
+        return losses
+
+    monkeypatch.setattr(type(trainer.model), "forward", forward)
+    with pytest.raises(WSISError) as caught:
+        train(trainer)
+    keys = ", ".join(trainer.loader.last_keys)
+    assert f"diverged at iteration 2 on images {keys}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(trainer.loader.last_keys) == 2
+    assert trainer.checkpointer.newest_readable().name == "model_0000001.pth"
+
+
+def test_what_a_loader_refuses(trainer_of, monkeypatch):
+    trainer = trainer_of("a", "classifier")
+    stream = trainer.loader.stream
+    cfg = load_pipeline(PIPELINE, ["SOLVER.IMS_PER_BATCH", "3"]).stages[0].cfg
+    with pytest.raises(UsageError, match="no image to train on in shapes_train"):
+        build_train_loader(cfg, [], stream.mapper)
+    monkeypatch.setattr("wsis.engine.trainer.comm.get_world_size", lambda: 2)
+    with pytest.raises(UsageError, match="IMS_PER_BATCH 3 is not divisible by 2"):
+        build_train_loader(cfg, stream.dataset_dicts, stream.mapper)
+
+
+def test_a_broken_image_stops_training_or_is_replaced(trainer_of):
+    trainer = trainer_of("a", "classifier")
+    stream = trainer.loader.stream
+    original, broken = stream.mapper, stream.dataset_dicts[stream.index_at(1)]["image_key"]
+
+    def mapper(sample):
+        if sample["image_key"] == broken:
+            raise DataError(f"{broken} is truncated")
+        return original(sample)
+
+    stream.mapper = mapper
+    with pytest.raises(DataError, match=f"{broken} is truncated"):
+        next(iter(trainer.loader))
+    stream.skip_broken = True
+    batch = next(iter(trainer.loader))
+    assert len(batch) == 2
+    assert broken not in [sample["image_key"] for sample in batch]
