@@ -23,8 +23,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.METHOD = ""
     # Data sets of the user's own; each entry as datasets/README.md describes it.
     cfg.WSIS.DATASETS = []
-    # Images that an infer, derive or export stage treats (names of registered data sets).
-    # Training stages use DATASETS.TRAIN, as everywhere in Detectron2.
+    # Images that an infer, derive or export stage treats (names of registered data sets); () for
+    # DATASETS.TRAIN, which training stages use, as everywhere in Detectron2.
     cfg.WSIS.IMAGES = ()
     # What to do with an image that cannot be processed: "raise" or "skip" (listed in the manifest).
     cfg.WSIS.ON_ERROR = "raise"
@@ -50,6 +50,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION.PROTOCOLS = ("voc", "coco")
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
+    # Data sets on which products are evaluated, by image key; () for all of WSIS.IMAGES.
+    cfg.WSIS.EVALUATION.IMAGES = ()
     # Background scores at which CAMs and their components (the baseline) are evaluated.
     cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4, 0.6)
 
@@ -84,6 +86,8 @@ def check_config(cfg: CfgNode) -> None:
     for key, (value, bound) in least.items():
         if value < bound:
             raise UsageError(f"{key} is {value}; it must be {bound} or more")
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        raise UsageError("SOLVER.AMP.ENABLED needs a GPU; set it False on a CPU")
     if cfg.WSIS.ON_ERROR not in ON_ERROR:
         choices = " or ".join(ON_ERROR)
         raise UsageError(f"WSIS.ON_ERROR is {cfg.WSIS.ON_ERROR!r}; it must be {choices}")

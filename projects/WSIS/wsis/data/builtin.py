@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.artifacts import check_key
 from wsis.data.coco import load_coco_dataset
 from wsis.data.shapes import SHAPES_CLASSES
+from wsis.data.supervision import SUPERVISIONS
 from wsis.data.voc import VOC_CLASSES, load_voc
 from wsis.errors import DataError, UsageError
 
@@ -106,6 +108,26 @@ def _require(name: str) -> Any:
 
 def _metadata(name: str) -> dict[str, Any]:
     return MetadataCatalog.get(name).as_dict()
+
+
+def check_supervision(names: Sequence[str], needed: str, stage: str) -> None:
+    """Refuse to let a stage see more of a data set than its SUPERVISION grants.
+
+    Args:
+        names: registered data sets.
+        needed: what the stage looks at: image, point, box or mask.
+        stage: for the message.
+
+    Raises:
+        UsageError: a data set grants less.
+    """
+    for name in names:
+        granted = _metadata(name).get("supervision", "mask")
+        if SUPERVISIONS.index(granted) < SUPERVISIONS.index(needed):
+            raise UsageError(
+                f"stage {stage} trains on {needed} annotations, but data set {name} grants "
+                f"SUPERVISION {granted} only"
+            )
 
 
 def _safe(text: str) -> str:

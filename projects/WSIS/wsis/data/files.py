@@ -14,6 +14,15 @@ from typing import IO, Any
 _TEMPORARY = ".tmp"
 
 
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _read_umask()  # read once: setting and restoring it is not safe while threads write
+
+
 @contextmanager
 def atomic_write(
     path: str | os.PathLike[str], mode: str = "wb", *, sync: bool = True
@@ -52,9 +61,7 @@ def _replacement(path: Path, mode: str, *, sync: bool) -> Iterator[IO[Any]]:
             stream.flush()
             if sync:
                 os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide results from colleagues
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's 0600 would hide results from colleagues
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -189,8 +189,9 @@ class ResumableLoader:
             num_workers=self.num_workers,
             collate_fn=list,
             worker_init_fn=one_thread,
-            persistent_workers=False,
-            generator=torch.Generator(),  # else it draws from what the network draws from
+            # Its own generator: else the loader draws its workers' seed from the global one, at the
+            # first batch, and shifts what the network draws in the first iteration after a resume.
+            generator=torch.Generator().manual_seed(0),
         )
         for batch in loader:
             for sample in batch:
@@ -233,4 +234,5 @@ def single_pass_loader(
         num_workers=min(num_workers, len(dataset_dicts)),
         collate_fn=None,
         worker_init_fn=one_thread,
+        generator=torch.Generator().manual_seed(0),
     )

@@ -53,6 +53,9 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
         or len(set(classes)) != len(classes)
     ):
         raise UsageError(f"{where}: CLASSES is a list of different names, not {classes!r}")
+    for key in ("ROOT", "JSON", "IMAGES"):
+        if key in entry:
+            entry[key] = str(Path(entry[key]).expanduser())
     return entry | {"FORMAT": kind}
 
 

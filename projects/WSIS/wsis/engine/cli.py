@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--stage", metavar="NAME", help="run this stage only")
     add("--from-stage", metavar="NAME", help="run this stage and those after it")
     add("--until-stage", metavar="NAME", help="run the stages up to this one")
+    add("--resume", action="store_true", help="as always: what is done is never redone")
     add("--force", action="store_true", help="redo the chosen stages from scratch")
     add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")
     add("--list-stages", action="store_true", help="say what is done, stale, unfinished, missing")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -18,11 +19,11 @@ from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.engine.images import Images
-from wsis.engine.manifest import DONE, Manifest, digest_of
+from wsis.engine.manifest import Manifest, digest_of
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.status import flatten
+from wsis.engine.status import fingerprint, flatten
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.evaluation.classification import ClassificationEvaluator
@@ -42,22 +43,25 @@ Results = list[dict[str, Any]]
 
 
 def _detection_evaluator(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, names: Sequence[str]
+    planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
 ) -> DatasetEvaluator:
     protocols = (*planned.cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox")
+    class_of_category = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", {})
+    categories = sorted(class_of_category, key=class_of_category.get)
     return VOCInstanceEvaluator(
         dataset_dicts,
-        names,
+        class_names(name),
         load_ground_truth=load_truth,
         protocols=protocols,
-        output_dir=planned.folder / "predictions",
+        output_dir=planned.folder / "predictions" / name,
+        category_ids=categories or None,
     )
 
 
 def _classification_evaluator(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, names: Sequence[str]
+    planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
 ) -> DatasetEvaluator:
-    return ClassificationEvaluator(names)
+    return ClassificationEvaluator(class_names(name))
 
 
 # How a trained network is evaluated, by Stage.evaluation.
@@ -76,7 +80,7 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, class_names(name))
+    evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, name)
     evaluator.reset()
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
         for sample in bar:
@@ -126,13 +130,9 @@ class Evaluations:
         """
         if not planned.stage.evaluation:
             return
-        manifest = Manifest.read(planned.folder)
-        if manifest is None or manifest.status != DONE:
-            logger.warning("%s is not finished; nothing to evaluate", planned.name)
-            return
-        digest = digest_of({"product": manifest.product, **_evaluation_config(planned)})
-        stored = _read(planned.folder)
-        if not again and comm.all_gather(stored.get("digest"))[0] == digest:
+        digest = self._digest(planned)
+        known = digest == _read(planned.folder).get("digest")
+        if comm.all_gather(known)[0] and not again:
             return
         results = []
         for name in self._datasets(planned):
@@ -148,14 +148,27 @@ class Evaluations:
     @staticmethod
     def _datasets(planned: PlannedStage) -> tuple[str, ...]:
         cfg = planned.cfg
-        is_network = isinstance(planned.stage, TrainStage)
-        return tuple(cfg.DATASETS.TEST if is_network else cfg.WSIS.IMAGES)
+        if isinstance(planned.stage, TrainStage):
+            return tuple(cfg.DATASETS.TEST)
+        return tuple(cfg.WSIS.EVALUATION.IMAGES) or tuple(cfg.WSIS.IMAGES)
 
-    def report(self, chosen: Sequence[PlannedStage]) -> None:
-        """Write ``OUTPUT_DIR/metrics.json`` over all stages; log the table of the chosen ones."""
+    def _digest(self, planned: PlannedStage) -> str:
+        """Identifies what was evaluated, how, and against which ground truth."""
+        manifest = Manifest.read(planned.folder)
+        names = self._datasets(planned)
+        truth = [fingerprint(self.images.named((name,)), "mask") for name in names]
+        product = manifest.product if manifest else ""
+        return digest_of({"product": product, "truth": truth, **_evaluation_config(planned)})
+
+    def report(self, done: Sequence[PlannedStage], *, shown: Sequence[PlannedStage]) -> None:
+        """Write ``OUTPUT_DIR/metrics.json`` and log a table.
+
+        Args:
+            done: stages whose products are finished and up to date; others have no figures.
+            shown: stages whose figures the table has.
+        """
         found: dict[str, Results] = {
-            planned.name: _read(planned.folder).get("results", [])
-            for planned in self.pipeline.stages
+            planned.name: _read(planned.folder).get("results", []) for planned in done
         }
         configs = [flatten(planned.cfg, planned.name) for planned in self.pipeline.stages]
         path = self.pipeline.output_dir / METRICS
@@ -168,11 +181,10 @@ class Evaluations:
             )
         except OSError as error:
             raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
-        shown = [entry for planned in chosen for entry in found[planned.name]]
-        if shown:
-            logger.info(
-                "Figures of %s (also in %s):\n%s", self.pipeline.name, path, format_table(shown)
-            )
+        rows = [entry for planned in shown for entry in found.get(planned.name, [])]
+        if rows:
+            table = format_table(rows)
+            logger.info("Figures of %s (also in %s):\n%s", self.pipeline.name, path, table)
 
 
 def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:

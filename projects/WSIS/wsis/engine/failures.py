@@ -34,7 +34,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_ADVICE[error.errno]}, {_NEXT}", 1
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
             f"out of GPU memory ({_first_line(error)}); lower SOLVER.IMS_PER_BATCH or the sizes in "
             "INPUT, or use a GPU with more memory",

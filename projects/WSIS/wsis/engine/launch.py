@@ -118,7 +118,15 @@ def launch(
         local_rank = int(os.environ["LOCAL_RANK"])
         local_size = int(os.environ["LOCAL_WORLD_SIZE"])
         _join(device, local_rank, local_size, init_method="env://")
-        main(*args)
+        try:
+            main(*args)
+        except Exception as error:
+            explained = explain(error)
+            sys.stdout.flush()
+            message = f"error: {explained[0]}\n" if explained else traceback.format_exc()
+            sys.stderr.write(message)
+            sys.stderr.flush()
+            os._exit(explained[1] if explained else _BUG)  # as in _worker
         _leave()
         return
     if num_processes == 1:

@@ -8,6 +8,7 @@ artifacts with their sizes and checksums.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from wsis.data.artifacts import SUMMARY
-from wsis.data.files import write_json
+from wsis.data.files import sha256_of_file, write_json
 from wsis.errors import WSISError
 
 MANIFEST, INDEX = "manifest.json", "index.json"
@@ -112,8 +113,24 @@ def digest_of(value: Any) -> str:
 def digest_of_weights(path: Path) -> str:
     """Digest of a checkpoint's tensors; equal weights give equal digests, whatever the file's age.
 
-    Files that torch cannot read without pickle are digested by their bytes.
+    Files that torch cannot read without pickle are digested by their bytes. A file that has not
+    changed since is not read again.
+
+    Raises:
+        WSISError: there is no such file.
     """
+    try:
+        stat = path.stat()
+    except OSError:
+        raise WSISError(
+            f"no weight file {path}; correct MODEL.WEIGHTS, or fetch the shipped configs' with "
+            "python datasets/prepare_weights.py --download"
+        ) from None
+    return _digest_of_file(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _digest_of_file(path: Path, mtime: int, size: int) -> str:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         state = stored["model"] if isinstance(stored.get("model"), Mapping) else stored
@@ -121,10 +138,8 @@ def digest_of_weights(path: Path) -> str:
         for name in sorted(state):
             sha.update(name.encode())
             sha.update(state[name].contiguous().view(-1).view(torch.uint8).numpy())
-    except FileNotFoundError:
-        raise WSISError(f"no weight file {path}; correct MODEL.WEIGHTS") from None
-    except Exception:
-        sha = hashlib.sha256(path.read_bytes())
+    except Exception:  # whatever an odd file makes torch raise
+        return sha256_of_file(path)[:16]
     return sha.hexdigest()[:16]
 
 

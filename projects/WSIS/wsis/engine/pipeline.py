@@ -166,10 +166,15 @@ def _apply_overrides(cfg: CfgNode, pairs: list[str]) -> None:
 def _fit_to_datasets(cfg: CfgNode) -> None:
     """Class counts come from the data set, so that a new data set needs no other edit."""
     register_user_datasets(cfg.WSIS.DATASETS)
+    if not cfg.WSIS.IMAGES:
+        cfg.WSIS.IMAGES = tuple(cfg.DATASETS.TRAIN)
     names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.WSIS.IMAGES)
     if not names:
         raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
-    classes = {name: class_names(name) for name in {*names, *cfg.WSIS.IMAGES, *cfg.DATASETS.TEST}}
+    classes = {
+        name: class_names(name)
+        for name in {*names, *cfg.WSIS.IMAGES, *cfg.WSIS.EVALUATION.IMAGES, *cfg.DATASETS.TEST}
+    }
     if any(known != classes[names[0]] for known in classes.values()):
         raise UsageError(
             "the data sets of one stage have different classes: "
@@ -216,7 +221,9 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
         output_dir = Path(cfg.OUTPUT_DIR)
         folder = output_dir / f"{number}_{record.name}"
         if not stage_files:  # alone, a stage finds its place among the folders that are there
-            folder = next(iter(sorted(output_dir.glob(f"*_{record.name}"))), folder)
+            places = sorted(output_dir.glob(f"*_{record.name}"))
+            own = (place for place in places if place.name.partition("_")[2] == record.name)
+            folder = next(own, folder)
         cfg.OUTPUT_DIR = str(folder)
         cfg.freeze()
         planned.append(PlannedStage(record, cfg, folder))

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import check_supervision
 from wsis.data.files import atomic_write
 from wsis.engine.evaluate import Evaluations
 from wsis.engine.images import Images
@@ -30,7 +31,7 @@ from wsis.engine.status import (
     stage_status,
 )
 from wsis.engine.versions import package_versions
-from wsis.errors import WSISError
+from wsis.errors import UsageError, WSISError
 from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
@@ -92,16 +93,42 @@ def run(request: Request) -> None:
     pipeline = load_pipeline(request.config_file, request.overrides)
     images = Images()
     evaluations = Evaluations(pipeline, images)
+    chosen = request.chosen(pipeline)
+    _check_chosen(chosen)
     worked = 0
-    for planned in request.chosen(pipeline):
+    for planned in chosen:
         if not request.eval_only:
             worked += run_stage(pipeline, planned, images, force=request.force)
-        evaluations.evaluate(planned, again=request.eval_only)
+        statuses = comm.all_gather(all_statuses(pipeline, images))[0]
+        status = statuses[planned.name]
+        if status.state is State.DONE:
+            evaluations.evaluate(planned, again=request.eval_only)
+        elif planned.stage.evaluation:
+            detail = f"{status.state.value} ({status.detail})"
+            logger.warning("%s is %s and is not evaluated", planned.name, detail)
         comm.synchronize()
     if comm.is_main_process():
-        evaluations.report(request.chosen(pipeline))
+        statuses = all_statuses(pipeline, images)
+        done = [p for p in pipeline.stages if statuses[p.name].state is State.DONE]
+        evaluations.report(done, shown=chosen)
         if not worked and not request.eval_only:
             logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
+
+
+def _check_chosen(chosen: Sequence[PlannedStage]) -> None:
+    """Find what would stop a later stage before the first one starts."""
+    processes = comm.get_world_size()
+    for planned in chosen:
+        if not isinstance(planned.stage, TrainStage):
+            continue
+        batch = planned.cfg.SOLVER.IMS_PER_BATCH
+        if batch % processes:
+            raise UsageError(
+                f"SOLVER.IMS_PER_BATCH {batch} of stage {planned.name} is not divisible by "
+                f"{processes} processes; set {planned.name}.SOLVER.IMS_PER_BATCH"
+            )
+        if "pseudo_labels" not in planned.consumes:
+            check_supervision(planned.cfg.DATASETS.TRAIN, planned.stage.supervision, planned.name)
 
 
 def run_stage(
@@ -113,7 +140,10 @@ def run_stage(
         whether there was anything to do.
     """
     dataset_dicts = images.of(planned)
-    _require_upstream(pipeline, planned, images)
+    problem = comm.all_gather(_upstream_problem(pipeline, planned, images))[0]
+    if problem:
+        raise WSISError(problem)
+    # The main process decides for all: others may see an older state of a network drive.
     status = comm.all_gather(stage_status(pipeline, planned, dataset_dicts))[0]
     if not force:
         if status.state is State.DONE:
@@ -154,8 +184,8 @@ def run_stage(
     return True
 
 
-def _require_upstream(pipeline: Pipeline, planned: PlannedStage, images: Images) -> None:
-    """Refuse to build on a product that is missing, unfinished or stale."""
+def _upstream_problem(pipeline: Pipeline, planned: PlannedStage, images: Images) -> str:
+    """Why a stage cannot build on what is there: a product missing, unfinished or stale."""
     statuses = all_statuses(pipeline, images) if len(pipeline.stages) > 1 else {}
     for product in planned.consumes:
         name, folder = pipeline.producer(product, planned)
@@ -165,10 +195,11 @@ def _require_upstream(pipeline: Pipeline, planned: PlannedStage, images: Images)
             done = manifest is not None and manifest.status == DONE
             status = Status(State.DONE if done else State.MISSING)
         if status.state is not State.DONE:
-            raise WSISError(
+            return (
                 f"stage {planned.name} needs {name}, which is {status.state.value} in {folder}"
                 f" ({status.detail or 'unfinished'}); run --stage {name} first"
             )
+    return ""
 
 
 def _open_folder(planned: PlannedStage, manifest: Manifest, *, force: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +101,33 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
 def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
     """Digest of what a stage may see of a data set: image keys, sizes and labels up to a level.
 
-    Folders do not count, so a data set may move; image files are not read.
+    Folders do not count, so a data set may move; image files are not read. Of mask files, where
+    masks may be seen, the sizes in bytes count. The digest of a list is computed once.
     """
+    known = _FINGERPRINTS.get((id(dataset_dicts), supervision))
+    if known is not None:
+        return known[1]
     sha = hashlib.sha256()
     for sample in dataset_dicts:
         seen = restrict_supervision(dict(sample), supervision)
-        seen = {k: v for k, v in seen.items() if not k.endswith("file_name") and k != "image_id"}
-        sha.update(json.dumps(seen, sort_keys=True, default=_jsonable).encode())
-    return sha.hexdigest()[:16]
+        sizes = [_size_of(path) for key, path in sorted(seen.items()) if key in _MASK_FILES]
+        seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
+        sha.update(json.dumps([seen, sizes], sort_keys=True, default=_jsonable).encode())
+    digest = sha.hexdigest()[:16]
+    _FINGERPRINTS[id(dataset_dicts), supervision] = (dataset_dicts, digest)
+    return digest
+
+
+_MASK_FILES = ("instance_file_name", "semantic_file_name")
+# By identity of the list, which is kept so that no other list can take its place.
+_FINGERPRINTS: dict[tuple[int, str], tuple[Sequence[Mapping[str, Any]], str]] = {}
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # whoever reads the file says so
+        return -1
 
 
 def _jsonable(value: Any) -> Any:
@@ -143,8 +163,20 @@ def current_inputs(
             ("trunk", cfg.MODEL.TORCHVISION.WEIGHTS),
         ):
             if weights:
-                inputs[name] = weights if "://" in weights else digest_of_weights(Path(weights))
+                inputs[name] = _digest_of_initial(weights, name, planned)
     return inputs
+
+
+def _digest_of_initial(weights: str, name: str, planned: PlannedStage) -> str:
+    """Digest of initial weights; of a file that is gone, what the run folder remembers of it."""
+    if "://" in weights:
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        manifest = Manifest.read(planned.folder)
+        if manifest is not None and name in manifest.inputs:
+            return manifest.inputs[name]
+    return digest_of_weights(path)
 
 
 def missing_artifacts(planned: PlannedStage, keys: Sequence[str]) -> list[str]:
