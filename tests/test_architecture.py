@@ -27,6 +27,7 @@ RANK = {
     "visualization": 4,
     "config": 5,
     "engine": 6,
+    "report": 7,
 }
 FORBIDDEN = {("modeling", "data"), ("layers", "stage"), ("stage", "layers"), ("data", "modeling")}
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "configs" / "irnet_shapes.yaml"
+
+Overrides = Sequence[tuple[str, str]]
 
 # Overrides that make every stage of irnet_shapes.yaml run in a second or two.
 TINY = (
@@ -33,6 +42,7 @@ TINY = (
     ("MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
     ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.1"),
     ("inter_pixel_label.DATALOADER.NUM_WORKERS", "0"),
+    ("mask_rcnn.MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),  # Detectron2 allows no other with depth 18
 )
 
 
@@ -47,8 +57,20 @@ def environment(datasets: Path) -> dict[str, str]:
     }
 
 
+def _command(
+    arguments: Sequence[object], output: Path, config: Path, extra: Overrides
+) -> list[str]:
+    words = [word for pair in (*TINY, *extra) for word in pair]
+    return ["--config-file", str(config), *map(str, arguments), "OUTPUT_DIR", str(output), *words]
+
+
 def train_net(
-    *arguments: object, datasets: Path, output: Path, prelude: str = ""
+    *arguments: object,
+    datasets: Path,
+    output: Path,
+    prelude: str = "",
+    config: Path = PIPELINE,
+    extra: Overrides = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run ``train_net.py`` on the tiny pipeline.
 
@@ -57,9 +79,10 @@ def train_net(
         datasets: folder with ``shapes/``.
         output: OUTPUT_DIR.
         prelude: Python code that runs first, in the same process, to break something on purpose.
+        config: another pipeline.
+        extra: KEY VALUE pairs that have the last word.
     """
-    command = ["--config-file", str(PIPELINE), *map(str, arguments)]
-    command += ["OUTPUT_DIR", str(output), *(word for pair in TINY for word in pair)]
+    command = _command(arguments, output, config, extra)
     if prelude:
         code = f"import sys\n{prelude}\nfrom wsis.engine.cli import main\nsys.exit(main())"
         command = [sys.executable, "-c", code, *command]
@@ -70,10 +93,78 @@ def train_net(
     )
 
 
+def train_net_here(
+    *arguments: object,
+    datasets: Path,
+    output: Path,
+    config: Path = PIPELINE,
+    extra: Overrides = (),
+) -> subprocess.CompletedProcess[str]:
+    """As `train_net`, in this process, which spares the seconds of importing everything again.
+
+    Detectron2's loggers hold on to the streams that they first saw, so they start anew each time.
+    """
+    from wsis.engine.cli import main
+
+    command = _command(arguments, output, config, extra)
+    out, err = io.StringIO(), io.StringIO()
+    before = os.environ.get("DETECTRON2_DATASETS")
+    os.environ["DETECTRON2_DATASETS"] = str(datasets)
+    try:
+        with (
+            redirect_stdout(out),
+            redirect_stderr(err),
+            _fresh_loggers(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            try:
+                code = main(command)
+            except SystemExit as end:
+                code = end.code
+    finally:
+        del os.environ["DETECTRON2_DATASETS"]
+        if before is not None:
+            os.environ["DETECTRON2_DATASETS"] = before
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _fresh_loggers() -> Iterator[None]:
+    from detectron2.utils.logger import setup_logger
+
+    loggers = [logging.getLogger(name) for name in ("wsis", "fvcore", "detectron2")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers.clear()
+    setup_logger.cache_clear()
+    try:
+        yield
+    finally:
+        setup_logger.cache_clear()
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
 def make_shapes(folder: Path, *, train: int = 8, val: int = 4) -> Path:
-    """Draw tiny shapes into ``folder/shapes`` through the shipped script; returns ``folder``."""
-    script = ROOT / "datasets" / "make_shapes.py"
-    sizes = ["--train", train, "--val", val, "--salient", 1, "--size", 56, 72]
-    command = [sys.executable, script, "--output", folder / "shapes", "--quiet", *sizes]
-    subprocess.run([*map(str, command)], env=environment(folder), check=True)
+    """Draw tiny shapes into ``folder/shapes``; returns ``folder``."""
+    from wsis.data.shapes_files import ShapesArguments, write_shapes
+
+    write_shapes(
+        folder / "shapes",
+        ShapesArguments(train=train, val=val, salient=1, min_side=56, max_side=72),
+    )
     return folder
+
+
+def labels_of(output: Path) -> bytes:
+    """The pseudo-label file of a run."""
+    return (output / "7_pseudo_labels" / "pseudo_labels.json").read_bytes()
+
+
+def manifest_of(output: Path, stage: str) -> dict[str, Any]:
+    """The manifest of a stage, ``{}`` where there is none."""
+    path = next(iter(output.glob(f"*_{stage}/manifest.json")), None)
+    return json.loads(path.read_text()) if path else {}

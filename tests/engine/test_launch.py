@@ -9,7 +9,7 @@ from wsis.engine.launch import choose_devices
 from wsis.errors import UsageError
 
 WORK = """
-import sys
+import os, signal, sys
 from detectron2.utils import comm
 from wsis.engine.launch import launch
 from wsis.errors import DataError
@@ -18,8 +18,10 @@ def main(mode):
     ranks = comm.all_gather(comm.get_rank())
     assert ranks == list(range(comm.get_world_size()))
     assert comm.get_local_size() == comm.get_world_size()
-    if mode == "fail" and comm.get_rank() == 1:
+    if mode == "fail" and comm.get_rank() == 1 or mode == "fail all":
         raise DataError("image x is broken")
+    if mode == "kill" and comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
     if comm.is_main_process():
         print("ranks", ranks)
@@ -53,10 +55,18 @@ def test_torchrun_processes_see_each_other(script):
     assert "ranks [0, 1]" in done.stdout
 
 
-def test_an_error_in_one_process_ends_all_with_its_message(script):
-    done = call(sys.executable, script, "2", "fail")
+@pytest.mark.parametrize("mode", ["fail", "fail all"])
+def test_errors_end_all_processes_with_one_message(script, mode):
+    done = call(sys.executable, script, "2", mode)
     assert done.returncode == 1
-    assert "error: image x is broken" in done.stderr
+    assert done.stderr.count("error: image x is broken") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_process_ends_all_and_is_named(script):
+    done = call(sys.executable, script, "2", "kill")
+    assert done.returncode == 1
+    assert "error: process 1 of the run was ended by SIGKILL" in done.stderr
     assert "Traceback" not in done.stderr
 
 

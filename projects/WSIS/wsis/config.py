@@ -6,8 +6,11 @@ from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
+from wsis.errors import UsageError
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
+
+ON_ERROR = ("raise", "skip")
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -48,7 +51,7 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
     # Background scores at which CAMs and their components (the baseline) are evaluated.
-    cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4)
+    cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4, 0.6)
 
 
 def add_wsis_config(cfg: CfgNode) -> None:
@@ -64,3 +67,23 @@ def get_wsis_cfg() -> CfgNode:
     cfg = get_cfg()
     add_wsis_config(cfg)
     return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse values of shared keys that no stage can run with.
+
+    Raises:
+        UsageError: naming the key.
+    """
+    least = {
+        "SOLVER.IMS_PER_BATCH": (cfg.SOLVER.IMS_PER_BATCH, 1),
+        "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1),
+        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1),
+        "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS, 0),
+    }
+    for key, (value, bound) in least.items():
+        if value < bound:
+            raise UsageError(f"{key} is {value}; it must be {bound} or more")
+    if cfg.WSIS.ON_ERROR not in ON_ERROR:
+        choices = " or ".join(ON_ERROR)
+        raise UsageError(f"WSIS.ON_ERROR is {cfg.WSIS.ON_ERROR!r}; it must be {choices}")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_TEMPORARY = ".tmp"
+
 
 @contextmanager
 def atomic_write(
@@ -25,12 +27,25 @@ def atomic_write(
             can be made again, do without: a killed process cannot harm a renamed file.
 
     Raises:
-        OSError: as the file system says (full disk, no permission); ``path`` is then untouched.
+        OSError: as the file system says (full disk, no permission), naming ``path``, which is then
+            untouched.
     """
     path = Path(path)
+    try:
+        with _replacement(path, mode, sync=sync) as stream:
+            yield stream
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(_TEMPORARY):
+            error.filename = str(path)  # a failed write names no file, a failed open an odd one
+        raise
+
+
+@contextmanager
+def _replacement(path: Path, mode: str, *, sync: bool) -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    prefix = f".{path.name}."
+    handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=_TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(handle, mode, encoding=encoding) as stream:
             yield stream

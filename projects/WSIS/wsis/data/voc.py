@@ -251,6 +251,11 @@ def load_voc(
         DataError: a file is missing, damaged, or names an unknown class.
     """
     root = Path(root)
+    if not root.is_dir():
+        raise DataError(
+            f"the VOC tree {root} does not exist; run python datasets/prepare_voc.py, or set "
+            "DETECTRON2_DATASETS to the folder that holds it (datasets/README.md)"
+        )
     classes = read_classes(root) if classes is None else tuple(classes)
     listed_in = split_file(root, split)
     if not listed_in.is_file() and split == "trainaug":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import nn
 from wsis.data.files import atomic_write
 from wsis.errors import WSISError
 
+logger = logging.getLogger(__name__)
+
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with atomic writes and a check that all weights are finite.
 
     A run killed while it saves leaves the previous checkpoint and its ``last_checkpoint`` mark
-    intact; so does a full disk.
+    intact; so does a full disk. One that is damaged later is passed over for the one before.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -28,7 +31,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        _check_finite(self.model)
+        _check_finite(self.model, kwargs.get("iteration"))
         data = {"model": self.model.state_dict(), **kwargs}
         data.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         path = Path(self.save_dir) / f"{name}.pth"
@@ -36,8 +39,32 @@ class AtomicCheckpointer(DetectionCheckpointer):
             with atomic_write(path) as stream:
                 torch.save(data, stream)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            raise WSISError(f"cannot save {path} ({error}); free some space and rerun") from error
+            raise WSISError(
+                f"cannot save {path} ({_first_line(error)}); free some space and run the same "
+                "command again; it goes on from the last checkpoint"
+            ) from error
         self.tag_last_checkpoint(path.name)
+
+    def periodic_files(self) -> list[Path]:
+        """``model_<iteration>.pth`` in ascending order."""
+        return sorted(Path(self.save_dir).glob("model_" + "[0-9]" * 7 + ".pth"))
+
+    def newest_readable(self) -> Path | None:
+        """The checkpoint to resume from: the last one, or an older one where that is damaged."""
+        last = Path(self.save_dir) / Path(self.get_checkpoint_file() or "none").name
+        for path in dict.fromkeys([last, *reversed(self.periodic_files())]):
+            if not path.is_file():
+                continue
+            try:
+                stored = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(stored["model"], dict) or not isinstance(
+                    stored["iteration"], int
+                ):
+                    raise ValueError("it holds no training state")
+                return path
+            except Exception as error:  # a damaged archive raises nearly anything
+                logger.warning("%s is damaged (%s); trying an older one", path, _first_line(error))
+        return None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which checkpoint a resumed run starts from."""
@@ -45,10 +72,16 @@ class AtomicCheckpointer(DetectionCheckpointer):
             stream.write(last_filename_basename)
 
 
-def _check_finite(model: nn.Module) -> None:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_finite(model: nn.Module, iteration: int | None) -> None:
+    when = "" if iteration is None else f" by iteration {iteration}"
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WSISError(
-                f"training diverged: {name} is not finite, so this state is not saved; the last "
-                "checkpoint is kept. Lower SOLVER.BASE_LR or clip gradients"
+                f"training diverged{when}: {name} is not finite, so this state is not saved; the "
+                "last checkpoint is kept. Lower SOLVER.BASE_LR, warm up longer or clip gradients, "
+                "and start the stage again with --force"
             )

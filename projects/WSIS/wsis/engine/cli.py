@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from wsis.engine.failures import explain
 from wsis.engine.launch import choose_devices, launch, started_by_torchrun
 from wsis.engine.lock import output_lock
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.run import Request, describe_stages, run
-from wsis.errors import WSISError
 
 _DESCRIPTION = """\
 Turn weak labels into instance masks and a trained Mask R-CNN.
@@ -66,10 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     try:
         return _execute(args)
-    except WSISError as error:
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        message, code = explained
         sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        sys.stderr.write(f"error: {message}\n")
+        return code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 130

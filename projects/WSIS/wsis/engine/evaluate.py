@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
@@ -17,6 +17,7 @@ from wsis.data.builtin import class_names
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
+from wsis.engine.images import Images
 from wsis.engine.manifest import DONE, Manifest, digest_of
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage
@@ -30,9 +31,6 @@ from wsis.evaluation.results import format_table, json_results, stage_result, wr
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
-
-if TYPE_CHECKING:
-    from wsis.engine.run import Images
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +78,14 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, class_names(name))
     evaluator.reset()
-    for sample in progress(loader, f"{planned.name} on {name}", total=len(mine)):
-        if isinstance(sample, Failure):
-            raise DataError(sample.message)
-        evaluator.process([sample], model([sample]))
+    with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
+        for sample in bar:
+            if not isinstance(sample, Failure):
+                evaluator.process([sample], model([sample]))
+            elif cfg.WSIS.ON_ERROR == "skip":
+                logger.warning("not evaluated on %s: %s", sample.key, sample.message)
+            else:
+                raise DataError(sample.message)
     found = evaluator.evaluate()
     return [{"protocol": protocol, "metrics": metrics} for protocol, metrics in found.items()]
 
@@ -186,6 +188,7 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / EVALUATION).read_text())
+        stored = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
+    return stored if isinstance(stored, dict) else {}

@@ -16,8 +16,10 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from wsis.compat import create_local_process_group, forget_process_groups
-from wsis.errors import UsageError, WSISError
+from wsis.engine.failures import explain
+from wsis.errors import UsageError
 
+_BUG = 70  # exit code where nothing can be explained
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
 
 
@@ -71,21 +73,27 @@ def _leave() -> None:
 
 
 def _worker(
-    rank: int, size: int, port: int, device: str, threads: int, main: Callable, args: Any
+    rank: int,
+    size: int,
+    port: int,
+    device: str,
+    threads: int,
+    failures: Any,
+    main: Callable,
+    args: Any,
 ) -> None:
     torch.set_num_threads(threads)
     address = f"tcp://127.0.0.1:{port}"
     _join(device, rank, size, init_method=address, rank=rank, world_size=size)
     try:
         main(*args)
-    except WSISError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        explained = explain(error)
+        message, code = explained or (traceback.format_exc(), _BUG)
+        failures.put(f"error: {message}\n" if explained else message)
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(error.exit_code)  # peers may be waiting for this rank: do not wait for them
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(70)
+        os._exit(code)  # peers may be waiting for this rank: do not wait for them
     _leave()
 
 
@@ -104,7 +112,7 @@ def launch(
     machine (one runs in place); on the CPU they share its cores.
 
     Raises:
-        SystemExit: a spawned process failed; it has already said why.
+        SystemExit: a spawned process failed; what the first one says went to standard error.
     """
     if started_by_torchrun():
         local_rank = int(os.environ["LOCAL_RANK"])
@@ -117,9 +125,10 @@ def launch(
         main(*args)
         return
     threads = max(1, torch.get_num_threads() // num_processes)
+    failures = mp.get_context("spawn").SimpleQueue()  # several may fail, one of them speaks
     context = mp.spawn(
         _worker,
-        args=(num_processes, _free_port(), device, threads, main, args),
+        args=(num_processes, _free_port(), device, threads, failures, main, args),
         nprocs=num_processes,
         join=False,
     )
@@ -127,4 +136,16 @@ def launch(
         while not context.join():
             pass
     except mp.ProcessExitedException as error:
+        sys.stdout.flush()
+        sys.stderr.write(_first_failure(failures, error))
         raise SystemExit(error.exit_code if error.exit_code > 0 else 1) from None
+
+
+def _first_failure(failures: Any, error: mp.ProcessExitedException) -> str:
+    if error.exit_code > 0 and not failures.empty():
+        return failures.get()
+    how = f"by {error.signal_name}" if error.signal_name else f"with code {error.exit_code}"
+    return (
+        f"error: process {error.error_index} of the run was ended {how}, perhaps for lack of "
+        "memory; run the same command again to go on where it stopped\n"
+    )

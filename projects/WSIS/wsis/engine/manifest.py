@@ -40,6 +40,7 @@ class Manifest:
         product: digest of the product, "" while running.
         counts: ``{"images": 240, "instances": 500}``.
         skipped: images left out, ``{image key: reason}``.
+        files: sizes in bytes of the product's files beside the artifacts, ``{name: bytes}``.
         seconds: wall time of the run that finished it.
         versions: of the packages that made it.
     """
@@ -52,6 +53,7 @@ class Manifest:
     product: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -69,15 +71,27 @@ class Manifest:
         """The manifest of a run folder, None where there is none.
 
         Raises:
-            WSISError: the file is not a manifest.
+            DamagedManifest: the file is not a manifest.
         """
         path = folder / MANIFEST
         try:
-            return cls(**json.loads(path.read_text()))
-        except FileNotFoundError:
+            manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
-            raise WSISError(f"{path} is not a manifest ({error}); delete {folder}") from None
+            raise DamagedManifest(f"{path} is not a manifest ({error})") from None
+        kinds = {name: type(getattr(_EMPTY, name)) for name in vars(_EMPTY)}
+        wrong = [n for n, kind in kinds.items() if not isinstance(getattr(manifest, n), kind)]
+        if wrong:
+            raise DamagedManifest(f"{path} is not a manifest ({wrong[0]} is of the wrong kind)")
+        return manifest
+
+
+class DamagedManifest(WSISError):
+    """A manifest that cannot be read."""
+
+
+_EMPTY = Manifest("", "", "", {}, {}, seconds=0.0)
 
 
 def plain(value: Any) -> Any:
@@ -178,11 +192,14 @@ class ArtifactLog:
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     """``{image key: {"bytes", "crc32"} or {"skipped"}}`` of a run folder; empty without one."""
     try:
-        return json.loads((folder / INDEX).read_text())
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        if not isinstance(index, dict) or not all(isinstance(r, dict) for r in index.values()):
+            raise ValueError("not records by image key")
     except FileNotFoundError:
         return {}
     except ValueError:
         raise WSISError(f"{folder / INDEX} is damaged; delete it and rerun") from None
+    return index
 
 
 def write_index(folder: Path, keys: Iterable[str], path_of: Any) -> dict[str, dict[str, Any]]:

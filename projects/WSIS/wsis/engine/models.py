@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from wsis.errors import WSISError
+from wsis.errors import UsageError, WSISError
 from wsis.modeling.checkpoint import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+def build_network(cfg: CfgNode) -> nn.Module:
+    """A stage's network with its initial weights.
+
+    Raises:
+        UsageError: the config describes no network that Detectron2 can build.
+    """
+    try:
+        return build_model(cfg)
+    except WSISError:
+        raise
+    except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
+        logger.debug("building the network failed", exc_info=True)
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise UsageError(
+            f"the config of stage {cfg.WSIS.STAGE} makes no network: "
+            f"{reason or type(error).__name__}; correct MODEL"
+        ) from error
 
 
 def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
@@ -23,6 +45,6 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TORCHVISION.WEIGHTS = ""  # the trained weights replace the trunk's
-    model = build_model(cfg)
+    model = build_network(cfg)
     load_weights(model, str(weights), strict=True)
     return model.eval()

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from wsis.config import get_wsis_cfg
+from wsis.config import check_config, get_wsis_cfg
 from wsis.data.builtin import class_names
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
@@ -211,6 +211,7 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
         _merge(cfg, values, path)
         _apply_overrides(cfg, common)
         _apply_overrides(cfg, special[record.name])
+        check_config(cfg)
         _fit_to_datasets(cfg)
         output_dir = Path(cfg.OUTPUT_DIR)
         folder = output_dir / f"{number}_{record.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from detectron2.utils import comm
@@ -12,8 +13,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], title: str, *, total: int, done: int = 0) -> Iterator[T]:
-    """Yield ``items`` under a bar with rate and ETA on the main process.
+@contextmanager
+def progress(items: Iterable[T], title: str, *, total: int, done: int = 0) -> Iterator[Iterable[T]]:
+    """Inside the block, ``items`` under a bar with rate and ETA on the main process.
+
+    The bar ends with the block, so that what is said afterwards starts on a line of its own.
 
     Args:
         items: what is worked on.
@@ -21,15 +25,14 @@ def progress(items: Iterable[T], title: str, *, total: int, done: int = 0) -> It
         total: number of items, those of earlier runs included.
         done: items that earlier runs finished.
     """
-    return iter(
-        tqdm(
-            items,
-            desc=title,
-            total=total,
-            initial=done,
-            unit="img",
-            disable=not comm.is_main_process(),
-            mininterval=0.2 if sys.stderr.isatty() else 10.0,
-            dynamic_ncols=True,
-        )
-    )
+    with tqdm(
+        items,
+        desc=title,
+        total=total,
+        initial=done,
+        unit="img",
+        disable=not comm.is_main_process(),
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+    ) as bar:
+        yield bar

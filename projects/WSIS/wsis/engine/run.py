@@ -8,20 +8,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import get_dataset_dicts
 from wsis.data.files import atomic_write
 from wsis.engine.evaluate import Evaluations
+from wsis.engine.images import Images
 from wsis.engine.manifest import DONE, RUNNING, Manifest
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
-from wsis.engine.status import State, Status, current_inputs, relevant_config, stage_status
+from wsis.engine.status import (
+    NOT_YET_RUN,
+    State,
+    Status,
+    current_inputs,
+    product_files,
+    relevant_config,
+    stage_status,
+)
 from wsis.engine.versions import package_versions
 from wsis.errors import WSISError
 from wsis.stage import TrainStage
@@ -56,25 +63,6 @@ class Request:
         return pipeline.select(stage=self.stage, first=self.first, last=self.last)
 
 
-class Images:
-    """The dataset dicts that each stage treats; each data set is read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-
-    def of(self, planned: PlannedStage) -> list[dict[str, Any]]:
-        """Dataset dicts of a stage: DATASETS.TRAIN for training, else WSIS.IMAGES."""
-        is_train = isinstance(planned.stage, TrainStage)
-        cfg = planned.cfg
-        return self.named(tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES))
-
-    def named(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Dataset dicts of several data sets, one after another."""
-        if names not in self._known:
-            self._known[names] = [d for name in names for d in get_dataset_dicts(name)]
-        return self._known[names]
-
-
 def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
     """The state of every stage; what builds on a stale stage is stale too."""
     statuses: dict[str, Status] = {}
@@ -83,7 +71,7 @@ def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
         for product in planned.consumes:
             name, _ = pipeline.producer(product, planned)
             upstream = statuses.get(name)
-            if status.state is State.MISSING and status.detail == "not yet run":
+            if status.state is State.MISSING and status.detail == NOT_YET_RUN:
                 break
             if upstream is not None and upstream.state is State.STALE:
                 status = Status(State.STALE, f"it builds on {name}, which is stale")
@@ -154,6 +142,7 @@ def run_stage(
     if comm.is_main_process():
         manifest.status, manifest.product = DONE, outcome.product
         manifest.counts, manifest.skipped = outcome.counts, outcome.skipped
+        manifest.files = {path.name: path.stat().st_size for path in product_files(planned)}
         manifest.seconds = round(time.perf_counter() - start, 1)
         manifest.versions = package_versions()
         manifest.write(planned.folder)

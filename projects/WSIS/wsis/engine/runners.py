@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,10 @@ class _ArtifactSink:
             self._log.append(key, future.result())
 
     def close(self) -> None:
-        self._drain(0)
-        self._pool.shutdown()
+        try:
+            self._drain(0)
+        finally:
+            self._pool.shutdown()
 
 
 def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -135,8 +138,8 @@ def _work_through(
     sink = _ArtifactSink(ProductReader(planned.folder, planned.name))
     loader = single_pass_loader(mine, prepare, num_workers=cfg.DATALOADER.NUM_WORKERS)
     total = -(-len(dataset_dicts) // comm.get_world_size())
-    bar = progress(loader, planned.name, total=total, done=max(total - len(mine), 0))
-    try:
+    done = max(total - len(mine), 0)
+    with closing(sink), progress(loader, planned.name, total=total, done=done) as bar:
         for sample, made in zip(mine, bar, strict=True):
             key = sample["image_key"]
             try:
@@ -149,8 +152,6 @@ def _work_through(
                     raise
                 logger.warning("%s skips %s: %s", planned.name, key, error)
                 sink.skip(key, str(error))
-    finally:
-        sink.close()
 
 
 def _finish_artifacts(planned: PlannedStage, dataset_dicts: DatasetDicts) -> Outcome:

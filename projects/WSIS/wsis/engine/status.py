@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.manifest import (
     DONE,
+    DamagedManifest,
     Manifest,
     artifact_sizes,
     describe_change,
@@ -42,6 +44,9 @@ _NEVER = (
 )
 # Nodes of MODEL that only the stages that name them in config_keys look at.
 _METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
+
+
+NOT_YET_RUN = "not yet run"
 
 
 class State(enum.Enum):
@@ -96,14 +101,23 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
 def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
     """Digest of what a stage may see of a data set: image keys, sizes and labels up to a level.
 
-    Folders do not count, so a data set may move; image files are not read.
+    Of an image file its size in bytes counts, which tells a data set that was made again; the file
+    is not read. Folders do not count, so a data set may move.
     """
     sha = hashlib.sha256()
     for sample in dataset_dicts:
         seen = restrict_supervision(dict(sample), supervision)
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name") and k != "image_id"}
+        seen["bytes"] = _size_of(sample.get("file_name", ""))
         sha.update(json.dumps(seen, sort_keys=True, default=_jsonable).encode())
     return sha.hexdigest()[:16]
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # whoever reads the image says so
+        return -1
 
 
 def _jsonable(value: Any) -> Any:
@@ -120,7 +134,10 @@ def current_inputs(
     inputs = {}
     for product in planned.consumes:
         _, folder = pipeline.producer(product, planned)
-        upstream = Manifest.read(folder)
+        try:
+            upstream = Manifest.read(folder)
+        except DamagedManifest:
+            upstream = None
         inputs[product] = upstream.product if upstream and upstream.status == DONE else ""
     supervision = stage.supervision if isinstance(stage, TrainStage) else "image"
     inputs["images"] = fingerprint(dataset_dicts, supervision)
@@ -151,7 +168,8 @@ def missing_artifacts(planned: PlannedStage, keys: Sequence[str]) -> list[str]:
     return missing
 
 
-def _product_files(planned: PlannedStage) -> list[Path]:
+def product_files(planned: PlannedStage) -> list[Path]:
+    """Files that a stage's product has beside its artifacts."""
     if isinstance(planned.stage, TrainStage):
         return [planned.folder / "model_final.pth"]
     if isinstance(planned.stage, ExportStage):
@@ -161,19 +179,40 @@ def _product_files(planned: PlannedStage) -> list[Path]:
     return []
 
 
+def _lost_file(planned: PlannedStage, manifest: Manifest) -> str | None:
+    """Name a product file that is missing or has changed its size since it was written."""
+    for path in product_files(planned):
+        if not path.is_file():
+            return f"{path.name} missing"
+        size, expected = path.stat().st_size, manifest.files.get(path.name)
+        if expected is not None and size != expected:
+            return f"{path.name} has {size} bytes instead of {expected}"
+    return None
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether a run folder holds anything that a run would build on."""
+    return any(next(folder.glob(pattern), None) for pattern in ("artifacts/*.npz", "*.pth"))
+
+
 def stage_status(
     pipeline: Pipeline, planned: PlannedStage, dataset_dicts: Sequence[Mapping[str, Any]]
 ) -> Status:
     """Compare a stage's run folder with its present config and inputs."""
-    manifest = Manifest.read(planned.folder)
-    if manifest is None:
-        return Status(State.MISSING, "not yet run")
+    try:
+        manifest = Manifest.read(planned.folder)
+    except DamagedManifest as error:
+        return Status(State.STALE, f"{error}, so nothing tells how its files were made")
+    holds_work = _holds_work(planned.folder)
+    if manifest is None and holds_work:
+        return Status(State.STALE, "it has no manifest.json that tells how its files were made")
+    if manifest is None or (manifest.status != DONE and not holds_work):
+        return Status(State.MISSING, NOT_YET_RUN)
     change = describe_change(
         manifest, relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
     )
     if change:
         return Status(State.STALE, change)
-    lost = [path.name for path in _product_files(planned) if not path.is_file()]
     if planned.stage.kind in ("infer", "derive"):
         keys = [sample["image_key"] for sample in dataset_dicts]
         absent = missing_artifacts(planned, keys)
@@ -183,7 +222,8 @@ def stage_status(
             return Status(State.UNFINISHED, f"{len(keys) - len(absent)} of {len(keys)} artifacts")
     if manifest.status != DONE:
         return Status(State.UNFINISHED, "interrupted; runs on where it stopped")
+    lost = _lost_file(planned, manifest)
     if lost:
-        return Status(State.MISSING, f"{lost[0]} missing")
+        return Status(State.MISSING, lost)
     counts = ", ".join(f"{number} {what}" for what, number in manifest.counts.items())
     return Status(State.DONE, counts)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase, default_writers, hooks
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wsis.data.stream import ResumableLoader, StreamBatches, TrainingStream, derive_seed
 from wsis.engine.checkpoint import AtomicCheckpointer
+from wsis.engine.models import build_network
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError
 from wsis.modeling.checkpoint import load_weights
@@ -93,7 +94,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self._seed = max(cfg.SEED, 0)
         torch.manual_seed(derive_seed(self._seed))
-        model = build_model(cfg)
+        model = build_network(cfg)
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -114,33 +115,39 @@ class Trainer(TrainerBase):
             hooks.LRScheduler(optimizer=self.optimizer, scheduler=self.scheduler),
         ]
         if comm.is_main_process():
+            period = cfg.SOLVER.CHECKPOINT_PERIOD
             found.append(
-                hooks.PeriodicCheckpointer(
-                    self.checkpointer,
-                    cfg.SOLVER.CHECKPOINT_PERIOD,
-                    max_to_keep=_KEPT_CHECKPOINTS,
-                )
+                hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=_KEPT_CHECKPOINTS)
             )
             writers = default_writers(cfg.OUTPUT_DIR, self.max_iter)
             found.append(hooks.PeriodicWriter(writers, period=20))
         return found
 
     def resume_or_load(self) -> None:
-        """Continue from the last checkpoint of the run folder, or load the initial weights."""
-        if self.checkpointer.has_checkpoint():
-            path = self.checkpointer.get_checkpoint_file()
+        """Continue from the run folder's last checkpoint that is whole, or load initial weights."""
+        newest = self.checkpointer.newest_readable() if comm.is_main_process() else None
+        path = comm.all_gather(newest)[0]
+        if path is not None:
             try:
-                stored = self.checkpointer.load(path)
-                self.start_iter = stored["iteration"] + 1
+                stored = self.checkpointer.load(str(path))
             except Exception as error:
                 raise WSISError(
-                    f"cannot resume from {path} ({error}); delete it, or start the stage again "
-                    "with --force"
+                    f"cannot resume from {path} ({error}); start the stage again with --force"
                 ) from error
+            self.start_iter = stored["iteration"] + 1
+            self._forget_checkpoints_before(self.start_iter)
             logger.info("Resuming at iteration %d", self.start_iter)
         elif self._weights:
             load_weights(self.checkpointer.model, self._weights)
         self.loader.start = self.start_iter
+
+    def _forget_checkpoints_before(self, iteration: int) -> None:
+        """Let the periodic checkpointer delete what earlier runs left, as it would its own."""
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                found = self.checkpointer.periodic_files()
+                first_new = f"model_{iteration:07d}.pth"
+                hook.recent_checkpoints = [str(path) for path in found if path.name < first_new]
 
     def run_step(self) -> None:
         """One iteration; a loss that is not finite stops the training with the images' names."""
@@ -149,10 +156,12 @@ class Trainer(TrainerBase):
         try:
             self._inner.run_step()
         except FloatingPointError as error:
+            reason = " ".join(str(error).split())
             raise WSISError(
                 f"training diverged at iteration {self.iter} on images "
-                f"{', '.join(self.loader.last_keys)}: {error}. The last checkpoint is kept; lower "
-                "SOLVER.BASE_LR, warm up longer or clip gradients"
+                f"{', '.join(self.loader.last_keys)}: {reason}. The last checkpoint is kept; lower "
+                "SOLVER.BASE_LR, warm up longer or clip gradients, and start the stage again with "
+                "--force"
             ) from error
 
     def train(self) -> None:
@@ -167,6 +176,11 @@ class Trainer(TrainerBase):
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                self.iter = self.max_iter  # hooks of later releases tell success by it
-            finally:
-                self.after_train()
+            except BaseException:
+                with suppress(OSError):  # the first error tells more than the log files' last one
+                    self.after_train()
+                raise
+            self.iter = self.max_iter  # hooks of later releases tell success by it
+            self.after_train()
+        if self.start_iter >= self.max_iter:  # all was done, but the final file may be lost
+            self.checkpointer.save("model_final", iteration=self.max_iter - 1)

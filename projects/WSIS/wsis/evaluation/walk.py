@@ -80,23 +80,23 @@ class Walk:
 
         The objects of an image without a product are missed, not forgiven.
         """
-        bar = tqdm(
+        with tqdm(
             dataset_dicts,
             desc=f"evaluate {self.title}",
             unit="img",
             disable=not comm.is_main_process(),
             dynamic_ncols=True,
-        )
-        for record in bar:
-            truth = self.options.load_ground_truth(record)
-            if truth is None:
-                self.counts["images_without_ground_truth"] += 1
-                continue
-            self.counts["images"] += 1
-            key = record["image_key"]
-            arrays = product[key] if key in product else None  # noqa: SIM401  (it has no get)
-            self.counts["images_without_product"] += arrays is None
-            yield record, truth, arrays
+        ) as bar:
+            for record in bar:
+                truth = self.options.load_ground_truth(record)
+                if truth is None:
+                    self.counts["images_without_ground_truth"] += 1
+                    continue
+                self.counts["images"] += 1
+                key = record["image_key"]
+                arrays = product[key] if key in product else None  # noqa: SIM401  (it has no get)
+                self.counts["images_without_product"] += arrays is None
+                yield record, truth, arrays
 
     def entries(self, results: Mapping[str, Metrics]) -> Results:
         """Results of the main process with the counts of all processes; empty elsewhere.

@@ -1,0 +1,218 @@
+"""How the arrays of artifacts look: one entry for each kind of array, whatever stage wrote it.
+
+A method that stores an array of a new kind adds an entry with `register_view`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.report.instances import Found, sort_found
+from wsis.visualization.instances import instance_labels, instances_panel, matched_colors
+from wsis.visualization.panels import (
+    cluster_panel,
+    displacement_panel,
+    heat_panel,
+    label_panel,
+    longest_displacement,
+    probability_panel,
+)
+from wsis.visualization.resizing import PANEL_WIDTH
+
+Arrays = Mapping[str, np.ndarray]
+_MOST_CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A panel of the report.
+
+    Attributes:
+        panel: (P, Q, 3) uint8 RGB.
+        title: which kind it is, as in the explanations.
+        note: what there is to say of this one.
+    """
+
+    panel: np.ndarray
+    title: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every view of an image may use.
+
+    Attributes:
+        record: dataset dict.
+        image: (H, W, 3) uint8 RGB.
+        classes: class names.
+        truth: ground truth, None where there is none.
+        width: of the panels, pixels.
+        stage: that made the arrays, for people.
+    """
+
+    record: Mapping[str, Any]
+    image: np.ndarray
+    classes: tuple[str, ...]
+    truth: Truth | None
+    width: int = PANEL_WIDTH
+    stage: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """How arrays become pictures.
+
+    Attributes:
+        needs: names of arrays that an artifact must have for this view.
+        title: what it is, in general.
+        explanation: one sentence for the reader.
+        draw: the scene and the arrays to pictures.
+    """
+
+    needs: tuple[str, ...]
+    title: str
+    explanation: str
+    draw: Callable[[Scene, Arrays], list[Picture]]
+
+
+def draw_found(scene: Scene, found: Found, title: str) -> Picture:
+    """Instances on the photograph; where there is ground truth, coloured as what they found."""
+    colors = None
+    if scene.truth is not None:
+        prediction = InstancePrediction(found.classes, found.scores, found.masks)
+        colors = matched_colors(InstancePair("", prediction, scene.truth).iou)
+    labels = instance_labels(found.classes, scene.classes, found.scores)
+    panel = instances_panel(
+        scene.image,
+        found.masks,
+        labels,
+        colors=colors,
+        ignore=found.ignore,
+        width=scene.width,
+    )
+    count = len(found.classes)
+    return Picture(panel, title, f"{count or 'no'} instance{'' if count == 1 else 's'}")
+
+
+def draw_truth(scene: Scene) -> list[Picture]:
+    """The true objects, none if there is no ground truth."""
+    if scene.truth is None:
+        return []
+    truth = scene.truth
+    labels = instance_labels(truth.classes, scene.classes)
+    panel = instances_panel(scene.image, truth.masks, labels, ignore=truth.void, width=scene.width)
+    count = len(truth.classes)
+    return [Picture(panel, "ground truth", f"{count or 'no'} object{'' if count == 1 else 's'}")]
+
+
+def _draw_cam(scene: Scene, arrays: Arrays) -> list[Picture]:
+    maps = arrays["high_res"] if "high_res" in arrays else arrays["cam"]
+    keys = arrays["keys"].tolist()
+    shown = [
+        Picture(heat_panel(scene.image, one, width=scene.width), "CAM", scene.classes[key])
+        for key, one in zip(keys[:_MOST_CLASSES], maps, strict=False)
+    ]
+    left_out = len(keys) - len(shown)
+    if left_out > 0:
+        last = shown[-1]
+        shown[-1] = Picture(last.panel, last.title, f"{last.note} ({left_out} more classes)")
+    return shown
+
+
+def _draw_label(scene: Scene, arrays: Arrays) -> list[Picture]:
+    label = arrays["label"]
+    unknown = f"{100 * float((label == 255).mean()):.0f}% unknown"
+    panel = label_panel(scene.image, label, len(scene.classes), width=scene.width)
+    return [Picture(panel, scene.stage, unknown)]
+
+
+def _draw_boundary(scene: Scene, arrays: Arrays) -> list[Picture]:
+    return [
+        Picture(
+            probability_panel(scene.image, arrays["boundary"], width=scene.width), "boundary map"
+        )
+    ]
+
+
+def _draw_displacement(scene: Scene, arrays: Arrays) -> list[Picture]:
+    field = arrays["displacement"]
+    note = f"full colour: {longest_displacement(field):.1f} cells"
+    return [
+        Picture(displacement_panel(scene.image, field, width=scene.width), "displacement", note)
+    ]
+
+
+def _draw_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
+    clusters = arrays["clusters"]
+    count = len(np.unique(clusters))
+    note = f"{count} cluster{'' if count == 1 else 's'}"
+    return [Picture(cluster_panel(scene.image, clusters, width=scene.width), "clusters", note)]
+
+
+def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
+    ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
+    found = Found(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
+    found = sort_found(found).above(np.nextafter(np.float32(0), np.float32(1)))
+    return [draw_found(scene, found, "instances")]
+
+
+_VIEWS: list[View] = [
+    View(
+        ("keys", "cam"),
+        "CAM",
+        "Class activation map of one tag of the image, from blue (0) to red (1, its maximum): "
+        "where the classifier saw the class.",
+        _draw_cam,
+    ),
+    View(
+        ("label",),
+        "label map",
+        "A label for each pixel: coloured is a class, dark is background, grey is unknown and "
+        "teaches nothing.",
+        _draw_label,
+    ),
+    View(
+        ("boundary",),
+        "boundary map",
+        "Probability that a class boundary runs through a cell, from black (0) to white (1).",
+        _draw_boundary,
+    ),
+    View(
+        ("displacement",),
+        "displacement",
+        "Where each cell points for the centre of its object: hue is the direction (see the "
+        "wheel), saturation the length.",
+        _draw_displacement,
+    ),
+    View(
+        ("clusters",),
+        "clusters",
+        "Cells whose displacements end in the same centre, whatever their class.",
+        _draw_clusters,
+    ),
+    View(
+        ("classes", "scores", "masks"),
+        "instances",
+        "Instance masks with class and score, in the colour of the true object that each overlaps "
+        "where ground truth exists; hatched pixels train nothing.",
+        _draw_instances,
+    ),
+]
+TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."
+
+
+def register_view(view: View) -> View:
+    """Make a further kind of array visible in reports."""
+    _VIEWS.append(view)
+    return view
+
+
+def views_of(arrays: Arrays) -> list[View]:
+    """The views for which an artifact has all arrays, in the order of registration."""
+    return [view for view in _VIEWS if all(name in arrays for name in view.needs)]

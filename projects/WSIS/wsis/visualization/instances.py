@@ -1,0 +1,200 @@
+"""Instances on a photograph, drawn by Detectron2's Visualizer.
+
+n instances, H, W of the image, P, Q of the panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.utils.visualizer import Visualizer
+
+from wsis.visualization.colors import distinct_colors
+from wsis.visualization.panels import faint_photo
+from wsis.visualization.resizing import PANEL_WIDTH, panel_size, resize_image, resize_labels
+
+_FONT = 14  # points, at Visualizer's 100 dots per inch
+_LETTER = 11.5  # mean width of a letter at that size, pixels
+_LINE = 25
+_PALE = 0.7  # share of white in the colour of a text
+_HATCH_PERIOD = 10
+
+
+def instance_labels(
+    classes: np.ndarray, class_names: Sequence[str], scores: np.ndarray | None = None
+) -> list[str]:
+    """What is written on instances: "bird", or "bird 0.87" where there are scores."""
+    names = [class_names[number] for number in classes]
+    if scores is None:
+        return names
+    return [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+
+
+def matched_colors(iou: np.ndarray) -> list[int]:
+    """Numbers of colours for predictions, so that each looks like the object that it found.
+
+    Row by row, a prediction takes the number of the free object with which it overlaps most, if
+    their IoU is at least 0.1, else a number that no object has.
+
+    Args:
+        iou: (n, K) of predictions, best first, with true objects, whose numbers are 0..K-1.
+    """
+    free = np.ones(iou.shape[1], dtype=bool)
+    fresh = iou.shape[1]
+    numbers = []
+    for row in iou:
+        candidates = np.where(free, row, 0.0)
+        best = int(candidates.argmax()) if len(candidates) else 0
+        if len(candidates) and candidates[best] >= 0.1:
+            free[best] = False
+            numbers.append(best)
+        else:
+            numbers.append(fresh)
+            fresh += 1
+    return numbers
+
+
+def hatch(panel: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Grey out a region and draw white diagonals in it: pixels that count for nothing.
+
+    Args:
+        panel: (P, Q, 3) uint8.
+        region: (P, Q) bool.
+
+    Returns:
+        (P, Q, 3) uint8, a new array.
+    """
+    result = panel.copy()
+    result[region] = (0.45 * result[region] + 0.55 * 128).astype(np.uint8)
+    rows, columns = np.indices(region.shape)
+    result[region & ((rows + columns) % _HATCH_PERIOD < 2)] = (235, 235, 235)
+    return result
+
+
+def _inside(x: float, half_length: float, limit: int) -> float:
+    """The centre of a text of a certain length that shows whole, if it can."""
+    if 2 * half_length >= limit:
+        return limit / 2
+    return float(np.clip(x, half_length, limit - half_length))
+
+
+def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: tuple) -> None:
+    rows, columns = np.nonzero(mask)
+    height, width = mask.shape
+    x = _inside(float(np.median(columns)), _LETTER * len(text) / 2 + 3, width)
+    top, bottom = int(rows.min()), int(rows.max())
+    y = float(np.median(rows)) - _LINE / 2
+    if bottom - top < 3 * _LINE:  # a small object: the text stands above or below it
+        y = top - _LINE - 2 if top > _LINE + 2 else bottom + 3
+    y = min(max(y, 1), max(height - _LINE, 0))
+    drawing.draw_text(text, (x, y), color=_pale(color), font_size=_FONT)
+
+
+def _pale(color: tuple) -> tuple:
+    return tuple(_PALE + (1 - _PALE) * c for c in color)
+
+
+def instances_panel(
+    image: np.ndarray,
+    masks: np.ndarray,
+    labels: Sequence[str] | None = None,
+    *,
+    colors: Sequence[int] | None = None,
+    ignore: np.ndarray | None = None,
+    width: int = PANEL_WIDTH,
+) -> np.ndarray:
+    """Masks with outlines and names on the photograph in grey, the smaller above the larger.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (n, H, W) bool; those without pixels are passed over.
+        labels: n texts.
+        colors: n numbers into `distinct_colors`; 0..n-1 by default.
+        ignore: (H, W) bool, pixels that count for nothing, hatched.
+        width: of the panel, pixels.
+
+    Returns:
+        (P, Q, 3) uint8.
+    """
+    size = panel_size(*image.shape[:2], panel_width=width)
+    panel = np.round(faint_photo(image, width)).astype(np.uint8)
+    if ignore is not None and ignore.any():
+        panel = hatch(panel, resize_labels(ignore, size))
+    enlarged = resize_labels(np.asarray(masks, dtype=bool), size)
+    areas = enlarged.sum(axis=(1, 2))
+    shown = [int(i) for i in np.argsort(-areas, kind="stable") if areas[i]]
+    if not shown:
+        return panel
+    numbers = list(range(len(enlarged))) if colors is None else list(colors)
+    palette = distinct_colors(max(numbers) + 1) / 255.0
+    drawing = Visualizer(panel)
+    for index in shown:
+        color = tuple(palette[numbers[index]])
+        drawing.draw_binary_mask(
+            enlarged[index].astype(np.uint8), color, edge_color=color, alpha=0.5, area_threshold=0
+        )
+    for index in shown if labels is not None else ():
+        _draw_label(drawing, enlarged[index], labels[index], tuple(palette[numbers[index]]))
+    return np.ascontiguousarray(drawing.get_output().get_image())
+
+
+def spotlight_panel(image: np.ndarray, mask: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:
+    """One mask in the photograph: inside as it is, outside dim and grey, a white outline.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, may be empty.
+        width: of the panel, pixels.
+
+    Returns:
+        (P, Q, 3) uint8.
+    """
+    size = panel_size(*image.shape[:2], panel_width=width)
+    inside = resize_labels(mask, size)
+    photo, outside = resize_image(image, size), 0.35 * faint_photo(image, width)
+    panel = np.where(inside[:, :, None], photo, outside).astype(np.uint8)
+    if not inside.any():
+        return panel
+    drawing = Visualizer(panel)
+    drawing.draw_binary_mask(
+        inside.astype(np.uint8), (1, 1, 1), edge_color=(1, 1, 1), alpha=0.0, area_threshold=0
+    )
+    return np.ascontiguousarray(drawing.get_output().get_image())
+
+
+def weak_panel(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    points: np.ndarray,
+    labels: Sequence[str],
+    *,
+    width: int = PANEL_WIDTH,
+) -> np.ndarray:
+    """Boxes and points on the photograph, for data sets without masks.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) float XYXY in pixels, NaN where an annotation has none.
+        points: (n, 2) float (x, y) in pixels, NaN where an annotation has none.
+        labels: n texts.
+        width: of the panel, pixels.
+    """
+    size = panel_size(*image.shape[:2], panel_width=width)
+    panel = resize_image(image, size)
+    drawing = Visualizer(panel)
+    factor = np.array([size[1] / image.shape[1], size[0] / image.shape[0]])
+    palette = distinct_colors(len(labels)) / 255.0
+    for box, point, text, color in zip(boxes, points, labels, palette, strict=True):
+        anchor = point * factor + 6
+        if np.isfinite(box).all():
+            corners = box * np.tile(factor, 2)
+            anchor = corners[:2]
+            drawing.draw_box(corners, edge_color=tuple(color), alpha=1.0)
+        if np.isfinite(point).all():
+            drawing.draw_circle(point * factor, color=tuple(color), radius=5)
+        if np.isfinite(anchor).all():
+            x = _inside(anchor[0] + _LETTER * len(text) / 2, _LETTER * len(text) / 2 + 3, size[1])
+            y = min(max(anchor[1], 1), max(size[0] - _LINE, 0))
+            drawing.draw_text(text, (x, y), color=_pale(tuple(color)), font_size=_FONT)
+    return np.ascontiguousarray(drawing.get_output().get_image())

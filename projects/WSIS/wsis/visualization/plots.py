@@ -1,0 +1,206 @@
+"""Plots of figures as SVG text that fits into an HTML page, light or dark.
+
+Lines and letters have the page's own colour (``currentColor``); no file, no font, no address.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+SERIES = ("#3d85c6", "#e0812b", "#2aa876", "#b565c9", "#c94f5d", "#8a8f3c", "#6f7ea8")
+_INK = "#0a0b0c"  # replaced by currentColor
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "sans-serif"],
+    "font.size": 9,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.12,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+}
+
+
+def _svg(draw: Callable[[Axes], None], name: str, *, size: tuple[float, float]) -> str:
+    """Run ``draw`` on new axes and return the ``<svg>`` element.
+
+    Args:
+        draw: draws.
+        name: keeps the ids of several plots in one page apart.
+        size: width and height in inches of 72 points.
+    """
+    quiet = {"svg.hashsalt": name}
+    with mpl.rc_context(_STYLE | quiet):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
+        axes = figure.add_subplot()
+        axes.patch.set_visible(False)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text, count=2)
+    return text.replace(_INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
+
+
+def loss_plot(losses: Mapping[str, Sequence[tuple[float, float]]], *, name: str, title: str) -> str:
+    """Losses by iteration; ``total_loss`` is thick.
+
+    Args:
+        losses: name to (iteration, value) pairs.
+        name: unique among the page's plots.
+        title: above the plot.
+    """
+
+    def draw(axes: Axes) -> None:
+        parts = [key for key in losses if key != "total_loss"]
+        for index, key in enumerate(parts):
+            label = key.removeprefix("loss_").replace("_", " ")
+            color = SERIES[(index + 1) % len(SERIES)]
+            axes.plot(*_columns(losses[key]), color=color, linewidth=1.0, label=label)
+        if "total_loss" in losses:
+            axes.plot(
+                *_columns(losses["total_loss"]), color=SERIES[0], linewidth=2.2, label="total"
+            )
+        axes.set(title=title, xlabel="iteration", ylabel="loss")
+        axes.set_ylim(bottom=0 if min(v for s in losses.values() for _, v in s) >= 0 else None)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.grid(axis="y")
+        axes.legend(ncols=2 if len(losses) > 3 else 1)
+
+    return _svg(draw, name, size=(4.4, 2.9))
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def class_bars(series: Mapping[str, Mapping[str, float | None]], *, name: str, label: str) -> str:
+    """Figures of classes as horizontal bars, one colour for each series.
+
+    Args:
+        series: legend entry to {class: per cent, None where undefined}.
+        name: unique among the page's plots.
+        label: of the axis.
+    """
+    classes = list(dict.fromkeys(c for values in series.values() for c in values))
+    thickness = 0.8 / max(len(series), 1)
+
+    def draw(axes: Axes) -> None:
+        for index, (entry, values) in enumerate(series.items()):
+            places = np.arange(len(classes)) + (index - (len(series) - 1) / 2) * thickness
+            shown = [values.get(c) for c in classes]
+            bars = axes.barh(
+                places,
+                [0.0 if v is None else v for v in shown],
+                height=0.9 * thickness,
+                color=SERIES[index % len(SERIES)],
+                label=entry,
+            )
+            texts = ["–" if v is None else f"{v:.1f}" for v in shown]
+            axes.bar_label(bars, texts, padding=2, fontsize=7)
+        axes.set_yticks(range(len(classes)), classes)
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 108), xlabel=label)
+        axes.set_xticks(range(0, 101, 25))
+        axes.grid(axis="x")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
+
+    height = 0.6 + 0.2 * len(series) + len(classes) * (0.12 + 0.17 * max(len(series), 1))
+    return _svg(draw, name, size=(6.0, height))
+
+
+def calibration_plot(
+    scores: np.ndarray, ious: np.ndarray, true: np.ndarray, *, name: str, title: str
+) -> str:
+    """Mean IoU and precision at IoU 0.5 of instances by score, in bins of a tenth.
+
+    Args:
+        scores: (n,) in 0..1; what lies outside counts in the nearest bin.
+        ious: (n,) in 0..1, with the best object of the same class.
+        true: (n,) bool.
+        name: unique among the page's plots.
+        title: above the plot.
+    """
+    bins = np.clip((np.asarray(scores) * 10).astype(np.int64), 0, 9)
+    counts = np.bincount(bins, minlength=10)
+    filled = counts > 0
+    centres = (np.flatnonzero(filled) + 0.5) / 10
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        sums = np.bincount(bins, weights=np.asarray(values, dtype=np.float64), minlength=10)
+        return sums[filled] / counts[filled]
+
+    def draw(axes: Axes) -> None:
+        shares = counts / max(counts.sum(), 1)
+        axes.bar(
+            (np.arange(10) + 0.5) / 10, shares, 0.09, color=_INK, alpha=0.12, label="share of all"
+        )
+        axes.plot([0, 1], [0, 1], color=_INK, alpha=0.35, linewidth=0.8, linestyle="--")
+        axes.plot(
+            centres, mean(true), "o-", color=SERIES[0], markersize=4, label="precision at 0.5"
+        )
+        axes.plot(centres, mean(ious), "s-", color=SERIES[1], markersize=4, label="mean IoU")
+        axes.set(title=title, xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(axis="y")
+        axes.legend(loc="upper left")
+
+    return _svg(draw, name, size=(4.4, 3.1))
+
+
+def size_histogram(series: Mapping[str, np.ndarray], *, name: str, title: str) -> str:
+    """Sizes of masks on a logarithmic axis, as numbers of masks.
+
+    Args:
+        series: legend entry to areas (n,) in pixels, at least 1.
+        name: unique among the page's plots.
+        title: above the plot.
+    """
+    sides = {entry: np.sqrt(np.maximum(areas, 1)) for entry, areas in series.items()}
+    together = np.concatenate([*sides.values(), [1.0]])
+    longest = max(float(together.max()), 2.0)
+    shortest = min((float(s.min()) for s in sides.values() if len(s)), default=1.0)
+    edges = np.geomspace(min(shortest, longest / 2), longest * 1.001, 19)
+
+    def draw(axes: Axes) -> None:
+        for index, (entry, values) in enumerate(sides.items()):
+            label = f"{entry} ({len(values)})"
+            color = SERIES[index % len(SERIES)]
+            counts, _ = np.histogram(values, edges)
+            axes.stairs(counts, edges, color=color, fill=True, alpha=0.18)
+            axes.stairs(counts, edges, color=color, linewidth=1.6, label=label)
+        axes.set_xscale("log")
+        ticks = [
+            t for t in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if edges[0] <= t <= edges[-1]
+        ]
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.set(title=title, xlabel="square root of the area, pixels", ylabel="masks")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y")
+        axes.legend()
+
+    return _svg(draw, name, size=(4.4, 3.1))

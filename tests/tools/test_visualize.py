@@ -1,0 +1,75 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from wsis.report import pictures
+
+from tests.tools.runs import SIZES, Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    name = f"visualize_{tmp_path.name}"
+    yield Run(tmp_path, name, truth=True)
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def draw(run, *arguments):
+    """Widths of the pictures by image, 0 if there is none."""
+    output = run.root / "pictures"
+    assert pictures.main([*map(str, arguments), "--output", str(output), "--number", "0"]) == 0
+    names = {f"im{i}": output / f"im{i}.png" for i in range(len(SIZES))}
+    return {k: Image.open(p).width if p.is_file() else 0 for k, p in names.items()}
+
+
+def test_predictions_of_every_kind_of_run(run):
+    cases = (run.mask_rcnn(), run.pseudo_labels().parent)
+    run.instances()
+    for folder in (*cases, run.output / "6_instances"):
+        widths = draw(run, "predictions", folder)
+        assert widths["im0"] == 2 * 480 + 8  # ground truth at the right
+        assert all(widths.values())
+
+
+def test_data_set_and_pseudo_labels(run):
+    path = run.pseudo_labels()
+    run.cam()
+    assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
+    pictures.read_run(run.output / "2_cam")  # registers the data set
+    assert draw(run, "dataset", run.name)["im0"] == 480
+    assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 2 * 480 + 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("dataset", "no_such_set"), "there is no data set 'no_such_set'"),
+        (("predictions", "{root}/images"), "is no run folder"),
+        (("pseudo-labels", "{root}/none.json", "--images", "{root}/images"), "none.json"),
+        (("predictions", "{root}/output/2_cam"), "holds no instances but cam, high_res, keys"),
+        (("predictions", "{root}/output/1_classifier"), "has no predictions"),
+        (("dataset", "shapes_train", "--number", "-1"), "--number is -1"),
+        (("dataset", "x", "--config-file", "{root}/none.yaml"), "no config file"),
+    ],
+)
+def test_errors_are_sentences(run, capsys, arguments, words):
+    run.cam()
+    run.training(1, "classifier")
+    filled = [a.format(root=run.root) for a in arguments]
+    assert pictures.main([*filled, "--output", str(run.root / "pictures")]) in (1, 2)
+    assert words in capsys.readouterr().err
+    assert not (run.root / "pictures").exists()
+
+
+def test_boxes_without_masks(run):
+    content = json.loads(run.json.read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+        annotation |= {"bbox": [1, 1, 5, 5], "point": [3, 3]}
+    run.json.write_text(json.dumps(content))
+    run.cam()
+    pictures.read_run(run.output / "2_cam")
+    assert all(draw(run, "dataset", run.name).values())

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from wsis.visualization.colors import distinct_colors
+from wsis.visualization.instances import (
+    hatch,
+    instance_labels,
+    instances_panel,
+    matched_colors,
+    spotlight_panel,
+    weak_panel,
+)
+from wsis.visualization.resizing import panel_size
+
+
+def grey(*size):
+    return np.full((*size, 3), 100, dtype=np.uint8)
+
+
+def test_labels():
+    classes = np.array([1, 0])
+    assert instance_labels(classes, ("bird", "cat")) == ["cat", "bird"]
+    assert instance_labels(classes, ("bird", "cat"), np.array([0.5, 1])) == [
+        "cat 0.50",
+        "bird 1.00",
+    ]
+
+
+def test_predictions_get_the_colours_of_what_they_found():
+    iou = np.array([[0.2, 0.9], [0.3, 0.8], [0.05, 0.0], [0.5, 0.5]])
+    # The first takes object 1, the second must take object 0, nothing is left for the others.
+    assert matched_colors(iou) == [1, 0, 2, 3]
+    assert matched_colors(np.zeros((2, 0))) == [0, 1]
+    assert matched_colors(np.zeros((0, 3))) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 60), (60, 1), (31, 47)])
+def test_panels_of_odd_images(size):
+    masks = np.ones((2, *size), dtype=bool)
+    expected = (*panel_size(*size, panel_width=90), 3)
+    labels = ["a very long class name 0.99", ""]
+    assert instances_panel(grey(*size), masks, labels, width=90).shape == expected
+    assert spotlight_panel(grey(*size), masks[0], width=90).shape == expected
+
+
+def test_masks_are_coloured_and_the_smaller_lies_above():
+    masks = np.zeros((2, 40, 40), dtype=bool)
+    masks[0, 10:20, 10:20] = True
+    masks[1, 5:35, 5:35] = True
+    panel = instances_panel(grey(40, 40), masks, width=40).astype(int)
+    assert panel[2, 2] == pytest.approx([100] * 3, abs=1)
+    colors = distinct_colors(2).astype(int)
+    below = (100 + colors[1]) / 2
+    assert panel[30, 30] == pytest.approx(below, abs=2)
+    assert panel[15, 15] == pytest.approx((below + colors[0]) / 2, abs=2)
+    swapped = instances_panel(grey(40, 40), masks, colors=[1, 0], width=40).astype(int)
+    assert swapped[30, 30] == pytest.approx((100 + colors[0]) / 2, abs=2)
+
+
+@pytest.mark.parametrize("masks", [np.zeros((0, 8, 8), bool), np.zeros((2, 8, 8), bool)])
+def test_no_instance_leaves_the_photograph(masks):
+    labels = ["x"] * len(masks)
+    panel = instances_panel(grey(8, 8), masks, labels, width=32)
+    assert panel == pytest.approx(np.full((32, 32, 3), 100), abs=1)
+
+
+def test_ignored_pixels_are_hatched():
+    ignore = np.zeros((8, 8), dtype=bool)
+    ignore[:, 4:] = True
+    panel = instances_panel(grey(8, 8), np.zeros((0, 8, 8), bool), ignore=ignore, width=32)
+    assert panel[:, :16] == pytest.approx(np.full((32, 16, 3), 100), abs=1)
+    assert len(np.unique(panel[:, 16:])) == 2
+    picture = grey(4, 4)
+    assert hatch(picture, np.ones((4, 4), bool)) is not picture
+    assert (picture == 100).all()
+
+
+def test_spotlight_dims_the_outside():
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, 5:15] = True
+    panel = spotlight_panel(grey(20, 20), mask, width=20)
+    assert panel[10, 10] == pytest.approx([100] * 3, abs=1)
+    assert panel[1, 1] == pytest.approx([35] * 3, abs=1)
+    assert spotlight_panel(grey(20, 20), mask & False, width=20).max() < 40
+
+
+def test_boxes_and_points():
+    boxes = np.array([[2.0, 2, 10, 10], [np.nan] * 4, [np.nan] * 4])
+    points = np.array([[np.nan] * 2, [15.0, 5.0], [np.nan] * 2])
+    panel = weak_panel(grey(20, 20), boxes, points, ["a", "b", "c"], width=200)
+    assert panel.shape == (200, 200, 3)
+    color = distinct_colors(2)[1].astype(int)
+    assert panel[50, 150].astype(int) == pytest.approx(color, abs=3)
+    nothing = weak_panel(grey(20, 20), np.zeros((0, 4)), np.zeros((0, 2)), [], width=40)
+    assert (nothing == 100).all()

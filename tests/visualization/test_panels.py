@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from wsis.visualization.colors import BACKGROUND, UNKNOWN, distinct_colors
+from wsis.visualization.panels import (
+    cluster_panel,
+    displacement_panel,
+    heat_panel,
+    label_panel,
+    longest_displacement,
+    photo_panel,
+    probability_panel,
+    side_by_side,
+)
+from wsis.visualization.resizing import panel_size, resize_image, resize_labels, resize_map
+
+SIZES = [(1, 1), (1, 90), (90, 1), (37, 53), (128, 128), (700, 900)]
+
+
+def random_image(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def test_panel_size():
+    assert panel_size(128, 128, panel_width=300) == (300, 300)
+    assert panel_size(50, 100, panel_width=300) == (150, 300)
+    assert panel_size(1000, 2000, panel_width=300) == (150, 300)
+    assert panel_size(300, 100, panel_width=300) == (450, 150)  # no taller than half as much again
+    assert panel_size(1, 4000, panel_width=300) == (16, 300)  # but never too thin to be seen
+    assert panel_size(4000, 1, panel_width=300) == (450, 16)
+
+
+def test_labels_are_repeated_or_picked_never_mixed():
+    labels = np.array([[1, 2], [3, 255]])
+    enlarged = resize_labels(labels, (4, 6))
+    assert enlarged.tolist() == [[1, 1, 1, 2, 2, 2]] * 2 + [[3, 3, 3, 255, 255, 255]] * 2
+    assert (resize_labels(enlarged, (2, 2)) == labels).all()
+    assert resize_labels(np.zeros((0, 2, 2), bool), (4, 4)).shape == (0, 4, 4)
+
+
+def test_maps_are_interpolated_and_undefined_values_vanish():
+    values = np.array([[0.0, np.nan], [np.inf, 1.0]])
+    resized = resize_map(values, (2, 2))
+    assert resized.tolist() == [[0, 0], [0, 1]]
+    wide = resize_map(np.array([[0.0, 1.0]]), (1, 4))[0]
+    assert wide == pytest.approx([0, 0.25, 0.75, 1])
+
+
+def test_image_keeps_its_colour_when_resized():
+    image = np.full((7, 5, 3), (10, 200, 30), dtype=np.uint8)
+    for size in ((14, 10), (3, 2)):
+        assert (resize_image(image, size) == (10, 200, 30)).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("width", [40, 300])
+def test_every_panel_of_an_image_has_one_shape(size, width):
+    image = random_image(size)
+    height, breadth = (max(1, -(-s // 4)) for s in size)
+    values = np.random.default_rng(1).random((height, breadth)).astype(np.float16)
+    field = np.random.default_rng(2).normal(size=(2, height, breadth)).astype(np.float16)
+    label = np.random.default_rng(3).choice([0, 1, 2, 255], size=size).astype(np.uint8)
+    panels = [
+        photo_panel(image, width=width),
+        heat_panel(image, values, width=width),
+        label_panel(image, label, 2, width=width),
+        probability_panel(image, values, width=width),
+        displacement_panel(image, field, width=width),
+        cluster_panel(image, np.arange(height * breadth).reshape(height, breadth), width=width),
+    ]
+    expected = (*panel_size(*size, panel_width=width), 3)
+    assert [panel.shape for panel in panels] == [expected] * 6
+    assert all(panel.dtype == np.uint8 for panel in panels)
+
+
+def test_colours_of_a_label_panel():
+    image = np.zeros((2, 2, 3), dtype=np.uint8)
+    panel = label_panel(image, np.array([[0, 1], [2, 255]]), 2, width=16)[::8, ::8]
+    colors = [[BACKGROUND, distinct_colors(1)[0]], [distinct_colors(2)[1], UNKNOWN]]
+    assert panel == pytest.approx(0.75 * np.array(colors), abs=1)
+
+
+def test_heat_is_red_at_the_maximum_and_leaves_the_rest_nearly_grey():
+    image = np.full((40, 40, 3), 128, dtype=np.uint8)
+    values = np.zeros((40, 40))
+    values[:, 20:] = 1.0
+    panel = heat_panel(image, values, width=40).astype(int)
+    assert panel[20, 35, 0] > panel[20, 35, 2] + 60
+    assert heat_panel(image, np.zeros((10, 10)), highest=0.0, width=40).shape == (40, 40, 3)
+
+
+def test_displacement_legend_lies_in_the_lower_right_corner():
+    image = np.zeros((80, 80, 3), dtype=np.uint8)
+    field = np.zeros((2, 20, 20))
+    bare = displacement_panel(image, field, legend=False, width=80)
+    shown = displacement_panel(image, field, width=80)
+    assert (bare == 255).all()
+    rows, columns = np.nonzero((shown != bare).any(axis=2))
+    assert rows.min() > 40
+    assert columns.min() > 40
+    assert max(rows.max(), columns.max()) < 80
+
+
+def test_longest_displacement_ignores_the_last_hundredth():
+    field = np.zeros((2, 10, 20))
+    field[0], field[1] = 3, 4
+    field[:, 0, 0] = 1000
+    assert longest_displacement(field) == pytest.approx(5.0)
+
+
+def test_side_by_side():
+    joined = side_by_side([np.zeros((2, 3, 3), np.uint8), np.zeros((4, 1, 3), np.uint8)], gap=2)
+    assert joined.shape == (4, 6, 3)
+    assert (joined[:, 3:5] == 255).all()
+    assert (joined[2:, :3] == 255).all()
+    assert not joined[:2, :3].any()

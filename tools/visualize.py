@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Draws data sets, pseudo labels and predictions; ``tools/visualize.py --help`` explains."""
+
+import sys
+
+from wsis.report.pictures import main
+
+if __name__ == "__main__":
+    sys.exit(main())
