@@ -179,6 +179,21 @@ def test_multi_scale_sizes(cfg, sample, products):
     assert "image_labels" not in run(cfg, "MultiScaleMapper", sample, products, is_train=False)
 
 
+def test_working_size_and_side_rule_hold_for_whole_images(cfg, sample, products):
+    cfg.INPUT.LONGER_SIDE, cfg.INPUT.SIDE_RULE, cfg.INPUT.CROP_SIDE = 97, (32, 1), 0
+    cfg.INPUT.SCALES, cfg.INPUT.RESCALE_RANGE = (1.0, 0.5), (1.0, 1.0)
+    working = {}
+    for name in ("ImageLevelMapper", "TopLeftCropMapper", "ProductImageMapper"):
+        out = run(cfg, name, sample, products, is_train=False)
+        assert (out["height"], out["width"]) == SIZE
+        working[name] = tuple(out["image"].shape[1:])
+    out = run(cfg, "PixelLabelMapper", sample, products)
+    working["PixelLabelMapper"] = tuple(out["inter_pixel_label"].shape)
+    assert set(working.values()) == {(65, 97)}
+    out = run(cfg, "MultiScaleMapper", sample, products, is_train=False)
+    assert [tuple(i.shape[1:]) for i in out["images"]] == [(65, 97), (33, 33)]
+
+
 def test_channel_order(cfg, sample, products):
     rgb = run(cfg, "ProductImageMapper", sample, products, is_train=False)["image"]
     cfg.INPUT.FORMAT = "BGR"

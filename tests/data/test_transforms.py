@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from wsis.data.transforms import (
+    Sizing,
     random_window,
     resize_image,
     resize_label,
@@ -37,6 +38,15 @@ def test_scaled_size(size, factor, expected):
 )
 def test_ruled_size(size, rule, expected):
     assert ruled_size(size, rule) == expected
+
+
+def test_working_size():
+    image = np.zeros((75, 100, 3), dtype=np.uint8)
+    assert Sizing().apply(image) is image
+    assert Sizing(50).scaled((75, 100)) == (38, 50)
+    assert Sizing(50, (32, 1)).apply(image).shape == (33, 65, 3)
+    assert Sizing(200, (32, 1)).apply(image, scale=0.5).shape == (65, 97, 3)
+    assert Sizing(0, (32, 1)).apply(image, scale=2).shape == (161, 193, 3)
 
 
 def test_resizing():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.engine.pipeline import load_pipeline, split_overrides
 from wsis.engine.status import relevant_config
 from wsis.errors import UsageError
@@ -94,6 +96,29 @@ def test_a_later_stage_alone_finds_what_it_needs_in_the_output_folder(tmp_path):
     empty = load_pipeline(path, ["OUTPUT_DIR", str(tmp_path / "none")])
     with pytest.raises(UsageError, match="cam needs 'classifier'"):
         empty.producer("classifier", empty.stages[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{NAME: birds_of_%s, FORMAT: voc, ROOT: birds, SPLIT: train}]",
+        "[{'NAME': 'birds_of_%s', 'FORMAT': 'voc', 'ROOT': 'birds', 'SPLIT': 'train'}]",
+    ],
+    ids=["yaml", "python"],
+)
+def test_data_sets_from_the_command_line(text, request):
+    name = f"birds_of_{request.node.callspec.id}"
+    overrides = ["WSIS.DATASETS", text % request.node.callspec.id]
+    for key in ("WSIS.IMAGES", "DATASETS.TRAIN", "DATASETS.TEST"):
+        overrides += [key, f"[{name}]"]
+    try:
+        for planned in load_pipeline(PIPELINE, overrides).stages:
+            assert list(planned.cfg.DATASETS.TRAIN) == [name]
+            assert planned.cfg.MODEL.CAMNET.NUM_CLASSES == 20
+            assert yaml.safe_load(planned.cfg.dump())["WSIS"]["DATASETS"][0]["ROOT"] == "birds"
+    finally:
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
 
 
 def test_split_overrides():

@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import ImageList
 from torch.nn import functional
 from wsis.layers.random_walk import random_walk
-from wsis.methods.irnet.roi_heads import IRNetROIHeads, strongest
+from wsis.methods.irnet.roi_heads import IRNetROIHeads, strongest, upsample
 
 
 def scene():
@@ -54,6 +54,20 @@ def test_strongest_equals_argmax_of_everything():
         assert torch.equal(winners + 1, everything.argmax(dim=0))
         expected = torch.where(winners >= 0, everything.max(dim=0).values, 0)
         torch.testing.assert_close(scores, expected)
+
+
+def test_upsampling_puts_cells_where_they_lie():
+    ramp = torch.arange(5.0).view(1, 1, 5).expand(1, 3, 5)
+    exact = upsample(ramp, (9, 17), (9, 17), stride=4, align_corners=True)
+    torch.testing.assert_close(exact[0, 4], torch.arange(17.0) / 4)
+    # two more pixels than 4 k + 1: they take the last cell's value
+    padded = upsample(ramp, (9, 19), (9, 19), stride=4, align_corners=True)
+    torch.testing.assert_close(padded[0, 4], (torch.arange(19.0) / 4).clamp(max=4))
+    # a file of twice the working size, corner to corner
+    large = upsample(ramp, (9, 17), (17, 33), stride=4, align_corners=True)
+    torch.testing.assert_close(large[0, 3], torch.arange(33.0) / 8)
+    areas = upsample(ramp, (9, 17), (9, 17), stride=4)
+    torch.testing.assert_close(areas[0, 4, 2:], torch.arange(2.0, 17) / 4 - 0.375)
 
 
 def test_per_class_normalisation_saves_a_weak_class():

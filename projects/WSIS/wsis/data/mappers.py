@@ -9,6 +9,7 @@ remove from the dict what the stage's supervision does not include.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from wsis.data.mapper_base import (
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import (
     Size,
+    Sizing,
     draw_factor,
     draw_flip,
     draw_integer,
@@ -83,6 +85,10 @@ def _mean_color(cfg: CfgNode) -> np.ndarray:
     return np.asarray(cfg.MODEL.PIXEL_MEAN, dtype=np.float32)
 
 
+def _sizing(cfg: CfgNode) -> Sizing:
+    return Sizing(cfg.INPUT.LONGER_SIDE, tuple(cfg.INPUT.SIDE_RULE))
+
+
 @MAPPER_REGISTRY.register()
 class ImageLevelMapper:
     """Images with their tags, for the classifier (`methods/irnet.md` 2).
@@ -97,7 +103,7 @@ class ImageLevelMapper:
         crop_side: side of the canvas; 0 for none.
         fill: canvas value per channel.
         flip: flip half of the images.
-        side_rule: see `wsis.data.transforms.ruled_size`; for whole images.
+        sizing: of whole images.
     """
 
     @configurable
@@ -110,7 +116,7 @@ class ImageLevelMapper:
         crop_side: int,
         fill: np.ndarray,
         flip: bool,
-        side_rule: Size = (0, 0),
+        sizing: Sizing,
     ) -> None:
         self.is_train = is_train
         self.image_format = image_format
@@ -118,7 +124,7 @@ class ImageLevelMapper:
         self.crop_side = crop_side
         self.fill = fill
         self.flip = flip
-        self.side_rule = side_rule
+        self.sizing = sizing
 
     @classmethod
     def from_config(
@@ -132,17 +138,14 @@ class ImageLevelMapper:
             "crop_side": cfg.INPUT.CROP_SIDE,
             "fill": _mean_color(cfg),
             "flip": _flips(cfg),
-            "side_rule": cfg.INPUT.SIDE_RULE,
+            "sizing": _sizing(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict = restrict_supervision(dataset_dict, "image")
         image = read_model_image(dataset_dict, self.image_format)
         output = base_output(dataset_dict, image)
-        if self.is_train:
-            image = self._augment(image)
-        else:
-            image = resize_image(image, ruled_size(image.shape[:2], self.side_rule))
+        image = self._augment(image) if self.is_train else self.sizing.apply(image)
         labels = list(dataset_dict.get("image_labels", []))
         return output | {"image": to_tensor(image), "image_labels": labels}
 
@@ -150,7 +153,7 @@ class ImageLevelMapper:
         longer = draw_integer(*self.longer_side)
         size = scaled_size(image.shape[:2], longer / max(image.shape[:2]))
         if not self.crop_side:
-            size = ruled_size(size, self.side_rule)
+            size = ruled_size(size, self.sizing.rule)
         image = resize_image(image, size)
         if self.flip and draw_flip():
             image = image[:, ::-1]
@@ -168,15 +171,21 @@ class MultiScaleMapper:
 
     Args:
         image_format: channel order.
-        scales: factors of the file's size.
-        side_rule: see `wsis.data.transforms.ruled_size`.
+        scales: factors of the working size.
+        sizing: of whole images.
     """
 
     @configurable
-    def __init__(self, *, image_format: str, scales: Sequence[float], side_rule: Size) -> None:
+    def __init__(
+        self,
+        *,
+        image_format: str,
+        scales: Sequence[float],
+        sizing: Sizing,
+    ) -> None:
         self.image_format = image_format
         self.scales = tuple(scales)
-        self.side_rule = side_rule
+        self.sizing = sizing
 
     @classmethod
     def from_config(
@@ -186,7 +195,7 @@ class MultiScaleMapper:
         return {
             "image_format": image_format_of(cfg),
             "scales": cfg.INPUT.SCALES,
-            "side_rule": cfg.INPUT.SIDE_RULE,
+            "sizing": _sizing(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -195,10 +204,9 @@ class MultiScaleMapper:
         output = base_output(dataset_dict, image)
         if "image_labels" in dataset_dict:
             output["image_labels"] = list(dataset_dict["image_labels"])
-        sizes = [
-            ruled_size(scaled_size(image.shape[:2], scale), self.side_rule) for scale in self.scales
+        output["images"] = [
+            to_tensor(self.sizing.apply(image, scale=scale)) for scale in self.scales
         ]
-        output["images"] = [to_tensor(resize_image(image, size)) for size in sizes]
         return output
 
 
@@ -217,6 +225,7 @@ class PixelLabelMapper:
         crop_side: side of the canvas; 0 for none.
         fill: canvas value of the image per channel.
         flip: flip half of the images.
+        sizing: of whole images.
     """
 
     @configurable
@@ -229,6 +238,7 @@ class PixelLabelMapper:
         crop_side: int,
         fill: np.ndarray,
         flip: bool,
+        sizing: Sizing,
     ) -> None:
         self.product = product
         self.image_format = image_format
@@ -236,6 +246,7 @@ class PixelLabelMapper:
         self.crop_side = crop_side
         self.fill = fill
         self.flip = flip
+        self.sizing = sizing
 
     @classmethod
     def from_config(
@@ -249,6 +260,7 @@ class PixelLabelMapper:
             "crop_side": cfg.INPUT.CROP_SIDE,
             "fill": _mean_color(cfg),
             "flip": _flips(cfg),
+            "sizing": _sizing(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +274,10 @@ class PixelLabelMapper:
                 f"the inter-pixel label of {key} has size {label.shape} but its image "
                 f"{image.shape[:2]}; run --from-stage inter_pixel_label --force"
             )
-        size = scaled_size(image.shape[:2], draw_factor(*self.factors))
+        factor = draw_factor(*self.factors)
+        size = self.sizing.scaled(label.shape, factor)
+        if not self.crop_side:
+            size = ruled_size(size, self.sizing.rule)
         image, label = resize_image(image, size), resize_label(label, size)
         if self.flip and draw_flip():
             image, label = image[:, ::-1], label[:, ::-1]
@@ -280,15 +295,24 @@ class TopLeftCropMapper:
 
     Args:
         image_format: channel order.
-        crop_side: side of the canvas.
+        crop_side: side of the canvas; 0 for none: whole images.
         fill: canvas value per channel.
+        sizing: of whole images.
     """
 
     @configurable
-    def __init__(self, *, image_format: str, crop_side: int, fill: np.ndarray) -> None:
+    def __init__(
+        self,
+        *,
+        image_format: str,
+        crop_side: int,
+        fill: np.ndarray,
+        sizing: Sizing,
+    ) -> None:
         self.image_format = image_format
         self.crop_side = crop_side
         self.fill = fill
+        self.sizing = replace(sizing, rule=(0, 0)) if crop_side else sizing
 
     @classmethod
     def from_config(
@@ -299,12 +323,14 @@ class TopLeftCropMapper:
             "image_format": image_format_of(cfg),
             "crop_side": cfg.INPUT.CROP_SIDE,
             "fill": _mean_color(cfg),
+            "sizing": _sizing(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict = restrict_supervision(dataset_dict, "image")
         image = read_model_image(dataset_dict, self.image_format)
         output = base_output(dataset_dict, image)
+        image = self.sizing.apply(image)
         if self.crop_side:
             image = top_left_window(image.shape[:2], self.crop_side).paste(image, self.fill)
         return output | {"image": to_tensor(image)}
@@ -314,28 +340,43 @@ class TopLeftCropMapper:
 class ProductImageMapper:
     """Whole images with their class activation maps: ``image``, ``keys`` (K,), ``cam`` (K, h, w).
 
+    The image has its working size, the maps are as they were stored; ``height`` and ``width`` are
+    the file's.
+
     Args:
         product: reader of the maps.
         image_format: channel order.
+        sizing: of whole images.
     """
 
     @configurable
     def __init__(
-        self, *, product: Mapping[str, Mapping[str, np.ndarray]], image_format: str
+        self,
+        *,
+        product: Mapping[str, Mapping[str, np.ndarray]],
+        image_format: str,
+        sizing: Sizing,
     ) -> None:
         self.product = product
         self.image_format = image_format
+        self.sizing = sizing
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
     ) -> dict[str, Any]:
         """Arguments from ``INPUT``."""
-        return {"product": products["cam"], "image_format": image_format_of(cfg)}
+        return {
+            "product": products["cam"],
+            "image_format": image_format_of(cfg),
+            "sizing": _sizing(cfg),
+        }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict = restrict_supervision(dataset_dict, "image")
         image = read_model_image(dataset_dict, self.image_format)
         artifact = self.product[dataset_dict["image_key"]]
         maps = {name: torch.from_numpy(np.array(artifact[name])) for name in ("keys", "cam")}
-        return base_output(dataset_dict, image) | {"image": to_tensor(image)} | maps
+        output = base_output(dataset_dict, image)
+        image = self.sizing.apply(image)
+        return output | {"image": to_tensor(image)} | maps

@@ -53,6 +53,28 @@ def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
     return _resize(label, size, Image.Resampling.NEAREST)
 
 
+@dataclass(frozen=True)
+class Sizing:
+    """The size at which the networks see a whole image.
+
+    Attributes:
+        longer_side: working length of the longer side in pixels; 0 for the file's.
+        rule: see `ruled_size`.
+    """
+
+    longer_side: int = 0
+    rule: Size = (0, 0)
+
+    def scaled(self, size: Size, scale: float = 1.0) -> Size:
+        """``scale`` times the working size of an image of ``size`` (H, W), not ruled."""
+        working = self.longer_side / max(size) if self.longer_side else 1.0
+        return scaled_size(size, scale * working)
+
+    def apply(self, image: np.ndarray, *, scale: float = 1.0) -> np.ndarray:
+        """The image at ``scale`` times its working size, its sides ruled."""
+        return resize_image(image, ruled_size(self.scaled(image.shape[:2], scale), self.rule))
+
+
 def draw_integer(low: int, high: int) -> int:
     """A uniform random integer from ``low`` to ``high``, both included."""
     return int(np.random.randint(low, high + 1))  # noqa: NPY002

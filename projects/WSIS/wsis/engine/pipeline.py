@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,9 +157,20 @@ def split_overrides(
     return common, special
 
 
+def _override_value(text: str) -> Any:
+    """Lists and dicts may be written as in the YAML files, without quotes around words."""
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            with suppress(yaml.YAMLError):
+                return yaml.safe_load(text)
+    return text
+
+
 def _apply_overrides(cfg: CfgNode, pairs: list[str]) -> None:
     try:
-        cfg.merge_from_list(pairs)
+        cfg.merge_from_list([_override_value(text) for text in pairs])
     except (KeyError, ValueError, AssertionError) as error:
         reason = error.args[0] if error.args else error
         raise UsageError(f"command line: {reason}") from None

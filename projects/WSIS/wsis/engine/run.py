@@ -19,6 +19,7 @@ from wsis.data.files import atomic_write
 from wsis.engine.evaluate import Evaluations
 from wsis.engine.images import Images
 from wsis.engine.manifest import DONE, RUNNING, Manifest
+from wsis.engine.memory import keep_freed_memory
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
 from wsis.engine.status import (
@@ -91,6 +92,8 @@ def run(request: Request) -> None:
     setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
     setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
     pipeline = load_pipeline(request.config_file, request.overrides)
+    if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     images = Images()
     evaluations = Evaluations(pipeline, images)
     chosen = request.chosen(pipeline)

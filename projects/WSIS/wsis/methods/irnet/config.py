@@ -36,7 +36,8 @@ def _add_network_config(keys: CfgNode) -> None:
     keys.BOUNDARY_WIDTH = 32
     # Channels of the displacement branch's deep taps; a multiple of 4.
     keys.DISPLACEMENT_WIDTH = 256
-    # Upsample corner to corner: for backbones whose input sides are 32 k + 1. Original: no.
+    # Cells lie on pixels 4 i, maps are upsampled corner to corner: for backbones whose input sides
+    # are 32 k + 1. Original: no.
     keys.ALIGN_CORNERS = False
     # Pairs of pixels closer than this train the network, in cells of the grid.
     keys.TRAIN_RADIUS = 10

@@ -23,14 +23,33 @@ _CHANNELS_AT_ONCE = 16  # upsampled maps that are held together; 16 MB for 500 x
 
 
 def upsample(
-    maps: Tensor, image_size: tuple[int, int], output_size: tuple[int, int], *, stride: int
+    maps: Tensor,
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+    *,
+    stride: int,
+    align_corners: bool = False,
 ) -> Tensor:
-    """``maps`` (C, h, w) bilinear by ``stride``, cut to the image, then to ``output_size``."""
-    maps = functional.interpolate(
-        maps[None], scale_factor=float(stride), mode="bilinear", align_corners=False
-    )[..., : image_size[0], : image_size[1]]
+    """``maps`` (C, h, w) bilinear by ``stride``, cut to the image, then to ``output_size``.
+
+    Cell i spreads over pixels ``stride`` i to ``stride`` (i + 1) - 1; with ``align_corners`` it
+    lies on pixel ``stride`` i, and pixels behind the last cell take its value.
+    """
+    maps = maps[None]
+    if align_corners:
+        spans = [stride * (cells - 1) + 1 for cells in maps.shape[-2:]]
+        down, right = (side - span for side, span in zip(image_size, spans, strict=True))
+        size = spans if down or right else output_size  # sides of stride k + 1: in one go
+        maps = functional.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+        maps = functional.pad(maps, (0, right, 0, down), mode="replicate")
+    else:
+        maps = functional.interpolate(
+            maps, scale_factor=float(stride), mode="bilinear", align_corners=False
+        )[..., : image_size[0], : image_size[1]]
     if tuple(maps.shape[-2:]) != tuple(output_size):
-        maps = functional.interpolate(maps, size=output_size, mode="bilinear", align_corners=False)
+        maps = functional.interpolate(
+            maps, size=output_size, mode="bilinear", align_corners=align_corners
+        )
     return maps[0]
 
 
@@ -42,6 +61,7 @@ def strongest(
     image_size: tuple[int, int],
     output_size: tuple[int, int],
     stride: int,
+    align_corners: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Upsample, divide each group of channels by its maximum, argmax with a background constant.
 
@@ -55,6 +75,7 @@ def strongest(
         image_size: (H, W) to which the upsampled maps are cut.
         output_size: (H, W) of the result.
         stride: factor of the upsampling.
+        align_corners: see `upsample`.
 
     Returns:
         winning channel (H, W) int64, -1 for background; and its score (H, W) float, 0 there.
@@ -62,7 +83,10 @@ def strongest(
 
     def chunks(which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for part in which.split(_CHANNELS_AT_ONCE) if len(which) else ():
-            yield part, upsample(maps[part], image_size, output_size, stride=stride)
+            large = upsample(
+                maps[part], image_size, output_size, stride=stride, align_corners=align_corners
+            )
+            yield part, large
 
     winners = torch.full(output_size, -1, dtype=torch.int64, device=maps.device)
     best = maps.new_full(output_size, background)
@@ -93,6 +117,7 @@ class IRNetROIHeads(nn.Module):
         per_class: divide by the maximum of a class, not of all: no class is suppressed by a
             stronger one. The original divides by the overall maximum.
         stride: of the boundary map's grid, in pixels.
+        align_corners: cells of the maps lie on pixels ``stride`` i; see `upsample`.
     """
 
     @configurable
@@ -107,6 +132,7 @@ class IRNetROIHeads(nn.Module):
         min_area: float = 0.01,
         per_class: bool = False,
         stride: int = 4,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.walk = {"radius": walk_radius, "beta": beta, "exp_times": exp_times}
@@ -115,6 +141,7 @@ class IRNetROIHeads(nn.Module):
         self.min_area = min_area
         self.per_class = per_class
         self.stride = stride
+        self.align_corners = align_corners
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -129,6 +156,7 @@ class IRNetROIHeads(nn.Module):
             "min_area": keys.MIN_AREA,
             "per_class": keys.PER_CLASS_NORMALISATION,
             "stride": input_shape[keys.IN_FEATURES[1]].stride,
+            "align_corners": keys.ALIGN_CORNERS,
         }
 
     def forward(
@@ -185,14 +213,13 @@ class IRNetROIHeads(nn.Module):
             results.append(labels.to(torch.uint8))
         return results
 
-    @staticmethod
-    def _on_grid(features: dict[str, Sequence[Tensor]], index: int) -> Tensor:
-        """The CAM on the boundary map's grid; another stride than 4 needs resizing."""
+    def _on_grid(self, features: dict[str, Sequence[Tensor]], index: int) -> Tensor:
+        """The CAM on the boundary map's grid; another size or stride needs resizing."""
         cam, grid = features["cam"][index], features["boundary"][index].shape
         if cam.shape[1:] == grid or len(cam) == 0:
             return cam.reshape(len(cam), *grid)
         return functional.interpolate(
-            cam[None], size=tuple(grid), mode="bilinear", align_corners=False
+            cam[None], size=tuple(grid), mode="bilinear", align_corners=self.align_corners
         )[0]
 
     def _candidates(
@@ -229,6 +256,7 @@ class IRNetROIHeads(nn.Module):
             image_size=image_size,
             output_size=tuple(int(side) for side in output_size),
             stride=self.stride,
+            align_corners=self.align_corners,
         )
 
     def _detect(self, winners: Tensor, scores: Tensor, classes: Tensor) -> Instances:

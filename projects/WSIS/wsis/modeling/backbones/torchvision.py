@@ -245,7 +245,7 @@ def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
             "see torchvision.models.list_models()"
         ) from None
     if not keys.WEIGHTS:
-        logger.info("MODEL.TORCHVISION.WEIGHTS is empty: %s starts from random values", keys.NAME)
+        logger.debug("MODEL.TORCHVISION.WEIGHTS is empty: %s starts from random values", keys.NAME)
     return TorchvisionBackbone(
         model,
         dict(keys.OUT_FEATURES),
