@@ -3,20 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers.affinity import pair_labels, path_maxima
+from wsis.layers.affinity import pair_labels, pair_offsets, path_maxima
 from wsis.methods.irnet.convert import irnet_name
 from wsis.methods.irnet.meta_arch import reduce_labels
 
 from tests.golden.conftest import assert_close
 from tests.golden.irnet_models import build_irnet, irnet_cfg
 
-RADIUS = 10  # the file's documentation states it; the file does not hold it
+
+def radius_of(arrays):
+    """The file tells its radius by the number of pairs of a source pixel."""
+    pairs = len(arrays["pos_aff_map_mean"])
+    return next(radius for radius in range(2, 40) if len(pair_offsets(radius)) == pairs)
 
 
 @pytest.fixture(scope="module")
 def case(golden):
     arrays = golden.load("irnet_losses")
     model = build_irnet(golden.weights(arrays)).train()
+    model.radius = radius_of(arrays)
     images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2)
     labels = torch.from_numpy(arrays["label_full"])
     batch = [
@@ -58,12 +63,12 @@ def test_losses(case):
 def test_affinities_and_labels(case):
     _, arrays, _, _, _ = case
     edge = torch.from_numpy(arrays["edge_train"])[:, 0]
-    maxima, _ = path_maxima(edge.sigmoid(), radius=RADIUS)
+    maxima, _ = path_maxima(edge.sigmoid(), radius=radius_of(arrays))
     term = -(1 - maxima + 1e-5).log()
     assert_close(1 - (-term[0]).exp().flatten(1)[:, None], arrays["aff_first"], 1e-5, "aff_first")
     assert_close(term.mean(dim=(1, 2, 3)), arrays["pos_aff_map_mean"], 1e-5, "pos_aff_map_mean")
     labels = torch.from_numpy(arrays["label_full"])
-    kinds = pair_labels(reduce_labels(labels, tuple(edge.shape[1:])), radius=RADIUS)
+    kinds = pair_labels(reduce_labels(labels, tuple(edge.shape[1:])), radius=radius_of(arrays))
     sums = [[int((kinds[:, i] == kind).sum()) for kind in (1, 2, 3)] for i in range(len(edge))]
     np.testing.assert_array_equal(sums, arrays["label_sums"])
 
@@ -103,4 +108,4 @@ def test_a_real_checkpoints_further_entries_are_left_out(golden):
     from wsis.methods.irnet.convert import convert_irnet
 
     assert convert_irnet(full).keys() == convert_irnet(state).keys()
-    assert irnet_cfg().MODEL.IRNET.TRAIN_RADIUS == RADIUS
+    assert radius_of(arrays) == irnet_cfg().MODEL.IRNET.TRAIN_RADIUS

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from wsis.layers import affinity
+from wsis.methods.irnet.meta_arch import reduce_labels
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,12 @@ def test_index_tables(arrays):
             int((table.ravel() * (np.arange(table.size) % 997 + 1)).sum()) for table in index.tables
         ]
         assert sums == arrays[f"{case}_checksum"].tolist()
+
+
+def test_label_reduction(arrays):
+    height, width = arrays["label_reduced"].shape
+    full = torch.from_numpy(arrays["label_full"])[None]
+    np.testing.assert_array_equal(reduce_labels(full, (height, width))[0], arrays["label_reduced"])
 
 
 def test_pair_labels(arrays):

@@ -45,7 +45,7 @@ Results = list[dict[str, Any]]
 def _detection_evaluator(
     planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
 ) -> DatasetEvaluator:
-    protocols = (*planned.cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox")
+    protocols = tuple(dict.fromkeys((*planned.cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox")))
     class_of_category = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", {})
     categories = sorted(class_of_category, key=class_of_category.get)
     return VOCInstanceEvaluator(

@@ -15,20 +15,22 @@ _CHECK_EVERY = 8  # steps between two looks for points that rest; a look costs a
 
 
 def _sample(field: Tensor, points: Tensor) -> Tensor:
-    """``field`` (2, h, w) at ``points`` (2, n) inside the grid, bilinearly: (2, n)."""
+    """``field`` (2, h, w) float64 at ``points`` (2, n) inside the grid, bilinearly: (2, n).
+
+    Four products summed in the original's order: where a field swirls, the last bit decides.
+    """
     height, width = field.shape[1:]
     floor = points.floor()
-    fraction = points - floor
     top, left = floor.long().unbind()
     down = torch.where(top < height - 1, width, 0)
     right = (left < width - 1).long()
     flat = field.flatten(1)
     corner = top * width + left
-    fy, fx = fraction.unbind()
-    upper = flat[:, corner] * (1 - fx) + flat[:, corner + right] * fx
-    corner = corner + down
-    lower = flat[:, corner] * (1 - fx) + flat[:, corner + right] * fx
-    return upper * (1 - fy) + lower * fy
+    fy, fx = (points - floor).unbind()
+    total = flat[:, corner] * ((1 - fy) * (1 - fx))
+    total = total + flat[:, corner + down] * (fy * (1 - fx))
+    total = total + flat[:, corner + right] * ((1 - fy) * fx)
+    return total + flat[:, corner + down + right] * (fy * fx)
 
 
 @torch.no_grad()
@@ -47,15 +49,17 @@ def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
         (2, h, w) int64, (y, x), rounded half to even.
     """
     height, width = displacement.shape[1:]
-    field = displacement.float()
+    field = displacement.double()  # as the original: only positions are rounded to float32
     grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack(grid).flatten(1).to(field)
-    limit = torch.tensor([[height - 1], [width - 1]]).to(field)
+    places = torch.stack(grid).flatten(1).to(field.device, torch.float32)
+    limit = torch.tensor([[height - 1], [width - 1]]).to(places)
     zero = torch.zeros_like(limit)
-    moving = torch.arange(height * width, device=field.device)
+    moving = torch.arange(height * width, device=places.device)
     current = places.clone()
     for step in range(num_steps):
-        after = torch.minimum(torch.maximum(current + _sample(field, current), zero), limit)
+        exact = current.double()
+        after = (exact + _sample(field, exact)).float()
+        after = torch.minimum(torch.maximum(after, zero), limit)
         if step % _CHECK_EVERY == _CHECK_EVERY - 1:
             places[:, moving] = after
             moved = (after != current).any(dim=0)

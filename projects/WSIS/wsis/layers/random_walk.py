@@ -31,12 +31,14 @@ def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Te
     Args:
         boundary: (h, w) float in [0, 1], the probability of a boundary.
         radius: pairs are closer than this, in cells.
-        beta: exponent; larger keeps the walk further from boundaries.
+        beta: exponent above 0; larger keeps the walk further from boundaries.
 
     Returns:
         (P, h, w) in the order of `wsis.layers.affinity.pair_offsets`: weight between a pixel and
         its partner, 0 where the partner lies outside.
     """
+    if beta <= 0:
+        raise ValueError(f"beta is {beta}; it must be above 0")
     reach = radius - 1
     padded = functional.pad(boundary[None], (reach, reach, 0, reach), value=1.0)
     maxima, _ = path_maxima(padded, radius=radius)

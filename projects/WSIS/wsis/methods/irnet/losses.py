@@ -197,8 +197,8 @@ def relation_losses(
         ``loss_displacement_background`` (1/2 each). A term without pairs is 0.
     """
     sums = pair_sums(
-        boundary_logits[:, 0].sigmoid(),
-        displacement,
+        boundary_logits[:, 0].float().sigmoid(),  # in half precision its gradient overflows
+        displacement.float(),
         labels,
         radius=radius,
         ignore_label=ignore_label,

@@ -15,7 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import UsageError
+from wsis.errors import DataError, UsageError
 from wsis.layers.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.losses import relation_losses
@@ -250,6 +250,11 @@ class IRNet(nn.Module):
         """
         needed = self._needed()
         boundary, displacement = self.boundary_and_displacement(sample["image"])
+        if not bool(torch.isfinite(displacement).all() and torch.isfinite(boundary).all()):
+            raise DataError(
+                f"image {sample.get('image_key', '?')}: the maps of the relation network are not "
+                "finite; its training diverged"
+            )
         result: dict[str, Any] = {"displacement": displacement}
         if "boundary" in needed:
             result["boundary"] = boundary
