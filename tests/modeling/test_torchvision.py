@@ -175,3 +175,14 @@ def test_real_weights_recognise_something():
     x = torch.rand(1, 3, 65, 97) * 2 - 1
     with torch.no_grad():
         assert torch.allclose(backbone(x)["res5"], model.features(x), atol=1e-4)
+
+
+def test_random_values_are_told_unless_weights_follow(caplog):
+    caplog.set_level("INFO", logger="wsis.modeling")
+    cfg = cfg_of("squeezenet1_1")
+    cfg.MODEL.WEIGHTS = "trained.pth"
+    build_backbone(cfg)
+    assert not caplog.messages
+    cfg.MODEL.WEIGHTS = ""
+    build_backbone(cfg)
+    assert "squeezenet1_1 starts from random values" in caplog.text

@@ -244,8 +244,8 @@ def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
             f"torchvision has no network MODEL.TORCHVISION.NAME {keys.NAME!r}; "
             "see torchvision.models.list_models()"
         ) from None
-    if not keys.WEIGHTS:
-        logger.debug("MODEL.TORCHVISION.WEIGHTS is empty: %s starts from random values", keys.NAME)
+    if not (keys.WEIGHTS or cfg.MODEL.WEIGHTS):
+        logger.info("MODEL.TORCHVISION.WEIGHTS is empty: %s starts from random values", keys.NAME)
     return TorchvisionBackbone(
         model,
         dict(keys.OUT_FEATURES),
