@@ -2,8 +2,9 @@
 
 `pycocotools.cocoeval.COCOeval` matches one image at a time against a ground truth made in memory;
 only its scores and flags are kept, and its ``accumulate`` runs over them at the end, one class at a
-time. The figures are those of COCOeval on files with two freedoms made definite: images are ordered
-by key (which breaks ties between scores), and areas are counted from the masks.
+time. The figures are those of COCOeval on files; images are ordered by key, which breaks ties
+between scores. Areas and boxes of objects are those that the data set states (``areas``, ``boxes``
+of the ground truth), as in COCOeval; where it states none, they are those of the masks.
 """
 
 from __future__ import annotations
@@ -82,6 +83,16 @@ def _parameters(iou_type: str) -> Params:
     return parameters
 
 
+def _stated(truth: Truth | None, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Areas (N,) and boxes (N, 4) that a ground truth states, NaN where it does not."""
+    areas = getattr(truth, f"{prefix}areas", None)
+    boxes = getattr(truth, f"{prefix}boxes", None)
+    return (
+        np.full(count, np.nan) if areas is None else areas,
+        np.full((count, 4), np.nan) if boxes is None else boxes,
+    )
+
+
 def _to_bits(flags: np.ndarray) -> np.ndarray:
     """(T, n) bool as (n,) int64, threshold t in bit t."""
     return (flags.astype(np.int64) << np.arange(len(flags))[:, None]).sum(axis=0)
@@ -112,13 +123,12 @@ class CocoMeasure:
     """AP, AP50, AP75, AP by size, and AP25 and AP70 (what CIM reports), means and per class.
 
     At most the 100 best predictions of a class in an image count, as in COCO. Crowd regions, where
-    the ground truth knows their class (``crowd_masks`` (M, H, W), ``crowd_classes`` (M,)), are
-    ``iscrowd``.
+    the ground truth knows their class (`wsis.evaluation.truth.EvaluationTruth`), are ``iscrowd``.
 
     Args:
         class_names: C names.
-        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the boxes
-            of the true masks.
+        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the true
+            objects' boxes.
         options: departures from COCO's rule.
     """
 
@@ -154,8 +164,10 @@ class CocoMeasure:
             evaluation.evaluate()
         return self._compact(evaluation.evalImgs, parameters.catIds)
 
-    def _geometry(self, masks: np.ndarray, boxes: np.ndarray) -> list[dict[str, Any]]:
-        areas = masks.sum(axis=(1, 2)).tolist()
+    def _geometry(
+        self, masks: np.ndarray, areas: np.ndarray, boxes: np.ndarray
+    ) -> list[dict[str, Any]]:
+        areas = areas.tolist()
         if self.iou_type == "bbox":
             return [
                 {"bbox": box, "area": area} for box, area in zip(boxes.tolist(), areas, strict=True)
@@ -167,20 +179,25 @@ class CocoMeasure:
 
     def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:
         crowd_masks = getattr(truth, "crowd_masks", None)
-        masks = [truth.masks]
+        masks, stated = [truth.masks], [_stated(truth, "", len(truth.masks))]
         classes = [np.asarray(truth.classes)]
         crowd = [truth.difficult & (not self.options.use_difficult)]
         if crowd_masks is not None and len(crowd_masks):
             masks.append(crowd_masks)
             classes.append(np.asarray(truth.crowd_classes))
+            stated.append(_stated(truth, "crowd_", len(crowd_masks)))
             crowd.append(np.ones(len(crowd_masks), dtype=bool))
         if self.options.ignore_void and truth.void.any():
             everywhere = np.unique(predicted)
             masks.append(np.broadcast_to(truth.void, (len(everywhere), *truth.void.shape)))
             classes.append(everywhere)
+            stated.append(_stated(None, "", len(everywhere)))
             crowd.append(np.ones(len(everywhere), dtype=bool))
         stacked = np.concatenate(masks)
-        shapes = self._geometry(stacked, xywh_of_masks(stacked))
+        areas, boxes = (np.concatenate(values) for values in zip(*stated, strict=True))
+        areas = np.where(np.isnan(areas), stacked.sum(axis=(1, 2)), areas)
+        boxes = np.where(np.isnan(boxes), xywh_of_masks(stacked), boxes)
+        shapes = self._geometry(stacked, areas, boxes)
         return [
             {**shape, "category_id": int(number) + 1, "iscrowd": int(ignored)}
             for shape, number, ignored in zip(
@@ -193,7 +210,8 @@ class CocoMeasure:
             boxes = xywh_of_prediction(prediction)
             shapes = [{"bbox": box, "area": box[2] * box[3]} for box in boxes.tolist()]
         else:
-            shapes = self._geometry(prediction.masks, np.zeros((len(prediction.masks), 4)))
+            areas = prediction.masks.sum(axis=(1, 2))
+            shapes = self._geometry(prediction.masks, areas, np.zeros((len(areas), 4)))
         return [
             {**shape, "category_id": int(number) + 1, "score": float(score), "iscrowd": 0}
             for shape, number, score in zip(
