@@ -22,7 +22,7 @@ class ImageScores:
     """What a classifier says of an image, and what is in it.
 
     Attributes:
-        scores: (1, C) float64.
+        scores: (1, C) float64; -inf where the image was not classified.
         present: (1, C) bool.
     """
 
@@ -32,6 +32,8 @@ class ImageScores:
 
 class ClassificationMeasure:
     """Average precision of each class over images (all points), mean over classes that occur.
+
+    Images that were not classified are in no ranking, but what is in them counts as missed.
 
     Args:
         class_names: C names.
@@ -52,7 +54,12 @@ class ClassificationMeasure:
         scores = table.column("scores", np.float64).reshape(-1, number)
         present = table.column("present", bool).reshape(-1, number)
         shares = [
-            average_precision(scores[:, i], present[:, i], positives=int(present[:, i].sum()))
+            average_precision(
+                scores[:, i],
+                present[:, i],
+                positives=int(present[:, i].sum()),
+                ignored=np.isneginf(scores[:, i]),
+            )
             for i in range(number)
         ]
         metrics: Metrics = {}
@@ -88,9 +95,16 @@ class ClassificationEvaluator(DatasetEvaluator):
                     f"image {given['image_key']}: expected {len(self.class_names)} finite scores, "
                     f"got shape {scores.shape}; check the number of classes or train again"
                 )
-            present = np.zeros(len(self.class_names), dtype=bool)
-            present[list(given["image_labels"])] = True
-            self._stream.add(given["image_key"], ImageScores(scores[None], present[None]))
+            self._add(given, scores)
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: none of its labels was found."""
+        self._add(dataset_dict, np.full(len(self.class_names), -np.inf))
+
+    def _add(self, given: Mapping[str, Any], scores: np.ndarray) -> None:
+        present = np.zeros(len(self.class_names), dtype=bool)
+        present[list(given.get("image_labels", ()))] = True
+        self._stream.add(given["image_key"], ImageScores(scores[None], present[None]))
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{"classification": metrics}`` on the main process, empty on the others."""
