@@ -34,7 +34,9 @@ def color_gradient(image: np.ndarray, sigma: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     dx = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32)
     dy = cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32)
-    across, down, mixed = (dx * dx).sum(2), (dy * dy).sum(2), (dx * dy).sum(2)
+    across, down, mixed = (
+        np.einsum("hwc,hwc->hw", a, b) for a, b in ((dx, dx), (dy, dy), (dx, dy))
+    )
     spread = np.sqrt((across - down) ** 2 + 4 * mixed**2)
     return np.sqrt(0.5 * (across + down + spread))
 
@@ -43,6 +45,12 @@ def edge_maps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(sharp, broad) gradients, (H, W) float32 each: one scale, and a weighted sum of three."""
     broad = sum(weight * color_gradient(lab, sigma) for sigma, weight in _SMOOTH)
     return color_gradient(lab, _SHARP), broad
+
+
+def _without_gaps(labels: np.ndarray) -> np.ndarray:
+    """Labels renumbered from 0, in their order; int32."""
+    used = np.bincount(labels.ravel()) > 0
+    return (np.cumsum(used, dtype=np.int32) - 1)[labels]
 
 
 def watershed_basins(edges: np.ndarray) -> np.ndarray:
@@ -69,8 +77,7 @@ def watershed_basins(edges: np.ndarray) -> np.ndarray:
             undecided, return_distances=False, return_indices=True
         )
         flooded = flooded[tuple(nearest)]
-    _, labels = np.unique(flooded, return_inverse=True)
-    return labels.reshape(edges.shape).astype(np.int32)
+    return _without_gaps(flooded)
 
 
 def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
@@ -107,8 +114,7 @@ def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
         best, least = np.where(better, other, best), np.where(better, distance, least)
     settled = labels.copy()
     settled[ys, xs] = best
-    _, settled = np.unique(settled, return_inverse=True)
-    return settled.reshape(labels.shape).astype(np.int32)
+    return _without_gaps(settled)
 
 
 class Neighbours(NamedTuple):
