@@ -43,7 +43,7 @@ _NEVER = (
     "SOLVER.CHECKPOINT_PERIOD",
 )
 # Nodes of MODEL that only the stages that name them in config_keys look at.
-_METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
+_METHOD_NODES = ("MODEL.CAMNET", "MODEL.PEAK_CLASSIFIER", "MODEL.IRNET", "MODEL.PRM")
 
 
 NOT_YET_RUN = "not yet run"
