@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
+from wsis.layers.partition import check_runs, partition, segments
+
 
 def nearest_indices(length: int, target: int) -> np.ndarray:
     """Source index of each of ``target`` cells when Pillow resizes ``length`` cells with NEAREST.
@@ -60,19 +62,23 @@ class Regions:
     num_atoms: int
 
     @staticmethod
-    def from_masks(masks: np.ndarray) -> Regions:
-        """From a stack of masks.
+    def from_masks(masks: np.ndarray | Sequence[np.ndarray]) -> Regions:
+        """From masks.
 
         Args:
-            masks: (R, H, W) bool.
+            masks: (R, H, W) bool, or a list of at least one (H, W) bool.
 
         Raises:
-            ValueError: not such a stack.
+            ValueError: anything else.
         """
-        masks = np.asarray(masks)
-        if masks.ndim != 3 or masks.dtype != bool or 0 in masks.shape[1:]:
-            raise ValueError(f"masks must be bool of (R, H, W), got {masks.dtype} {masks.shape}")
-        size, area = masks.shape[1:], masks.shape[1] * masks.shape[2]
+        if isinstance(masks, np.ndarray):
+            size, kind = masks.shape[1:], masks.dtype
+        else:
+            shapes = {(np.shape(mask), np.asarray(mask).dtype) for mask in masks}
+            size, kind = shapes.pop() if len(shapes) == 1 else ((), None)
+        if len(size) != 2 or kind != np.dtype(bool) or 0 in size:
+            raise ValueError(f"masks must be bool of one size (H, W), got {kind} {tuple(size)}")
+        area = size[0] * size[1]
         bounds = [np.zeros(0, dtype=np.int64)]
         for mask in masks:
             flat = mask.ravel()
@@ -110,8 +116,8 @@ class Regions:
         first, stop, owners = (np.asarray(v, dtype=np.int64) for v in (first, stop, owners))
         full = stop > first
         first, stop, owners = first[full], stop[full], owners[full]
-        _check_runs(first, stop, owners, count, total)
-        flat, starts, atoms, number = _partition(first, stop, owners, count, total)
+        check_runs(first, stop, owners, count, total)
+        flat, starts, atoms, number = partition(first, stop, owners, count, total)
         labels = flat.reshape(size[::-1]).T if column_major else flat.reshape(size)
         return Regions(np.ascontiguousarray(labels), starts, atoms, number)
 
@@ -202,12 +208,13 @@ class Regions:
     @cached_property
     def boxes(self) -> np.ndarray:
         """(R, 4) int64, tightest boxes (x0, y0, x1, y1), x1 and y1 exclusive; 0 if empty."""
-        rows, columns = (_extent(self.labels, self.num_atoms, axis) for axis in (0, 1))
+        extents = _extents(self.labels, self.num_atoms)
+        height, width = self.size
+        operations = (np.minimum, width), (np.minimum, height), (np.maximum, 0), (np.maximum, 0)
         limits = [
-            self._over_regions(np.minimum, low, size)
-            for (low, _), size in zip((columns, rows), self.size[::-1], strict=True)
+            self._over_regions(operation, extents[:, side], empty)
+            for side, (operation, empty) in enumerate(operations)
         ]
-        limits += [self._over_regions(np.maximum, high, 0) for _, high in (columns, rows)]
         return np.stack(limits, axis=1) * (self.areas > 0)[:, None]
 
     def _over_regions(self, operation: np.ufunc, values: np.ndarray, empty: int) -> np.ndarray:
@@ -227,10 +234,12 @@ class Regions:
         Returns:
             (R, P) float64.
         """
-        flat = self.labels.ravel()
-        totals = [np.bincount(flat, weights=m.ravel(), minlength=self.num_atoms) for m in maps]
-        totals = np.array(totals).reshape(len(maps), self.num_atoms)
-        return np.asarray(self.membership @ totals.T)
+        cuts, atoms = segments(self.labels.ravel())
+        totals = np.zeros((self.num_atoms, len(maps)))
+        for column, values in enumerate(maps):
+            runs = np.add.reduceat(values.ravel(), cuts[:-1], dtype=np.float64)
+            totals[:, column] = np.bincount(atoms, weights=runs, minlength=self.num_atoms)
+        return np.asarray(self.membership @ totals)
 
     def decode(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """(K, H, W) bool, the masks of the chosen regions (default all), in the order asked."""
@@ -245,7 +254,7 @@ class Regions:
         x0, y0, x1, y1 = (int(v) for v in box)
         table = np.zeros(self.num_atoms, dtype=bool)
         table[self.atoms[self.starts[index] : self.starts[index + 1]]] = True
-        return table[self.labels[y0:y1, x0:x1]]
+        return np.take(table, self.labels[y0:y1, x0:x1])
 
     def crops(self, size: int) -> np.ndarray:
         """Each mask cropped to its box and resized to ``size`` x ``size``, as Pillow's NEAREST.
@@ -326,85 +335,19 @@ def _from_lists(labels: np.ndarray, lists: Sequence[np.ndarray], number: int) ->
     return Regions(labels, starts, atoms, number)
 
 
-def segments(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maximal runs of equal values of a flat array: (S + 1,) bounds and (S,) values."""
-    inner = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    cuts = np.concatenate([[0], inner, [len(flat)]])
-    return cuts, flat[cuts[:-1]]
-
-
-def _extent(labels: np.ndarray, number: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) first and (A,) one past the last row (axis 0) or column (axis 1) of each atom."""
-    lines = labels if axis == 0 else labels.T
-    low, high = np.full(number, len(lines)), np.zeros(number, dtype=np.int64)
-    for place, line in enumerate(lines):
-        high[line] = place + 1
-    for place in range(len(lines) - 1, -1, -1):
-        low[lines[place]] = place
-    return low, high
-
-
-def _check_runs(
-    first: np.ndarray, stop: np.ndarray, owners: np.ndarray, count: int, total: int
-) -> None:
-    if len(first) == 0:
-        return
-    if first.min() < 0 or stop.max() > total:
-        raise ValueError(f"runs reach from {first.min()} to {stop.max()} of {total} pixels")
-    if owners.min() < 0 or owners.max() >= count or (np.diff(owners) < 0).any():
-        raise ValueError(f"runs must belong to regions 0 to {count - 1} in order")
-    if ((first[1:] < stop[:-1]) & (owners[1:] == owners[:-1])).any():
-        raise ValueError("runs of a region overlap or do not ascend")
-
-
-def _partition(
-    first: np.ndarray, stop: np.ndarray, owners: np.ndarray, count: int, total: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Atoms of T runs over ``total`` pixels: (labels, starts, atoms, A).
-
-    Pixels with the same regions form an atom. Which these are is found by the sum, at each pixel,
-    of a random 64-bit number per region; sums that coincide by chance would show in the areas,
-    and then other numbers are drawn.
-    """
-    cut = np.zeros(total + 1, dtype=bool)
-    cut[0] = cut[first] = cut[stop] = cut[total] = True
-    cuts = np.flatnonzero(cut)
-    place = np.cumsum(cut) - 1  # of a position among the cuts
-    begin, end = place[first], place[stop]
-    lengths = np.diff(cuts)
-    areas = np.bincount(owners, weights=stop - first, minlength=count).astype(np.int64)
-    bounds = np.searchsorted(owners, np.arange(count + 1))
-    for attempt in range(8):
-        generator = np.random.default_rng(attempt)
-        numbers = generator.integers(0, 1 << 64, size=count, dtype=np.uint64)
-        change = np.zeros(len(cuts), dtype=np.uint64)
-        np.add.at(change, begin, numbers[owners])
-        np.subtract.at(change, end, numbers[owners])
-        _, example, atom = np.unique(
-            np.cumsum(change[:-1], dtype=np.uint64), return_index=True, return_inverse=True
-        )
-        order = np.argsort(example)  # atoms in the order of their first pixel
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        atom, example = rank[atom], example[order]
-        starts, atoms = _members(begin, end, bounds, example, len(lengths))
-        sizes = np.bincount(atom, weights=lengths, minlength=len(order)).astype(np.int64)
-        regions = Regions(np.zeros((1, 1), dtype=np.int32), starts, atoms, len(order))
-        if np.array_equal(regions._over_regions(np.add, sizes, 0), areas):
-            return np.repeat(atom.astype(np.int32), lengths), starts, atoms, len(order)
-    raise AssertionError("eight draws of random numbers collided")
-
-
-def _members(
-    begin: np.ndarray, end: np.ndarray, bounds: np.ndarray, example: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which atoms (one example segment each) the runs ``bounds[r]:bounds[r + 1]`` cover."""
-    lists, lengths = [np.zeros(0, dtype=np.int32)], [0]
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
-        change = np.zeros(count + 1, dtype=np.int8)
-        change[begin[low:high]] += 1
-        change[end[low:high]] -= 1  # a run may end where the next one begins
-        inside = np.cumsum(change, dtype=np.int8)[example]
-        lists.append(np.flatnonzero(inside).astype(np.int32))
-        lengths.append(len(lists[-1]))
-    return np.cumsum(lengths).astype(np.int64), np.concatenate(lists)
+def _extents(labels: np.ndarray, number: int) -> np.ndarray:
+    """(A, 4) int64 boxes of atoms; of one without pixels the image's far corner, then zeros."""
+    height, width = labels.shape
+    flat = labels.ravel()
+    cut = np.empty(flat.shape, dtype=bool)  # where a run of one atom within a row starts
+    np.not_equal(flat[1:], flat[:-1], out=cut[1:])
+    cut[::width] = True
+    begins = np.flatnonzero(cut)
+    atoms, (rows, left) = flat[begins], np.divmod(begins, width)
+    right = np.append(begins[1:], flat.size) - rows * width
+    boxes = np.tile([width, height, 0, 0], (number, 1))
+    np.minimum.at(boxes[:, 0], atoms, left)
+    np.minimum.at(boxes[:, 1], atoms, rows)
+    np.maximum.at(boxes[:, 2], atoms, right)
+    np.maximum.at(boxes[:, 3], atoms, rows + 1)
+    return boxes
