@@ -29,6 +29,7 @@ from typing import Any
 MODULES = (
     "dense_crf",
     "irnet",
+    "prm",
     "proposals",
 )  # files of plain/, each registers its benchmarks when imported
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
