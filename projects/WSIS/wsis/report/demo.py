@@ -17,6 +17,7 @@ from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import class_names
 from wsis.data.images import read_image
 from wsis.data.mappers import build_mapper
+from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.errors import UsageError, WSISError
@@ -154,7 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        pipeline = load_pipeline(args.config_file, args.set)
+        device, _ = choose_devices(None, None)
+        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
         demo = Demo(pipeline, choose_stage(pipeline, args.stage))
         folder = Path(args.output)
         folder.mkdir(parents=True, exist_ok=True)
