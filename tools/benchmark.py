@@ -29,6 +29,7 @@ from typing import Any
 MODULES = (
     "dense_crf",
     "irnet",
+    "prm",
     "proposals",
     "training",
 )  # files of plain/, each registers its benchmarks when imported

@@ -9,12 +9,13 @@ from wsis.data.config import add_input_config
 from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.irnet.config import add_irnet_config
+from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
 
 ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
-METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
+METHOD_NODES = ("MODEL.CAMNET", "MODEL.PEAK_CLASSIFIER", "MODEL.IRNET", "MODEL.PRM")
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -76,6 +77,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_proposals_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
+    add_prm_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:
