@@ -37,6 +37,12 @@ def test_one_scale_by_hand():
     assert torch.allclose(high_res[0], (expected / 2).expand(3, 7), atol=1e-5)
 
 
+def test_align_corners_puts_small_cells_on_every_fourth_pixel():
+    maps = torch.tensor([[[6.0, 0.0]]])  # pixel i of ten gets 6 - 6 i / 9
+    cam, _ = fuse_cams([maps], (1, 10), torch.tensor([0]), align_corners=True)
+    assert torch.allclose(cam, torch.tensor([[[1.0, 5 / 9, 1 / 9]]]), atol=1e-5)
+
+
 def test_align_corners_reaches_the_borders():
     maps = torch.tensor([[[0.0, 4.0]]])
     _, high_res = fuse_cams([maps], (1, 5), torch.tensor([0]), stride=4, align_corners=True)

@@ -37,7 +37,7 @@ def masked_average_pool(
     return torch.stack(pooled)
 
 
-def _resize(maps: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+def _resize(maps: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
     resized = F.interpolate(maps[None], size, mode="bilinear", align_corners=align_corners)
     return resized[0]
 
@@ -62,22 +62,25 @@ def fuse_cams(
         stride: of the network: the high-resolution map is made for the image rounded up to a
             multiple of it, and then cut.
         cam_stride: of the small map, (H - 1) // cam_stride + 1 cells high.
-        align_corners: False as IRNet has it. True puts the outer cells on the outer pixels, which
-            is where networks whose sides are ``stride * k + 1`` have them.
+        align_corners: False as IRNet has it. True puts the outer cells of ``maps`` on the outer
+            pixels, which is where networks whose sides are ``stride * k + 1`` have them; the small
+            map's cell i then lies on pixel ``cam_stride * i``.
 
     Returns:
         ``cam`` (K, h4, w4) and ``high_res`` (K, H, W), both in [0, 1), of the maps' dtype.
     """
-    small = tuple((side - 1) // cam_stride + 1 for side in image_size)
     height, width = image_size
-    large = (height, width)
-    if not align_corners:
-        large = ((height - 1) // stride * stride + stride, (width - 1) // stride * stride + stride)
+    small = tuple((side - 1) // cam_stride + 1 for side in image_size)
     kept = [m[keys.to(m.device)] for m in maps]
     if len(keys) == 0:
         return maps[0].new_zeros((0, *small)), maps[0].new_zeros((0, height, width))
-    cam = sum(_resize(m, small, align_corners) for m in kept)
-    high_res = sum(_resize(m, large, align_corners) for m in kept)[:, :height, :width]
+    if align_corners:
+        high_res = sum(_resize(m, image_size, True) for m in kept)
+        cam = high_res[:, ::cam_stride, ::cam_stride]
+    else:
+        large = tuple((side - 1) // stride * stride + stride for side in image_size)
+        high_res = sum(_resize(m, large, False) for m in kept)[:, :height, :width]
+        cam = sum(_resize(m, small, False) for m in kept)
     return normalize_by_maximum(cam), normalize_by_maximum(high_res)
 
 
