@@ -1,0 +1,3 @@
+"""IAM's stages; the shared ones (peak classifier, proposals, pseudo labels) are elsewhere."""
+
+from __future__ import annotations
