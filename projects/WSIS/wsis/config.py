@@ -38,6 +38,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
 
     # Optimiser, beyond Detectron2's SOLVER keys.
     cfg.WSIS.SOLVER = CfgNode()
+    # "SGD", or "Adam" (which takes no SOLVER.MOMENTUM).
+    cfg.WSIS.SOLVER.OPTIMIZER = "SGD"
     # [module name prefix, factor] pairs: rate = SOLVER.BASE_LR x factor of the first match.
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.

@@ -40,7 +40,7 @@ class FillingNorm(nn.BatchNorm2d):
             return functional.batch_norm(
                 x, None, None, self.weight, self.bias, training=True, eps=self.eps
             )
-        mean = self.running_mean - offset
+        mean = self.running_mean - offset.detach()
         return functional.batch_norm(
             x, mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )

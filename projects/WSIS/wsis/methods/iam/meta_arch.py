@@ -18,6 +18,7 @@ from torch.nn import functional
 from wsis.errors import DataError, UsageError
 from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
+from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.peak_classifier import PeakClassifier, PeakResponses, build_peak_classifier
 
 
@@ -120,12 +121,20 @@ class IAM(nn.Module):
     def respond(self, batched_inputs: Sequence[dict[str, Any]]) -> list[PeakResponses]:
         """Peaks, responses and features of images; a failure names the image."""
         images = [self.peak_classifier.normalize(sample["image"]) for sample in batched_inputs]
-        tags = [sample.get("image_labels") if self.use_tags else None for sample in batched_inputs]
+        tags = [self._tags(sample) for sample in batched_inputs]
         try:
             return self.peak_classifier.respond(images, tags=tags)
         except DataError as error:
             keys = ", ".join(str(sample.get("image_key", "?")) for sample in batched_inputs)
             raise DataError(f"images {keys}: {error}") from error
+
+    def _tags(self, sample: dict[str, Any]) -> list[int] | None:
+        labels = sample.get("image_labels") if self.use_tags else None
+        if labels is None:
+            return None
+        key = sample.get("image_key", "")
+        present = multi_hot(labels, self.peak_classifier.num_classes, image_key=key)
+        return present.nonzero().flatten().tolist()
 
     def fill(self, found: Sequence[PeakResponses]) -> Tensor:
         """Logits (P, H, W) of the activation maps of all peaks of images of one size, in order."""
