@@ -9,6 +9,7 @@ from wsis.data.config import add_input_config
 from wsis.errors import UsageError
 from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
+from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
 
 ON_ERROR = ("raise", "skip")
@@ -68,6 +69,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_input_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
+    add_prm_config(cfg)
     add_iam_config(cfg)
 
 
