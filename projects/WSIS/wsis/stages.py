@@ -10,6 +10,11 @@ from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.stage import ExportStage, InferStage, TrainStage, register_stage
 
 _CAMNET = "MODEL.CAMNET."
+_PEAKS = "MODEL.PEAK_CLASSIFIER."
+_PEAK_NETWORK_KEYS = tuple(
+    _PEAKS + key
+    for key in ("NUM_CLASSES", "IN_FEATURE", "STIMULATE", "WINDOW", "FILTER", "SUB_PIXEL_FACTOR")
+)
 
 
 def cam_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -45,6 +50,18 @@ CAM = register_stage(
         weights_from="classifier",
         mapper="MultiScaleMapper",
         to_artifact=cam_artifact,
+    )
+)
+
+PEAK_CLASSIFIER = register_stage(
+    TrainStage(
+        name="peak_classifier",
+        title="Train the peak-stimulated classifier on tags",
+        produces="peak_classifier",
+        config_keys=(*_PEAK_NETWORK_KEYS, _PEAKS + "GRADIENT"),
+        evaluation="classification",
+        mapper="ImageLevelMapper",
+        supervision="image",
     )
 )
 

@@ -113,11 +113,11 @@ def test_tags_choose_the_peaks(model):
     model.eval()
     one = sample(labels=[1])
     (found,) = model([one])
-    assert set(found["peaks"][:, 0].tolist()) == {1}
+    assert set(found["responses"].peaks[:, 0].tolist()) == {1}
     model.use_tags = False
     model.peak_classifier.class_threshold = -1e9
     (every,) = model([one])
-    assert len(set(every["peaks"][:, 0].tolist())) > 1
+    assert len(set(every["responses"].peaks[:, 0].tolist())) > 1
     del one["image_labels"]
     (same,) = model([one])
     assert torch.equal(same["activation"], every["activation"])

@@ -180,9 +180,8 @@ class IAM(nn.Module):
 
         Returns:
             ``instances`` (Detectron2 Instances at the result's size: pred_masks, pred_boxes,
-            pred_classes, scores, peak), ``peaks`` (P, 3) int64 rows (class, y, x) in the class
-            maps, ``values`` (P,) there, ``class_scores`` (C,), ``class_maps`` (C, h, w),
-            ``responses`` and ``activation`` (P, H, W).
+            pred_classes, scores, peak), ``responses``
+            (`wsis.modeling.peak_classifier.PeakResponses`) and ``activation`` (P, H, W) in [0, 1].
         """
         image = sample["image"]
         (found,) = self.respond([sample])
@@ -195,11 +194,7 @@ class IAM(nn.Module):
         instances, _ = self.roi_heads(images, features, [classes], output_sizes=[output])
         return {
             "instances": instances[0],
-            "peaks": found.peaks,
-            "values": found.values,
-            "class_scores": found.scores,
-            "class_maps": found.class_maps,
-            "responses": found.responses,
+            "responses": found,
             "activation": activation,
         }
 
