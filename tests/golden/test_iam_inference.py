@@ -37,7 +37,7 @@ def case(golden):
     cfg.MODEL.IAM.KERNEL_SIZE = settings["kernel"]
     cfg.MODEL.IAM.ITERATIONS = settings["iterate_num"]
     cfg.MODEL.IAM.STATISTICS = "batch"
-    cfg.MODEL.IAM.NMS_THRESHOLD = 1.0
+    cfg.MODEL.IAM.NMS_THRESHOLD = 1.1
     model = build_model(cfg).eval()
     missing, unexpected = model.load_state_dict(convert_iam(*parts), strict=False)
     assert not unexpected

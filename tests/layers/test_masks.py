@@ -94,6 +94,8 @@ def test_suppression_by_hand():
     scores = torch.tensor([0.5, 0.9, 0.5, 0.1])  # overlaps: 0-1 and 1-2 5/7, 0-2 4/8
     assert mask_nms(masks, scores, 0.5).tolist() == [1, 3]
     assert mask_nms(masks, scores, 0.8).tolist() == [1, 0, 2, 3]
+    assert mask_nms(masks, scores, 5 / 7).tolist() == [1, 3]  # the limit itself drops
+    assert mask_nms(masks, scores, 1.1).tolist() == [1, 0, 2, 3]
     # A mask that is dropped drops no other.
     assert mask_nms(masks, torch.tensor([0.9, 0.5, 0.4, 0.1]), 0.6).tolist() == [0, 2, 3]
     assert mask_nms(masks, scores, 0.5, groups=torch.tensor([0, 1, 1, 0])).tolist() == [1, 0, 3]

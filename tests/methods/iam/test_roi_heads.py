@@ -45,7 +45,7 @@ def test_without_crf():
 
 
 def test_suppression_options():
-    everything = run(IAMROIHeads(crf_iterations=0, nms_threshold=1.0), scene())
+    everything = run(IAMROIHeads(crf_iterations=0, nms_threshold=1.1), scene())
     assert everything.peak.tolist() == [1, 2, 0]
     picture, maps, logits, classes = scene()
     classes[2] = 1
@@ -59,7 +59,7 @@ def test_suppression_options():
 @pytest.mark.parametrize("score", ["class", "mask", "product"])
 def test_scores(score):
     _, _, logits, _ = scene()
-    found = run(IAMROIHeads(crf_iterations=0, nms_threshold=1.0, score=score), scene())
+    found = run(IAMROIHeads(crf_iterations=0, nms_threshold=1.1, score=score), scene())
     inside = torch.tensor([0.9, 0.8, 0.7])
     values = {"class": logits[:3].sigmoid(), "mask": inside}
     values["product"] = values["class"] * values["mask"]
@@ -72,8 +72,8 @@ def test_crf_follows_the_picture():
     maps[0, 6:9, 6:9] = 0.45  # a hole that the colours close
     maps[0, 20:22, 4:6] = 0.55  # and a speck that they remove
     noisy = picture, maps, logits, classes
-    rough = run(IAMROIHeads(crf_iterations=0, nms_threshold=1.0), noisy)
-    smooth = run(IAMROIHeads(nms_threshold=1.0), noisy)
+    rough = run(IAMROIHeads(crf_iterations=0, nms_threshold=1.1), noisy)
+    smooth = run(IAMROIHeads(nms_threshold=1.1), noisy)
     for found, clean in ((rough, False), (smooth, True)):
         mask = found.pred_masks[found.peak.tolist().index(0)]
         square = torch.zeros(SIZE, dtype=torch.bool)

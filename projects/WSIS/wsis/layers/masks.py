@@ -122,14 +122,14 @@ def mask_nms(
     Args:
         masks: (N, H, W) bool.
         scores: (N,); of equal ones the first is better.
-        threshold: a mask is dropped where the mask IoU is larger; 1 drops none.
+        threshold: mask IoU from which the better one drops the other; above 1 drops none.
         groups: (N,) integers, masks of different groups do not touch each other; None for one.
 
     Returns:
         (n,) int64 places of those that stay, best score first.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    rivals = mask_iou(masks, masks) > threshold
+    rivals = mask_iou(masks, masks) >= threshold
     if groups is not None:
         rivals &= groups[:, None] == groups[None, :]
     dropped = torch.zeros(len(masks), dtype=torch.bool)

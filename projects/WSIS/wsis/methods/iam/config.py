@@ -64,9 +64,9 @@ def _add_inference_config(keys: CfgNode) -> None:
     keys.MASK_THRESHOLD = 0.5
     # Share of the image below which an instance is left out.
     keys.MIN_AREA = 0.0
-    # Instances whose mask IoU with a better one exceeds this are left out; 1 keeps all.
+    # Mask IoU from which the better of two instances suppresses the other; above 1: never.
     keys.NMS_THRESHOLD = 0.5
-    # They are so whatever their class.
+    # Whatever their classes; False: only instances of one class.
     keys.NMS_ACROSS_CLASSES = False
     # "class" (sigmoid of its score), "mask" (mean activation inside) or their "product".
     keys.SCORE = "product"

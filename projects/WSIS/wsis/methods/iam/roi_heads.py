@@ -34,9 +34,9 @@ class IAMROIHeads(nn.Module):
         crf_kernels: its pairwise terms.
         threshold: probability above which a pixel belongs to the instance.
         min_area: share of the image below which an instance is left out; empty ones always are.
-        nms_threshold: instances whose mask IoU with a better one exceeds this are left out; 1 keeps
-            all.
-        nms_across_classes: they are so whatever their class.
+        nms_threshold: mask IoU from which the better of two instances suppresses the other; above
+            1: never.
+        nms_across_classes: whatever their classes; False: only instances of one class.
         score: "class" (sigmoid of the class's score), "mask" (mean activation inside the mask,
             before the CRF) or their "product".
         max_instances: the best so many of an image; 0 keeps all.
