@@ -57,22 +57,23 @@ def test_artifacts_and_labels(run, shapes_root):
     assert 0 < len(labels["annotations"]) <= found
     assert len(labels["images"]) == len(keys)
     stages = {entry["stage"] for entry in json.loads((run / "metrics.json").read_text())["stages"]}
-    assert {"filled_instances", "pseudo_labels"} <= stages
+    assert {"peak_classifier", "proposals", "filled_instances"} <= stages
 
 
 def test_resumed_in_the_middle(run, shapes_root, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(run, broken)
     training, inference, labels = (broken / name for name in FOLDERS)
-    for path in (training / "model_final.pth", training / "manifest.json"):
-        path.unlink()
+    (training / "model_final.pth").unlink()
+    for folder in (training, inference):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
     checkpoints = sorted(training.glob("model_0*.pth"))
     assert len(checkpoints) == 2
     checkpoints[1].unlink()
     (training / "last_checkpoint").write_text(checkpoints[0].name)
     for path in sorted((inference / "artifacts").glob("*.npz"))[::2]:
         path.unlink()
-    (inference / "manifest.json").unlink()
     shutil.rmtree(labels)
     go_on(broken, shapes_root)
     states = [
@@ -104,5 +105,5 @@ def test_report_and_demo(run, shapes_root, tmp_path, monkeypatch, capsys):
     with Image.open(tmp_path / "mine.filled_instances.png") as figure:
         assert figure.width > figure.height
     target = tmp_path / "report.html"
-    assert report([str(run), "--output", str(target)]) == 0
+    assert report([str(run), "--output", str(target), "--images", "1", "--statistics", "1"]) == 0
     assert "instance activation map" in target.read_text()
