@@ -6,6 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_optimizer
 
+from tests.methods.iam.test_meta_arch import sample, tiny_iam_cfg
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
 
 get_wsis_cfg()  # registers everything
@@ -54,7 +55,13 @@ def prm():
     return cfg, train, {"image": image(21, 30), "image_labels": []}
 
 
-CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm}
+def iam():
+    cfg = tiny_iam_cfg()
+    train = [sample(), sample(40, 36, labels=[], seed=1)]
+    return cfg, train, {"image": image(21, 30), "image_labels": []}
+
+
+CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam}
 
 
 def test_every_meta_architecture_has_a_case():

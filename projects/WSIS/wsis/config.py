@@ -8,6 +8,7 @@ from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
+from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
@@ -15,7 +16,7 @@ from wsis.modeling.config import add_modeling_config
 ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
-METHOD_NODES = ("MODEL.CAMNET", "MODEL.PEAK_CLASSIFIER", "MODEL.IRNET", "MODEL.PRM")
+METHOD_NODES = ("MODEL.CAMNET", "MODEL.PEAK_CLASSIFIER", "MODEL.IRNET", "MODEL.PRM", "MODEL.IAM")
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -39,6 +40,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
 
     # Optimiser, beyond Detectron2's SOLVER keys.
     cfg.WSIS.SOLVER = CfgNode()
+    # "SGD", or "Adam" (which takes no SOLVER.MOMENTUM).
+    cfg.WSIS.SOLVER.OPTIMIZER = "SGD"
     # [module name prefix, factor] pairs: rate = SOLVER.BASE_LR x factor of the first match.
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
@@ -78,6 +81,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_modeling_config(cfg)
     add_irnet_config(cfg)
     add_prm_config(cfg)
+    add_iam_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:

@@ -177,6 +177,20 @@ def _draw_proposals(scene: Scene, arrays: Arrays) -> list[Picture]:
     return pictures
 
 
+def _draw_activation(scene: Scene, arrays: Arrays) -> list[Picture]:
+    values, peaks = arrays["peak_values"], arrays["peaks"]
+    order = np.argsort(-values, kind="stable").tolist()
+    pictures = []
+    for p in order[:_MOST_PEAKS]:
+        activation = np.asarray(arrays["activation"][p], dtype=np.float32)
+        panel = heat_panel(scene.image, activation, width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][p : p + 1])
+        kept = "" if p in arrays["instance_peaks"] else ", no instance"
+        note = f"{scene.classes[peaks[p, 0]]} {values[p]:.3g}{kept}"
+        pictures.append(Picture(panel, "instance activation map", note))
+    return pictures
+
+
 def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
     ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
     found = Found(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
@@ -267,6 +281,13 @@ _VIEWS: list[View] = [
         "Regions that may be objects: the first ones in their own order, and, where there is "
         "ground truth, the one that fits each true object best, with its IoU.",
         _draw_proposals,
+    ),
+    View(
+        ("activation", "instance_peaks", "peaks", "peak_places", "peak_values"),
+        "instance activation map",
+        "A peak response map, filled: probability that a pixel belongs to the object of the cross, "
+        "from blue (0) to red (1), the highest peaks first.",
+        _draw_activation,
     ),
     View(
         ("classes", "scores", "masks"),
