@@ -136,6 +136,13 @@ def test_split_overrides():
     ("overrides", "message"),
     [
         (["SOLVER.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
+        (["SOLVER.MAX_ITR", "1"], "SOLVER.MAX_ITR; did you mean SOLVER.MAX_ITER?"),
+        (["DATASETS.TRAIN", "shapes_train"], r'a list is written "\[a, b\]"'),
+        (["DATASETS.TEST", "('nowhere',)"], "DATASETS.TEST: there is no data set 'nowhere'"),
+        (
+            ["DATASETS.TEST", "('voc_2012_val_instance',)"],
+            r"voc_2012_val_instance has 20; number 1 is '\w+' in the first and 'aeroplane' in the",
+        ),
         (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
         (["DATASETS.TRAIN", "('nowhere',)"], "nowhere"),
     ],

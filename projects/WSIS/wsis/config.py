@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
@@ -89,6 +92,16 @@ def get_wsis_cfg() -> CfgNode:
     cfg = get_cfg()
     add_wsis_config(cfg)
     return cfg
+
+
+def flatten(node: Any, prefix: str) -> dict[str, Any]:
+    """Leaves of a config node by their full names."""
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key in node:
+        flat.update(flatten(node[key], f"{prefix}.{key}" if prefix else key))
+    return flat
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -68,11 +68,16 @@ def require_supervision(dataset_dicts: list[dict[str, Any]], level: str, source:
         source: the file or folder, for the message.
 
     Raises:
-        DataError: an annotation lacks its point, box or mask.
+        DataError: an annotation lacks its point, box or mask, or there is none at all.
     """
     field = {"point": "point", "box": "bbox", "mask": "segmentation"}.get(level)
     if field is None:
         return
+    if not any(r.get("annotations") or "instance_file_name" in r for r in dataset_dicts):
+        raise DataError(
+            f"{source}: no image has an annotation, but SUPERVISION is {level}; add them or lower "
+            "SUPERVISION"
+        )
     for record in dataset_dicts:
         if level == "mask" and "instance_file_name" in record:
             continue

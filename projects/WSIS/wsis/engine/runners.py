@@ -280,8 +280,18 @@ def _temporary_files(folder: Path) -> Iterator[Path]:
 def training_dicts(
     planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
 ) -> list[dict[str, Any]]:
-    """What a training stage trains on: the data set, or the pseudo labels made for it."""
+    """What a training stage trains on: the data set, or the pseudo labels made for it.
+
+    Raises:
+        DataError: tags are to be learnt and no image has any.
+    """
     found = list(dataset_dicts)
+    if planned.stage.supervision == "image" and not any(d["image_labels"] for d in found):
+        names = ", ".join(planned.cfg.DATASETS.TRAIN)
+        raise DataError(
+            f"stage {planned.name}: no image of {names} has a tag (image_labels, or annotations "
+            "with a category); see datasets/README.md"
+        )
     if "pseudo_labels" in planned.consumes:
         found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
     if planned.stage.supervision == "mask" and planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:

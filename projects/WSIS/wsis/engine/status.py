@@ -13,7 +13,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from wsis.config import METHOD_NODES
+from wsis.config import METHOD_NODES, flatten
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.manifest import (
@@ -63,16 +63,6 @@ class Status:
 
     state: State
     detail: str = ""
-
-
-def flatten(node: Any, prefix: str) -> dict[str, Any]:
-    """Leaves of a config node by their full names."""
-    if not isinstance(node, Mapping):
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for key in node:
-        flat.update(flatten(node[key], f"{prefix}.{key}"))
-    return flat
 
 
 def _look_up(cfg: CfgNode, key: str) -> Any:
