@@ -88,8 +88,9 @@ def test_scores(score):
 
 
 def test_the_penalty_follows_the_size():
-    assert scaled_factors((0.95, 1e-5, 0.8), (448, 448)) == (0.95, 1e-5, 0.8)
-    assert scaled_factors([(0.95, 1e-5, 0.8)], (112, 224)) == [(0.95, pytest.approx(8e-5), 0.8)]
+    assert scaled_factors((0.95, 1e-5, 0.8), (448, 448)) == pytest.approx((0.95, 1e-5, 0.8))
+    (factors,) = scaled_factors([(0.95, 1e-5, 0.8)], (112, 224))
+    assert factors == pytest.approx((0.95, 8e-5, 0.8))
 
 
 def test_class_factors():

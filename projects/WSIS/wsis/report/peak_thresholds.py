@@ -105,8 +105,8 @@ def histogram_text(heights: np.ndarray) -> str:
         )
     if own.sum() > 1:
         lines.append(
-            f"PEAK_THRESHOLD {gap_threshold(values[own]):.2f} separates the high peaks of tags from "
-            "their low ones, which are mostly background"
+            f"PEAK_THRESHOLD {gap_threshold(values[own]):.2f} separates the high peaks of tags "
+            "from their low ones, which are mostly background"
         )
     return "\n".join(lines)
 
