@@ -1,0 +1,71 @@
+"""What several golden tests of CIM need."""
+
+import numpy as np
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes, Instances
+from wsis.layers.overlaps import Overlaps
+from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead
+from wsis.methods.cim.mining import Assignment
+from wsis.methods.cim.roi_heads import CIMROIHeads
+
+from tests.golden import fill
+
+
+def masks_of(arrays, prefix=""):
+    height, width = (int(side) for side in arrays[f"{prefix}hw"])
+    packed = np.unpackbits(arrays[f"{prefix}masks_packed"], axis=1)[:, : height * width]
+    return packed.reshape(-1, height, width).astype(bool)
+
+
+def overlaps_of(arrays):
+    iou, containment = (torch.from_numpy(arrays[name]) for name in ("iou", "asy_iou"))
+    return Overlaps(iou, containment)
+
+
+def assignment_of(labels, integrity, weights):
+    """`Assignment` of a golden file's label rows, targets and weights."""
+    labels = torch.from_numpy(labels)
+    ids = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1)
+    return Assignment(ids, torch.from_numpy(weights), torch.from_numpy(integrity) > 0)
+
+
+def clusters_of(matrix):
+    """Cluster ids (N,) and classes (N,), 0 background, of a matrix (N, C + 1) of the original."""
+    matrix = torch.from_numpy(matrix)
+    return matrix.amax(dim=1).long(), matrix.argmax(dim=1)
+
+
+def instances_of(size, boxes, crops, matrix=None):
+    found = Instances(size)
+    found.proposal_boxes = Boxes(torch.from_numpy(np.array(boxes, dtype=np.float32)))
+    found.proposal_crops = torch.from_numpy(np.array(crops)).bool()
+    if matrix is not None:
+        found.cluster_ids, found.cluster_classes = clusters_of(matrix)
+    return found
+
+
+def heads_of(shapes, shape: ShapeSpec):
+    """`CIMROIHeads` of the sizes in a file's ``state_shapes``."""
+    dim, flat = shapes["Box_Head.seg_fc.0.weight"]
+    width = shapes["cls_iou_model.classifier.weight"][0]
+    branches = sum(k.startswith("cls_iou_model.refine_cls.") for k in shapes) // 2
+    resolution = round((flat / shape.channels) ** 0.5)
+    return CIMROIHeads(
+        pooler=ROIPooler(resolution, (1 / shape.stride,), 0, "ROIAlignV2"),
+        head=MaskGuidedHead(shape.channels, resolution, dim),
+        scorer=ScoreHead(dim, width - 1, num_branches=branches),
+        num_classes=width - 1,
+    ).eval()
+
+
+def weights_of(golden, arrays):
+    """The original's state dict; a multiplier holds for every floating entry that contains it."""
+    names = golden.text(arrays["state_shapes"])
+    state = fill.state_dict(names, golden.prefix)
+    for part, factor in golden.text(arrays["multipliers"]).items():
+        for name, value in state.items():
+            if part in name and value.is_floating_point():
+                value *= factor
+    return state
