@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from wsis.layers.region_overlap import region_intersection
+from wsis.layers.regions import Regions
+
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
@@ -69,6 +72,12 @@ def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512)
         containment[part] = block / filled
         iou[part] = block / (areas[part, None] + areas - block).clamp(min=1)
     return Overlaps(iou, containment)
+
+
+def overlaps_of_regions(regions: Regions) -> Overlaps:
+    """Half-precision maps of the masks of an image, on the CPU; see `overlaps_of_intersections`."""
+    shared = torch.from_numpy(region_intersection(regions))
+    return overlaps_of_intersections(shared, torch.from_numpy(regions.areas))
 
 
 def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
