@@ -7,13 +7,14 @@ from detectron2.config import CfgNode, get_cfg
 from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.errors import UsageError
+from wsis.methods.cim.config import add_cim_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
 
 ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
-METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
+METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET", "MODEL.PEAK_CLASSIFIER", "MODEL.CIM")
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -65,6 +66,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_input_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
+    add_cim_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:
