@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsis.layers.regions import Regions, segments
+from wsis.layers.partition import segments
+from wsis.layers.regions import Regions
 
 _EXACT_IN_FLOAT32 = 1 << 24  # pixels
 _PIECE_BYTES = 64 << 20

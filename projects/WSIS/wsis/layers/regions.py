@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
+from wsis.layers.partition import check_runs, partition, segments
+
 
 def nearest_indices(length: int, target: int) -> np.ndarray:
     """Source index of each of ``target`` cells when Pillow resizes ``length`` cells with NEAREST.
@@ -60,19 +62,23 @@ class Regions:
     num_atoms: int
 
     @staticmethod
-    def from_masks(masks: np.ndarray) -> Regions:
-        """From a stack of masks.
+    def from_masks(masks: np.ndarray | Sequence[np.ndarray]) -> Regions:
+        """From masks.
 
         Args:
-            masks: (R, H, W) bool.
+            masks: (R, H, W) bool, or a list of at least one (H, W) bool.
 
         Raises:
-            ValueError: not such a stack.
+            ValueError: anything else.
         """
-        masks = np.asarray(masks)
-        if masks.ndim != 3 or masks.dtype != bool or 0 in masks.shape[1:]:
-            raise ValueError(f"masks must be bool of (R, H, W), got {masks.dtype} {masks.shape}")
-        size, area = masks.shape[1:], masks.shape[1] * masks.shape[2]
+        if isinstance(masks, np.ndarray):
+            size, kind = masks.shape[1:], masks.dtype
+        else:
+            shapes = {(np.shape(mask), np.asarray(mask).dtype) for mask in masks}
+            size, kind = shapes.pop() if len(shapes) == 1 else ((), None)
+        if len(size) != 2 or kind != np.dtype(bool) or 0 in size:
+            raise ValueError(f"masks must be bool of one size (H, W), got {kind} {tuple(size)}")
+        area = size[0] * size[1]
         bounds = [np.zeros(0, dtype=np.int64)]
         for mask in masks:
             flat = mask.ravel()
@@ -110,8 +116,8 @@ class Regions:
         first, stop, owners = (np.asarray(v, dtype=np.int64) for v in (first, stop, owners))
         full = stop > first
         first, stop, owners = first[full], stop[full], owners[full]
-        _check_runs(first, stop, owners, count, total)
-        flat, starts, atoms, number = _partition(first, stop, owners, count, total)
+        check_runs(first, stop, owners, count, total)
+        flat, starts, atoms, number = partition(first, stop, owners, count, total)
         labels = flat.reshape(size[::-1]).T if column_major else flat.reshape(size)
         return Regions(np.ascontiguousarray(labels), starts, atoms, number)
 
@@ -326,13 +332,6 @@ def _from_lists(labels: np.ndarray, lists: Sequence[np.ndarray], number: int) ->
     return Regions(labels, starts, atoms, number)
 
 
-def segments(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maximal runs of equal values of a flat array: (S + 1,) bounds and (S,) values."""
-    inner = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    cuts = np.concatenate([[0], inner, [len(flat)]])
-    return cuts, flat[cuts[:-1]]
-
-
 def _extent(labels: np.ndarray, number: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """(A,) first and (A,) one past the last row (axis 0) or column (axis 1) of each atom."""
     lines = labels if axis == 0 else labels.T
@@ -342,69 +341,3 @@ def _extent(labels: np.ndarray, number: int, axis: int) -> tuple[np.ndarray, np.
     for place in range(len(lines) - 1, -1, -1):
         low[lines[place]] = place
     return low, high
-
-
-def _check_runs(
-    first: np.ndarray, stop: np.ndarray, owners: np.ndarray, count: int, total: int
-) -> None:
-    if len(first) == 0:
-        return
-    if first.min() < 0 or stop.max() > total:
-        raise ValueError(f"runs reach from {first.min()} to {stop.max()} of {total} pixels")
-    if owners.min() < 0 or owners.max() >= count or (np.diff(owners) < 0).any():
-        raise ValueError(f"runs must belong to regions 0 to {count - 1} in order")
-    if ((first[1:] < stop[:-1]) & (owners[1:] == owners[:-1])).any():
-        raise ValueError("runs of a region overlap or do not ascend")
-
-
-def _partition(
-    first: np.ndarray, stop: np.ndarray, owners: np.ndarray, count: int, total: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Atoms of T runs over ``total`` pixels: (labels, starts, atoms, A).
-
-    Pixels with the same regions form an atom. Which these are is found by the sum, at each pixel,
-    of a random 64-bit number per region; sums that coincide by chance would show in the areas,
-    and then other numbers are drawn.
-    """
-    cut = np.zeros(total + 1, dtype=bool)
-    cut[0] = cut[first] = cut[stop] = cut[total] = True
-    cuts = np.flatnonzero(cut)
-    place = np.cumsum(cut) - 1  # of a position among the cuts
-    begin, end = place[first], place[stop]
-    lengths = np.diff(cuts)
-    areas = np.bincount(owners, weights=stop - first, minlength=count).astype(np.int64)
-    bounds = np.searchsorted(owners, np.arange(count + 1))
-    for attempt in range(8):
-        generator = np.random.default_rng(attempt)
-        numbers = generator.integers(0, 1 << 64, size=count, dtype=np.uint64)
-        change = np.zeros(len(cuts), dtype=np.uint64)
-        np.add.at(change, begin, numbers[owners])
-        np.subtract.at(change, end, numbers[owners])
-        _, example, atom = np.unique(
-            np.cumsum(change[:-1], dtype=np.uint64), return_index=True, return_inverse=True
-        )
-        order = np.argsort(example)  # atoms in the order of their first pixel
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        atom, example = rank[atom], example[order]
-        starts, atoms = _members(begin, end, bounds, example, len(lengths))
-        sizes = np.bincount(atom, weights=lengths, minlength=len(order)).astype(np.int64)
-        regions = Regions(np.zeros((1, 1), dtype=np.int32), starts, atoms, len(order))
-        if np.array_equal(regions._over_regions(np.add, sizes, 0), areas):
-            return np.repeat(atom.astype(np.int32), lengths), starts, atoms, len(order)
-    raise AssertionError("eight draws of random numbers collided")
-
-
-def _members(
-    begin: np.ndarray, end: np.ndarray, bounds: np.ndarray, example: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which atoms (one example segment each) the runs ``bounds[r]:bounds[r + 1]`` cover."""
-    lists, lengths = [np.zeros(0, dtype=np.int32)], [0]
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
-        change = np.zeros(count + 1, dtype=np.int8)
-        change[begin[low:high]] += 1
-        change[end[low:high]] -= 1  # a run may end where the next one begins
-        inside = np.cumsum(change, dtype=np.int8)[example]
-        lists.append(np.flatnonzero(inside).astype(np.int32))
-        lengths.append(len(lists[-1]))
-    return np.cumsum(lengths).astype(np.int64), np.concatenate(lists)
