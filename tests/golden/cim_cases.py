@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
+from wsis.config import get_wsis_cfg
 from wsis.layers.overlaps import Overlaps
+from wsis.methods.cim.convert import convert_cim
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead
 from wsis.methods.cim.mining import Assignment
 from wsis.methods.cim.roi_heads import CIMROIHeads
@@ -69,3 +72,46 @@ def weights_of(golden, arrays):
             if part in name and value.is_floating_point():
                 value *= factor
     return state
+
+
+def network_of(golden, arrays):
+    """`CIM` with a file's weights, on the backbone that their names tell; in eval mode."""
+    shapes = golden.text(arrays["state_shapes"])
+    cfg = get_wsis_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "CIM"
+    cfg.MODEL.ROI_HEADS.NAME = "CIMROIHeads"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.CIM.HEAD_DIM = shapes["Box_Head.seg_fc.0.weight"][0]
+    cfg.MODEL.CIM.NUM_CLASSES = shapes["cls_iou_model.classifier.weight"][0] - 1
+    if "Conv_Body.res1.0.weight" in shapes:
+        cfg.MODEL.BACKBONE.NAME = "build_wsis_resnet_backbone"
+        cfg.MODEL.RESNETS.NORM = "RunningStatsBN"
+        cfg.MODEL.RESNETS.OUT_FEATURES = [cfg.MODEL.CIM.IN_FEATURE]
+    else:
+        cfg.MODEL.BACKBONE.NAME = "build_vgg16_backbone"
+        cfg.MODEL.CIM.IN_FEATURE = "conv5"
+    with torch.device("meta"):  # no memory for initial values
+        model = build_model(cfg)
+    state = convert_cim(weights_of(golden, arrays))
+    found = model.load_state_dict(state, strict=False, assign=True)
+    assert not found.unexpected_keys
+    assert all(name.startswith("backbone.res5.") for name in found.missing_keys), found
+    model.pixel_mean, model.pixel_std = (
+        torch.tensor(value).view(-1, 1, 1) for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    )
+    return model.eval()
+
+
+def original_names(model, shapes):
+    """Trainable parameters of a model by the names that the original gives them."""
+    theirs = {name: original for original, name in names_of(shapes).items()}
+    return {theirs[name]: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def names_of(shapes):
+    """Original name to ours, of every entry of a state dict that has one."""
+    tagged = {name: torch.tensor(place) for place, name in enumerate(shapes)}
+    originals = list(shapes)
+    return {originals[int(tag)]: name for name, tag in convert_cim(tagged).items()}

@@ -28,7 +28,9 @@ def assert_clusters(found, matrix):
 
 
 def test_peaks(arrays, maps):
-    np.testing.assert_allclose(maps[0, arrays["labels"][0]], arrays["up_class"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        maps[0, arrays["labels"][0]], arrays["up_class"], rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_allclose(maps.sum(dim=(2, 3)), arrays["up_sum"], rtol=1e-5, atol=1e-2)
     scores, _ = peak_stimulation(maps)
     np.testing.assert_allclose(scores, arrays["aggregation"], rtol=1e-5, atol=1e-5)

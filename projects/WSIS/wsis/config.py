@@ -42,6 +42,9 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
     cfg.WSIS.SOLVER.POLY_POWER = 0.0
+    # Where the rate changes by more than this factor, up or down, momentum buffers are multiplied
+    # by the change, as Caffe2 needs it (CIM: 1.1); 0: never.
+    cfg.WSIS.SOLVER.SCALE_MOMENTUM = 0.0
 
     # Pseudo labels (export).
     cfg.WSIS.PSEUDO_LABELS = CfgNode()

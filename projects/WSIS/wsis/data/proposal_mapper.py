@@ -206,9 +206,7 @@ class ProposalBagMapper:
         instances.proposal_crops = torch.from_numpy(np.ascontiguousarray(crops).copy())
         return instances
 
-    def _read(
-        self, key: str, size: tuple[int, int]
-    ) -> tuple[Proposals, np.ndarray, np.ndarray]:
+    def _read(self, key: str, size: tuple[int, int]) -> tuple[Proposals, np.ndarray, np.ndarray]:
         """Proposals, their clipped boxes and their crops."""
         try:
             proposals = proposals_from_artifact(self.proposals[key], size=size)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from wsis.config import check_config, get_wsis_cfg
+from wsis.config import METHOD_NODES, check_config, get_wsis_cfg
 from wsis.data.builtin import class_names
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
@@ -193,7 +193,10 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
             "the data sets of one stage have different classes: "
             + ", ".join(f"{name} has {len(known)}" for name, known in sorted(classes.items()))
         )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES = len(classes[names[0]])
+    for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
+        keys = cfg.MODEL[node.removeprefix("MODEL.")]
+        if "NUM_CLASSES" in keys:
+            keys.NUM_CLASSES = len(classes[names[0]])
 
 
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:

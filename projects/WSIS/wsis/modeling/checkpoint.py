@@ -15,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from wsis.errors import DataError
+from wsis.modeling.backbones.vgg import torchvision_vgg16_to_wsis
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
         if stem is not None:
             prefix = stem.removesuffix("stem.conv1.weight")
             return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
+    if "backbone.conv1.0.weight" in own and any("features.0.weight" in name for name in state):
+        return torchvision_vgg16_to_wsis(state, prefix_to="backbone.")
     return state
 
 

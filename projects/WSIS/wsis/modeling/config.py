@@ -15,6 +15,15 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     # Dilation of all 3x3 convolutions of res2, res3, res4, res5.
     cfg.MODEL.WSIS_RESNETS.DILATIONS = (1, 1, 1, 1)
 
+    # build_vgg16_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes conv1 to conv<k>.
+    cfg.MODEL.VGG = CfgNode()
+    # Some of conv1 to conv5, each after its max-pooling.
+    cfg.MODEL.VGG.OUT_FEATURES = ["conv5"]
+    # The first so many stages end in a max-pooling; 3 gives CIM's stride of 8.
+    cfg.MODEL.VGG.POOLED_STAGES = 3
+    # Dilation of the convolutions of each stage.
+    cfg.MODEL.VGG.DILATIONS = (1, 1, 1, 1, 2)
+
     # build_torchvision_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes up to stride 2^k (0: none).
     cfg.MODEL.TORCHVISION = CfgNode()
     # A classification network of torchvision.models ("mobilenet_v2", "resnet18", "vgg16", ...).

@@ -73,7 +73,9 @@ def class_peaks(
     return peaks[order], heights[order]
 
 
-def peaks_to_pixels(peaks_yx: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def peaks_to_pixels(
+    peaks_yx: np.ndarray, grid: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
     """Pixels (P, 2) int64 (y, x) of peaks (P, 2) int on a map of ``grid`` (h, w) cells.
 
     Args:

@@ -52,7 +52,10 @@ def _add_label_config(keys: CfgNode) -> None:
     keys.LABEL.MEAN_THRESHOLD = 0.7
     # IoU with the rough shape from which a proposal joins the cluster.
     keys.LABEL.IOU_THRESHOLD = 0.5
-    # A label file of the original (voc_2012_label_assign.pkl) to be read in place of peaks.
+    # Folder of the original's point files (<image key>.txt, lines "x y class"); "" takes the points
+    # of the data set.
+    keys.LABEL.POINTS = ""
+    # Stage imported_clusters: a label file of the original (voc_2012_label_assign.pkl).
     keys.LABEL.FILE = ""
 
 

@@ -186,8 +186,9 @@ class CIMROIHeads(nn.Module):
             boxes: N, on the scale of the network's input.
             crops: (N, r, r) bool.
         """
-        if len(boxes) == 0:  # Detectron2's pooler gives no gradient path there
-            return feature.new_zeros((0, self.head.fc2.out_features))
+        if len(boxes) == 0:  # Detectron2's pooler gives no way back there
+            side = crops.shape[-1]
+            return self.head(feature[:0, :, :1, :1].expand(-1, -1, side, side), crops)
         if not 0 < self.chunk < len(boxes):
             return self._chunk_vectors(feature, boxes.tensor, crops)
         parts = []

@@ -7,3 +7,4 @@ from wsis.modeling.backbones.torchvision import (
     build_torchvision_backbone,
     build_torchvision_fpn_backbone,
 )
+from wsis.modeling.backbones.vgg import VGG16, build_vgg16_backbone
