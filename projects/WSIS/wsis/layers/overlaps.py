@@ -22,7 +22,8 @@ class Overlaps:
 
     Attributes:
         iou: (N, N) in [0, 1], symmetric, any floating dtype.
-        containment: (N, N) in [0, 1]; ``[i, j]`` is the share of j that i covers.
+        containment: (N, N) in [0, 1]; ``[i, j]`` is the share of j that i covers. Columns are
+            asked for, so they had better be contiguous.
         suppress_equal: an IoU equal to a threshold counts as above it; so with masks in CIM's
             mining, but not with boxes, which go through torchvision's rule.
     """
@@ -43,6 +44,20 @@ class Overlaps:
         )
 
 
+def exceeds(values: Tensor, threshold: float) -> Tensor:
+    """``values > threshold``, the threshold rounded to their dtype.
+
+    Args:
+        values: non-negative. In half precision they are compared as integers, whose order is the
+            same and whose comparison is an instruction of every processor.
+        threshold: non-negative.
+    """
+    limit = rounded(threshold, values)
+    if values.dtype == torch.float16:
+        return values.view(torch.int16) > limit.view(torch.int16)
+    return values > limit
+
+
 def rounded(value: float, like: Tensor) -> Tensor:
     """A threshold in the dtype of what it is compared with: 0.35 is 0.35009765625 in half."""
     return torch.tensor(value, dtype=like.dtype, device=like.device)
@@ -52,7 +67,7 @@ def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512)
     """Half-precision maps from counts of shared pixels.
 
     Args:
-        shared: (N, N) whole numbers below 2^24, floating, pixels that two candidates share.
+        shared: (N, N) symmetric, whole numbers below 2^24, floating: pixels that two share.
         areas: (N,) whole numbers, pixels of each.
         rows: rows treated at a time, which bounds memory.
 
@@ -63,15 +78,14 @@ def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512)
     count = len(areas)
     areas = areas.to(torch.float32)
     iou = torch.empty((count, count), dtype=torch.float16)
-    containment = torch.empty_like(iou)
-    filled = areas.clamp(min=1)
+    covered = torch.empty_like(iou)  # [j, i]: the share of j that i covers
     for start in range(0, count, rows):
         part = slice(start, start + rows)
         block = shared[part].to(torch.float32)
         # Whole numbers below 2^24 divide in float32 as in float64 rounded to float32.
-        containment[part] = block / filled
+        covered[part] = block / areas[part, None].clamp(min=1)
         iou[part] = block / (areas[part, None] + areas - block).clamp(min=1)
-    return Overlaps(iou, containment)
+    return Overlaps(iou, covered.T)
 
 
 def overlaps_of_regions(regions: Regions) -> Overlaps:

@@ -41,6 +41,28 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.TORCHVISION.DILATE = False
 
 
+def _add_hrnet_config(cfg: CfgNode) -> None:
+    # build_hrnet_backbone; the defaults are HRNet-W48 as BoxCaseg has it.
+    cfg.MODEL.HRNET = CfgNode()
+    # Channels of the branches of stride 4, 8, 16, 32: features res2, res3, res4, res5.
+    cfg.MODEL.HRNET.CHANNELS = [48, 96, 192, 384]
+    cfg.MODEL.HRNET.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Fusing modules of stages 2, 3, 4, and basic blocks per branch in each.
+    cfg.MODEL.HRNET.MODULES = [1, 4, 3]
+    cfg.MODEL.HRNET.BLOCKS = 4
+    # The stem's channels; stage 1: bottlenecks, and a quarter of their channels.
+    cfg.MODEL.HRNET.STEM_CHANNELS = 64
+    cfg.MODEL.HRNET.FIRST_BLOCKS = 4
+    cfg.MODEL.HRNET.FIRST_PLANES = 64
+    # "BN", "SyncBN" (BN on a CPU), "FrozenBN" or "RunningStatsBN", and the momentum of statistics.
+    cfg.MODEL.HRNET.NORM = "BN"
+    cfg.MODEL.HRNET.NORM_MOMENTUM = 0.01
+    # How coarse branches join fine ones: "bilinear" (segmentation), "nearest" (classification).
+    cfg.MODEL.HRNET.UPSAMPLE = "bilinear"
+    # Random weights: "normal" (N(0, 0.001), to be overwritten by ImageNet's) or "msra".
+    cfg.MODEL.HRNET.INIT = "normal"
+
+
 def _add_camnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.CAMNET = CfgNode()
     # Foreground classes of the data set.
@@ -88,5 +110,6 @@ def _add_peak_classifier_config(cfg: CfgNode) -> None:
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
+    _add_hrnet_config(cfg)
     _add_camnet_config(cfg)
     _add_peak_classifier_config(cfg)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsis.layers.overlaps import Overlaps, overlap_nms, rounded
+from wsis.layers.overlaps import Overlaps, exceeds, overlap_nms, rounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,9 @@ class Assignment:
 
 def usable_proposals(overlaps: Overlaps, options: MiningOptions) -> Tensor:
     """(N,) bool: False for a proposal that contains ``too_big`` of all proposals."""
-    contains = overlaps.containment > rounded(options.containment, overlaps.containment)
-    return contains.sum(dim=1) < options.too_big * len(overlaps)
+    contains = exceeds(overlaps.containment.T, options.containment)
+    counts = contains.view(torch.uint8).sum(dim=0, dtype=torch.int32)
+    return counts < options.too_big * len(overlaps)
 
 
 def _seeds(scores: Tensor, overlaps: Overlaps, count: int, threshold: float) -> Tensor:
@@ -100,11 +101,9 @@ def _complete(
     part: Tensor, seeds: Tensor, overlaps: Overlaps, usable: Tensor, tau: float
 ) -> Tensor:
     """For each seed, what contains it and has the highest integrity; unique, ascending."""
-    around = overlaps.containment[:, seeds]
-    contains = (around > rounded(tau, around)) & usable[:, None]
-    seeds_with = contains.any(dim=0)
-    winners = (contains * part[:, None]).argmax(dim=0)[seeds_with]
-    return torch.unique(winners)
+    contains = exceeds(overlaps.containment.T[seeds], tau) & usable  # (S, N)
+    winners = (contains * part).argmax(dim=1)
+    return torch.unique(winners[contains.any(dim=1)])
 
 
 @torch.no_grad()
@@ -200,4 +199,4 @@ def assign(
     labels = torch.where(value < rounded(background, iou), 0, truth.classes[best] + 1)
     labels = torch.where(met, labels, -1)
     weights = torch.where(met, truth.weights[best], truth.weights.new_zeros(()))
-    return Assignment(labels, weights, value > rounded(integrity, iou))
+    return Assignment(labels, weights, exceeds(value, integrity))

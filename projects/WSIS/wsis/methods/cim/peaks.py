@@ -9,7 +9,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from wsis.errors import UsageError
 from wsis.methods.cim.clusters import class_peaks
 from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
@@ -17,9 +16,9 @@ from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 
 @META_ARCH_REGISTRY.register()
 class ClassPeaks(nn.Module):
-    """The trained peak classifier, asked for the peaks of the classes that an image's tags name.
+    """The peak classifier, asked for the peaks of the classes that an image's tags name.
 
-    It only serves; its weights are those of a ``peak_classifier`` stage.
+    It takes the weights of a ``peak_classifier`` stage, and trains like it.
 
     Args:
         peak_classifier: the network.
@@ -40,9 +39,8 @@ class ClassPeaks(nn.Module):
             "threshold": cfg.MODEL.CIM.LABEL.PEAK_THRESHOLD,
         }
 
-    @torch.no_grad()
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Peaks of every image.
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, else the peaks of every image.
 
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255 and ``image_labels``; without
@@ -54,7 +52,11 @@ class ClassPeaks(nn.Module):
             (K, h, w), the class response maps of the tags.
         """
         if self.training:
-            raise UsageError("ClassPeaks only serves; train the stage peak_classifier")
+            return self.peak_classifier.losses(batched_inputs)
+        return self._find(batched_inputs)
+
+    @torch.no_grad()
+    def _find(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         network = self.peak_classifier
         images = [network.normalize(sample["image"]) for sample in batched_inputs]
         found = network.respond(images, back_propagate=False)

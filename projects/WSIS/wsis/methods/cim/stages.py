@@ -69,7 +69,7 @@ CLASS_PEAKS = register_stage(
         produces="class_peaks",
         config_keys=("MODEL.PEAK_CLASSIFIER", _NODE + "LABEL.PEAK_THRESHOLD"),
         weights_from="peak_classifier",
-        mapper="SquashMapper",
+        mapper="ImageLevelMapper",
         to_artifact=peaks_artifact,
     )
 )
