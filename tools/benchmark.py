@@ -30,6 +30,8 @@ MODULES = (
     "dense_crf",
     "irnet",
     "cim",
+    "prm",
+    "proposals",
 )  # files of plain/, each registers its benchmarks when imported
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
 MIB = 2**20

@@ -2,6 +2,7 @@
 
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
+    python tools/convert_checkpoint.py --method prm --input model_latest.pt --output prm.pth
 
 The result goes into MODEL.WEIGHTS. Which of a method's networks it is follows from
 the names in the file.
@@ -21,6 +22,7 @@ from wsis.modeling.checkpoint import (
     read_state_dict,
     torchvision_resnet_to_detectron2,
 )
+from wsis.modeling.prm_checkpoint import peak_classifier_from_original
 
 State = dict[str, torch.Tensor]
 
@@ -44,6 +46,7 @@ def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
 
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
     "irnet": convert_irnet_file,
+    "prm": peak_classifier_from_original,  # also ultra-thin-PRM's, and the PRM of simple-IAM
     "torchvision-resnet": convert_torchvision,
 }
 

@@ -41,7 +41,20 @@ def irnet():
     return cfg, train, empty
 
 
-CASES = {"CAMNet": camnet, "IRNet": irnet}
+def prm():
+    cfg = tiny_camnet_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "PRM"
+    cfg.MODEL.ROI_HEADS.NAME = "PRMROIHeads"
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.PEAK_CLASSIFIER.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES
+    cfg.MODEL.PEAK_CLASSIFIER.IN_FEATURE = cfg.MODEL.CAMNET.IN_FEATURE
+    cfg.MODEL.PEAK_CLASSIFIER.SUB_PIXEL_FACTOR = 2
+    cfg.MODEL.PRM.MASKS = "response"
+    _, train, _ = camnet()
+    return cfg, train, {"image": image(21, 30), "image_labels": []}
+
+
+CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm}
 
 
 def test_every_meta_architecture_has_a_case():

@@ -9,12 +9,19 @@ from wsis.data.config import add_input_config
 from wsis.errors import UsageError
 from wsis.methods.cim.config import add_cim_config
 from wsis.methods.irnet.config import add_irnet_config
+from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
 
 ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
-METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET", "MODEL.PEAK_CLASSIFIER", "MODEL.CIM")
+METHOD_NODES = (
+    "MODEL.CAMNET",
+    "MODEL.PEAK_CLASSIFIER",
+    "MODEL.IRNET",
+    "MODEL.PRM",
+    "MODEL.CIM",
+)
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -69,7 +76,13 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_input_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
-    add_cim_config(cfg)
+METHOD_NODES = (
+    "MODEL.CAMNET",
+    "MODEL.PEAK_CLASSIFIER",
+    "MODEL.IRNET",
+    "MODEL.PRM",
+    "MODEL.CIM",
+)
 
 
 def get_wsis_cfg() -> CfgNode:

@@ -30,3 +30,6 @@ def add_input_config(cfg: CfgNode) -> None:
     cfg.INPUT.LONGER_SIDES_TEST = (480, 576, 688, 864, 1200)
     # with a mirrored image of each.
     cfg.INPUT.FLIP_TEST = True
+    # (H, W) to which every image is stretched before anything else, its aspect not kept (bilinear,
+    # as PRM does; scale and crop keys then do not count); (0, 0): off.
+    cfg.INPUT.STRETCH = (0, 0)

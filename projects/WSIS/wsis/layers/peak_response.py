@@ -20,7 +20,9 @@ from wsis.layers.peak_tape import Tape, record
 from wsis.layers.peak_windows import Windows
 
 __all__ = ["PeakRule", "peak_response_maps", "peak_seeds", "record"]
-MEMORY = 256 * 2**20  # bytes of gradients at a time
+# Bytes of gradients at a time. On a CPU one large map after another is fastest: at 448 x 448 with
+# ResNet-50, 20 peaks took 9.1 s with 64 MiB, 13.5 s with 256 MiB and 18.1 s with 1 GiB.
+CPU_MEMORY, GPU_MEMORY = 2**26, 2**30
 
 
 def _interpolation(index: Tensor, cells: int, factor: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +71,7 @@ def peak_response_maps(
     *,
     factor: int = 1,
     offset: str = "image",
-    memory: int = MEMORY,
+    memory: int | None = None,
     reduce: Callable[[Tensor], Tensor] = normalize_response,
 ) -> Tensor:
     """The peak response map of every peak.
@@ -80,6 +82,7 @@ def peak_response_maps(
         factor: sub-pixel locating factor of the peaks.
         offset: see `wsis.layers.peak_backward.PeakProgram`.
         memory: bytes of gradients to hold at a time, about; peaks are treated in groups that fit.
+            None: 64 MiB on a CPU, else 1 GiB.
         reduce: gradients at the image (p, Ci, H, W) to what is kept of them.
 
     Returns:
@@ -94,6 +97,7 @@ def peak_response_maps(
         return reduce(tape.output.new_zeros((0, 3, *tape.image_size)))
     program = PeakProgram(tape, offset=offset)
     element = tape.output.element_size()
+    memory = memory or (CPU_MEMORY if tape.output.device.type == "cpu" else GPU_MEMORY)
     group = max(1, memory // (program.values_per_peak * element))
     seeds = peak_seeds(peaks, program.shape, factor=factor)
     images = peaks[:, 0].tolist()

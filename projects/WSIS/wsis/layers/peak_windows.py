@@ -65,6 +65,7 @@ def gather(
     first, term = parts[0]
     if len(parts) == 1 and term.plain and not whole and _inside(first, size):
         return first
+    parts = sorted(parts, key=lambda part: -part[0].data.shape[2])  # the largest fills the target
     count, channels = first.data.shape[:2]
     extents, starts = [], []
     for axis, length in enumerate(size):

@@ -208,12 +208,13 @@ class Regions:
     @cached_property
     def boxes(self) -> np.ndarray:
         """(R, 4) int64, tightest boxes (x0, y0, x1, y1), x1 and y1 exclusive; 0 if empty."""
-        rows, columns = (_extent(self.labels, self.num_atoms, axis) for axis in (0, 1))
+        extents = _extents(self.labels, self.num_atoms)
+        height, width = self.size
+        operations = (np.minimum, width), (np.minimum, height), (np.maximum, 0), (np.maximum, 0)
         limits = [
-            self._over_regions(np.minimum, low, size)
-            for (low, _), size in zip((columns, rows), self.size[::-1], strict=True)
+            self._over_regions(operation, extents[:, side], empty)
+            for side, (operation, empty) in enumerate(operations)
         ]
-        limits += [self._over_regions(np.maximum, high, 0) for _, high in (columns, rows)]
         return np.stack(limits, axis=1) * (self.areas > 0)[:, None]
 
     def _over_regions(self, operation: np.ufunc, values: np.ndarray, empty: int) -> np.ndarray:
@@ -233,10 +234,12 @@ class Regions:
         Returns:
             (R, P) float64.
         """
-        flat = self.labels.ravel()
-        totals = [np.bincount(flat, weights=m.ravel(), minlength=self.num_atoms) for m in maps]
-        totals = np.array(totals).reshape(len(maps), self.num_atoms)
-        return np.asarray(self.membership @ totals.T)
+        cuts, atoms = segments(self.labels.ravel())
+        totals = np.zeros((self.num_atoms, len(maps)))
+        for column, values in enumerate(maps):
+            runs = np.add.reduceat(values.ravel(), cuts[:-1], dtype=np.float64)
+            totals[:, column] = np.bincount(atoms, weights=runs, minlength=self.num_atoms)
+        return np.asarray(self.membership @ totals)
 
     def decode(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """(K, H, W) bool, the masks of the chosen regions (default all), in the order asked."""
@@ -251,7 +254,7 @@ class Regions:
         x0, y0, x1, y1 = (int(v) for v in box)
         table = np.zeros(self.num_atoms, dtype=bool)
         table[self.atoms[self.starts[index] : self.starts[index + 1]]] = True
-        return table[self.labels[y0:y1, x0:x1]]
+        return np.take(table, self.labels[y0:y1, x0:x1])
 
     def crops(self, size: int) -> np.ndarray:
         """Each mask cropped to its box and resized to ``size`` x ``size``, as Pillow's NEAREST.
@@ -332,12 +335,19 @@ def _from_lists(labels: np.ndarray, lists: Sequence[np.ndarray], number: int) ->
     return Regions(labels, starts, atoms, number)
 
 
-def _extent(labels: np.ndarray, number: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) first and (A,) one past the last row (axis 0) or column (axis 1) of each atom."""
-    lines = labels if axis == 0 else labels.T
-    low, high = np.full(number, len(lines)), np.zeros(number, dtype=np.int64)
-    for place, line in enumerate(lines):
-        high[line] = place + 1
-    for place in range(len(lines) - 1, -1, -1):
-        low[lines[place]] = place
-    return low, high
+def _extents(labels: np.ndarray, number: int) -> np.ndarray:
+    """(A, 4) int64 boxes of atoms; of one without pixels the image's far corner, then zeros."""
+    height, width = labels.shape
+    flat = labels.ravel()
+    cut = np.empty(flat.shape, dtype=bool)  # where a run of one atom within a row starts
+    np.not_equal(flat[1:], flat[:-1], out=cut[1:])
+    cut[::width] = True
+    begins = np.flatnonzero(cut)
+    atoms, (rows, left) = flat[begins], np.divmod(begins, width)
+    right = np.append(begins[1:], flat.size) - rows * width
+    boxes = np.tile([width, height, 0, 0], (number, 1))
+    np.minimum.at(boxes[:, 0], atoms, left)
+    np.minimum.at(boxes[:, 1], atoms, rows)
+    np.maximum.at(boxes[:, 2], atoms, right)
+    np.maximum.at(boxes[:, 3], atoms, rows + 1)
+    return boxes

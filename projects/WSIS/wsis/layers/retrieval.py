@@ -45,8 +45,8 @@ def contour_pixels(regions: Regions, index: int, width: int) -> np.ndarray:
     x1, y1 = min(columns, x1 + width), min(height, y1 + width)
     mask = regions.decode_box(index, (x0, y0, x1, y1)).view(np.uint8)
     edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8))
-    ys, xs = np.nonzero(edge.view(bool))
-    return (ys + y0) * columns + (xs + x0)
+    rows, across = np.divmod(np.flatnonzero(edge.view(bool)), x1 - x0)
+    return (rows + y0) * columns + (across + x0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PreparedProposals:
     Attributes:
         regions: R regions of (H, W).
         valid: (R,) bool, whether the size limits admit it.
-        contours: (R, H W) sparse float32 of ones on the contour of valid regions.
+        contours: (R, H W) sparse float64 of ones on the contour of valid regions.
     """
 
     regions: Regions
@@ -69,8 +69,10 @@ class PreparedProposals:
 
     def contour_sums(self, maps: np.ndarray) -> np.ndarray:
         """(R, P) float64: sum of each map (P, H, W) on each contour."""
-        flat = np.asarray(maps, dtype=np.float64).reshape(len(maps), self.contours.shape[1])
-        return np.asarray(self.contours @ np.ascontiguousarray(flat.T))
+        sums = np.zeros((len(self.regions), len(maps)))
+        for column, values in enumerate(maps):  # one by one: a transposed copy would cost more
+            sums[:, column] = self.contours @ values.ravel().astype(np.float64)
+        return sums
 
 
 def prepare_proposals(

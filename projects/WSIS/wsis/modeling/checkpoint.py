@@ -187,7 +187,23 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
             return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
     if "backbone.conv1.0.weight" in own and any("features.0.weight" in name for name in state):
         return torchvision_vgg16_to_wsis(state, prefix_to="backbone.")
-    return state
+    return _to_prefix_of(own, state)
+
+
+def _to_prefix_of(
+    own: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
+
+    Of the names as they are and these two ways of changing them, the first with most names that
+    the model has.
+    """
+    ways = (
+        state,
+        {f"backbone.{name}": value for name, value in state.items()},
+        {name.removeprefix("peak_classifier."): value for name, value in state.items()},
+    )
+    return max(ways, key=lambda way: len(own.keys() & way.keys()))
 
 
 def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadReport:

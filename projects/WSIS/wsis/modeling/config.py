@@ -103,8 +103,8 @@ def _add_peak_classifier_config(cfg: CfgNode) -> None:
     keys.PEAK_THRESHOLD = 30.0
     # At most so many peaks of an image, the highest; 0: all.
     keys.MAX_PEAKS = 0
-    # Gradients that peak back-propagation holds at a time, MiB, about.
-    keys.MEMORY_MB = 256
+    # Gradients that peak back-propagation holds at a time, MiB, about; 0: 64 on a CPU, else 1024.
+    keys.MEMORY_MB = 0
 
 
 def add_modeling_config(cfg: CfgNode) -> None:

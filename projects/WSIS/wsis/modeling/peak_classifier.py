@@ -74,7 +74,8 @@ class PeakClassifier(nn.Module):
         class_threshold: peaks of classes that score at least this count.
         peak_threshold: peaks higher than this count.
         max_peaks: of an image, the highest; 0 for all.
-        memory: bytes of gradients that peak back-propagation holds at a time, about.
+        memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
+            device's default.
     """
 
     @configurable
@@ -94,7 +95,7 @@ class PeakClassifier(nn.Module):
         class_threshold: float = 0.0,
         peak_threshold: float = 30.0,
         max_peaks: int = 0,
-        memory: int = 2**28,
+        memory: int | None = None,
     ) -> None:
         super().__init__()
         shapes = backbone.output_shape()
@@ -135,7 +136,7 @@ class PeakClassifier(nn.Module):
             "class_threshold": keys.CLASS_THRESHOLD,
             "peak_threshold": keys.PEAK_THRESHOLD,
             "max_peaks": keys.MAX_PEAKS,
-            "memory": keys.MEMORY_MB * 2**20,
+            "memory": keys.MEMORY_MB * 2**20 or None,
         }
 
     @property

@@ -20,12 +20,14 @@ from wsis.visualization.panels import (
     heat_panel,
     label_panel,
     longest_displacement,
+    mark_places,
     probability_panel,
 )
 from wsis.visualization.resizing import PANEL_WIDTH
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CLASSES = 4
+_MOST_PEAKS = 6
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,35 @@ def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [draw_found(scene, found, "instances")]
 
 
+def _draw_class_maps(scene: Scene, arrays: Arrays) -> list[Picture]:
+    pictures = []
+    maps = np.asarray(arrays["class_maps"], dtype=np.float32)
+    for class_id, values in zip(arrays["map_classes"][:_MOST_CLASSES], maps, strict=False):
+        positive, own = np.maximum(values, 0.0), arrays["peaks"][:, 0] == class_id
+        panel = heat_panel(scene.image, positive, highest=float(positive.max()), width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][own])
+        note = f"{scene.classes[class_id]}, highest {values.max():.3g}"
+        pictures.append(Picture(panel, "class response map", note))
+    return pictures
+
+
+def _draw_responses(scene: Scene, arrays: Arrays) -> list[Picture]:
+    pictures = []
+    values, peaks = arrays["peak_values"], arrays["peaks"]
+    for p in np.argsort(-values, kind="stable")[:_MOST_PEAKS].tolist():
+        # The root shows what is faint beside the few brightest pixels.
+        response = np.sqrt(np.asarray(arrays["responses"][p], dtype=np.float32))
+        panel = heat_panel(scene.image, response, highest=float(response.max()), width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][p : p + 1])
+        note = f"{scene.classes[peaks[p, 0]]} {values[p]:.3g}"
+        pictures.append(Picture(panel, "peak response map", note))
+    left_out = len(values) - len(pictures)
+    if left_out > 0:
+        last = pictures[-1]
+        pictures[-1] = Picture(last.panel, last.title, f"{last.note} ({left_out} more peaks)")
+    return pictures
+
+
 _VIEWS: list[View] = [
     View(
         ("keys", "cam"),
@@ -169,6 +200,20 @@ _VIEWS: list[View] = [
         "Class activation map of one tag of the image, from blue (0) to red (1, its maximum): "
         "where the classifier saw the class.",
         _draw_cam,
+    ),
+    View(
+        ("map_classes", "class_maps", "peaks", "peak_places"),
+        "class response map",
+        "Raw score of a class in each cell, from blue (0 or less) to red (its maximum); crosses "
+        "are the peaks that count.",
+        _draw_class_maps,
+    ),
+    View(
+        ("responses", "peaks", "peak_places", "peak_values"),
+        "peak response map",
+        "Where in the photograph one peak (the cross) comes from, the highest peaks first; the "
+        "root of the map, from blue (0) to red (its maximum).",
+        _draw_responses,
     ),
     View(
         ("label",),
