@@ -62,6 +62,15 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION = CfgNode()
     # Named protocols for instance masks: "voc", "coco".
     cfg.WSIS.EVALUATION.PROTOCOLS = ("voc", "coco")
+    # Departures from the protocols; each shows in the protocol's name beside every figure.
+    # VOC 2007's 11-point average precision ("voc" only).
+    cfg.WSIS.EVALUATION.ELEVEN_POINT = False
+    # Count difficult objects like others, as chainercv does; False: "voc" neither asks for them nor
+    # punishes finding them, "coco" treats them as crowds.
+    cfg.WSIS.EVALUATION.USE_DIFFICULT = True
+    # Void pixels: False leaves them in the predictions, hence in the unions; True cuts them out
+    # ("voc") or treats the void region as a crowd of every class ("coco").
+    cfg.WSIS.EVALUATION.IGNORE_VOID = False
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
     # Data sets on which products are evaluated, by image key; () for all of WSIS.IMAGES.
@@ -76,13 +85,8 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_input_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
-METHOD_NODES = (
-    "MODEL.CAMNET",
-    "MODEL.PEAK_CLASSIFIER",
-    "MODEL.IRNET",
-    "MODEL.PRM",
-    "MODEL.CIM",
-)
+    add_prm_config(cfg)
+    add_cim_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:

@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from wsis.errors import DataError
-from wsis.modeling.backbones.vgg import torchvision_vgg16_to_wsis
+from wsis.modeling.vgg_checkpoint import torchvision_vgg16_to_wsis
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -15,9 +13,6 @@ from torch import Tensor, nn
 from wsis.errors import UsageError
 
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
-# Convolutions of torchvision's ``features``, stage by stage.
-_TORCHVISION = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-_NAME = re.compile(r"(?:0\.)?features\.(\d+)\.(weight|bias)")
 
 
 class VGG16(Backbone):
@@ -92,25 +87,3 @@ def build_vgg16_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         in_channels=input_shape.channels,
     )
-
-
-def torchvision_vgg16_to_wsis(
-    state: Mapping[str, torch.Tensor], prefix_to: str = ""
-) -> dict[str, torch.Tensor]:
-    """Convolutions of a torchvision VGG-16 (``features.*``, or ``0.features.*``) in our names.
-
-    Args:
-        state: a state dict; it is not changed. Fully connected layers are left out.
-        prefix_to: what shall precede our names ("backbone.").
-    """
-    names = {
-        place: f"conv{k + 1}.{2 * order}"
-        for k, places in enumerate(_TORCHVISION)
-        for order, place in enumerate(places)
-    }
-    converted = {}
-    for name, value in state.items():
-        match = _NAME.fullmatch(name)
-        if match and int(match[1]) in names:
-            converted[f"{prefix_to}{names[int(match[1])]}.{match[2]}"] = value
-    return converted
