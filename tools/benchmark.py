@@ -32,6 +32,7 @@ MODULES = (
     "cim",
     "prm",
     "proposals",
+    "training",
 )  # files of plain/, each registers its benchmarks when imported
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
 MIB = 2**20

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
+from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.cim.config import add_cim_config
 from wsis.methods.irnet.config import add_irnet_config
@@ -83,6 +84,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     """Add WSIS's keys to a Detectron2 config, in place."""
     _add_shared_config(cfg)
     add_input_config(cfg)
+    add_proposals_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
     add_prm_config(cfg)
