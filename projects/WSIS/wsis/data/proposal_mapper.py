@@ -74,7 +74,8 @@ def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
         ValueError: arrays that are missing or do not fit together.
     """
     try:
-        boxes, packed, side = arrays["boxes"], arrays["crops"], int(arrays["crop_size"])
+        boxes, packed = arrays["boxes"], arrays["crops"]
+        side = int(arrays["crop_size"].item())
     except (KeyError, TypeError) as error:
         raise ValueError(f"no {error}") from None
     if boxes.shape != (len(packed), 4) or side < 1 or packed.shape[1:] != (-(-(side**2) // 8),):

@@ -246,7 +246,8 @@ class CIMROIHeads(nn.Module):
         self, scores: Scores, proposals: Instances, target: BagTarget
     ) -> dict[str, Tensor]:
         """The four losses of one image, all weights included; 0 without proposals or tags."""
-        zero = sum(part.sum() * 0 for part in (scores.classes, *scores.refined, *scores.integrity))
+        every = (scores.classes, scores.detection, *scores.refined, *scores.integrity)
+        zero = sum(part.sum() * 0 for part in every)
         losses = dict.fromkeys(LOSSES, zero)
         labels = target.labels
         if len(proposals) == 0 or not labels.any():
