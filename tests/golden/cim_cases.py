@@ -78,7 +78,7 @@ def network_of(golden, arrays):
     """`CIM` with a file's weights, on the backbone that their names tell; in eval mode."""
     shapes = golden.text(arrays["state_shapes"])
     cfg = get_wsis_cfg()
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = "meta"  # no memory for initial values
     cfg.MODEL.META_ARCHITECTURE = "CIM"
     cfg.MODEL.ROI_HEADS.NAME = "CIMROIHeads"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -92,7 +92,7 @@ def network_of(golden, arrays):
     else:
         cfg.MODEL.BACKBONE.NAME = "build_vgg16_backbone"
         cfg.MODEL.CIM.IN_FEATURE = "conv5"
-    with torch.device("meta"):  # no memory for initial values
+    with torch.device("meta"):
         model = build_model(cfg)
     state = convert_cim(weights_of(golden, arrays))
     found = model.load_state_dict(state, strict=False, assign=True)
