@@ -57,10 +57,17 @@ def environment(datasets: Path) -> dict[str, str]:
     }
 
 
+def tiny_overrides(config: Path = PIPELINE, extra: Overrides = ()) -> list[str]:
+    """The words ``KEY VALUE ...`` of TINY, as far as a pipeline has their stages, and ``extra``."""
+    stages = {Path(line.strip()).stem for line in config.read_text().splitlines()}
+    pairs = [pair for pair in TINY if pair[0][0].isupper() or pair[0].partition(".")[0] in stages]
+    return [word for pair in (*pairs, *extra) for word in pair]
+
+
 def _command(
     arguments: Sequence[object], output: Path, config: Path, extra: Overrides
 ) -> list[str]:
-    words = [word for pair in (*TINY, *extra) for word in pair]
+    words = tiny_overrides(config, extra)
     return ["--config-file", str(config), *map(str, arguments), "OUTPUT_DIR", str(output), *words]
 
 

@@ -17,11 +17,14 @@ from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import class_names
 from wsis.data.images import read_image
 from wsis.data.mappers import build_mapper
+from wsis.data.proposals.store import proposals_from_artifact
+from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.errors import UsageError, WSISError
+from wsis.layers.regions import Regions
 from wsis.report.products import Picture, Scene, views_of
-from wsis.stage import InferStage
+from wsis.stage import DeriveStage, InferStage
 from wsis.visualization.panels import photo_panel
 
 _DESCRIPTION = """\
@@ -91,7 +94,7 @@ class Demo:
             for product in stage.consumes
             if product != "proposals"
         }
-        self.planned, self.stage = planned, stage
+        self.pipeline, self.planned, self.stage = pipeline, planned, stage
         self.mapper = build_mapper(planned.cfg, stage.mapper, is_train=False, products=products)
         self.model = build_inference_model(planned.cfg, products[stage.weights_from].weights)
         if stage.prepare_model is not None:
@@ -130,8 +133,13 @@ class Demo:
             raise UsageError(f"there is no class {name!r}; it knows {', '.join(self.classes)}")
         return self.classes.index(name)
 
-    def _proposals(self, record: dict[str, Any]) -> Any:
-        raise UsageError("proposals for single photographs are not made yet")
+    def _proposals(self, record: dict[str, Any]) -> Regions:
+        """Segment proposals as the pipeline's own stage makes them."""
+        makers = [p for p in self.pipeline.stages if p.stage.produces == "proposals"]
+        if not makers or not isinstance(makers[-1].stage, DeriveStage):
+            raise UsageError(f"pipeline {self.pipeline.name} has no stage that derives proposals")
+        maker = makers[-1]
+        return proposals_from_artifact(maker.stage.function(record, {}, maker.cfg)).regions
 
 
 def save_figure(pictures: Sequence[Picture], path: Path) -> None:
@@ -154,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        pipeline = load_pipeline(args.config_file, args.set)
+        device, _ = choose_devices(None, None)
+        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
         demo = Demo(pipeline, choose_stage(pipeline, args.stage))
         folder = Path(args.output)
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.mappers import build_mapper
+from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.errors import UsageError, WSISError
@@ -99,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_args(argv)
     try:
-        pipeline = load_pipeline(args.config_file, args.overrides)
+        device, _ = choose_devices(None, None)
+        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.overrides])
         users = [p for p in pipeline.stages if "peak_classifier" in p.stage.consumes]
         if not users:
             raise UsageError(f"pipeline {pipeline.name} has no stage that uses a peak classifier")
