@@ -17,6 +17,7 @@ from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters, cluster_proposals, peaks_to_pixels
 
 Arrays = dict[str, np.ndarray]
+_REPORT_SIDE = 112  # longer side of the maps that are kept for the report
 
 
 def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Proposals:
@@ -32,8 +33,27 @@ def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Pr
         ) from error
 
 
-def _artifact(clusters: Clusters) -> Arrays:
-    return {"ids": clusters.ids, "classes": clusters.classes}
+def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
+    """What is kept of the clusters of an image.
+
+    Returns:
+        ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id
+        or -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
+        cluster's proposals that cover it.
+    """
+    regions = proposals.regions
+    numbers = np.unique(clusters.ids[clusters.ids > 0])
+    step = -(-max(regions.size) // _REPORT_SIDE)
+    labels = regions.labels[::step, ::step]
+    maps = np.zeros((len(numbers), *labels.shape), dtype=np.float16)
+    owners = np.zeros(len(numbers), dtype=np.int64)
+    for row, number in enumerate(numbers):
+        members = np.flatnonzero(clusters.ids == number)
+        share = np.asarray(regions.membership[members].sum(axis=0)).ravel() / len(members)
+        maps[row] = share[labels]
+        owners[row] = clusters.classes[members[0]] - 1
+    found = {"ids": clusters.ids, "classes": clusters.classes}
+    return found | {"cluster_labels": owners, "cluster_maps": maps}
 
 
 def derive_crops(dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode) -> Arrays:
@@ -56,7 +76,7 @@ def derive_peak_clusters(
         mean_threshold=keys.MEAN_THRESHOLD,
         iou_threshold=keys.IOU_THRESHOLD,
     )
-    return _artifact(clusters)
+    return clusters_artifact(clusters, proposals)
 
 
 def derive_point_clusters(
@@ -80,7 +100,7 @@ def derive_point_clusters(
         mean_threshold=keys.MEAN_THRESHOLD,
         iou_threshold=keys.IOU_THRESHOLD,
     )
-    return _artifact(clusters)
+    return clusters_artifact(clusters, proposals)
 
 
 def derive_original_clusters(
@@ -93,13 +113,13 @@ def derive_original_clusters(
     if identity not in labels:
         raise DataError(f"{path} has no image {identity} ({dataset_dict['image_key']})")
     ids, classes = labels[identity]
-    count = len(_proposals_of(dataset_dict, artifacts))
-    if len(ids) != count:
+    proposals = _proposals_of(dataset_dict, artifacts)
+    if len(ids) != len(proposals):
         raise DataError(
-            f"{path}: image {identity} has {len(ids)} proposals, the stage proposals {count}; use "
-            "the proposals that the file was made of"
+            f"{path}: image {identity} has {len(ids)} proposals, the stage proposals "
+            f"{len(proposals)}; use the proposals that the file was made of"
         )
-    return _artifact(Clusters(ids, classes))
+    return clusters_artifact(Clusters(ids, classes), proposals)
 
 
 @lru_cache(maxsize=1)

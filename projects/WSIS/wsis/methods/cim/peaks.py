@@ -48,8 +48,8 @@ class ClassPeaks(nn.Module):
 
         Returns:
             per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
-            (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, and ``maps``
-            (K, h, w), the class response maps of the tags.
+            (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, ``maps``
+            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)
@@ -74,5 +74,6 @@ class ClassPeaks(nn.Module):
             )
             grid = torch.tensor(response.class_maps.shape[1:])
             maps = response.class_maps[present]
-            results.append({"peaks": peaks, "values": values, "grid": grid, "maps": maps})
+            found_here = {"peaks": peaks, "values": values, "grid": grid}
+            results.append(found_here | {"maps": maps, "classes": present})
         return results

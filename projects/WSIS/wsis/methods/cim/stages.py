@@ -33,12 +33,22 @@ _NEEDED = ("proposals", "proposal_crops")
 
 
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What is kept of an image's class peaks; the maps, for the report, coarsely."""
+    """What is kept of an image's class peaks.
+
+    Returns:
+        ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells,
+        their ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of
+        the image; ``class_maps`` (K, h, w) float16 of the tags ``map_classes`` (K,).
+    """
+    peaks = output["peaks"].cpu().numpy().astype(np.int64)
+    grid = output["grid"].cpu().numpy().astype(np.int64)
     return {
-        "peaks": output["peaks"].cpu().numpy().astype(np.int64),
-        "values": output["values"].cpu().numpy().astype(np.float32),
-        "grid": output["grid"].cpu().numpy().astype(np.int64),
-        "maps": output["maps"].cpu().numpy().astype(np.float16),
+        "peaks": peaks,
+        "peak_values": output["values"].cpu().numpy().astype(np.float32),
+        "peak_places": ((peaks[:, 1:] + 0.5) / grid).astype(np.float32),
+        "grid": grid,
+        "class_maps": output["maps"].cpu().numpy().astype(np.float16),
+        "map_classes": output["classes"].cpu().numpy().astype(np.int64),
     }
 
 
