@@ -30,6 +30,7 @@ MODULES = (
     "dense_crf",
     "irnet",
     "cim",
+    "cim_step",
     "prm",
     "proposals",
     "training",
