@@ -15,7 +15,11 @@ from wsis.data.files import sha256_of_file
 from wsis.errors import DataError, WSISError
 
 URL = "https://download.pytorch.org/models/"
-WEIGHTS = {"resnet50": "resnet50-19c8e357.pth", "resnet101": "resnet101-5d3b4d8f.pth"}
+WEIGHTS = {
+    "resnet50": "resnet50-19c8e357.pth",
+    "resnet101": "resnet101-5d3b4d8f.pth",
+    "vgg16": "vgg16-397923af.pth",
+}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
     add("--root", type=Path, default=Path("datasets/weights"), help="default: %(default)s")
-    add("--download", action="store_true", help="download what is missing (about 100 MB a file)")
+    add("--download", action="store_true", help="download what is missing (100 to 550 MB a file)")
     return parser.parse_args(arguments)
 
 
