@@ -28,6 +28,7 @@ from typing import Any
 
 MODULES = (
     "dense_crf",
+    "iam",
     "irnet",
     "cim",
     "cim_step",

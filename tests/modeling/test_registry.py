@@ -7,6 +7,7 @@ from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_optimizer
 
 from tests.methods.cim.networks import serving_sample, tiny_cim_cfg, training_sample
+from tests.methods.iam.test_meta_arch import sample, tiny_iam_cfg
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
 
 get_wsis_cfg()  # registers everything
@@ -66,7 +67,14 @@ def class_peaks():
     return cfg, train, empty
 
 
-CASES = {"CIM": cim, "ClassPeaks": class_peaks, "CAMNet": camnet, "IRNet": irnet, "PRM": prm}
+def iam():
+    cfg = tiny_iam_cfg()
+    train = [sample(), sample(40, 36, labels=[], seed=1)]
+    return cfg, train, {"image": image(21, 30), "image_labels": []}
+
+
+CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam, "CIM": cim}
+CASES["ClassPeaks"] = class_peaks
 
 
 def test_every_meta_architecture_has_a_case():

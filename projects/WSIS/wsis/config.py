@@ -9,6 +9,7 @@ from wsis.data.config import add_input_config
 from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.cim.config import add_cim_config
+from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
@@ -21,6 +22,7 @@ METHOD_NODES = (
     "MODEL.PEAK_CLASSIFIER",
     "MODEL.IRNET",
     "MODEL.PRM",
+    "MODEL.IAM",
     "MODEL.CIM",
 )
 
@@ -46,6 +48,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
 
     # Optimiser, beyond Detectron2's SOLVER keys.
     cfg.WSIS.SOLVER = CfgNode()
+    # "SGD", or "Adam" (which takes no SOLVER.MOMENTUM).
+    cfg.WSIS.SOLVER.OPTIMIZER = "SGD"
     # [module name prefix, factor] pairs: rate = SOLVER.BASE_LR x factor of the first match.
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
@@ -72,6 +76,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # Void pixels: False leaves them in the predictions, hence in the unions; True cuts them out
     # ("voc") or treats the void region as a crowd of every class ("coco").
     cfg.WSIS.EVALUATION.IGNORE_VOID = False
+    # A class without any object has AP 0, as CIM's tables count it; False leaves it out ("coco").
+    cfg.WSIS.EVALUATION.ABSENT_IS_ZERO = False
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
     # Data sets on which products are evaluated, by image key; () for all of WSIS.IMAGES.
@@ -89,6 +95,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_irnet_config(cfg)
     add_prm_config(cfg)
     add_cim_config(cfg)
+    add_iam_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:

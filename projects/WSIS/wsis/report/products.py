@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.proposals.store import proposals_from_artifact
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.layers.region_overlap import overlap_with_masks
 from wsis.report.instances import Found, sort_found
 from wsis.visualization.instances import instance_labels, instances_panel, matched_colors
 from wsis.visualization.panels import (
@@ -27,6 +29,7 @@ from wsis.visualization.resizing import PANEL_WIDTH
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CLASSES = 4
+_FIRST_PROPOSALS = 12
 _MOST_PEAKS = 6
 
 
@@ -157,6 +160,37 @@ def _draw_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [Picture(cluster_panel(scene.image, clusters, width=scene.width), "clusters", note)]
 
 
+def _draw_proposals(scene: Scene, arrays: Arrays) -> list[Picture]:
+    regions = proposals_from_artifact(arrays).regions
+    first = regions[:_FIRST_PROPOSALS].decode()
+    order = np.argsort(-first.sum(axis=(1, 2)), kind="stable")  # small ones above large ones
+    panel = instances_panel(scene.image, first[order], None, width=scene.width)
+    pictures = [Picture(panel, "first proposals", f"{len(first)} of {len(regions)}")]
+    if scene.truth is None or len(scene.truth.masks) == 0:
+        return pictures
+    iou = overlap_with_masks(regions, np.asarray(scene.truth.masks, dtype=bool))  # (R, K)
+    best = iou.argmax(axis=0)
+    values = iou[best, np.arange(len(best))]
+    labels = [f"{value:.2f}" for value in values]
+    panel = instances_panel(scene.image, regions.decode(best), labels, width=scene.width)
+    pictures.append(Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}"))
+    return pictures
+
+
+def _draw_activation(scene: Scene, arrays: Arrays) -> list[Picture]:
+    values, peaks = arrays["peak_values"], arrays["peaks"]
+    order = np.argsort(-values, kind="stable").tolist()
+    pictures = []
+    for p in order[:_MOST_PEAKS]:
+        activation = np.asarray(arrays["activation"][p], dtype=np.float32)
+        panel = heat_panel(scene.image, activation, width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][p : p + 1])
+        kept = "" if p in arrays["instance_peaks"] else ", no instance"
+        note = f"{scene.classes[peaks[p, 0]]} {values[p]:.3g}{kept}"
+        pictures.append(Picture(panel, "instance activation map", note))
+    return pictures
+
+
 def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
     ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
     found = Found(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
@@ -265,6 +299,20 @@ _VIEWS: list[View] = [
         "clusters",
         "Cells whose displacements end in the same centre, whatever their class.",
         _draw_clusters,
+    ),
+    View(
+        ("members", "num_atoms"),
+        "proposals",
+        "Regions that may be objects: the first ones in their own order, and, where there is "
+        "ground truth, the one that fits each true object best, with its IoU.",
+        _draw_proposals,
+    ),
+    View(
+        ("activation", "instance_peaks", "peaks", "peak_places", "peak_values"),
+        "instance activation map",
+        "A peak response map, filled: probability that a pixel belongs to the object of the cross, "
+        "from blue (0) to red (1), the highest peaks first.",
+        _draw_activation,
     ),
     View(
         ("classes", "scores", "masks"),
