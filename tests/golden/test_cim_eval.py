@@ -5,7 +5,7 @@ import pytest
 from wsis.data.rle import check_rle, decode_rle
 from wsis.evaluation.coco import CocoMeasure
 from wsis.evaluation.streaming import InstancePair, InstancePrediction
-from wsis.evaluation.truth import EvaluationTruth
+from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import ProtocolOptions
 
 from tests.golden.conftest import assert_close
@@ -23,44 +23,41 @@ def decoded(annotations, size):
     return np.array(masks, dtype=bool).reshape(-1, *size)
 
 
-def classes_of(annotations, categories):
-    return np.array([categories.index(a["category_id"]) for a in annotations], dtype=np.int64)
-
-
 def pairs(golden, arrays):
+    """Images by key, with what the data layer would make of their annotations."""
     truth, found = golden.text(arrays["gt_json"]), golden.text(arrays["pred_json"])
     categories = sorted(category["id"] for category in truth["categories"])
-    for image in truth["images"]:
+    for image in sorted(truth["images"], key=lambda image: image["id"]):
         size = (image["height"], image["width"])
-        own = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
-        things = [a for a in own if not a.get("iscrowd")]
-        crowds = [a for a in own if a.get("iscrowd")]
+        own = [
+            {**a, "category_id": categories.index(a["category_id"])}
+            for a in truth["annotations"]
+            if a["image_id"] == image["id"]
+        ]
+        for annotation in own:
+            annotation["segmentation"] = check_rle(annotation["segmentation"], size)
+        record = {"file_name": image["file_name"], "image_id": image["id"], "annotations": own}
         predicted = [a for a in found if a["image_id"] == image["id"]]
-        regions = decoded(crowds, size)
         yield InstancePair(
             f"{image['id']:012d}",
             InstancePrediction(
-                classes_of(predicted, categories),
+                np.array([categories.index(a["category_id"]) for a in predicted], dtype=np.int64),
                 np.array([a["score"] for a in predicted]),
                 decoded(predicted, size),
             ),
-            EvaluationTruth(
-                masks=decoded(things, size),
-                classes=classes_of(things, categories),
-                void=regions.any(axis=0),
-                difficult=np.zeros(len(things), dtype=bool),
-                crowd_masks=regions,
-                crowd_classes=classes_of(crowds, categories),
-            ),
+            load_truth(record | {"height": size[0], "width": size[1], "image_labels": []}),
         )
+
+
+def metrics_of(golden, arrays, measure):
+    return measure.summarise([measure.measure(pair) for pair in pairs(golden, arrays)])
 
 
 def test_average_precision(golden, arrays):
     names = [str(name) for name in arrays["class_names"]]
     measure = CocoMeasure(names, options=ProtocolOptions(absent_is_zero=True))
     assert measure.protocol == "coco, absent classes 0"
-    in_order = sorted(pairs(golden, arrays), key=lambda pair: pair.key)
-    metrics = measure.summarise([measure.measure(pair) for pair in in_order])
+    metrics = metrics_of(golden, arrays, measure)
     for index, threshold in enumerate(arrays["thresholds"]):
         figure = f"AP{round(100 * float(threshold))}"
         by_class = np.array([metrics[f"{figure}/{name}"] for name in names]) / 100
@@ -70,8 +67,7 @@ def test_average_precision(golden, arrays):
 
 def test_figures_of_coco(golden, arrays):
     measure = CocoMeasure([str(name) for name in arrays["class_names"]])
-    in_order = sorted(pairs(golden, arrays), key=lambda pair: pair.key)
-    metrics = measure.summarise([measure.measure(pair) for pair in in_order])
+    metrics = metrics_of(golden, arrays, measure)
     for figure, expected in zip(STATS, arrays["coco_stats"], strict=False):
         actual = metrics[figure] / 100
         assert_close(-1.0 if np.isnan(actual) else actual, expected, 1e-9, figure)
