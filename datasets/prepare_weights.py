@@ -19,6 +19,7 @@ WEIGHTS = {
     "resnet50": "resnet50-19c8e357.pth",
     "resnet101": "resnet101-5d3b4d8f.pth",
     "mobilenet_v2": "mobilenet_v2-b0353104.pth",
+    "vgg16": "vgg16-397923af.pth",
 }
 
 
@@ -30,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
     add("--root", type=Path, default=Path("datasets/weights"), help="default: %(default)s")
-    add("--download", action="store_true", help="download what is missing (14 to 180 MB a file)")
+    add("--download", action="store_true", help="download what is missing (14 to 550 MB a file)")
     return parser.parse_args(arguments)
 
 

@@ -30,6 +30,8 @@ MODULES = (
     "dense_crf",
     "iam",
     "irnet",
+    "cim",
+    "cim_step",
     "prm",
     "proposals",
     "training",

@@ -38,6 +38,13 @@ def convert_irnet_file(state: Mapping[str, torch.Tensor]) -> State:
     return camnet_from_original(state)
 
 
+def convert_cim_file(state: Mapping[str, torch.Tensor]) -> State:
+    """A network of the original CIM, on VGG-16, ResNet-50 or HRNet-W48."""
+    from wsis.methods.cim.convert import convert_cim
+
+    return convert_cim(state)
+
+
 def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     """A torchvision ResNet, to the ``backbone`` of a WSIS model."""
     converted = torchvision_resnet_to_detectron2(state, prefix_to="backbone.")
@@ -56,6 +63,7 @@ def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
 
 
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+    "cim": convert_cim_file,  # its prm_voc.pth and prm_coco.pth are method prm
     "iam": convert_iam_file,
     "irnet": convert_irnet_file,
     "prm": peak_classifier_from_original,  # also ultra-thin-PRM's, and the PRM of simple-IAM

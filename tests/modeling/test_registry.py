@@ -6,6 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_optimizer
 
+from tests.methods.cim.networks import serving_sample, tiny_cim_cfg, training_sample
 from tests.methods.iam.test_meta_arch import sample, tiny_iam_cfg
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
 
@@ -55,13 +56,25 @@ def prm():
     return cfg, train, {"image": image(21, 30), "image_labels": []}
 
 
+def cim():
+    train = [training_sample(40, 56, [0, 2]), training_sample(33, 24, [], seed=1)]
+    return tiny_cim_cfg(), train, serving_sample(40, 56, count=0)
+
+
+def class_peaks():
+    cfg, train, empty = prm()
+    cfg.MODEL.META_ARCHITECTURE = "ClassPeaks"
+    return cfg, train, empty
+
+
 def iam():
     cfg = tiny_iam_cfg()
     train = [sample(), sample(40, 36, labels=[], seed=1)]
     return cfg, train, {"image": image(21, 30), "image_labels": []}
 
 
-CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam}
+CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam, "CIM": cim}
+CASES["ClassPeaks"] = class_peaks
 
 
 def test_every_meta_architecture_has_a_case():

@@ -11,6 +11,7 @@ from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
+from wsis.methods.cim.config import add_cim_config
 from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.methods.prm.config import add_prm_config
@@ -19,7 +20,14 @@ from wsis.modeling.config import add_modeling_config
 ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
-METHOD_NODES = ("MODEL.CAMNET", "MODEL.PEAK_CLASSIFIER", "MODEL.IRNET", "MODEL.PRM", "MODEL.IAM")
+METHOD_NODES = (
+    "MODEL.CAMNET",
+    "MODEL.PEAK_CLASSIFIER",
+    "MODEL.IRNET",
+    "MODEL.PRM",
+    "MODEL.IAM",
+    "MODEL.CIM",
+)
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -49,6 +57,9 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
     cfg.WSIS.SOLVER.POLY_POWER = 0.0
+    # Where the rate changes by more than this factor, up or down, momentum buffers are multiplied
+    # by the change, as Caffe2 needs it (CIM: 1.1); 0: never.
+    cfg.WSIS.SOLVER.SCALE_MOMENTUM = 0.0
 
     # Pseudo labels (export).
     cfg.WSIS.PSEUDO_LABELS = CfgNode()
@@ -68,6 +79,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # Void pixels: False leaves them in the predictions, hence in the unions; True cuts them out
     # ("voc") or treats the void region as a crowd of every class ("coco").
     cfg.WSIS.EVALUATION.IGNORE_VOID = False
+    # A class without any object has AP 0, as CIM's tables count it; False leaves it out ("coco").
+    cfg.WSIS.EVALUATION.ABSENT_IS_ZERO = False
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
     # Data sets on which products are evaluated, by image key; () for all of WSIS.IMAGES.
@@ -84,6 +97,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_modeling_config(cfg)
     add_irnet_config(cfg)
     add_prm_config(cfg)
+    add_cim_config(cfg)
     add_iam_config(cfg)
 
 

@@ -76,9 +76,11 @@ class DeriveStage(Stage):
     Attributes:
         function: called as ``function(dataset_dict, artifacts, cfg)`` with the consumed artifacts
             of one image, ``{product name: {array name: array}}``; returns ``{name: array}``.
+        supervision: the most of the data set's annotations that it looks at.
     """
 
     kind: ClassVar[str] = "derive"
+    supervision: str = "image"
     function: Callable[[dict[str, Any], dict[str, Any], Any], dict[str, Any]]
 
 

@@ -48,6 +48,7 @@ def _protocol_options(keys: CfgNode) -> ProtocolOptions:
         eleven_point=keys.ELEVEN_POINT,
         use_difficult=keys.USE_DIFFICULT,
         ignore_void=keys.IGNORE_VOID,
+        absent_is_zero=keys.ABSENT_IS_ZERO,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from wsis.config import check_config, flatten, get_wsis_cfg
+from wsis.config import METHOD_NODES, check_config, flatten, get_wsis_cfg
 from wsis.data.builtin import class_names
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
@@ -224,9 +224,10 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
         except UsageError as error:
             raise UsageError(f"{key}: {error}") from None
         _check_classes(names[0], classes[names[0]], name, classes[name])
-    count = len(classes[names[0]])
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES = count
-    cfg.MODEL.PEAK_CLASSIFIER.NUM_CLASSES = count
+    for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
+        keys = cfg.MODEL[node.removeprefix("MODEL.")]
+        if "NUM_CLASSES" in keys:
+            keys.NUM_CLASSES = len(classes[names[0]])
 
 
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:

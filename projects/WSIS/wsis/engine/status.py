@@ -26,7 +26,7 @@ from wsis.engine.manifest import (
     read_index,
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
-from wsis.stage import ExportStage, InferStage, TrainStage
+from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 # Config nodes on which a product depends, by kind; a stage adds its own (Stage.config_keys).
 _KIND_KEYS = {
@@ -127,8 +127,8 @@ def _jsonable(value: Any) -> Any:
 
 def _seen_of_the_data_set(planned: PlannedStage) -> str:
     """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
-    if isinstance(planned.stage, TrainStage) and "pseudo_labels" not in planned.consumes:
-        return planned.stage.supervision
+    if isinstance(planned.stage, TrainStage | DeriveStage):
+        return "image" if "pseudo_labels" in planned.consumes else planned.stage.supervision
     return "image"
 
 

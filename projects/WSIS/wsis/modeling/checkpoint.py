@@ -15,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from wsis.errors import DataError
+from wsis.modeling.vgg_checkpoint import torchvision_vgg16_to_wsis
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,25 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
         if stem is not None:
             prefix = stem.removesuffix("stem.conv1.weight")
             return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
-    return state
+    if "backbone.conv1.0.weight" in own and any("features.0.weight" in name for name in state):
+        return torchvision_vgg16_to_wsis(state, prefix_to="backbone.")
+    return _to_prefix_of(own, state)
+
+
+def _to_prefix_of(
+    own: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
+
+    Of the names as they are and these two ways of changing them, the first with most names that
+    the model has.
+    """
+    ways = (
+        state,
+        {f"backbone.{name}": value for name, value in state.items()},
+        {name.removeprefix("peak_classifier."): value for name, value in state.items()},
+    )
+    return max(ways, key=lambda way: len(own.keys() & way.keys()))
 
 
 def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadReport:

@@ -227,6 +227,24 @@ def _draw_responses(scene: Scene, arrays: Arrays) -> list[Picture]:
     return pictures
 
 
+def _draw_proposal_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
+    labels, ids = arrays["cluster_labels"], arrays["ids"]
+    sizes = np.bincount(ids[ids > 0])
+    sizes = sizes[sizes > 0]
+    objects = np.flatnonzero(labels >= 0)
+    pictures = []
+    for row in objects[:_MOST_PEAKS].tolist():
+        share = np.asarray(arrays["cluster_maps"][row], dtype=np.float32)
+        panel = heat_panel(scene.image, share, highest=1.0, width=scene.width)
+        note = f"{scene.classes[labels[row]]}, {sizes[row]} proposals"
+        pictures.append(Picture(panel, "proposal cluster", note))
+    left_out = len(objects) - len(pictures)
+    if left_out > 0:
+        last = pictures[-1]
+        pictures[-1] = Picture(last.panel, last.title, f"{last.note} ({left_out} more clusters)")
+    return pictures
+
+
 _VIEWS: list[View] = [
     View(
         ("keys", "cam"),
@@ -248,6 +266,13 @@ _VIEWS: list[View] = [
         "Where in the photograph one peak (the cross) comes from, the highest peaks first; the "
         "root of the map, from blue (0) to red (its maximum).",
         _draw_responses,
+    ),
+    View(
+        ("cluster_maps", "cluster_labels", "ids"),
+        "proposal cluster",
+        "Proposals that were grouped around one peak or point: the share of them that cover a "
+        "place, from blue (none) to red (all).",
+        _draw_proposal_clusters,
     ),
     View(
         ("label",),
