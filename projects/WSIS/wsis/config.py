@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, get_cfg
 from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.errors import UsageError
+from wsis.methods.boxcaseg.config import add_boxcaseg_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
 
@@ -54,6 +55,9 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION.IMAGES = ()
     # Background scores at which CAMs and their components (the baseline) are evaluated.
     cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4, 0.6)
+    # Iterations of GrabCut, a baseline beside masks in given boxes; 0 leaves it out (about 0.1 s of
+    # a CPU core per box).
+    cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS = 5
 
 
 def add_wsis_config(cfg: CfgNode) -> None:
@@ -62,6 +66,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_input_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
+    add_boxcaseg_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:

@@ -67,7 +67,10 @@ def run_train(
     assert isinstance(stage, TrainStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
-    trainer = Trainer(cfg, dataset_dicts, mapper=mapper, weights=weights)
+    order = None
+    if stage.samples is not None:
+        dataset_dicts, order = stage.samples(dataset_dicts, cfg)
+    trainer = Trainer(cfg, dataset_dicts, mapper=mapper, weights=weights, order=order)
     trainer.resume_or_load()
     trainer.train()
     comm.synchronize()

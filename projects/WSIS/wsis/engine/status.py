@@ -43,7 +43,7 @@ _NEVER = (
     "SOLVER.CHECKPOINT_PERIOD",
 )
 # Nodes of MODEL that only the stages that name them in config_keys look at.
-_METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET")
+_METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET", "MODEL.BOXCASEG")
 
 
 NOT_YET_RUN = "not yet run"
@@ -118,7 +118,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     return digest
 
 
-_MASK_FILES = ("instance_file_name", "semantic_file_name")
+_MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
 # By identity of the list, which is kept so that no other list can take its place.
 _FINGERPRINTS: dict[tuple[int, str], tuple[Sequence[Mapping[str, Any]], str]] = {}
 
@@ -138,9 +138,7 @@ def _jsonable(value: Any) -> Any:
 
 def _seen_of_the_data_set(planned: PlannedStage) -> str:
     """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
-    if isinstance(planned.stage, TrainStage) and "pseudo_labels" not in planned.consumes:
-        return planned.stage.supervision
-    return "image"
+    return "image" if "pseudo_labels" in planned.consumes else planned.stage.supervision
 
 
 def current_inputs(

@@ -15,7 +15,13 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wsis.data.stream import ResumableLoader, StreamBatches, TrainingStream, derive_seed
+from wsis.data.stream import (
+    EpochOrder,
+    ResumableLoader,
+    StreamBatches,
+    TrainingStream,
+    derive_seed,
+)
 from wsis.engine.checkpoint import AtomicCheckpointer
 from wsis.engine.models import build_network
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
@@ -28,9 +34,19 @@ _KEPT_CHECKPOINTS = 2
 
 
 def build_train_loader(
-    cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any]
+    cfg: CfgNode,
+    dataset_dicts: Sequence[dict[str, Any]],
+    mapper: Callable[[dict[str, Any]], Any],
+    *,
+    order: EpochOrder | None = None,
 ) -> ResumableLoader:
     """The training loader of one process; ``SOLVER.IMS_PER_BATCH`` counts all processes together.
+
+    Args:
+        cfg: stage config.
+        dataset_dicts: what to train on.
+        mapper: dataset dict to model input.
+        order: of an epoch; None shuffles.
 
     Raises:
         UsageError: the batch cannot be shared evenly, or no image is left to train on.
@@ -48,6 +64,7 @@ def build_train_loader(
         mapper,
         seed=max(cfg.SEED, 0),
         skip_broken=cfg.WSIS.ON_ERROR == "skip",
+        order=order,
     )
     batches = StreamBatches(
         stream,
@@ -81,6 +98,7 @@ class Trainer(TrainerBase):
         dataset_dicts: what to train on.
         mapper: dataset dict to model input.
         weights: initial weights; None for MODEL.WEIGHTS, "" for none.
+        order: of an epoch; None shuffles.
     """
 
     def __init__(
@@ -90,6 +108,7 @@ class Trainer(TrainerBase):
         *,
         mapper: Callable[[dict[str, Any]], Any],
         weights: str | None = None,
+        order: EpochOrder | None = None,
     ) -> None:
         super().__init__()
         self._seed = max(cfg.SEED, 0)
@@ -98,7 +117,7 @@ class Trainer(TrainerBase):
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.loader = build_train_loader(cfg, dataset_dicts, mapper)
+        self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order)
         self.model = _distribute(model)
         kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._inner = kind(self.model, self.loader, self.optimizer)

@@ -11,6 +11,7 @@ from typing import Any
 
 from wsis.data.artifacts import ProductReader
 from wsis.errors import UsageError
+from wsis.evaluation.box_masks import check_box_masks
 from wsis.evaluation.checks import (
     check_cam,
     check_instances,
@@ -22,6 +23,7 @@ from wsis.evaluation.walk import CheckOptions, Results
 
 Check = Callable[[Sequence[dict[str, Any]], ProductReader, CheckOptions], Results]
 _CHECKS: dict[str, Check] = {
+    "box_masks": check_box_masks,
     "cam": check_cam,
     "instances": check_instances,
     "inter_pixel_label": check_inter_pixel_label,
@@ -48,7 +50,7 @@ def evaluate_product(
     """Run the check that ``Stage.evaluation`` names; every process calls it.
 
     Args:
-        name: "cam", "inter_pixel_label", "instances", "pseudo_labels", "semantic", or one added
+        name: "box_masks", "cam", "inter_pixel_label", "instances", "pseudo_labels", "semantic", or one added
             by `register_check`.
         dataset_dicts: this process's share of the images.
         product: the stage's product.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.modeling import backbones, image_classifier  # noqa: F401  (registers them)
+from wsis.modeling import backbones, image_classifier, mask_head  # noqa: F401  (registers them)
 
 
 def _add_backbone_config(cfg: CfgNode) -> None:
@@ -32,6 +32,40 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.TORCHVISION.DILATE = False
 
 
+def _add_hrnet_config(cfg: CfgNode) -> None:
+    # build_hrnet_backbone; the defaults are HRNet-W48 as BoxCaseg has it.
+    cfg.MODEL.HRNET = CfgNode()
+    # Channels of the branches of stride 4, 8, 16, 32: features res2, res3, res4, res5.
+    cfg.MODEL.HRNET.CHANNELS = [48, 96, 192, 384]
+    cfg.MODEL.HRNET.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Fusing modules of stages 2, 3, 4, and basic blocks per branch in each.
+    cfg.MODEL.HRNET.MODULES = [1, 4, 3]
+    cfg.MODEL.HRNET.BLOCKS = 4
+    # The stem's channels; stage 1: bottlenecks, and a quarter of their channels.
+    cfg.MODEL.HRNET.STEM_CHANNELS = 64
+    cfg.MODEL.HRNET.FIRST_BLOCKS = 4
+    cfg.MODEL.HRNET.FIRST_PLANES = 64
+    # "BN", "SyncBN" (BN on a CPU), "FrozenBN" or "RunningStatsBN", and the momentum of statistics.
+    cfg.MODEL.HRNET.NORM = "BN"
+    cfg.MODEL.HRNET.NORM_MOMENTUM = 0.01
+    # How coarse branches join fine ones: "bilinear" (segmentation), "nearest" (classification).
+    cfg.MODEL.HRNET.UPSAMPLE = "bilinear"
+    # Random weights: "normal" (N(0, 0.001), to be overwritten by ImageNet's) or "msra".
+    cfg.MODEL.HRNET.INIT = "normal"
+
+
+def _add_mask_head_config(cfg: CfgNode) -> None:
+    # ConfidenceMaskHead (MODEL.ROI_MASK_HEAD.NAME); as they are here, its loss is Detectron2's.
+    keys = cfg.MODEL.ROI_MASK_HEAD
+    # Only pseudo labels whose ``confidence`` is above this train the masks (BoxCaseg: 0.95); all of
+    # them train boxes and classes, those with an empty mask too. 0: off.
+    keys.MIN_CONFIDENCE = 0.0
+    # Cells of a mask target that the pseudo label's ``ignore`` pixels touch train nothing.
+    keys.USE_IGNORE = False
+    # Mask targets: "detectron2", or "original" for maskrcnn-benchmark's crop, bilinear, floor.
+    keys.TARGETS = "detectron2"
+
+
 def _add_camnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.CAMNET = CfgNode()
     # Foreground classes of the data set.
@@ -50,4 +84,6 @@ def _add_camnet_config(cfg: CfgNode) -> None:
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
+    _add_hrnet_config(cfg)
+    _add_mask_head_config(cfg)
     _add_camnet_config(cfg)
