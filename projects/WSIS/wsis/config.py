@@ -39,6 +39,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
     cfg.WSIS.SOLVER.POLY_POWER = 0.0
+    # T where training stops before its end; 0 for SOLVER.MAX_ITER.
+    cfg.WSIS.SOLVER.POLY_STEPS = 0
 
     # Pseudo labels (export).
     cfg.WSIS.PSEUDO_LABELS = CfgNode()

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import open_picture, read_image_size
 from wsis.data.voc import IMAGE_SUFFIXES, read_list
 from wsis.errors import DataError
@@ -141,3 +142,34 @@ def is_single_object(
     largest = int(areas.max())
     share = largest / inside.size
     return least <= share <= most and areas.sum() - largest <= others * areas.sum()
+
+
+def single_object_mask(
+    truth: GroundTruth,
+    *,
+    checked: bool = True,
+    least: float = 0.05,
+    most: float = 0.6,
+    others: float = 0.01,
+) -> np.ndarray | None:
+    """The largest object of an image if it stands alone.
+
+    Args:
+        truth: true masks of the image.
+        checked: require the shares below; False takes the largest object of any image.
+        least: smallest share of the image that the object covers.
+        most: largest.
+        others: of the image, that all other objects and void together may cover.
+
+    Returns:
+        (H, W) bool, or None.
+    """
+    if not len(truth.masks):
+        return None
+    shares = truth.masks.mean(axis=(1, 2))
+    largest = int(shares.argmax())
+    if checked:
+        rest = float(shares.sum() - shares[largest]) + float(truth.void.mean())
+        if not (least <= shares[largest] <= most and rest < others):
+            return None
+    return truth.masks[largest]

@@ -14,7 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from wsis.config import check_config, get_wsis_cfg
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, is_salient
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import UsageError
@@ -181,13 +181,16 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
     register_user_datasets(cfg.WSIS.DATASETS)
     if not cfg.WSIS.IMAGES:
         cfg.WSIS.IMAGES = tuple(cfg.DATASETS.TRAIN)
-    names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.WSIS.IMAGES)
+    names = tuple(n for n in cfg.DATASETS.TRAIN or cfg.WSIS.IMAGES if not is_salient(n))
     if not names:
         raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
-    classes = {
-        name: class_names(name)
-        for name in {*names, *cfg.WSIS.IMAGES, *cfg.WSIS.EVALUATION.IMAGES, *cfg.DATASETS.TEST}
-    }
+    others = {*cfg.WSIS.IMAGES, *cfg.WSIS.EVALUATION.IMAGES, *cfg.DATASETS.TEST}
+    if salient := sorted(name for name in others if is_salient(name)):
+        raise UsageError(
+            f"data set {salient[0]} has salient images and no classes; name it in DATASETS.TRAIN "
+            "of the stage that learns from it, and give that stage WSIS.IMAGES"
+        )
+    classes = {name: class_names(name) for name in {*names, *others}}
     if any(known != classes[names[0]] for known in classes.values()):
         raise UsageError(
             "the data sets of one stage have different classes: "

@@ -19,11 +19,13 @@ from detectron2.structures import BoxMode
 from wsis.data.artifacts import ProductReader
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
+from wsis.evaluation.checks import check_instances
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.walk import CheckOptions, Results, Walk
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
+TRUSTED = 0.95  # the published confidence from which a mask teaches
 _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
 _MARGIN = 0.5  # of its size, that GrabCut sees around a box
 
@@ -208,14 +210,21 @@ class BoxMaskStream:
         class_names: C names.
         grabcut_iterations: 0 leaves GrabCut out.
         title: of the network's masks.
+        baselines: measure filled boxes and GrabCut too.
     """
 
     def __init__(
-        self, class_names: Sequence[str], *, grabcut_iterations: int = 5, title: str = "box masks"
+        self,
+        class_names: Sequence[str],
+        *,
+        grabcut_iterations: int = 5,
+        title: str = "box masks",
+        baselines: bool = True,
     ) -> None:
-        self.grabcut_iterations = grabcut_iterations
-        titles = [title, "baseline filled box"]
-        titles += ["baseline GrabCut"] if grabcut_iterations else []
+        self.grabcut_iterations = grabcut_iterations if baselines else 0
+        self.baselines = baselines
+        titles = [title, "baseline filled box"] if baselines else [title]
+        titles += ["baseline GrabCut"] if self.grabcut_iterations else []
         self._streams = [StreamingEvaluation([BoxMaskMeasure(t, class_names)]) for t in titles]
 
     def reset(self) -> None:
@@ -224,7 +233,13 @@ class BoxMaskStream:
             stream.reset()
 
     def add(
-        self, record: Mapping[str, Any], truth: Truth, masks: np.ndarray, boxes: np.ndarray
+        self,
+        record: Mapping[str, Any],
+        truth: Truth,
+        masks: np.ndarray,
+        boxes: np.ndarray,
+        *,
+        chosen: np.ndarray | None = None,
     ) -> None:
         """Measure one image.
 
@@ -233,6 +248,7 @@ class BoxMaskStream:
             truth: its true masks.
             masks: (K, H, W) bool, one per annotation with a box, in their order.
             boxes: (K, 4) integers, the boxes that were given to the network.
+            chosen: (K,) bool, those that count; None for all.
 
         Raises:
             DataError: the numbers of masks and boxes differ.
@@ -244,9 +260,11 @@ class BoxMaskStream:
                 f"image {record['image_key']}: masks of shape {masks.shape} for {len(objects)} "
                 f"boxes in an image of {size[0]} x {size[1]}; make them again"
             )
-        known = objects >= 0
+        known = (objects >= 0) & (True if chosen is None else chosen)
         truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
-        ways = [masks[known], filled_boxes(boxes[known], size)]
+        ways = [masks[known]]
+        if self.baselines:
+            ways.append(filled_boxes(boxes[known], size))
         if self.grabcut_iterations:
             image = read_dataset_image(dict(record))
             ways.append(grabcut_boxes(image, boxes[known], iterations=self.grabcut_iterations))
@@ -271,6 +289,28 @@ def check_box_masks(
         if arrays is not None:
             stream.add(record, truth, arrays["masks"], arrays["boxes"])
     return walk.entries(stream.finish())
+
+
+def check_proxy_masks(
+    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+) -> Results:
+    """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
+    results = check_instances(dataset_dicts, product, options)
+    measures = {
+        title: BoxMaskStream(options.class_names, title=title, baselines=False)
+        for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
+    }
+    walk = Walk("proxy masks", options)
+    for record, truth, arrays in walk.over(dataset_dicts, product):
+        if arrays is None:
+            continue
+        sure = arrays["confidence"] > TRUSTED
+        for stream, chosen in zip(measures.values(), (None, sure), strict=True):
+            stream.add(record, truth, arrays["masks"], arrays["boxes"], chosen=chosen)
+    found: dict[str, Metrics] = {}
+    for stream in measures.values():
+        found.update(stream.finish())
+    return results + walk.entries(found)
 
 
 class BoxMaskEvaluator(DatasetEvaluator):

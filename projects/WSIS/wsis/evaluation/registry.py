@@ -11,7 +11,7 @@ from typing import Any
 
 from wsis.data.artifacts import ProductReader
 from wsis.errors import UsageError
-from wsis.evaluation.box_masks import check_box_masks
+from wsis.evaluation.box_masks import check_box_masks, check_proxy_masks
 from wsis.evaluation.checks import (
     check_cam,
     check_instances,
@@ -27,6 +27,7 @@ _CHECKS: dict[str, Check] = {
     "cam": check_cam,
     "instances": check_instances,
     "inter_pixel_label": check_inter_pixel_label,
+    "proxy_masks": check_proxy_masks,
     "pseudo_labels": check_pseudo_labels,
     "semantic": check_semantic,
 }
@@ -50,8 +51,8 @@ def evaluate_product(
     """Run the check that ``Stage.evaluation`` names; every process calls it.
 
     Args:
-        name: "box_masks", "cam", "inter_pixel_label", "instances", "pseudo_labels", "semantic", or one added
-            by `register_check`.
+        name: "box_masks", "cam", "inter_pixel_label", "instances", "proxy_masks",
+            "pseudo_labels", "semantic", or one added by `register_check`.
         dataset_dicts: this process's share of the images.
         product: the stage's product.
         class_names: C names.

@@ -98,7 +98,7 @@ def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tens
 
 
 def nearest_index(length: int, size: int) -> Tensor:
-    """(size,) int64: the input pixel that each output pixel takes, floor((i + 1/2) length / size)."""
+    """(size,) int64: the input pixel of each output pixel, floor((i + 1/2) length / size)."""
     if length < 1 or size < 1:
         raise ValueError(f"an axis of {length} cannot become one of {size}")
     return (2 * torch.arange(size) + 1) * length // (2 * size)

@@ -38,7 +38,7 @@ def _add_sample_config(keys: CfgNode) -> None:
     keys.OUTWARDS = False
 
     keys.SAMPLER = CfgNode()
-    # Share of boxes in a batch, the salient set once per epoch (COCO: 0.6875); 0 shuffles all (VOC).
+    # Share of boxes in a batch, the salient set once an epoch (COCO: 0.6875); 0 shuffles all (VOC).
     keys.SAMPLER.BOX_SHARE = 0.0
     # Boxes that overlap another one of their image by more than this IoU ...
     keys.SAMPLER.OVERLAP = 0.5

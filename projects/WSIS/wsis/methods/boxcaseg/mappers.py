@@ -89,7 +89,7 @@ class BoxCasegMapper:
     ) -> None:
         if salient_side < train_side:
             raise UsageError(
-                f"MODEL.BOXCASEG.SALIENT_SIDE {salient_side} must be TRAIN_SIDE {train_side} or more"
+                f"MODEL.BOXCASEG.SALIENT_SIDE {salient_side} is below TRAIN_SIDE {train_side}"
             )
         self.is_train = is_train
         self.image_format = image_format

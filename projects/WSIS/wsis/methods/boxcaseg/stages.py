@@ -1,4 +1,4 @@
-"""BoxCaseg's stages: joint training, a mask per box, proxy masks. Export and Mask R-CNN are shared."""
+"""BoxCaseg's stages: joint training, a mask per box, proxy masks; what follows is shared."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ PROXY_MASKS = register_stage(
         consumes=("box_masks",),
         produces="instances",
         config_keys=(_NODE + "PROXY",),
-        evaluation="instances",
+        evaluation="proxy_masks",
         function=derive_proxy_masks,
         supervision="box",
     )
