@@ -30,7 +30,7 @@ $(VENV)/.ready: $(REQUIREMENTS) setup.py
 demo: env  ## From image tags to an evaluated Mask R-CNN on generated pictures, with a report
 	$(PY) datasets/make_shapes.py
 	$(PY) train_net.py --config-file $(DEMO)
-	$(PY) tools/report.py $(DEMO_OUTPUT)
+	$(PY) tools/report.py $(DEMO_OUTPUT) --if-changed
 
 test: lint  ## Lint and run every test
 	$(PY) -m pytest -q -n 2

@@ -168,6 +168,9 @@ def test_skipped_images_are_listed_and_all_else_finishes(datasets, tmp_path):
         assert set(manifest["skipped"]) == {"train_00002", "train_00005"}, stage
         assert manifest["counts"] == {"images": 6, "skipped": 2}
     assert "truncated" in manifest_of(output, "cam")["skipped"]["train_00002"]
+    trained = manifest_of(output, "classifier")  # on eight images, one epoch
+    assert set(trained["skipped"]) == {"train_00002", "train_00005"}
+    assert trained["counts"] == {"images": 6, "iterations": 4, "skipped": 2}
     content = json.loads(labels_of(output))
     assert len(content["images"]) == 6
     assert {a["image_id"] for a in content["annotations"]} <= {i["id"] for i in content["images"]}

@@ -26,7 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MODULES = ("dense_crf", "irnet")  # files of plain/, each registers its benchmarks when imported
+MODULES = (
+    "dense_crf",
+    "irnet",
+    "training",
+)  # files of plain/, each registers its benchmarks when imported
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
 MIB = 2**20
 

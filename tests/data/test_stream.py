@@ -118,6 +118,23 @@ def test_broken_image_is_replaced_on_request():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_replaced_images_are_told_once(workers):
+    told = []
+    stream = TrainingStream(DICTS, refuse, seed=3, skip_broken=True)
+    take(
+        ResumableLoader(stream, StreamBatches(stream, 2), num_workers=workers, on_skip=told.append),
+        14,
+    )
+    assert told == [Failure("img2", "img2 is truncated")]
+
+
+def test_keys_at_an_iteration_are_those_of_all_processes():
+    batches = [take(loader(rank=r, world_size=2), 4)[3] for r in range(2)]
+    keys = [sample["image_key"] for batch in batches for sample in batch]
+    assert loader(rank=1, world_size=2).batches.keys_at(3) == keys
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_single_pass_keeps_order_and_reports_failures(workers):
     made = list(single_pass_loader(DICTS, refuse, num_workers=workers))
     assert [m.key if isinstance(m, Failure) else m["image_key"] for m in made] == [

@@ -11,7 +11,9 @@ from wsis.errors import UsageError
 WORK = """
 import os, signal, sys
 from detectron2.utils import comm
+from pathlib import Path
 from wsis.engine.launch import launch
+from wsis.engine.lock import check_shared
 from wsis.errors import DataError
 
 def main(mode):
@@ -20,6 +22,11 @@ def main(mode):
     assert comm.get_local_size() == comm.get_world_size()
     if mode == "fail" and comm.get_rank() == 1 or mode == "fail all":
         raise DataError("image x is broken")
+    if mode == "apart":
+        folder = Path(__file__).parent / str(comm.get_rank())
+        folder.mkdir()
+        check_shared(folder.parent, patience=0)
+        check_shared(folder, patience=0)
     if mode == "kill" and comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
@@ -61,6 +68,14 @@ def test_errors_end_all_processes_with_one_message(script, mode):
     assert done.returncode == 1
     assert done.stderr.count("error: image x is broken") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_an_output_folder_that_is_not_shared(script):
+    done = call(sys.executable, script, "2", "apart")
+    assert done.returncode == 1
+    assert "is not the folder that" in done.stderr
+    assert "drive that all machines share" in done.stderr
+    assert not list(script.parent.rglob(".shared*"))
 
 
 def test_a_killed_process_ends_all_and_is_named(script):

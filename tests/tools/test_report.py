@@ -172,6 +172,21 @@ def test_only_a_training_stage(make_run):
     assert outline.captions.count("ground truth") == len(SIZES)
 
 
+def test_drawn_anew_only_if_something_changed(make_run, capsys):
+    run = make_run()
+    folder = run.training(1, "classifier")
+    report(run, "--if-changed")
+    written = run.output / "report.html"
+    first = written.stat().st_mtime_ns
+    capsys.readouterr()
+    assert cli.main([str(run.output), "--if-changed"]) == 0
+    assert capsys.readouterr().out == f"nothing to draw anew\nreport: {written.resolve()}\n"
+    assert written.stat().st_mtime_ns == first
+    os.utime(folder / "manifest.json", ns=(first + 1, first + 1))
+    report(run, "--if-changed")
+    assert written.stat().st_mtime_ns > first
+
+
 def test_lost_data_set(make_run):
     run = make_run()
     run.everything()

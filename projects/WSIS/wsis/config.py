@@ -12,6 +12,9 @@ from wsis.methods.irnet.config import add_irnet_config
 from wsis.modeling.config import add_modeling_config
 
 ON_ERROR = ("raise", "skip")
+# Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
+# leaves the others' products as they are.
+METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET", "MODEL.BOXCASEG")
 
 
 def _add_shared_config(cfg: CfgNode) -> None:

@@ -13,10 +13,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsis.errors import DataError, WSISError
@@ -51,6 +53,12 @@ def seeded(*entropy: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
+def _compact(dataset_dicts: Sequence[DatasetDict]) -> Dataset:
+    """As one array of bytes: data-loading processes would each come to own a copy of a list."""
+    found = list(dataset_dicts)
+    return DatasetFromList(found, copy=False, serialize=bool(found))
+
+
 @dataclass(frozen=True)
 class Failure:
     """A sample that could not be made; crosses process borders instead of an exception."""
@@ -66,6 +74,14 @@ class EpochOrder(Protocol):
 
     def epoch(self, generator: np.random.Generator) -> np.ndarray:
         """(len,) indices of samples, drawn from the generator alone."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What took the place of images that could not be read; crosses process borders."""
+
+    sample: Any
+    skipped: tuple[Failure, ...]
 
 
 class TrainingStream(Dataset):
@@ -89,7 +105,7 @@ class TrainingStream(Dataset):
         order: EpochOrder | None = None,
     ) -> None:
         self.order = order
-        self.dataset_dicts = dataset_dicts
+        self.dataset_dicts = _compact(dataset_dicts)
         self.mapper = mapper
         self.seed = seed
         self.skip_broken = skip_broken
@@ -111,15 +127,16 @@ class TrainingStream(Dataset):
     def __getitem__(self, position: int) -> Any:
         index = self.index_at(position)
         tries = len(self.dataset_dicts) if self.skip_broken else 1
+        failures: list[Failure] = []
         for attempt in range(tries):
             sample = self.dataset_dicts[(index + attempt) % len(self.dataset_dicts)]
             try:
                 with seeded(self.seed, position):
-                    return self.mapper(sample)
+                    made = self.mapper(sample)
+                return Replacement(made, tuple(failures)) if failures else made
             except WSISError as error:
-                failure = Failure(sample["image_key"], str(error))
-                logger.warning("training skips %s: %s", failure.key, failure.message)
-        return failure
+                failures.append(Failure(sample["image_key"], str(error)))
+        return failures[-1]
 
 
 class StreamBatches(Sampler[list[int]]):
@@ -152,16 +169,14 @@ class StreamBatches(Sampler[list[int]]):
         self.world_size = world_size
         self.group_by_aspect = group_by_aspect
         self.start = 0
+        dicts = stream.dataset_dicts
+        self._wide = [group_by_aspect and d["width"] > d["height"] for d in dicts]
 
-    def _all_batches(self) -> Iterator[list[int]]:
-        dicts = self.stream.dataset_dicts
-        wide = [False] * len(dicts)
-        if self.group_by_aspect:
-            wide = [d["width"] > d["height"] for d in dicts]
+    def _all_batches(self, rank: int) -> Iterator[list[int]]:
         groups: tuple[list[int], list[int]] = ([], [])
-        position = self.rank
+        position = rank
         while True:
-            group = groups[wide[self.stream.index_at(position)]]
+            group = groups[self._wide[self.stream.index_at(position)]]
             group.append(position)
             if len(group) == self.batch_size:
                 yield group.copy()
@@ -169,10 +184,16 @@ class StreamBatches(Sampler[list[int]]):
             position += self.world_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self._all_batches()
-        for _ in range(self.start):
-            next(batches)
-        return batches
+        return islice(self._all_batches(self.rank), self.start, None)
+
+    def keys_at(self, iteration: int) -> list[str]:
+        """Image keys of the batches of all processes at an iteration, in the order of processes."""
+        found = []
+        for rank in range(self.world_size):
+            batch = next(islice(self._all_batches(rank), iteration, None))
+            indices = map(self.stream.index_at, batch)
+            found += [str(self.stream.dataset_dicts[i].get("image_key", "?")) for i in indices]
+        return found
 
 
 class ResumableLoader:
@@ -185,18 +206,26 @@ class ResumableLoader:
         stream: the training stream.
         batches: which positions form which batch.
         num_workers: data-loading processes.
+        on_skip: called with each image that another one replaces, once.
 
     Attributes:
         start: iteration of the first batch.
-        last_keys: image keys (as far as known) of the batch given last, for error messages.
     """
 
-    def __init__(self, stream: TrainingStream, batches: StreamBatches, *, num_workers: int) -> None:
+    def __init__(
+        self,
+        stream: TrainingStream,
+        batches: StreamBatches,
+        *,
+        num_workers: int,
+        on_skip: Callable[[Failure], None] | None = None,
+    ) -> None:
         self.stream = stream
         self.batches = batches
         self.num_workers = num_workers
         self.start = 0
-        self.last_keys: list[str] = []
+        self._on_skip = on_skip
+        self._skipped: set[str] = set()
 
     def __iter__(self) -> Iterator[list[Any]]:
         self.batches.start = self.start
@@ -211,11 +240,20 @@ class ResumableLoader:
             generator=torch.Generator().manual_seed(0),
         )
         for batch in loader:
-            for sample in batch:
-                if isinstance(sample, Failure):
-                    raise DataError(sample.message)
-            self.last_keys = [str(sample.get("image_key", "?")) for sample in batch]
-            yield batch
+            yield [self._unpack(sample) for sample in batch]
+
+    def _unpack(self, sample: Any) -> Any:
+        if isinstance(sample, Failure):
+            raise DataError(sample.message)
+        if not isinstance(sample, Replacement):
+            return sample
+        for failure in sample.skipped:
+            if failure.key not in self._skipped:
+                self._skipped.add(failure.key)
+                logger.warning("training skips %s: %s", failure.key, failure.message)
+                if self._on_skip is not None:
+                    self._on_skip(failure)
+        return sample.sample
 
 
 def one_thread(worker: int) -> None:
@@ -227,7 +265,7 @@ class MappedDataset(Dataset):
     """Applies a function to each dataset dict once, in order; failures come back as `Failure`."""
 
     def __init__(self, dataset_dicts: Sequence[DatasetDict], function: Mapper) -> None:
-        self.dataset_dicts = dataset_dicts
+        self.dataset_dicts = _compact(dataset_dicts)
         self.function = function
 
     def __len__(self) -> int:

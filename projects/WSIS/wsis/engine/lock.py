@@ -6,13 +6,18 @@ import fcntl
 import json
 import os
 import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from detectron2.utils import comm
+
 from wsis.errors import WSISError
 
 LOCK_FILE = ".lock"
+_PATIENCE_S = 60.0  # a network drive may show a new file this late
 
 
 @contextmanager
@@ -44,6 +49,36 @@ def output_lock(folder: Path) -> Iterator[None]:
         stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         stream.flush()
         yield
+
+
+def check_shared(folder: Path, *, patience: float = _PATIENCE_S) -> None:
+    """Make sure that all processes of a run see the same ``folder``; every process calls this.
+
+    Args:
+        folder: the output folder.
+        patience: seconds that a process waits for what the main process wrote.
+
+    Raises:
+        WSISError: some process sees another folder, as on machines without a common drive.
+    """
+    if comm.get_world_size() == 1:
+        return
+    token = folder / f".shared.{comm.all_gather(uuid.uuid4().hex)[0]}"
+    if comm.is_main_process():
+        token.touch()
+    comm.synchronize()
+    deadline = time.monotonic() + patience
+    while not token.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    seen = comm.all_gather((socket.gethostname(), token.exists()))
+    if comm.is_main_process():
+        token.unlink()
+    blind = sorted({host for host, sees in seen if not sees})
+    if blind:
+        raise WSISError(
+            f"{folder} on {', '.join(blind)} is not the folder that {seen[0][0]} writes to; set "
+            "OUTPUT_DIR to a folder on a drive that all machines share"
+        )
 
 
 def _owner(path: Path) -> str:

@@ -18,6 +18,7 @@ from wsis.data.builtin import check_supervision
 from wsis.data.files import atomic_write
 from wsis.engine.evaluate import Evaluations
 from wsis.engine.images import Images
+from wsis.engine.lock import check_shared
 from wsis.engine.manifest import DONE, RUNNING, Manifest
 from wsis.engine.memory import keep_freed_memory
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
@@ -94,6 +95,7 @@ def run(request: Request) -> None:
     pipeline = load_pipeline(request.config_file, request.overrides)
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
+    check_shared(pipeline.output_dir)
     images = Images()
     evaluations = Evaluations(pipeline, images)
     chosen = request.chosen(pipeline)

@@ -70,13 +70,26 @@ def run_train(
     order = None
     if stage.samples is not None:
         dataset_dicts, order = stage.samples(dataset_dicts, cfg)
-    trainer = Trainer(cfg, dataset_dicts, mapper=mapper, weights=weights, order=order)
+    log = ArtifactLog(planned.folder, comm.get_rank())
+    trainer = Trainer(
+        cfg,
+        dataset_dicts,
+        mapper=mapper,
+        weights=weights,
+        order=order,
+        on_skip=lambda failure: log.append(failure.key, {"skipped": failure.message}),
+    )
     trainer.resume_or_load()
     trainer.train()
     comm.synchronize()
-    final = planned.folder / "model_final.pth"
-    product = digest_of_weights(final) if comm.is_main_process() else ""
-    return Outcome(product, {"images": len(dataset_dicts), "iterations": cfg.SOLVER.MAX_ITER})
+    if not comm.is_main_process():
+        return Outcome("")
+    records = ArtifactLog.collect(planned.folder)
+    skipped = {key: str(records[key]["skipped"]) for key in sorted(records)}
+    counts = {"images": len(dataset_dicts) - len(skipped), "iterations": cfg.SOLVER.MAX_ITER}
+    if skipped:
+        counts["skipped"] = len(skipped)
+    return Outcome(digest_of_weights(planned.folder / "model_final.pth"), counts, skipped)
 
 
 class _ArtifactSink:

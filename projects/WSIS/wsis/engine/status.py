@@ -13,6 +13,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from wsis.config import METHOD_NODES
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.manifest import (
@@ -42,9 +43,6 @@ _NEVER = (
     "MODEL.TORCHVISION.WEIGHTS",
     "SOLVER.CHECKPOINT_PERIOD",
 )
-# Nodes of MODEL that only the stages that name them in config_keys look at.
-_METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET", "MODEL.BOXCASEG")
-
 
 NOT_YET_RUN = "not yet run"
 
@@ -89,7 +87,7 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in _KIND_KEYS[stage.kind]:
         flat.update(flatten(_look_up(cfg, key), key))
-    dropped = [node + "." for node in _METHOD_NODES]
+    dropped = [node + "." for node in METHOD_NODES]
     flat = {k: v for k, v in flat.items() if not k.startswith(tuple(dropped)) and k not in _NEVER}
     if isinstance(stage, TrainStage):
         flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}

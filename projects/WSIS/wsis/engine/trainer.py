@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wsis.data.stream import (
     EpochOrder,
+    Failure,
     ResumableLoader,
     StreamBatches,
     TrainingStream,
@@ -39,14 +40,12 @@ def build_train_loader(
     mapper: Callable[[dict[str, Any]], Any],
     *,
     order: EpochOrder | None = None,
+    on_skip: Callable[[Failure], None] | None = None,
 ) -> ResumableLoader:
     """The training loader of one process; ``SOLVER.IMS_PER_BATCH`` counts all processes together.
 
-    Args:
-        cfg: stage config.
-        dataset_dicts: what to train on.
-        mapper: dataset dict to model input.
-        order: of an epoch; None shuffles.
+    ``on_skip`` is told of images that cannot be read where ``WSIS.ON_ERROR`` is "skip"; ``order``
+    is that of an epoch, None shuffles.
 
     Raises:
         UsageError: the batch cannot be shared evenly, or no image is left to train on.
@@ -73,7 +72,8 @@ def build_train_loader(
         world_size=processes,
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    return ResumableLoader(stream, batches, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return ResumableLoader(stream, batches, num_workers=workers, on_skip=on_skip)
 
 
 def _distribute(model: nn.Module) -> nn.Module:
@@ -99,6 +99,7 @@ class Trainer(TrainerBase):
         mapper: dataset dict to model input.
         weights: initial weights; None for MODEL.WEIGHTS, "" for none.
         order: of an epoch; None shuffles.
+        on_skip: see `build_train_loader`.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Trainer(TrainerBase):
         mapper: Callable[[dict[str, Any]], Any],
         weights: str | None = None,
         order: EpochOrder | None = None,
+        on_skip: Callable[[Failure], None] | None = None,
     ) -> None:
         super().__init__()
         self._seed = max(cfg.SEED, 0)
@@ -117,7 +119,7 @@ class Trainer(TrainerBase):
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order)
+        self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
         self.model = _distribute(model)
         kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._inner = kind(self.model, self.loader, self.optimizer)
@@ -176,11 +178,11 @@ class Trainer(TrainerBase):
             self._inner.run_step()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
+            images = ", ".join(self.loader.batches.keys_at(self.iter))
             raise WSISError(
-                f"training diverged at iteration {self.iter} on images "
-                f"{', '.join(self.loader.last_keys)}: {reason}. The last checkpoint is kept; lower "
-                "SOLVER.BASE_LR, warm up longer or clip gradients, and start the stage again with "
-                "--force"
+                f"training diverged at iteration {self.iter} on images {images}: {reason}. The "
+                "last checkpoint is kept; lower SOLVER.BASE_LR, warm up longer or clip gradients, "
+                "and start the stage again with --force"
             ) from error
 
     def train(self) -> None:

@@ -171,6 +171,25 @@ class Report:
         return f'<p class="soft">{escape(text)}</p>{problems}'
 
 
+def report_path(
+    output_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None
+) -> Path:
+    """The file of a report: ``path``, or by default ``OUTPUT_DIR/report.html``."""
+    return Path(path) if path is not None else Path(output_dir) / "report.html"
+
+
+def is_current(
+    output_dir: str | os.PathLike[str], *, path: str | os.PathLike[str] | None = None
+) -> bool:
+    """Whether a report exists and nothing in the run folders has been written since."""
+    try:
+        written = report_path(output_dir, path).stat().st_mtime_ns
+    except OSError:
+        return False
+    products = (file for file in Path(output_dir).glob("*/**/*") if file.is_file())
+    return all(file.stat().st_mtime_ns <= written for file in products)
+
+
 def write_report(
     output_dir: str | os.PathLike[str],
     *,
@@ -193,7 +212,7 @@ def write_report(
     output_dir = Path(output_dir)
     report = Report(output_dir, options or Options())
     text = report.page().render()
-    target = Path(path) if path is not None else output_dir / "report.html"
+    target = report_path(output_dir, path)
     try:
         with atomic_write(target, "w") as stream:
             stream.write(text)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from wsis.errors import WSISError
 from wsis.evaluation.results import format_table
-from wsis.report.build import write_report
+from wsis.report.build import is_current, report_path, write_report
 from wsis.report.sections import Options
 
 _DESCRIPTION = """\
@@ -61,6 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=defaults.min_score,
         help=f"draw predictions that score at least this; default {defaults.min_score:g}",
     )
+    add(
+        "--if-changed",
+        action="store_true",
+        help="leave the file as it is where it is newer than everything in the run folders",
+    )
     add("--seed", type=int, metavar="N", default=0, help="choose other images; default 0")
     return parser
 
@@ -76,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         min_score=args.min_score,
     )
     try:
+        if args.if_changed and is_current(args.output_dir, path=args.output):
+            path = report_path(args.output_dir, args.output)
+            sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
+            return 0
         path, entries = write_report(args.output_dir, path=args.output, options=options)
     except WSISError as error:
         sys.stderr.write(f"error: {error}\n")

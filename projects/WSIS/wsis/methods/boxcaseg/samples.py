@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
 from wsis.data.salient import SALIENT_KEY
+from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError
 from wsis.layers.crops import integer_box
 
@@ -121,7 +122,7 @@ class CombinedOrder:
 class JointSamples(Sequence[Record]):
     """Box samples and salient images as dataset dicts, made when asked for.
 
-    A box sample is its image's dict with one annotation.
+    A box sample is its image's dict with one annotation, without any mask.
 
     Args:
         records: dataset dicts of images with boxes and of salient images.
@@ -150,7 +151,8 @@ class JointSamples(Sequence[Record]):
             return self.records[self.salient[index - len(self.boxes)]]
         number, position = self.boxes[index]
         record = self.records[number]
-        return record | {"annotations": [boxed_annotations(record)[position]]}
+        one = record | {"annotations": [boxed_annotations(record)[position]]}
+        return restrict_supervision(one, "box")
 
     def overlapping(self, threshold: float) -> tuple[int, ...]:
         """Indices of box samples whose whole-pixel box overlaps another one of their image."""
