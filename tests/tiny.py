@@ -45,6 +45,27 @@ TINY = (
     ("mask_rcnn.MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),  # Detectron2 allows no other with depth 18
 )
 
+# The same for boxcaseg_shapes.yaml.
+TINY_BOXCASEG = (
+    ("SOLVER.MAX_ITER", "4"),
+    ("SOLVER.IMS_PER_BATCH", "4"),
+    ("SOLVER.CHECKPOINT_PERIOD", "2"),
+    ("SOLVER.STEPS", "(3,)"),
+    ("SOLVER.BASE_LR", "0.001"),
+    ("INPUT.MIN_SIZE_TRAIN", "(64,)"),
+    ("INPUT.MIN_SIZE_TEST", "64"),
+    ("MODEL.HRNET.CHANNELS", "[4,8,8,8]"),
+    ("MODEL.HRNET.STEM_CHANNELS", "8"),
+    ("MODEL.HRNET.FIRST_PLANES", "4"),
+    ("MODEL.BOXCASEG.TRAIN_SIDE", "32"),
+    ("MODEL.BOXCASEG.SALIENT_SIDE", "36"),
+    ("MODEL.BOXCASEG.INFERENCE_SIDE", "32"),
+    ("MODEL.FPN.OUT_CHANNELS", "16"),
+    ("MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    ("MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
+    ("WSIS.EVALUATION.GRABCUT_ITERATIONS", "1"),
+)
+
 
 def environment(datasets: Path) -> dict[str, str]:
     """Environment of a subprocess that sees the package of this checkout and these data sets."""
@@ -58,9 +79,9 @@ def environment(datasets: Path) -> dict[str, str]:
 
 
 def _command(
-    arguments: Sequence[object], output: Path, config: Path, extra: Overrides
+    arguments: Sequence[object], output: Path, config: Path, overrides: Overrides
 ) -> list[str]:
-    words = [word for pair in (*TINY, *extra) for word in pair]
+    words = [word for pair in overrides for word in pair]
     return ["--config-file", str(config), *map(str, arguments), "OUTPUT_DIR", str(output), *words]
 
 
@@ -71,6 +92,7 @@ def train_net(
     prelude: str = "",
     config: Path = PIPELINE,
     extra: Overrides = (),
+    tiny: Overrides = TINY,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``train_net.py`` on the tiny pipeline.
 
@@ -81,8 +103,9 @@ def train_net(
         prelude: Python code that runs first, in the same process, to break something on purpose.
         config: another pipeline.
         extra: KEY VALUE pairs that have the last word.
+        tiny: what makes the pipeline tiny.
     """
-    command = _command(arguments, output, config, extra)
+    command = _command(arguments, output, config, (*tiny, *extra))
     if prelude:
         code = f"import sys\n{prelude}\nfrom wsis.engine.cli import main\nsys.exit(main())"
         command = [sys.executable, "-c", code, *command]
@@ -99,6 +122,7 @@ def train_net_here(
     output: Path,
     config: Path = PIPELINE,
     extra: Overrides = (),
+    tiny: Overrides = TINY,
 ) -> subprocess.CompletedProcess[str]:
     """As `train_net`, in this process, which spares the seconds of importing everything again.
 
@@ -106,7 +130,7 @@ def train_net_here(
     """
     from wsis.engine.cli import main
 
-    command = _command(arguments, output, config, extra)
+    command = _command(arguments, output, config, (*tiny, *extra))
     out, err = io.StringIO(), io.StringIO()
     before = os.environ.get("DETECTRON2_DATASETS")
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
