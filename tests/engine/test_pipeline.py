@@ -34,7 +34,7 @@ def test_every_shipped_pipeline_loads(path):
     for planned in pipeline.stages:
         assert planned.cfg.SEED >= 0
         msra = "/MSRA/" in planned.cfg.MODEL.WEIGHTS  # the only weights made for BGR
-        assert planned.cfg.INPUT.FORMAT == ("BGR" if msra else "RGB")
+        assert ("BGR" if msra else "RGB") == planned.cfg.INPUT.FORMAT
         assert relevant_config(planned)
         for product in planned.consumes:
             pipeline.producer(product, planned)

@@ -1,9 +1,9 @@
 """From boxes to proxy masks as the original does it: one crop at a time, whole masks, look-ups.
 
 The network is left out: both ways get the same logits. Plain: each crop by SciPy's filters in
-float64 (what scikit-image's ``resize`` calls), each mask pasted into an image of its own and written
-as run lengths; then, as a second script, the annotations' positions by linear search, masks decoded,
-painted largest box first, every instance compared with the whole label map and encoded again.
+float64 (what scikit-image's ``resize`` calls), each mask pasted into an image of its own and
+written as run lengths; then, as a second script, the annotations' positions by linear search, masks
+decoded, painted largest box first, every instance compared with the whole label map and encoded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIDE, GRID, IMAGES, HEIGHT, WIDTH = 320, 80, 8, 375, 500
 
 
 def scene(count: int) -> tuple[list[np.ndarray], list[np.ndarray], list[torch.Tensor]]:
-    """Images (H, W, 3) uint8, boxes (K, 4) int64 and logits (K, 80, 80) of ``count`` boxes in all."""
+    """Images (H, W, 3) uint8, boxes (K, 4) int64, logits (K, 80, 80); ``count`` boxes in all."""
     generator = np.random.default_rng(0)
     images, boxes, logits = [], [], []
     for number in range(IMAGES):
