@@ -2,6 +2,7 @@
 
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
+    python tools/convert_checkpoint.py --method boxcaseg --input pascal_epoch40.pth --output box.pth
 
 The result goes into MODEL.WEIGHTS. Which of a method's networks it is follows from
 the names in the file.
@@ -42,7 +43,15 @@ def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     return converted
 
 
+def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
+    """The original BoxCaseg's network, or the ImageNet HRNet that it starts from."""
+    from wsis.methods.boxcaseg.convert import convert_boxcaseg
+
+    return convert_boxcaseg(state)
+
+
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+    "boxcaseg": convert_boxcaseg_file,
     "irnet": convert_irnet_file,
     "torchvision-resnet": convert_torchvision,
 }
