@@ -24,8 +24,7 @@ def model():
     cfg.MODEL.HRNET.INIT = "msra"
     cfg.MODEL.HRNET.CHANNELS = [8, 8, 8, 8]
     cfg.MODEL.BOXCASEG.MAX_CROPS = 2
-    found = build_model(cfg).eval()
-    return found
+    return build_model(cfg).eval()
 
 
 def test_masks_in_their_boxes(model):
