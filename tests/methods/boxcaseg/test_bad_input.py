@@ -88,4 +88,6 @@ def test_tags_are_not_enough(run, shapes_root):
     entries += f"IMAGES: {root}/JPEGImages, SUPERVISION: image}}]"
     names = ("box_segmenter.DATASETS.TRAIN", "[just_tags, shapes_salient]")
     done = run(lambda root: None, ("WSIS.DATASETS", entries), names)
-    assert_refused(done, "box_segmenter trains on box annotations", "SUPERVISION image only", code=2)
+    assert_refused(
+        done, "box_segmenter trains on box annotations", "SUPERVISION image only", code=2
+    )

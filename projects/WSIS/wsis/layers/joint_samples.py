@@ -45,6 +45,32 @@ def box_sample(
     return pixels, label.float(), crop
 
 
+def object_sample(
+    image: np.ndarray, mask: np.ndarray, *, draws: Sequence[float], size: int
+) -> tuple[Tensor, Tensor]:
+    """A crop around a salient object with its mask, as `box_sample` crops around a box.
+
+    So the object has the scale that it has in a box, where whole salient images show it smaller.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W), 0 outside the object, of which there is one.
+        draws: see `shaken_crop`.
+        size: S.
+
+    Returns:
+        image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
+    """
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    crop = shaken_crop(box, draws, size=image.shape[:2])
+    x0, y0, x1, y1 = crop
+    pixels = resize_crops(_pixels(image[y0:y1, x0:x1]), _whole(crop), size=(size, size))[0]
+    part = torch.from_numpy(np.ascontiguousarray(mask[y0:y1, x0:x1]))
+    label = resize_nearest(part, size=(size, size)).float() / float(mask.max())
+    return pixels, label
+
+
 def _whole(crop: Sequence[int]) -> Tensor:
     x0, y0, x1, y1 = crop
     return torch.tensor([[0, 0, x1 - x0, y1 - y0]])

@@ -33,6 +33,9 @@ def _add_sample_config(keys: CfgNode) -> None:
     keys.SALIENT_FLIP = "vertical"
     # Divide a salient crop by its largest value, as the original.
     keys.SALIENT_STRETCH = True
+    # What a sample of a salient image shows: "image" as the original, or "object": a random crop
+    # around the object as around a box, which shows it at the scale of inference.
+    keys.SALIENT_CROP = "image"
     # Fractional boxes to whole pixels: False truncates x, y, width and height as the original; True
     # takes every pixel that the box touches.
     keys.OUTWARDS = False

@@ -23,7 +23,7 @@ from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer
 from wsis.errors import DataError, UsageError
 from wsis.layers.crops import integer_box
-from wsis.layers.joint_samples import box_sample, salient_sample
+from wsis.layers.joint_samples import box_sample, object_sample, salient_sample
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
 
 _FLIPS = {
@@ -69,6 +69,8 @@ class BoxCasegMapper:
         box_flips: top to bottom, left to right, of box crops.
         salient_flips: of salient images.
         salient_stretch: divide a salient crop by its largest value.
+        salient_crop: "image" for a part of the resized image, "object" for a crop around the
+            object as around a box.
         outwards: see `integer_box`.
     """
 
@@ -85,6 +87,7 @@ class BoxCasegMapper:
         box_flips: tuple[bool, bool] = (False, False),
         salient_flips: tuple[bool, bool] = (True, False),
         salient_stretch: bool = True,
+        salient_crop: str = "image",
         outwards: bool = False,
     ) -> None:
         if salient_side < train_side:
@@ -97,6 +100,11 @@ class BoxCasegMapper:
         self.shift, self.stretch = shift, tuple(stretch)
         self.box_flips, self.salient_flips = box_flips, salient_flips
         self.salient_stretch = salient_stretch
+        if salient_crop not in ("image", "object"):
+            raise UsageError(
+                f"MODEL.BOXCASEG.SALIENT_CROP is image or object, not {salient_crop!r}"
+            )
+        self.salient_crop = salient_crop
         self.outwards = outwards
 
     @classmethod
@@ -115,6 +123,7 @@ class BoxCasegMapper:
             "box_flips": _flip_choice(keys.BOX_FLIP, "BOX_FLIP"),
             "salient_flips": _flip_choice(keys.SALIENT_FLIP, "SALIENT_FLIP"),
             "salient_stretch": keys.SALIENT_STRETCH,
+            "salient_crop": keys.SALIENT_CROP,
             "outwards": keys.OUTWARDS,
         }
 
@@ -157,16 +166,21 @@ class BoxCasegMapper:
                 f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']}): a box sample "
                 f"has one box, not {len(boxes)}"
             )
-        draws = [draw_factor(-self.shift, self.shift) for _ in range(2)]
-        draws += [draw_factor(*self.stretch) for _ in range(2)]
         box = tuple(boxes[0].tolist())
-        pixels, label, _ = box_sample(image, box, draws=draws, size=self.train_side)
+        pixels, label, _ = box_sample(image, box, draws=self._draws(), size=self.train_side)
         return self._flip(pixels, label, self.box_flips)
+
+    def _draws(self) -> list[float]:
+        shifts = [draw_factor(-self.shift, self.shift) for _ in range(2)]
+        return shifts + [draw_factor(*self.stretch) for _ in range(2)]
 
     def _salient(
         self, dataset_dict: dict[str, Any], image: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
         mask = read_salient_mask(dataset_dict[SALIENT_KEY], size=image.shape[:2])
+        if self.salient_crop == "object":
+            pixels, label = object_sample(image, mask, draws=self._draws(), size=self.train_side)
+            return self._flip(pixels, label, self.salient_flips)
         highest = max(self.salient_side - self.train_side - 1, 0)
         flips = tuple(allowed and draw_flip() for allowed in self.salient_flips)
         return salient_sample(
