@@ -5,7 +5,10 @@ from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.stage import get_stage
 from wsis.stages import cam_artifact
 
-NAMES = ("classifier", "cam", "pseudo_labels", "mask_rcnn", "supervised_mask_rcnn")
+NAMES = (
+    *("classifier", "cam", "proposals", "pseudo_labels", "mask_rcnn"),
+    "supervised_mask_rcnn",
+)
 
 
 def test_stages_fit_together():

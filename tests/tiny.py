@@ -45,7 +45,7 @@ TINY = (
     ("mask_rcnn.MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),  # Detectron2 allows no other with depth 18
 )
 
-# The same for boxcaseg_shapes.yaml.
+# What boxcaseg_shapes.yaml needs beyond.
 TINY_BOXCASEG = (
     ("SOLVER.MAX_ITER", "4"),
     ("SOLVER.IMS_PER_BATCH", "4"),
@@ -78,10 +78,17 @@ def environment(datasets: Path) -> dict[str, str]:
     }
 
 
+def tiny_overrides(config: Path = PIPELINE, extra: Overrides = ()) -> list[str]:
+    """The words ``KEY VALUE ...`` of TINY, as far as a pipeline has their stages, and ``extra``."""
+    stages = {Path(line.strip()).stem for line in config.read_text().splitlines()}
+    pairs = [pair for pair in TINY if pair[0][0].isupper() or pair[0].partition(".")[0] in stages]
+    return [word for pair in (*pairs, *extra) for word in pair]
+
+
 def _command(
-    arguments: Sequence[object], output: Path, config: Path, overrides: Overrides
+    arguments: Sequence[object], output: Path, config: Path, extra: Overrides
 ) -> list[str]:
-    words = [word for pair in overrides for word in pair]
+    words = tiny_overrides(config, extra)
     return ["--config-file", str(config), *map(str, arguments), "OUTPUT_DIR", str(output), *words]
 
 
@@ -92,7 +99,6 @@ def train_net(
     prelude: str = "",
     config: Path = PIPELINE,
     extra: Overrides = (),
-    tiny: Overrides = TINY,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``train_net.py`` on the tiny pipeline.
 
@@ -103,9 +109,8 @@ def train_net(
         prelude: Python code that runs first, in the same process, to break something on purpose.
         config: another pipeline.
         extra: KEY VALUE pairs that have the last word.
-        tiny: what makes the pipeline tiny.
     """
-    command = _command(arguments, output, config, (*tiny, *extra))
+    command = _command(arguments, output, config, extra)
     if prelude:
         code = f"import sys\n{prelude}\nfrom wsis.engine.cli import main\nsys.exit(main())"
         command = [sys.executable, "-c", code, *command]
@@ -122,7 +127,6 @@ def train_net_here(
     output: Path,
     config: Path = PIPELINE,
     extra: Overrides = (),
-    tiny: Overrides = TINY,
 ) -> subprocess.CompletedProcess[str]:
     """As `train_net`, in this process, which spares the seconds of importing everything again.
 
@@ -130,7 +134,7 @@ def train_net_here(
     """
     from wsis.engine.cli import main
 
-    command = _command(arguments, output, config, (*tiny, *extra))
+    command = _command(arguments, output, config, extra)
     out, err = io.StringIO(), io.StringIO()
     before = os.environ.get("DETECTRON2_DATASETS")
     os.environ["DETECTRON2_DATASETS"] = str(datasets)

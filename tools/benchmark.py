@@ -29,7 +29,10 @@ from typing import Any
 MODULES = (
     "boxcaseg",
     "dense_crf",
+    "iam",
     "irnet",
+    "prm",
+    "proposals",
     "training",
 )  # files of plain/, each registers its benchmarks when imported
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether

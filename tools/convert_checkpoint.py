@@ -3,9 +3,12 @@
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
     python tools/convert_checkpoint.py --method boxcaseg --input pascal_epoch40.pth --output box.pth
+    python tools/convert_checkpoint.py --method prm --input model_latest.pt --output prm.pth
+    python tools/convert_checkpoint.py --method iam --input model_prm_latest.pth.tar \
+        model_filling_latest.pth.tar --output iam.pth
 
 The result goes into MODEL.WEIGHTS. Which of a method's networks it is follows from
-the names in the file.
+the names in the file. Several files become one checkpoint.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from wsis.modeling.checkpoint import (
     read_state_dict,
     torchvision_resnet_to_detectron2,
 )
+from wsis.modeling.prm_checkpoint import peak_classifier_from_original
 
 State = dict[str, torch.Tensor]
 
@@ -50,9 +54,20 @@ def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
     return convert_boxcaseg(state)
 
 
+def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
+    """simple-IAM's peak classifier or its filling module."""
+    from wsis.methods.iam.convert import convert_filling
+
+    if any(name.startswith("feature_pyramid") for name in state):
+        return convert_filling(state, "filling.")
+    return peak_classifier_from_original(state)
+
+
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
     "boxcaseg": convert_boxcaseg_file,
+    "iam": convert_iam_file,
     "irnet": convert_irnet_file,
+    "prm": peak_classifier_from_original,  # also ultra-thin-PRM's, and the PRM of simple-IAM
     "torchvision-resnet": convert_torchvision,
 }
 
@@ -63,21 +78,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", required=True, choices=sorted(METHODS))
-    parser.add_argument("--input", required=True, help="the original's .pth file")
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="FILE", help="the original's files"
+    )
     parser.add_argument("--output", required=True, help="the file to write")
     options = parser.parse_args(arguments)
     try:
-        state = read_state_dict(options.input)
-        try:
-            converted = METHODS[options.method](state)
-        except ValueError as error:
-            raise DataError(f"{options.input}: {error}") from error
+        converted, entries = {}, 0
+        for path in options.input:
+            state = read_state_dict(path)
+            entries += len(state)
+            try:
+                converted |= METHODS[options.method](state)
+            except ValueError as error:
+                raise DataError(f"{path}: {error}") from error
         with atomic_write(options.output) as stream:
             torch.save({"model": {k: v.clone() for k, v in converted.items()}}, stream)
     except (WSISError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
-    print(f"{len(converted)} of {len(state)} entries of {options.input} -> {options.output}")
+    names = ", ".join(options.input)
+    print(f"{len(converted)} of {entries} entries of {names} -> {options.output}")
     return 0
 
 

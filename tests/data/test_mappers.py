@@ -7,7 +7,10 @@ from pycocotools import mask as coco_mask
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
+from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
+from wsis.layers.regions import Regions
+from wsis.layers.retrieval import PreparedProposals
 
 SIZE = (40, 60)
 
@@ -57,7 +60,13 @@ def products(tmp_path):
     label[:, 30:] = 3
     cam = {"keys": np.array([2]), "cam": np.random.default_rng(1).random((1, 10, 15), np.float32)}
     found = {}
-    for name, arrays in {"inter_pixel_label": {"label": label}, "cam": cam}.items():
+    masks = np.random.default_rng(2).random((3, *SIZE)) < 0.4
+    made = {
+        "inter_pixel_label": {"label": label},
+        "cam": cam,
+        "proposals": proposals_artifact(by_rank(Regions.from_masks(masks))),
+    }
+    for name, arrays in made.items():
         found[name] = ProductReader(tmp_path / name, name)
         write_artifact(found[name].path("a1"), arrays)
     return found
@@ -74,6 +83,10 @@ def same(a, b):
         return torch.equal(a, b)
     if isinstance(a, list):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, PreparedProposals):
+        return same(a.regions, b.regions) and (a.contours != b.contours).nnz == 0
+    if isinstance(a, Regions):
+        return np.array_equal(a.decode(), b.decode())
     if hasattr(a, "get_fields"):
         return str(a.get_fields()) == str(b.get_fields())
     return a == b

@@ -93,3 +93,12 @@ def test_canvas_of_a_colour():
 def test_exact_fit_is_the_image():
     image = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     assert np.array_equal(random_window((4, 4), 4).paste(image, 0), image)
+
+
+def test_stretching_gives_one_size_to_all():
+    sizing = Sizing(longer_side=50, stretch=(48, 64))
+    for size in ((10, 90), (200, 31), (48, 64)):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        assert sizing.apply(image).shape == (48, 64, 3)
+        assert sizing.apply(image, scale=0.5).shape == (24, 32, 3)
+    assert sizing.apply(image) is image

@@ -7,6 +7,7 @@ from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
 from wsis.evaluation.box_masks import (
+    BoxMaskEvaluator,
     BoxMaskMeasure,
     BoxMasks,
     BoxMaskStream,
@@ -156,3 +157,12 @@ def test_no_boxes_at_all():
     record = {"image_key": "a", "annotations": []}
     stream.add(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
     assert np.isnan(stream.finish()["box masks"]["mIoU"])
+
+
+def test_an_unreadable_image_is_missed(case):
+    record, _ = case
+    evaluator = BoxMaskEvaluator([record], NAMES, grabcut_iterations=1)
+    evaluator.reset()
+    evaluator.miss(record)
+    found = evaluator.evaluate()
+    assert [(m["mIoU"], m["boxes"]) for m in found.values()] == [(0, 2)] * 3

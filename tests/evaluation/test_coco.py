@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from wsis.data.coco import load_coco_dataset
 from wsis.evaluation.coco import CocoMeasure, encode_rle, xywh_of_masks
 from wsis.evaluation.coco_results import to_coco_results
 from wsis.evaluation.streaming import InstancePair
+from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import ProtocolOptions
 
 from tests.evaluation.cases import SimpleTruth, box, prediction, random_pair, truth
@@ -40,7 +42,7 @@ def text_rle(mask):
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
-def through_files(folder, pairs, iou_type, thresholds=None):
+def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotation: annotation):
     """COCOeval on JSON files, as anybody would run it."""
     annotations, results = [], []
     for number, pair in enumerate(pairs, start=1):
@@ -51,22 +53,24 @@ def through_files(folder, pairs, iou_type, thresholds=None):
             (crowds, crowd_classes, 1),
         ):
             for mask, label in zip(masks, classes, strict=True):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": int(label) + 1,
-                        "iscrowd": crowd,
-                        "area": int(mask.sum()),
-                        "bbox": xywh_of_masks(mask[None])[0].tolist(),
-                        "segmentation": text_rle(mask),
-                    }
-                )
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(label) + 1,
+                    "iscrowd": crowd,
+                    "area": int(mask.sum()),
+                    "bbox": xywh_of_masks(mask[None])[0].tolist(),
+                    "segmentation": text_rle(mask),
+                }
+                annotations.append(alter(annotation))
         results += to_coco_results(pair.prediction, number, category_ids=(1, 2, 3, 4))
     if iou_type == "segm":  # loadRes would take the boxes' areas for the masks'
         results = [{k: v for k, v in entry.items() if k != "bbox"} for entry in results]
     height, width = pairs[0].truth.void.shape
-    images = [{"id": i + 1, "height": height, "width": width} for i in range(len(pairs))]
+    images = [
+        {"id": i + 1, "file_name": f"{pair.key}.jpg", "height": height, "width": width}
+        for i, pair in enumerate(pairs)
+    ]
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
     gt = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "gt.json").write_text(json.dumps(gt))
@@ -106,6 +110,54 @@ def test_agrees_with_coco_eval_through_files(tmp_path, iou_type, crowds):
             of_class = fixed[0, :, number, 0, -1]
             value = np.nan if (of_class < 0).all() else 100 * of_class.mean()
             assert metrics[f"{name}/{class_name}"] == pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def far_from_the_mask(annotation):
+    """Areas of another size, boxes moved and some of them beyond the image."""
+    number = annotation["id"]
+    x, y, width, height = annotation["bbox"]
+    area = annotation["area"] * (0.2, 1, 5.1)[number % 3]
+    box = [x - 0.3 * (number % 4), y + 0.7, 1.25 * width, height + 0.5 * (number % 5)]
+    return annotation | {"area": area, "bbox": box}
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_stated_areas_and_boxes_count_as_in_coco_eval(tmp_path, iou_type):
+    pairs = [random_pair(i, size=(80, 90), void=True, distinct=True) for i in range(14)]
+    pairs = [with_crowd(pair, i % 4) for i, pair in enumerate(pairs) if pair.truth.void.any()]
+    stats = through_files(tmp_path, pairs, iou_type, alter=far_from_the_mask).stats
+    records, names, _ = load_coco_dataset(tmp_path / "gt.json", tmp_path)
+    assert names == NAMES
+    truths = [load_truth(record) for record in records]
+    stated = [
+        InstancePair(pair.key, pair.prediction, found)
+        for pair, found in zip(pairs, truths, strict=True)
+    ]
+    metrics = metrics_of(stated, iou_type)
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    expected = [np.nan if value < 0 else 100 * value for value in stats[: len(names)]]
+    np.testing.assert_allclose([metrics[name] for name in names], expected, atol=1e-9)
+    changed = "AP" if iou_type == "bbox" else "APs"
+    assert metrics_of(pairs, iou_type)[changed] != metrics[changed]
+
+
+def test_what_is_not_stated_is_that_of_the_mask(tmp_path):
+    pairs = [with_crowd(random_pair(i, size=(80, 90), void=True), i % 4) for i in range(6)]
+
+    def leave_out(annotation):
+        return {k: v for k, v in annotation.items() if k not in ("area", "bbox")}
+
+    pairs = [pair for pair in pairs if pair.truth.void.any()]
+    expected = [metrics_of(pairs, iou_type) for iou_type in ("segm", "bbox")]
+    with contextlib.suppress(KeyError):  # COCOeval itself needs both
+        through_files(tmp_path, pairs, "segm", alter=leave_out)
+    records, _, _ = load_coco_dataset(tmp_path / "gt.json", tmp_path)
+    stated = [
+        InstancePair(pair.key, pair.prediction, load_truth(record))
+        for pair, record in zip(pairs, records, strict=True)
+    ]
+    for iou_type, figures in zip(("segm", "bbox"), expected, strict=True):
+        assert metrics_of(stated, iou_type) == pytest.approx(figures, nan_ok=True)
 
 
 def test_perfect_and_empty():

@@ -43,3 +43,17 @@ def state_dict(
         name: torch.from_numpy(array(name, shape, prefix)) * factors.get(name, 1)
         for name, shape in shapes.items()
     }
+
+
+def image(name: str, height: int, width: int, prefix: str) -> np.ndarray:
+    """A smooth random picture (H, W, 3) uint8 of twelve coloured blobs."""
+    generator = rng(name, prefix)
+    yy, xx = np.mgrid[0:height, 0:width].astype(np.float64)
+    picture = np.zeros((height, width, 3))
+    for _ in range(12):
+        cy, cx = generator.random() * height, generator.random() * width
+        sy = (0.05 + 0.25 * generator.random()) * height
+        sx = (0.05 + 0.25 * generator.random()) * width
+        bump = np.exp(-(((yy - cy) / sy) ** 2 + ((xx - cx) / sx) ** 2))
+        picture += bump[..., None] * generator.random(3)
+    return np.round(picture / picture.max() * 255).astype(np.uint8)

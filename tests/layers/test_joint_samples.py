@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from wsis.layers.joint_samples import box_sample, salient_sample
+from wsis.layers.joint_samples import box_sample, object_sample, salient_sample
 
 
 def test_box_label_is_the_box_seen_in_the_crop():
@@ -50,3 +50,14 @@ def test_a_dark_image_and_a_crop_without_object():
     pixels, label = salient_sample(image, mask, offset=(4, 4), resized=16, size=8)
     assert not pixels.any()
     assert not label.any()
+
+
+def test_a_crop_around_a_salient_object():
+    image = np.full((30, 40, 3), 9, dtype=np.uint8)
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[10:20, 10:20] = 200
+    mask[10:14, 10:14] = 0
+    mask[10, 12] = mask[12, 10] = 200
+    pixels, label = object_sample(image, mask, draws=(0, 0, 1.5, 1.5), size=15)
+    assert (pixels == 9).all()
+    np.testing.assert_array_equal(label, mask[7:22, 7:22] / 200)

@@ -5,8 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsis.layers import random_walk as walk_module
 from wsis.layers.affinity import search_paths
 from wsis.layers.random_walk import chebyshev_coefficients, random_walk, walk_weights
+
+from tests.layers.allocations import Allocations
 
 
 def dense_walk(maps, boundary, *, radius, beta, steps):
@@ -64,6 +67,26 @@ def test_more_maps_than_are_walked_at_once():
     for index in (0, 63, 64, 69):
         alone = random_walk(maps[index : index + 1], boundary)[0]
         torch.testing.assert_close(together[index], alone, atol=1e-7, rtol=0)
+
+
+def test_memory_does_not_grow_with_the_number_of_maps():
+    maps, boundary = (torch.from_numpy(a) for a in inputs(4, (5, 6), 640))
+    with Allocations() as made:
+        random_walk(maps, boundary, exp_times=2)
+    assert made.at_least(maps.numel()) == 1  # the result
+    with Allocations() as made:
+        random_walk(maps, boundary, exp_times=2, out=maps)
+    assert made.at_least(maps.numel() // 4) == 0
+
+
+def test_large_grids_are_walked_fewer_at_a_time(monkeypatch):
+    maps, boundary = (torch.from_numpy(a) for a in inputs(4, (5, 6), 7))
+    together = random_walk(maps, boundary)
+    for numbers in (100, 1):
+        monkeypatch.setattr(walk_module, "_NUMBERS_AT_ONCE", numbers)
+        torch.testing.assert_close(random_walk(maps, boundary), together, atol=1e-7, rtol=0)
+    assert random_walk(maps, boundary, out=maps) is maps
+    torch.testing.assert_close(maps, together, atol=1e-7, rtol=0)
 
 
 def test_nothing_crosses_a_closed_boundary():

@@ -6,6 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_optimizer
 
+from tests.methods.iam.test_meta_arch import sample, tiny_iam_cfg
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
 
 get_wsis_cfg()  # registers everything
@@ -61,7 +62,26 @@ def boxcaseg():
     return cfg, train, {"image": image(33, 48), "height": 33, "width": 48}
 
 
-CASES = {"CAMNet": camnet, "IRNet": irnet, "BoxCaseg": boxcaseg}
+def prm():
+    cfg = tiny_camnet_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "PRM"
+    cfg.MODEL.ROI_HEADS.NAME = "PRMROIHeads"
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.PEAK_CLASSIFIER.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES
+    cfg.MODEL.PEAK_CLASSIFIER.IN_FEATURE = cfg.MODEL.CAMNET.IN_FEATURE
+    cfg.MODEL.PEAK_CLASSIFIER.SUB_PIXEL_FACTOR = 2
+    cfg.MODEL.PRM.MASKS = "response"
+    _, train, _ = camnet()
+    return cfg, train, {"image": image(21, 30), "image_labels": []}
+
+
+def iam():
+    cfg = tiny_iam_cfg()
+    train = [sample(), sample(40, 36, labels=[], seed=1)]
+    return cfg, train, {"image": image(21, 30), "image_labels": []}
+
+
+CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam, "BoxCaseg": boxcaseg}
 
 
 def test_every_meta_architecture_has_a_case():

@@ -7,6 +7,7 @@ from wsis.visualization.panels import (
     heat_panel,
     label_panel,
     longest_displacement,
+    mark_places,
     photo_panel,
     probability_panel,
     side_by_side,
@@ -113,3 +114,15 @@ def test_side_by_side():
     assert (joined[:, 3:5] == 255).all()
     assert (joined[2:, :3] == 255).all()
     assert not joined[:2, :3].any()
+
+
+def test_peaks_are_marked_where_they_are():
+    panel = np.full((41, 61, 3), 100, dtype=np.uint8)
+    marked = mark_places(panel, np.array([[0.5, 0.25], [1.0, 1.0]]))
+    assert (panel == 100).all()
+    assert marked[20, 15].tolist() == [255] * 3
+    assert marked[20, 20].tolist() == [255] * 3
+    assert marked[21, 16].tolist() == [20] * 3
+    assert marked[40, 60].tolist() == [255] * 3
+    assert marked[20, 40].tolist() == [100] * 3
+    assert (mark_places(panel, np.zeros((0, 2))) == panel).all()

@@ -6,15 +6,19 @@ from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
+from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.boxcaseg.config import add_boxcaseg_config
+from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
+from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
 
 ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
-METHOD_NODES = ("MODEL.CAMNET", "MODEL.IRNET", "MODEL.BOXCASEG")
+METHOD_NODES = ("MODEL.CAMNET", "MODEL.PEAK_CLASSIFIER", "MODEL.IRNET", "MODEL.PRM", "MODEL.IAM")
+METHOD_NODES += ("MODEL.BOXCASEG",)
 
 
 def _add_shared_config(cfg: CfgNode) -> None:
@@ -38,6 +42,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
 
     # Optimiser, beyond Detectron2's SOLVER keys.
     cfg.WSIS.SOLVER = CfgNode()
+    # "SGD", or "Adam" (which takes no SOLVER.MOMENTUM).
+    cfg.WSIS.SOLVER.OPTIMIZER = "SGD"
     # [module name prefix, factor] pairs: rate = SOLVER.BASE_LR x factor of the first match.
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
@@ -54,6 +60,15 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION = CfgNode()
     # Named protocols for instance masks: "voc", "coco".
     cfg.WSIS.EVALUATION.PROTOCOLS = ("voc", "coco")
+    # Departures from the protocols; each shows in the protocol's name beside every figure.
+    # VOC 2007's 11-point average precision ("voc" only).
+    cfg.WSIS.EVALUATION.ELEVEN_POINT = False
+    # Count difficult objects like others, as chainercv does; False: "voc" neither asks for them nor
+    # punishes finding them, "coco" treats them as crowds.
+    cfg.WSIS.EVALUATION.USE_DIFFICULT = True
+    # Void pixels: False leaves them in the predictions, hence in the unions; True cuts them out
+    # ("voc") or treats the void region as a crowd of every class ("coco").
+    cfg.WSIS.EVALUATION.IGNORE_VOID = False
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
     # Data sets on which products are evaluated, by image key; () for all of WSIS.IMAGES.
@@ -69,8 +84,11 @@ def add_wsis_config(cfg: CfgNode) -> None:
     """Add WSIS's keys to a Detectron2 config, in place."""
     _add_shared_config(cfg)
     add_input_config(cfg)
+    add_proposals_config(cfg)
     add_modeling_config(cfg)
     add_irnet_config(cfg)
+    add_prm_config(cfg)
+    add_iam_config(cfg)
     add_boxcaseg_config(cfg)
 
 

@@ -1,15 +1,24 @@
-"""Stages that several methods share: classifier, its maps, export, Mask R-CNN."""
+"""Stages that several methods share: classifier, its maps, proposals, export, Mask R-CNN."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 
+from wsis.data.proposals.make import ProposalSource
 from wsis.data.pseudo_labels import export_pseudo_labels
-from wsis.stage import ExportStage, InferStage, TrainStage, register_stage
+from wsis.errors import UsageError
+from wsis.layers.proposals import ProposalSettings
+from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, register_stage
 
 _CAMNET = "MODEL.CAMNET."
+_PEAKS = "MODEL.PEAK_CLASSIFIER."
+_PEAK_NETWORK_KEYS = tuple(
+    _PEAKS + key
+    for key in ("NUM_CLASSES", "IN_FEATURE", "STIMULATE", "WINDOW", "FILTER", "SUB_PIXEL_FACTOR")
+)
 
 
 def cam_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -20,6 +29,33 @@ def cam_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """
     kinds = {"keys": np.int64, "cam": np.float32, "high_res": np.float16}
     return {name: output[name].cpu().numpy().astype(kind) for name, kind in kinds.items()}
+
+
+def proposal_source(cfg: CfgNode) -> ProposalSource:
+    """What ``WSIS.PROPOSALS`` describes.
+
+    Raises:
+        UsageError: a value that no proposals can be made with.
+    """
+    keys = cfg.WSIS.PROPOSALS
+    try:
+        settings = ProposalSettings(
+            max_count=keys.MAX_COUNT,
+            pixels_per_superpixel=keys.PIXELS_PER_SUPERPIXEL,
+            max_superpixels=keys.MAX_SUPERPIXELS,
+            min_area=keys.MIN_AREA,
+            nms_threshold=keys.NMS_THRESHOLD,
+        )
+    except ValueError as error:
+        raise UsageError(f"WSIS.PROPOSALS: {error}") from None
+    return ProposalSource(kind=keys.FORMAT, root=keys.ROOT, settings=settings)
+
+
+def derive_proposals(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> dict[str, np.ndarray]:
+    """Segment proposals of one image, see `wsis.data.proposals.store.proposals_artifact`."""
+    return proposal_source(cfg)(dataset_dict)
 
 
 CLASSIFIER = register_stage(
@@ -45,6 +81,29 @@ CAM = register_stage(
         weights_from="classifier",
         mapper="MultiScaleMapper",
         to_artifact=cam_artifact,
+    )
+)
+
+PEAK_CLASSIFIER = register_stage(
+    TrainStage(
+        name="peak_classifier",
+        title="Train the peak-stimulated classifier on tags",
+        produces="peak_classifier",
+        config_keys=(*_PEAK_NETWORK_KEYS, _PEAKS + "GRADIENT"),
+        evaluation="classification",
+        mapper="ImageLevelMapper",
+        supervision="image",
+    )
+)
+
+PROPOSALS = register_stage(
+    DeriveStage(
+        name="proposals",
+        title="Segment proposals, generated or converted",
+        produces="proposals",
+        config_keys=("WSIS.PROPOSALS",),
+        evaluation="proposals",
+        function=derive_proposals,
     )
 )
 

@@ -28,8 +28,7 @@ def run(shapes_root, tmp_path):
             datasets=root,
             output=tmp_path / "out",
             config=CONFIG,
-            tiny=TINY_BOXCASEG,
-            extra=extra,
+            extra=(*TINY_BOXCASEG, *extra),
         )
 
     return function

@@ -91,6 +91,15 @@ def test_a_salient_sample(cfg, salient):
     assert found["label"].unique().tolist() == [0, 1]
 
 
+def test_a_salient_object_at_the_scale_of_a_box(cfg, salient):
+    cfg.MODEL.BOXCASEG.SALIENT_CROP = "object"
+    cfg.MODEL.BOXCASEG.SHIFT, cfg.MODEL.BOXCASEG.STRETCH = 0.0, (1.0, 1.0)
+    assert mapper_of(cfg, is_train=True)(salient)["label"].all()
+    cfg.MODEL.BOXCASEG.SALIENT_CROP = "box"
+    with pytest.raises(UsageError, match="SALIENT_CROP is image or object, not 'box'"):
+        mapper_of(cfg, is_train=True)
+
+
 def test_boxes_for_prediction(cfg, sample):
     found = mapper_of(cfg, is_train=False)(sample)
     assert found["image"].shape == (3, *SIZE)

@@ -16,7 +16,7 @@ from tests.tiny import ROOT, TINY_BOXCASEG, train_net, train_net_here
 
 CONFIG = ROOT / "configs" / "boxcaseg_shapes.yaml"
 LABELS = "4_pseudo_labels/pseudo_labels.json"
-RUN = {"config": CONFIG, "tiny": TINY_BOXCASEG}
+RUN = {"config": CONFIG, "extra": TINY_BOXCASEG}
 KILLS = {
     "box_segmenter": kill_training("box_segmenter"),
     "box_masks": kill_writing("box_masks"),
@@ -111,13 +111,13 @@ def test_options_of_proxy_masks_make_them_stale_and_take_effect(finished, shapes
     node = "proxy_masks.MODEL.BOXCASEG.PROXY."
     extra = [(node + "CONFIDENCE", "original"), (node + "IGNORE_CONTESTED", "True")]
     extra += [(node + "IGNORE_BETWEEN", "(0.3,0.7)")]
-    run = RUN | {"extra": extra}
+    run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
     listed = train_net_here("--list-stages", datasets=shapes_root, output=output, **run)
     states = [line.split()[2] for line in listed.stdout.splitlines()[2:]]
     assert states == ["done", "done", "stale", "stale", "stale"]
     words = ("--from-stage", "proxy_masks", "--force")
     retrain = [("mask_rcnn.MODEL.ROI_MASK_HEAD.USE_IGNORE", "True")]
-    run = RUN | {"extra": [*extra, *retrain]}
+    run = RUN | {"extra": [*TINY_BOXCASEG, *extra, *retrain]}
     done = train_net_here(*words, datasets=shapes_root, output=output, **run)
     assert done.returncode == 0, done.stderr[-3000:]
     before, after = content_of(finished), content_of(output)
@@ -138,7 +138,7 @@ def test_boxes_alone_give_the_same_pseudo_labels(finished, shapes_root, tmp_path
     extra += [("WSIS.IMAGES", "[only_boxes]"), ("DATASETS.TRAIN", "[only_boxes]")]
     extra += [("box_segmenter.DATASETS.TRAIN", "[only_boxes, shapes_salient]")]
     words = ("--until-stage", "pseudo_labels")
-    run = RUN | {"extra": extra}
+    run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
     done = train_net_here(*words, datasets=shapes_root, output=tmp_path, **run)
     assert done.returncode == 0, done.stderr[-3000:]
     assert content_of(tmp_path)["annotations"] == content_of(finished)["annotations"]

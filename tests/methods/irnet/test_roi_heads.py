@@ -7,6 +7,8 @@ from torch.nn import functional
 from wsis.layers.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads, strongest, upsample
 
+from tests.layers.allocations import Allocations
+
 
 def scene():
     """Two touching objects of one class; a closed boundary between them and around them."""
@@ -54,6 +56,33 @@ def test_strongest_equals_argmax_of_everything():
         assert torch.equal(winners + 1, everything.argmax(dim=0))
         expected = torch.where(winners >= 0, everything.max(dim=0).values, 0)
         torch.testing.assert_close(scores, expected)
+
+
+def test_groups_need_not_be_numbered_and_cost_no_loop():
+    generator = torch.Generator().manual_seed(2)
+    maps = torch.rand(48, 3, 4, generator=generator)
+    sizes = {"image_size": (12, 16), "output_size": (12, 16), "stride": 4}
+    counted = []
+    for groups in (torch.arange(48) // 24, torch.randint(0, 9, (48,), generator=generator)):
+        with Allocations() as made:
+            found = strongest(maps, groups, background=0.3, **sizes)
+        counted.append(made.operations)
+        named = strongest(maps, groups * 7 - 20, background=0.3, **sizes)
+        assert all(torch.equal(a, b) for a, b in zip(found, named, strict=True))
+    with Allocations() as made:
+        strongest(maps[:33], torch.arange(33), background=0.3, **sizes)  # as many chunks
+    assert max(counted) - made.operations < 15
+
+
+def test_many_clusters_are_held_once():
+    clusters = torch.arange(400).view(20, 20)
+    boundary = torch.rand(20, 20, generator=torch.Generator().manual_seed(3))
+    features = {"boundary": [boundary], "cam": [torch.ones(2, 20, 20)], "keys": [torch.arange(2)]}
+    images = ImageList(torch.zeros(1, 3, 80, 80), [(80, 80)])
+    with Allocations() as made:
+        IRNetROIHeads(exp_times=1)(images, features, [clusters])
+    assert made.at_least(800 * 20 * 20) == 1
+    assert made.at_least(800 * 20 * 20 // 2) == 1  # nothing else comes near
 
 
 def test_upsampling_puts_cells_where_they_lie():

@@ -143,7 +143,10 @@ def _xywh(value: Any, size: tuple[int, int]) -> list[float]:
     x, y, width, height = numbers(value, 4)
     if width <= 0 or height <= 0:
         raise ValueError(f"has width {width:g} and height {height:g}")
+    corners = [x, y, x + width, y + height]
     x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
+    if [x0, y0, x1, y1] == corners:
+        return [x, y, width, height]  # to the last digit
     return [x0, y0, x1 - x0, y1 - y0]
 
 
@@ -188,7 +191,9 @@ def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: d
     for field, check in checks.items():
         if entry.get(field) is not None and entry[field] != []:
             result[field] = checked(path, where, field, check, entry[field], size)
-    for field, check in {"score": number, "confidence": _share}.items():
+    if result.get("bbox", entry.get("bbox")) != entry.get("bbox"):
+        result["unclipped_bbox"] = list(entry["bbox"])  # COCO's evaluation takes it as it is
+    for field, check in {"area": number, "score": number, "confidence": _share}.items():
         if entry.get(field) is not None:
             result[field] = checked(path, where, field, check, entry[field])
     if "segmentation" in result and "bbox" not in result:

@@ -24,3 +24,6 @@ def add_input_config(cfg: CfgNode) -> None:
     # (divisor, remainder): every side becomes the nearest divisor k + remainder, k >= 1.
     # (32, 1) for trunks converted from TensorFlow, whose padding agrees at such sizes; (0, 0): off.
     cfg.INPUT.SIDE_RULE = (0, 0)
+    # (H, W) to which every image is stretched before anything else, its aspect not kept (bilinear,
+    # as PRM does; scale and crop keys then do not count); (0, 0): off.
+    cfg.INPUT.STRETCH = (0, 0)

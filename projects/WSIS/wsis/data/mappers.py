@@ -25,6 +25,7 @@ from wsis.data.mapper_base import (
     read_model_image,
     to_tensor,
 )
+from wsis.data.peak_mapper import PeakImageMapper
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import (
     Size,
@@ -46,6 +47,7 @@ __all__ = [
     "ImageLevelMapper",
     "InstanceMapper",
     "MultiScaleMapper",
+    "PeakImageMapper",
     "PixelLabelMapper",
     "ProductImageMapper",
     "TopLeftCropMapper",
@@ -86,7 +88,7 @@ def _mean_color(cfg: CfgNode) -> np.ndarray:
 
 
 def _sizing(cfg: CfgNode) -> Sizing:
-    return Sizing(cfg.INPUT.LONGER_SIDE, tuple(cfg.INPUT.SIDE_RULE))
+    return Sizing.from_config(cfg)
 
 
 @MAPPER_REGISTRY.register()
@@ -150,6 +152,9 @@ class ImageLevelMapper:
         return output | {"image": to_tensor(image), "image_labels": labels}
 
     def _augment(self, image: np.ndarray) -> np.ndarray:
+        if any(self.sizing.stretch):
+            image = self.sizing.apply(image)
+            return image[:, ::-1] if self.flip and draw_flip() else image
         longer = draw_integer(*self.longer_side)
         size = scaled_size(image.shape[:2], longer / max(image.shape[:2]))
         if not self.crop_side:

@@ -1,19 +1,13 @@
 """Readers for what the original IRNet code wrote: pickled ``.npy`` dictionaries and a COCO export.
 
-Pickles run code when loaded. These are read by an unpickler that knows nine names and replaces the
-dangerous ones: torch storages are loaded with ``weights_only``, and every array is checked against
-the data that is really there before memory is asked for.
+Pickles run code when loaded; these are read by the restricted unpickler of `wsis.data.pickles`.
 """
 
 from __future__ import annotations
 
-import collections
-import io
 import math
 import os
-import pickle
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,73 +16,9 @@ import torch
 
 from wsis.data.checks import checked, integer, load_json, number, numbers, short
 from wsis.data.images import MAX_PIXELS
+from wsis.data.pickles import check_file_size, load_pickle
 from wsis.data.rle import encode_mask
 from wsis.errors import DataError
-
-MAX_FILE_BYTES = 4 << 30
-
-
-def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """NumPy's helper makes an empty array that the pickle then fills; nothing else is allowed."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
-        raise ValueError("the pickle makes an array in an unusual way")
-    return np.empty(0, dtype=np.int8)
-
-
-def _dtype(name: Any, *options: Any) -> np.dtype:
-    if not isinstance(name, str) or len(name) > 4:
-        raise ValueError("the pickle has an unusual data type")
-    return np.dtype(name, *options)
-
-
-def _load_storage(data: Any) -> Any:
-    if not isinstance(data, bytes):
-        raise ValueError("a torch storage is not made of bytes")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    """A tensor on a storage, if all its elements lie in the storage."""
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise ValueError("a torch tensor has no storage")
-    numbers_ok = all(type(v) is int and v >= 0 for v in (offset, *size, *stride))
-    if not numbers_ok or len(size) != len(stride):
-        raise ValueError("a torch tensor has an unusual shape")
-    count = math.prod(size)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if count > len(storage) or (count and last >= len(storage)):
-        raise ValueError("a torch tensor is larger than its storage")
-    if count == 0:
-        return torch.empty(tuple(size), dtype=storage.dtype)
-    return torch.empty(0, dtype=storage.dtype).set_(
-        storage.untyped(), offset, tuple(size), tuple(stride)
-    )
-
-
-_ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch.storage", "_load_from_bytes"): _load_storage,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_ALLOWED` and refuses every other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for an allowed name."""
-        try:
-            return _ALLOWED[(module, name)]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        """No file of the original refers to anything outside itself."""
-        raise pickle.UnpicklingError("it refers to something outside the file")
 
 
 def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -103,8 +33,7 @@ def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = Path(path)
     try:
         with open(path, "rb") as stream:
-            if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
-                raise ValueError("it is absurdly large")
+            check_file_size(stream)
             version = np.lib.format.read_magic(stream)
             read = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -115,9 +44,7 @@ def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             shape, _, dtype = read(stream)
             if shape != () or not dtype.hasobject:
                 raise ValueError("it holds a plain array, not a dictionary")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TypedStorage is deprecated, but it was saved
-                content = _Unpickler(stream).load()
+            content = load_pickle(stream)
             if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
                 content = content[()]
             return _arrays(content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image
 
 Size = tuple[int, int]
@@ -37,6 +38,11 @@ def ruled_size(size: Size, rule: Size) -> Size:
     return height, width
 
 
+def stretch_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Pillow's bilinear on uint8, which PRM uses; the very same array where the size is right."""
+    return _resize(image, size, Image.Resampling.BILINEAR)
+
+
 def _resize(array: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
     if tuple(array.shape[:2]) == tuple(size):
         return array
@@ -60,19 +66,30 @@ class Sizing:
     Attributes:
         longer_side: working length of the longer side in pixels; 0 for the file's.
         rule: see `ruled_size`.
+        stretch: (H, W) that every image gets, its aspect not kept (PRM); (0, 0) keeps it.
     """
 
     longer_side: int = 0
     rule: Size = (0, 0)
+    stretch: Size = (0, 0)
+
+    @staticmethod
+    def from_config(cfg: CfgNode) -> Sizing:
+        """``INPUT.LONGER_SIDE``, ``INPUT.SIDE_RULE`` and ``INPUT.STRETCH``."""
+        keys = cfg.INPUT
+        return Sizing(keys.LONGER_SIDE, tuple(keys.SIDE_RULE), tuple(keys.STRETCH))
 
     def scaled(self, size: Size, scale: float = 1.0) -> Size:
         """``scale`` times the working size of an image of ``size`` (H, W), not ruled."""
+        if any(self.stretch):
+            return scaled_size(self.stretch, scale)
         working = self.longer_side / max(size) if self.longer_side else 1.0
         return scaled_size(size, scale * working)
 
     def apply(self, image: np.ndarray, *, scale: float = 1.0) -> np.ndarray:
         """The image at ``scale`` times its working size, its sides ruled."""
-        return resize_image(image, ruled_size(self.scaled(image.shape[:2], scale), self.rule))
+        size = ruled_size(self.scaled(image.shape[:2], scale), self.rule)
+        return stretch_image(image, size) if any(self.stretch) else resize_image(image, size)
 
 
 def draw_integer(low: int, high: int) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from wsis.data.artifacts import ProductReader
@@ -31,6 +31,7 @@ from wsis.evaluation.classification import ClassificationEvaluator
 from wsis.evaluation.registry import evaluate_product
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.evaluation.truth import load_truth
+from wsis.evaluation.voc import ProtocolOptions
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
 
@@ -43,9 +44,17 @@ DatasetDicts = Sequence[dict[str, Any]]
 Results = list[dict[str, Any]]
 
 
+def _protocol_options(keys: CfgNode) -> ProtocolOptions:
+    return ProtocolOptions(
+        eleven_point=keys.ELEVEN_POINT,
+        use_difficult=keys.USE_DIFFICULT,
+        ignore_void=keys.IGNORE_VOID,
+    )
+
+
 def _detection_evaluator(
     planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
-) -> DatasetEvaluator:
+) -> VOCInstanceEvaluator:
     protocols = tuple(dict.fromkeys((*planned.cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox")))
     class_of_category = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", {})
     categories = sorted(class_of_category, key=class_of_category.get)
@@ -54,6 +63,7 @@ def _detection_evaluator(
         class_names(name),
         load_ground_truth=load_truth,
         protocols=protocols,
+        options=_protocol_options(planned.cfg.WSIS.EVALUATION),
         output_dir=planned.folder / "predictions" / name,
         category_ids=categories or None,
     )
@@ -61,19 +71,20 @@ def _detection_evaluator(
 
 def _classification_evaluator(
     planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
-) -> DatasetEvaluator:
+) -> ClassificationEvaluator:
     return ClassificationEvaluator(class_names(name))
 
 
 def _box_mask_evaluator(
     planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
-) -> DatasetEvaluator:
+) -> BoxMaskEvaluator:
     iterations = planned.cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
     return BoxMaskEvaluator(dataset_dicts, class_names(name), grabcut_iterations=iterations)
 
 
-# How a trained network is evaluated, by Stage.evaluation.
-_NETWORK_EVALUATORS: dict[str, Callable[..., DatasetEvaluator]] = {
+# How a trained network is evaluated, by Stage.evaluation; they have `miss` beyond Detectron2's API.
+_NetworkEvaluator = VOCInstanceEvaluator | ClassificationEvaluator | BoxMaskEvaluator
+_NETWORK_EVALUATORS: dict[str, Callable[..., _NetworkEvaluator]] = {
     "detection": _detection_evaluator,
     "classification": _classification_evaluator,
     "box_masks": _box_mask_evaluator,
@@ -82,7 +93,10 @@ _NETWORK_EVALUATORS: dict[str, Callable[..., DatasetEvaluator]] = {
 
 @torch.no_grad()
 def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
-    """Run a trained network over a test set."""
+    """Run a trained network over a test set.
+
+    With WSIS.ON_ERROR "skip", the objects of an image that cannot be read are missed, not forgiven.
+    """
     stage, cfg = planned.stage, planned.cfg
     assert isinstance(stage, TrainStage)
     model = build_inference_model(cfg, ProductReader(planned.folder, planned.name).weights)
@@ -91,16 +105,24 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, name)
     evaluator.reset()
+    skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
-        for sample in bar:
+        for record, sample in zip(mine, bar, strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
             elif cfg.WSIS.ON_ERROR == "skip":
-                logger.warning("not evaluated on %s: %s", sample.key, sample.message)
+                logger.warning("counted as missed, %s: %s", sample.key, sample.message)
+                evaluator.miss(record)
+                skipped[sample.key] = sample.message
             else:
                 raise DataError(sample.message)
     found = evaluator.evaluate()
-    return [{"protocol": protocol, "metrics": metrics} for protocol, metrics in found.items()]
+    shares = comm.gather(skipped, dst=0)
+    skipped = dict(sorted(item for share in shares for item in share.items()))
+    return [
+        {"protocol": p, "metrics": metrics | {"images_skipped": len(skipped)}, "skipped": skipped}
+        for p, metrics in found.items()
+    ]
 
 
 def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
@@ -111,6 +133,7 @@ def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
         ProductReader(planned.folder, planned.name),
         class_names=class_names(name),
         protocols=tuple(keys.PROTOCOLS),
+        protocol_options=_protocol_options(keys),
         min_score=keys.MIN_SCORE,
         cam_thresholds=tuple(keys.CAM_THRESHOLDS),
         grabcut_iterations=keys.GRABCUT_ITERATIONS,

@@ -50,14 +50,15 @@ def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with one rate per module: ``SOLVER.BASE_LR`` times the factor of the first prefix.
+    """SGD or Adam with one rate per module: ``SOLVER.BASE_LR`` times that of the first prefix.
 
-    Prefixes and factors are ``WSIS.SOLVER.LR_FACTORS``. Weight decay of biases and of
+    ``WSIS.SOLVER.OPTIMIZER`` says which; Adam has PyTorch's betas and takes no momentum. Prefixes
+    and factors are ``WSIS.SOLVER.LR_FACTORS``. Weight decay of biases and of
     normalisation layers, momentum and gradient clipping are Detectron2's keys, with its precedence:
     WEIGHT_DECAY_BIAS, where set, holds for the biases of normalisation layers too.
 
     Raises:
-        UsageError: nothing to train, or a prefix that fits no parameter.
+        UsageError: nothing to train, a prefix that fits no parameter, or an unknown optimiser.
     """
     names = [name for name, _ in model.named_parameters()]
     for prefix, _ in cfg.WSIS.SOLVER.LR_FACTORS:
@@ -72,13 +73,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise UsageError(
             f"{type(model).__name__} has nothing to train; lower MODEL.BACKBONE.FREEZE_AT"
         )
-    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
-        groups,
-        lr=cfg.SOLVER.BASE_LR,
-        momentum=cfg.SOLVER.MOMENTUM,
-        nesterov=cfg.SOLVER.NESTEROV,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-    )
+    options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
+    name = cfg.WSIS.SOLVER.OPTIMIZER
+    if name == "SGD":
+        kind = torch.optim.SGD
+        options |= {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+    elif name == "Adam":
+        kind = torch.optim.Adam
+    else:
+        raise UsageError(f"WSIS.SOLVER.OPTIMIZER is {name!r}; it must be SGD or Adam")
+    return maybe_add_gradient_clipping(cfg, kind)(groups, **options)
 
 
 class PolyParamScheduler(ParamScheduler):

@@ -196,7 +196,9 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
             "the data sets of one stage have different classes: "
             + ", ".join(f"{name} has {len(known)}" for name, known in sorted(classes.items()))
         )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES = len(classes[names[0]])
+    count = len(classes[names[0]])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES = count
+    cfg.MODEL.PEAK_CLASSIFIER.NUM_CLASSES = count
 
 
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:

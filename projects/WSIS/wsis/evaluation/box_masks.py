@@ -20,6 +20,7 @@ from wsis.data.artifacts import ProductReader
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.walk import CheckOptions, Results, Walk
@@ -169,6 +170,14 @@ class BoxMasks:
     classes: np.ndarray
 
 
+@dataclass(frozen=True)
+class BoxOverlaps:
+    """What is kept of an image: (K,) float64 IoU of each box's mask, and (K,) int64 class ids."""
+
+    iou: np.ndarray
+    classes: np.ndarray
+
+
 class BoxMaskMeasure:
     """mIoU of masks inside given boxes.
 
@@ -181,22 +190,21 @@ class BoxMaskMeasure:
         self.protocol = protocol
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: BoxMasks) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, pair: BoxMasks) -> BoxOverlaps:
         """IoU and class of each box."""
-        return paired_iou(pair.masks, pair.truths), pair.classes
+        return BoxOverlaps(paired_iou(pair.masks, pair.truths), pair.classes)
 
-    def summarise(self, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[BoxOverlaps]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
-        ious = np.concatenate([r[0] for r in records]) if records else np.zeros(0)
-        classes = np.concatenate([r[1] for r in records]) if records else np.zeros(0, np.int64)
-        number = len(self.class_names)
-        means, starred = class_mean_iou(ious, classes.astype(np.int64), num_classes=number)
+        table, number = RecordTable.of(records), len(self.class_names)
+        ious, classes = table.column("iou", np.float64), table.column("classes", np.int64)
+        means, starred = class_mean_iou(ious, classes, num_classes=number)
         metrics: Metrics = {"mIoU": ratio(float(ious.sum()), len(ious))}
         metrics["mIoU*"] = percent(starred) if len(ious) else float("nan")
         for level in IOU_LEVELS:
             name = f"IoU@{100 * level:.0f}"
             metrics[name] = ratio(int((ious >= level).sum()), len(ious))
-        present = np.bincount(classes.astype(np.int64), minlength=number) > 0
+        present = np.bincount(classes, minlength=number) > 0
         for name, mean, there in zip(self.class_names, means, present, strict=True):
             metrics[f"mIoU/{name}"] = percent(mean) if there else float("nan")
         metrics["boxes"] = len(ious)
@@ -270,6 +278,14 @@ class BoxMaskStream:
             ways.append(grabcut_boxes(image, boxes[known], iterations=self.grabcut_iterations))
         for stream, found in zip(self._streams, ways, strict=True):
             stream.add(record["image_key"], BoxMasks(found, truths, classes))
+
+    def miss(self, record: Mapping[str, Any], truth: Truth) -> None:
+        """Count an image that could not be read: every box of it has an empty mask."""
+        objects = object_of_boxes(record, truth)
+        truths = truth.masks[objects[objects >= 0]]
+        classes = truth.classes[objects[objects >= 0]]
+        for stream in self._streams:
+            stream.add(record["image_key"], BoxMasks(np.zeros_like(truths), truths, classes))
 
     def finish(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others."""
@@ -348,6 +364,12 @@ class BoxMaskEvaluator(DatasetEvaluator):
                 masks = found.pred_masks.cpu().numpy()
                 boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
                 self._stream.add(record, truth, masks, boxes)
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: its objects are missed, not forgiven."""
+        truth = load_truth(dict(dataset_dict))
+        if truth is not None:
+            self._stream.miss(dataset_dict, truth)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others."""

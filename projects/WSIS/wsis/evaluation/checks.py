@@ -15,17 +15,15 @@ from wsis.evaluation.labels import InterPixelLabelMeasure
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure
 from wsis.evaluation.streaming import InstancePrediction, StreamingEvaluation
-from wsis.evaluation.voc_instance import VOCInstanceEvaluator, prediction_of_artifact
+from wsis.evaluation.voc_instance import (
+    VOCInstanceEvaluator,
+    no_instances,
+    prediction_of_artifact,
+)
 from wsis.evaluation.walk import Arrays, CheckOptions, Reader, Results, Walk
 
 DatasetDicts = Sequence[dict[str, Any]]
 PSEUDO_LABEL_FILE = "pseudo_labels.json"
-
-
-def _no_instances(size: tuple[int, ...]) -> InstancePrediction:
-    return InstancePrediction(
-        np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), np.zeros((0, *size), bool)
-    )
 
 
 def _check_instances(
@@ -42,13 +40,13 @@ def _check_instances(
         options.class_names,
         load_ground_truth=options.load_ground_truth,
         protocols=options.protocols,
+        options=options.protocol_options,
         output_dir=options.output_dir,
         extra_measures=[QualityMeasure(options.class_names, min_score=options.min_score)],
     )
     walk = Walk(title, options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
-        empty = _no_instances(truth.void.shape)
-        found = empty if arrays is None else to_prediction(arrays)
+        found = no_instances(truth.void.shape) if arrays is None else to_prediction(arrays)
         evaluator.add(record["image_key"], found, truth=truth)
     return walk.entries(evaluator.evaluate())
 
@@ -106,6 +104,7 @@ def check_cam(
             names,
             load_ground_truth=options.load_ground_truth,
             protocols=options.protocols,
+            options=options.protocol_options,
         )
         for threshold in options.cam_thresholds
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,28 @@ from detectron2.evaluation import DatasetEvaluator
 
 from wsis.errors import DataError
 from wsis.evaluation.average_precision import average_precision
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation
 from wsis.evaluation.voc import add_by_class
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What a classifier says of an image, and what is in it.
+
+    Attributes:
+        scores: (1, C) float64; -inf where the image was not classified.
+        present: (1, C) bool.
+    """
+
+    scores: np.ndarray
+    present: np.ndarray
 
 
 class ClassificationMeasure:
     """Average precision of each class over images (all points), mean over classes that occur.
 
-    Records are pairs of scores (C,) and presence (C,).
+    Images that were not classified are in no ranking, but what is in them counts as missed.
 
     Args:
         class_names: C names.
@@ -29,17 +44,22 @@ class ClassificationMeasure:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, pair: ImageScores) -> ImageScores:
         """The pair itself."""
         return pair
 
-    def summarise(self, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[ImageScores]) -> Metrics:
         """``mAP`` and ``mAP/<class>`` in per cent."""
-        number = len(self.class_names)
-        scores = np.array([record[0] for record in records]).reshape(-1, number)
-        present = np.array([record[1] for record in records], dtype=bool).reshape(-1, number)
+        table, number = RecordTable.of(records), len(self.class_names)
+        scores = table.column("scores", np.float64).reshape(-1, number)
+        present = table.column("present", bool).reshape(-1, number)
         shares = [
-            average_precision(scores[:, i], present[:, i], positives=int(present[:, i].sum()))
+            average_precision(
+                scores[:, i],
+                present[:, i],
+                positives=int(present[:, i].sum()),
+                ignored=np.isneginf(scores[:, i]),
+            )
             for i in range(number)
         ]
         metrics: Metrics = {}
@@ -75,9 +95,16 @@ class ClassificationEvaluator(DatasetEvaluator):
                     f"image {given['image_key']}: expected {len(self.class_names)} finite scores, "
                     f"got shape {scores.shape}; check the number of classes or train again"
                 )
-            present = np.zeros(len(self.class_names), dtype=bool)
-            present[list(given["image_labels"])] = True
-            self._stream.add(given["image_key"], (scores, present))
+            self._add(given, scores)
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: none of its labels was found."""
+        self._add(dataset_dict, np.full(len(self.class_names), -np.inf))
+
+    def _add(self, given: Mapping[str, Any], scores: np.ndarray) -> None:
+        present = np.zeros(len(self.class_names), dtype=bool)
+        present[list(given.get("image_labels", ()))] = True
+        self._stream.add(given["image_key"], ImageScores(scores[None], present[None]))
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{"classification": metrics}`` on the main process, empty on the others."""

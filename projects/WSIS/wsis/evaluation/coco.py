@@ -2,15 +2,17 @@
 
 `pycocotools.cocoeval.COCOeval` matches one image at a time against a ground truth made in memory;
 only its scores and flags are kept, and its ``accumulate`` runs over them at the end, one class at a
-time. The figures are those of COCOeval on files with two freedoms made definite: images are ordered
-by key (which breaks ties between scores), and areas are counted from the masks.
+time. The figures are those of COCOeval on files; images are ordered by key, which breaks ties
+between scores. Areas and boxes of objects are those that the data set states (``areas``, ``boxes``
+of the ground truth), as in COCOeval; where it states none, they are those of the masks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Metrics, Truth
 from wsis.evaluation.voc import ProtocolOptions, add_by_class
 from wsis.layers.masks import mask_boxes
@@ -28,8 +31,26 @@ _SIZE_NAMES = {"small": "APs", "medium": "APm", "large": "APl"}
 _EXTRA_THRESHOLD = 0.25  # the others are COCO's 0.50, 0.55, ..., 0.95
 _IMAGE = 1  # the id of the only image in a ground truth of one
 
-# {class: {area: (scores, true, ignored, ignored objects)}} of one image
-CocoRecord = dict[int, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]]
+
+@dataclass(frozen=True)
+class CocoMatches:
+    """COCOeval's flags of one image for the thresholds (as bits, lowest first) and the A areas.
+
+    Attributes:
+        classes: (n,) int64, ascending; within a class best score first.
+        scores: (n,) float64.
+        true: (n, A) int64 bits, the prediction found an object.
+        ignored: (n, A) int64 bits, it counts neither way.
+        object_classes: (m,) int64, classes that occur in prediction or truth, ascending.
+        objects: (m, A) int64, how many objects of the class count.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    true: np.ndarray
+    ignored: np.ndarray
+    object_classes: np.ndarray
+    objects: np.ndarray
 
 
 def encode_rle(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -62,6 +83,26 @@ def _parameters(iou_type: str) -> Params:
     return parameters
 
 
+def _stated(truth: Truth | None, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Areas (N,) and boxes (N, 4) that a ground truth states, NaN where it does not."""
+    areas = getattr(truth, f"{prefix}areas", None)
+    boxes = getattr(truth, f"{prefix}boxes", None)
+    return (
+        np.full(count, np.nan) if areas is None else areas,
+        np.full((count, 4), np.nan) if boxes is None else boxes,
+    )
+
+
+def _to_bits(flags: np.ndarray) -> np.ndarray:
+    """(T, n) bool as (n,) int64, threshold t in bit t."""
+    return (flags.astype(np.int64) << np.arange(len(flags))[:, None]).sum(axis=0)
+
+
+def _from_bits(bits: np.ndarray, number: int) -> np.ndarray:
+    """The opposite of `_to_bits` for ``number`` thresholds."""
+    return (bits[None] >> np.arange(number)[:, None]) & 1 > 0
+
+
 def _in_memory(annotations: list[dict[str, Any]], size: tuple[int, int]) -> COCO:
     """A COCO object of one image; categories are numbered class + 1."""
     classes = sorted({annotation["category_id"] for annotation in annotations})
@@ -82,13 +123,12 @@ class CocoMeasure:
     """AP, AP50, AP75, AP by size, and AP25 and AP70 (what CIM reports), means and per class.
 
     At most the 100 best predictions of a class in an image count, as in COCO. Crowd regions, where
-    the ground truth knows their class (``crowd_masks`` (M, H, W), ``crowd_classes`` (M,)), are
-    ``iscrowd``.
+    the ground truth knows their class (`wsis.evaluation.truth.EvaluationTruth`), are ``iscrowd``.
 
     Args:
         class_names: C names.
-        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the boxes
-            of the true masks.
+        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the true
+            objects' boxes.
         options: departures from COCO's rule.
     """
 
@@ -106,7 +146,7 @@ class CocoMeasure:
         self.options = options or ProtocolOptions()
         self.protocol = self.options.name("coco" if iou_type == "segm" else "coco_bbox")
 
-    def measure(self, pair: InstancePair) -> CocoRecord:
+    def measure(self, pair: InstancePair) -> CocoMatches:
         """What COCOeval says of one image."""
         size = tuple(pair.truth.void.shape)
         truth = self._true_annotations(pair.truth, pair.prediction.classes)
@@ -114,7 +154,7 @@ class CocoMeasure:
         parameters = _parameters(self.iou_type)
         present = {annotation["category_id"] for annotation in truth + predicted}
         if not present:
-            return {}
+            return self._compact([], [])
         parameters.catIds = sorted(present)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by print
             evaluation = COCOeval(
@@ -122,10 +162,12 @@ class CocoMeasure:
             )
             evaluation.params = parameters
             evaluation.evaluate()
-        return self._compact(evaluation)
+        return self._compact(evaluation.evalImgs, parameters.catIds)
 
-    def _geometry(self, masks: np.ndarray, boxes: np.ndarray) -> list[dict[str, Any]]:
-        areas = masks.sum(axis=(1, 2)).tolist()
+    def _geometry(
+        self, masks: np.ndarray, areas: np.ndarray, boxes: np.ndarray
+    ) -> list[dict[str, Any]]:
+        areas = areas.tolist()
         if self.iou_type == "bbox":
             return [
                 {"bbox": box, "area": area} for box, area in zip(boxes.tolist(), areas, strict=True)
@@ -137,20 +179,25 @@ class CocoMeasure:
 
     def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:
         crowd_masks = getattr(truth, "crowd_masks", None)
-        masks = [truth.masks]
+        masks, stated = [truth.masks], [_stated(truth, "", len(truth.masks))]
         classes = [np.asarray(truth.classes)]
         crowd = [truth.difficult & (not self.options.use_difficult)]
         if crowd_masks is not None and len(crowd_masks):
             masks.append(crowd_masks)
             classes.append(np.asarray(truth.crowd_classes))
+            stated.append(_stated(truth, "crowd_", len(crowd_masks)))
             crowd.append(np.ones(len(crowd_masks), dtype=bool))
         if self.options.ignore_void and truth.void.any():
             everywhere = np.unique(predicted)
             masks.append(np.broadcast_to(truth.void, (len(everywhere), *truth.void.shape)))
             classes.append(everywhere)
+            stated.append(_stated(None, "", len(everywhere)))
             crowd.append(np.ones(len(everywhere), dtype=bool))
         stacked = np.concatenate(masks)
-        shapes = self._geometry(stacked, xywh_of_masks(stacked))
+        areas, boxes = (np.concatenate(values) for values in zip(*stated, strict=True))
+        areas = np.where(np.isnan(areas), stacked.sum(axis=(1, 2)), areas)
+        boxes = np.where(np.isnan(boxes), xywh_of_masks(stacked), boxes)
+        shapes = self._geometry(stacked, areas, boxes)
         return [
             {**shape, "category_id": int(number) + 1, "iscrowd": int(ignored)}
             for shape, number, ignored in zip(
@@ -163,7 +210,8 @@ class CocoMeasure:
             boxes = xywh_of_prediction(prediction)
             shapes = [{"bbox": box, "area": box[2] * box[3]} for box in boxes.tolist()]
         else:
-            shapes = self._geometry(prediction.masks, np.zeros((len(prediction.masks), 4)))
+            areas = prediction.masks.sum(axis=(1, 2))
+            shapes = self._geometry(prediction.masks, areas, np.zeros((len(areas), 4)))
         return [
             {**shape, "category_id": int(number) + 1, "score": float(score), "iscrowd": 0}
             for shape, number, score in zip(
@@ -172,43 +220,76 @@ class CocoMeasure:
         ]
 
     @staticmethod
-    def _compact(evaluation: COCOeval) -> CocoRecord:
-        names = evaluation.params.areaRngLbl
-        record: CocoRecord = {}
-        for position, found in enumerate(evaluation.evalImgs):
-            if found is not None:
-                area = names[position % len(names)]
-                record.setdefault(int(found["category_id"]) - 1, {})[area] = (
-                    np.array(found["dtScores"], dtype=np.float64),
-                    np.asarray(found["dtMatches"]) > 0,
-                    np.asarray(found["dtIgnore"]) > 0,
-                    np.asarray(found["gtIgnore"]) > 0,
-                )
-        return record
+    def _compact(found: Sequence[dict[str, Any]], categories: list[int]) -> CocoMatches:
+        """COCOeval's results, which come class by class and within a class area by area."""
+        by_class = [found[i : i + len(AREAS)] for i in range(0, len(found), len(AREAS))]
+        sizes = [len(areas[0]["dtScores"]) for areas in by_class]
+        classes = np.array(categories, dtype=np.int64) - 1
 
-    def _precision(self, records: Sequence[CocoRecord], index: int) -> np.ndarray:
-        """COCOeval's precision of one class, (T, 101, areas); -1 where there are no objects."""
-        found = [record[index] for record in records if index in record]
-        evaluation = COCOeval(iouType=self.iou_type)
+        def flags(name: str) -> np.ndarray:
+            rows = [
+                np.stack([_to_bits(np.asarray(area[name]) > 0) for area in areas], axis=1)
+                for areas in by_class
+            ]
+            return np.concatenate([np.zeros((0, len(AREAS)), dtype=np.int64), *rows])
+
+        objects = [[np.sum(np.asarray(a["gtIgnore"]) == 0) for a in areas] for areas in by_class]
+        return CocoMatches(
+            classes=np.repeat(classes, np.array(sizes, dtype=np.int64)),
+            scores=np.array([score for areas in by_class for score in areas[0]["dtScores"]]),
+            true=flags("dtMatches"),
+            ignored=flags("dtIgnore"),
+            object_classes=classes,
+            objects=np.array(objects, dtype=np.int64).reshape(-1, len(AREAS)),
+        )
+
+    def _precision(self, found: dict[str, np.ndarray]) -> np.ndarray:
+        """COCOeval's precision of one class, (T, 101, areas); -1 where there are no objects.
+
+        ``accumulate`` sees all images as one, whose predictions it ranks as it would anyway.
+        """
         parameters = _parameters(self.iou_type)
-        parameters.catIds, parameters.imgIds = [index + 1], list(range(len(found)))
+        number = len(parameters.iouThrs)
+        parameters.catIds, parameters.maxDets = [0], [max(1, len(found["scores"]))]
+        evaluation = COCOeval(iouType=self.iou_type)
         evaluation.params = evaluation._paramsEval = parameters
         evaluation.evalImgs = [
-            {"dtScores": s, "dtMatches": t, "dtIgnore": i, "gtIgnore": g}
-            for area in parameters.areaRngLbl
-            for s, t, i, g in (image[area] for image in found)
+            {
+                "dtScores": found["scores"],
+                "dtMatches": _from_bits(found["true"][:, area], number),
+                "dtIgnore": _from_bits(found["ignored"][:, area], number),
+                "gtIgnore": np.zeros(objects, dtype=bool),
+            }
+            for area, objects in enumerate(found["objects"].sum(axis=0).tolist())
         ]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
         return evaluation.eval["precision"][:, :, 0, :, 0]
 
-    def summarise(self, records: Sequence[CocoRecord]) -> Metrics:
+    def _by_class(self, table: RecordTable) -> Iterator[dict[str, np.ndarray]]:
+        """The rows of each class in turn; images keep their order."""
+        flags = {
+            name: table.column(name, np.int16).reshape(-1, len(AREAS))
+            for name in ("true", "ignored")
+        }
+        objects = table.column("objects", np.int64).reshape(-1, len(AREAS))
+        classes = [table.column(name, np.int64) for name in ("classes", "object_classes")]
+        orders = [np.argsort(numbers, kind="stable") for numbers in classes]
+        borders = np.arange(len(self.class_names) + 1)
+        ends = [np.searchsorted(n[o], borders) for n, o in zip(classes, orders, strict=True)]
+        scores = table.column("scores", np.float64)
+        for index in range(len(self.class_names)):
+            rows, cells = (o[e[index] : e[index + 1]] for o, e in zip(orders, ends, strict=True))
+            of_class = {name: values[rows] for name, values in flags.items()}
+            yield {**of_class, "scores": scores[rows], "objects": objects[cells]}
+
+    def summarise(self, records: RecordTable | Sequence[CocoMatches]) -> Metrics:
         """COCO's figures and the fixed thresholds, in per cent."""
         number = len(self.class_names)
         thresholds = np.round(_parameters(self.iou_type).iouThrs, 2)
         shares = np.full((number, len(thresholds), len(AREAS)), np.nan)
-        for index in range(number):
-            precision = self._precision(records, index)
+        for index, found in enumerate(self._by_class(RecordTable.of(records))):
+            precision = self._precision(found)
             for area in range(len(AREAS)):
                 if (precision[..., area] > -1).all():
                     shares[index, :, area] = precision[..., area].mean(axis=1)

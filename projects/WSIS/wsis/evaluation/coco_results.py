@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from detectron2.utils import comm
 
 from wsis.data.files import atomic_write
 from wsis.evaluation.coco import encode_rle, xywh_of_prediction
-from wsis.evaluation.streaming import InstancePrediction, gather_by_key
+from wsis.evaluation.records import KeyedRecords
+from wsis.evaluation.streaming import InstancePrediction
 
 FILE_NAME = "coco_instances_results.json"  # as Detectron2 calls it
 
@@ -47,6 +50,17 @@ def to_coco_results(
     return entries
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where the results of an image are, (1, 3) int64: process, offset, bytes."""
+
+    place: np.ndarray
+
+
+def _part_name(rank: int) -> str:
+    return f".{FILE_NAME}.{rank}.tmp"
+
+
 class CocoResultWriter:
     """Collects results in files, not in memory.
 
@@ -59,23 +73,23 @@ class CocoResultWriter:
         self.folder = Path(folder)
         self.category_ids = tuple(category_ids)
         self._stream: IO[bytes] | None = None
-        self._places: dict[str, tuple[str, int, int]] = {}  # key: file, offset, bytes
+        self._places = KeyedRecords(1)
 
     def reset(self) -> None:
         """Forget every image."""
         self._close()
-        self._places = {}
+        self._places = KeyedRecords(1)
 
     def add(self, key: str, image_id: int | str, prediction: InstancePrediction) -> None:
         """Append the results of one image."""
         if self._stream is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            name = f".{FILE_NAME}.{comm.get_rank()}.tmp"
-            self._stream = open(self.folder / name, "wb")  # noqa: SIM115  (closed by _close)
+            path = self.folder / _part_name(comm.get_rank())
+            self._stream = open(path, "wb")  # noqa: SIM115  (closed by _close)
         entries = to_coco_results(prediction, image_id, category_ids=self.category_ids)
         data = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries).encode()
-        name = os.path.basename(self._stream.name)
-        self._places[key] = (name, self._stream.tell(), len(data))
+        place = np.array([[comm.get_rank(), self._stream.tell(), len(data)]])
+        self._places.add(key, [_Place(place)])
         self._stream.write(data)
 
     def _close(self) -> None:
@@ -86,19 +100,21 @@ class CocoResultWriter:
     def finish(self) -> Path | None:
         """Join all processes' results; the file's path on the main process, None elsewhere."""
         self._close()
-        places = gather_by_key(self._places)
-        if places is None:
+        tables = self._places.gather()
+        if tables is None:
             return None
+        places = tables[0].column("place", np.int64).reshape(-1, 3)
         path = self.folder / FILE_NAME
-        parts: dict[str, IO[bytes]] = {}
+        parts: dict[int, IO[bytes]] = {}
         try:
             with atomic_write(path) as stream:
                 stream.write(b"[")
                 separator = b"\n"
-                for name, offset, length in places.values():
+                for rank, offset, length in places.tolist():
                     if length:
-                        part = parts.get(name) or open(self.folder / name, "rb")  # noqa: SIM115
-                        parts[name] = part
+                        if rank not in parts:
+                            parts[rank] = open(self.folder / _part_name(rank), "rb")  # noqa: SIM115
+                        part = parts[rank]
                         part.seek(offset)
                         stream.write(separator + part.read(length))
                         separator = b",\n"
@@ -106,6 +122,6 @@ class CocoResultWriter:
         finally:
             for part in parts.values():
                 part.close()
-        for name in {place[0] for place in places.values()}:
-            (self.folder / name).unlink(missing_ok=True)
+        for rank in set(places[:, 0].tolist()):
+            (self.folder / _part_name(rank)).unlink(missing_ok=True)
         return path

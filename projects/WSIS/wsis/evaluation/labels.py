@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.semantic import VOID, LabelPair
 from wsis.evaluation.streaming import Metrics, ratio
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """What `InterPixelLabelMeasure` counts in an image.
+
+    Attributes:
+        counts: (1, 8) int64 pixels.
+    """
+
+    counts: np.ndarray
 
 
 class InterPixelLabelMeasure:
@@ -25,8 +38,8 @@ class InterPixelLabelMeasure:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.num_labels = len(class_names) + 1
 
-    def measure(self, pair: LabelPair) -> np.ndarray:
-        """Counts of one image, (8,) int64."""
+    def measure(self, pair: LabelPair) -> LabelCounts:
+        """Counts of one image."""
         pair.check(self.num_labels)
         predicted, true = pair.predicted, pair.true
         certain = true != VOID
@@ -43,11 +56,11 @@ class InterPixelLabelMeasure:
             background,
             true == 0,
         )
-        return np.array([count.sum() for count in counts], dtype=np.int64)
+        return LabelCounts(np.array([[count.sum() for count in counts]], dtype=np.int64))
 
-    def summarise(self, records: Sequence[np.ndarray]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[LabelCounts]) -> Metrics:
         """Share unknown, precision and recall of foreground and background, in per cent."""
-        totals = np.sum(records, axis=0, dtype=np.int64) if len(records) else np.zeros(8, int)
+        totals = RecordTable.of(records).column("counts", np.int64).reshape(-1, 8).sum(axis=0)
         unknown, pixels, fg_hit, fg, fg_true, bg_hit, bg, bg_true = totals.tolist()
         return {
             "unknown": ratio(unknown, pixels),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsis.evaluation.average_precision import rank_by_score
+from wsis.evaluation.records import RecordTable
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,28 @@ class RankedMatches:
     object_classes: np.ndarray
 
 
-def join(values: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    """Concatenation that also works for no arrays at all."""
-    return np.concatenate(values) if len(values) else np.zeros(0, dtype=dtype)
+def join_matches(images: RecordTable | Sequence[ImageMatches]) -> ImageMatches:
+    """The matches of all images as though they were one: `true_at` then treats them together.
+
+    Objects are numbered through; an image's predictions stay together, best score first.
+    """
+    table = RecordTable.of(images)
+    objects = table.counts("object_classes")
+    first = np.repeat(np.cumsum(objects) - objects, table.counts("best_object"))
+    best = table.column("best_object", np.int64)
+    return ImageMatches(
+        scores=table.column("scores", np.float64),
+        classes=table.column("classes", np.int64),
+        best_iou=table.column("best_iou", np.float64),
+        best_object=np.where(best < 0, -1, best + first),
+        object_classes=table.column("object_classes", np.int64),
+        object_iou=table.column("object_iou", np.float64),
+        difficult=table.column("difficult", bool),
+    )
 
 
 def rank_matches(
-    images: Sequence[ImageMatches], threshold: float, *, use_difficult: bool = True
+    images: RecordTable | Sequence[ImageMatches], threshold: float, *, use_difficult: bool = True
 ) -> RankedMatches:
     """Match every image at one IoU threshold.
 
@@ -125,14 +141,12 @@ def rank_matches(
         use_difficult: count difficult objects like others; otherwise they are no positives and a
             prediction that reaches one counts neither way.
     """
-    flags = [true_at(image, threshold) for image in images]
-    true = join([flag[0] for flag in flags], bool)
-    difficult = join([flag[1] for flag in flags], bool)
-    counted = [i.object_classes[use_difficult | ~i.difficult] for i in images]
+    joined = join_matches(images)
+    true, difficult = true_at(joined, threshold)
     return RankedMatches(
-        scores=join([i.scores for i in images], np.float64),
-        classes=join([i.classes for i in images], np.int64),
+        scores=joined.scores,
+        classes=joined.classes,
         true=true,
         ignored=np.zeros_like(difficult) if use_difficult else difficult,
-        object_classes=join(counted, np.int64),
+        object_classes=joined.object_classes[use_difficult | ~joined.difficult],
     )

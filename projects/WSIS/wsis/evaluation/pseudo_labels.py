@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from wsis.evaluation.matching import best_overlaps, join, rank_by_score, true_at
+from wsis.evaluation.matching import best_overlaps, rank_by_score, true_at
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
 from wsis.evaluation.streaming import InstancePair, Metrics, ratio, shared_pixels
 
@@ -82,7 +83,8 @@ class QualityRecord:
         true: (n,) bool, the prediction found an object.
         classes: (n,) int64.
         sizes: (n,) int64.
-        semantic: filled cells of the confusion matrix of the semantic union.
+        cells: (m,) int64, filled cells of the confusion matrix of the semantic union.
+        pixels: (m,) int64, their contents.
     """
 
     found: np.ndarray
@@ -93,7 +95,8 @@ class QualityRecord:
     true: np.ndarray
     classes: np.ndarray
     sizes: np.ndarray
-    semantic: tuple[np.ndarray, np.ndarray]
+    cells: np.ndarray
+    pixels: np.ndarray
 
 
 class QualityMeasure:
@@ -130,18 +133,16 @@ class QualityMeasure:
             true=true,
             classes=matches.classes,
             sizes=size_index(pair.predicted_areas[rank_by_score(prediction.scores)]),
-            semantic=self._semantic.measure(labels),
+            **vars(self._semantic.measure(labels)),
         )
 
-    def summarise(self, records: Sequence[QualityRecord]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[QualityRecord]) -> Metrics:
         """Per cent; ``images``, ``objects`` and ``instances`` are counts."""
-        joined = {
-            name: join([getattr(record, name) for record in records], dtype)
-            for name, dtype in _RECORD_TYPES.items()
-        }
-        semantic = self._semantic.summarise([record.semantic for record in records])
+        table = RecordTable.of(records)
+        joined = {name: table.column(name, dtype) for name, dtype in _RECORD_TYPES.items()}
+        semantic = self._semantic.summarise(table)
         metrics: Metrics = {"mIoU": semantic["mIoU"], **_shares(joined, "")}
-        metrics["images"] = len(records)
+        metrics["images"] = len(table)
         metrics["objects"] = len(joined["found"])
         metrics["instances"] = len(joined["true"])
         groups = {name: (i, "classes") for i, name in enumerate(self.class_names)}
@@ -161,7 +162,7 @@ _OF_PREDICTIONS = ("true", "classes", "sizes")
 _RECORD_TYPES = {
     field.name: bool if field.name in ("found", "merged", "split", "true") else np.int64
     for field in fields(QualityRecord)
-    if field.name != "semantic"
+    if field.name not in ("cells", "pixels")
 }
 
 

@@ -19,6 +19,7 @@ from wsis.evaluation.checks import (
     check_pseudo_labels,
     check_semantic,
 )
+from wsis.evaluation.proposals import check_proposals
 from wsis.evaluation.walk import CheckOptions, Results
 
 Check = Callable[[Sequence[dict[str, Any]], ProductReader, CheckOptions], Results]
@@ -29,6 +30,7 @@ _CHECKS: dict[str, Check] = {
     "inter_pixel_label": check_inter_pixel_label,
     "proxy_masks": check_proxy_masks,
     "pseudo_labels": check_pseudo_labels,
+    "proposals": check_proposals,
     "semantic": check_semantic,
 }
 
@@ -51,8 +53,7 @@ def evaluate_product(
     """Run the check that ``Stage.evaluation`` names; every process calls it.
 
     Args:
-        name: "box_masks", "cam", "inter_pixel_label", "instances", "proxy_masks",
-            "pseudo_labels", "semantic", or one added by `register_check`.
+        name: one of the checks above, or one added by `register_check`.
         dataset_dicts: this process's share of the images.
         product: the stage's product.
         class_names: C names.

@@ -35,7 +35,14 @@ MAIN_METRICS = (
 )
 
 
-def stage_result(stage: str, dataset: str, protocol: str, metrics: Metrics) -> dict[str, Any]:
+def stage_result(
+    stage: str,
+    dataset: str,
+    protocol: str,
+    metrics: Metrics,
+    *,
+    skipped: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """One entry of ``metrics.json``.
 
     Args:
@@ -43,8 +50,10 @@ def stage_result(stage: str, dataset: str, protocol: str, metrics: Metrics) -> d
         dataset: name of the data set.
         protocol: name of the protocol, with its options.
         metrics: name to per cent (counts as they are); NaN where undefined.
+        skipped: image key to the reason, of images that count as missed; named only if there are.
     """
-    return {"stage": stage, "dataset": dataset, "protocol": protocol, "metrics": metrics}
+    entry = {"stage": stage, "dataset": dataset, "protocol": protocol, "metrics": metrics}
+    return {**entry, "skipped": dict(skipped)} if skipped else entry
 
 
 def _json_number(value: float | None) -> float | int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsis.errors import DataError
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import (
     InstancePrediction,
     Metrics,
@@ -88,6 +89,19 @@ def paint_instances(prediction: InstancePrediction) -> np.ndarray:
     return label
 
 
+@dataclass(frozen=True)
+class ConfusionCells:
+    """The filled cells of an image's confusion matrix.
+
+    Attributes:
+        cells: (m,) int64, positions in the flattened matrix.
+        pixels: (m,) int64, their contents.
+    """
+
+    cells: np.ndarray
+    pixels: np.ndarray
+
+
 class SemanticMeasure:
     """mIoU, IoU per class and pixel accuracy.
 
@@ -109,8 +123,8 @@ class SemanticMeasure:
         self.unknown_as_background = unknown_as_background
         self.protocol = protocol if unknown_as_background else f"{protocol}, 255 left out"
 
-    def measure(self, pair: LabelPair) -> tuple[np.ndarray, np.ndarray]:
-        """The filled cells of the image's confusion matrix: flat positions and counts."""
+    def measure(self, pair: LabelPair) -> ConfusionCells:
+        """The filled cells of the image's confusion matrix."""
         number = len(self.labels)
         pair.check(number)
         true, predicted = pair.true, pair.predicted
@@ -120,17 +134,16 @@ class SemanticMeasure:
             true = np.where(unknown, VOID, true)
         flat = confusion_matrix(true, predicted, num_labels=number).ravel()
         cells = np.flatnonzero(flat)
-        return cells.astype(np.int32), flat[cells]
+        return ConfusionCells(cells, flat[cells])
 
-    def total(self, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def total(self, records: RecordTable | Sequence[ConfusionCells]) -> np.ndarray:
         """The confusion matrix of all images."""
-        number = len(self.labels)
+        table, number = RecordTable.of(records), len(self.labels)
         flat = np.zeros(number * number, dtype=np.int64)
-        for cells, counts in records:
-            flat[cells] += counts
+        np.add.at(flat, table.column("cells", np.int64), table.column("pixels", np.int64))
         return flat.reshape(number, number)
 
-    def summarise(self, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[ConfusionCells]) -> Metrics:
         """mIoU over labels that occur, each label's IoU, pixel accuracy, in per cent."""
         confusion = self.total(records)
         shares = iou_of_classes(confusion)

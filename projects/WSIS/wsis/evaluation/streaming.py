@@ -1,9 +1,10 @@
 """The core that every evaluation shares: one image in, a small record kept, one answer at the end.
 
 A measure turns an image (prediction and ground truth) into a record of a few numbers; masks are
-never kept. At the end the records of all processes come together on the main process, ordered by
-image key with duplicates dropped, so that the figures do not depend on how many processes there
-were. K ground-truth objects, n predictions, H x W pixels.
+never kept, and records are packed into arrays (`wsis.evaluation.records`). At the end those of all
+processes come together on the main process, ordered by image key with duplicates dropped, so that
+the figures do not depend on how many processes there were. K ground-truth objects, n predictions,
+H x W pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 
 from wsis.errors import DataError
+from wsis.evaluation.records import KeyedRecords, RecordTable
 from wsis.layers.masks import mask_intersection
 
 Metrics = dict[str, float]
@@ -150,9 +151,9 @@ class Measure(Protocol):
     protocol: str
 
     def measure(self, pair: Any) -> Any:
-        """A small picklable record of one image."""
+        """A small record of one image: a dataclass of arrays, the first axis counting rows."""
 
-    def summarise(self, records: Sequence[Any]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Any]) -> Metrics:
         """Metrics in per cent, NaN where undefined, from the records in the order of image keys."""
 
 
@@ -172,36 +173,20 @@ class StreamingEvaluation:
 
     def reset(self) -> None:
         """Forget every image."""
-        self._records: dict[str, tuple[Any, ...]] = {}
+        self._records = KeyedRecords(len(self.measures))
 
     def add(self, key: str, pair: Any) -> None:
         """Measure one image; a key seen before is measured again and replaces its record."""
-        self._records[key] = tuple(measure.measure(pair) for measure in self.measures)
+        self._records.add(key, [measure.measure(pair) for measure in self.measures])
 
     def finish(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others."""
-        records = gather_by_key(self._records)
+        tables = self._records.gather()
         results: OrderedDict[str, Metrics] = OrderedDict()
-        if records is not None:
-            for index, measure in enumerate(self.measures):
-                results[measure.protocol] = measure.summarise([r[index] for r in records.values()])
+        if tables is not None:
+            for measure, table in zip(self.measures, tables, strict=True):
+                results[measure.protocol] = measure.summarise(table)
         return results
-
-
-def gather_by_key(records: dict[str, Any]) -> dict[str, Any] | None:
-    """All processes' records in the order of their keys on the main process, None elsewhere.
-
-    A key that several processes hold (samplers may repeat images) counts once.
-    """
-    comm.synchronize()
-    shares = comm.gather(records, dst=0)
-    if not comm.is_main_process():
-        return None
-    merged: dict[str, Any] = {}
-    for share in shares:
-        for key, record in share.items():
-            merged.setdefault(key, record)
-    return dict(sorted(merged.items()))
 
 
 def percent(value: float) -> float:

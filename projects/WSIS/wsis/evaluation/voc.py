@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsis.evaluation.average_precision import average_precision
-from wsis.evaluation.matching import ImageMatches, best_overlaps, join, rank_matches
+from wsis.evaluation.matching import ImageMatches, best_overlaps, join_matches, rank_matches
+from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import InstancePair, Metrics, mean_of_defined, percent
 
 THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
@@ -95,7 +96,9 @@ class VocMeasure:
             difficult=truth.difficult,
         )
 
-    def average_precisions(self, records: Sequence[ImageMatches], threshold: float) -> np.ndarray:
+    def average_precisions(
+        self, records: RecordTable | Sequence[ImageMatches], threshold: float
+    ) -> np.ndarray:
         """AP of each class at one IoU threshold, (C,) shares, NaN for classes without objects."""
         ranked = rank_matches(records, threshold, use_difficult=self.options.use_difficult)
         shares = []
@@ -112,20 +115,21 @@ class VocMeasure:
             )
         return np.array(shares)
 
-    def average_best_overlaps(self, records: Sequence[ImageMatches]) -> np.ndarray:
+    def average_best_overlaps(self, records: RecordTable | Sequence[ImageMatches]) -> np.ndarray:
         """ABO of each class, (C,) shares, NaN for classes without objects."""
-        classes = join([record.object_classes for record in records], np.int64)
-        overlaps = join([record.object_iou for record in records], np.float64)
+        joined = join_matches(records)
+        classes, overlaps = joined.object_classes, joined.object_iou
         if not self.options.use_difficult:
-            counted = ~join([record.difficult for record in records], bool)
+            counted = ~joined.difficult
             classes, overlaps = classes[counted], overlaps[counted]
         number = len(self.class_names)
         counts = np.bincount(classes, minlength=number).astype(np.float64)
         sums = np.bincount(classes, weights=overlaps, minlength=number)
         return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
 
-    def summarise(self, records: Sequence[ImageMatches]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[ImageMatches]) -> Metrics:
         """AP at every threshold and ABO, means first within each, in per cent."""
+        records = RecordTable.of(records)
         metrics: Metrics = {}
         for threshold in self.thresholds:
             shares = self.average_precisions(records, threshold)

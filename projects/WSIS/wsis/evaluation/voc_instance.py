@@ -81,6 +81,13 @@ def prediction_of_artifact(arrays: Mapping[str, np.ndarray]) -> InstancePredicti
     return InstancePrediction(arrays["classes"], arrays["scores"], arrays["masks"])
 
 
+def no_instances(size: tuple[int, int]) -> InstancePrediction:
+    """The prediction that an image of ``size`` (H, W) has nothing on it."""
+    return InstancePrediction(
+        np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), np.zeros((0, *size), bool)
+    )
+
+
 class VOCInstanceEvaluator(DatasetEvaluator):
     """Average precision of instance masks against true masks.
 
@@ -172,6 +179,13 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             self.without_truth.add(key)
         else:
             self._stream.add(key, InstancePair(key, prediction, truth))
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: nothing was found, all its objects are missed."""
+        truth = self._load(self._dicts[dataset_dict["image_key"]])
+        size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
+        found = no_instances(size if truth is None else truth.void.shape)
+        self.add(dataset_dict["image_key"], found, truth=truth)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: {metric: per cent}}`` on the main process, empty on the others."""

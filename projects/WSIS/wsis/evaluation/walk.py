@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from wsis.evaluation.streaming import Metrics, Truth
 from wsis.evaluation.truth import load_truth
+from wsis.evaluation.voc import ProtocolOptions
 from wsis.evaluation.voc_instance import TruthLoader
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class CheckOptions:
         class_names: C names.
         load_ground_truth: dataset dict to ground truth, None for an image to leave out.
         protocols: instance protocols, see `wsis.evaluation.voc_instance.PROTOCOLS`.
+        protocol_options: departures from them, which their names then show.
         min_score: pseudo labels that score no more do not count for precision, recall, merged or
             split objects and the semantic union.
         cam_thresholds: background scores at which CAMs are evaluated; the first is that of mIoU,
@@ -49,6 +51,7 @@ class CheckOptions:
     class_names: tuple[str, ...]
     load_ground_truth: TruthLoader = load_truth
     protocols: tuple[str, ...] = ("voc", "coco")
+    protocol_options: ProtocolOptions = ProtocolOptions()
     min_score: float = 0.0
     cam_thresholds: tuple[float, ...] = (0.15, 0.25, 0.4)
     output_dir: str | os.PathLike[str] | None = None

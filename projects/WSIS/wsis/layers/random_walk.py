@@ -23,6 +23,7 @@ _SMALLEST_WEIGHT = 1e-12
 # Largest error of the polynomial that stands for the power, relative to the largest map value.
 _TOLERANCE = 1e-6
 _MAPS_AT_ONCE = 64
+_NUMBERS_AT_ONCE = 1 << 20  # float64 numbers of the maps that are walked together, if that is fewer
 
 
 def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Tensor:
@@ -139,14 +140,16 @@ def random_walk(
     radius: int = 5,
     beta: float = 10.0,
     exp_times: int = 8,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Spread maps within boundaries by ``2**exp_times`` steps of a random walk.
 
     Spec 6.4: ``T^(2^exp_times) (map * (1 - boundary))``, where row i of T holds the affinities of
     pixel i to the power ``beta``, divided by their sum. The power is taken as a Chebyshev series:
     about 96 products for 256 steps on a 94 x 125 grid, error under 1e-6 of the largest value.
-    Computed in float64, since 256 averages in float32 are off by 2e-4. Memory: some 25 numbers
-    per pair of pixels, about 40 MB for 94 x 125 with radius 5 and 24 maps.
+    Computed in float64, since 256 averages in float32 are off by 2e-4. Memory beside input and
+    output does not grow with the number of maps, which are walked some at a time: some 25 numbers
+    per pair of pixels, about 40 MB for 94 x 125 with radius 5.
 
     Args:
         maps: (K, h, w) float.
@@ -154,6 +157,7 @@ def random_walk(
         radius: pixels closer than this, in cells, are neighbours.
         beta: exponent of the affinity.
         exp_times: binary logarithm of the number of steps.
+        out: where the result goes, like ``maps`` and possibly ``maps`` itself; None makes it.
 
     Returns:
         (K, h, w) of the dtype of ``maps``; each map stays within its range at the start.
@@ -169,20 +173,18 @@ def random_walk(
     if exp_times < 0:
         raise ValueError(f"exp_times must not be negative, got {exp_times}")
     if maps.numel() == 0:
-        return maps.clone()
+        return maps.clone() if out is None else out
     boundary = boundary.double()
     *rows, largest = _transition_rows(walk_weights(boundary, radius=radius, beta=beta), radius)
     apply = _operator(*rows)
-    start = (maps.double() * (1 - boundary)).flatten(1).t().contiguous()  # (N, K)
     # T is similar to a symmetric matrix by the square root of the row sums, which lie in
     # [1, largest]: a polynomial's error on [-1, 1] grows at most by this factor per element.
-    tolerance = _TOLERANCE / math.sqrt(largest * len(start))
-    out = torch.cat(
-        [
-            _power(apply, part, 2**exp_times, tolerance)
-            for part in start.split(_MAPS_AT_ONCE, dim=1)
-        ],
-        dim=1,
-    )
-    out = torch.minimum(torch.maximum(out, start.amin(0)), start.amax(0))
-    return out.t().reshape(maps.shape).to(maps.dtype)
+    tolerance = _TOLERANCE / math.sqrt(largest * boundary.numel())
+    out = torch.empty_like(maps) if out is None else out
+    at_once = min(_MAPS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // boundary.numel()))
+    for given, found in zip(maps.split(at_once), out.split(at_once), strict=True):
+        start = (given.double() * (1 - boundary)).flatten(1).t().contiguous()  # (N, K)
+        walked = _power(apply, start, 2**exp_times, tolerance)
+        walked = torch.minimum(torch.maximum(walked, start.amin(0)), start.amax(0))
+        found.copy_(walked.t().reshape(given.shape))
+    return out

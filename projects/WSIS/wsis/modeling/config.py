@@ -81,9 +81,39 @@ def _add_camnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.CAMNET.ALIGN_CORNERS = False
 
 
+def _add_peak_classifier_config(cfg: CfgNode) -> None:
+    cfg.MODEL.PEAK_CLASSIFIER = CfgNode()
+    keys = cfg.MODEL.PEAK_CLASSIFIER
+    # Foreground classes of the data set.
+    keys.NUM_CLASSES = 20
+    # The backbone's feature that is classified.
+    keys.IN_FEATURE = "res5"
+    # Score a class by the mean over its map's peaks (PRM); False: over the whole map, as usual.
+    keys.STIMULATE = True
+    # Side of the window whose maximum is a peak, in cells of the enlarged map; odd, 3 or more.
+    keys.WINDOW = 3
+    # What a peak must reach: "median", "mean", "max" of its map, "none", or a number ("0.5").
+    keys.FILTER = "median"
+    # Class maps are enlarged by this before peaks are searched; 1: not at all.
+    keys.SUB_PIXEL_FACTOR = 8
+    # Gradient of a class with n peaks: "mean", 1/n to each (paper), or "undivided", 1 to each
+    # (the published code).
+    keys.GRADIENT = "undivided"
+    # Inference: classes of images without tags must score at least this ...
+    keys.CLASS_THRESHOLD = 0.0
+    # ... and peaks must be higher than this. Depends on the data and the training: run
+    # tools/peak_thresholds.py to see the values.
+    keys.PEAK_THRESHOLD = 30.0
+    # At most so many peaks of an image, the highest; 0: all.
+    keys.MAX_PEAKS = 0
+    # Gradients that peak back-propagation holds at a time, MiB, about; 0: 64 on a CPU, else 1024.
+    keys.MEMORY_MB = 0
+
+
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
     _add_hrnet_config(cfg)
     _add_mask_head_config(cfg)
     _add_camnet_config(cfg)
+    _add_peak_classifier_config(cfg)

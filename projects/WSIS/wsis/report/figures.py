@@ -12,7 +12,6 @@ from wsis.report.runs import RunFolder
 
 Entry = Mapping[str, Any]
 MAIN_PROTOCOL = "voc"
-_BASELINE = "voc, baseline"
 _KINDS = {
     "train": "trains a network",
     "infer": "runs a network over the images",
@@ -28,6 +27,11 @@ def number_of(entry: Entry, metric: str) -> float | None:
     return float(value) if usable else None
 
 
+def is_baseline(entry: Entry) -> bool:
+    """Whether an entry measures the components of the CAMs."""
+    return ", baseline " in str(entry.get("protocol", ""))
+
+
 def _with_metric(entries: Sequence[Entry], metric: str, protocol: str) -> list[Entry]:
     return [
         e
@@ -38,14 +42,14 @@ def _with_metric(entries: Sequence[Entry], metric: str, protocol: str) -> list[E
 
 def best_baseline(entries: Sequence[Entry]) -> Entry | None:
     """The threshold at which the components of the CAMs do best, None if they were not measured."""
-    found = _with_metric(entries, "AP50", _BASELINE)
+    found = list(filter(is_baseline, _with_metric(entries, "AP50", MAIN_PROTOCOL)))
     return max(found, key=lambda e: number_of(e, "AP50") or 0.0, default=None)
 
 
 def instance_entries(entries: Sequence[Entry]) -> list[Entry]:
     """Protocol ``voc`` of every stage that makes instances, with AP50."""
     found = _with_metric(entries, "AP50", MAIN_PROTOCOL)
-    return [e for e in found if not str(e["protocol"]).startswith(_BASELINE)]
+    return [e for e in found if not is_baseline(e)]
 
 
 def _tile(value: float, what: str, note: str) -> str:
@@ -112,7 +116,7 @@ def figure_table(entries: Sequence[Entry]) -> str:
         shown = [m for m in MAIN_METRICS if any(m in e["metrics"] for e in ranked)]
         rows = [[*_source_cells(e), *(_per_cent(e, m) for m in shown)] for e in ranked]
         headers = ("stage", "data set", "protocol", *shown)
-        marked = ["baseline" in str(e.get("protocol", "")) for e in ranked]
+        marked = [is_baseline(e) for e in ranked]
         html += "<h3>Instances</h3>" + table(headers, rows, numbers=len(shown), marked=marked)
     if others:
         rows = [[*_source_cells(e), _named_figures(e)] for e in others]

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.proposals.store import proposals_from_artifact
 from wsis.evaluation.box_masks import TRUSTED
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
 from wsis.layers.proxy_masks import resize_map as paste_map
+from wsis.layers.region_overlap import overlap_with_masks
 from wsis.report.instances import Found, sort_found
 from wsis.visualization.instances import (
     instance_labels,
@@ -27,12 +29,15 @@ from wsis.visualization.panels import (
     heat_panel,
     label_panel,
     longest_displacement,
+    mark_places,
     probability_panel,
 )
 from wsis.visualization.resizing import PANEL_WIDTH
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CLASSES = 4
+_FIRST_PROPOSALS = 12
+_MOST_PEAKS = 6
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,37 @@ def _draw_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [Picture(cluster_panel(scene.image, clusters, width=scene.width), "clusters", note)]
 
 
+def _draw_proposals(scene: Scene, arrays: Arrays) -> list[Picture]:
+    regions = proposals_from_artifact(arrays).regions
+    first = regions[:_FIRST_PROPOSALS].decode()
+    order = np.argsort(-first.sum(axis=(1, 2)), kind="stable")  # small ones above large ones
+    panel = instances_panel(scene.image, first[order], None, width=scene.width)
+    pictures = [Picture(panel, "first proposals", f"{len(first)} of {len(regions)}")]
+    if scene.truth is None or len(scene.truth.masks) == 0:
+        return pictures
+    iou = overlap_with_masks(regions, np.asarray(scene.truth.masks, dtype=bool))  # (R, K)
+    best = iou.argmax(axis=0)
+    values = iou[best, np.arange(len(best))]
+    labels = [f"{value:.2f}" for value in values]
+    panel = instances_panel(scene.image, regions.decode(best), labels, width=scene.width)
+    pictures.append(Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}"))
+    return pictures
+
+
+def _draw_activation(scene: Scene, arrays: Arrays) -> list[Picture]:
+    values, peaks = arrays["peak_values"], arrays["peaks"]
+    order = np.argsort(-values, kind="stable").tolist()
+    pictures = []
+    for p in order[:_MOST_PEAKS]:
+        activation = np.asarray(arrays["activation"][p], dtype=np.float32)
+        panel = heat_panel(scene.image, activation, width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][p : p + 1])
+        kept = "" if p in arrays["instance_peaks"] else ", no instance"
+        note = f"{scene.classes[peaks[p, 0]]} {values[p]:.3g}{kept}"
+        pictures.append(Picture(panel, "instance activation map", note))
+    return pictures
+
+
 def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
     ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
     found = Found(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
@@ -193,6 +229,35 @@ def _draw_confidence(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [Picture(panel, "confidence", f"{int(sure.sum())} of {len(sure)} above {TRUSTED}")]
 
 
+def _draw_class_maps(scene: Scene, arrays: Arrays) -> list[Picture]:
+    pictures = []
+    maps = np.asarray(arrays["class_maps"], dtype=np.float32)
+    for class_id, values in zip(arrays["map_classes"][:_MOST_CLASSES], maps, strict=False):
+        positive, own = np.maximum(values, 0.0), arrays["peaks"][:, 0] == class_id
+        panel = heat_panel(scene.image, positive, highest=float(positive.max()), width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][own])
+        note = f"{scene.classes[class_id]}, highest {values.max():.3g}"
+        pictures.append(Picture(panel, "class response map", note))
+    return pictures
+
+
+def _draw_responses(scene: Scene, arrays: Arrays) -> list[Picture]:
+    pictures = []
+    values, peaks = arrays["peak_values"], arrays["peaks"]
+    for p in np.argsort(-values, kind="stable")[:_MOST_PEAKS].tolist():
+        # The root shows what is faint beside the few brightest pixels.
+        response = np.sqrt(np.asarray(arrays["responses"][p], dtype=np.float32))
+        panel = heat_panel(scene.image, response, highest=float(response.max()), width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][p : p + 1])
+        note = f"{scene.classes[peaks[p, 0]]} {values[p]:.3g}"
+        pictures.append(Picture(panel, "peak response map", note))
+    left_out = len(values) - len(pictures)
+    if left_out > 0:
+        last = pictures[-1]
+        pictures[-1] = Picture(last.panel, last.title, f"{last.note} ({left_out} more peaks)")
+    return pictures
+
+
 _VIEWS: list[View] = [
     View(
         ("boxes", "levels"),
@@ -214,6 +279,20 @@ _VIEWS: list[View] = [
         "Class activation map of one tag of the image, from blue (0) to red (1, its maximum): "
         "where the classifier saw the class.",
         _draw_cam,
+    ),
+    View(
+        ("map_classes", "class_maps", "peaks", "peak_places"),
+        "class response map",
+        "Raw score of a class in each cell, from blue (0 or less) to red (its maximum); crosses "
+        "are the peaks that count.",
+        _draw_class_maps,
+    ),
+    View(
+        ("responses", "peaks", "peak_places", "peak_values"),
+        "peak response map",
+        "Where in the photograph one peak (the cross) comes from, the highest peaks first; the "
+        "root of the map, from blue (0) to red (its maximum).",
+        _draw_responses,
     ),
     View(
         ("label",),
@@ -240,6 +319,20 @@ _VIEWS: list[View] = [
         "clusters",
         "Cells whose displacements end in the same centre, whatever their class.",
         _draw_clusters,
+    ),
+    View(
+        ("members", "num_atoms"),
+        "proposals",
+        "Regions that may be objects: the first ones in their own order, and, where there is "
+        "ground truth, the one that fits each true object best, with its IoU.",
+        _draw_proposals,
+    ),
+    View(
+        ("activation", "instance_peaks", "peaks", "peak_places", "peak_values"),
+        "instance activation map",
+        "A peak response map, filled: probability that a pixel belongs to the object of the cross, "
+        "from blue (0) to red (1), the highest peaks first.",
+        _draw_activation,
     ),
     View(
         ("classes", "scores", "masks"),

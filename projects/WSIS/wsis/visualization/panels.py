@@ -141,6 +141,29 @@ def _draw_wheel(panel: np.ndarray, side: int, *, margin: int = 6, rim: int = 2) 
     corner[rim : rim + side, rim : rim + side][disc] = colors[disc]
 
 
+def mark_places(panel: np.ndarray, places: np.ndarray, *, radius: int = 5) -> np.ndarray:
+    """Crosses on a panel, white with a dark rim: peaks.
+
+    Args:
+        panel: (P, Q, 3) uint8.
+        places: (n, 2) float (y, x), shares of the height and width in 0..1.
+        radius: length of an arm, pixels.
+
+    Returns:
+        (P, Q, 3) uint8, a new array.
+    """
+    marked = panel.copy()
+    height, width = panel.shape[:2]
+    for thick, color in ((2, 20), (1, 255)):
+        for y, x in np.asarray(places, dtype=np.float64).reshape(-1, 2):
+            row, column = int(y * (height - 1) + 0.5), int(x * (width - 1) + 0.5)
+            reach = radius + thick - 1
+            for tall, wide in ((reach, thick - 1), (thick - 1, reach)):
+                rows = slice(max(0, row - tall), row + tall + 1)
+                marked[rows, max(0, column - wide) : column + wide + 1] = color
+    return marked
+
+
 def cluster_panel(
     image: np.ndarray, clusters: np.ndarray, *, width: int = PANEL_WIDTH
 ) -> np.ndarray:

@@ -94,7 +94,9 @@ def strongest(
     if len(maps) == 0:
         return winners, torch.zeros_like(best)
     peaks = torch.cat([large.flatten(1).amax(dim=1) for _, large in chunks(every)])
-    scale = torch.stack([peaks[groups == group].max() for group in groups])
+    _, member = groups.unique(return_inverse=True)
+    largest = torch.full_like(peaks, -torch.inf).scatter_reduce_(0, member, peaks, "amax")
+    scale = largest[member]
     for part, large in chunks(every[(peaks > background * scale) & (scale > 0)]):
         values, index = (large / scale[part, None, None]).max(dim=0)
         better = values > best
@@ -187,8 +189,9 @@ class IRNetROIHeads(nn.Module):
         for index, clusters in enumerate(proposals):
             keys = features["keys"][index]
             channels, indicator = self._candidates(features, index, clusters)
-            winners, scores = self._walk_and_compete(
-                features, index, indicator, channels[0], images, sizes[index], self.background
+            indicator = self._walk(features, index, indicator, out=indicator)
+            winners, scores = self._compete(
+                indicator, channels[0], images, index, sizes[index], self.background
             )
             results.append(self._detect(winners, scores, keys[channels[0]]))
         return results, {}
@@ -206,8 +209,13 @@ class IRNetROIHeads(nn.Module):
         for index, keys in enumerate(features["keys"]):
             cam = self._on_grid(features, index)
             groups = torch.arange(len(cam), device=cam.device)
-            winners, _ = self._walk_and_compete(
-                features, index, cam, groups, images, sizes[index], self.semantic_background
+            winners, _ = self._compete(
+                self._walk(features, index, cam),
+                groups,
+                images,
+                index,
+                sizes[index],
+                self.semantic_background,
             )
             labels = torch.cat([keys.new_zeros(1), keys + 1])[winners + 1]
             results.append(labels.to(torch.uint8))
@@ -235,25 +243,36 @@ class IRNetROIHeads(nn.Module):
         peak = cam.new_zeros((len(cam), count))
         peak.scatter_reduce_(1, flat.expand(len(cam), -1), cam.flatten(1), "amax")
         channels = peak.gt(0).nonzero(as_tuple=True)
-        return channels, cam[channels[0]] * (clusters == channels[1][:, None, None])
+        maps = cam.new_empty((len(channels[0]), *clusters.shape))
+        parts = (rows.split(_CHANNELS_AT_ONCE) for rows in (maps, *channels))
+        for part, of_class, cluster in zip(*parts, strict=True):
+            torch.mul(cam[of_class], clusters == cluster[:, None, None], out=part)
+        return channels, maps
 
-    def _walk_and_compete(
+    def _walk(
         self,
         features: dict[str, Sequence[Tensor]],
         index: int,
         maps: Tensor,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        return random_walk(maps, features["boundary"][index], **self.walk, out=out)
+
+    def _compete(
+        self,
+        maps: Tensor,
         classes: Tensor,
         images: ImageList,
+        index: int,
         output_size: tuple[int, int],
         background: float,
     ) -> tuple[Tensor, Tensor]:
-        boundary = features["boundary"][index]
-        image_size = tuple(int(side) for side in images.image_sizes[index])
         return strongest(
-            random_walk(maps, boundary, **self.walk),
+            maps,
             classes if self.per_class else torch.zeros_like(classes),
             background=background,
-            image_size=image_size,
+            image_size=tuple(int(side) for side in images.image_sizes[index]),
             output_size=tuple(int(side) for side in output_size),
             stride=self.stride,
             align_corners=self.align_corners,

@@ -1,0 +1,139 @@
+"""Reading proposals, whatever format they come in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wsis.data.artifacts import check_key, read_artifact
+from wsis.data.checks import load_json
+from wsis.data.proposals.mat import read_mat
+from wsis.data.proposals.runs import proposals_from_prm, proposals_from_rles
+from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.errors import DataError, UsageError
+
+MAX_FILE_BYTES = 1 << 30  # of one image's JSON
+# Beginnings that the names of a collection's files may have before the image key.
+_PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")
+
+
+def _read_npz(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
+    try:
+        return proposals_from_artifact(read_artifact(path), size=size).first(count)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _load_small_json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes are too many for one image")
+    except OSError:
+        pass  # the loader says what is wrong
+    return load_json(path)
+
+
+def _read_prm(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
+    return proposals_from_prm(path, _load_small_json(path), size=size, count=count)
+
+
+def _read_rles(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
+    return proposals_from_rles(path, _load_small_json(path), size=size, count=count)
+
+
+def _read_json(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
+    """PRM's JSON or a list of RLEs, by what its first entry has."""
+    content = _load_small_json(path)
+    entry = content[0] if isinstance(content, list) and content else None
+    if isinstance(entry, dict) and "data" in entry and "shape" in entry:
+        return proposals_from_prm(path, content, size=size, count=count)
+    return proposals_from_rles(path, content, size=size, count=count)
+
+
+_READERS: dict[str, tuple[str, Callable[..., Proposals]]] = {
+    "npz": (".npz", _read_npz),
+    "mat": (".mat", read_mat),
+    "prm": (".json", _read_prm),
+    "rle": (".json", _read_rles),
+}
+_BY_SUFFIX = {".npz": _read_npz, ".mat": read_mat, ".json": _read_json}
+FORMATS = ("auto", *_READERS)
+
+
+def read_proposals(
+    path: str | os.PathLike[str],
+    *,
+    kind: str = "auto",
+    size: tuple[int, int] | None = None,
+    max_count: int = 0,
+) -> Proposals:
+    """Read the proposals of one image.
+
+    Args:
+        path: a file of one of the formats below.
+        kind: "npz" (this toolbox's own), "mat" (MCG, COB, CIM's mask stacks), "prm" (JSON of PRM's
+            demo), "rle" (JSON list of COCO RLEs, or Segment Anything's file), or "auto", by suffix
+            and content.
+        size: (H, W) of the image; a file of another size is refused.
+        max_count: only the first (with scores in a list of RLEs: the best) so many; 0 takes all.
+
+    Returns:
+        At least one proposal, best first.
+
+    Raises:
+        UsageError: no such format.
+        DataError: missing, damaged, empty, of unknown format or of another size; nothing is
+            allocated for masks before these checks.
+    """
+    path = Path(path)
+    if kind not in FORMATS:
+        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
+    if kind == "auto":
+        reader = _BY_SUFFIX.get(path.suffix.lower())
+        if reader is None:
+            raise DataError(
+                f"{path} has no known suffix ({', '.join(_BY_SUFFIX)}); set WSIS.PROPOSALS.FORMAT"
+            )
+    else:
+        reader = _READERS[kind][1]
+    if not path.is_file():
+        raise DataError(f"proposals {path} do not exist; set WSIS.PROPOSALS.ROOT to their folder")
+    return reader(path, size=size, count=max_count)
+
+
+def find_proposals(
+    root: str | os.PathLike[str], image_key: str, *, kind: str = "auto", file_name: str = ""
+) -> Path:
+    """The proposal file of an image in a folder.
+
+    Args:
+        root: the folder.
+        image_key: the image's key; the file is called so, perhaps with COCO 2014's prefix before.
+        kind: as `read_proposals`; it decides which suffixes are looked for.
+        file_name: the image's file, whose stem is tried too.
+
+    Raises:
+        UsageError: no such format.
+        DataError: no such file; names the first that was looked for.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
+    suffixes = tuple(_BY_SUFFIX) if kind == "auto" else (_READERS[kind][0],)
+    stems = dict.fromkeys([check_key(image_key), *([Path(file_name).stem] if file_name else [])])
+    looked = [
+        Path(root) / f"{prefix}{stem}{suffix}"
+        for stem in stems
+        for prefix in _PREFIXES
+        for suffix in suffixes
+    ]
+    for path in looked:
+        if path.is_file():
+            return path
+    raise DataError(
+        f"no proposals for image {image_key} in {root} (looked for {looked[0].name} and "
+        f"{len(looked) - 1} other names); see WSIS.PROPOSALS.ROOT and FORMAT"
+    )

@@ -1,0 +1,106 @@
+"""Segment proposals of one image, and how an artifact keeps them.
+
+R proposals, A atoms, H x W pixels; see `wsis.layers.regions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsis.data.images import MAX_PIXELS
+from wsis.layers.regions import Regions
+
+MAX_PROPOSALS = 1 << 16  # of one image; no method makes nearly as many
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Masks that may be objects, best first.
+
+    Attributes:
+        regions: R masks over the image.
+        scores: (R,) float32, larger is better; only their order means anything, and it need not
+            be that of the proposals where the file's own order counts.
+    """
+
+    regions: Regions
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.regions.size
+
+    def first(self, count: int) -> Proposals:
+        """The first ``count`` proposals; all where ``count`` is 0 or more than there are."""
+        if count <= 0 or count >= len(self):
+            return self
+        return Proposals(self.regions[:count], self.scores[:count])
+
+
+def by_rank(regions: Regions) -> Proposals:
+    """Proposals whose file has an order but no scores: these fall evenly from 1 to 1 / R."""
+    count = len(regions)
+    scores = np.arange(count, 0, -1, dtype=np.float32) / max(count, 1)
+    return Proposals(regions, scores)
+
+
+def by_score(regions: Regions, scores: np.ndarray) -> Proposals:
+    """Proposals put in descending order of their scores, equal ones as they came."""
+    scores = np.asarray(scores, dtype=np.float32)
+    order = np.argsort(-scores, kind="stable")
+    return Proposals(regions[order], scores[order])
+
+
+def proposals_artifact(proposals: Proposals) -> dict[str, np.ndarray]:
+    """What an artifact keeps of proposals.
+
+    Returns:
+        ``labels`` (H, W), the atom of each pixel, in the smallest unsigned type; ``members``
+        (R, ceil(A / 8)) uint8, a bit for each atom; ``num_atoms`` (1,) int64; ``scores`` (R,)
+        float32.
+    """
+    regions = proposals.regions
+    kind = np.min_scalar_type(max(regions.num_atoms - 1, 0))
+    return {
+        "labels": regions.labels.astype(kind),
+        "members": np.packbits(regions.member_table(), axis=1),
+        "num_atoms": np.array([regions.num_atoms], dtype=np.int64),
+        "scores": proposals.scores.astype(np.float32),
+    }
+
+
+def proposals_from_artifact(
+    arrays: Mapping[str, np.ndarray], *, size: tuple[int, int] | None = None
+) -> Proposals:
+    """The proposals in an artifact.
+
+    Args:
+        arrays: as `proposals_artifact` made them.
+        size: (H, W) that the image must have, if known.
+
+    Raises:
+        ValueError: arrays that are missing, do not fit together or not the image.
+    """
+    try:
+        labels, members = arrays["labels"], arrays["members"]
+        number, scores = int(arrays["num_atoms"].item()), arrays["scores"]
+    except KeyError as error:
+        raise ValueError(f"proposals without {error}") from None
+    if labels.ndim != 2 or labels.dtype.kind not in "iu" or not 0 < labels.size <= MAX_PIXELS:
+        raise ValueError(f"proposals with labels {labels.dtype} of shape {labels.shape}")
+    if size is not None and labels.shape != tuple(size):
+        raise ValueError(f"proposals of {labels.shape}, the image is {tuple(size)} (height, width)")
+    count = len(members) if members.ndim == 2 else -1
+    if members.dtype != np.uint8 or scores.shape != (count,) or scores.dtype.kind != "f":
+        raise ValueError(f"proposals with members {members.shape} and scores {scores.shape}")
+    if not 0 <= count <= MAX_PROPOSALS or number < 1 or members.shape[1] != -(-number // 8):
+        raise ValueError(f"proposals with members {members.shape} of {number} atoms")
+    table = np.unpackbits(members, axis=1, count=number).view(bool)
+    return Proposals(Regions.from_membership(labels, table), scores.astype(np.float32))

@@ -1,0 +1,300 @@
+"""Gradients inside windows, and the operations backwards that peak back-propagation needs.
+
+P peaks; a map is C x H x W, a peak's window of it C x A x B, at (top, left). Outside its window a
+peak's gradient is 0. All windows of a value have one size, each its own place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Gradients of P peaks at one map.
+
+    Attributes:
+        data: (P, C, A, B).
+        corners: P times (top, left); a window may reach over the map's border, where its values
+            mean nothing.
+    """
+
+    data: Tensor
+    corners: Sequence[Size]
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a gradient is multiplied by before it is added up.
+
+    Attributes:
+        register: where the gradient is.
+        factor: broadcasts to (N, C, H, W), float or bool; None is 1.
+        sign: 1 or -1.
+    """
+
+    register: int
+    factor: Tensor | None = None
+    sign: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the gradient itself."""
+        return self.factor is None and self.sign == 1.0
+
+
+def gather(
+    parts: Sequence[tuple[Windows, Term]], size: Size, images: Sequence[int], *, whole: bool = False
+) -> Windows:
+    """The sum of gradients times factors, in windows that lie inside the map.
+
+    Args:
+        parts: at least one.
+        size: (H, W) of the map.
+        images: P indices of images, for the factors.
+        whole: make the windows as large as the map.
+    """
+    first, term = parts[0]
+    if len(parts) == 1 and term.plain and not whole and _inside(first, size):
+        return first
+    parts = sorted(parts, key=lambda part: -part[0].data.shape[2])  # the largest fills the target
+    count, channels = first.data.shape[:2]
+    extents, starts = [], []
+    for axis, length in enumerate(size):
+        low = [min(w.corners[p][axis] for w, _ in parts) for p in range(count)]
+        high = [
+            max(w.corners[p][axis] + w.data.shape[2 + axis] for w, _ in parts) for p in range(count)
+        ]
+        kept = [min(b, length) - max(a, 0) for a, b in zip(low, high, strict=True)]
+        extent = length if whole else max(1, *kept)
+        extents.append(extent)
+        starts.append([min(max(a, 0), length - extent) for a in low])
+    target = first.data.new_empty((count, channels, *extents))
+    corners = list(zip(*starts, strict=True))
+    for p in range(count):
+        _gather_one_(target[p], corners[p], parts, p, images[p])
+    return Windows(target, corners)
+
+
+def _inside(windows: Windows, size: Size) -> bool:
+    extents = windows.data.shape[2:]
+    return all(
+        start >= 0 and start + extent <= length
+        for corner in windows.corners
+        for start, extent, length in zip(corner, extents, size, strict=True)
+    )
+
+
+def _gather_one_(
+    target: Tensor, corner: Size, parts: Sequence[tuple[Windows, Term]], peak: int, image: int
+) -> None:
+    """Fill one peak's window (C, A, B)."""
+    fresh = True
+    for windows, term in parts:
+        into, whence, where = [], [], []
+        for axis in (0, 1):
+            own = windows.corners[peak][axis]
+            start = max(corner[axis], own)
+            stop = min(corner[axis] + target.shape[1 + axis], own + windows.data.shape[2 + axis])
+            stop = max(start, stop)
+            into.append(slice(start - corner[axis], stop - corner[axis]))
+            whence.append(slice(start - own, stop - own))
+            where.append(slice(start, stop))
+        part = target[:, into[0], into[1]]
+        source = windows.data[peak][:, whence[0], whence[1]]
+        factor = None if term.factor is None else _cut(term.factor, image, where)
+        covers = part.shape == target.shape
+        if fresh and not covers:
+            target.zero_()
+        _add_(part, source, factor, term.sign, overwrite=fresh and covers)
+        fresh = False
+
+
+def _cut(factor: Tensor, image: int, where: Sequence[slice]) -> Tensor:
+    """An image's window of a factor, whose extents may be 1."""
+    part = factor[image if factor.shape[0] > 1 else 0]
+    if part.shape[1] > 1:
+        part = part[:, where[0]]
+    return part[:, :, where[1]] if part.shape[2] > 1 else part
+
+
+def _add_(
+    part: Tensor, source: Tensor, factor: Tensor | None, sign: float, *, overwrite: bool
+) -> None:
+    if overwrite and sign == 1.0:
+        if factor is None:
+            part.copy_(source)
+        else:
+            torch.mul(source, factor, out=part)
+        return
+    if overwrite:
+        part.zero_()
+    if factor is not None and factor.dtype == part.dtype:
+        part.addcmul_(source, factor, value=sign)
+    else:
+        part.add_(source if factor is None else source * factor, alpha=sign)
+
+
+@dataclass
+class TransposedConvolution:
+    """Gradient of a convolution with other weights (Co, Ci / groups, kh, kw).
+
+    Attributes:
+        weight: the weights.
+        size: (H, W) of the convolution's input.
+        output_size: (h, w) of its output.
+        stride: of the convolution, as the following.
+        padding: zeros at each side.
+        dilation: spacing of the kernel.
+        groups: of channels.
+    """
+
+    weight: Tensor
+    size: Size
+    output_size: Size
+    stride: Size
+    padding: Size
+    dilation: Size
+    groups: int
+    flipped: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        out, per_group, *kernel = self.weight.shape
+        grouped = self.weight.reshape(self.groups, out // self.groups, per_group, *kernel)
+        flipped = grouped.transpose(1, 2).flip(-1, -2)
+        self.flipped = flipped.reshape(-1, out // self.groups, *kernel).contiguous()
+
+    def __call__(self, windows: Windows, images: Sequence[int]) -> Windows:
+        """Windows of the output to those of the input; the margin over the border may remain."""
+        crops, extra = zip(*(self._crop(axis, windows.data) for axis in (0, 1)), strict=True)
+        corners = [
+            tuple(c * self.stride[a] - self.padding[a] + crops[a] for a, c in enumerate(corner))
+            for corner in windows.corners
+        ]
+        return Windows(self._transposed(windows.data, crops, extra), corners)
+
+    def _crop(self, axis: int, data: Tensor) -> Size:
+        """Cells to leave out at both borders, to add at the end: where windows are whole maps."""
+        cells, pad = data.shape[2 + axis], self.padding[axis]
+        if cells != self.output_size[axis]:
+            return 0, 0
+        grown = (cells - 1) * self.stride[axis] + self._reach(axis) + 1
+        lack = self.size[axis] - (grown - 2 * pad)
+        fits = 0 <= lack < max(self.stride[axis], self.dilation[axis])
+        return (pad, lack) if fits else (0, 0)
+
+    def _reach(self, axis: int) -> int:
+        return self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
+
+    def _transposed(self, data: Tensor, crops: Size, extra: Size) -> Tensor:
+        border = [self._reach(axis) - crops[axis] for axis in (0, 1)]
+        pointwise = tuple(self.weight.shape[2:]) == (1, 1) and not any(crops)
+        if self.stride == (1, 1) and not any(extra) and min(border) >= 0:
+            return F.conv2d(
+                data, self.flipped, padding=border, dilation=self.dilation, groups=self.groups
+            )
+        if pointwise:
+            small = F.conv2d(data, self.flipped, groups=self.groups)
+            sides = [(n - 1) * s + 1 for n, s in zip(data.shape[2:], self.stride, strict=True)]
+            large = small.new_zeros((*small.shape[:2], *sides))
+            large[:, :, :: self.stride[0], :: self.stride[1]] = small
+            return large
+        return F.conv_transpose2d(
+            data,
+            self.weight,
+            stride=self.stride,
+            padding=crops,
+            output_padding=extra,
+            groups=self.groups,
+            dilation=self.dilation,
+        )
+
+
+@dataclass(frozen=True)
+class Unpool:
+    """Max pooling backwards: each cell's gradient goes to the pixel that it was taken from.
+
+    Attributes:
+        indices: (N, C, h, w) int64, y W + x of that pixel.
+        size: (H, W) of the pooled map.
+        stride: of the pooling, as the following.
+        padding: at each side.
+        extent: of the window that a cell looks at.
+    """
+
+    indices: Tensor
+    size: Size
+    stride: Size
+    padding: Size
+    extent: Size
+
+    def __call__(self, windows: Windows, images: Sequence[int]) -> Windows:
+        """Windows of the pooled map to those of the map before; they must lie inside."""
+        data = windows.data
+        height, width = data.shape[2:]
+        rows = (height - 1) * self.stride[0] + self.extent[0]
+        columns = (width - 1) * self.stride[1] + self.extent[1]
+        result = data.new_zeros((*data.shape[:2], rows * columns))
+        corners = []
+        for p, (top, left) in enumerate(windows.corners):
+            y0 = top * self.stride[0] - self.padding[0]
+            x0 = left * self.stride[1] - self.padding[1]
+            index = self.indices[images[p], :, top : top + height, left : left + width]
+            y = index.div(self.size[1], rounding_mode="floor")
+            local = (y - y0) * columns + (index - y * self.size[1] - x0)
+            result[p].scatter_add_(1, local.flatten(1), data[p].flatten(1))
+            corners.append((y0, x0))
+        return Windows(result.view(*data.shape[:2], rows, columns), corners)
+
+
+@dataclass(frozen=True)
+class Resample:
+    """A linear operation on each image by itself: its own gradient, over the whole map.
+
+    Attributes:
+        function: called as ``function(map, *arguments)``.
+        arguments: see there.
+        shape: (N, C, H, W) of its input.
+        output_size: (h, w) of its output.
+    """
+
+    function: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+    shape: tuple[int, ...]
+    output_size: Size
+
+    def __call__(self, windows: Windows, images: Sequence[int]) -> Windows:
+        """Windows of the output to whole maps of the input."""
+        whole = gather([(windows, Term(0))], self.output_size, images, whole=True).data
+        with torch.inference_mode(False), torch.enable_grad():
+            given = torch.zeros(
+                (len(whole), *self.shape[1:]), dtype=whole.dtype, device=whole.device
+            ).requires_grad_()
+            made = self.function(given, *self.arguments)
+            if made.shape != whole.shape:
+                raise ValueError(f"peaks cannot pass {self.function}, which mixes images")
+            (gradient,) = torch.autograd.grad(made, given, whole.clone())
+        return Windows(gradient, [(0, 0)] * len(whole))
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Concatenation backwards: some of the channels.
+
+    Attributes:
+        kept: which.
+    """
+
+    kept: slice
+
+    def __call__(self, windows: Windows, images: Sequence[int]) -> Windows:
+        """The windows of those channels."""
+        return Windows(windows.data[:, self.kept], windows.corners)

@@ -1,0 +1,250 @@
+"""Superpixels without learning: watershed basins of the gradient, merged to a wanted number.
+
+H x W pixels, n superpixels, E pairs of neighbours. Label maps and graphs are NumPy arrays, since
+the watershed is OpenCV's. Everything is deterministic.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+_SHARP = 0.7  # pixels; the gradient whose basins are the finest parts
+_SMOOTH = ((1.0, 1.0), (2.0, 1.5), (4.0, 2.0))  # pixels and weight of the coarser gradient
+
+
+def to_lab(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB as float32 CIE Lab: L 0..100, a and b about -100..100."""
+    return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+
+def color_gradient(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Largest rate of change over all directions of a colour image (Di Zenzo).
+
+    Args:
+        image: (H, W, C) float32.
+        sigma: of the Gaussian that smooths it first, pixels.
+
+    Returns:
+        (H, W) float32, units of the image per pixel.
+    """
+    smooth = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    dx = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32)
+    dy = cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32)
+    across, down, mixed = (
+        np.einsum("hwc,hwc->hw", a, b) for a, b in ((dx, dx), (dy, dy), (dx, dy))
+    )
+    spread = np.sqrt((across - down) ** 2 + 4 * mixed**2)
+    return np.sqrt(0.5 * (across + down + spread))
+
+
+def edge_maps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(sharp, broad) gradients, (H, W) float32 each: one scale, and a weighted sum of three."""
+    broad = sum(weight * color_gradient(lab, sigma) for sigma, weight in _SMOOTH)
+    return color_gradient(lab, _SHARP), broad
+
+
+def _without_gaps(labels: np.ndarray) -> np.ndarray:
+    """Labels renumbered from 0, in their order; int32."""
+    used = np.bincount(labels.ravel()) > 0
+    return (np.cumsum(used, dtype=np.int32) - 1)[labels]
+
+
+def watershed_basins(edges: np.ndarray) -> np.ndarray:
+    """One basin for each local minimum (3 x 3, connected plateaus count once) of a gradient.
+
+    Args:
+        edges: (H, W) float32, not negative.
+
+    Returns:
+        (H, W) int32, basins numbered from 0 without gaps, each pixel in one.
+    """
+    lowest = cv2.erode(edges, np.ones((3, 3), np.uint8))
+    _, markers = cv2.connectedComponents((edges <= lowest).astype(np.uint8), connectivity=8)
+    top = max(float(np.percentile(edges, 99)), 1e-6)
+    levels = np.clip(edges * (255 / top), 0, 255).astype(np.uint8)
+    # The watershed leaves the outermost pixels undecided: give it a margin.
+    levels = np.pad(levels, 1, mode="edge")
+    flooded = cv2.watershed(cv2.merge([levels] * 3), np.pad(markers, 1))[1:-1, 1:-1]
+    undecided = flooded <= 0
+    if undecided.all():
+        return np.zeros(edges.shape, dtype=np.int32)
+    if undecided.any():
+        nearest = ndimage.distance_transform_edt(
+            undecided, return_distances=False, return_indices=True
+        )
+        flooded = flooded[tuple(nearest)]
+    return _without_gaps(flooded)
+
+
+def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
+    """Give each pixel at a border to the touching basin whose mean colour is nearest to its own.
+
+    A gradient is the same on both sides of a sharp step, so that a watershed may lie one pixel off.
+
+    Args:
+        labels: (H, W) int32 basins, from 0 without gaps.
+        lab: (H, W, 3) float32.
+
+    Returns:
+        (H, W) int32, renumbered where a basin has lost all its pixels.
+    """
+    height, width = labels.shape
+    flat, colors = labels.ravel(), lab.reshape(-1, 3)
+    size = np.maximum(np.bincount(flat), 1)
+    mean = np.stack([np.bincount(flat, c) / size for c in colors.T], axis=1).astype(np.float32)
+    border = np.zeros(labels.shape, dtype=bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    border[1:] |= down
+    border[:-1] |= down
+    ys, xs = np.nonzero(border)
+    color = lab[ys, xs]
+    best = labels[ys, xs]
+    least = ((mean[best] - color) ** 2).sum(axis=1)
+    for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+        y, x = np.clip(ys + dy, 0, height - 1), np.clip(xs + dx, 0, width - 1)
+        other = labels[y, x]
+        distance = ((mean[other] - color) ** 2).sum(axis=1)
+        better = distance < least
+        best, least = np.where(better, other, best), np.where(better, distance, least)
+    settled = labels.copy()
+    settled[ys, xs] = best
+    return _without_gaps(settled)
+
+
+class Neighbours(NamedTuple):
+    """Pairs of regions that touch (4-neighbours).
+
+    Attributes:
+        one: (E,) int64.
+        two: (E,) int64, above ``one``.
+        length: (E,) float64, pairs of touching pixels.
+        strength: (E, S) float64, sum over these of S edge maps (the larger of both pixels).
+    """
+
+    one: np.ndarray
+    two: np.ndarray
+    length: np.ndarray
+    strength: np.ndarray
+
+
+def find_neighbours(labels: np.ndarray, edges: tuple[np.ndarray, ...]) -> Neighbours:
+    """Which regions of a label map (H, W) touch, and how strong the edges are between them."""
+    number = int(labels.max()) + 1
+    keys: list[np.ndarray] = []
+    values: list[list[np.ndarray]] = [[] for _ in edges]
+    halves = (slice(None), slice(None, -1)), (slice(None), slice(1, None))
+    for near, far in (halves, tuple(half[::-1] for half in halves)):
+        differ = labels[near] != labels[far]
+        a, b = labels[near][differ].astype(np.int64), labels[far][differ].astype(np.int64)
+        keys.append(np.minimum(a, b) * number + np.maximum(a, b))
+        for found, edge in zip(values, edges, strict=True):
+            found.append(np.maximum(edge[near][differ], edge[far][differ]))
+    pairs, place = np.unique(np.concatenate(keys), return_inverse=True)
+    sums = [np.bincount(place, np.concatenate(v), len(pairs)) for v in values]
+    return Neighbours(
+        pairs // number,
+        pairs % number,
+        np.bincount(place, minlength=len(pairs)).astype(np.float64),
+        np.stack(sums, axis=1),
+    )
+
+
+def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
+    """The pairs after region i became ``names[i]``; those within one region go, equal ones join."""
+    one, two = names[pairs.one], names[pairs.two]
+    kept = one != two
+    one, two = one[kept], two[kept]
+    number = int(names.max()) + 1
+    keys = np.minimum(one, two) * number + np.maximum(one, two)
+    found, place = np.unique(keys, return_inverse=True)
+    strength = [np.bincount(place, s[kept], len(found)) for s in pairs.strength.T]
+    return Neighbours(
+        found // number,
+        found % number,
+        np.bincount(place, pairs.length[kept], len(found)),
+        np.stack(strength, axis=1),
+    )
+
+
+def mutual_choices(pairs: Neighbours, cost: np.ndarray, number: int) -> np.ndarray:
+    """Pairs each of whose regions likes the other best.
+
+    Args:
+        pairs: E pairs of regions below ``number``.
+        cost: (E,) float64; the lowest is liked best, the first one on equality.
+        number: of regions.
+
+    Returns:
+        (m,) int64 into the pairs, ascending; no region is in two of them.
+    """
+    best = np.full(number, np.inf)
+    np.minimum.at(best, pairs.one, cost)
+    np.minimum.at(best, pairs.two, cost)
+    liked = np.flatnonzero((cost <= best[pairs.one]) & (cost <= best[pairs.two]))
+    first = np.full(number, len(cost))
+    np.minimum.at(first, pairs.one[liked], liked)
+    np.minimum.at(first, pairs.two[liked], liked)
+    return liked[(first[pairs.one[liked]] == liked) & (first[pairs.two[liked]] == liked)]
+
+
+def color_cost(
+    size: np.ndarray, color: np.ndarray, pairs: Neighbours, *, power: float, edge_weight: float
+) -> np.ndarray:
+    """(E,) cost of joining neighbours: difference of mean colours and edge, small ones first.
+
+    Args:
+        size: (n,) pixels.
+        color: (n, 3) sums of Lab.
+        pairs: the neighbours; the first edge map counts.
+        power: of the size of the smaller one, in 0..1.
+        edge_weight: of the mean edge against the colour difference.
+    """
+    mean = color / np.maximum(size, 1)[:, None]
+    difference = np.sqrt(((mean[pairs.one] - mean[pairs.two]) ** 2).sum(axis=1))
+    edge = pairs.strength[:, 0] / pairs.length
+    smaller = np.minimum(size[pairs.one], size[pairs.two])
+    return (difference + edge_weight * edge) * smaller**power
+
+
+def superpixels(
+    lab: np.ndarray, edges: tuple[np.ndarray, ...], count: int
+) -> tuple[np.ndarray, Neighbours]:
+    """Parts that follow the edges of the picture.
+
+    The basins of the first edge map are joined, in rounds of mutual choices, until ``count`` are
+    left.
+
+    Args:
+        lab: (H, W, 3) float32.
+        edges: S edge maps (H, W), the first one sharp.
+        count: at least 1; less are returned where the picture has fewer basins.
+
+    Returns:
+        (H, W) int32 labels from 0 without gaps, and their neighbours.
+    """
+    labels = settle_borders(watershed_basins(edges[0]), lab)
+    pairs = find_neighbours(labels, edges)
+    flat = labels.ravel()
+    size = np.bincount(flat).astype(np.float64)
+    color = np.stack([np.bincount(flat, lab[..., c].ravel()) for c in range(3)], axis=1)
+    names = np.arange(len(size))
+    while len(size) > count and len(pairs.one):
+        cost = color_cost(size, color, pairs, power=0.5, edge_weight=1.0)
+        chosen = mutual_choices(pairs, cost, len(size))
+        surplus = len(size) - count
+        if len(chosen) > surplus:
+            chosen = chosen[np.argsort(cost[chosen], kind="stable")[:surplus]]
+        joined = np.arange(len(size))
+        joined[pairs.two[chosen]] = pairs.one[chosen]
+        _, joined = np.unique(joined, return_inverse=True)
+        names = joined[names]
+        size = np.bincount(joined, size)
+        color = np.stack([np.bincount(joined, c) for c in color.T], axis=1)
+        pairs = rename_neighbours(pairs, joined)
+    return names[labels].astype(np.int32), pairs

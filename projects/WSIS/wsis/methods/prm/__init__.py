@@ -1,0 +1,1 @@
+"""PRM (Zhou et al., CVPR 2018): instance masks from image tags by peak response maps."""

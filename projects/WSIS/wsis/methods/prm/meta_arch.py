@@ -1,0 +1,87 @@
+"""PRM: trains the peak-stimulated classifier, and makes instances of its peaks (spec 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from wsis.errors import DataError
+from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
+
+
+@META_ARCH_REGISTRY.register()
+class PRM(nn.Module):
+    """Class peak response: image tags in training, instances with class and mask at test time.
+
+    State-dict names: ``peak_classifier.backbone.*`` and ``peak_classifier.classifier.*``.
+
+    Args:
+        peak_classifier: the network.
+        roi_heads: makes instances of peak response maps and segment proposals (`PRMROIHeads`).
+        use_tags: in inference, images with tags have peaks of these classes only.
+    """
+
+    @configurable
+    def __init__(
+        self, *, peak_classifier: PeakClassifier, roi_heads: nn.Module, use_tags: bool = True
+    ) -> None:
+        super().__init__()
+        self.peak_classifier = peak_classifier
+        self.roi_heads = roi_heads
+        self.use_tags = use_tags
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from ``MODEL.PRM`` and ``MODEL.PEAK_CLASSIFIER``."""
+        classifier = build_peak_classifier(cfg)
+        return {
+            "peak_classifier": classifier,
+            "roi_heads": build_roi_heads(cfg, classifier.backbone.output_shape()),
+            "use_tags": cfg.MODEL.PRM.USE_TAGS,
+        }
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, else one dict per image.
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W) in 0..255. Training: ``image_labels`` (see
+                `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels``
+                (ids), ``proposals`` (`wsis.layers.regions.Regions`) and ``height``, ``width`` of
+                the result where it is not the image's.
+
+        Returns:
+            training: ``{"loss_classification": scalar}``. Inference: ``logits`` and ``scores``
+            (C,), a class without peaks having the logit of its map's maximum, and ``responses``
+            (`wsis.modeling.peak_classifier.PeakResponses`); also ``instances`` (see
+            `PRMROIHeads.forward`). A batch without the proposals that its instances would need is
+            only classified: its responses have no maps.
+        """
+        if self.training:
+            return self.peak_classifier.losses(batched_inputs)
+        images = [self.peak_classifier.normalize(sample["image"]) for sample in batched_inputs]
+        tags = [sample.get("image_labels") if self.use_tags else None for sample in batched_inputs]
+        wanted = self.roi_heads.masks == "response" or any("proposals" in s for s in batched_inputs)
+        responses = self.peak_classifier.respond(images, tags=tags, back_propagate=wanted)
+        results = []
+        for sample, image, found in zip(batched_inputs, images, responses, strict=True):
+            results.append(self._instances(sample, image, found))
+        return results
+
+    def _instances(self, sample: dict[str, Any], image: Tensor, found: Any) -> dict[str, Any]:
+        own = tuple(image.shape[-2:])
+        size = (int(sample.get("height", own[0])), int(sample.get("width", own[1])))
+        logits = found.scores.where(~found.scores.isnan(), found.class_maps.amax(dim=(1, 2)))
+        result = {"responses": found, "logits": logits, "scores": logits.sigmoid()}
+        regions = sample.get("proposals")
+        if found.responses is None:
+            return result
+        try:
+            images = ImageList(image[None], [own])
+            instances, _ = self.roi_heads(images, [found], [regions], output_sizes=[size])
+        except ValueError as error:
+            raise DataError(f"image {sample.get('image_key', '?')}: {error}") from error
+        return result | {"instances": instances[0]}

@@ -1,0 +1,247 @@
+"""Instances of peaks: by retrieval of segment proposals, or from the response maps alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.structures import BitMasks, ImageList, Instances
+from torch import Tensor, nn
+
+from wsis.errors import UsageError
+from wsis.layers.masks import mask_nms
+from wsis.layers.regions import Regions
+from wsis.layers.retrieval import prepare_proposals, retrieve_instances
+from wsis.modeling.peak_classifier import PeakResponses
+
+MASKS = ("proposals", "response")
+SCORES = ("retrieval", "peak", "probability", "product")
+Factors = tuple[float, float, float]
+
+
+def smooth_map(values: Tensor, sigma: float) -> Tensor:
+    """Maps (P, H, W) smoothed by a Gaussian of standard deviation ``sigma`` in pixels."""
+    if sigma <= 0 or len(values) == 0:
+        return values
+    reach = max(1, round(3 * sigma))
+    place = torch.arange(-reach, reach + 1, device=values.device, dtype=values.dtype)
+    kernel = torch.exp(-0.5 * (place / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    values = F.conv2d(values[:, None], kernel.view(1, 1, -1, 1), padding=(reach, 0))
+    return F.conv2d(values, kernel.view(1, 1, 1, -1), padding=(0, reach))[:, 0]
+
+
+def response_masks(
+    responses: Tensor, size: tuple[int, int], *, threshold: float, blur: float
+) -> Tensor:
+    """Peak response maps as masks: the baseline without proposals.
+
+    Args:
+        responses: (P, H, W) non-negative.
+        size: (H', W') of the masks.
+        threshold: share of a map's maximum that its mask must exceed.
+        blur: standard deviation of the smoothing, share of the longer side.
+
+    Returns:
+        (P, H', W') bool.
+    """
+    smooth = smooth_map(responses, blur * max(responses.shape[1:]))
+    if tuple(responses.shape[1:]) != tuple(size):
+        resized = F.interpolate(smooth[:, None], size=size, mode="bilinear", align_corners=False)
+        smooth = resized[:, 0]
+    if len(smooth) == 0:
+        return smooth.new_zeros((0, *size), dtype=torch.bool)
+    return smooth > threshold * smooth.amax(dim=(1, 2), keepdim=True)
+
+
+@ROI_HEADS_REGISTRY.register()
+class PRMROIHeads(nn.Module):
+    """Detectron2's ROI heads where the features are peak response maps; nothing is trained here.
+
+    Args:
+        masks: "proposals" (spec 6) or "response" (`response_masks`).
+        score: see `scores`.
+        nms_threshold: mask IoU from which the better instance suppresses the other.
+        nms_within_class: only instances of one class suppress each other.
+        merge: add a suppressed instance's response map to its winner's.
+        proposal_count: proposals that are looked at, 0 for all.
+        factors: (background factor, penalty, balance), or a list of one for each class.
+        contour_width: see `wsis.layers.retrieval.prepare_proposals`.
+        size_limits: likewise.
+        response_threshold: see `response_masks`.
+        response_blur: likewise.
+        peak_scale: height of a peak whose score is one half.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        masks: str = "proposals",
+        score: str = "product",
+        nms_threshold: float = 0.3,
+        nms_within_class: bool = False,
+        merge: bool = True,
+        proposal_count: int = 100,
+        factors: Factors | list[Factors] = (0.95, 1e-5, 0.8),
+        contour_width: int = 5,
+        size_limits: tuple[float, float] = (0.00002, 0.85),
+        response_threshold: float = 0.1,
+        response_blur: float = 0.01,
+        peak_scale: float = 30.0,
+    ) -> None:
+        super().__init__()
+        for key, value, known in (("MASKS", masks, MASKS), ("SCORE", score, SCORES)):
+            if value not in known:
+                raise UsageError(f"MODEL.PRM.{key} is {value!r}: use one of {', '.join(known)}")
+        self.masks = masks
+        self.score = score
+        self.nms_threshold = nms_threshold
+        self.nms_within_class = nms_within_class
+        self.merge = merge
+        self.proposal_count = proposal_count
+        self.factors = factors
+        self.preparation = {"contour_width": contour_width, "size_limits": size_limits}
+        self.response = {"threshold": response_threshold, "blur": response_blur}
+        self.peak_scale = peak_scale
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.PRM``."""
+        keys, classifier = cfg.MODEL.PRM, cfg.MODEL.PEAK_CLASSIFIER
+        shared = (keys.BACKGROUND_FACTOR, keys.PENALTY, keys.BALANCE)
+        if keys.CLASS_FACTORS and len(keys.CLASS_FACTORS) != classifier.NUM_CLASSES:
+            raise UsageError(
+                f"MODEL.PRM.CLASS_FACTORS has {len(keys.CLASS_FACTORS)} entries for "
+                f"{classifier.NUM_CLASSES} classes; give one for each, or none"
+            )
+        return {
+            "masks": keys.MASKS,
+            "score": keys.SCORE,
+            "nms_threshold": keys.NMS_THRESHOLD,
+            "nms_within_class": keys.NMS_WITHIN_CLASS,
+            "merge": keys.MERGE_RESPONSES,
+            "proposal_count": keys.PROPOSAL_COUNT,
+            "factors": [tuple(triple) for triple in keys.CLASS_FACTORS] or shared,
+            "contour_width": keys.CONTOUR_WIDTH,
+            "size_limits": tuple(keys.SIZE_LIMITS),
+            "response_threshold": keys.RESPONSE_THRESHOLD,
+            "response_blur": keys.RESPONSE_BLUR,
+            "peak_scale": max(classifier.PEAK_THRESHOLD, 1.0),
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Sequence[PeakResponses],
+        proposals: Sequence[Regions | None],
+        targets: None = None,
+        *,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Instances of every image; there is nothing to train, hence no losses.
+
+        Args:
+            images: for their sizes.
+            features: per image, with response maps.
+            proposals: per image segment proposals, best first, at any size; unused for "response".
+            targets: unused.
+            output_sizes: (H, W) of the masks; the images' own by default.
+
+        Returns:
+            per image pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,) in
+            [0, 1], peak_index (n,) into the image's peaks, best first; and an empty dict.
+
+        Raises:
+            ValueError: no proposals where they are needed.
+        """
+        sizes = output_sizes or images.image_sizes
+        results = []
+        for found, regions, size in zip(features, proposals, sizes, strict=True):
+            size = (int(size[0]), int(size[1]))
+            if self.masks == "response":
+                results.append(self._from_responses(found, size))
+            elif regions is None:
+                raise ValueError("MODEL.PRM.MASKS is proposals, but the image comes without any")
+            else:
+                results.append(self._retrieve(found, regions, size))
+        return results, {}
+
+    def scores(self, found: PeakResponses, peaks: Tensor, retrieval: Tensor) -> Tensor:
+        """Scores in [0, 1] of instances.
+
+        Args:
+            found: of the image.
+            peaks: (n,) indices of peaks.
+            retrieval: (n,) retrieval score over its largest value, clipped to [0, 1].
+
+        Returns:
+            (n,): "retrieval" itself; "peak": v / (v + peak_scale) for a peak of height v (0 below
+            0); "probability": the sigmoid of the class's confidence; "product": of the three.
+        """
+        height = found.values[peaks].clamp(min=0)
+        cues = {
+            "retrieval": retrieval.to(height),
+            "peak": height / (height + self.peak_scale),
+            "probability": found.scores[found.peaks[peaks, 0]].nan_to_num(0.0).sigmoid(),
+        }
+        if self.score == "product":
+            return cues["retrieval"] * cues["peak"] * cues["probability"]
+        return cues[self.score]
+
+    def _retrieve(self, found: PeakResponses, regions: Regions, size: tuple[int, int]) -> Instances:
+        responses = found.responses.cpu().numpy()
+        classes = found.peaks[:, 0].cpu().numpy()
+        if self.proposal_count:
+            regions = regions[: self.proposal_count]
+        if len(classes) == 0 or len(regions) == 0:
+            empty = torch.zeros(0, dtype=torch.long)
+            return self._instances(found, np.zeros((0, *size), bool), empty, torch.zeros(0))
+        prepared = prepare_proposals(regions, responses.shape[1:], **self.preparation)
+        chosen = retrieve_instances(
+            prepared,
+            found.class_maps.cpu().numpy(),
+            classes,
+            responses,
+            factors=self.factors,
+            nms_threshold=self.nms_threshold if self.nms_threshold <= 1 else None,
+            merge=self.merge,
+            within_class=self.nms_within_class,
+        )
+        triples = [self.factors] if isinstance(self.factors, tuple) else self.factors
+        most = np.array([1 + triples[c if len(triples) > 1 else 0][2] for c in chosen.classes])
+        share = torch.from_numpy(np.clip(chosen.scores / most, 0, 1)) if len(most) else None
+        shown = regions if tuple(regions.size) == size else regions.resize(size)
+        masks = shown.decode(chosen.proposals)
+        return self._instances(
+            found, masks, torch.from_numpy(chosen.peaks), torch.zeros(0) if share is None else share
+        )
+
+    def _from_responses(self, found: PeakResponses, size: tuple[int, int]) -> Instances:
+        masks = response_masks(found.responses, size, **self.response)
+        every = torch.arange(len(masks), device=masks.device)
+        scores = self.scores(found, every, torch.ones(len(masks)))
+        groups = found.peaks[:, 0] if self.nms_within_class else torch.zeros_like(every)
+        kept = mask_nms(masks, scores, self.nms_threshold, groups=groups)
+        return self._instances(found, masks[kept].cpu().numpy(), kept, torch.ones(len(kept)))
+
+    def _instances(
+        self, found: PeakResponses, masks: np.ndarray, peaks: Tensor, retrieval: Tensor
+    ) -> Instances:
+        device = found.class_maps.device
+        peaks = peaks.to(device)
+        scores = self.scores(found, peaks, retrieval.to(device))
+        order = torch.argsort(scores, descending=True, stable=True)
+        result = Instances(tuple(masks.shape[1:]))
+        result.pred_masks = torch.from_numpy(np.ascontiguousarray(masks)).to(device)[order]
+        result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+        result.pred_classes = found.peaks[peaks[order], 0]
+        result.scores = scores[order].float()
+        result.peak_index = peaks[order]
+        return result

@@ -1,0 +1,49 @@
+"""PRM's stages; the peak classifier, proposals, pseudo labels and Mask R-CNN are elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wsis.modeling.peak_artifact import response_artifact
+from wsis.stage import InferStage, register_stage
+
+
+def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Instances ``classes``, ``scores``, ``masks`` of an image, and `response_artifact`."""
+    found = output["instances"]
+    return {
+        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
+        "scores": found.scores.cpu().numpy().astype(np.float32),
+        "masks": found.pred_masks.cpu().numpy(),
+    } | response_artifact(output["responses"])
+
+
+PEAK_INSTANCES = register_stage(
+    InferStage(
+        name="peak_instances",
+        title="Peak response maps, and the proposal that fits each best",
+        consumes=("peak_classifier", "proposals"),
+        produces="instances",
+        config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
+        evaluation="instances",
+        weights_from="peak_classifier",
+        mapper="PeakImageMapper",
+        to_artifact=peak_instances_artifact,
+    )
+)
+
+RESPONSE_INSTANCES = register_stage(
+    InferStage(
+        name="response_instances",
+        title="Peak response maps, thresholded: the baseline without proposals",
+        consumes=("peak_classifier",),
+        produces="instances",
+        config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
+        evaluation="instances",
+        weights_from="peak_classifier",
+        mapper="PeakImageMapper",
+        to_artifact=peak_instances_artifact,
+    )
+)

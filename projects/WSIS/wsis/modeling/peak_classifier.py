@@ -1,0 +1,299 @@
+"""The peak-stimulated image classifier and its peak response maps (`methods/prm.md` 2 to 5).
+
+Serves PRM and IAM (which freezes it) and gives CIM its peak-guided labels. N images, C classes,
+P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone import Backbone
+from torch import Tensor, nn
+
+from wsis.errors import DataError, UsageError
+from wsis.layers.peak_response import peak_response_maps, record
+from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
+from wsis.modeling.image_classifier import multi_hot
+
+
+@dataclass(frozen=True)
+class PeakResponses:
+    """What the classifier finds in one image.
+
+    Attributes:
+        scores: (C,) confidences, NaN where a class has no peak.
+        class_maps: (C, h, w) class response maps.
+        all_peaks: (Q, 3) int64 rows (class, y, x) of all stimulated peaks.
+        peaks: (P, 3) those that passed the thresholds, in their order.
+        values: (P,) class response at each of them.
+        responses: (P, H, W) peak response maps, of sum 1; None where they were not asked for.
+        features: the backbone's maps, (1, channels, h', w') each.
+    """
+
+    scores: Tensor
+    class_maps: Tensor
+    all_peaks: Tensor
+    peaks: Tensor
+    values: Tensor
+    responses: Tensor | None
+    features: dict[str, Tensor]
+
+
+def parse_filter(name: str) -> str | float:
+    """``MODEL.PEAK_CLASSIFIER.FILTER``: a name, or a number."""
+    try:
+        return float(name)
+    except ValueError:
+        return name
+
+
+class PeakClassifier(nn.Module):
+    """Backbone and 1x1 convolution; scores are means over the peaks of class response maps.
+
+    State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and ``.bias``.
+
+    Args:
+        backbone: a convolutional ReLU network that gives ``in_feature``
+            (`wsis.layers.peak_tape` says which operations it may have).
+        in_feature: the backbone's feature to classify.
+        num_classes: C.
+        pixel_mean: per channel, in 0..255.
+        pixel_std: per channel.
+        window: of peaks, in cells; odd.
+        peak_filter: see `wsis.layers.peaks.peak_thresholds`.
+        factor: sub-pixel locating factor: class maps are enlarged before peaks are searched.
+        gradient: see `wsis.layers.peaks.peak_stimulation`.
+        stimulate: False classifies by the mean of the maps, which are then not enlarged.
+        class_threshold: peaks of classes that score at least this count.
+        peak_threshold: peaks higher than this count.
+        max_peaks: of an image, the highest; 0 for all.
+        memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
+            device's default.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_feature: str,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        window: int = 3,
+        peak_filter: str | float = "median",
+        factor: int = 8,
+        gradient: str = "undivided",
+        stimulate: bool = True,
+        class_threshold: float = 0.0,
+        peak_threshold: float = 30.0,
+        max_peaks: int = 0,
+        memory: int | None = None,
+    ) -> None:
+        super().__init__()
+        shapes = backbone.output_shape()
+        if in_feature not in shapes:
+            raise UsageError(
+                f"MODEL.PEAK_CLASSIFIER.IN_FEATURE is {in_feature!r}, but the backbone has "
+                f"{', '.join(shapes)}"
+            )
+        self.backbone = backbone
+        self.in_feature = in_feature
+        self.num_classes = num_classes
+        self.classifier = nn.Conv2d(shapes[in_feature].channels, num_classes, 1)
+        self.stimulation = {"window": window, "peak_filter": peak_filter, "gradient": gradient}
+        self.factor = factor if stimulate else 1
+        self.stimulate = stimulate
+        self.class_threshold = class_threshold
+        self.peak_threshold = peak_threshold
+        self.max_peaks = max_peaks
+        self.memory = memory
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from ``MODEL.PEAK_CLASSIFIER``."""
+        keys = cfg.MODEL.PEAK_CLASSIFIER
+        return {
+            "backbone": build_backbone(cfg),
+            "in_feature": keys.IN_FEATURE,
+            "num_classes": keys.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "window": keys.WINDOW,
+            "peak_filter": parse_filter(keys.FILTER),
+            "factor": keys.SUB_PIXEL_FACTOR,
+            "gradient": keys.GRADIENT,
+            "stimulate": keys.STIMULATE,
+            "class_threshold": keys.CLASS_THRESHOLD,
+            "peak_threshold": keys.PEAK_THRESHOLD,
+            "max_peaks": keys.MAX_PEAKS,
+            "memory": keys.MEMORY_MB * 2**20 or None,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.pixel_mean.device
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(..., 3, H, W) in 0..255 to the network's input."""
+        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Classify normalised images of one size.
+
+        Args:
+            images: (N, 3, H, W).
+
+        Returns:
+            scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows
+            (image, class, y, x).
+        """
+        maps = self.classifier(self.backbone(images)[self.in_feature])
+        return self._classify(maps)
+
+    def _classify(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = upsample_maps(maps, self.factor)
+        scores, peaks = peak_stimulation(maps, **self.stimulation)
+        if not self.stimulate:
+            scores = maps.mean(dim=(2, 3))
+        return scores, maps, peaks
+
+    def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Multi-label soft margin loss (spec 4).
+
+        Images of one size run together, others each by themselves, so that nobody's padding makes
+        peaks. A class without any peak (where the filter is a number) counts by its maximum.
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W) in 0..255 and ``image_labels``
+                (see `wsis.modeling.image_classifier.multi_hot`).
+
+        Returns:
+            ``{"loss_classification": scalar}``.
+        """
+        targets = [
+            multi_hot(s["image_labels"], self.num_classes, image_key=s.get("image_key", ""))
+            for s in batched_inputs
+        ]
+        images = [self.normalize(sample["image"]) for sample in batched_inputs]
+        logits = images[0].new_empty((len(images), self.num_classes))
+        for members in _by_size(images):
+            scores, maps, _ = self(torch.stack([images[i] for i in members]))
+            scores = torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores)
+            logits = logits.index_copy(0, torch.tensor(members, device=logits.device), scores)
+        target = torch.stack(targets).to(self.device)
+        return {"loss_classification": F.multilabel_soft_margin_loss(logits, target)}
+
+    @torch.no_grad()
+    def respond(
+        self,
+        images: Sequence[Tensor],
+        *,
+        tags: Sequence[Sequence[int] | None] | None = None,
+        back_propagate: bool = True,
+    ) -> list[PeakResponses]:
+        """Class response maps, peaks and peak response maps of images; in evaluation mode.
+
+        Args:
+            images: (3, H, W) each, normalised; sizes may differ.
+            tags: per image the class ids that it has, which then replace the class threshold; None
+                for an image without tags.
+            back_propagate: make the peak response maps.
+
+        Returns:
+            one for each image.
+
+        Raises:
+            DataError: the maps are not finite.
+            ValueError: the backbone has an operation that peaks cannot pass.
+        """
+        found: list[PeakResponses | None] = [None] * len(images)
+        for members in _by_size(images):
+            batch = torch.stack([images[i] for i in members])
+            given = [None if tags is None else tags[i] for i in members]
+            for i, one in zip(members, self._respond(batch, given, back_propagate), strict=True):
+                found[i] = one
+        return [one for one in found if one is not None]
+
+    def _respond(
+        self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
+    ) -> list[PeakResponses]:
+        def network(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            features = self.backbone(batch)
+            return self.classifier(features[self.in_feature]), features
+
+        if back_propagate:
+            tape = record(network, images, select=lambda made: made[0])
+            raw, features = tape.made
+        else:
+            raw, features = network(images)
+        scores, maps, every = self._classify(raw)
+        if not bool(torch.isfinite(maps).all()):
+            raise DataError("the class response maps are not finite: the classifier diverged")
+        chosen = self._choose(maps, scores, every, tags)
+        responses = None
+        if back_propagate:
+            responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
+        results = []
+        for i in range(len(images)):
+            own = chosen[:, 0] == i
+            results.append(
+                PeakResponses(
+                    scores=scores[i],
+                    class_maps=maps[i],
+                    all_peaks=every[every[:, 0] == i, 1:],
+                    peaks=chosen[own, 1:],
+                    values=peak_values(maps, chosen[own]),
+                    responses=None if responses is None else responses[own],
+                    features={name: value[i : i + 1] for name, value in features.items()},
+                )
+            )
+        return results
+
+    def _choose(
+        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[Sequence[int] | None]
+    ) -> Tensor:
+        """Peaks (P, 4) of present classes above the threshold."""
+        present = scores.clone()
+        for row, given in zip(present, tags, strict=True):
+            if given is not None:
+                row.fill_(float("nan"))
+                row[torch.as_tensor(given, dtype=torch.long, device=row.device)] = float("inf")
+        thresholds = {
+            "class_threshold": self.class_threshold,
+            "peak_threshold": self.peak_threshold,
+        }
+        chosen = confident_peaks(maps, present, peaks, **thresholds)
+        if not self.max_peaks:
+            return chosen
+        kept = [_highest(maps, chosen[chosen[:, 0] == i], self.max_peaks) for i in range(len(maps))]
+        return torch.cat(kept)
+
+
+def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:
+    """The ``count`` highest peaks, in their old order; of equal ones the first."""
+    order = torch.argsort(peak_values(maps, peaks), descending=True, stable=True)[:count]
+    return peaks[order.sort().values]
+
+
+def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of images of equal sizes, together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(tuple(image.shape), []).append(index)
+    return list(groups.values())
+
+
+def build_peak_classifier(cfg: CfgNode) -> PeakClassifier:
+    """The classifier of ``MODEL.PEAK_CLASSIFIER`` on ``MODEL.BACKBONE``."""
+    return PeakClassifier(cfg)

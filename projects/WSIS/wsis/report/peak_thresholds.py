@@ -1,0 +1,115 @@
+"""``tools/peak_thresholds.py``: the heights of peaks, for choosing the peak threshold."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import get_dataset_dicts
+from wsis.data.mappers import build_mapper
+from wsis.engine.launch import choose_devices
+from wsis.engine.models import build_inference_model
+from wsis.engine.pipeline import PlannedStage, load_pipeline
+from wsis.errors import UsageError, WSISError
+
+_DESCRIPTION = """\
+Print a histogram of the heights of peaks in the images of a trained PRM or IAM pipeline, those of
+the image's tags beside those of all other classes, and the thresholds that separate them.
+
+MODEL.PEAK_CLASSIFIER.PEAK_THRESHOLD lies on the scale of the training: the paper's 30 suits its own
+only. No peak is back-propagated here, so this takes one forward pass for each image.
+"""
+_BAR, _BINS = 30, 16
+_SHARES = (0.01, 0.001)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The argument parser of ``tools/peak_thresholds.py``."""
+    parser = argparse.ArgumentParser(
+        "peak_thresholds.py",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, help="the pipeline")
+    add("--images", type=int, default=200, metavar="N", help="look at so many; default 200")
+    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    return parser
+
+
+@torch.no_grad()
+def peak_heights(planned: PlannedStage, weights: ProductReader, count: int) -> np.ndarray:
+    """Heights of all peaks of up to ``count`` images.
+
+    Args:
+        planned: a stage that makes peak response maps.
+        weights: product of the classifier.
+        count: of images with tags, evenly spread over the stage's images.
+
+    Returns:
+        (Q, 2) float: height; 1 where the peak's class is a tag of its image, else 0.
+    """
+    mapper = build_mapper(planned.cfg, planned.stage.mapper, is_train=False, products={})
+    model = build_inference_model(planned.cfg, weights.weights)
+    records = [d for name in planned.cfg.WSIS.IMAGES for d in get_dataset_dicts(name)]
+    tagged = [record for record in records if "image_labels" in record]
+    if not tagged:
+        raise UsageError("none of the images has tags, so that peaks cannot be told apart")
+    chosen = np.unique(np.linspace(0, len(tagged) - 1, min(count, len(tagged))).astype(int))
+    tables = [np.zeros((0, 2))]
+    for index in chosen.tolist():
+        sample = mapper(tagged[index])
+        classifier = model.peak_classifier
+        image = classifier.normalize(sample["image"])
+        (found,) = classifier.respond([image], back_propagate=False)
+        values = found.class_maps[tuple(found.all_peaks.unbind(1))].cpu().numpy()
+        own = np.isin(found.all_peaks[:, 0].cpu().numpy(), sample["image_labels"])
+        tables.append(np.stack([values, own], axis=1))
+    return np.concatenate(tables)
+
+
+def histogram_text(heights: np.ndarray) -> str:
+    """A histogram of `peak_heights` and suggested thresholds, to be printed."""
+    values, own = heights[:, 0], heights[:, 1] > 0
+    if not own.any() or own.all():
+        raise UsageError("peaks of tags and of other classes are needed; give more images")
+    low, high = np.quantile(values, 0.01), values.max()
+    edges = np.linspace(low, high, _BINS + 1)
+    counts = [np.histogram(values[chosen], edges)[0] for chosen in (own, ~own)]
+    most = max(int(c.max()) for c in counts)
+    lines = [f"{'height':>18}  {'of tags':<{_BAR + 8}} of other classes"]
+    for left, right, *both in zip(edges[:-1], edges[1:], *counts, strict=True):
+        bars = [f"{'#' * round(_BAR * n / most):<{_BAR}} {n:<7}" for n in both]
+        lines.append(f"{left:>8.2f}..{right:<8.2f}  {bars[0]}{bars[1]}")
+    for share in _SHARES:
+        threshold = float(np.quantile(values[~own], 1 - share))
+        kept = 100 * float((values[own] > threshold).mean())
+        lines.append(
+            f"PEAK_THRESHOLD {threshold:.2f} leaves {100 * share:g} % of the peaks of other "
+            f"classes and {kept:.1f} % of those of tags"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
+    args = build_parser().parse_args(argv)
+    try:
+        device, _ = choose_devices(None, None)
+        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.overrides])
+        users = [p for p in pipeline.stages if "peak_classifier" in p.stage.consumes]
+        if not users:
+            raise UsageError(f"pipeline {pipeline.name} has no stage that uses a peak classifier")
+        planned = users[0]
+        folder = pipeline.producer("peak_classifier", planned)[1]
+        heights = peak_heights(planned, ProductReader(folder, "peak_classifier"), args.images)
+        sys.stdout.write(histogram_text(heights) + "\n")
+    except WSISError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0

@@ -1,0 +1,180 @@
+"""Evaluating products and networks: protocol options, images that cannot be read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Instances
+from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.rle import encode_mask
+from wsis.engine import evaluate
+from wsis.engine.evaluate import Evaluations
+from wsis.engine.pipeline import load_pipeline
+from wsis.errors import DataError
+from wsis.evaluation.truth import load_truth
+from wsis.report.figures import best_baseline, instance_entries
+
+from tests.tiny import PIPELINE
+
+SIZE = (12, 16)
+KEYS = ("a", "b", "c")
+
+
+def record(index):
+    """A picture with an object of class 0 and a difficult one of class 1."""
+    masks = np.zeros((2, *SIZE), dtype=bool)
+    masks[0, 1:5, 1 : 5 + index], masks[1, 6:11, 6:12] = True, True
+    return {
+        "file_name": f"{KEYS[index]}.jpg",
+        "image_key": KEYS[index],
+        "image_id": index + 1,
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "image_labels": [0, 1],
+        "annotations": [
+            {"id": i, "category_id": i, "difficult": i, "segmentation": encode_mask(mask)}
+            for i, mask in enumerate(masks)
+        ],
+    }
+
+
+class OwnImages:
+    """Stands in for `wsis.engine.images.Images`."""
+
+    def __init__(self):
+        self.records = [record(index) for index in range(3)]
+
+    def named(self, names):
+        return self.records
+
+
+def plan(folder, name, *overrides):
+    always = ("OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "0")
+    pipeline = load_pipeline(PIPELINE, [*always, *overrides])
+    return pipeline, next(p for p in pipeline.stages if p.name == name)
+
+
+def figures(pipeline, planned, images):
+    """Entries of metrics.json by protocol."""
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    evaluations = Evaluations(pipeline, images)
+    evaluations.evaluate(planned)
+    evaluations.report([planned], shown=[planned])
+    stored = json.loads((pipeline.output_dir / "metrics.json").read_text())["stages"]
+    return {entry["protocol"]: entry for entry in stored}
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A perfect network; the image of the last key cannot be read."""
+
+    def mapper(cfg, name, **arguments):
+        def read(dataset_dict):
+            if dataset_dict["image_key"] == KEYS[-1]:
+                raise DataError("c.jpg cannot be read: truncated")
+            return dataset_dict
+
+        return read
+
+    def network(inputs):
+        truth = load_truth(inputs[0])
+        found = Instances(SIZE)
+        found.pred_masks = torch.from_numpy(truth.masks)
+        found.pred_classes = torch.from_numpy(truth.classes)
+        found.scores = torch.ones(len(truth.classes))
+        logits = torch.full((4,), -1.0)
+        logits[truth.classes] = 1.0
+        return [{"instances": found, "logits": logits}]
+
+    monkeypatch.setattr(evaluate, "build_mapper", mapper)
+    monkeypatch.setattr(evaluate, "build_inference_model", lambda cfg, weights: network)
+
+
+def test_objects_of_an_unreadable_image_are_missed(tmp_path, broken):
+    pipeline, planned = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
+    found = figures(pipeline, planned, OwnImages())
+    assert list(found) == ["voc", "coco", "coco_bbox"]
+    for protocol, entry in found.items():
+        expected = 200 / 3 if protocol == "voc" else 100 * 67 / 101  # COCO's 101 recall levels
+        assert entry["metrics"]["AP50"] == pytest.approx(expected), protocol
+        assert entry["metrics"]["images_skipped"] == 1
+        assert entry["skipped"] == {"c": "c.jpg cannot be read: truncated"}
+    assert found["voc"]["metrics"]["ABO"] == pytest.approx(200 / 3)
+
+
+def test_labels_of_an_unreadable_image_are_missed(tmp_path, broken):
+    pipeline, planned = plan(tmp_path, "classifier", "WSIS.ON_ERROR", "skip")
+    (entry,) = figures(pipeline, planned, OwnImages()).values()
+    assert entry["metrics"]["mAP"] == pytest.approx(200 / 3)
+    assert entry["skipped"] == {"c": "c.jpg cannot be read: truncated"}
+
+
+def test_an_unreadable_image_stops_the_evaluation_unless_it_is_skipped(tmp_path, broken):
+    pipeline, planned = plan(tmp_path, "mask_rcnn")
+    with pytest.raises(DataError, match=r"c\.jpg cannot be read"):
+        figures(pipeline, planned, OwnImages())
+
+
+def test_nothing_is_listed_where_everything_was_read(tmp_path, broken):
+    images = OwnImages()
+    images.records = images.records[:2]
+    pipeline, planned = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
+    for entry in figures(pipeline, planned, images).values():
+        assert "skipped" not in entry
+        assert entry["metrics"]["images_skipped"] == 0
+        assert entry["metrics"]["AP50"] == pytest.approx(100)
+
+
+OPTIONS = {
+    (): ("voc", "coco"),
+    ("ELEVEN_POINT", "True"): ("voc, 11-point", "coco"),
+    ("USE_DIFFICULT", "False"): ("voc, without difficult", "coco, without difficult"),
+    ("IGNORE_VOID", "True"): ("voc, void ignored", "coco, void ignored"),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_reach_networks_and_show_in_the_names(tmp_path, broken, option):
+    changed = (f"WSIS.EVALUATION.{option[0]}", option[1]) if option else ()
+    pipeline, planned = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip", *changed)
+    found = figures(pipeline, planned, OwnImages())
+    assert tuple(found)[:2] == OPTIONS[option]
+    classes = [m for m in next(iter(found.values()))["metrics"].items() if m[0].startswith("AP50/")]
+    voc = [value for _, value in classes[:2]]
+    if option[:1] == ("ELEVEN_POINT",):
+        assert voc == pytest.approx([700 / 11] * 2)
+    elif option[:1] == ("USE_DIFFICULT",):
+        assert voc == [pytest.approx(200 / 3), None]  # nobody asks for the difficult ones
+    else:
+        assert voc == pytest.approx([200 / 3] * 2)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_reach_products_and_their_baselines(tmp_path, option):
+    changed = (f"WSIS.EVALUATION.{option[0]}", option[1]) if option else ()
+    images, names = OwnImages(), OPTIONS[option]
+    for stage in ("instances", "cam"):
+        pipeline, planned = plan(tmp_path / stage, stage, *changed)
+        reader = ProductReader(planned.folder, planned.name)
+        for sample in images.records:
+            truth = load_truth(sample)
+            arrays = {
+                "classes": truth.classes,
+                "scores": np.ones(2, np.float32),
+                "masks": truth.masks,
+                "keys": truth.classes,
+                "high_res": truth.masks.astype(np.float16),
+            }
+            write_artifact(reader.path(sample["image_key"]), arrays)
+        found = figures(pipeline, planned, images)
+        if stage == "instances":
+            assert tuple(found)[:2] == names
+            continue
+        baselines = [f"{name}, baseline CAM > 0.15" for name in names]
+        assert set(baselines) <= set(found)
+        # the report tells the baseline from the instances whatever the options
+        assert instance_entries(list(found.values())) == []
+        assert best_baseline(list(found.values()))["protocol"].startswith(f"{names[0]}, baseline")

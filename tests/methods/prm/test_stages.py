@@ -1,0 +1,55 @@
+import numpy as np
+import torch
+from wsis.config import get_wsis_cfg
+from wsis.data.mappers import MAPPER_REGISTRY
+from wsis.methods.prm.roi_heads import PRMROIHeads
+from wsis.methods.prm.stages import peak_instances_artifact
+from wsis.modeling.peak_artifact import response_artifact, small_maps
+from wsis.stage import get_stage
+
+from tests.methods.prm.test_roi_heads import SIZE, discs, found_in, run
+
+
+def test_stages_fit_together():
+    cfg = get_wsis_cfg()
+    for name in ("peak_classifier", "peak_instances", "response_instances"):
+        stage = get_stage(name)
+        for key in stage.config_keys:
+            node = cfg
+            for part in key.split("."):
+                node = node[part]
+        assert stage.mapper in MAPPER_REGISTRY
+        if stage.kind == "infer":
+            assert stage.weights_from in stage.consumes
+            assert stage.produces == "instances"
+    assert "proposals" not in get_stage("response_instances").consumes
+
+
+def test_artifact_of_an_image():
+    masks = discs((6, 6), (17, 22))
+    found = found_in(masks, [1, 0], [40.0, 35.0])
+    output = {"instances": run(PRMROIHeads(), found, masks), "responses": found}
+    arrays = peak_instances_artifact(output)
+    assert arrays["masks"].shape == (2, *SIZE)
+    assert arrays["map_classes"].tolist() == [0, 1]
+    assert arrays["class_maps"].shape == (2, 6, 6)
+    assert arrays["responses"].max(axis=(1, 2)).tolist() == [1, 1]
+    assert (arrays["peak_places"] == np.float32(1.5 / 6)).all()
+    assert arrays["peak_values"].tolist() == [40, 35]
+    assert arrays["candidates"].tolist() == [[1, 5], [0, 5]]
+    assert {value.dtype for value in arrays.values()}.isdisjoint({np.dtype(object)})
+
+
+def test_artifact_without_peaks():
+    arrays = response_artifact(found_in(discs((6, 6))[:0], [], []))
+    assert arrays["responses"].shape == (0, *SIZE)
+    assert arrays["class_maps"].shape == (0, 6, 6)
+    assert arrays["candidates"].shape == (0, 2)
+
+
+def test_small_maps_are_means():
+    maps = torch.rand(2, 30, 50)
+    small = small_maps(maps, side=20)
+    assert small.shape == (2, 10, 17)
+    np.testing.assert_allclose(small[0, 0, 0], maps[0, :3, :3].mean(), atol=1e-3)
+    assert small_maps(maps, side=50).shape == (2, 30, 50)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from wsis.errors import DataError, UsageError
+from wsis.modeling.peak_classifier import build_peak_classifier, parse_filter
+
+from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
+
+
+def tiny_cfg(**options):
+    """A small ResNet-18 with three classes whose peaks all count."""
+    cfg = tiny_camnet_cfg()
+    cfg.MODEL.RESNETS.NORM = "BN"
+    keys = cfg.MODEL.PEAK_CLASSIFIER
+    keys.IN_FEATURE = "res4"
+    keys.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES
+    keys.SUB_PIXEL_FACTOR = 4
+    keys.PEAK_THRESHOLD = keys.CLASS_THRESHOLD = -1e9
+    for name, value in options.items():
+        setattr(keys, name, value)
+    return cfg
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_peak_classifier(tiny_cfg()).eval()
+
+
+def test_responses_of_images_of_several_sizes(model):
+    images = [model.normalize(image(*size, seed)) for size, seed in (((48, 64), 0), ((33, 40), 1))]
+    images.append(images[0].flip(-1))
+    together = model.respond(images)
+    for one, found in zip(images, together, strict=True):
+        (alone,) = model.respond([one])
+        assert torch.equal(alone.peaks, found.peaks)
+        torch.testing.assert_close(alone.responses, found.responses, rtol=1e-4, atol=1e-7)
+        assert found.responses.shape == (len(found.peaks), *one.shape[1:])
+        assert found.class_maps.shape[0] == found.scores.shape[0] == model.num_classes
+        assert torch.equal(found.values, found.class_maps[tuple(found.peaks.unbind(1))])
+        assert set(found.features) == {"res4"}
+        assert len(found.peaks) == len(found.all_peaks) > 0
+
+
+def test_tags_replace_the_class_threshold(model):
+    model.class_threshold = float("inf")
+    x = model.normalize(image(40, 52))
+    assert len(model.respond([x])[0].peaks) == 0
+    found = model.respond([x, x, x], tags=[[1], [], None], back_propagate=False)
+    assert found[0].peaks[:, 0].unique().tolist() == [1]
+    assert len(found[1].peaks) == len(found[2].peaks) == 0
+    assert found[0].responses is None
+
+
+def test_the_highest_peaks(model):
+    x = model.normalize(image(64, 64))
+    everything = model.respond([x], back_propagate=False)[0]
+    model.max_peaks = 2
+    found = model.respond([x, x], back_propagate=False)[1]
+    torch.testing.assert_close(found.values.sort().values, everything.values.sort().values[-2:])
+    rows = found.peaks.tolist()
+    assert rows == sorted(rows)
+
+
+def test_the_loss_of_mixed_sizes_is_that_of_single_images(model):
+    batch = [
+        {"image": image(40, 52), "image_labels": [0, 2]},
+        {"image": image(33, 48, 1), "image_labels": []},
+        {"image": image(40, 52, 2), "image_labels": torch.tensor([0.0, 1.0, 0.0])},
+    ]
+    assert model.num_classes == 3
+    losses = [model.losses([sample])["loss_classification"] for sample in batch]
+    loss = model.losses(batch)["loss_classification"]
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    model.train()
+    loss = model.losses(batch)["loss_classification"]
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_filter_that_no_peak_passes_still_trains():
+    torch.manual_seed(0)
+    model = build_peak_classifier(tiny_cfg(FILTER="1e6"))
+    loss = model.losses([{"image": image(40, 52), "image_labels": [1]}])["loss_classification"]
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+    assert model.classifier.weight.grad.abs().sum() > 0
+
+
+def test_without_stimulation_scores_are_means():
+    torch.manual_seed(0)
+    model = build_peak_classifier(tiny_cfg(STIMULATE=False)).eval()
+    with torch.no_grad():
+        scores, maps, _ = model(torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(scores, maps.mean(dim=(2, 3)))
+
+
+def test_maps_that_are_not_finite(model):
+    model.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(DataError, match="not finite"):
+        model.respond([torch.randn(3, 32, 32)])
+
+
+def test_options():
+    assert parse_filter("median") == "median"
+    assert parse_filter("0.5") == 0.5
+    with pytest.raises(UsageError, match="IN_FEATURE is 'res9'"):
+        build_peak_classifier(tiny_cfg(IN_FEATURE="res9"))

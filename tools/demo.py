@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Draws what a trained network finds in your photographs; ``tools/demo.py --help`` explains."""
+
+import sys
+
+from wsis.report.demo import main
+
+if __name__ == "__main__":
+    sys.exit(main())
