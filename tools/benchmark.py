@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
+    "boxcaseg",
     "dense_crf",
     "iam",
     "irnet",

@@ -2,6 +2,7 @@
 
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
+    python tools/convert_checkpoint.py --method boxcaseg --input pascal_epoch40.pth --output box.pth
     python tools/convert_checkpoint.py --method prm --input model_latest.pt --output prm.pth
     python tools/convert_checkpoint.py --method iam --input model_prm_latest.pth.tar \
         model_filling_latest.pth.tar --output iam.pth
@@ -53,6 +54,13 @@ def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     return converted
 
 
+def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
+    """The original BoxCaseg's network, or the ImageNet HRNet that it starts from."""
+    from wsis.methods.boxcaseg.convert import convert_boxcaseg
+
+    return convert_boxcaseg(state)
+
+
 def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
     """simple-IAM's peak classifier or its filling module."""
     from wsis.methods.iam.convert import convert_filling
@@ -63,6 +71,7 @@ def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
 
 
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+    "boxcaseg": convert_boxcaseg_file,
     "cim": convert_cim_file,  # its prm_voc.pth and prm_coco.pth are method prm
     "iam": convert_iam_file,
     "irnet": convert_irnet_file,

@@ -43,6 +43,26 @@ def irnet():
     return cfg, train, empty
 
 
+def boxcaseg():
+    cfg = get_wsis_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "BoxCaseg"
+    cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.ROI_HEADS.NAME = "BoxCasegROIHeads"
+    cfg.MODEL.HRNET.CHANNELS, cfg.MODEL.HRNET.MODULES = [4, 8, 8, 8], [1, 1, 1]
+    cfg.MODEL.HRNET.BLOCKS = cfg.MODEL.HRNET.FIRST_BLOCKS = 1
+    cfg.MODEL.HRNET.STEM_CHANNELS = cfg.MODEL.HRNET.FIRST_PLANES = 8
+    cfg.MODEL.BOXCASEG.INFERENCE_SIDE = 32
+    label = torch.zeros(32, 32)
+    label[8:20, 4:28] = 1
+    train = [
+        {"image": image(32, 32).float(), "label": label, "salient": False},
+        {"image": image(32, 32, 1).float(), "label": label, "salient": True},
+    ]
+    return cfg, train, {"image": image(33, 48), "height": 33, "width": 48}
+
+
 def prm():
     cfg = tiny_camnet_cfg()
     cfg.MODEL.META_ARCHITECTURE = "PRM"
@@ -74,7 +94,7 @@ def iam():
 
 
 CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam, "CIM": cim}
-CASES["ClassPeaks"] = class_peaks
+CASES |= {"BoxCaseg": boxcaseg, "ClassPeaks": class_peaks}
 
 
 def test_every_meta_architecture_has_a_case():

@@ -11,6 +11,7 @@ from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.data.config import add_input_config
 from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
+from wsis.methods.boxcaseg.config import add_boxcaseg_config
 from wsis.methods.cim.config import add_cim_config
 from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
@@ -26,6 +27,7 @@ METHOD_NODES = (
     "MODEL.IRNET",
     "MODEL.PRM",
     "MODEL.IAM",
+    "MODEL.BOXCASEG",
     "MODEL.CIM",
 )
 
@@ -57,6 +59,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.SOLVER.LR_FACTORS = []
     # Learning rate of step t of T is BASE_LR (1 - t/T)^power; 0 uses SOLVER.LR_SCHEDULER_NAME.
     cfg.WSIS.SOLVER.POLY_POWER = 0.0
+    # T where training stops before its end; 0 for SOLVER.MAX_ITER.
+    cfg.WSIS.SOLVER.POLY_STEPS = 0
     # Where the rate changes by more than this factor, up or down, momentum buffers are multiplied
     # by the change, as Caffe2 needs it (CIM: 1.1); 0: never.
     cfg.WSIS.SOLVER.SCALE_MOMENTUM = 0.0
@@ -87,6 +91,9 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION.IMAGES = ()
     # Background scores at which CAMs and their components (the baseline) are evaluated.
     cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4, 0.6)
+    # Iterations of GrabCut, a baseline beside masks in given boxes; 0 leaves it out (about 0.1 s of
+    # a CPU core per box).
+    cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS = 5
 
 
 def add_wsis_config(cfg: CfgNode) -> None:
@@ -99,6 +106,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_prm_config(cfg)
     add_cim_config(cfg)
     add_iam_config(cfg)
+    add_boxcaseg_config(cfg)
 
 
 def get_wsis_cfg() -> CfgNode:

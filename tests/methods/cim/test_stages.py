@@ -66,7 +66,7 @@ def test_backbones_of_the_paper_build():
         with torch.device("meta"):
             shape = build_backbone(cfg).output_shape()[cfg.MODEL.CIM.IN_FEATURE]
         assert shape.channels == channels
-        assert cfg.MODEL.CIM.NUM_CLASSES == (80 if "coco" in name else 20)
+        assert (80 if "coco" in name else 20) == cfg.MODEL.CIM.NUM_CLASSES
 
 
 def test_artifact_of_instances():

@@ -138,7 +138,10 @@ def build_lr_scheduler(
     """
     power, steps = cfg.WSIS.SOLVER.POLY_POWER, cfg.SOLVER.MAX_ITER
     if power > 0:
-        made = LRMultiplier(optimizer, PolyParamScheduler(power, steps), max_iter=steps)
+        total = cfg.WSIS.SOLVER.POLY_STEPS or steps
+        if total < steps:
+            raise UsageError(f"WSIS.SOLVER.POLY_STEPS {total} is below SOLVER.MAX_ITER {steps}")
+        made = LRMultiplier(optimizer, PolyParamScheduler(power, total), max_iter=total)
     else:
         made = build_detectron2_scheduler(cfg, optimizer)
     if cfg.WSIS.SOLVER.SCALE_MOMENTUM > 0:

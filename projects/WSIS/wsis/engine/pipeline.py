@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from wsis.config import METHOD_NODES, check_config, flatten, get_wsis_cfg
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, is_salient
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import UsageError
@@ -208,7 +208,7 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
     register_user_datasets(cfg.WSIS.DATASETS)
     if not cfg.WSIS.IMAGES:
         cfg.WSIS.IMAGES = tuple(cfg.DATASETS.TRAIN)
-    names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.WSIS.IMAGES)
+    names = tuple(n for n in cfg.DATASETS.TRAIN or cfg.WSIS.IMAGES if not is_salient(n))
     if not names:
         raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
     users = {
@@ -217,8 +217,17 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
         "WSIS.EVALUATION.IMAGES": cfg.WSIS.EVALUATION.IMAGES,
         "DATASETS.TEST": cfg.DATASETS.TEST,
     }
+    for key, found in users.items():
+        salient = [name for name in found if is_salient(name)]
+        if salient and key != "DATASETS.TRAIN":
+            raise UsageError(
+                f"{key}: data set {salient[0]} has salient images and no classes; name it in "
+                "DATASETS.TRAIN of the stage that learns from it, and give that stage WSIS.IMAGES"
+            )
     classes = {}
     for key, name in ((key, name) for key, found in users.items() for name in found):
+        if is_salient(name):
+            continue
         try:
             classes[name] = class_names(name)
         except UsageError as error:

@@ -34,7 +34,7 @@ from wsis.engine.status import (
 )
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, UsageError, WSISError
-from wsis.stage import DeriveStage, TrainStage
+from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +133,8 @@ def _check_chosen(chosen: Sequence[PlannedStage]) -> None:
     """Find what would stop a later stage before the first one starts."""
     processes = comm.get_world_size()
     for planned in chosen:
-        if isinstance(planned.stage, DeriveStage):
-            check_supervision(planned.cfg.WSIS.IMAGES, planned.stage.supervision, planned.name)
         if not isinstance(planned.stage, TrainStage):
+            check_supervision(planned.cfg.WSIS.IMAGES, planned.stage.supervision, planned.name)
             continue
         batch = planned.cfg.SOLVER.IMS_PER_BATCH
         if batch % processes:

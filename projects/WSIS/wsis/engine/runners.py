@@ -67,12 +67,16 @@ def run_train(
     assert isinstance(stage, TrainStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
+    order = None
+    if stage.samples is not None:
+        dataset_dicts, order = stage.samples(dataset_dicts, cfg)
     log = ArtifactLog(planned.folder, comm.get_rank())
     trainer = Trainer(
         cfg,
         dataset_dicts,
         mapper=mapper,
         weights=weights,
+        order=order,
         on_skip=lambda failure: log.append(failure.key, {"skipped": failure.message}),
     )
     trainer.resume_or_load()

@@ -26,7 +26,7 @@ from wsis.engine.manifest import (
     read_index,
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
-from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
+from wsis.stage import ExportStage, InferStage, TrainStage
 
 # Config nodes on which a product depends, by kind; a stage adds its own (Stage.config_keys).
 _KIND_KEYS = {
@@ -107,7 +107,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     return digest
 
 
-_MASK_FILES = ("instance_file_name", "semantic_file_name")
+_MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
 # By identity of the list, which is kept so that no other list can take its place.
 _FINGERPRINTS: dict[tuple[int, str], tuple[Sequence[Mapping[str, Any]], str]] = {}
 
@@ -127,9 +127,7 @@ def _jsonable(value: Any) -> Any:
 
 def _seen_of_the_data_set(planned: PlannedStage) -> str:
     """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
-    if isinstance(planned.stage, TrainStage | DeriveStage):
-        return "image" if "pseudo_labels" in planned.consumes else planned.stage.supervision
-    return "image"
+    return "image" if "pseudo_labels" in planned.consumes else planned.stage.supervision
 
 
 def current_inputs(

@@ -64,6 +64,20 @@ def torchvision_resnet_to_detectron2(
     return converted
 
 
+# Entries of HRNet's ImageNet classifier behind the trunk.
+_HRNET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+
+
+def hrnet_trunk(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    """The trunk of an original HRNet's state dict under ``prefix``; the classifier is left out.
+
+    Args:
+        state: names as in the HRNet repositories; it is not changed.
+        prefix: what shall precede them ("backbone.").
+    """
+    return {prefix + k: v for k, v in state.items() if not k.startswith(_HRNET_HEAD)}
+
+
 def _unwrap(value: object) -> dict[str, torch.Tensor] | None:
     """The state dict inside what a file held: bare, or under "model" or "state_dict"."""
     for key in ("model", "state_dict"):
@@ -178,6 +192,11 @@ def _check_pickle(path: str) -> None:
 def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Translate the layouts that can be told by their names; others pass unchanged."""
     own = model.state_dict()
+    marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
+    if marker in state and marker not in own:
+        found = next((name for name in own if name.endswith("." + marker)), None)
+        if found is not None:
+            return hrnet_trunk(state, found.removesuffix(marker))
     if "resnet50.conv1.weight" in state and "classifier.weight" in own:
         return camnet_from_original(state)
     if {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.modeling import backbones, image_classifier  # noqa: F401  (registers them)
+from wsis.modeling import backbones, image_classifier, mask_head  # noqa: F401  (registers them)
 
 
 def _add_backbone_config(cfg: CfgNode) -> None:
@@ -63,6 +63,18 @@ def _add_hrnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.HRNET.INIT = "normal"
 
 
+def _add_mask_head_config(cfg: CfgNode) -> None:
+    # ConfidenceMaskHead (MODEL.ROI_MASK_HEAD.NAME); as they are here, its loss is Detectron2's.
+    keys = cfg.MODEL.ROI_MASK_HEAD
+    # Only pseudo labels whose ``confidence`` is above this train the masks (BoxCaseg: 0.95); all of
+    # them train boxes and classes, those with an empty mask too. 0: off.
+    keys.MIN_CONFIDENCE = 0.0
+    # Cells of a mask target that the pseudo label's ``ignore`` pixels touch train nothing.
+    keys.USE_IGNORE = False
+    # Mask targets: "detectron2", or "original" for maskrcnn-benchmark's crop, bilinear, floor.
+    keys.TARGETS = "detectron2"
+
+
 def _add_camnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.CAMNET = CfgNode()
     # Foreground classes of the data set.
@@ -111,5 +123,6 @@ def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
     _add_hrnet_config(cfg)
+    _add_mask_head_config(cfg)
     _add_camnet_config(cfg)
     _add_peak_classifier_config(cfg)

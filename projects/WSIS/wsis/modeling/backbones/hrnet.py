@@ -280,11 +280,12 @@ def _check(
 ) -> None:
     if len(channels) != 4 or len(modules) != 3:
         raise UsageError(
-            f"MODEL.HRNET: CHANNELS {list(channels)} and MODULES {list(modules)} want 4 and 3 numbers"
+            f"MODEL.HRNET: CHANNELS {list(channels)} wants 4 numbers, MODULES {list(modules)} 3"
         )
     if upsample not in ("bilinear", "nearest") or init not in ("normal", "msra"):
         raise UsageError(
-            f"MODEL.HRNET: UPSAMPLE {upsample!r} is bilinear or nearest, INIT {init!r} normal or msra"
+            f"MODEL.HRNET: UPSAMPLE {upsample!r} is bilinear or nearest, INIT {init!r} normal or "
+            "msra"
         )
     if unknown := set(out_features) - set(_FEATURES):
         raise UsageError(
