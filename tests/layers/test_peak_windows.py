@@ -16,10 +16,11 @@ def whole(windows, size):
     count, channels, height, width = windows.data.shape
     maps = torch.zeros(count, channels, *size)
     for p, (top, left) in enumerate(windows.corners):
-        for y in range(height):
-            for x in range(width):
-                if 0 <= top + y < size[0] and 0 <= left + x < size[1]:
-                    maps[p, :, top + y, left + x] += windows.data[p, :, y, x]
+        for i in range(height):
+            for j in range(width):
+                y, x = top + i * windows.step[0], left + j * windows.step[1]
+                if 0 <= y < size[0] and 0 <= x < size[1]:
+                    maps[p, :, y, x] += windows.data[p, :, i, j]
     return maps
 
 
@@ -33,7 +34,7 @@ def test_gather_adds_what_overlaps_and_cuts_at_the_border():
     first = random_windows((2, 3), [(-1, 0), (4, 5)])
     second = random_windows((4, 4), [(0, 2), (3, -2)], seed=1)
     factor = torch.rand(3, 2, *size, generator=torch.Generator().manual_seed(2))
-    mask = factor[:, :1] > 0.5
+    mask = (factor[:, :1] > 0.5).float()
     images = [2, 0]
     parts = [
         (first, Term(0, factor)),
@@ -55,6 +56,20 @@ def test_gather_adds_what_overlaps_and_cuts_at_the_border():
     assert gather([(second, Term(0))], (20, 20), images) is not second  # reaches over the border
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (-3, -4), (-1, 1), (2, 3), (-20, 0), (0, 30)])
+@pytest.mark.parametrize("step", [(2, 2), (3, 1)])
+def test_gather_of_windows_with_gaps(corner, step):
+    size = (9, 11)
+    gaps = Windows(random_windows((4, 4), [corner, (1, 1)]).data, [corner, (1, 1)], step)
+    plain = random_windows((3, 2), [(6, 9), (0, 0)], seed=1)
+    factor = torch.rand(1, 2, *size)
+    parts = [(gaps, Term(0, factor)), (plain, Term(1))]
+    made = gather(parts, size, [0, 0])
+    torch.testing.assert_close(whole(made, size), whole(gaps, size) * factor + whole(plain, size))
+    alone = gather(parts[:1], size, [0, 0])
+    torch.testing.assert_close(whole(alone, size), whole(gaps, size) * factor)
+
+
 @pytest.mark.parametrize(
     "geometry",
     [
@@ -64,6 +79,9 @@ def test_gather_adds_what_overlaps_and_cuts_at_the_border():
         {"kernel": (7, 7), "padding": (3, 3), "stride": (2, 2)},
         {"kernel": (3, 1), "padding": (2, 0), "dilation": (2, 1), "groups": 2},
         {"kernel": (2, 2), "stride": (3, 2)},
+        {"kernel": (4, 4), "padding": (1, 1), "stride": (2, 2)},
+        {"kernel": (2, 2), "stride": (2, 2)},
+        {"kernel": (5, 5), "padding": (2, 2), "stride": (3, 3)},
         {"kernel": (1, 1), "padding": (2, 1)},
         {"kernel": (3, 3), "padding": (4, 4), "dilation": (4, 4)},
     ],

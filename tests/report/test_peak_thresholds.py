@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from wsis.errors import UsageError
-from wsis.report.peak_thresholds import histogram_text
+from wsis.report.peak_thresholds import gap_threshold, histogram_text
 
 
 def heights(own, other):
@@ -11,9 +11,14 @@ def heights(own, other):
 def test_the_threshold_separates():
     text = histogram_text(heights(np.linspace(20, 40, 101), np.linspace(-10, 10, 1001)))
     assert "PEAK_THRESHOLD 9.80 leaves 1 % of the peaks of other classes and 100.0 %" in text
-    assert text.count("\n") == 18
+    assert text.count("\n") == 19
     low = histogram_text(heights(np.linspace(0, 10, 1001), np.linspace(0, 10, 1001)))
     assert "and 1.0 % of those of tags" in low
+
+
+def test_two_groups():
+    assert gap_threshold(np.array([9.0, 0.0, 1.0, 10.0, 0.5])) == 5
+    assert gap_threshold(np.array([1.0, 3.0])) == 2
 
 
 def test_both_kinds_are_needed():

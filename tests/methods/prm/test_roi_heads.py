@@ -4,7 +4,12 @@ import torch
 from detectron2.structures import ImageList
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
-from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, smooth_map
+from wsis.methods.prm.roi_heads import (
+    PRMROIHeads,
+    response_masks,
+    scaled_factors,
+    smooth_map,
+)
 from wsis.modeling.peak_classifier import PeakResponses
 
 SIZE = (24, 30)
@@ -79,6 +84,12 @@ def test_scores(score):
     if score == "probability":
         assert by_peak == pytest.approx({0: 1 / (1 + np.exp(-2)), 1: 1 / (1 + np.exp(-1))})
     assert all(0 < value <= 1 for value in by_peak.values())
+
+
+def test_the_penalty_follows_the_size():
+    assert scaled_factors((0.95, 1e-5, 0.8), (448, 448)) == pytest.approx((0.95, 1e-5, 0.8))
+    (factors,) = scaled_factors([(0.95, 1e-5, 0.8)], (112, 224))
+    assert factors == pytest.approx((0.95, 8e-5, 0.8))
 
 
 def test_class_factors():

@@ -145,8 +145,7 @@ class PeakProgram:
         lowest, highest = options["lowest"], options["highest"]
         relu = (lowest, highest, options["slope"]) == (0.0, float("inf"), 0.0)
         mask = (output > lowest) & (output < highest)
-        if options["slope"]:
-            mask = torch.where(mask, 1.0, options["slope"]).to(output.dtype)
+        mask = torch.where(mask, 1.0, options["slope"]).to(output.dtype)
 
         def factor(other: Tensor | None) -> Tensor | None:
             if relu and other is output:  # x' itself is 0 where ReLU's derivative is
@@ -199,7 +198,7 @@ class PeakProgram:
             options["groups"],
         )
         silent = normaliser < SMALLEST_NORMALISER
-        share = normaliser.abs_().add_(1e-10).reciprocal_().masked_fill_(silent, 0.0)
+        share = normaliser.add_(1e-10).reciprocal_().masked_fill_(silent, 0.0)
         term = self._collect(value, lambda other: _times(share, other))
         back = TransposedConvolution(
             weight, tuple(parent.shape[2:]), tuple(value.shape[2:]), **options

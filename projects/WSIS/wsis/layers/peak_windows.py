@@ -25,10 +25,16 @@ class Windows:
         data: (P, C, A, B).
         corners: P times (top, left); a window may reach over the map's border, where its values
             mean nothing.
+        step: rows and columns from one cell of ``data`` to the next; zeros lie between.
     """
 
     data: Tensor
     corners: Sequence[Size]
+    step: Size = (1, 1)
+
+    def span(self, axis: int) -> int:
+        """Rows (axis 0) or columns (1) from the first to the last, both included."""
+        return (self.data.shape[2 + axis] - 1) * self.step[axis] + 1
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Term:
 
     Attributes:
         register: where the gradient is.
-        factor: broadcasts to (N, C, H, W), float or bool; None is 1.
+        factor: broadcasts to (N, C, H, W), of the gradients' dtype; None is 1.
         sign: 1 or -1.
     """
 
@@ -65,14 +71,13 @@ def gather(
     first, term = parts[0]
     if len(parts) == 1 and term.plain and not whole and _inside(first, size):
         return first
-    parts = sorted(parts, key=lambda part: -part[0].data.shape[2])  # the largest fills the target
+    # the largest fills the target, those with gaps are added
+    parts = sorted(parts, key=lambda part: (part[0].step, -part[0].data.shape[2]))
     count, channels = first.data.shape[:2]
     extents, starts = [], []
     for axis, length in enumerate(size):
         low = [min(w.corners[p][axis] for w, _ in parts) for p in range(count)]
-        high = [
-            max(w.corners[p][axis] + w.data.shape[2 + axis] for w, _ in parts) for p in range(count)
-        ]
+        high = [max(w.corners[p][axis] + w.span(axis) for w, _ in parts) for p in range(count)]
         kept = [min(b, length) - max(a, 0) for a, b in zip(low, high, strict=True)]
         extent = length if whole else max(1, *kept)
         extents.append(extent)
@@ -86,7 +91,7 @@ def gather(
 
 def _inside(windows: Windows, size: Size) -> bool:
     extents = windows.data.shape[2:]
-    return all(
+    return windows.step == (1, 1) and all(
         start >= 0 and start + extent <= length
         for corner in windows.corners
         for start, extent, length in zip(corner, extents, size, strict=True)
@@ -101,13 +106,15 @@ def _gather_one_(
     for windows, term in parts:
         into, whence, where = [], [], []
         for axis in (0, 1):
-            own = windows.corners[peak][axis]
-            start = max(corner[axis], own)
-            stop = min(corner[axis] + target.shape[1 + axis], own + windows.data.shape[2 + axis])
-            stop = max(start, stop)
-            into.append(slice(start - corner[axis], stop - corner[axis]))
-            whence.append(slice(start - own, stop - own))
-            where.append(slice(start, stop))
+            own, step = windows.corners[peak][axis], windows.step[axis]
+            first = max(0, -((own - corner[axis]) // step))  # the first cell inside the target
+            start = own + first * step
+            end = corner[axis] + target.shape[1 + axis]
+            cells = min(windows.data.shape[2 + axis] - first, -((start - end) // step))
+            stop = start + max(cells, 0) * step
+            into.append(slice(start - corner[axis], max(stop - corner[axis], 0), step))
+            whence.append(slice(first, first + max(cells, 0)))
+            where.append(slice(start, stop, step))
         part = target[:, into[0], into[1]]
         source = windows.data[peak][:, whence[0], whence[1]]
         factor = None if term.factor is None else _cut(term.factor, image, where)
@@ -137,10 +144,10 @@ def _add_(
         return
     if overwrite:
         part.zero_()
-    if factor is not None and factor.dtype == part.dtype:
-        part.addcmul_(source, factor, value=sign)
+    if factor is None:
+        part.add_(source, alpha=sign)
     else:
-        part.add_(source if factor is None else source * factor, alpha=sign)
+        part.addcmul_(source, factor, value=sign)
 
 
 @dataclass
@@ -165,21 +172,54 @@ class TransposedConvolution:
     dilation: Size
     groups: int
     flipped: Tensor = field(init=False)
+    phases: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         out, per_group, *kernel = self.weight.shape
         grouped = self.weight.reshape(self.groups, out // self.groups, per_group, *kernel)
         flipped = grouped.transpose(1, 2).flip(-1, -2)
         self.flipped = flipped.reshape(-1, out // self.groups, *kernel).contiguous()
+        self.phases = self._phases()
+
+    def _phases(self) -> Tensor | None:
+        """Weights of a dense convolution whose channels are the phases of a strided one.
+
+        Row s q + r of the result takes the weights s u + r: with the phases r as channels that is
+        one convolution of stride 1 and `torch.nn.functional.pixel_shuffle`. It pays where few
+        weights have to be padded (3 times faster for 7x7, stride 2), not for 3x3, stride 2.
+        """
+        step, kernel = self.stride[0], tuple(self.weight.shape[2:])
+        square = self.stride == (step, step) and kernel[0] == kernel[1]
+        if step == 1 or not square or self.groups > 1 or self.dilation != (1, 1):
+            return None
+        taps = -(-kernel[0] // step)
+        if (taps * step) ** 2 > 1.4 * kernel[0] ** 2:
+            return None
+        lack = taps * step - kernel[0]
+        padded = F.pad(self.weight, (0, lack, 0, lack))
+        split = padded.view(*padded.shape[:2], taps, step, taps, step).permute(1, 3, 5, 0, 2, 4)
+        return split.flip(-1, -2).reshape(-1, padded.shape[0], taps, taps).contiguous()
 
     def __call__(self, windows: Windows, images: Sequence[int]) -> Windows:
         """Windows of the output to those of the input; the margin over the border may remain."""
-        crops, extra = zip(*(self._crop(axis, windows.data) for axis in (0, 1)), strict=True)
+        pointwise = tuple(self.weight.shape[2:]) == (1, 1)
+        dense = pointwise or self.phases is not None
+        crops, extra = (0, 0), (0, 0)
+        if not dense:
+            crops, extra = zip(*(self._crop(axis, windows.data) for axis in (0, 1)), strict=True)
         corners = [
             tuple(c * self.stride[a] - self.padding[a] + crops[a] for a, c in enumerate(corner))
             for corner in windows.corners
         ]
+        if pointwise:
+            return Windows(self._pointwise(windows.data), corners, self.stride)
         return Windows(self._transposed(windows.data, crops, extra), corners)
+
+    def _pointwise(self, data: Tensor) -> Tensor:
+        if self.groups > 1:
+            return F.conv2d(data, self.flipped, groups=self.groups)
+        made = torch.matmul(self.flipped.flatten(1), data.flatten(2))
+        return made.view(len(data), -1, *data.shape[2:])
 
     def _crop(self, axis: int, data: Tensor) -> Size:
         """Cells to leave out at both borders, to add at the end: where windows are whole maps."""
@@ -195,18 +235,14 @@ class TransposedConvolution:
         return self.dilation[axis] * (self.weight.shape[2 + axis] - 1)
 
     def _transposed(self, data: Tensor, crops: Size, extra: Size) -> Tensor:
+        if self.phases is not None:
+            made = F.conv2d(data, self.phases, padding=self.phases.shape[2] - 1)
+            return F.pixel_shuffle(made, self.stride[0])
         border = [self._reach(axis) - crops[axis] for axis in (0, 1)]
-        pointwise = tuple(self.weight.shape[2:]) == (1, 1) and not any(crops)
         if self.stride == (1, 1) and not any(extra) and min(border) >= 0:
             return F.conv2d(
                 data, self.flipped, padding=border, dilation=self.dilation, groups=self.groups
             )
-        if pointwise:
-            small = F.conv2d(data, self.flipped, groups=self.groups)
-            sides = [(n - 1) * s + 1 for n, s in zip(data.shape[2:], self.stride, strict=True)]
-            large = small.new_zeros((*small.shape[:2], *sides))
-            large[:, :, :: self.stride[0], :: self.stride[1]] = small
-            return large
         return F.conv_transpose2d(
             data,
             self.weight,

@@ -73,6 +73,16 @@ def peak_heights(planned: PlannedStage, weights: ProductReader, count: int) -> n
     return np.concatenate(tables)
 
 
+def gap_threshold(values: np.ndarray) -> float:
+    """The value that best separates two groups (Otsu): it maximises the variance between them."""
+    values = np.sort(values.astype(np.float64))
+    below = np.arange(1, len(values))
+    sums = np.cumsum(values)[:-1]
+    means = sums / below, (values.sum() - sums) / (len(values) - below)
+    best = int(np.argmax(below * (len(values) - below) * (means[1] - means[0]) ** 2))
+    return float((values[best] + values[best + 1]) / 2)
+
+
 def histogram_text(heights: np.ndarray) -> str:
     """A histogram of `peak_heights` and suggested thresholds, to be printed."""
     values, own = heights[:, 0], heights[:, 1] > 0
@@ -92,6 +102,11 @@ def histogram_text(heights: np.ndarray) -> str:
         lines.append(
             f"PEAK_THRESHOLD {threshold:.2f} leaves {100 * share:g} % of the peaks of other "
             f"classes and {kept:.1f} % of those of tags"
+        )
+    if own.sum() > 1:
+        lines.append(
+            f"PEAK_THRESHOLD {gap_threshold(values[own]):.2f} separates the high peaks of tags "
+            "from their low ones, which are mostly background"
         )
     return "\n".join(lines)
 

@@ -12,7 +12,8 @@ def _add_retrieval_config(keys: CfgNode) -> None:
     keys.PROPOSAL_COUNT = 100
     # Background of a class: where its map (as bytes) is below this times its mean ...
     keys.BACKGROUND_FACTOR = 0.95
-    # ... and what each background pixel in a mask costs, at the size of the peak response maps.
+    # ... and what each background pixel in a mask costs where the network sees 448 x 448 pixels; at
+    # other sizes as much by the same share of the image.
     keys.PENALTY = 1e-5
     # Weight of the response inside a mask; that on its contour has weight 1.
     keys.BALANCE = 0.8

@@ -23,6 +23,15 @@ from wsis.modeling.peak_classifier import PeakResponses
 MASKS = ("proposals", "response")
 SCORES = ("retrieval", "peak", "probability", "product")
 Factors = tuple[float, float, float]
+PENALTY_PIXELS = 448 * 448  # of the image for which the penalty is given, the paper's
+
+
+def scaled_factors(factors: Factors | list[Factors], size: Sequence[int]) -> Any:
+    """Factors with the penalty for a background pixel at ``size`` (H, W) instead of 448 x 448."""
+    if isinstance(factors, list):
+        return [scaled_factors(triple, size) for triple in factors]
+    background, penalty, balance = factors
+    return background, penalty * PENALTY_PIXELS / (size[0] * size[1]), balance
 
 
 def smooth_map(values: Tensor, sigma: float) -> Tensor:
@@ -71,7 +80,8 @@ class PRMROIHeads(nn.Module):
         nms_within_class: only instances of one class suppress each other.
         merge: add a suppressed instance's response map to its winner's.
         proposal_count: proposals that are looked at, 0 for all.
-        factors: (background factor, penalty, balance), or a list of one for each class.
+        factors: (background factor, penalty at 448 x 448, balance), or a list of one for each
+            class.
         contour_width: see `wsis.layers.retrieval.prepare_proposals`.
         size_limits: likewise.
         response_threshold: see `response_masks`.
@@ -209,7 +219,7 @@ class PRMROIHeads(nn.Module):
             found.class_maps.cpu().numpy(),
             classes,
             responses,
-            factors=self.factors,
+            factors=scaled_factors(self.factors, responses.shape[1:]),
             nms_threshold=self.nms_threshold if self.nms_threshold <= 1 else None,
             merge=self.merge,
             within_class=self.nms_within_class,
