@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.proposals.store import proposals_from_artifact
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.layers.region_overlap import overlap_with_masks
 from wsis.report.instances import Found, sort_found
 from wsis.visualization.instances import instance_labels, instances_panel, matched_colors
 from wsis.visualization.panels import (
@@ -27,6 +29,7 @@ from wsis.visualization.resizing import PANEL_WIDTH
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CLASSES = 4
+_FIRST_PROPOSALS = 12
 _MOST_PEAKS = 6
 
 
@@ -157,6 +160,23 @@ def _draw_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [Picture(cluster_panel(scene.image, clusters, width=scene.width), "clusters", note)]
 
 
+def _draw_proposals(scene: Scene, arrays: Arrays) -> list[Picture]:
+    regions = proposals_from_artifact(arrays).regions
+    first = regions[:_FIRST_PROPOSALS].decode()
+    order = np.argsort(-first.sum(axis=(1, 2)), kind="stable")  # small ones above large ones
+    panel = instances_panel(scene.image, first[order], None, width=scene.width)
+    pictures = [Picture(panel, "first proposals", f"{len(first)} of {len(regions)}")]
+    if scene.truth is None or len(scene.truth.masks) == 0:
+        return pictures
+    iou = overlap_with_masks(regions, np.asarray(scene.truth.masks, dtype=bool))  # (R, K)
+    best = iou.argmax(axis=0)
+    values = iou[best, np.arange(len(best))]
+    labels = [f"{value:.2f}" for value in values]
+    panel = instances_panel(scene.image, regions.decode(best), labels, width=scene.width)
+    pictures.append(Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}"))
+    return pictures
+
+
 def _draw_activation(scene: Scene, arrays: Arrays) -> list[Picture]:
     values, peaks = arrays["peak_values"], arrays["peaks"]
     order = np.argsort(-values, kind="stable").tolist()
@@ -254,6 +274,13 @@ _VIEWS: list[View] = [
         "clusters",
         "Cells whose displacements end in the same centre, whatever their class.",
         _draw_clusters,
+    ),
+    View(
+        ("members", "num_atoms"),
+        "proposals",
+        "Regions that may be objects: the first ones in their own order, and, where there is "
+        "ground truth, the one that fits each true object best, with its IoU.",
+        _draw_proposals,
     ),
     View(
         ("activation", "instance_peaks", "peaks", "peak_places", "peak_values"),
