@@ -51,6 +51,13 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # MODEL.WEIGHTS; "" for MODEL.WEIGHTS.
     cfg.WSIS.INIT_FROM = ""
 
+    # Pseudo labels (export).
+    cfg.WSIS.PSEUDO_LABELS = CfgNode()
+    # Instances with a lower score are left out.
+    cfg.WSIS.PSEUDO_LABELS.MIN_SCORE = 1e-5
+
+
+def _add_solver_config(cfg: CfgNode) -> None:
     # Optimiser, beyond Detectron2's SOLVER keys.
     cfg.WSIS.SOLVER = CfgNode()
     # "SGD", or "Adam" (which takes no SOLVER.MOMENTUM).
@@ -65,12 +72,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # by the change, as Caffe2 needs it (CIM: 1.1); 0: never.
     cfg.WSIS.SOLVER.SCALE_MOMENTUM = 0.0
 
-    # Pseudo labels (export).
-    cfg.WSIS.PSEUDO_LABELS = CfgNode()
-    # Instances with a lower score are left out.
-    cfg.WSIS.PSEUDO_LABELS.MIN_SCORE = 1e-5
 
-    # Evaluation.
+def _add_evaluation_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION = CfgNode()
     # Named protocols for instance masks: "voc", "coco".
     cfg.WSIS.EVALUATION.PROTOCOLS = ("voc", "coco")
@@ -99,6 +102,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
 def add_wsis_config(cfg: CfgNode) -> None:
     """Add WSIS's keys to a Detectron2 config, in place."""
     _add_shared_config(cfg)
+    _add_solver_config(cfg)
+    _add_evaluation_config(cfg)
     add_input_config(cfg)
     add_proposals_config(cfg)
     add_modeling_config(cfg)

@@ -203,13 +203,20 @@ def _check_classes(
     )
 
 
+def _check_place_of_salient(name: str, key: str) -> None:
+    if key != "DATASETS.TRAIN":
+        raise UsageError(
+            f"data set {name} has salient images and no classes; name it in DATASETS.TRAIN of the "
+            "stage that learns from it, and give that stage WSIS.IMAGES"
+        )
+
+
 def _fit_to_datasets(cfg: CfgNode) -> None:
     """Class counts come from the data set, so that a new data set needs no other edit."""
     register_user_datasets(cfg.WSIS.DATASETS)
     if not cfg.WSIS.IMAGES:
         cfg.WSIS.IMAGES = tuple(cfg.DATASETS.TRAIN)
-    names = tuple(n for n in cfg.DATASETS.TRAIN or cfg.WSIS.IMAGES if not is_salient(n))
-    if not names:
+    if not cfg.WSIS.IMAGES:
         raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
     users = {
         "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
@@ -217,26 +224,21 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
         "WSIS.EVALUATION.IMAGES": cfg.WSIS.EVALUATION.IMAGES,
         "DATASETS.TEST": cfg.DATASETS.TEST,
     }
-    for key, found in users.items():
-        salient = [name for name in found if is_salient(name)]
-        if salient and key != "DATASETS.TRAIN":
-            raise UsageError(
-                f"{key}: data set {salient[0]} has salient images and no classes; name it in "
-                "DATASETS.TRAIN of the stage that learns from it, and give that stage WSIS.IMAGES"
-            )
-    classes = {}
+    classes: dict[str, tuple[str, ...]] = {}
     for key, name in ((key, name) for key, found in users.items() for name in found):
-        if is_salient(name):
-            continue
         try:
+            if is_salient(name):
+                _check_place_of_salient(name, key)
+                continue
             classes[name] = class_names(name)
         except UsageError as error:
             raise UsageError(f"{key}: {error}") from None
-        _check_classes(names[0], classes[names[0]], name, classes[name])
+        first = next(iter(classes))
+        _check_classes(first, classes[first], name, classes[name])
     for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
         keys = cfg.MODEL[node.removeprefix("MODEL.")]
         if "NUM_CLASSES" in keys:
-            keys.NUM_CLASSES = len(classes[names[0]])
+            keys.NUM_CLASSES = len(classes[first])
 
 
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:

@@ -40,6 +40,9 @@ def _add_sampler_config(keys: CfgNode) -> None:
     keys.SAMPLER.CONTOUR_WIDTH = 5
     # Weight of the response inside a proposal against that on its contour.
     keys.SAMPLER.BALANCE = 0.1
+    # What a proposal costs that covers the image. 0 as simple-IAM, where nothing speaks against a
+    # mask that is too large; c x BALANCE favours pixels whose response is above c times the mean.
+    keys.SAMPLER.AREA_COST = 0.0
     # The best so many proposals of a peak are drawn from ...
     keys.SAMPLER.NUM_CANDIDATES = 5
     # ... of which only those count whose mask IoU with the best is larger; None keeps all.

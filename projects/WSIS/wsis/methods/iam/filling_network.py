@@ -8,6 +8,7 @@ P peaks, B images, H x W input, h x w grid of stride 4, k x k window.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from wsis.layers.filling import fill, filling_weights
 
 STATISTICS = ("running", "batch")
 _WIDTH = 64  # channels next to the input and output resolution
+_PRIOR = 0.1  # share of an image that an instance covers, before anything is learnt
 _PEAKS_AT_ONCE = 8  # decoded together in inference; 0.4 GB at 448 x 448
 
 
@@ -156,6 +158,7 @@ class FillingNetwork(nn.Module):
                 ConvNorm(_WIDTH, 1, transposed=True, relu=False),
             ]
         )
+        nn.init.constant_(self.decoder[2].norm.bias, math.log(_PRIOR / (1 - _PRIOR)))
         self.set_statistics(statistics)
 
     def set_statistics(self, statistics: str) -> None:

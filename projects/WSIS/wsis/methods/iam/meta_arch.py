@@ -91,6 +91,7 @@ class IAM(nn.Module):
             "in_features": keys.IN_FEATURES,
             "sampler": PseudoMaskSampler(
                 balance=keys.SAMPLER.BALANCE,
+                area_cost=keys.SAMPLER.AREA_COST,
                 num_candidates=keys.SAMPLER.NUM_CANDIDATES,
                 discard_threshold=keys.SAMPLER.DISCARD_THRESHOLD,
                 choice=keys.SAMPLER.CHOICE,

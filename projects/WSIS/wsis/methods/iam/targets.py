@@ -22,6 +22,7 @@ class PseudoMaskSampler:
 
     Attributes:
         balance: weight of the response inside a proposal against that on its contour.
+        area_cost: what a mask costs that covers the image.
         num_candidates: so many of the best take part.
         discard_threshold: of these only the best and those whose mask IoU with it is larger;
             None keeps all.
@@ -29,6 +30,7 @@ class PseudoMaskSampler:
     """
 
     balance: float = 0.1
+    area_cost: float = 0.0
     num_candidates: int = 5
     discard_threshold: float | None = 0.2
     choice: str = "random"
@@ -58,6 +60,7 @@ class PseudoMaskSampler:
             proposals,
             responses.detach().cpu().numpy(),
             balance=self.balance,
+            area_cost=self.area_cost,
             max_candidates=self.num_candidates,
             discard_threshold=self.discard_threshold,
         )
