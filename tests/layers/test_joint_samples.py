@@ -80,8 +80,8 @@ def test_neighbours_are_background():
             assert chosen[row] or not strange.any()
             in_front += int((strange & (labels[row] > 0)).any())
             behind += int(strange.any() and not (strange & (labels[row] > 0)).any())
-    assert in_front > 5
-    assert behind > 5
+    assert in_front > 1
+    assert behind > 1
     assert images[0].unique().tolist() == [0]
 
 
