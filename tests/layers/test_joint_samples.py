@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from wsis.layers.joint_samples import box_sample, object_sample, salient_sample
+from wsis.layers.joint_samples import add_neighbours, box_sample, object_sample, salient_sample
 
 
 def test_box_label_is_the_box_seen_in_the_crop():
@@ -61,3 +61,35 @@ def test_a_crop_around_a_salient_object():
     pixels, label = object_sample(image, mask, draws=(0, 0, 1.5, 1.5), size=15)
     assert (pixels == 9).all()
     np.testing.assert_array_equal(label, mask[7:22, 7:22] / 200)
+
+
+def test_neighbours_are_background():
+    images = torch.stack([torch.full((3, 20, 20), float(i)) for i in range(6)])
+    labels = torch.zeros(6, 20, 20)
+    labels[:, 5:15, 5:15] = 1
+    chosen = torch.tensor([True, True, False, True, True, False])
+    in_front = behind = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        found, targets = add_neighbours(images, labels, chosen, probability=1.0)
+        for row in range(6):
+            strange = (found[row] != images[row])[0]
+            assert set(found[row][:, strange].unique().tolist()) <= {0.0, 1.0, 3.0, 4.0} - {row}
+            assert not targets[row][strange].any()
+            assert torch.equal(targets[row][~strange], labels[row][~strange])
+            assert chosen[row] or not strange.any()
+            in_front += int((strange & (labels[row] > 0)).any())
+            behind += int(strange.any() and not (strange & (labels[row] > 0)).any())
+    assert in_front > 1
+    assert behind > 1
+    assert images[0].unique().tolist() == [0]
+
+
+def test_neighbours_need_two():
+    images, labels = torch.rand(3, 3, 8, 8), torch.ones(3, 8, 8)
+    for chosen, probability in (([True, False, False], 1.0), ([True] * 3, 0.0)):
+        found, targets = add_neighbours(
+            images, labels, torch.tensor(chosen), probability=probability
+        )
+        assert found is images
+        assert targets is labels

@@ -117,3 +117,56 @@ def salient_sample(
     if stretch:
         pixels = _divided_by_maximum(pixels, 255.0)
     return pixels.contiguous(), _divided_by_maximum(label, 1.0).contiguous()
+
+
+def _moved(maps: Tensor, shift: tuple[int, int]) -> Tensor:
+    """(C, S, S) moved by (dy, dx), zeros where nothing comes from."""
+    result = torch.zeros_like(maps)
+    spans = []
+    for step, side in zip(shift, maps.shape[-2:], strict=True):
+        start, stop = max(step, 0), min(side + step, side)
+        if stop <= start:
+            return result
+        spans.append((slice(start, stop), slice(start - step, stop - step)))
+    (rows, from_rows), (columns, from_columns) = spans
+    result[..., rows, columns] = maps[..., from_rows, from_columns]
+    return result
+
+
+def add_neighbours(
+    images: Tensor, labels: Tensor, chosen: Tensor, *, probability: float
+) -> tuple[Tensor, Tensor]:
+    """Put the object of another crop at the rim of a crop, as background.
+
+    Salient images hold one object, boxes often more than theirs: so the network sees that what
+    comes in from the side is not the object. In half of the cases the neighbour lies behind it.
+    Random numbers come from torch's global generator, as everything that a network draws.
+
+    Args:
+        images: (N, 3, S, S).
+        labels: (N, S, S) in 0..1.
+        chosen: (N,) bool, crops that have exact labels, that get and give.
+        probability: of a neighbour.
+
+    Returns:
+        new images and labels; where fewer than two are chosen, the given ones.
+    """
+    rows = torch.nonzero(chosen.cpu()).flatten().tolist()
+    if len(rows) < 2 or probability <= 0:
+        return images, labels
+    side = images.shape[-1]
+    new_images, new_labels = images.clone(), labels.clone()
+    for place, row in enumerate(rows):
+        draws = torch.rand(6).tolist()
+        if draws[0] >= probability:
+            continue
+        other = rows[(place + 1 + int(draws[1] * (len(rows) - 1))) % len(rows)]
+        far = round((0.4 + 0.5 * draws[2]) * side) * (1 if draws[3] < 0.5 else -1)
+        along = round((2 * draws[4] - 1) * 0.7 * side)
+        shift = (far, along) if draws[3] % 0.5 < 0.25 else (along, far)
+        inside = _moved(labels[other][None], shift)[0] > 0.5
+        if draws[5] < 0.5:
+            inside &= labels[row] <= 0.5
+        new_images[row] = torch.where(inside, _moved(images[other], shift), images[row])
+        new_labels[row] = torch.where(inside, 0.0, labels[row])
+    return new_images, new_labels

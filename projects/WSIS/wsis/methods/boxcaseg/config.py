@@ -36,6 +36,9 @@ def _add_sample_config(keys: CfgNode) -> None:
     # What a sample of a salient image shows: "image" as the original, or "object": a random crop
     # around the object as around a box, which shows it at the scale of inference.
     keys.SALIENT_CROP = "image"
+    # Probability that a salient crop gets the object of another one of its batch at its rim, as
+    # background: in boxes objects have neighbours, in salient images they have none. Original: 0.
+    keys.NEIGHBOURS = 0.0
     # Fractional boxes to whole pixels: False truncates x, y, width and height as the original; True
     # takes every pixel that the box touches.
     keys.OUTWARDS = False

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wsis.errors import DataError
 from wsis.layers.crops import resize_crops
+from wsis.layers.joint_samples import add_neighbours
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
 # of the first were meant for BGR.
@@ -46,6 +47,7 @@ class BoxCaseg(nn.Module):
         salient_pixel_std: likewise.
         crop_side: of inference, pixels.
         max_crops: crops that go through the network together in inference.
+        neighbours: probability that a salient crop gets another one's object at its rim.
     """
 
     @configurable
@@ -60,6 +62,7 @@ class BoxCaseg(nn.Module):
         salient_pixel_std: Sequence[float] = (),
         crop_side: int = 320,
         max_crops: int = 64,
+        neighbours: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -71,6 +74,7 @@ class BoxCaseg(nn.Module):
         self.register_buffer("salient_pixel_std", torch.tensor(salient[1]), False)
         self.crop_side = crop_side
         self.max_crops = max_crops
+        self.neighbours = neighbours
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -86,6 +90,7 @@ class BoxCaseg(nn.Module):
             "salient_pixel_std": keys.SALIENT_PIXEL_STD,
             "crop_side": keys.INFERENCE_SIDE,
             "max_crops": keys.MAX_CROPS,
+            "neighbours": keys.NEIGHBOURS,
         }
 
     @property
@@ -104,10 +109,11 @@ class BoxCaseg(nn.Module):
             return self.inference(batched_inputs)
         salient = torch.tensor([bool(x["salient"]) for x in batched_inputs], device=self.device)
         crops = torch.stack([x["image"] for x in batched_inputs]).to(self.device).float()
+        labels = torch.stack([x["label"] for x in batched_inputs]).to(self.device).float()
+        crops, labels = add_neighbours(crops, labels, salient, probability=self.neighbours)
         box = normalise(crops, mean=self.pixel_mean, std=self.pixel_std)
         full = normalise(crops, mean=self.salient_pixel_mean, std=self.salient_pixel_std)
         crops = torch.where(salient[:, None, None, None], full, box)
-        labels = torch.stack([x["label"] for x in batched_inputs]).to(self.device).float()
         return self.roi_heads(None, self.backbone(crops), None, (labels, salient))[1]
 
     def _probabilities(self, image: Tensor, proposals: Instances) -> Tensor:

@@ -29,7 +29,14 @@ _SAMPLE_KEYS = tuple(
     _NODE + key
     for key in (
         *("TRAIN_SIDE", "SALIENT_SIDE", "SHIFT", "STRETCH", "BOX_FLIP", "SALIENT_FLIP"),
-        *("SALIENT_CROP", "SALIENT_STRETCH", "SALIENT_PIXEL_MEAN", "SALIENT_PIXEL_STD", "SAMPLER"),
+        *(
+            "NEIGHBOURS",
+            "SALIENT_CROP",
+            "SALIENT_STRETCH",
+            "SALIENT_PIXEL_MEAN",
+            "SALIENT_PIXEL_STD",
+            "SAMPLER",
+        ),
     )
 )
 
