@@ -33,7 +33,7 @@ demo: env  ## From image tags to an evaluated Mask R-CNN on generated pictures, 
 	$(PY) tools/report.py $(DEMO_OUTPUT) --if-changed
 
 test: lint  ## Lint and run every test
-	$(PY) -m pytest -q -n 2
+	$(PY) -m pytest -q -n 2 -m "not slow"
 
 lint: env  ## Check style and format
 	$(VENV)/bin/ruff check .

@@ -322,7 +322,7 @@ def test_own_annotations_with_a_bad_rle(tmp_path):
     [
         ({"JSON": "absent.json"}, ["absent.json", "does not exist"]),
         ({"IMAGES": "absent"}, ["absent", "does not exist"]),
-        ({"FORMAT": "csv"}, ["FORMAT is one of coco, voc, not csv"]),
+        ({"FORMAT": "csv"}, ["FORMAT is one of coco, voc, detections, salient, not csv"]),
     ],
 )
 def test_own_data_set_described_wrongly(tmp_path, change, words):

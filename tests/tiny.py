@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -80,7 +81,7 @@ def environment(datasets: Path) -> dict[str, str]:
 
 def tiny_overrides(config: Path = PIPELINE, extra: Overrides = ()) -> list[str]:
     """The words ``KEY VALUE ...`` of TINY, as far as a pipeline has their stages, and ``extra``."""
-    stages = {Path(line.strip()).stem for line in config.read_text().splitlines()}
+    stages = set(re.findall(r"(\w+)\.yaml", config.read_text()))
     pairs = [pair for pair in TINY if pair[0][0].isupper() or pair[0].partition(".")[0] in stages]
     return [word for pair in (*pairs, *extra) for word in pair]
 

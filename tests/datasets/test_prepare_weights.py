@@ -20,7 +20,7 @@ def name_of(content: bytes) -> str:
 
 def test_missing_file_names_the_next_command(script, tmp_path, capsys):
     assert script["main"](["--root", str(tmp_path)]) == 1
-    assert "prepare_weights.py --download" in capsys.readouterr().err
+    assert "prepare_weights.py --name resnet50 --download" in capsys.readouterr().err
 
 
 def test_whole_and_damaged_files(script, tmp_path, capsys):

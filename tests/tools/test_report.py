@@ -206,7 +206,7 @@ def test_damaged_files_are_reported_and_the_rest_is_shown(make_run):
     run.everything()
     (run.output / "2_cam" / "artifacts" / "im1.npz").write_bytes(b"PK")
     (run.root / "images" / "im2.png").write_bytes(b"")
-    results = run.output / "8_mask_rcnn" / "predictions" / "coco_instances_results.json"
+    results = run.output / "8_mask_rcnn" / "predictions" / run.name / "coco_instances_results.json"
     results.write_text('[{"image_id": 1}]')
     text = report(run)
     assert "im1.npz is not a readable artifact" in text
