@@ -2,10 +2,13 @@
 
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
+    python tools/convert_checkpoint.py --method boxcaseg --input pascal_epoch40.pth --output box.pth
     python tools/convert_checkpoint.py --method prm --input model_latest.pt --output prm.pth
+    python tools/convert_checkpoint.py --method iam --input model_prm_latest.pth.tar \
+        model_filling_latest.pth.tar --output iam.pth
 
 The result goes into MODEL.WEIGHTS. Which of a method's networks it is follows from
-the names in the file.
+the names in the file. Several files become one checkpoint.
 """
 
 from __future__ import annotations
@@ -36,6 +39,13 @@ def convert_irnet_file(state: Mapping[str, torch.Tensor]) -> State:
     return camnet_from_original(state)
 
 
+def convert_cim_file(state: Mapping[str, torch.Tensor]) -> State:
+    """A network of the original CIM, on VGG-16, ResNet-50 or HRNet-W48."""
+    from wsis.methods.cim.convert import convert_cim
+
+    return convert_cim(state)
+
+
 def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     """A torchvision ResNet, to the ``backbone`` of a WSIS model."""
     converted = torchvision_resnet_to_detectron2(state, prefix_to="backbone.")
@@ -44,7 +54,26 @@ def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     return converted
 
 
+def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
+    """The original BoxCaseg's network, or the ImageNet HRNet that it starts from."""
+    from wsis.methods.boxcaseg.convert import convert_boxcaseg
+
+    return convert_boxcaseg(state)
+
+
+def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
+    """simple-IAM's peak classifier or its filling module."""
+    from wsis.methods.iam.convert import convert_filling
+
+    if any(name.startswith("feature_pyramid") for name in state):
+        return convert_filling(state, "filling.")
+    return peak_classifier_from_original(state)
+
+
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+    "boxcaseg": convert_boxcaseg_file,
+    "cim": convert_cim_file,  # its prm_voc.pth and prm_coco.pth are method prm
+    "iam": convert_iam_file,
     "irnet": convert_irnet_file,
     "prm": peak_classifier_from_original,  # also ultra-thin-PRM's, and the PRM of simple-IAM
     "torchvision-resnet": convert_torchvision,
@@ -57,21 +86,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", required=True, choices=sorted(METHODS))
-    parser.add_argument("--input", required=True, help="the original's .pth file")
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="FILE", help="the original's files"
+    )
     parser.add_argument("--output", required=True, help="the file to write")
     options = parser.parse_args(arguments)
     try:
-        state = read_state_dict(options.input)
-        try:
-            converted = METHODS[options.method](state)
-        except ValueError as error:
-            raise DataError(f"{options.input}: {error}") from error
+        converted, entries = {}, 0
+        for path in options.input:
+            state = read_state_dict(path)
+            entries += len(state)
+            try:
+                converted |= METHODS[options.method](state)
+            except ValueError as error:
+                raise DataError(f"{path}: {error}") from error
         with atomic_write(options.output) as stream:
             torch.save({"model": {k: v.clone() for k, v in converted.items()}}, stream)
     except (WSISError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
-    print(f"{len(converted)} of {len(state)} entries of {options.input} -> {options.output}")
+    names = ", ".join(options.input)
+    print(f"{len(converted)} of {entries} entries of {names} -> {options.output}")
     return 0
 
 

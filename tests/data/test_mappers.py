@@ -7,7 +7,10 @@ from pycocotools import mask as coco_mask
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
+from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
+from wsis.layers.regions import Regions
+from wsis.layers.retrieval import PreparedProposals
 
 SIZE = (40, 60)
 
@@ -57,7 +60,13 @@ def products(tmp_path):
     label[:, 30:] = 3
     cam = {"keys": np.array([2]), "cam": np.random.default_rng(1).random((1, 10, 15), np.float32)}
     found = {}
-    for name, arrays in {"inter_pixel_label": {"label": label}, "cam": cam}.items():
+    masks = np.random.default_rng(2).random((3, *SIZE)) < 0.4
+    made = {
+        "inter_pixel_label": {"label": label},
+        "cam": cam,
+        "proposals": proposals_artifact(by_rank(Regions.from_masks(masks))),
+    }
+    for name, arrays in made.items():
         found[name] = ProductReader(tmp_path / name, name)
         write_artifact(found[name].path("a1"), arrays)
     return found
@@ -74,6 +83,10 @@ def same(a, b):
         return torch.equal(a, b)
     if isinstance(a, list):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, PreparedProposals):
+        return same(a.regions, b.regions) and (a.contours != b.contours).nnz == 0
+    if isinstance(a, Regions):
+        return np.array_equal(a.decode(), b.decode())
     if hasattr(a, "get_fields"):
         return str(a.get_fields()) == str(b.get_fields())
     return a == b
@@ -274,3 +287,52 @@ def test_unknown_names(cfg, products):
     cfg.INPUT.RANDOM_FLIP = "vertical"
     with pytest.raises(UsageError, match="RANDOM_FLIP"):
         build_mapper(cfg, "ImageLevelMapper", is_train=True, products=products)
+
+
+def trusting(cfg, sample, products, **options):
+    for name, value in options.items():
+        setattr(cfg.MODEL.ROI_MASK_HEAD, name, value)
+    return run(cfg, "InstanceMapper", sample, products)["instances"]
+
+
+def doubtful(sample):
+    """The sample with an annotation of an empty mask and one that ignores its left half."""
+    first = sample["annotations"][0]
+    none = coco_mask.encode(np.asfortranarray(np.zeros(SIZE, dtype=np.uint8)))
+    ignore = np.zeros(SIZE, dtype=np.uint8)
+    ignore[:, :30] = 1
+    ignore = coco_mask.encode(np.asfortranarray(ignore))
+    annotations = [first | {"ignore": ignore}, first | {"segmentation": none, "confidence": 0.25}]
+    return sample | {"annotations": annotations}
+
+
+def test_instances_that_teach_their_box_only_stay(cfg, sample, products):
+    stock = trusting(cfg, doubtful(sample), products)
+    assert len(stock) == 1
+    assert not stock.has("gt_confidence")
+    found = trusting(cfg, doubtful(sample), products, MIN_CONFIDENCE=0.95)
+    assert found.gt_confidence.tolist() == [1.0, 0.25]
+    assert found.gt_masks.tensor[0].any()
+    assert not found.gt_masks.tensor[1].any()
+    assert not found.has("gt_ignore_masks")
+
+
+def test_ignored_pixels_move_with_the_image(cfg, sample, products):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    found = trusting(cfg, doubtful(sample), products, USE_IGNORE=True)
+    assert len(found) == 1  # without the rule an empty mask goes, as in Detectron2
+    ignored = found.gt_ignore_masks.tensor[0]
+    width = ignored.shape[1]
+    assert ignored[:, : width // 2 - 1].all()
+    assert not ignored[:, width // 2 + 1 :].any()
+    plain = trusting(cfg, sample, products, USE_IGNORE=True)
+    assert plain.gt_ignore_masks.tensor.shape == plain.gt_masks.tensor.shape
+    assert not plain.gt_ignore_masks.tensor.any()
+    empty = trusting(cfg, sample | {"annotations": []}, products, MIN_CONFIDENCE=0.95)
+    assert len(empty) == 0
+
+
+def test_trust_needs_bitmaps(cfg, sample, products):
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    with pytest.raises(UsageError, match="need INPUT.MASK_FORMAT bitmask"):
+        trusting(cfg, sample, products, MIN_CONFIDENCE=0.95)

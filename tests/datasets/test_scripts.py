@@ -28,7 +28,9 @@ def script(name):
     return module
 
 
-@pytest.mark.parametrize("name", ["make_shapes", "prepare_voc", "prepare_sbd", "prepare_coco"])
+@pytest.mark.parametrize(
+    "name", ["make_shapes", "make_proposals", "prepare_voc", "prepare_sbd", "prepare_coco"]
+)
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         script(name).main(["--help"])
@@ -47,6 +49,33 @@ def test_make_shapes(tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main([*small, str(tmp_path / "file" / "s")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_make_proposals(tmp_path, capsys, monkeypatch):
+    tree = tmp_path / "shapes"
+    small = ["--train", "2", "--val", "1", "--salient", "1", "--size", "64", "--quiet"]
+    assert script("make_shapes").main([*small, "--output", str(tree)]) == 0
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    main, output = script("make_proposals").main, str(tmp_path / "p")
+    wanted = ["--dataset", "shapes_train", "--output", output, "--quiet"]
+    assert main([*wanted, "--max-count", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "2 images in" in said
+    assert "50 proposals each" in said
+    assert "recall@0.5" in said
+    assert main([*wanted, "--max-count", "50", "--no-evaluation"]) == 0
+    assert "2 images are there already" in capsys.readouterr().out
+    assert main(wanted) == 2
+    assert "--force" in capsys.readouterr().err
+    images = ["--images", str(tree / "JPEGImages"), "--output", str(tmp_path / "q"), "--quiet"]
+    assert main([*images, "--format", "npz", "--root", output]) == 1
+    assert "--skip-errors" in capsys.readouterr().err
+    assert main([*images, "--format", "npz", "--root", output, "--skip-errors"]) == 0
+    assert "val_00000: no proposals" in capsys.readouterr().err
+    assert main(["--images", str(tmp_path / "x"), "--output", output]) == 1
+    (tmp_path / "file").touch()
+    assert main([*images[:2], "--output", str(tmp_path / "file" / "p"), "--quiet"]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

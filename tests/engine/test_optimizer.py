@@ -129,3 +129,23 @@ def test_scheduler_resumes(cfg):
     optimizer.step()
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == whole[3]
+
+
+def test_adam(cfg):
+    cfg.WSIS.SOLVER.OPTIMIZER = "Adam"
+    cfg.WSIS.SOLVER.LR_FACTORS = [["backbone", 0.1]]
+    model = Model()
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.Adam)
+    rates = sorted({round(g["lr"], 9) for g in optimizer.param_groups})
+    assert rates == [0.05, 0.5]
+    before = model.classifier.weight.detach().clone()
+    model.classifier.weight.grad = torch.full_like(before, 3.0)
+    optimizer.step()  # Adam's first step is the rate, against the sign of the gradient
+    torch.testing.assert_close(model.classifier.weight.detach(), before - 0.5)
+
+
+def test_an_unknown_optimiser(cfg):
+    cfg.WSIS.SOLVER.OPTIMIZER = "Lion"
+    with pytest.raises(UsageError, match="'Lion'; it must be SGD or Adam"):
+        build_optimizer(cfg, Model())

@@ -235,3 +235,28 @@ def test_refuses_what_is_wrong():
         dense_crf(image, unary, kernels=[GaussianKernel(sxy=0)])
     with pytest.raises(ValueError, match="standard deviation"):
         dense_crf(image, unary, kernels=[BilateralKernel(srgb=(1.0, 2.0))])
+
+
+def test_two_labels_by_one_column():
+    image, labels = scene(14, 18, 3)
+    generator = np.random.default_rng(0)
+    inside = generator.uniform(0.02, 0.98, (9, 14, 18)).astype(np.float32)
+    inside[:3] = 0.9 * (labels > 0) + 0.05
+    logits = np.log(inside / (1 - inside))
+    crf = DenseCRF(image, KERNELS)
+    unaries = -np.log(np.stack([1 - inside, inside], axis=1))
+    for steps in (0, 1, 5):
+        q = crf.infer_binary(logits, steps)
+        assert q.dtype == np.float32
+        np.testing.assert_allclose(q, crf.infer(unaries, steps)[:, 1], atol=1e-5)
+    assert np.abs(crf.infer_binary(logits, 5) - inside).max() > 0.1
+    assert crf.infer_binary(logits[:0], 5).shape == (0, 14, 18)
+
+
+def test_two_labels_refuse_what_is_wrong():
+    image, _ = scene(4, 5, 2)
+    crf = DenseCRF(image, KERNELS)
+    with pytest.raises(ValueError, match=r"\(B, 4, 5\)"):
+        crf.infer_binary(np.zeros((4, 5), np.float32), 1)
+    with pytest.raises(ValueError, match="finite"):
+        crf.infer_binary(np.full((1, 4, 5), np.inf, np.float32), 1)

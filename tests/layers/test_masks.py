@@ -11,6 +11,7 @@ from wsis.layers.masks import (
     mask_containment,
     mask_intersection,
     mask_iou,
+    mask_nms,
 )
 
 
@@ -85,3 +86,19 @@ def test_wrong_inputs_are_named():
         mask_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="pixels"):
         mask_iou(torch.zeros(1, 2, 2).bool(), torch.zeros(1, 2, 3).bool())
+
+
+def test_suppression_by_hand():
+    masks = torch.zeros(4, 1, 10, dtype=torch.bool)
+    masks[0, 0, :6] = masks[1, 0, 1:7] = masks[2, 0, 2:8] = masks[3, 0, 9:] = True
+    scores = torch.tensor([0.5, 0.9, 0.5, 0.1])  # overlaps: 0-1 and 1-2 5/7, 0-2 4/8
+    assert mask_nms(masks, scores, 0.5).tolist() == [1, 3]
+    assert mask_nms(masks, scores, 0.8).tolist() == [1, 0, 2, 3]
+    assert mask_nms(masks, scores, 5 / 7).tolist() == [1, 3]  # the limit itself drops
+    assert mask_nms(masks, scores, 1.1).tolist() == [1, 0, 2, 3]
+    # A mask that is dropped drops no other.
+    assert mask_nms(masks, torch.tensor([0.9, 0.5, 0.4, 0.1]), 0.6).tolist() == [0, 2, 3]
+    assert mask_nms(masks, scores, 0.5, groups=torch.tensor([0, 1, 1, 0])).tolist() == [1, 0, 3]
+    assert mask_nms(masks[:0], scores[:0], 0.5).tolist() == []
+    once = mask_nms(masks, scores, 0.4)
+    assert mask_nms(masks[once], scores[once], 0.4).tolist() == list(range(len(once)))

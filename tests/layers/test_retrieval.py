@@ -169,3 +169,24 @@ def test_wrong_inputs_are_named():
         sampling_candidates(prepared, maps[:, 1:])
     with pytest.raises(ValueError, match="contour_width"):
         prepare_proposals(prepared.regions, (10, 20), contour_width=0)
+
+
+def test_area_speaks_against_a_candidate():
+    masks = np.zeros((2, 10, 10), dtype=bool)
+    masks[0, 2:5, 2:5] = True
+    masks[1, :9] = True  # holds all of the response, and much else
+    response = np.zeros((1, 10, 10), dtype=np.float32)
+    response[0, 2:5, 2:5] = 0.1
+    response[0, 7, 7] = 0.1
+    prepared = prepare_proposals(Regions.from_masks(masks), (10, 10), size_limits=(0.0, 1.0))
+    options = {"balance": 1.0, "discard_threshold": None}
+    (free,) = sampling_candidates(prepared, response, **options)
+    (dear,) = sampling_candidates(prepared, response, area_cost=1.0, **options)
+    assert dear[0].tolist() == [0, 1]
+    contour = {
+        i: v - s
+        for i, v, s in zip(
+            free[0], free[1], prepared.inside_sums(response)[free[0], 0], strict=True
+        )
+    }
+    assert dear[1].tolist() == pytest.approx([0.9 - 0.09 + contour[0], 1.0 - 0.9 + contour[1]])

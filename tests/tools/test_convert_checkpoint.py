@@ -37,7 +37,10 @@ def test_classifier_of_the_original(main, tmp_path, capsys):
     assert torch.equal(model.classifier.weight, state["classifier.weight"])
 
 
-@pytest.mark.parametrize("method", ["irnet", "prm", "torchvision-resnet"])
+METHODS = ["boxcaseg", "cim", "iam", "irnet", "prm", "torchvision-resnet"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_foreign_files_are_refused(main, tmp_path, capsys, method):
     torch.save({"a": torch.ones(1)}, tmp_path / "x.pth")
     output = tmp_path / "y.pth"
@@ -46,3 +49,29 @@ def test_foreign_files_are_refused(main, tmp_path, capsys, method):
         assert main(arguments) != 0
         assert name in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_both_files_of_simple_iam(main, tmp_path):
+    from wsis.methods.iam.filling_network import FillingNetwork
+
+    filling = {
+        "feature_pyramid.toplayer.bias": torch.ones(256),
+        "decode.decode3.1.weight": torch.ones(1),
+    }
+    classifier = {"0.classifier.0.weight": torch.ones(2, 8, 1, 1)}
+    classifier["0.res_block1.0.weight"] = torch.ones(4, 3, 7, 7)
+    paths = [tmp_path / "model_prm_latest.pth.tar", tmp_path / "model_filling_latest.pth.tar"]
+    for path, state in zip(paths, (classifier, filling), strict=True):
+        torch.save({"arch": "iam", "epoch": 3, "lr": 0.1, "state_dict": state, "error": 0.5}, path)
+    output = tmp_path / "iam.pth"
+    arguments = ["--method", "iam", "--input", *map(str, paths), "--output", str(output)]
+    assert main(arguments) == 0
+    found = torch.load(output, weights_only=True)["model"]
+    assert set(found) == {
+        "peak_classifier.classifier.weight",
+        "peak_classifier.backbone.stem.conv1.weight",
+        "filling.pyramid.top.bias",
+        "filling.decoder.2.norm.weight",
+    }
+    own = FillingNetwork((256, 512, 1024)).state_dict()
+    assert {n.removeprefix("filling.") for n in found if n.startswith("filling")} <= set(own)

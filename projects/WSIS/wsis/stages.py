@@ -14,6 +14,11 @@ from wsis.layers.proposals import ProposalSettings
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, register_stage
 
 _CAMNET = "MODEL.CAMNET."
+_PEAKS = "MODEL.PEAK_CLASSIFIER."
+_PEAK_NETWORK_KEYS = tuple(
+    _PEAKS + key
+    for key in ("NUM_CLASSES", "IN_FEATURE", "STIMULATE", "WINDOW", "FILTER", "SUB_PIXEL_FACTOR")
+)
 
 
 def cam_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -76,6 +81,18 @@ CAM = register_stage(
         weights_from="classifier",
         mapper="MultiScaleMapper",
         to_artifact=cam_artifact,
+    )
+)
+
+PEAK_CLASSIFIER = register_stage(
+    TrainStage(
+        name="peak_classifier",
+        title="Train the peak-stimulated classifier on tags",
+        produces="peak_classifier",
+        config_keys=(*_PEAK_NETWORK_KEYS, _PEAKS + "GRADIENT"),
+        evaluation="classification",
+        mapper="ImageLevelMapper",
+        supervision="image",
     )
 )
 

@@ -4,13 +4,7 @@ import torch
 from detectron2.structures import ImageList
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
-from wsis.methods.prm.roi_heads import (
-    PRMROIHeads,
-    response_masks,
-    scaled_factors,
-    smooth_map,
-    suppress,
-)
+from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, scaled_factors, smooth_map
 from wsis.modeling.peak_classifier import PeakResponses
 
 SIZE = (24, 30)
@@ -139,14 +133,6 @@ def test_response_masks_by_hand():
     smooth = smooth_map(spike, 2.0)
     assert smooth.sum() == pytest.approx(1)
     assert torch.equal(smooth, smooth.transpose(1, 2))
-
-
-def test_suppress():
-    masks = torch.from_numpy(discs((6, 6), (6, 7), (17, 22)))
-    scores, one = torch.tensor([0.5, 0.9, 0.1]), torch.zeros(3, dtype=torch.long)
-    assert suppress(masks, scores, one, 0.3).tolist() == [1, 2]
-    assert suppress(masks, scores, torch.arange(3), 0.3).tolist() == [1, 0, 2]
-    assert suppress(masks[:0], scores[:0], one[:0], 0.3).tolist() == []
 
 
 def test_bad_options_and_missing_proposals():

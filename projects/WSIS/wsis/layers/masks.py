@@ -112,3 +112,30 @@ def mask_boxes(masks: Tensor) -> Tensor:
         ends.append(hit.shape[1] - hit.flip(1).argmax(dim=1))
     boxes = torch.stack([*starts, *ends], dim=1)
     return boxes * masks.flatten(1).any(dim=1)[:, None]
+
+
+def mask_nms(
+    masks: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None
+) -> Tensor:
+    """Which masks stay when those that overlap a better one that stays are dropped.
+
+    Args:
+        masks: (N, H, W) bool.
+        scores: (N,); of equal ones the first is better.
+        threshold: mask IoU from which the better one drops the other; above 1 drops none.
+        groups: (N,) integers, masks of different groups do not touch each other; None for one.
+
+    Returns:
+        (n,) int64 places of those that stay, best score first.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    rivals = mask_iou(masks, masks) >= threshold
+    if groups is not None:
+        rivals &= groups[:, None] == groups[None, :]
+    dropped = torch.zeros(len(masks), dtype=torch.bool)
+    rivals, kept = rivals.cpu(), []
+    for place in order.tolist():
+        if not dropped[place]:
+            kept.append(place)
+            dropped |= rivals[place]
+    return torch.tensor(kept, dtype=torch.int64, device=masks.device)

@@ -73,11 +73,12 @@ def _candidates(tree: Tree, number: int, settings: ProposalSettings) -> tuple[np
 
 def _first_of_equals(table: np.ndarray) -> np.ndarray:
     """(k,) bool: rows of a boolean table (k, n) that equal no row before them."""
-    packed = np.packbits(table, axis=1)
-    rows = np.ascontiguousarray(packed).view([("", packed.dtype)] * packed.shape[1]).ravel()
-    _, first = np.unique(rows, return_index=True)
+    seen: set[bytes] = set()
     fresh = np.zeros(len(table), dtype=bool)
-    fresh[first] = True
+    for index, row in enumerate(np.packbits(table, axis=1)):
+        name = row.tobytes()
+        fresh[index] = name not in seen
+        seen.add(name)
     return fresh
 
 

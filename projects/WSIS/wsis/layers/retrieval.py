@@ -270,18 +270,22 @@ def sampling_candidates(
     peak_maps: np.ndarray,
     *,
     balance: float = 0.1,
+    area_cost: float = 0.0,
     max_candidates: int = 5,
     discard_threshold: float | None = 0.2,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each peak the proposals from which IAM draws its pseudo mask (iam spec 4).
 
-    The score is balance * (R inside) + (R on the contour). Of the best ones, those that overlap the
-    very best too little are discarded.
+    The score is balance * (R inside) + (R on the contour) - area_cost * (share of the image). Of
+    the best ones, those that overlap the very best too little are discarded.
 
     Args:
         proposals: of the image.
         peak_maps: (P, H, W) float.
         balance: weight of the instance cue.
+        area_cost: what a mask costs that covers the image. With 0, as the original, a mask loses
+            nothing by what it covers besides; with c times ``balance`` it gains by pixels whose
+            response is above c times the mean.
         max_candidates: how many of the best are looked at.
         discard_threshold: keeps the best one and those whose mask IoU with it is larger; None
             keeps all.
@@ -294,6 +298,7 @@ def sampling_candidates(
     if peak_maps.shape[1:] != size:
         raise ValueError(f"response maps {peak_maps.shape}, proposals of {size}")
     scores = balance * proposals.inside_sums(peak_maps) + proposals.contour_sums(peak_maps)
+    scores -= area_cost * proposals.regions.areas[:, None] / (size[0] * size[1])
     valid = np.flatnonzero(proposals.valid)
     found = []
     for column in scores[valid].T:  # one peak

@@ -34,7 +34,9 @@ def color_gradient(image: np.ndarray, sigma: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     dx = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32)
     dy = cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32)
-    across, down, mixed = (dx * dx).sum(2), (dy * dy).sum(2), (dx * dy).sum(2)
+    across, down, mixed = (
+        np.einsum("hwc,hwc->hw", a, b) for a, b in ((dx, dx), (dy, dy), (dx, dy))
+    )
     spread = np.sqrt((across - down) ** 2 + 4 * mixed**2)
     return np.sqrt(0.5 * (across + down + spread))
 
@@ -43,6 +45,12 @@ def edge_maps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(sharp, broad) gradients, (H, W) float32 each: one scale, and a weighted sum of three."""
     broad = sum(weight * color_gradient(lab, sigma) for sigma, weight in _SMOOTH)
     return color_gradient(lab, _SHARP), broad
+
+
+def _without_gaps(labels: np.ndarray) -> np.ndarray:
+    """Labels renumbered from 0, in their order; int32."""
+    used = np.bincount(labels.ravel()) > 0
+    return (np.cumsum(used, dtype=np.int32) - 1)[labels]
 
 
 def watershed_basins(edges: np.ndarray) -> np.ndarray:
@@ -69,8 +77,44 @@ def watershed_basins(edges: np.ndarray) -> np.ndarray:
             undecided, return_distances=False, return_indices=True
         )
         flooded = flooded[tuple(nearest)]
-    _, labels = np.unique(flooded, return_inverse=True)
-    return labels.reshape(edges.shape).astype(np.int32)
+    return _without_gaps(flooded)
+
+
+def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
+    """Give each pixel at a border to the touching basin whose mean colour is nearest to its own.
+
+    A gradient is the same on both sides of a sharp step, so that a watershed may lie one pixel off.
+
+    Args:
+        labels: (H, W) int32 basins, from 0 without gaps.
+        lab: (H, W, 3) float32.
+
+    Returns:
+        (H, W) int32, renumbered where a basin has lost all its pixels.
+    """
+    height, width = labels.shape
+    flat, colors = labels.ravel(), lab.reshape(-1, 3)
+    size = np.maximum(np.bincount(flat), 1)
+    mean = np.stack([np.bincount(flat, c) / size for c in colors.T], axis=1).astype(np.float32)
+    border = np.zeros(labels.shape, dtype=bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    border[1:] |= down
+    border[:-1] |= down
+    ys, xs = np.nonzero(border)
+    color = lab[ys, xs]
+    best = labels[ys, xs]
+    least = ((mean[best] - color) ** 2).sum(axis=1)
+    for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+        y, x = np.clip(ys + dy, 0, height - 1), np.clip(xs + dx, 0, width - 1)
+        other = labels[y, x]
+        distance = ((mean[other] - color) ** 2).sum(axis=1)
+        better = distance < least
+        best, least = np.where(better, other, best), np.where(better, distance, least)
+    settled = labels.copy()
+    settled[ys, xs] = best
+    return _without_gaps(settled)
 
 
 class Neighbours(NamedTuple):
@@ -184,7 +228,7 @@ def superpixels(
     Returns:
         (H, W) int32 labels from 0 without gaps, and their neighbours.
     """
-    labels = watershed_basins(edges[0])
+    labels = settle_borders(watershed_basins(edges[0]), lab)
     pairs = find_neighbours(labels, edges)
     flat = labels.ravel()
     size = np.bincount(flat).astype(np.float64)

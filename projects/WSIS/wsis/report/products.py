@@ -11,9 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.proposals.store import proposals_from_artifact
+from wsis.evaluation.box_masks import TRUSTED
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.layers.proxy_masks import resize_map as paste_map
+from wsis.layers.region_overlap import overlap_with_masks
 from wsis.report.instances import Found, sort_found
-from wsis.visualization.instances import instance_labels, instances_panel, matched_colors
+from wsis.visualization.instances import (
+    instance_labels,
+    instances_panel,
+    matched_colors,
+    weak_panel,
+)
 from wsis.visualization.panels import (
     cluster_panel,
     displacement_panel,
@@ -27,6 +36,7 @@ from wsis.visualization.resizing import PANEL_WIDTH
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CLASSES = 4
+_FIRST_PROPOSALS = 12
 _MOST_PEAKS = 6
 
 
@@ -157,11 +167,66 @@ def _draw_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [Picture(cluster_panel(scene.image, clusters, width=scene.width), "clusters", note)]
 
 
+def _draw_proposals(scene: Scene, arrays: Arrays) -> list[Picture]:
+    regions = proposals_from_artifact(arrays).regions
+    first = regions[:_FIRST_PROPOSALS].decode()
+    order = np.argsort(-first.sum(axis=(1, 2)), kind="stable")  # small ones above large ones
+    panel = instances_panel(scene.image, first[order], None, width=scene.width)
+    pictures = [Picture(panel, "first proposals", f"{len(first)} of {len(regions)}")]
+    if scene.truth is None or len(scene.truth.masks) == 0:
+        return pictures
+    iou = overlap_with_masks(regions, np.asarray(scene.truth.masks, dtype=bool))  # (R, K)
+    best = iou.argmax(axis=0)
+    values = iou[best, np.arange(len(best))]
+    labels = [f"{value:.2f}" for value in values]
+    panel = instances_panel(scene.image, regions.decode(best), labels, width=scene.width)
+    pictures.append(Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}"))
+    return pictures
+
+
+def _draw_activation(scene: Scene, arrays: Arrays) -> list[Picture]:
+    values, peaks = arrays["peak_values"], arrays["peaks"]
+    order = np.argsort(-values, kind="stable").tolist()
+    pictures = []
+    for p in order[:_MOST_PEAKS]:
+        activation = np.asarray(arrays["activation"][p], dtype=np.float32)
+        panel = heat_panel(scene.image, activation, width=scene.width)
+        panel = mark_places(panel, arrays["peak_places"][p : p + 1])
+        kept = "" if p in arrays["instance_peaks"] else ", no instance"
+        note = f"{scene.classes[peaks[p, 0]]} {values[p]:.3g}{kept}"
+        pictures.append(Picture(panel, "instance activation map", note))
+    return pictures
+
+
 def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
     ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
     found = Found(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
     found = sort_found(found).above(np.nextafter(np.float32(0), np.float32(1)))
     return [draw_found(scene, found, "instances")]
+
+
+def _draw_box_maps(scene: Scene, arrays: Arrays) -> list[Picture]:
+    values = np.zeros(scene.image.shape[:2], dtype=np.float32)
+    for level, (x0, y0, x1, y1) in zip(arrays["levels"], arrays["boxes"].tolist(), strict=True):
+        window = values[y0:y1, x0:x1]
+        np.maximum(window, paste_map(level, window.shape) / 255, out=window)
+    return [Picture(heat_panel(scene.image, values, width=scene.width), "maps in boxes")]
+
+
+def _draw_confidence(scene: Scene, arrays: Arrays) -> list[Picture]:
+    confidence = arrays["confidence"]
+    sure = confidence > TRUSTED
+    colors = np.where(sure[:, None], (60, 200, 90), (235, 80, 60))
+    nowhere = np.full((len(confidence), 2), np.nan)
+    panel = weak_panel(
+        scene.image,
+        np.asarray(arrays["boxes"], dtype=np.float64).reshape(-1, 4),
+        nowhere,
+        [f"{value:.2f}" for value in confidence],
+        colors=colors,
+        width=scene.width,
+    )
+    return [Picture(panel, "confidence", f"{int(sure.sum())} of {len(sure)} above {TRUSTED}")]
 
 
 def _draw_class_maps(scene: Scene, arrays: Arrays) -> list[Picture]:
@@ -193,7 +258,39 @@ def _draw_responses(scene: Scene, arrays: Arrays) -> list[Picture]:
     return pictures
 
 
+def _draw_proposal_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
+    labels, ids = arrays["cluster_labels"], arrays["ids"]
+    sizes = np.bincount(ids[ids > 0])
+    sizes = sizes[sizes > 0]
+    objects = np.flatnonzero(labels >= 0)
+    pictures = []
+    for row in objects[:_MOST_PEAKS].tolist():
+        share = np.asarray(arrays["cluster_maps"][row], dtype=np.float32)
+        panel = heat_panel(scene.image, share, highest=1.0, width=scene.width)
+        note = f"{scene.classes[labels[row]]}, {sizes[row]} proposals"
+        pictures.append(Picture(panel, "proposal cluster", note))
+    left_out = len(objects) - len(pictures)
+    if left_out > 0:
+        last = pictures[-1]
+        pictures[-1] = Picture(last.panel, last.title, f"{last.note} ({left_out} more clusters)")
+    return pictures
+
+
 _VIEWS: list[View] = [
+    View(
+        ("boxes", "levels"),
+        "maps in boxes",
+        "What the segmenter makes of each box, stretched from blue (its lowest value) to red (its "
+        "highest); half way is the edge of the mask.",
+        _draw_box_maps,
+    ),
+    View(
+        ("boxes", "confidence"),
+        "confidence",
+        "How well each mask fills its given box: green masks teach Mask R-CNN, red ones teach it "
+        "their box only (where MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE is 0.95).",
+        _draw_confidence,
+    ),
     View(
         ("keys", "cam"),
         "CAM",
@@ -214,6 +311,13 @@ _VIEWS: list[View] = [
         "Where in the photograph one peak (the cross) comes from, the highest peaks first; the "
         "root of the map, from blue (0) to red (its maximum).",
         _draw_responses,
+    ),
+    View(
+        ("cluster_maps", "cluster_labels", "ids"),
+        "proposal cluster",
+        "Proposals that were grouped around one peak or point: the share of them that cover a "
+        "place, from blue (none) to red (all).",
+        _draw_proposal_clusters,
     ),
     View(
         ("label",),
@@ -240,6 +344,20 @@ _VIEWS: list[View] = [
         "clusters",
         "Cells whose displacements end in the same centre, whatever their class.",
         _draw_clusters,
+    ),
+    View(
+        ("members", "num_atoms"),
+        "proposals",
+        "Regions that may be objects: the first ones in their own order, and, where there is "
+        "ground truth, the one that fits each true object best, with its IoU.",
+        _draw_proposals,
+    ),
+    View(
+        ("activation", "instance_peaks", "peaks", "peak_places", "peak_values"),
+        "instance activation map",
+        "A peak response map, filled: probability that a pixel belongs to the object of the cross, "
+        "from blue (0) to red (1), the highest peaks first.",
+        _draw_activation,
     ),
     View(
         ("classes", "scores", "masks"),

@@ -15,7 +15,7 @@ from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
 
 from wsis.errors import UsageError
-from wsis.layers.masks import mask_iou
+from wsis.layers.masks import mask_nms
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
 from wsis.modeling.peak_classifier import PeakResponses
@@ -67,25 +67,6 @@ def response_masks(
     if len(smooth) == 0:
         return smooth.new_zeros((0, *size), dtype=torch.bool)
     return smooth > threshold * smooth.amax(dim=(1, 2), keepdim=True)
-
-
-def suppress(masks: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-    """Indices of the masks that no better one overlaps, best first; equal scores by index.
-
-    Args:
-        masks: (P, H, W) bool.
-        scores: (P,).
-        classes: (P,) only masks of equal numbers here are rivals.
-        threshold: mask IoU from which the better one suppresses the other.
-    """
-    order = torch.argsort(scores, descending=True, stable=True)
-    rivals = mask_iou(masks, masks) >= threshold
-    rivals &= classes[:, None] == classes[None]
-    kept: list[int] = []
-    for index in order.tolist():
-        if not any(bool(rivals[index, other]) for other in kept):
-            kept.append(index)
-    return torch.tensor(kept, dtype=torch.long, device=masks.device)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -257,7 +238,7 @@ class PRMROIHeads(nn.Module):
         every = torch.arange(len(masks), device=masks.device)
         scores = self.scores(found, every, torch.ones(len(masks)))
         groups = found.peaks[:, 0] if self.nms_within_class else torch.zeros_like(every)
-        kept = suppress(masks, scores, groups, self.nms_threshold)
+        kept = mask_nms(masks, scores, self.nms_threshold, groups=groups)
         return self._instances(found, masks[kept].cpu().numpy(), kept, torch.ones(len(kept)))
 
     def _instances(

@@ -1,62 +1,13 @@
-"""PRM's stages; pseudo labels, Mask R-CNN and the proposals are declared elsewhere."""
+"""PRM's stages; the peak classifier, proposals, pseudo labels and Mask R-CNN are elsewhere."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
-from wsis.modeling.peak_classifier import PeakResponses
-from wsis.stage import InferStage, TrainStage, register_stage
-
-_CLASSIFIER = "MODEL.PEAK_CLASSIFIER."
-_NETWORK_KEYS = tuple(
-    _CLASSIFIER + key
-    for key in ("NUM_CLASSES", "IN_FEATURE", "STIMULATE", "WINDOW", "FILTER", "SUB_PIXEL_FACTOR")
-)
-_REPORT_SIDE = 112  # longer side of the maps that are kept for the report
-
-
-def small_maps(maps: Tensor, side: int = _REPORT_SIDE) -> np.ndarray:
-    """Maps (K, H, W) reduced to at most ``side`` by averaging, float16."""
-    factor = -(-max(maps.shape[1:]) // side)
-    if factor > 1 and len(maps):
-        maps = F.avg_pool2d(maps[None], factor, ceil_mode=True, count_include_pad=False)[0]
-    return maps.cpu().numpy().astype(np.float16)
-
-
-def response_artifact(found: PeakResponses) -> dict[str, np.ndarray]:
-    """What is kept of the peaks of an image, for the report and for choosing thresholds.
-
-    Returns:
-        ``map_classes`` (K,) int64 and ``class_maps`` (K, h, w) float16, the class response maps of
-        the classes that have peaks; ``peaks`` (P, 3) int64 rows (class, y, x); ``peak_places``
-        (P, 2) float32, (y, x) as shares of the image; ``peak_values`` (P,) float32;
-        ``responses`` (P, h', w') float16, reduced, of maximum 1; ``candidates`` (Q, 2) float32,
-        class and value of every peak before the thresholds.
-    """
-    classes = found.peaks[:, 0].unique()
-    every = found.all_peaks
-    values = found.class_maps[tuple(every.unbind(1))]
-    size = found.class_maps.new_tensor(found.class_maps.shape[1:])
-    kept = {
-        "map_classes": classes.cpu().numpy(),
-        "class_maps": small_maps(found.class_maps[classes]),
-        "peaks": found.peaks.cpu().numpy(),
-        "peak_places": ((found.peaks[:, 1:] + 0.5) / size).cpu().numpy().astype(np.float32),
-        "peak_values": found.values.cpu().numpy().astype(np.float32),
-    }
-    if found.responses is not None:
-        responses = (
-            found.responses / found.responses.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
-            if len(found.responses)
-            else found.responses
-        )
-        kept["responses"] = small_maps(responses)
-    table = np.stack([every[:, 0].cpu().numpy(), values.cpu().numpy()], axis=1)
-    return kept | {"candidates": table.astype(np.float32)}
+from wsis.modeling.peak_artifact import response_artifact
+from wsis.stage import InferStage, register_stage
 
 
 def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -68,18 +19,6 @@ def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
         "masks": found.pred_masks.cpu().numpy(),
     } | response_artifact(output["responses"])
 
-
-PEAK_CLASSIFIER = register_stage(
-    TrainStage(
-        name="peak_classifier",
-        title="Train the peak-stimulated classifier on tags",
-        produces="peak_classifier",
-        config_keys=(*_NETWORK_KEYS, _CLASSIFIER + "GRADIENT"),
-        evaluation="classification",
-        mapper="ImageLevelMapper",
-        supervision="image",
-    )
-)
 
 PEAK_INSTANCES = register_stage(
     InferStage(

@@ -1,0 +1,137 @@
+"""Make segment proposals of images, or convert those of others (MCG, COB, PRM, RLE lists).
+
+Proposals are regions that may be objects, found without learning: PRM and CIM choose among them,
+IAM learns from them. One file an image, <image key>.npz, is written; a run that was stopped goes on
+where it was. Use the folder in a config:
+
+  WSIS.PROPOSALS.FORMAT npz WSIS.PROPOSALS.ROOT <output>
+
+Where the data set has masks, average best overlap (ABO) and recall are measured afterwards.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from wsis.config import get_wsis_cfg
+from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.proposals.folder import ProposalFolder, images_in, write_proposals
+from wsis.data.proposals.make import GENERATE
+from wsis.data.proposals.readers import FORMATS
+from wsis.engine.pipeline import load_pipeline
+from wsis.errors import UsageError, WSISError
+from wsis.evaluation.registry import evaluate_product
+from wsis.stages import proposal_source
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", metavar="NAME", help="a data set as in the configs")
+    what.add_argument("--images", type=Path, metavar="DIR", help="a folder of pictures")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    add("--config-file", metavar="YAML", help="pipeline whose WSIS.DATASETS are made known")
+    add("--jobs", type=int, default=0, help="processes; default 0: this one")
+    add(
+        "--format",
+        default=GENERATE,
+        choices=(GENERATE, *FORMATS),
+        help="generate (default), or the format of the files to convert",
+    )
+    add("--root", default="", metavar="DIR", help="folder of the files to convert")
+    add("--max-count", type=int, metavar="N", help="proposals of an image at most; 0 for all")
+    add("--skip-errors", action="store_true", help="leave out images that fail")
+    add("--force", action="store_true", help="make again what is there")
+    add("--no-evaluation", action="store_true", help="do not measure ABO and recall")
+    add("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    if options.jobs < 0:
+        parser.error("--jobs must be 0 or more")
+    return options
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """ABO and recall as a small table."""
+    if not results:
+        return "nothing to compare with: no masks"
+    metrics = results[0]["metrics"]
+    lines = [f"{'first':>9} {'ABO':>7} {'recall@0.5':>11} {'recall@0.7':>11}"]
+    for suffix in ("@100", "@300", "@1000", ""):
+        cells = [metrics[f"{name}{suffix}"] for name in ("ABO", "recall50", "recall70")]
+        lines.append(
+            f"{suffix[1:] or 'all':>9} {cells[0]:>7.1f} {cells[1]:>11.1f} {cells[2]:>11.1f}"
+        )
+    lines.append(f"{metrics['objects']} objects in {metrics['images']} images, per cent")
+    return "\n".join(lines)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    cfg = get_wsis_cfg()
+    if options.config_file:
+        load_pipeline(options.config_file, ())
+    cfg.WSIS.PROPOSALS.FORMAT, cfg.WSIS.PROPOSALS.ROOT = options.format, options.root
+    if options.max_count is not None:
+        cfg.WSIS.PROPOSALS.MAX_COUNT = options.max_count
+    records = images_in(options.images) if options.images else get_dataset_dicts(options.dataset)
+
+    def progress(items: Iterable[Any], total: int, done: int) -> Iterable[Any]:
+        return tqdm(
+            items, desc="proposals", unit="img", total=total, initial=done, disable=options.quiet
+        )
+
+    start = time.monotonic()
+    made = write_proposals(
+        records,
+        options.output,
+        source=proposal_source(cfg),
+        jobs=options.jobs,
+        force=options.force,
+        skip_errors=options.skip_errors,
+        progress=progress,
+    )
+    seconds = time.monotonic() - start
+    for key, reason in made["failed"].items():
+        print(f"{key}: {reason}", file=sys.stderr)
+    images = made["images"]
+    if images:
+        print(
+            f"{options.output}: {images} images in {seconds:.0f} s ({images / seconds:.2f} a "
+            f"second), {made['proposals'] / images:.0f} proposals each"
+        )
+    else:
+        print(f"{options.output}: nothing to do, {made['before']} images are there already")
+    if options.dataset and not options.no_evaluation:
+        left = [r for r in records if r["image_key"] not in made["failed"]]
+        names = class_names(options.dataset)
+        product = ProposalFolder(options.output)
+        print(summary(evaluate_product("proposals", left, product, class_names=names)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    try:
+        make(options)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except WSISError as error:
+        print(f"{error} (or --skip-errors)", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{options.output} cannot be written ({error})", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

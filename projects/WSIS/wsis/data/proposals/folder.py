@@ -1,0 +1,136 @@
+"""A folder of proposals, one file an image, made in parallel and resumed where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsis.data.artifacts import check_key, read_artifact, write_artifact
+from wsis.data.builtin import image_keys
+from wsis.data.checks import load_json
+from wsis.data.files import write_json
+from wsis.data.proposals.make import ProposalSource
+from wsis.data.stream import Failure, single_pass_loader
+from wsis.data.voc import IMAGE_SUFFIXES
+from wsis.errors import DataError, UsageError
+
+STAMP = "proposals.json"
+Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]  # items, total, done before
+
+
+class ProposalFolder:
+    """Proposal artifacts ``<image key>.npz`` in a folder, by image key."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the proposals of image ``key`` lie."""
+        return self.folder / f"{check_key(key)}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        return read_artifact(self.path(key))
+
+
+def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Records of all pictures in a folder, in the order of their names.
+
+    Raises:
+        DataError: no such folder, or no picture in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder of images")
+    names = sorted(str(path) for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES)
+    if not names:
+        raise DataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return [
+        {"file_name": name, "image_key": key}
+        for name, key in zip(names, image_keys(names), strict=True)
+    ]
+
+
+class _Writer:
+    """Makes and writes the proposals of an image; runs in the worker processes."""
+
+    def __init__(self, folder: ProposalFolder, source: ProposalSource) -> None:
+        self.folder, self.source = folder, source
+
+    def __call__(self, record: dict[str, Any]) -> int:
+        arrays = self.source(record)
+        write_artifact(self.folder.path(record["image_key"]), arrays)
+        return len(arrays["scores"])
+
+
+def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
+    """Refuse a folder whose files were made with other settings; write down these ones."""
+    # Through JSON and back, so that it can be compared with what was stored.
+    wanted = json.loads(json.dumps({**asdict(source), "root": str(source.root)}))
+    path = folder / STAMP
+    if path.is_file() and not force:
+        stored = load_json(path)
+        if stored != wanted:
+            raise UsageError(
+                f"{folder} holds proposals made otherwise ({stored}); name another folder, or add "
+                "--force to make them again"
+            )
+    write_json(path, wanted)
+
+
+def write_proposals(
+    records: Sequence[dict[str, Any]],
+    output: str | os.PathLike[str],
+    *,
+    source: ProposalSource,
+    jobs: int = 0,
+    force: bool = False,
+    skip_errors: bool = False,
+    progress: Progress = lambda items, total, done: items,
+) -> dict[str, Any]:
+    """Make the proposals that a folder lacks; every file appears whole or not at all.
+
+    Args:
+        records: dataset dicts with ``image_key``.
+        output: the folder.
+        source: where proposals come from.
+        jobs: processes beside this one; 0 works in this one.
+        force: make again what is there.
+        skip_errors: leave out images that fail instead of stopping.
+        progress: wraps the work to show how far it is.
+
+    Returns:
+        ``images`` made now, ``before`` those that were there, ``proposals`` made now, and
+        ``failed``, image key to reason.
+
+    Raises:
+        UsageError: the folder's files were made with other settings.
+        DataError: an image failed.
+    """
+    folder = ProposalFolder(output)
+    _check_stamp(folder.folder, source, force=force)
+    todo = [r for r in records if force or r["image_key"] not in folder]
+    before = len(records) - len(todo)
+    loader = single_pass_loader(todo, _Writer(folder, source), num_workers=jobs)
+    made, failed = 0, {}
+    for record, count in zip(todo, progress(loader, len(records), before), strict=True):
+        if isinstance(count, Failure):
+            if not skip_errors:
+                raise DataError(count.message)
+            failed[record["image_key"]] = count.message
+        else:
+            made += int(count)
+    return {
+        "images": len(todo) - len(failed),
+        "before": before,
+        "proposals": made,
+        "failed": failed,
+    }

@@ -1,0 +1,1 @@
+"""IAM: instance activation maps (Zhu et al., CVPR 2019)."""

@@ -1,0 +1,216 @@
+"""IAM: a frozen peak classifier and the filling network on top of it (`methods/iam.md` 1).
+
+N images, P peaks, H x W network input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsis.errors import DataError, UsageError
+from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
+from wsis.methods.iam.targets import PseudoMaskSampler
+from wsis.modeling.image_classifier import multi_hot
+from wsis.modeling.peak_classifier import PeakClassifier, PeakResponses, build_peak_classifier
+
+
+@META_ARCH_REGISTRY.register()
+class IAM(nn.Module):
+    """Learns to fill peak responses to the masks of sampled proposals; fills them at test time.
+
+    Training takes ``{"image", "proposals", "image_labels"}`` per image and returns
+    ``{"loss_filling"}``. Inference returns a dict per image, see `inference`. The classifier is
+    never trained here and stays in evaluation mode. Images of a batch may differ in size.
+
+    Args:
+        peak_classifier: gives peaks, their responses and the backbone's features.
+        filling: the filling network.
+        roi_heads: makes instances of activation maps (`IAMROIHeads`).
+        in_features: three of the backbone's features, fine to coarse.
+        sampler: chooses the training targets.
+        use_tags: peaks are those of the image's classes, where these are known, instead of the
+            classes that score above the classifier's threshold.
+        response_mean: peak responses are scaled to this mean; 0 leaves their sum at 1.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        peak_classifier: PeakClassifier,
+        filling: FillingNetwork,
+        roi_heads: nn.Module,
+        in_features: Sequence[str],
+        sampler: PseudoMaskSampler,
+        use_tags: bool = True,
+        response_mean: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.peak_classifier = peak_classifier.requires_grad_(False)
+        self.filling = filling
+        self.roi_heads = roi_heads
+        self.in_features = tuple(in_features)
+        self.sampler = sampler
+        self.use_tags = use_tags
+        self.response_mean = response_mean
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from ``MODEL.IAM``, ``MODEL.PEAK_CLASSIFIER`` and the backbone."""
+        keys = cfg.MODEL.IAM
+        classifier = build_peak_classifier(cfg)
+        shapes = classifier.backbone.output_shape()
+        missing = [name for name in keys.IN_FEATURES if name not in shapes]
+        if missing or len(keys.IN_FEATURES) != 3:
+            raise UsageError(
+                f"MODEL.IAM.IN_FEATURES is {list(keys.IN_FEATURES)}; it must name three of the "
+                f"backbone's features, fine to coarse, which are {', '.join(shapes)}"
+            )
+        if keys.STATISTICS not in STATISTICS:
+            known = " or ".join(STATISTICS)
+            raise UsageError(f"MODEL.IAM.STATISTICS is {keys.STATISTICS!r}; it must be {known}")
+        return {
+            "peak_classifier": classifier,
+            "filling": FillingNetwork(
+                [shapes[name].channels for name in keys.IN_FEATURES],
+                channels=keys.CHANNELS,
+                kernel_size=keys.KERNEL_SIZE,
+                num_iterations=keys.ITERATIONS,
+                pyramid_width=keys.PYRAMID_WIDTH,
+                statistics=keys.STATISTICS,
+            ),
+            "roi_heads": build_roi_heads(cfg, shapes),
+            "in_features": keys.IN_FEATURES,
+            "sampler": PseudoMaskSampler(
+                balance=keys.SAMPLER.BALANCE,
+                area_cost=keys.SAMPLER.AREA_COST,
+                num_candidates=keys.SAMPLER.NUM_CANDIDATES,
+                discard_threshold=keys.SAMPLER.DISCARD_THRESHOLD,
+                choice=keys.SAMPLER.CHOICE,
+            ),
+            "use_tags": keys.USE_TAGS,
+            "response_mean": keys.RESPONSE_MEAN,
+        }
+
+    def train(self, mode: bool = True) -> IAM:
+        """Training mode for the filling network only."""
+        super().train(mode)
+        self.peak_classifier.eval()
+        return self
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, otherwise one dict per image (see `inference`).
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W) in 0..255, optionally ``image_labels``
+                (class ids); in training ``proposals``, a
+                `wsis.layers.retrieval.PreparedProposals` at the image's size; otherwise optionally
+                ``height``, ``width`` of the result where it is not the image's.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        return [self.inference(sample) for sample in batched_inputs]
+
+    def respond(self, batched_inputs: Sequence[dict[str, Any]]) -> list[PeakResponses]:
+        """Peaks, responses and features of images; a failure names the image."""
+        images = [self.peak_classifier.normalize(sample["image"]) for sample in batched_inputs]
+        tags = [self._tags(sample) for sample in batched_inputs]
+        try:
+            return self.peak_classifier.respond(images, tags=tags)
+        except DataError as error:
+            keys = ", ".join(str(sample.get("image_key", "?")) for sample in batched_inputs)
+            raise DataError(f"images {keys}: {error}") from error
+
+    def _tags(self, sample: dict[str, Any]) -> list[int] | None:
+        labels = sample.get("image_labels") if self.use_tags else None
+        if labels is None:
+            return None
+        key = sample.get("image_key", "")
+        present = multi_hot(labels, self.peak_classifier.num_classes, image_key=key)
+        return present.nonzero().flatten().tolist()
+
+    def fill(self, found: Sequence[PeakResponses]) -> Tensor:
+        """Logits (P, H, W) of the activation maps of all peaks of images of one size, in order."""
+        responses = torch.cat([one.responses for one in found])
+        counts = torch.tensor([len(one.peaks) for one in found])
+        index = torch.arange(len(found)).repeat_interleave(counts).to(responses.device)
+        features = [torch.cat([one.features[name] for one in found]) for name in self.in_features]
+        return self.filling(self._scaled(responses), index, features)
+
+    def _scaled(self, responses: Tensor) -> Tensor:
+        if self.response_mean == 0:
+            return responses
+        return responses * (self.response_mean * responses[0].numel() if len(responses) else 1)
+
+    def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Binary cross entropy to the sampled masks, a mean over all pixels of all peaks (spec 5).
+
+        Peaks without a valid proposal, images without a peak and batches without any train nothing.
+        """
+        groups: dict[tuple[int, ...], list[tuple[PeakResponses, Tensor]]] = {}
+        for one, sample in zip(self.respond(batched_inputs), batched_inputs, strict=True):
+            places, masks = self.sampler.sample(one.responses, sample["proposals"])
+            if len(places):
+                kept = _chosen(one, places.to(one.peaks.device))
+                groups.setdefault(tuple(masks.shape[1:]), []).append((kept, masks))
+        loss, pixels = self._nothing(), 0
+        for group in groups.values():
+            target = torch.cat([masks for _, masks in group]).to(loss.device)
+            logits = self.fill([one for one, _ in group])
+            loss = loss + functional.binary_cross_entropy_with_logits(
+                logits, target.to(logits.dtype), reduction="sum"
+            )
+            pixels += target.numel()
+        return {"loss_filling": loss / max(pixels, 1)}
+
+    def _nothing(self) -> Tensor:
+        """Zero, with a gradient of zero for every trained weight."""
+        return sum(p.sum() * 0.0 for p in self.filling.parameters())
+
+    @torch.no_grad()
+    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Instances of one image; they do not depend on the images beside it.
+
+        Returns:
+            ``instances`` (Detectron2 Instances at the result's size: pred_masks, pred_boxes,
+            pred_classes, scores, peak), ``responses``
+            (`wsis.modeling.peak_classifier.PeakResponses`) and ``activation`` (P, H, W) in [0, 1].
+        """
+        image = sample["image"]
+        (found,) = self.respond([sample])
+        activation = self.fill([found]).sigmoid()
+        size = tuple(int(side) for side in image.shape[-2:])
+        output = int(sample.get("height", size[0])), int(sample.get("width", size[1]))
+        classes = found.peaks[:, 0]
+        features = {"activation": [activation], "class_scores": [found.scores[classes]]}
+        images = ImageList(self._colours(image)[None], [size])
+        instances, _ = self.roi_heads(images, features, [classes], output_sizes=[output])
+        return {
+            "instances": instances[0],
+            "responses": found,
+            "activation": activation,
+        }
+
+    def _colours(self, image: Tensor) -> Tensor:
+        return image.to(self.peak_classifier.device).float()
+
+
+def _chosen(found: PeakResponses, places: Tensor) -> PeakResponses:
+    """The same image with some of its peaks."""
+    return PeakResponses(
+        scores=found.scores,
+        class_maps=found.class_maps,
+        all_peaks=found.all_peaks,
+        peaks=found.peaks[places],
+        values=found.values[places],
+        responses=found.responses[places],
+        features=found.features,
+    )

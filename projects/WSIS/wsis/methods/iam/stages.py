@@ -1,0 +1,82 @@
+"""IAM's stages; the peak classifier, the proposals, pseudo labels and Mask R-CNN are elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wsis.modeling.peak_artifact import response_artifact, small_maps
+from wsis.stage import InferStage, TrainStage, register_stage
+
+_NODE = "MODEL.IAM."
+_NETWORK_KEYS = tuple(
+    _NODE + key
+    for key in (
+        "IN_FEATURES",
+        "CHANNELS",
+        "KERNEL_SIZE",
+        "ITERATIONS",
+        "PYRAMID_WIDTH",
+        "RESPONSE_MEAN",
+        "USE_TAGS",
+    )
+)
+_INFERENCE_KEYS = tuple(
+    _NODE + key
+    for key in (
+        "STATISTICS",
+        "CRF",
+        "MASK_THRESHOLD",
+        "MIN_AREA",
+        "NMS_THRESHOLD",
+        "NMS_ACROSS_CLASSES",
+        "SCORE",
+        "MAX_INSTANCES",
+    )
+)
+
+
+def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Instances of an image, and what the report shows of how they came about.
+
+    Returns:
+        ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
+        ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced,
+        of every peak; and what `wsis.modeling.peak_artifact.response_artifact` keeps.
+    """
+    found = output["instances"]
+    return {
+        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
+        "scores": found.scores.cpu().numpy().astype(np.float32),
+        "masks": found.pred_masks.cpu().numpy(),
+        "instance_peaks": found.peak.cpu().numpy().astype(np.int64),
+        "activation": small_maps(output["activation"]),
+    } | response_artifact(output["responses"])
+
+
+FILLING_NETWORK = register_stage(
+    TrainStage(
+        name="filling_network",
+        title="Train IAM's filling network on sampled proposals",
+        consumes=("peak_classifier", "proposals"),
+        produces="filling_network",
+        config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, _NODE + "SAMPLER"),
+        mapper="FillingMapper",
+        supervision="image",
+    )
+)
+
+FILLED_INSTANCES = register_stage(
+    InferStage(
+        name="filled_instances",
+        title="Instance activation maps: filled peak responses, cleaned by a dense CRF",
+        consumes=("filling_network",),
+        produces="instances",
+        config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
+        evaluation="instances",
+        weights_from="filling_network",
+        mapper="PeakImageMapper",
+        to_artifact=filled_instances_artifact,
+    )
+)

@@ -1,0 +1,77 @@
+"""Pseudo masks for training the filling network (`methods/iam.md` 4).
+
+P peaks of one image, R proposals, H x W input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsis.layers.retrieval import PreparedProposals, sampling_candidates
+
+CHOICES = ("random", "best")
+
+
+@dataclass(frozen=True)
+class PseudoMaskSampler:
+    """Which proposal a peak learns to fill.
+
+    Attributes:
+        balance: weight of the response inside a proposal against that on its contour.
+        area_cost: what a mask costs that covers the image.
+        num_candidates: so many of the best take part.
+        discard_threshold: of these only the best and those whose mask IoU with it is larger;
+            None keeps all.
+        choice: "random" draws one of them anew each time, "best" takes the best.
+    """
+
+    balance: float = 0.1
+    area_cost: float = 0.0
+    num_candidates: int = 5
+    discard_threshold: float | None = 0.2
+    choice: str = "random"
+
+    def __post_init__(self) -> None:
+        if self.choice not in CHOICES:
+            raise ValueError(f"choice is {' or '.join(CHOICES)}, not {self.choice!r}")
+
+    def sample(
+        self,
+        responses: Tensor,
+        proposals: PreparedProposals,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A mask for every peak that has a valid proposal.
+
+        Args:
+            responses: (P, H, W) peak response maps.
+            proposals: of the image, at the maps' size.
+            generator: of the draws, one per peak; torch's global one by default.
+
+        Returns:
+            places (p,) int64 of these peaks among all, ascending, and masks (p, H, W) bool, on the
+            CPU.
+        """
+        candidates = sampling_candidates(
+            proposals,
+            responses.detach().cpu().numpy(),
+            balance=self.balance,
+            area_cost=self.area_cost,
+            max_candidates=self.num_candidates,
+            discard_threshold=self.discard_threshold,
+        )
+        places, chosen = [], []
+        for place, (indices, _) in enumerate(candidates):
+            if len(indices) == 0:
+                continue
+            draw = 0
+            if self.choice == "random":
+                draw = int(torch.randint(len(indices), (), generator=generator))
+            places.append(place)
+            chosen.append(int(indices[draw]))
+        masks = proposals.regions.decode(np.asarray(chosen, dtype=np.int64))
+        return torch.tensor(places, dtype=torch.int64), torch.from_numpy(masks)

@@ -1,0 +1,18 @@
+"""iam_crf: the dense CRF of one activation map at a time."""
+
+import numpy as np
+import torch
+from wsis.methods.iam.refinement import refine_by_crf
+
+from tests.golden.conftest import assert_close
+
+
+def test_labels_and_marginals(golden):
+    arrays = golden.load("iam_crf")
+    expected, shape = arrays["marginal"], arrays["prob"].shape
+    labels = np.unpackbits(arrays["label"])[: expected.size].reshape(shape)
+    q = refine_by_crf(torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["prob"]))
+    assert ((q.numpy() > 0.5) == labels).mean() >= 0.995
+    # An independent lattice: rounding everywhere, and pixels on a face of their simplex.
+    assert np.abs(q.numpy() - expected).mean() <= 1e-3
+    assert_close(np.quantile(np.abs(q.numpy() - expected), 0.99), 0, 1e-2, "marginal")
