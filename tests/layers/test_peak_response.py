@@ -65,8 +65,8 @@ def assert_same(ours, expected):
     [
         ("resnet18", "layer4"),
         ("mobilenet_v2", "features.7"),
-        ("vgg11_bn", "features.21"),
-        ("densenet121", "features.transition2"),
+        ("vgg11_bn", "features.14"),
+        ("densenet121", "features.transition1"),
         ("googlenet", "inception4a"),
         ("regnet_x_400mf", "trunk_output.block2"),
         ("squeezenet1_1", "features.7"),

@@ -56,6 +56,23 @@ def test_gather_adds_what_overlaps_and_cuts_at_the_border():
     assert gather([(second, Term(0))], (20, 20), images) is not second  # reaches over the border
 
 
+def test_the_sum_may_take_the_place_of_a_part():
+    size, factor = (5, 6), torch.full((1, 2, 5, 6), 3.0)
+    for corner, extent, reused in (
+        ((0, 0), (5, 6), True),
+        ((1, 2), (3, 4), True),
+        ((-1, 0), (3, 4), False),
+    ):
+        one, other = (random_windows(extent, [corner], seed=s) for s in (0, 1))
+        expected = whole(one, size) * factor + whole(other, size)
+        made = gather([(one, Term(4, factor)), (other, Term(5))], size, [0], reusable={4})
+        torch.testing.assert_close(whole(made, size), expected)
+        assert (made.data.data_ptr() == one.data.data_ptr()) == reused
+        kept = other.data.clone()
+        gather([(other, Term(5, factor))], size, [0], reusable={4})
+        assert torch.equal(other.data, kept)
+
+
 @pytest.mark.parametrize("corner", [(0, 0), (-3, -4), (-1, 1), (2, 3), (-20, 0), (0, 30)])
 @pytest.mark.parametrize("step", [(2, 2), (3, 1)])
 def test_gather_of_windows_with_gaps(corner, step):

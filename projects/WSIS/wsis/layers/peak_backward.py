@@ -94,12 +94,19 @@ class PeakProgram:
             (P, Ci, H, W) gradients at the input.
         """
         registers = {0: seeds}
+        shared = {0}  # registers whose memory is the caller's or another register's too
         for step in self._steps:
             parts = [(registers[term.register], term) for term in step.terms]
-            made = gather(parts, step.size, images)
+            once = len({term.register for term in step.terms}) == len(step.terms)
+            reusable = set(step.done_with) - shared if once else set()
+            made = gather(parts, step.size, images, reusable=reusable)
+            if any(made is windows for windows, _ in parts):
+                shared |= {step.target, *(term.register for term in step.terms)}
             del parts
             if step.operation is not None:
                 made = step.operation(made, images)
+                if isinstance(step.operation, Channels):
+                    shared.add(step.target)
             registers[step.target] = made
             for register in step.done_with:
                 del registers[register]

@@ -6,7 +6,7 @@ peak's gradient is 0. All windows of a value have one size, each its own place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,12 @@ class Term:
 
 
 def gather(
-    parts: Sequence[tuple[Windows, Term]], size: Size, images: Sequence[int], *, whole: bool = False
+    parts: Sequence[tuple[Windows, Term]],
+    size: Size,
+    images: Sequence[int],
+    *,
+    whole: bool = False,
+    reusable: Container[int] = (),
 ) -> Windows:
     """The sum of gradients times factors, in windows that lie inside the map.
 
@@ -67,6 +72,7 @@ def gather(
         size: (H, W) of the map.
         images: P indices of images, for the factors.
         whole: make the windows as large as the map.
+        reusable: registers that nobody reads afterwards; the sum may be made in place of one.
     """
     first, term = parts[0]
     if len(parts) == 1 and term.plain and not whole and _inside(first, size):
@@ -82,8 +88,13 @@ def gather(
         extent = length if whole else max(1, *kept)
         extents.append(extent)
         starts.append([min(max(a, 0), length - extent) for a in low])
-    target = first.data.new_empty((count, channels, *extents))
     corners = list(zip(*starts, strict=True))
+    largest, term = parts[0]
+    own = term.register in reusable and largest.step == (1, 1) and term.sign == 1.0
+    if own and tuple(largest.data.shape[2:]) == tuple(extents) and [*largest.corners] == corners:
+        target = largest.data
+    else:
+        target = first.data.new_empty((count, channels, *extents))
     for p in range(count):
         _gather_one_(target[p], corners[p], parts, p, images[p])
     return Windows(target, corners)
@@ -138,7 +149,7 @@ def _add_(
 ) -> None:
     if overwrite and sign == 1.0:
         if factor is None:
-            part.copy_(source)
+            part.copy_(source)  # does nothing where they are the same
         else:
             torch.mul(source, factor, out=part)
         return
