@@ -1,8 +1,8 @@
-"""Fetch the ImageNet weights that the shipped VOC configs start from, or check what is there.
+"""Fetch the ImageNet weights that the shipped configs start from, or check what is there.
 
 The files are torchvision's; the end of each name is the beginning of the file's SHA-256, which is
-checked. They lie in datasets/weights, where MODEL.WEIGHTS of the configs looks for them; with
---root elsewhere, give MODEL.WEIGHTS on the command line of train_net.py.
+checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TORCHVISION.WEIGHTS of
+the configs look for them; with --root elsewhere, give that key on the command line of train_net.py.
 """
 
 import argparse
@@ -15,7 +15,12 @@ from wsis.data.files import sha256_of_file
 from wsis.errors import DataError, WSISError
 
 URL = "https://download.pytorch.org/models/"
-WEIGHTS = {"resnet50": "resnet50-19c8e357.pth", "resnet101": "resnet101-5d3b4d8f.pth"}
+WEIGHTS = {
+    "resnet50": "resnet50-19c8e357.pth",
+    "resnet101": "resnet101-5d3b4d8f.pth",
+    "mobilenet_v2": "mobilenet_v2-b0353104.pth",
+    "vgg16": "vgg16-397923af.pth",
+}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
     add("--root", type=Path, default=Path("datasets/weights"), help="default: %(default)s")
-    add("--download", action="store_true", help="download what is missing (about 100 MB a file)")
+    add("--download", action="store_true", help="download what is missing (14 to 550 MB a file)")
     return parser.parse_args(arguments)
 
 
@@ -37,7 +42,8 @@ def prepare(name: str, options: argparse.Namespace) -> None:
     if not path.is_file():
         if not options.download:
             raise DataError(
-                f"{path} is not there; run python datasets/prepare_weights.py --download"
+                f"{path} is not there; run python datasets/prepare_weights.py --name {name} "
+                "--download"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -104,6 +104,44 @@ def test_missing_data_set_is_mended_by_making_it(shapes_root, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_stages_are_listed_without_the_data(tmp_path):
+    config = ROOT / "configs" / "irnet_voc.yaml"
+    run = {"datasets": tmp_path, "output": tmp_path / "out", "config": config}
+    done = train_net_here("--list-stages", **run)
+    assert done.returncode == 0
+    assert "relation_network" in done.stdout
+    assert "VOC2012 does not exist" in done.stdout
+
+
+def test_nothing_to_evaluate(shapes_root, tmp_path):
+    done = train_net_here("--eval-only", datasets=shapes_root, output=tmp_path / "out")
+    assert_refused(done, "nothing to evaluate", "run without --eval-only first")
+
+
+def test_images_without_a_single_tag(shapes_root, tmp_path):
+    datasets = shutil.copytree(shapes_root, tmp_path / "datasets")
+    path = datasets / "shapes" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = []
+    for image in content["images"]:
+        image["image_labels"] = []
+    path.write_text(json.dumps(content))
+    done = train_net_here("--stage", "classifier", datasets=datasets, output=tmp_path / "out")
+    assert_refused(done, "no image of shapes_train has a tag", "datasets/README.md")
+
+
+def test_a_change_upstream_is_named_where_it_was_made(tiny_run, shapes_root, tmp_path):
+    output = shutil.copytree(tiny_run, tmp_path / "out")
+    change = (("SOLVER.MAX_ITER", "5"),)
+    run = {"datasets": shapes_root, "output": output, "extra": change}
+    done = train_net_here("--stage", "relation_network", **run)
+    assert_refused(
+        done,
+        "it builds on classifier, which is stale: SOLVER.MAX_ITER was 4 and is 5",
+        "relation_network.KEY VALUE",
+    )
+
+
 def test_missing_voc(tmp_path):
     config = ROOT / "configs" / "irnet_voc.yaml"
     done = train_net_here(datasets=tmp_path, output=tmp_path / "out", config=config)

@@ -45,6 +45,27 @@ TINY = (
     ("mask_rcnn.MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),  # Detectron2 allows no other with depth 18
 )
 
+# What boxcaseg_shapes.yaml needs beyond.
+TINY_BOXCASEG = (
+    ("SOLVER.MAX_ITER", "4"),
+    ("SOLVER.IMS_PER_BATCH", "4"),
+    ("SOLVER.CHECKPOINT_PERIOD", "2"),
+    ("SOLVER.STEPS", "(3,)"),
+    ("SOLVER.BASE_LR", "0.001"),
+    ("INPUT.MIN_SIZE_TRAIN", "(64,)"),
+    ("INPUT.MIN_SIZE_TEST", "64"),
+    ("MODEL.HRNET.CHANNELS", "[4,8,8,8]"),
+    ("MODEL.HRNET.STEM_CHANNELS", "8"),
+    ("MODEL.HRNET.FIRST_PLANES", "4"),
+    ("MODEL.BOXCASEG.TRAIN_SIDE", "32"),
+    ("MODEL.BOXCASEG.SALIENT_SIDE", "36"),
+    ("MODEL.BOXCASEG.INFERENCE_SIDE", "32"),
+    ("MODEL.FPN.OUT_CHANNELS", "16"),
+    ("MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    ("MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
+    ("WSIS.EVALUATION.GRABCUT_ITERATIONS", "1"),
+)
+
 
 def environment(datasets: Path) -> dict[str, str]:
     """Environment of a subprocess that sees the package of this checkout and these data sets."""

@@ -27,9 +27,12 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
+    "boxcaseg",
     "dense_crf",
     "iam",
     "irnet",
+    "cim",
+    "cim_step",
     "prm",
     "proposals",
     "training",

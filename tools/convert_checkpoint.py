@@ -2,6 +2,7 @@
 
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
+    python tools/convert_checkpoint.py --method boxcaseg --input pascal_epoch40.pth --output box.pth
     python tools/convert_checkpoint.py --method prm --input model_latest.pt --output prm.pth
     python tools/convert_checkpoint.py --method iam --input model_prm_latest.pth.tar \
         model_filling_latest.pth.tar --output iam.pth
@@ -38,12 +39,26 @@ def convert_irnet_file(state: Mapping[str, torch.Tensor]) -> State:
     return camnet_from_original(state)
 
 
+def convert_cim_file(state: Mapping[str, torch.Tensor]) -> State:
+    """A network of the original CIM, on VGG-16, ResNet-50 or HRNet-W48."""
+    from wsis.methods.cim.convert import convert_cim
+
+    return convert_cim(state)
+
+
 def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     """A torchvision ResNet, to the ``backbone`` of a WSIS model."""
     converted = torchvision_resnet_to_detectron2(state, prefix_to="backbone.")
     if not converted:
         raise DataError("not a torchvision ResNet: expected conv1.weight, layer1.0.conv1.weight")
     return converted
+
+
+def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
+    """The original BoxCaseg's network, or the ImageNet HRNet that it starts from."""
+    from wsis.methods.boxcaseg.convert import convert_boxcaseg
+
+    return convert_boxcaseg(state)
 
 
 def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
@@ -56,6 +71,8 @@ def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
 
 
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
+    "boxcaseg": convert_boxcaseg_file,
+    "cim": convert_cim_file,  # its prm_voc.pth and prm_coco.pth are method prm
     "iam": convert_iam_file,
     "irnet": convert_irnet_file,
     "prm": peak_classifier_from_original,  # also ultra-thin-PRM's, and the PRM of simple-IAM

@@ -287,3 +287,52 @@ def test_unknown_names(cfg, products):
     cfg.INPUT.RANDOM_FLIP = "vertical"
     with pytest.raises(UsageError, match="RANDOM_FLIP"):
         build_mapper(cfg, "ImageLevelMapper", is_train=True, products=products)
+
+
+def trusting(cfg, sample, products, **options):
+    for name, value in options.items():
+        setattr(cfg.MODEL.ROI_MASK_HEAD, name, value)
+    return run(cfg, "InstanceMapper", sample, products)["instances"]
+
+
+def doubtful(sample):
+    """The sample with an annotation of an empty mask and one that ignores its left half."""
+    first = sample["annotations"][0]
+    none = coco_mask.encode(np.asfortranarray(np.zeros(SIZE, dtype=np.uint8)))
+    ignore = np.zeros(SIZE, dtype=np.uint8)
+    ignore[:, :30] = 1
+    ignore = coco_mask.encode(np.asfortranarray(ignore))
+    annotations = [first | {"ignore": ignore}, first | {"segmentation": none, "confidence": 0.25}]
+    return sample | {"annotations": annotations}
+
+
+def test_instances_that_teach_their_box_only_stay(cfg, sample, products):
+    stock = trusting(cfg, doubtful(sample), products)
+    assert len(stock) == 1
+    assert not stock.has("gt_confidence")
+    found = trusting(cfg, doubtful(sample), products, MIN_CONFIDENCE=0.95)
+    assert found.gt_confidence.tolist() == [1.0, 0.25]
+    assert found.gt_masks.tensor[0].any()
+    assert not found.gt_masks.tensor[1].any()
+    assert not found.has("gt_ignore_masks")
+
+
+def test_ignored_pixels_move_with_the_image(cfg, sample, products):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    found = trusting(cfg, doubtful(sample), products, USE_IGNORE=True)
+    assert len(found) == 1  # without the rule an empty mask goes, as in Detectron2
+    ignored = found.gt_ignore_masks.tensor[0]
+    width = ignored.shape[1]
+    assert ignored[:, : width // 2 - 1].all()
+    assert not ignored[:, width // 2 + 1 :].any()
+    plain = trusting(cfg, sample, products, USE_IGNORE=True)
+    assert plain.gt_ignore_masks.tensor.shape == plain.gt_masks.tensor.shape
+    assert not plain.gt_ignore_masks.tensor.any()
+    empty = trusting(cfg, sample | {"annotations": []}, products, MIN_CONFIDENCE=0.95)
+    assert len(empty) == 0
+
+
+def test_trust_needs_bitmaps(cfg, sample, products):
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    with pytest.raises(UsageError, match="need INPUT.MASK_FORMAT bitmask"):
+        trusting(cfg, sample, products, MIN_CONFIDENCE=0.95)

@@ -254,3 +254,40 @@ def test_command_line_names_the_damage(tmp_path, dataset, products, capsys, chan
     assert message in error
     with pytest.raises(DataError):
         load_pseudo_labels(path, dataset)
+
+
+def test_given_boxes_stay_beside_empty_masks(tmp_path, dataset, products):
+    boxes = {}
+    for key, arrays in products.items():
+        count = len(arrays["classes"])
+        boxes[key] = np.tile(np.float32([0.5, 1, 4.25, 3]), (count, 1))
+        arrays["masks"][:1] = False
+        arrays["boxes"] = boxes[key]
+        arrays["confidence"] = np.linspace(0, 1, count)
+    path = tmp_path / "labels.json"
+    write(path, dataset, products)
+    found = json.loads(path.read_text())["annotations"]
+    assert len(found) == sum(map(len, boxes.values()))
+    assert all(a["bbox"] == [0.5, 1.0, 3.75, 2.0] for a in found)
+    assert any(a["area"] == 0 for a in found)
+    loaded = [a for record in load_pseudo_labels(path, dataset) for a in record["annotations"]]
+    assert [a["confidence"] for a in loaded] == [a["confidence"] for a in found]
+    key = next(key for key in boxes if len(boxes[key]))
+    products[key]["boxes"] = boxes[key][:0]
+    with pytest.raises(DataError, match="boxes"):
+        write(path, dataset, products)
+
+
+def test_the_original_boxcasegs_file(tmp_path, dataset, products):
+    """It states a confidence and no score, and keeps crowds."""
+    path = tmp_path / "labels.json"
+    write(path, dataset, products)
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["confidence"] = annotation.pop("score") / 2
+    count = len(content["annotations"])
+    content["annotations"].append(content["annotations"][0] | {"id": 999, "iscrowd": 1})
+    path.write_text(json.dumps(content))
+    loaded = [a for record in load_pseudo_labels(path, dataset) for a in record["annotations"]]
+    assert len(loaded) == count
+    assert all(a["score"] == a["confidence"] for a in loaded)

@@ -88,3 +88,12 @@ def test_promise_is_checked():
         require_supervision(records, "mask", "f.json")
     with pytest.raises(DataError, match="no point"):
         require_supervision(records, "point", "f.json")
+
+
+@pytest.mark.parametrize("level", ["point", "box", "mask"])
+def test_promised_annotations_of_which_there_is_none(level):
+    with pytest.raises(
+        DataError, match=f"f.json: no image has an annotation.*SUPERVISION is {level}"
+    ):
+        require_supervision([{"image_id": 1, "annotations": []}], level, "f.json")
+    require_supervision([{"image_id": 1, "annotations": []}], "image", "f.json")

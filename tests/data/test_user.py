@@ -88,7 +88,7 @@ def test_through_the_config(tmp_path, coco):
     ("changes", "message"),
     [
         ({"NAME": None}, "entry 0 has no NAME"),
-        ({"FORMAT": "yolo"}, "FORMAT is one of coco, voc, not yolo"),
+        ({"FORMAT": "yolo"}, "FORMAT is one of coco, voc, detections, salient, not yolo"),
         ({"ROOT": "x"}, "unknown 'ROOT'; coco takes NAME, FORMAT, JSON, IMAGES, SUPERVISION"),
         ({"JSON": None}, "JSON is missing"),
         ({"IMAGES": 3}, "IMAGES is missing or no text"),

@@ -33,7 +33,8 @@ def test_every_shipped_pipeline_loads(path):
     assert pipeline.stages
     for planned in pipeline.stages:
         assert planned.cfg.SEED >= 0
-        assert planned.cfg.INPUT.FORMAT == "RGB"
+        msra = "/MSRA/" in planned.cfg.MODEL.WEIGHTS  # the only weights made for BGR
+        assert ("BGR" if msra else "RGB") == planned.cfg.INPUT.FORMAT
         assert relevant_config(planned)
         for product in planned.consumes:
             pipeline.producer(product, planned)
@@ -136,6 +137,13 @@ def test_split_overrides():
     ("overrides", "message"),
     [
         (["SOLVER.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
+        (["SOLVER.MAX_ITR", "1"], "SOLVER.MAX_ITR; did you mean SOLVER.MAX_ITER?"),
+        (["DATASETS.TRAIN", "shapes_train"], r'a list is written "\[a, b\]"'),
+        (["DATASETS.TEST", "('nowhere',)"], "DATASETS.TEST: there is no data set 'nowhere'"),
+        (
+            ["DATASETS.TEST", "('voc_2012_val_instance',)"],
+            r"voc_2012_val_instance has 20; number 1 is '\w+' in the first and 'aeroplane' in the",
+        ),
         (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
         (["DATASETS.TRAIN", "('nowhere',)"], "nowhere"),
     ],

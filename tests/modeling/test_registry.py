@@ -6,6 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_optimizer
 
+from tests.methods.cim.networks import serving_sample, tiny_cim_cfg, training_sample
 from tests.methods.iam.test_meta_arch import sample, tiny_iam_cfg
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
 
@@ -42,6 +43,26 @@ def irnet():
     return cfg, train, empty
 
 
+def boxcaseg():
+    cfg = get_wsis_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "BoxCaseg"
+    cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.ROI_HEADS.NAME = "BoxCasegROIHeads"
+    cfg.MODEL.HRNET.CHANNELS, cfg.MODEL.HRNET.MODULES = [4, 8, 8, 8], [1, 1, 1]
+    cfg.MODEL.HRNET.BLOCKS = cfg.MODEL.HRNET.FIRST_BLOCKS = 1
+    cfg.MODEL.HRNET.STEM_CHANNELS = cfg.MODEL.HRNET.FIRST_PLANES = 8
+    cfg.MODEL.BOXCASEG.INFERENCE_SIDE = 32
+    label = torch.zeros(32, 32)
+    label[8:20, 4:28] = 1
+    train = [
+        {"image": image(32, 32).float(), "label": label, "salient": False},
+        {"image": image(32, 32, 1).float(), "label": label, "salient": True},
+    ]
+    return cfg, train, {"image": image(33, 48), "height": 33, "width": 48}
+
+
 def prm():
     cfg = tiny_camnet_cfg()
     cfg.MODEL.META_ARCHITECTURE = "PRM"
@@ -55,13 +76,25 @@ def prm():
     return cfg, train, {"image": image(21, 30), "image_labels": []}
 
 
+def cim():
+    train = [training_sample(40, 56, [0, 2]), training_sample(33, 24, [], seed=1)]
+    return tiny_cim_cfg(), train, serving_sample(40, 56, count=0)
+
+
+def class_peaks():
+    cfg, train, empty = prm()
+    cfg.MODEL.META_ARCHITECTURE = "ClassPeaks"
+    return cfg, train, empty
+
+
 def iam():
     cfg = tiny_iam_cfg()
     train = [sample(), sample(40, 36, labels=[], seed=1)]
     return cfg, train, {"image": image(21, 30), "image_labels": []}
 
 
-CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam}
+CASES = {"CAMNet": camnet, "IRNet": irnet, "PRM": prm, "IAM": iam, "CIM": cim}
+CASES |= {"BoxCaseg": boxcaseg, "ClassPeaks": class_peaks}
 
 
 def test_every_meta_architecture_has_a_case():

@@ -140,7 +140,7 @@ class Run:
             for index in range(len(SIZES))
             for a in annotations(index, 1)
         ]
-        write_json(folder / "predictions" / "coco_instances_results.json", results)
+        write_json(folder / "predictions" / self.name / "coco_instances_results.json", results)
         return folder
 
     def metrics(self):

@@ -37,7 +37,10 @@ def test_classifier_of_the_original(main, tmp_path, capsys):
     assert torch.equal(model.classifier.weight, state["classifier.weight"])
 
 
-@pytest.mark.parametrize("method", ["iam", "irnet", "prm", "torchvision-resnet"])
+METHODS = ["boxcaseg", "cim", "iam", "irnet", "prm", "torchvision-resnet"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_foreign_files_are_refused(main, tmp_path, capsys, method):
     torch.save({"a": torch.ones(1)}, tmp_path / "x.pth")
     output = tmp_path / "y.pth"

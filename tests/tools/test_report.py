@@ -109,6 +109,11 @@ def test_whole_pipeline(whole):
     assert "61.50" in shown
 
 
+def test_predictions_are_found_where_the_engine_writes_them(tiny_run):
+    (run,) = [run for run in find_runs(tiny_run) if run.name == "mask_rcnn"]
+    assert run.predictions is not None
+
+
 def test_it_refers_to_nothing_outside(whole):
     text, _ = whole
     outline = Outline(text)

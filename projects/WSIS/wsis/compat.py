@@ -11,6 +11,7 @@ import importlib.resources
 import importlib.util
 import sys
 import types
+import warnings
 from typing import Any
 
 
@@ -72,6 +73,16 @@ def _restore_old_names() -> None:
     lr_scheduler._LRScheduler = lr_scheduler.LRScheduler
 
 
+def _hush() -> None:
+    """Warnings about detectron2 0.5's own code, which its users cannot change."""
+    for message in (
+        r".*torch\.jit\.script.* is deprecated",
+        r"torch\.meshgrid: in an upcoming release",
+        r"The given NumPy array is not writable",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def apply() -> bool:
     """Put the stand-ins in place where they are needed; may be called any number of times.
 
@@ -93,6 +104,7 @@ def apply() -> bool:
 
     sys.modules["detectron2._C"] = detectron2._C = MissingOps("detectron2._C")
     _restore_old_names()
+    _hush()
     # COCOEvaluator's default is the compiled evaluator; pycocotools gives the same figures.
     _stand_in("detectron2.evaluation.fast_eval_api", COCOeval_opt=COCOeval)
     return True

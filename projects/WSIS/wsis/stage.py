@@ -23,6 +23,7 @@ class Stage:
         config_keys: config nodes, beyond its kind's own, on which the product depends
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
+        supervision: the most of the data set that it looks at: image, point, box or mask.
     """
 
     kind: ClassVar[str] = ""
@@ -32,6 +33,7 @@ class Stage:
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
     evaluation: str = ""
+    supervision: str = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,13 @@ class TrainStage(Stage):
 
     Attributes:
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY`` of the training mapper.
-        supervision: the most that training may look at: image, point, box or mask.
+        samples: ``(dataset dicts, cfg) -> (samples, order)``: what training goes through where that
+            is not whole images, and the order of an epoch (`wsis.data.stream.EpochOrder`) or None.
     """
 
     kind: ClassVar[str] = "train"
     mapper: str
-    supervision: str = "image"
+    samples: Callable[..., tuple[Any, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,7 @@ import torch
 from detectron2.structures import ImageList
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
-from wsis.methods.prm.roi_heads import (
-    PRMROIHeads,
-    response_masks,
-    scaled_factors,
-    smooth_map,
-)
+from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, scaled_factors, smooth_map
 from wsis.modeling.peak_classifier import PeakResponses
 
 SIZE = (24, 30)

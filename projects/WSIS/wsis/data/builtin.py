@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.artifacts import check_key
 from wsis.data.coco import load_coco_dataset
+from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
 from wsis.data.supervision import SUPERVISIONS
 from wsis.data.voc import VOC_CLASSES, load_voc
@@ -68,8 +69,43 @@ def _register_shapes(split: str) -> None:
     )
 
 
+def _load_duts(single: bool) -> list[dict[str, Any]]:
+    """DUTS-TR; its single objects in folders of their own, or as a list of them."""
+    root = datasets_root() / "DUTS"
+    images, masks = root / "DUTS-TR-Image-single", root / "DUTS-TR-Mask-single"
+    if single and images.is_dir():
+        return load_salient(images, masks)
+    names = root / "duts_tr_single.txt"
+    if single and not names.is_file():
+        raise DataError(
+            f"neither {images} nor {names} exists; run python datasets/prepare_salient.py --duts, "
+            "or set DETECTRON2_DATASETS to the folder that holds DUTS/"
+        )
+    folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
+    return load_salient(
+        folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask", names=names if single else None
+    )
+
+
+def _load_shapes_salient() -> list[dict[str, Any]]:
+    root = datasets_root() / "shapes" / "salient"
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist; run python datasets/make_shapes.py")
+    return load_salient(root / "images", root / "masks", names=root / "list.txt")
+
+
+_SALIENT = {
+    "duts_tr": lambda: _load_duts(False),
+    "duts_tr_single": lambda: _load_duts(True),
+    "shapes_salient": _load_shapes_salient,
+}
+
+
 def register_builtin() -> None:
-    """Register VOC and shapes. Detectron2 registers COCO itself. A second call does nothing."""
+    """Register VOC, shapes and salient sets; a second call does nothing.
+
+    Detectron2 registers COCO itself.
+    """
     known = set(DatasetCatalog.list())
     for year, splits in _VOC_SPLITS.items():
         for split in splits:
@@ -78,6 +114,19 @@ def register_builtin() -> None:
     for split in ("train", "val"):
         if f"shapes_{split}" not in known:
             _register_shapes(split)
+    for name, load in _SALIENT.items():
+        if name not in known:
+            DatasetCatalog.register(name, load)
+            MetadataCatalog.get(name).set(salient=True, supervision="mask")
+
+
+def is_salient(name: str) -> bool:
+    """Whether a registered data set has salient images: an object's mask each, no classes.
+
+    Raises:
+        UsageError: no such data set.
+    """
+    return bool(_require(name).get("salient", False))
 
 
 def class_names(name: str) -> tuple[str, ...]:

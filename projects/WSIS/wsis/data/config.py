@@ -24,6 +24,12 @@ def add_input_config(cfg: CfgNode) -> None:
     # (divisor, remainder): every side becomes the nearest divisor k + remainder, k >= 1.
     # (32, 1) for trunks converted from TensorFlow, whose padding agrees at such sizes; (0, 0): off.
     cfg.INPUT.SIDE_RULE = (0, 0)
+    # Scoring of segment proposals: in training the longer side becomes one of these, pixels ...
+    cfg.INPUT.LONGER_SIDES_TRAIN = (480, 576, 688, 864, 1200)
+    # ... and in inference each of these, the scores being averaged;
+    cfg.INPUT.LONGER_SIDES_TEST = (480, 576, 688, 864, 1200)
+    # with a mirrored image of each.
+    cfg.INPUT.FLIP_TEST = True
     # (H, W) to which every image is stretched before anything else, its aspect not kept (bilinear,
     # as PRM does; scale and crop keys then do not count); (0, 0): off.
     cfg.INPUT.STRETCH = (0, 0)

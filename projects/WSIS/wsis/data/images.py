@@ -45,10 +45,19 @@ _DAMAGED = (
 _Result = TypeVar("_Result")
 
 
-def _open(
+def open_picture(
     path: str | os.PathLike[str], use: Callable[[Image.Image], _Result], what: str
 ) -> _Result:
-    """Apply ``use`` to the opened file; whatever goes wrong becomes one DataError naming it."""
+    """Apply ``use`` to the opened file; whatever goes wrong becomes one DataError naming it.
+
+    Args:
+        path: any file that Pillow opens.
+        use: from Pillow's image to the result; a ValueError of its own says what is wrong.
+        what: the file is, for the message.
+
+    Raises:
+        DataError: missing, damaged, or more than `MAX_PIXELS` pixels.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
@@ -102,7 +111,7 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
         DataError: missing, damaged or truncated file, floating-point pixels, more than
             `MAX_PIXELS` pixels, or another size than ``size``.
     """
-    image = np.ascontiguousarray(_open(path, _to_rgb, "image"))
+    image = np.ascontiguousarray(open_picture(path, _to_rgb, "image"))
     if size is not None and image.shape[:2] != tuple(size):
         height, width = image.shape[:2]
         raise DataError(
@@ -142,7 +151,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         turned = orientation in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
-    return _open(path, use, "image")
+    return open_picture(path, use, "image")
 
 
 def read_label_map(
@@ -170,7 +179,7 @@ def read_label_map(
             raise ValueError(f"a label map is a palette or grey PNG, not mode {image.mode}")
         return np.asarray(image).astype(np.int32)
 
-    label = _open(path, use, "label map")
+    label = open_picture(path, use, "label map")
     if size is not None and label.shape != tuple(size):
         raise DataError(
             f"label map {path} is {label.shape[1]} x {label.shape[0]} (width x height) "

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BitMasks, BoxMode, Instances
 from pycocotools import mask as coco_mask
 
 from wsis.data.artifacts import ProductReader
@@ -22,7 +23,7 @@ from wsis.data.mapper_base import (
     to_tensor,
 )
 from wsis.data.supervision import restrict_supervision
-from wsis.errors import DataError
+from wsis.errors import DataError, UsageError
 
 
 def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
@@ -48,6 +49,11 @@ class InstanceMapper:
     for run lengths); VOC-type dicts, which refer to PNG files, get their annotations from these.
     Crowds train nothing.
 
+    With ``min_confidence`` or ``use_ignore`` the instances also have ``gt_confidence`` (K,) float32
+    (1 where the annotation states none) and, with ``use_ignore``, ``gt_ignore_masks``; with
+    ``min_confidence`` an instance with an empty mask stays, for its box, and Detectron2's own
+    mapper would drop it.
+
     Args:
         is_train: augment, and add ``instances``.
         image_format: channel order.
@@ -55,6 +61,8 @@ class InstanceMapper:
         mask_format: "bitmask" or "polygon".
         use_masks: whether the model has a mask head.
         recompute_boxes: tighten the boxes around the transformed masks, as after crops.
+        min_confidence: of `wsis.modeling.mask_head.ConfidenceMaskHead`; 0: off.
+        use_ignore: likewise.
     """
 
     @configurable
@@ -67,7 +75,16 @@ class InstanceMapper:
         mask_format: str = "bitmask",
         use_masks: bool = True,
         recompute_boxes: bool = False,
+        min_confidence: float = 0.0,
+        use_ignore: bool = False,
     ) -> None:
+        self.min_confidence = min_confidence if use_masks else 0.0
+        self.use_ignore = use_ignore and use_masks
+        if (min_confidence > 0 or use_ignore) and mask_format != "bitmask":
+            raise UsageError(
+                "MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE and USE_IGNORE need INPUT.MASK_FORMAT bitmask, "
+                f"not {mask_format}"
+            )
         self.is_train = is_train
         self.image_format = image_format
         self.augmentations = T.AugmentationList(augmentations)
@@ -91,6 +108,8 @@ class InstanceMapper:
             "mask_format": cfg.INPUT.MASK_FORMAT,
             "use_masks": cfg.MODEL.MASK_ON,
             "recompute_boxes": crops and cfg.MODEL.MASK_ON,
+            "min_confidence": cfg.MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE,
+            "use_ignore": cfg.MODEL.ROI_MASK_HEAD.USE_IGNORE,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +153,26 @@ class InstanceMapper:
         instances = detection_utils.annotations_to_instances(
             moved, size, mask_format=self.mask_format
         )
+        if self.min_confidence > 0 or self.use_ignore:
+            self._add_trust(instances, annotations, transforms)
+        if self.min_confidence > 0:
+            return detection_utils.filter_empty_instances(instances, by_mask=False)
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
+
+    def _add_trust(
+        self, instances: Instances, annotations: list[dict[str, Any]], transforms: T.Transform
+    ) -> None:
+        """Put ``gt_confidence`` and ``gt_ignore_masks`` beside the masks, in place."""
+        stated = [float(a.get("confidence", 1.0)) for a in annotations]
+        instances.gt_confidence = torch.tensor(stated, dtype=torch.float32)
+        if not (self.use_ignore and annotations):
+            return
+        # Of every image, also where nothing is ignored: Detectron2 joins the fields of a batch.
+        masks = np.zeros((len(annotations), *instances.image_size), dtype=bool)
+        for mask, annotation in zip(masks, annotations, strict=True):
+            if annotation.get("ignore") is not None:
+                ignored = coco_mask.decode(annotation["ignore"])
+                mask[:] = transforms.apply_segmentation(ignored).astype(bool)
+        instances.gt_ignore_masks = BitMasks(torch.from_numpy(masks))

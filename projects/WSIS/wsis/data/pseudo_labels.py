@@ -66,6 +66,8 @@ def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
         )
     if not np.isfinite(arrays["scores"]).all():
         raise DataError(f"{where}: a score is not finite")
+    if "boxes" in arrays and arrays["boxes"].shape != (count, 4):
+        raise DataError(f"{where}: boxes {arrays['boxes'].shape} for {count} classes")
     if (
         count
         and not 0 <= int(arrays["classes"].min()) <= int(arrays["classes"].max()) < num_classes
@@ -74,16 +76,21 @@ def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
 
 
 def _annotations(arrays: Arrays, image_id: int, min_score: float) -> Iterator[Record]:
-    """Annotations of one image, without ids; masks without pixels are left out."""
+    """Annotations of one image, without ids.
+
+    Masks without pixels are left out, unless the boxes are given: these teach by themselves.
+    """
+    given = "boxes" in arrays
     for index in range(len(arrays["classes"])):
-        if arrays["scores"][index] < min_score or not arrays["masks"][index].any():
+        empty = not arrays["masks"][index].any()
+        if arrays["scores"][index] < min_score or (empty and not given):
             continue
         rle = encode_mask(arrays["masks"][index])
         annotation = {
             "image_id": image_id,
             "category_id": int(arrays["classes"][index]) + 1,
             "iscrowd": 0,
-            "bbox": rle_box(rle),
+            "bbox": _xywh(arrays["boxes"][index]) if given else rle_box(rle),
             "area": rle_area(rle),
             "segmentation": rle,
             "score": _decimal(arrays["scores"][index]),
@@ -93,6 +100,11 @@ def _annotations(arrays: Arrays, image_id: int, min_score: float) -> Iterator[Re
         if "ignore" in arrays and arrays["ignore"][index].any():
             annotation["ignore"] = encode_mask(arrays["ignore"][index])
         yield annotation
+
+
+def _xywh(box: np.ndarray) -> list[float]:
+    x0, y0, x1, y1 = (_decimal(v) for v in box)
+    return [x0, y0, _decimal(x1 - x0), _decimal(y1 - y0)]
 
 
 def _decimal(value: Any) -> float:
@@ -142,8 +154,9 @@ def write_pseudo_labels(
         path: the JSON file.
         dataset_dicts: images, with ``image_key``, ``height`` and ``width``.
         read_instances: ``(dataset dict) -> {"classes": (n,) ints, "scores": (n,) floats, "masks":
-            (n, H, W) bool[, "confidence": (n,), "ignore": (n, H, W) bool]}``, or None to leave the
-            image out. Called once for each image, in order; one image is held at a time.
+            (n, H, W) bool[, "confidence": (n,), "ignore": (n, H, W) bool, "boxes": (n, 4) XYXY]}``,
+            or None to leave the image out. With boxes, masks may be empty. Called once for each
+            image, in order; one image is held at a time.
         class_names: names by class id.
         info: JSON values for ``info``: method, config digest, versions.
         min_score: instances with a lower score are left out.
@@ -243,9 +256,17 @@ def export_pseudo_labels(
 
 
 def _read(path: str | os.PathLike[str]) -> CocoFile:
-    """A COCO file whose annotations all have a mask as RLE and a score."""
+    """A COCO file whose annotations all have a mask as RLE and a score.
+
+    BoxCaseg's own files have a confidence in place of the score, and keep crowds, which go.
+    """
     file = read_coco(path)
     for record in file.images:
+        if any("confidence" in a and "score" not in a for a in record["annotations"]):
+            record["annotations"] = [a for a in record["annotations"] if not a["iscrowd"]]
+            for annotation in record["annotations"]:
+                if "confidence" in annotation:
+                    annotation.setdefault("score", annotation["confidence"])
         for annotation in record["annotations"]:
             where = f"{path}: image {record['image_id']}, annotation {annotation['id']}"
             if not isinstance(annotation.get("segmentation"), dict):

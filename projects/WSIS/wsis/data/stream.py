@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,6 +67,15 @@ class Failure:
     message: str
 
 
+class EpochOrder(Protocol):
+    """In which order samples come, where that is not a plain shuffle; an epoch has ``len``."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, generator: np.random.Generator) -> np.ndarray:
+        """(len,) indices of samples, drawn from the generator alone."""
+
+
 @dataclass(frozen=True)
 class Replacement:
     """What took the place of images that could not be read; crosses process borders."""
@@ -83,6 +92,7 @@ class TrainingStream(Dataset):
         mapper: dataset dict to model input; draws from the global random states only.
         seed: of order and augmentation.
         skip_broken: take the following image in place of one that cannot be read.
+        order: of an epoch; None shuffles all samples.
     """
 
     def __init__(
@@ -92,7 +102,9 @@ class TrainingStream(Dataset):
         *,
         seed: int,
         skip_broken: bool = False,
+        order: EpochOrder | None = None,
     ) -> None:
+        self.order = order
         self.dataset_dicts = _compact(dataset_dicts)
         self.mapper = mapper
         self.seed = seed
@@ -101,11 +113,14 @@ class TrainingStream(Dataset):
         self._order = np.empty(0, dtype=np.int64)
 
     def index_at(self, position: int) -> int:
-        """Index of the dataset dict at a stream position; every epoch is a new permutation."""
-        epoch, offset = divmod(position, len(self.dataset_dicts))
+        """Index of the dataset dict at a stream position; every epoch is in a new order."""
+        epoch, offset = divmod(position, len(self.order or self.dataset_dicts))
         if epoch != self._epoch:
             generator = np.random.default_rng([self.seed, epoch])
-            self._order = generator.permutation(len(self.dataset_dicts))
+            if self.order is None:
+                self._order = generator.permutation(len(self.dataset_dicts))
+            else:
+                self._order = self.order.epoch(generator)
             self._epoch = epoch
         return int(self._order[offset])
 

@@ -9,7 +9,9 @@ from wsis.errors import DataError, UsageError
 
 SUPERVISIONS = ("image", "point", "box", "mask")
 
+# The mask of a salient image is what its data set is for: such an image has no other annotation.
 _IMAGE_KEYS = ("file_name", "image_id", "image_key", "height", "width", "image_labels")
+_IMAGE_KEYS += ("salient_file_name",)
 _ANNOTATION_KEYS = {
     "point": ("category_id", "iscrowd", "point"),
     "box": ("category_id", "iscrowd", "point", "bbox", "bbox_mode", "difficult"),
@@ -68,11 +70,16 @@ def require_supervision(dataset_dicts: list[dict[str, Any]], level: str, source:
         source: the file or folder, for the message.
 
     Raises:
-        DataError: an annotation lacks its point, box or mask.
+        DataError: an annotation lacks its point, box or mask, or there is none at all.
     """
     field = {"point": "point", "box": "bbox", "mask": "segmentation"}.get(level)
     if field is None:
         return
+    if not any(r.get("annotations") or "instance_file_name" in r for r in dataset_dicts):
+        raise DataError(
+            f"{source}: no image has an annotation, but SUPERVISION is {level}; add them or lower "
+            "SUPERVISION"
+        )
     for record in dataset_dicts:
         if level == "mask" and "instance_file_name" in record:
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
@@ -57,6 +58,24 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
 def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
     """Pillow's nearest on (H, W) uint8; the very same array where the size is already right."""
     return _resize(label, size, Image.Resampling.NEAREST)
+
+
+def rescale_image(image: np.ndarray, factor: float) -> np.ndarray:
+    """OpenCV's bilinear by a factor (not to a size), as the original CIM rescales.
+
+    Args:
+        image: (H, W, 3) uint8.
+        factor: pixels of the result per pixel; a side that would vanish becomes 1.
+
+    Returns:
+        uint8, fractions cut off.
+    """
+    if min(round(side * factor) for side in image.shape[:2]) < 1:
+        return resize_image(image, scaled_size(image.shape[:2], factor))
+    scaled = cv2.resize(
+        image.astype(np.float32), None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR
+    )
+    return scaled.astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.coco import load_coco_dataset
+from wsis.data.detections import put_detections
+from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import load_voc, read_classes
 from wsis.errors import UsageError
@@ -16,6 +18,8 @@ from wsis.errors import UsageError
 _KEYS = {
     "coco": {"required": ("JSON", "IMAGES"), "optional": ("SUPERVISION",)},
     "voc": {"required": ("ROOT", "SPLIT"), "optional": ("SUPERVISION", "CLASSES")},
+    "detections": {"required": ("JSON", "IMAGES", "DETECTIONS"), "optional": ("MIN_SCORE",)},
+    "salient": {"required": ("IMAGES", "MASKS"), "optional": ("LIST",)},
 }
 # Entries registered here, by name, so that the same config may be read twice.
 _REGISTERED: dict[str, dict[str, Any]] = {}
@@ -53,7 +57,10 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
         or len(set(classes)) != len(classes)
     ):
         raise UsageError(f"{where}: CLASSES is a list of different names, not {classes!r}")
-    for key in ("ROOT", "JSON", "IMAGES"):
+    score = entry.get("MIN_SCORE", 0.0)
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise UsageError(f"{where}: MIN_SCORE is a number from 0 to 1, not {score!r}")
+    for key in ("ROOT", "JSON", "IMAGES", "MASKS", "LIST", "DETECTIONS"):
         if key in entry:
             entry[key] = str(Path(entry[key]).expanduser())
     return entry | {"FORMAT": kind}
@@ -62,8 +69,15 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
 def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Read one data set; called when Detectron2 asks for it."""
     metadata = MetadataCatalog.get(entry["NAME"])
-    if entry["FORMAT"] == "coco":
+    if entry["FORMAT"] == "salient":
+        return load_salient(entry["IMAGES"], entry["MASKS"], names=entry.get("LIST"))
+    if entry["FORMAT"] in ("coco", "detections"):
         records, names, category_ids = load_coco_dataset(entry["JSON"], entry["IMAGES"])
+        if entry["FORMAT"] == "detections":
+            least = float(entry.get("MIN_SCORE", 0.5))
+            records = put_detections(
+                records, entry["DETECTIONS"], class_ids=category_ids, min_score=least
+            )
         if "thing_classes" not in metadata.as_dict():
             metadata.set(thing_classes=list(names), thing_dataset_id_to_contiguous_id=category_ids)
         source = entry["JSON"]
@@ -75,11 +89,17 @@ def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
     return records
 
 
+def _granted(entry: dict[str, Any]) -> str:
+    return "box" if entry["FORMAT"] == "detections" else entry.get("SUPERVISION", "mask")
+
+
 def _register(entry: dict[str, Any]) -> None:
     name = entry["NAME"]
     DatasetCatalog.register(name, lambda: _load(entry))
     metadata = MetadataCatalog.get(name)
-    metadata.set(supervision=entry.get("SUPERVISION", "mask"))
+    metadata.set(supervision=_granted(entry))
+    if entry["FORMAT"] == "salient":
+        metadata.set(salient=True)
     if entry["FORMAT"] == "voc":
         names = entry.get("CLASSES") or read_classes(Path(entry["ROOT"]).expanduser())
         metadata.set(thing_classes=list(names), split=entry["SPLIT"])
@@ -94,7 +114,10 @@ def register_user_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             and ``IMAGES``, ``voc`` has ``ROOT``, ``SPLIT`` and optionally ``CLASSES`` (a list;
             else ``classes.txt`` in the root, else VOC's twenty). ``SUPERVISION`` (image, point,
             box, mask) is the most that training may look at; where it is given, every annotation
-            must have it.
+            must have it. ``detections`` has ``JSON`` (images and categories), ``IMAGES``,
+            ``DETECTIONS`` (COCO's result format, as Detectron2's ``coco_instances_results.json``)
+            and optionally ``MIN_SCORE`` (0.5): its annotations are the detected boxes. ``salient``
+            has ``IMAGES``, ``MASKS`` and optionally ``LIST``, see `wsis.data.salient`.
 
     Returns:
         The names. Registering equal entries again does nothing.

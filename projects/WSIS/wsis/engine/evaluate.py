@@ -26,6 +26,7 @@ from wsis.engine.progress import progress
 from wsis.engine.status import fingerprint, flatten
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
+from wsis.evaluation.box_masks import BoxMaskEvaluator
 from wsis.evaluation.classification import ClassificationEvaluator
 from wsis.evaluation.registry import evaluate_product
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
@@ -48,6 +49,7 @@ def _protocol_options(keys: CfgNode) -> ProtocolOptions:
         eleven_point=keys.ELEVEN_POINT,
         use_difficult=keys.USE_DIFFICULT,
         ignore_void=keys.IGNORE_VOID,
+        absent_is_zero=keys.ABSENT_IS_ZERO,
     )
 
 
@@ -74,10 +76,19 @@ def _classification_evaluator(
     return ClassificationEvaluator(class_names(name))
 
 
+def _box_mask_evaluator(
+    planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
+) -> BoxMaskEvaluator:
+    iterations = planned.cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    return BoxMaskEvaluator(dataset_dicts, class_names(name), grabcut_iterations=iterations)
+
+
 # How a trained network is evaluated, by Stage.evaluation; they have `miss` beyond Detectron2's API.
-_NETWORK_EVALUATORS: dict[str, Callable[..., VOCInstanceEvaluator | ClassificationEvaluator]] = {
+_NetworkEvaluator = VOCInstanceEvaluator | ClassificationEvaluator | BoxMaskEvaluator
+_NETWORK_EVALUATORS: dict[str, Callable[..., _NetworkEvaluator]] = {
     "detection": _detection_evaluator,
     "classification": _classification_evaluator,
+    "box_masks": _box_mask_evaluator,
 }
 
 
@@ -126,6 +137,7 @@ def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
         protocol_options=_protocol_options(keys),
         min_score=keys.MIN_SCORE,
         cam_thresholds=tuple(keys.CAM_THRESHOLDS),
+        grabcut_iterations=keys.GRABCUT_ITERATIONS,
     )
 
 

@@ -123,8 +123,8 @@ def digest_of_weights(path: Path) -> str:
         stat = path.stat()
     except OSError:
         raise WSISError(
-            f"no weight file {path}; correct MODEL.WEIGHTS, or fetch the shipped configs' with "
-            "python datasets/prepare_weights.py --download"
+            f"no weight file {path}; correct MODEL.WEIGHTS or MODEL.TORCHVISION.WEIGHTS, or fetch "
+            "the shipped configs' with python datasets/prepare_weights.py --name NAME --download"
         ) from None
     return _digest_of_file(path, stat.st_mtime_ns, stat.st_size)
 

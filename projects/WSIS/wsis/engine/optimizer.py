@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -102,11 +102,49 @@ class PolyParamScheduler(ParamScheduler):
         return (1.0 - min(where, self.last)) ** self.power
 
 
+class _MomentumFollowsRate:
+    """Multiplies momentum buffers by new over old rate where the rate jumps (CIM, spec 6).
+
+    Args:
+        optimizer: whose rates change in ``step``.
+        step: of the scheduler.
+        threshold: least factor between two rates, up or down, that counts as a jump.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
+    ) -> None:
+        self.optimizer, self.step, self.threshold = optimizer, step, threshold
+
+    def __call__(self) -> None:
+        before = [group["lr"] for group in self.optimizer.param_groups]
+        self.step()
+        for group, old in zip(self.optimizer.param_groups, before, strict=True):
+            new = group["lr"]
+            if min(old, new) <= 0 or max(new / old, old / new) <= self.threshold:
+                continue
+            for parameter in group["params"]:
+                buffer = self.optimizer.state[parameter].get("momentum_buffer")
+                if buffer is not None:
+                    buffer.mul_(new / old)
+
+
 def build_lr_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Polynomial decay without warm-up if ``WSIS.SOLVER.POLY_POWER`` > 0, else Detectron2's."""
+    """Polynomial decay without warm-up if ``WSIS.SOLVER.POLY_POWER`` > 0, else Detectron2's.
+
+    ``WSIS.SOLVER.SCALE_MOMENTUM`` > 0 lets momentum buffers follow jumps of the rate.
+    """
     power, steps = cfg.WSIS.SOLVER.POLY_POWER, cfg.SOLVER.MAX_ITER
-    if power <= 0:
-        return build_detectron2_scheduler(cfg, optimizer)
-    return LRMultiplier(optimizer, PolyParamScheduler(power, steps), max_iter=steps)
+    if power > 0:
+        total = cfg.WSIS.SOLVER.POLY_STEPS or steps
+        if total < steps:
+            raise UsageError(f"WSIS.SOLVER.POLY_STEPS {total} is below SOLVER.MAX_ITER {steps}")
+        made = LRMultiplier(optimizer, PolyParamScheduler(power, total), max_iter=total)
+    else:
+        made = build_detectron2_scheduler(cfg, optimizer)
+    if cfg.WSIS.SOLVER.SCALE_MOMENTUM > 0:
+        # The state dict leaves "step" out: it is put on every scheduler anew.
+        made.step = _MomentumFollowsRate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
+    return made

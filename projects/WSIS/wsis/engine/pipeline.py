@@ -7,14 +7,15 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
-from wsis.config import check_config, get_wsis_cfg
-from wsis.data.builtin import class_names
+from wsis.config import METHOD_NODES, check_config, flatten, get_wsis_cfg
+from wsis.data.builtin import class_names, is_salient
 from wsis.data.user import register_user_datasets
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import UsageError
@@ -139,9 +140,7 @@ def split_overrides(
         pairs for every stage, and pairs by stage name.
     """
     if len(overrides) % 2:
-        raise UsageError(
-            f"overrides come as KEY VALUE pairs; '{overrides[-1]}' has no value: {list(overrides)}"
-        )
+        raise UsageError(f"overrides come as KEY VALUE pairs; '{overrides[-1]}' has no value")
     common: list[str] = []
     special: dict[str, list[str]] = {name: [] for name in stage_names}
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -173,7 +172,43 @@ def _apply_overrides(cfg: CfgNode, pairs: list[str]) -> None:
         cfg.merge_from_list([_override_value(text) for text in pairs])
     except (KeyError, ValueError, AssertionError) as error:
         reason = error.args[0] if error.args else error
-        raise UsageError(f"command line: {reason}") from None
+        hint = _hint(cfg, pairs[::2], str(reason))
+        raise UsageError(f"command line: {reason}{hint}") from None
+
+
+def _hint(cfg: CfgNode, keys: Sequence[str], reason: str) -> str:
+    """What may have been meant, for the two commonest mistakes."""
+    if reason.startswith("Type mismatch") and "tuple" in reason:
+        return '; a list is written "[a, b]", with one element too'
+    unknown = next((key for key in keys if reason == f"Non-existent key: {key}"), "")
+    known = get_close_matches(unknown, list(flatten(cfg, "")), n=1) if unknown else []
+    return f"; did you mean {known[0]}?" if known else ""
+
+
+def _check_classes(
+    first: str, classes: tuple[str, ...], second: str, others: tuple[str, ...]
+) -> None:
+    if others == classes:
+        return
+    place = next(
+        (i for i, (one, other) in enumerate(zip(classes, others, strict=False)) if one != other),
+        min(len(classes), len(others)),
+    )
+    one, other = (
+        repr(names[place]) if place < len(names) else "none" for names in (classes, others)
+    )
+    raise UsageError(
+        f"the data sets of one stage have different classes: {first} has {len(classes)}, {second} "
+        f"has {len(others)}; number {place + 1} is {one} in the first and {other} in the second"
+    )
+
+
+def _check_place_of_salient(name: str, key: str) -> None:
+    if key != "DATASETS.TRAIN":
+        raise UsageError(
+            f"data set {name} has salient images and no classes; name it in DATASETS.TRAIN of the "
+            "stage that learns from it, and give that stage WSIS.IMAGES"
+        )
 
 
 def _fit_to_datasets(cfg: CfgNode) -> None:
@@ -181,21 +216,29 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
     register_user_datasets(cfg.WSIS.DATASETS)
     if not cfg.WSIS.IMAGES:
         cfg.WSIS.IMAGES = tuple(cfg.DATASETS.TRAIN)
-    names = tuple(cfg.DATASETS.TRAIN) or tuple(cfg.WSIS.IMAGES)
-    if not names:
+    if not cfg.WSIS.IMAGES:
         raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
-    classes = {
-        name: class_names(name)
-        for name in {*names, *cfg.WSIS.IMAGES, *cfg.WSIS.EVALUATION.IMAGES, *cfg.DATASETS.TEST}
+    users = {
+        "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
+        "WSIS.IMAGES": cfg.WSIS.IMAGES,
+        "WSIS.EVALUATION.IMAGES": cfg.WSIS.EVALUATION.IMAGES,
+        "DATASETS.TEST": cfg.DATASETS.TEST,
     }
-    if any(known != classes[names[0]] for known in classes.values()):
-        raise UsageError(
-            "the data sets of one stage have different classes: "
-            + ", ".join(f"{name} has {len(known)}" for name, known in sorted(classes.items()))
-        )
-    count = len(classes[names[0]])
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.CAMNET.NUM_CLASSES = count
-    cfg.MODEL.PEAK_CLASSIFIER.NUM_CLASSES = count
+    classes: dict[str, tuple[str, ...]] = {}
+    for key, name in ((key, name) for key, found in users.items() for name in found):
+        try:
+            if is_salient(name):
+                _check_place_of_salient(name, key)
+                continue
+            classes[name] = class_names(name)
+        except UsageError as error:
+            raise UsageError(f"{key}: {error}") from None
+        first = next(iter(classes))
+        _check_classes(first, classes[first], name, classes[name])
+    for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
+        keys = cfg.MODEL[node.removeprefix("MODEL.")]
+        if "NUM_CLASSES" in keys:
+            keys.NUM_CLASSES = len(classes[first])
 
 
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:

@@ -33,10 +33,12 @@ from wsis.engine.status import (
     stage_status,
 )
 from wsis.engine.versions import package_versions
-from wsis.errors import UsageError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
+
+_BUILDS_ON = "it builds on "
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
             if status.state is State.MISSING and status.detail == NOT_YET_RUN:
                 break
             if upstream is not None and upstream.state is State.STALE:
-                status = Status(State.STALE, f"it builds on {name}, which is stale")
+                inherited = upstream.detail.startswith(_BUILDS_ON)
+                reason = f"{_BUILDS_ON}{name}, which is stale: {upstream.detail}"
+                status = Status(State.STALE, upstream.detail if inherited else reason)
                 break
         statuses[planned.name] = status
     return statuses
@@ -116,6 +120,11 @@ def run(request: Request) -> None:
         statuses = all_statuses(pipeline, images)
         done = [p for p in pipeline.stages if statuses[p.name].state is State.DONE]
         evaluations.report(done, shown=chosen)
+        if request.eval_only and not done:
+            raise WSISError(
+                f"nothing to evaluate: no stage of {pipeline.name} is done in "
+                f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR"
+            )
         if not worked and not request.eval_only:
             logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
 
@@ -125,6 +134,7 @@ def _check_chosen(chosen: Sequence[PlannedStage]) -> None:
     processes = comm.get_world_size()
     for planned in chosen:
         if not isinstance(planned.stage, TrainStage):
+            check_supervision(planned.cfg.WSIS.IMAGES, planned.stage.supervision, planned.name)
             continue
         batch = planned.cfg.SOLVER.IMS_PER_BATCH
         if batch % processes:
@@ -200,9 +210,15 @@ def _upstream_problem(pipeline: Pipeline, planned: PlannedStage, images: Images)
             done = manifest is not None and manifest.status == DONE
             status = Status(State.DONE if done else State.MISSING)
         if status.state is not State.DONE:
+            advice = f"run --stage {name} first"
+            if status.state is State.STALE:
+                advice = (
+                    "take the change back, redo with --from-stage, or, for this stage alone, "
+                    f"write {planned.name}.KEY VALUE"
+                )
             return (
                 f"stage {planned.name} needs {name}, which is {status.state.value} in {folder}"
-                f" ({status.detail or 'unfinished'}); run --stage {name} first"
+                f" ({status.detail or 'unfinished'}); {advice}"
             )
     return ""
 
@@ -223,15 +239,15 @@ def describe_stages(pipeline: Pipeline, chosen: Sequence[PlannedStage]) -> str:
     """The table of ``--list-stages``."""
     from tabulate import tabulate
 
-    statuses = all_statuses(pipeline, Images())
-    rows = [
-        (
-            planned.name,
-            planned.stage.kind,
-            statuses[planned.name].state.value,
-            statuses[planned.name].detail,
-            os.path.relpath(planned.folder, Path.cwd()),
-        )
-        for planned in chosen
-    ]
-    return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder"))
+    problem = ""
+    try:
+        statuses = all_statuses(pipeline, Images())
+    except DataError as error:  # the stages can be listed all the same
+        statuses, problem = {}, f"\n\nwhat is done cannot be told: {error}"
+    rows = []
+    for planned in chosen:
+        status = statuses.get(planned.name)
+        state = (status.state.value, status.detail) if status else ("unknown", "")
+        folder = os.path.relpath(planned.folder, Path.cwd())
+        rows.append((planned.name, planned.stage.kind, *state, folder))
+    return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder")) + problem

@@ -67,12 +67,16 @@ def run_train(
     assert isinstance(stage, TrainStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
+    order = None
+    if stage.samples is not None:
+        dataset_dicts, order = stage.samples(dataset_dicts, cfg)
     log = ArtifactLog(planned.folder, comm.get_rank())
     trainer = Trainer(
         cfg,
         dataset_dicts,
         mapper=mapper,
         weights=weights,
+        order=order,
         on_skip=lambda failure: log.append(failure.key, {"skipped": failure.message}),
     )
     trainer.resume_or_load()
@@ -280,8 +284,18 @@ def _temporary_files(folder: Path) -> Iterator[Path]:
 def training_dicts(
     planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
 ) -> list[dict[str, Any]]:
-    """What a training stage trains on: the data set, or the pseudo labels made for it."""
+    """What a training stage trains on: the data set, or the pseudo labels made for it.
+
+    Raises:
+        DataError: tags are to be learnt and no image has any.
+    """
     found = list(dataset_dicts)
+    if planned.stage.supervision == "image" and not any(d["image_labels"] for d in found):
+        names = ", ".join(planned.cfg.DATASETS.TRAIN)
+        raise DataError(
+            f"stage {planned.name}: no image of {names} has a tag (image_labels, or annotations "
+            "with a category); see datasets/README.md"
+        )
     if "pseudo_labels" in planned.consumes:
         found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
     if planned.stage.supervision == "mask" and planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:

@@ -13,7 +13,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from wsis.config import METHOD_NODES
+from wsis.config import METHOD_NODES, flatten
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.manifest import (
@@ -65,16 +65,6 @@ class Status:
     detail: str = ""
 
 
-def flatten(node: Any, prefix: str) -> dict[str, Any]:
-    """Leaves of a config node by their full names."""
-    if not isinstance(node, Mapping):
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for key in node:
-        flat.update(flatten(node[key], f"{prefix}.{key}"))
-    return flat
-
-
 def _look_up(cfg: CfgNode, key: str) -> Any:
     value: Any = cfg
     for part in key.split("."):
@@ -117,7 +107,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     return digest
 
 
-_MASK_FILES = ("instance_file_name", "semantic_file_name")
+_MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
 # By identity of the list, which is kept so that no other list can take its place.
 _FINGERPRINTS: dict[tuple[int, str], tuple[Sequence[Mapping[str, Any]], str]] = {}
 
@@ -137,9 +127,7 @@ def _jsonable(value: Any) -> Any:
 
 def _seen_of_the_data_set(planned: PlannedStage) -> str:
     """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
-    if isinstance(planned.stage, TrainStage) and "pseudo_labels" not in planned.consumes:
-        return planned.stage.supervision
-    return "image"
+    return "image" if "pseudo_labels" in planned.consumes else planned.stage.supervision
 
 
 def current_inputs(

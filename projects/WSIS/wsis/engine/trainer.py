@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsis.data.stream import (
+    EpochOrder,
     Failure,
     ResumableLoader,
     StreamBatches,
@@ -38,11 +39,13 @@ def build_train_loader(
     dataset_dicts: Sequence[dict[str, Any]],
     mapper: Callable[[dict[str, Any]], Any],
     *,
+    order: EpochOrder | None = None,
     on_skip: Callable[[Failure], None] | None = None,
 ) -> ResumableLoader:
     """The training loader of one process; ``SOLVER.IMS_PER_BATCH`` counts all processes together.
 
-    ``on_skip`` is told of images that cannot be read where ``WSIS.ON_ERROR`` is "skip".
+    ``on_skip`` is told of images that cannot be read where ``WSIS.ON_ERROR`` is "skip"; ``order``
+    is that of an epoch, None shuffles.
 
     Raises:
         UsageError: the batch cannot be shared evenly, or no image is left to train on.
@@ -60,6 +63,7 @@ def build_train_loader(
         mapper,
         seed=max(cfg.SEED, 0),
         skip_broken=cfg.WSIS.ON_ERROR == "skip",
+        order=order,
     )
     batches = StreamBatches(
         stream,
@@ -94,6 +98,7 @@ class Trainer(TrainerBase):
         dataset_dicts: what to train on.
         mapper: dataset dict to model input.
         weights: initial weights; None for MODEL.WEIGHTS, "" for none.
+        order: of an epoch; None shuffles.
         on_skip: see `build_train_loader`.
     """
 
@@ -104,6 +109,7 @@ class Trainer(TrainerBase):
         *,
         mapper: Callable[[dict[str, Any]], Any],
         weights: str | None = None,
+        order: EpochOrder | None = None,
         on_skip: Callable[[Failure], None] | None = None,
     ) -> None:
         super().__init__()
@@ -113,7 +119,7 @@ class Trainer(TrainerBase):
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.loader = build_train_loader(cfg, dataset_dicts, mapper, on_skip=on_skip)
+        self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
         self.model = _distribute(model)
         kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._inner = kind(self.model, self.loader, self.optimizer)

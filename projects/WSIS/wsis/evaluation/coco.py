@@ -287,7 +287,8 @@ class CocoMeasure:
         """COCO's figures and the fixed thresholds, in per cent."""
         number = len(self.class_names)
         thresholds = np.round(_parameters(self.iou_type).iouThrs, 2)
-        shares = np.full((number, len(thresholds), len(AREAS)), np.nan)
+        unknown = 0.0 if self.options.absent_is_zero else np.nan
+        shares = np.full((number, len(thresholds), len(AREAS)), unknown)
         for index, found in enumerate(self._by_class(RecordTable.of(records))):
             precision = self._precision(found)
             for area in range(len(AREAS)):

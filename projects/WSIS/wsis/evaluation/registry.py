@@ -11,6 +11,7 @@ from typing import Any
 
 from wsis.data.artifacts import ProductReader
 from wsis.errors import UsageError
+from wsis.evaluation.box_masks import check_box_masks, check_proxy_masks
 from wsis.evaluation.checks import (
     check_cam,
     check_instances,
@@ -23,9 +24,11 @@ from wsis.evaluation.walk import CheckOptions, Results
 
 Check = Callable[[Sequence[dict[str, Any]], ProductReader, CheckOptions], Results]
 _CHECKS: dict[str, Check] = {
+    "box_masks": check_box_masks,
     "cam": check_cam,
     "instances": check_instances,
     "inter_pixel_label": check_inter_pixel_label,
+    "proxy_masks": check_proxy_masks,
     "pseudo_labels": check_pseudo_labels,
     "proposals": check_proposals,
     "semantic": check_semantic,

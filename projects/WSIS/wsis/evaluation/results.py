@@ -16,6 +16,9 @@ from wsis.evaluation.streaming import Metrics
 MAIN_METRICS = (
     "mAP",
     "mIoU",
+    "mIoU*",
+    "IoU@50",
+    "IoU@75",
     "AP",
     "AP25",
     "AP50",

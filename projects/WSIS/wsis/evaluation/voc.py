@@ -29,11 +29,14 @@ class ProtocolOptions:
             nor punishes finding them, and ``coco`` treats them as crowds.
         ignore_void: cut void pixels out of the predictions and drop those with nothing left
             (``voc``), or treat the void region as a crowd of every class (``coco``).
+        absent_is_zero: a class without any object has AP 0, as CIM counts it, and not none
+            (``coco`` only).
     """
 
     eleven_point: bool = False
     use_difficult: bool = True
     ignore_void: bool = False
+    absent_is_zero: bool = False
 
     def name(self, protocol: str) -> str:
         """``protocol`` with the departures that apply to it, ``"voc, 11-point"``."""
@@ -44,6 +47,8 @@ class ProtocolOptions:
             parts.append("without difficult")
         if self.ignore_void:
             parts.append("void ignored")
+        if self.absent_is_zero and protocol.startswith("coco"):
+            parts.append("absent classes 0")
         return ", ".join(parts)
 
 

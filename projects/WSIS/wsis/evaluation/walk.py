@@ -45,6 +45,7 @@ class CheckOptions:
         cam_thresholds: background scores at which CAMs are evaluated; the first is that of mIoU,
             and at each the baseline "components of the CAM" is measured.
         output_dir: folder for predictions in COCO's result format; None writes none.
+        grabcut_iterations: of the baseline beside masks in given boxes; 0 leaves it out.
     """
 
     class_names: tuple[str, ...]
@@ -54,6 +55,7 @@ class CheckOptions:
     min_score: float = 0.0
     cam_thresholds: tuple[float, ...] = (0.15, 0.25, 0.4)
     output_dir: str | os.PathLike[str] | None = None
+    grabcut_iterations: int = 5
 
 
 @dataclass

@@ -15,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from wsis.errors import DataError
+from wsis.modeling.vgg_checkpoint import torchvision_vgg16_to_wsis
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,20 @@ def torchvision_resnet_to_detectron2(
             if translated:
                 converted[prefix_to + translated] = value
     return converted
+
+
+# Entries of HRNet's ImageNet classifier behind the trunk.
+_HRNET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+
+
+def hrnet_trunk(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    """The trunk of an original HRNet's state dict under ``prefix``; the classifier is left out.
+
+    Args:
+        state: names as in the HRNet repositories; it is not changed.
+        prefix: what shall precede them ("backbone.").
+    """
+    return {prefix + k: v for k, v in state.items() if not k.startswith(_HRNET_HEAD)}
 
 
 def _unwrap(value: object) -> dict[str, torch.Tensor] | None:
@@ -177,6 +192,11 @@ def _check_pickle(path: str) -> None:
 def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Translate the layouts that can be told by their names; others pass unchanged."""
     own = model.state_dict()
+    marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
+    if marker in state and marker not in own:
+        found = next((name for name in own if name.endswith("." + marker)), None)
+        if found is not None:
+            return hrnet_trunk(state, found.removesuffix(marker))
     if "resnet50.conv1.weight" in state and "classifier.weight" in own:
         return camnet_from_original(state)
     if {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
@@ -184,7 +204,25 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
         if stem is not None:
             prefix = stem.removesuffix("stem.conv1.weight")
             return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
-    return state
+    if "backbone.conv1.0.weight" in own and any("features.0.weight" in name for name in state):
+        return torchvision_vgg16_to_wsis(state, prefix_to="backbone.")
+    return _to_prefix_of(own, state)
+
+
+def _to_prefix_of(
+    own: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
+
+    Of the names as they are and these two ways of changing them, the first with most names that
+    the model has.
+    """
+    ways = (
+        state,
+        {f"backbone.{name}": value for name, value in state.items()},
+        {name.removeprefix("peak_classifier."): value for name, value in state.items()},
+    )
+    return max(ways, key=lambda way: len(own.keys() & way.keys()))
 
 
 def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadReport:

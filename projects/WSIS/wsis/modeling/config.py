@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.modeling import backbones, image_classifier  # noqa: F401  (registers them)
+from wsis.modeling import backbones, image_classifier, mask_head  # noqa: F401  (registers them)
 
 
 def _add_backbone_config(cfg: CfgNode) -> None:
@@ -14,6 +14,15 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.WSIS_RESNETS.STRIDES = (1, 2, 2, 2)
     # Dilation of all 3x3 convolutions of res2, res3, res4, res5.
     cfg.MODEL.WSIS_RESNETS.DILATIONS = (1, 1, 1, 1)
+
+    # build_vgg16_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes conv1 to conv<k>.
+    cfg.MODEL.VGG = CfgNode()
+    # Some of conv1 to conv5, each after its max-pooling.
+    cfg.MODEL.VGG.OUT_FEATURES = ["conv5"]
+    # The first so many stages end in a max-pooling; 3 gives CIM's stride of 8.
+    cfg.MODEL.VGG.POOLED_STAGES = 3
+    # Dilation of the convolutions of each stage.
+    cfg.MODEL.VGG.DILATIONS = (1, 1, 1, 1, 2)
 
     # build_torchvision_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes up to stride 2^k (0: none).
     cfg.MODEL.TORCHVISION = CfgNode()
@@ -30,6 +39,40 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.TORCHVISION.OUTPUT_STRIDE = 0
     # Dilate the convolutions behind a removed stride, which keeps their field of view.
     cfg.MODEL.TORCHVISION.DILATE = False
+
+
+def _add_hrnet_config(cfg: CfgNode) -> None:
+    # build_hrnet_backbone; the defaults are HRNet-W48 as BoxCaseg has it.
+    cfg.MODEL.HRNET = CfgNode()
+    # Channels of the branches of stride 4, 8, 16, 32: features res2, res3, res4, res5.
+    cfg.MODEL.HRNET.CHANNELS = [48, 96, 192, 384]
+    cfg.MODEL.HRNET.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Fusing modules of stages 2, 3, 4, and basic blocks per branch in each.
+    cfg.MODEL.HRNET.MODULES = [1, 4, 3]
+    cfg.MODEL.HRNET.BLOCKS = 4
+    # The stem's channels; stage 1: bottlenecks, and a quarter of their channels.
+    cfg.MODEL.HRNET.STEM_CHANNELS = 64
+    cfg.MODEL.HRNET.FIRST_BLOCKS = 4
+    cfg.MODEL.HRNET.FIRST_PLANES = 64
+    # "BN", "SyncBN" (BN on a CPU), "FrozenBN" or "RunningStatsBN", and the momentum of statistics.
+    cfg.MODEL.HRNET.NORM = "BN"
+    cfg.MODEL.HRNET.NORM_MOMENTUM = 0.01
+    # How coarse branches join fine ones: "bilinear" (segmentation), "nearest" (classification).
+    cfg.MODEL.HRNET.UPSAMPLE = "bilinear"
+    # Random weights: "normal" (N(0, 0.001), to be overwritten by ImageNet's) or "msra".
+    cfg.MODEL.HRNET.INIT = "normal"
+
+
+def _add_mask_head_config(cfg: CfgNode) -> None:
+    # ConfidenceMaskHead (MODEL.ROI_MASK_HEAD.NAME); as they are here, its loss is Detectron2's.
+    keys = cfg.MODEL.ROI_MASK_HEAD
+    # Only pseudo labels whose ``confidence`` is above this train the masks (BoxCaseg: 0.95); all of
+    # them train boxes and classes, those with an empty mask too. 0: off.
+    keys.MIN_CONFIDENCE = 0.0
+    # Cells of a mask target that the pseudo label's ``ignore`` pixels touch train nothing.
+    keys.USE_IGNORE = False
+    # Mask targets: "detectron2", or "original" for maskrcnn-benchmark's crop, bilinear, floor.
+    keys.TARGETS = "detectron2"
 
 
 def _add_camnet_config(cfg: CfgNode) -> None:
@@ -79,5 +122,7 @@ def _add_peak_classifier_config(cfg: CfgNode) -> None:
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
+    _add_hrnet_config(cfg)
+    _add_mask_head_config(cfg)
     _add_camnet_config(cfg)
     _add_peak_classifier_config(cfg)

@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 
 from wsis.data.proposals.store import proposals_from_artifact
+from wsis.evaluation.box_masks import TRUSTED
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.layers.proxy_masks import resize_map as paste_map
 from wsis.layers.region_overlap import overlap_with_masks
 from wsis.report.instances import Found, sort_found
-from wsis.visualization.instances import instance_labels, instances_panel, matched_colors
+from wsis.visualization.instances import (
+    instance_labels,
+    instances_panel,
+    matched_colors,
+    weak_panel,
+)
 from wsis.visualization.panels import (
     cluster_panel,
     displacement_panel,
@@ -198,6 +205,30 @@ def _draw_instances(scene: Scene, arrays: Arrays) -> list[Picture]:
     return [draw_found(scene, found, "instances")]
 
 
+def _draw_box_maps(scene: Scene, arrays: Arrays) -> list[Picture]:
+    values = np.zeros(scene.image.shape[:2], dtype=np.float32)
+    for level, (x0, y0, x1, y1) in zip(arrays["levels"], arrays["boxes"].tolist(), strict=True):
+        window = values[y0:y1, x0:x1]
+        np.maximum(window, paste_map(level, window.shape) / 255, out=window)
+    return [Picture(heat_panel(scene.image, values, width=scene.width), "maps in boxes")]
+
+
+def _draw_confidence(scene: Scene, arrays: Arrays) -> list[Picture]:
+    confidence = arrays["confidence"]
+    sure = confidence > TRUSTED
+    colors = np.where(sure[:, None], (60, 200, 90), (235, 80, 60))
+    nowhere = np.full((len(confidence), 2), np.nan)
+    panel = weak_panel(
+        scene.image,
+        np.asarray(arrays["boxes"], dtype=np.float64).reshape(-1, 4),
+        nowhere,
+        [f"{value:.2f}" for value in confidence],
+        colors=colors,
+        width=scene.width,
+    )
+    return [Picture(panel, "confidence", f"{int(sure.sum())} of {len(sure)} above {TRUSTED}")]
+
+
 def _draw_class_maps(scene: Scene, arrays: Arrays) -> list[Picture]:
     pictures = []
     maps = np.asarray(arrays["class_maps"], dtype=np.float32)
@@ -227,7 +258,39 @@ def _draw_responses(scene: Scene, arrays: Arrays) -> list[Picture]:
     return pictures
 
 
+def _draw_proposal_clusters(scene: Scene, arrays: Arrays) -> list[Picture]:
+    labels, ids = arrays["cluster_labels"], arrays["ids"]
+    sizes = np.bincount(ids[ids > 0])
+    sizes = sizes[sizes > 0]
+    objects = np.flatnonzero(labels >= 0)
+    pictures = []
+    for row in objects[:_MOST_PEAKS].tolist():
+        share = np.asarray(arrays["cluster_maps"][row], dtype=np.float32)
+        panel = heat_panel(scene.image, share, highest=1.0, width=scene.width)
+        note = f"{scene.classes[labels[row]]}, {sizes[row]} proposals"
+        pictures.append(Picture(panel, "proposal cluster", note))
+    left_out = len(objects) - len(pictures)
+    if left_out > 0:
+        last = pictures[-1]
+        pictures[-1] = Picture(last.panel, last.title, f"{last.note} ({left_out} more clusters)")
+    return pictures
+
+
 _VIEWS: list[View] = [
+    View(
+        ("boxes", "levels"),
+        "maps in boxes",
+        "What the segmenter makes of each box, stretched from blue (its lowest value) to red (its "
+        "highest); half way is the edge of the mask.",
+        _draw_box_maps,
+    ),
+    View(
+        ("boxes", "confidence"),
+        "confidence",
+        "How well each mask fills its given box: green masks teach Mask R-CNN, red ones teach it "
+        "their box only (where MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE is 0.95).",
+        _draw_confidence,
+    ),
     View(
         ("keys", "cam"),
         "CAM",
@@ -248,6 +311,13 @@ _VIEWS: list[View] = [
         "Where in the photograph one peak (the cross) comes from, the highest peaks first; the "
         "root of the map, from blue (0) to red (its maximum).",
         _draw_responses,
+    ),
+    View(
+        ("cluster_maps", "cluster_labels", "ids"),
+        "proposal cluster",
+        "Proposals that were grouped around one peak or point: the share of them that cover a "
+        "place, from blue (none) to red (all).",
+        _draw_proposal_clusters,
     ),
     View(
         ("label",),

@@ -79,8 +79,7 @@ class RunFolder:
     @property
     def predictions(self) -> Path | None:
         """Predictions in COCO's result format, if this stage's network was evaluated."""
-        path = self.folder / "predictions" / FILE_NAME
-        return path if path.is_file() else None
+        return next(iter(sorted(self.folder.glob(f"predictions/*/{FILE_NAME}"))), None)
 
     def value(self, key: str, default: Any = None) -> Any:
         """A config value by its full name, ``DATASETS.TEST``."""
@@ -103,7 +102,8 @@ class RunFolder:
         model = str(settings.get("MODEL.META_ARCHITECTURE", ""))
         if self.manifest.kind == "train":
             found = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
-            start = self.value("WSIS.INIT_FROM") or self.value("MODEL.WEIGHTS")
+            keys = ("WSIS.INIT_FROM", "MODEL.WEIGHTS", "MODEL.TORCHVISION.WEIGHTS")
+            start = next((self.value(key) for key in keys if self.value(key)), "")
             found["starts from"] = os.path.basename(str(start)) if start else "random weights"
             return found
         prefix = f"MODEL.{model.upper()}." if model else ""

@@ -169,6 +169,7 @@ def weak_panel(
     points: np.ndarray,
     labels: Sequence[str],
     *,
+    colors: np.ndarray | None = None,
     width: int = PANEL_WIDTH,
 ) -> np.ndarray:
     """Boxes and points on the photograph, for data sets without masks.
@@ -178,13 +179,14 @@ def weak_panel(
         boxes: (n, 4) float XYXY in pixels, NaN where an annotation has none.
         points: (n, 2) float (x, y) in pixels, NaN where an annotation has none.
         labels: n texts.
+        colors: (n, 3) in 0..255; different ones by default.
         width: of the panel, pixels.
     """
     size = panel_size(*image.shape[:2], panel_width=width)
     panel = resize_image(image, size)
     drawing = Visualizer(panel)
     factor = np.array([size[1] / image.shape[1], size[0] / image.shape[0]])
-    palette = distinct_colors(len(labels)) / 255.0
+    palette = (distinct_colors(len(labels)) if colors is None else np.asarray(colors)) / 255.0
     for box, point, text, color in zip(boxes, points, labels, palette, strict=True):
         anchor = point * factor + 6
         if np.isfinite(box).all():

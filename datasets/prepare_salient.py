@@ -1,0 +1,126 @@
+"""Prepare salient-object images: find single objects, split, or make a set of COCO annotations.
+
+    python datasets/prepare_salient.py --duts                     # datasets/DUTS, see README.md
+    python datasets/prepare_salient.py --images DIR --masks DIR --list single.txt [--val-share 0.1]
+    python datasets/prepare_salient.py --coco instances.json --coco-images DIR --output DIR
+
+A list holds the stems of the images whose mask shows one object and next to nothing beside it;
+``--val-share`` writes a training and a validation list (``*_train.txt``, ``*_val.txt``) of it.
+From COCO come images in which one object covers 5 to 60 % and all others together less than 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from wsis.data.builtin import datasets_root
+from wsis.data.coco import load_coco_dataset
+from wsis.data.files import atomic_write
+from wsis.data.ground_truth import load_ground_truth
+from wsis.data.salient import (
+    SALIENT_KEY,
+    is_single_object,
+    load_salient,
+    read_salient_mask,
+    single_object_mask,
+)
+from wsis.errors import DataError, UsageError, WSISError
+
+
+def write_list(path: Path, names: Sequence[str]) -> None:
+    """One name per line."""
+    with atomic_write(path, "w") as stream:
+        stream.writelines(f"{name}\n" for name in names)
+
+
+def split_names(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
+    """Training and validation names; a name's side depends on the name alone."""
+    held = {name for name in names if zlib.crc32(name.encode()) % 1000 < 1000 * share}
+    return [n for n in names if n not in held], [n for n in names if n in held]
+
+
+def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
+    """Write the list of single objects, and its split; returns what was done."""
+    records = load_salient(images, masks)
+    single = [r["image_id"] for r in records if is_single_object(read_salient_mask(r[SALIENT_KEY]))]
+    if not single:
+        raise DataError(f"none of the {len(records)} masks in {masks} shows a single object")
+    write_list(path, single)
+    said = f"{len(single)} of {len(records)} images show a single object: {path}"
+    if val_share > 0:
+        for part, names in zip(("train", "val"), split_names(single, val_share), strict=True):
+            target = path.with_name(f"{path.stem}_{part}{path.suffix}")
+            write_list(target, names)
+            said += f"\n{len(names)} in {target}"
+    return said
+
+
+def from_coco(annotations: Path, images: Path, output: Path, names: Path | None) -> str:
+    """Write ``images/``, ``masks/`` and ``list.txt`` below ``output``."""
+    records, _, _ = load_coco_dataset(annotations, images)
+    wanted = None if names is None else set(json.loads(names.read_text("utf-8")))
+    kept = []
+    for record in records:
+        path = Path(record["file_name"])
+        if wanted is not None and path.name not in wanted:
+            continue
+        mask = single_object_mask(load_ground_truth(record), checked=wanted is None)
+        if mask is None:
+            continue
+        for folder in ("images", "masks"):
+            (output / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, output / "images" / path.name)
+        picture = Image.fromarray(mask.astype(np.uint8) * 255)
+        picture.save(output / "masks" / f"{path.stem}.png")
+        kept.append(path.stem)
+    if not kept:
+        raise DataError(f"{annotations} has no image with a single object")
+    write_list(output / "list.txt", kept)
+    return f"{len(kept)} of {len(records)} images show a single object: {output}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--duts", action="store_true", help="DUTS below DETECTRON2_DATASETS")
+    parser.add_argument("--images", type=Path, help="folder of salient images")
+    parser.add_argument("--masks", type=Path, help="folder of their masks")
+    parser.add_argument("--list", type=Path, help="the list to write")
+    parser.add_argument("--val-share", type=float, default=0.0, help="share of validation (0)")
+    parser.add_argument("--coco", type=Path, help="COCO JSON with masks")
+    parser.add_argument("--coco-images", type=Path, help="folder of its images")
+    parser.add_argument("--names", type=Path, help="JSON list of file names to take instead")
+    parser.add_argument("--output", type=Path, help="folder to write")
+    given = parser.parse_args(arguments)
+    try:
+        if not 0 <= given.val_share < 1:
+            raise UsageError(f"--val-share {given.val_share} is not from 0 to below 1")
+        if given.duts:
+            root = datasets_root() / "DUTS"
+            folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
+            given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
+            given.list = root / "duts_tr_single.txt"
+        if given.images and given.masks and given.list:
+            print(filter_list(given.images, given.masks, given.list, given.val_share))
+        elif given.coco and given.coco_images and given.output:
+            print(from_coco(given.coco, given.coco_images, given.output, given.names))
+        else:
+            parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")
+    except (WSISError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Boxes that a detector found, as annotations: COCO's result format, as Detectron2 writes it.
+
+Detectron2's ``COCOEvaluator`` leaves it as ``inference/coco_instances_results.json``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from wsis.data.checks import checked, clip_box, integer, load_json, number, numbers, short
+from wsis.errors import DataError
+
+Record = dict[str, Any]
+
+
+def _box(value: Any, size: tuple[int, int]) -> list[float]:
+    x, y, width, height = numbers(value, 4)
+    x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def put_detections(
+    records: Sequence[Record],
+    path: str | os.PathLike[str],
+    *,
+    class_ids: Mapping[int, int],
+    min_score: float = 0.5,
+) -> list[Record]:
+    """Dataset dicts whose annotations are the detections of their images.
+
+    Args:
+        records: dataset dicts with ``image_id``, ``height`` and ``width``; not changed.
+        path: a JSON list of ``{"image_id", "category_id", "bbox" [x, y, w, h], "score"}``; masks in
+            it are not looked at, and so are detections in other images.
+        class_ids: category id to class id.
+        min_score: detections with a lower score are left out.
+
+    Returns:
+        New dicts; ``annotations`` have ``bbox``, ``category_id`` (class id), ``score`` and
+        ``iscrowd`` 0, ``image_labels`` are their classes.
+
+    Raises:
+        DataError: naming the file, the detection and the field.
+    """
+    path = Path(path)
+    content = load_json(path)
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise DataError(f"{path} is not a list of detections but {short(content)}")
+    by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
+    for index, entry in enumerate(content):
+        where = f"detection {index}"
+        identity = checked(path, where, "image_id", integer, entry.get("image_id"))
+        score = checked(path, where, "score", number, entry.get("score"))
+        if identity not in by_id or score < min_score:
+            continue
+        category = checked(path, where, "category_id", integer, entry.get("category_id"))
+        if category not in class_ids:
+            raise DataError(f"{path}: {where}: category_id {category} is not among the categories")
+        record = by_id[identity]
+        size = record["height"], record["width"]
+        record["annotations"].append(
+            {
+                "id": index + 1,
+                "bbox": checked(path, where, "bbox", _box, entry.get("bbox"), size),
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": class_ids[category],
+                "iscrowd": 0,
+                "score": score,
+            }
+        )
+    for record in by_id.values():
+        record["image_labels"] = sorted({a["category_id"] for a in record["annotations"]})
+    return list(by_id.values())

@@ -1,0 +1,175 @@
+"""Salient-object images: a folder of photographs and a folder of masks of the same stems.
+
+That is how DUTS is laid out. A mask's object is whatever is not 0; colour masks count by their
+first channel.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from wsis.data.ground_truth import GroundTruth
+from wsis.data.images import open_picture, read_image_size
+from wsis.data.voc import IMAGE_SUFFIXES, read_list
+from wsis.errors import DataError
+
+SALIENT_KEY = "salient_file_name"
+
+
+def read_salient_mask(
+    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """(H, W) uint8: 255 on the object, 0 elsewhere; soft masks keep what is between.
+
+    Args:
+        path: a picture file.
+        size: (H, W) that it must have.
+
+    Raises:
+        DataError: missing, damaged, of another size, or without any object.
+    """
+
+    def use(picture: Image.Image) -> np.ndarray:
+        values = np.asarray(picture)
+        if values.ndim == 3:
+            values = values[..., 0]
+        if values.dtype == bool or int(values.max(initial=0)) <= 1:
+            return (values > 0).astype(np.uint8) * 255
+        if values.dtype != np.uint8:
+            raise ValueError(f"a mask has 8 bits, not {values.dtype}")
+        return np.ascontiguousarray(values)
+
+    mask = open_picture(path, use, "salient mask")
+    if size is not None and mask.shape != tuple(size):
+        raise DataError(
+            f"salient mask {path} is {mask.shape[1]} x {mask.shape[0]} (width x height) but its "
+            f"image is {size[1]} x {size[0]}; correct one of them"
+        )
+    if not mask.any():
+        raise DataError(f"salient mask {path} has no object; leave it out of the data set")
+    return mask
+
+
+def _pictures(folder: Path, what: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"the folder of {what} {folder} does not exist; see datasets/README.md")
+    found: dict[str, Path] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix in IMAGE_SUFFIXES and stem not in found:
+            found[stem] = folder / name
+    return found
+
+
+def load_salient(
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    *,
+    names: str | os.PathLike[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Dataset dicts of a salient set, in the order of the list, or of the stems.
+
+    Args:
+        images: folder of the photographs.
+        masks: folder of the masks.
+        names: a file with one stem per line (a split); None takes every image.
+
+    Returns:
+        Dicts with ``file_name``, ``image_id`` (the stem), ``image_key`` (it begins with "salient.",
+        so that it never meets that of a box data set), ``height``, ``width``, `SALIENT_KEY`,
+        ``image_labels`` [] and ``annotations`` [].
+
+    Raises:
+        DataError: a folder, an image or a mask is missing, or an image and its mask differ in size.
+    """
+    pictures, found = _pictures(Path(images), "salient images"), _pictures(Path(masks), "masks")
+    stems = [Path(name).stem for name in read_list(names)] if names else sorted(pictures)
+    if not stems:
+        raise DataError(f"{images} holds no image")
+    records = []
+    for stem in stems:
+        if stem not in pictures:
+            raise DataError(f"{names} names {stem}, but {images} has no {stem}.*")
+        if stem not in found:
+            raise DataError(
+                f"salient image {pictures[stem]} has no mask {stem}.* in {masks}; add it or leave "
+                "the image out of the list"
+            )
+        size = read_image_size(pictures[stem])
+        mask_size = read_image_size(found[stem])
+        if size != mask_size:
+            raise DataError(
+                f"salient mask {found[stem]} is {mask_size[1]} x {mask_size[0]} (width x height) "
+                f"but its image is {size[1]} x {size[0]}; correct one of them"
+            )
+        records.append(
+            {
+                "file_name": str(pictures[stem]),
+                SALIENT_KEY: str(found[stem]),
+                "image_id": stem,
+                "image_key": f"salient.{stem}",
+                "height": size[0],
+                "width": size[1],
+                "image_labels": [],
+                "annotations": [],
+            }
+        )
+    return records
+
+
+def is_single_object(
+    mask: np.ndarray, *, least: float = 0.02, most: float = 0.9, others: float = 0.01
+) -> bool:
+    """Whether a mask shows one object: one component, and next to nothing beside it.
+
+    Args:
+        mask: (H, W), not 0 on objects.
+        least: smallest share of the image that the largest component has.
+        most: largest share.
+        others: largest share of the mask that lies outside the largest component.
+    """
+    inside = np.asarray(mask) > 127 if np.asarray(mask).max(initial=0) > 1 else np.asarray(mask) > 0
+    labels, count = ndimage.label(inside, structure=np.ones((3, 3)))
+    if not count:
+        return False
+    areas = np.bincount(labels.ravel())[1:]
+    largest = int(areas.max())
+    share = largest / inside.size
+    return least <= share <= most and areas.sum() - largest <= others * areas.sum()
+
+
+def single_object_mask(
+    truth: GroundTruth,
+    *,
+    checked: bool = True,
+    least: float = 0.05,
+    most: float = 0.6,
+    others: float = 0.01,
+) -> np.ndarray | None:
+    """The largest object of an image if it stands alone.
+
+    Args:
+        truth: true masks of the image.
+        checked: require the shares below; False takes the largest object of any image.
+        least: smallest share of the image that the object covers.
+        most: largest.
+        others: of the image, that all other objects and void together may cover.
+
+    Returns:
+        (H, W) bool, or None.
+    """
+    if not len(truth.masks):
+        return None
+    shares = truth.masks.mean(axis=(1, 2))
+    largest = int(shares.argmax())
+    if checked:
+        rest = float(shares.sum() - shares[largest]) + float(truth.void.mean())
+        if not (least <= shares[largest] <= most and rest < others):
+            return None
+    return truth.masks[largest]

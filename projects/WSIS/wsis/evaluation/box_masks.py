@@ -1,0 +1,376 @@
+"""Masks predicted inside given boxes: their IoU with the true mask of each box.
+
+No matching and no scores: every annotation has its own prediction. Two baselines stand beside it,
+the filled box and GrabCut started from the box. K boxes, H x W image.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import BoxMode
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.images import read_dataset_image
+from wsis.errors import DataError
+from wsis.evaluation.checks import check_instances
+from wsis.evaluation.records import RecordTable
+from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
+from wsis.evaluation.truth import load_truth
+from wsis.evaluation.walk import CheckOptions, Results, Walk
+
+IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
+TRUSTED = 0.95  # the published confidence from which a mask teaches
+_SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
+_MARGIN = 0.5  # of its size, that GrabCut sees around a box
+
+
+def class_mean_iou(
+    ious: np.ndarray, classes: np.ndarray, *, num_classes: int, divisor: int | None = None
+) -> tuple[np.ndarray, float]:
+    """The original's mIoU*: mean of the classes' mean IoU (`methods/boxcaseg.md` 6).
+
+    Args:
+        ious: (K,) float.
+        classes: (K,) class ids.
+        num_classes: C.
+        divisor: of the sum over classes; ``num_classes`` if None.
+
+    Returns:
+        (C,) float64, 0 for a class without instance, and their sum over the divisor.
+    """
+    sums = np.bincount(classes, weights=ious, minlength=num_classes)
+    counts = np.bincount(classes, minlength=num_classes)
+    means = sums / np.maximum(counts, 1)
+    return means, float(means.sum() / (divisor or num_classes))
+
+
+def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """(K,) float64 IoU of mask k with truth k; 0 where both are empty.
+
+    Args:
+        masks: (K, H, W) bool.
+        truths: (K, H, W) bool.
+    """
+    shared = (masks & truths).sum(axis=(1, 2))
+    union = (masks | truths).sum(axis=(1, 2))
+    return shared / np.maximum(union, 1)
+
+
+def _boxes_of(masks: np.ndarray) -> np.ndarray:
+    boxes = np.zeros((len(masks), 4))
+    for box, mask in zip(boxes, masks, strict=True):
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        if len(columns):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
+
+
+def _box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(c[:, 2:] - c[:, :2]).prod(axis=1) for c in (a, b)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9)
+
+
+def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
+    """Which true object each annotated box encloses.
+
+    A data set whose annotations hold the masks says so itself. Elsewhere (VOC's XML beside its
+    PNG) a box and a mask of the same class belong together by the IoU of their boxes, best first.
+
+    Args:
+        record: dataset dict; crowds and annotations without a box do not count.
+        truth: of the same image.
+
+    Returns:
+        (K,) int64, -1 where there is none.
+    """
+    boxed = [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
+    objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
+    if "instance_file_name" not in record:
+        position = {id(a): i for i, a in enumerate(objects)}
+        return np.array([position[id(a)] for a in boxed], dtype=np.int64)
+    result = np.full(len(boxed), -1, dtype=np.int64)
+    if not boxed or not len(truth.classes):
+        return result
+    boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in boxed]
+    iou = _box_iou(np.array(boxes, dtype=np.float64), _boxes_of(truth.masks))
+    iou[np.array([a["category_id"] for a in boxed])[:, None] != truth.classes[None, :]] = 0
+    while iou.max(initial=0) >= _SAME_BOX:
+        row, column = np.unravel_index(iou.argmax(), iou.shape)
+        result[row] = column
+        iou[row], iou[:, column] = 0, 0
+    return result
+
+
+def filled_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(K, H, W) bool: every pixel of the box."""
+    masks = np.zeros((len(boxes), *size), dtype=bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
+        mask[y0:y1, x0:x1] = True
+    return masks
+
+
+def grabcut_boxes(image: np.ndarray, boxes: np.ndarray, *, iterations: int = 5) -> np.ndarray:
+    """GrabCut (Rother et al. 2004, OpenCV's) with everything outside the box as background.
+
+    It sees the box and half its size around. Where it finds no object, or the box leaves no
+    background to learn from, the filled box is the answer.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (K, 4) integers.
+        iterations: of the graph cut.
+
+    Returns:
+        (K, H, W) bool.
+    """
+    height, width = image.shape[:2]
+    masks = filled_boxes(boxes, (height, width))
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
+        right, down = int(_MARGIN * (x1 - x0)) + 2, int(_MARGIN * (y1 - y0)) + 2
+        rows = slice(max(y0 - down, 0), min(y1 + down, height))
+        columns = slice(max(x0 - right, 0), min(x1 + right, width))
+        window = np.ascontiguousarray(image[rows, columns])
+        label = np.where(mask[rows, columns], cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+        if (label == cv2.GC_BGD).sum() < 16 or (label == cv2.GC_PR_FGD).sum() < 16:
+            continue
+        cv2.setRNGSeed(0)
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        try:
+            cv2.grabCut(window, label, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+        except cv2.error:  # colours that no mixture of Gaussians fits
+            continue
+        found = (label == cv2.GC_FGD) | (label == cv2.GC_PR_FGD)
+        if found.any():
+            mask[rows, columns] = found
+    return masks
+
+
+@dataclass(frozen=True)
+class BoxMasks:
+    """Masks of an image's boxes beside the true ones; a box without a true mask is left out.
+
+    Attributes:
+        masks: (K, H, W) bool.
+        truths: (K, H, W) bool.
+        classes: (K,) int64 class ids.
+    """
+
+    masks: np.ndarray
+    truths: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class BoxOverlaps:
+    """What is kept of an image: (K,) float64 IoU of each box's mask, and (K,) int64 class ids."""
+
+    iou: np.ndarray
+    classes: np.ndarray
+
+
+class BoxMaskMeasure:
+    """mIoU of masks inside given boxes.
+
+    Args:
+        protocol: name of what is measured.
+        class_names: C names.
+    """
+
+    def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
+        self.protocol = protocol
+        self.class_names = tuple(class_names)
+
+    def measure(self, pair: BoxMasks) -> BoxOverlaps:
+        """IoU and class of each box."""
+        return BoxOverlaps(paired_iou(pair.masks, pair.truths), pair.classes)
+
+    def summarise(self, records: RecordTable | Sequence[BoxOverlaps]) -> Metrics:
+        """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
+        table, number = RecordTable.of(records), len(self.class_names)
+        ious, classes = table.column("iou", np.float64), table.column("classes", np.int64)
+        means, starred = class_mean_iou(ious, classes, num_classes=number)
+        metrics: Metrics = {"mIoU": ratio(float(ious.sum()), len(ious))}
+        metrics["mIoU*"] = percent(starred) if len(ious) else float("nan")
+        for level in IOU_LEVELS:
+            name = f"IoU@{100 * level:.0f}"
+            metrics[name] = ratio(int((ious >= level).sum()), len(ious))
+        present = np.bincount(classes, minlength=number) > 0
+        for name, mean, there in zip(self.class_names, means, present, strict=True):
+            metrics[f"mIoU/{name}"] = percent(mean) if there else float("nan")
+        metrics["boxes"] = len(ious)
+        return metrics
+
+
+class BoxMaskStream:
+    """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
+
+    Args:
+        class_names: C names.
+        grabcut_iterations: 0 leaves GrabCut out.
+        title: of the network's masks.
+        baselines: measure filled boxes and GrabCut too.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        grabcut_iterations: int = 5,
+        title: str = "box masks",
+        baselines: bool = True,
+    ) -> None:
+        self.grabcut_iterations = grabcut_iterations if baselines else 0
+        self.baselines = baselines
+        titles = [title, "baseline filled box"] if baselines else [title]
+        titles += ["baseline GrabCut"] if self.grabcut_iterations else []
+        self._streams = [StreamingEvaluation([BoxMaskMeasure(t, class_names)]) for t in titles]
+
+    def reset(self) -> None:
+        """Forget every image."""
+        for stream in self._streams:
+            stream.reset()
+
+    def add(
+        self,
+        record: Mapping[str, Any],
+        truth: Truth,
+        masks: np.ndarray,
+        boxes: np.ndarray,
+        *,
+        chosen: np.ndarray | None = None,
+    ) -> None:
+        """Measure one image.
+
+        Args:
+            record: dataset dict.
+            truth: its true masks.
+            masks: (K, H, W) bool, one per annotation with a box, in their order.
+            boxes: (K, 4) integers, the boxes that were given to the network.
+            chosen: (K,) bool, those that count; None for all.
+
+        Raises:
+            DataError: the numbers of masks and boxes differ.
+        """
+        objects = object_of_boxes(record, truth)
+        size = truth.void.shape
+        if masks.shape != (len(objects), *size):
+            raise DataError(
+                f"image {record['image_key']}: masks of shape {masks.shape} for {len(objects)} "
+                f"boxes in an image of {size[0]} x {size[1]}; make them again"
+            )
+        known = (objects >= 0) & (True if chosen is None else chosen)
+        truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
+        ways = [masks[known]]
+        if self.baselines:
+            ways.append(filled_boxes(boxes[known], size))
+        if self.grabcut_iterations:
+            image = read_dataset_image(dict(record))
+            ways.append(grabcut_boxes(image, boxes[known], iterations=self.grabcut_iterations))
+        for stream, found in zip(self._streams, ways, strict=True):
+            stream.add(record["image_key"], BoxMasks(found, truths, classes))
+
+    def miss(self, record: Mapping[str, Any], truth: Truth) -> None:
+        """Count an image that could not be read: every box of it has an empty mask."""
+        objects = object_of_boxes(record, truth)
+        truths = truth.masks[objects[objects >= 0]]
+        classes = truth.classes[objects[objects >= 0]]
+        for stream in self._streams:
+            stream.add(record["image_key"], BoxMasks(np.zeros_like(truths), truths, classes))
+
+    def finish(self) -> OrderedDict[str, Metrics]:
+        """``{protocol: metrics}`` on the main process, empty on the others."""
+        results: OrderedDict[str, Metrics] = OrderedDict()
+        for stream in self._streams:
+            results.update(stream.finish())
+        return results
+
+
+def check_box_masks(
+    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+) -> Results:
+    """Product with ``masks`` and ``boxes`` per annotation: mIoU of them and of the baselines."""
+    stream = BoxMaskStream(options.class_names, grabcut_iterations=options.grabcut_iterations)
+    walk = Walk("box masks", options)
+    for record, truth, arrays in walk.over(dataset_dicts, product):
+        if arrays is not None:
+            stream.add(record, truth, arrays["masks"], arrays["boxes"])
+    return walk.entries(stream.finish())
+
+
+def check_proxy_masks(
+    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+) -> Results:
+    """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
+    results = check_instances(dataset_dicts, product, options)
+    measures = {
+        title: BoxMaskStream(options.class_names, title=title, baselines=False)
+        for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
+    }
+    walk = Walk("proxy masks", options)
+    for record, truth, arrays in walk.over(dataset_dicts, product):
+        if arrays is None:
+            continue
+        sure = arrays["confidence"] > TRUSTED
+        for stream, chosen in zip(measures.values(), (None, sure), strict=True):
+            stream.add(record, truth, arrays["masks"], arrays["boxes"], chosen=chosen)
+    found: dict[str, Metrics] = {}
+    for stream in measures.values():
+        found.update(stream.finish())
+    return results + walk.entries(found)
+
+
+class BoxMaskEvaluator(DatasetEvaluator):
+    """mIoU of a network that takes boxes, on a test set.
+
+    Args:
+        dataset_dicts: of the test set.
+        class_names: C names.
+        grabcut_iterations: 0 leaves GrabCut out.
+    """
+
+    def __init__(
+        self,
+        dataset_dicts: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        grabcut_iterations: int = 5,
+    ) -> None:
+        self._records = {record["image_key"]: record for record in dataset_dicts}
+        self._stream = BoxMaskStream(class_names, grabcut_iterations=grabcut_iterations)
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self._stream.reset()
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take a batch: outputs have ``instances`` with a mask per annotated box."""
+        for given, output in zip(inputs, outputs, strict=True):
+            record = self._records[given["image_key"]]
+            truth = load_truth(record)
+            if truth is not None:
+                found = output["instances"]
+                masks = found.pred_masks.cpu().numpy()
+                boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
+                self._stream.add(record, truth, masks, boxes)
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: its objects are missed, not forgiven."""
+        truth = load_truth(dict(dataset_dict))
+        if truth is not None:
+            self._stream.miss(dataset_dict, truth)
+
+    def evaluate(self) -> OrderedDict[str, Metrics]:
+        """``{protocol: metrics}`` on the main process, empty on the others."""
+        return self._stream.finish()

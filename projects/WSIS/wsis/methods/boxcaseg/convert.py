@@ -1,0 +1,47 @@
+"""The original BoxCaseg's checkpoints: names translated (spec 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from wsis.errors import DataError
+from wsis.modeling.checkpoint import hrnet_trunk
+
+_HEADS = {
+    "last_layer.": "roi_heads.weak.",
+    "fcn.": "roi_heads.full.own.",
+    "transfer1.": "roi_heads.full.transfer1.",
+    "transfer2.": "roi_heads.full.transfer2.",
+    "transfer_bn.": "roi_heads.full.transfer_norm.",
+}
+
+
+def boxcaseg_name(name: str) -> str:
+    """Our name of an entry of the original, with or without its leading ``model.``."""
+    name = name.removeprefix("model.")
+    for theirs, ours in _HEADS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return "backbone." + name
+
+
+def convert_boxcaseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the original's network (or ImageNet's HRNet) to the names of our `BoxCaseg`.
+
+    Args:
+        state: ``model.*`` of the trained network, or the ImageNet file's names; not changed.
+
+    Raises:
+        DataError: it is neither.
+    """
+    plain = {name.removeprefix("model."): value for name, value in state.items()}
+    if "transition1.0.0.weight" not in plain:
+        raise DataError(
+            "these are not BoxCaseg's weights: expected model.transition1.0.0.weight, got "
+            f"{', '.join(list(state)[:3])}, ..."
+        )
+    if "last_layer.0.weight" not in plain:
+        return hrnet_trunk(plain, "backbone.")
+    return {boxcaseg_name(name): value for name, value in plain.items()}

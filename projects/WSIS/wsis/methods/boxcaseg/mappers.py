@@ -1,0 +1,194 @@
+"""Samples of joint training, and images with their boxes for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import Boxes, Instances
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.mapper_base import (
+    MAPPER_REGISTRY,
+    base_output,
+    image_format_of,
+    read_model_image,
+    to_tensor,
+)
+from wsis.data.salient import SALIENT_KEY, read_salient_mask
+from wsis.data.supervision import restrict_supervision
+from wsis.data.transforms import draw_factor, draw_flip, draw_integer
+from wsis.errors import DataError, UsageError
+from wsis.layers.crops import integer_box
+from wsis.layers.joint_samples import box_sample, object_sample, salient_sample
+from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
+
+_FLIPS = {
+    "none": (False, False),
+    "vertical": (True, False),
+    "horizontal": (False, True),
+    "both": (True, True),
+}
+
+
+def given_boxes(dataset_dict: dict[str, Any], *, outwards: bool) -> np.ndarray:
+    """(K, 4) int64: the boxes of an image in whole pixels, crowds left out, in their order."""
+    size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    found = [
+        integer_box(annotation_box(a), size=size, outwards=outwards)
+        for a in boxed_annotations(dataset_dict)
+    ]
+    return np.array(found, dtype=np.int64).reshape(-1, 4)
+
+
+def _flip_choice(name: str, key: str) -> tuple[bool, bool]:
+    if name not in _FLIPS:
+        raise UsageError(f"MODEL.BOXCASEG.{key} is one of {', '.join(_FLIPS)}, not {name!r}")
+    return _FLIPS[name]
+
+
+@MAPPER_REGISTRY.register()
+class BoxCasegMapper:
+    """In training one crop, else an image with all its boxes (`methods/boxcaseg.md` 3, 6).
+
+    Training takes what `wsis.methods.boxcaseg.samples.JointSamples` gives and adds ``image``
+    (3, S, S) float32 in 0..255, ``label`` (S, S) float32 and ``salient``. Otherwise it adds
+    ``image`` (3, H, W) and ``proposals``, Instances with ``proposal_boxes`` in whole pixels and
+    ``gt_classes``.
+
+    Args:
+        is_train: which of the two.
+        image_format: channel order.
+        train_side: S.
+        salient_side: of salient images before they are cropped.
+        shift: of a box's centre, in half extents.
+        stretch: range of the factor of a box's half extents.
+        box_flips: top to bottom, left to right, of box crops.
+        salient_flips: of salient images.
+        salient_stretch: divide a salient crop by its largest value.
+        salient_crop: "image" for a part of the resized image, "object" for a crop around the
+            object as around a box.
+        outwards: see `integer_box`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        image_format: str,
+        train_side: int,
+        salient_side: int,
+        shift: float = 0.25,
+        stretch: Sequence[float] = (0.5, 1.5),
+        box_flips: tuple[bool, bool] = (False, False),
+        salient_flips: tuple[bool, bool] = (True, False),
+        salient_stretch: bool = True,
+        salient_crop: str = "image",
+        outwards: bool = False,
+    ) -> None:
+        if salient_side < train_side:
+            raise UsageError(
+                f"MODEL.BOXCASEG.SALIENT_SIDE {salient_side} is below TRAIN_SIDE {train_side}"
+            )
+        self.is_train = is_train
+        self.image_format = image_format
+        self.train_side, self.salient_side = train_side, salient_side
+        self.shift, self.stretch = shift, tuple(stretch)
+        self.box_flips, self.salient_flips = box_flips, salient_flips
+        self.salient_stretch = salient_stretch
+        if salient_crop not in ("image", "object"):
+            raise UsageError(
+                f"MODEL.BOXCASEG.SALIENT_CROP is image or object, not {salient_crop!r}"
+            )
+        self.salient_crop = salient_crop
+        self.outwards = outwards
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
+    ) -> dict[str, Any]:
+        """Arguments from ``MODEL.BOXCASEG``."""
+        keys = cfg.MODEL.BOXCASEG
+        return {
+            "is_train": is_train,
+            "image_format": image_format_of(cfg),
+            "train_side": keys.TRAIN_SIDE,
+            "salient_side": keys.SALIENT_SIDE,
+            "shift": keys.SHIFT,
+            "stretch": keys.STRETCH,
+            "box_flips": _flip_choice(keys.BOX_FLIP, "BOX_FLIP"),
+            "salient_flips": _flip_choice(keys.SALIENT_FLIP, "SALIENT_FLIP"),
+            "salient_stretch": keys.SALIENT_STRETCH,
+            "salient_crop": keys.SALIENT_CROP,
+            "outwards": keys.OUTWARDS,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        dataset_dict = restrict_supervision(dataset_dict, "box")
+        image = read_model_image(dataset_dict, self.image_format)
+        output = base_output(dataset_dict, image)
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        if not self.is_train:
+            return output | {"image": to_tensor(image)} | self._proposals(dataset_dict | size)
+        if SALIENT_KEY in dataset_dict:
+            pixels, label = self._salient(dataset_dict, image)
+        else:
+            pixels, label = self._box(dataset_dict | size, image)
+        salient = SALIENT_KEY in dataset_dict
+        return output | {"image": pixels, "label": label, "salient": salient}
+
+    def _proposals(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        boxes = given_boxes(dataset_dict, outwards=self.outwards)
+        classes = [a["category_id"] for a in boxed_annotations(dataset_dict)]
+        proposals = Instances((dataset_dict["height"], dataset_dict["width"]))
+        proposals.proposal_boxes = Boxes(torch.from_numpy(boxes).float())
+        proposals.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        return {"proposals": proposals}
+
+    def _flip(
+        self, pixels: torch.Tensor, label: torch.Tensor, flips: tuple[bool, bool]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        for axis, allowed in zip((-2, -1), flips, strict=True):
+            if allowed and draw_flip():
+                pixels, label = pixels.flip(axis), label.flip(axis)
+        return pixels, label
+
+    def _box(
+        self, dataset_dict: dict[str, Any], image: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        boxes = given_boxes(dataset_dict, outwards=self.outwards)
+        if len(boxes) != 1:
+            raise DataError(
+                f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']}): a box sample "
+                f"has one box, not {len(boxes)}"
+            )
+        box = tuple(boxes[0].tolist())
+        pixels, label, _ = box_sample(image, box, draws=self._draws(), size=self.train_side)
+        return self._flip(pixels, label, self.box_flips)
+
+    def _draws(self) -> list[float]:
+        shifts = [draw_factor(-self.shift, self.shift) for _ in range(2)]
+        return shifts + [draw_factor(*self.stretch) for _ in range(2)]
+
+    def _salient(
+        self, dataset_dict: dict[str, Any], image: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = read_salient_mask(dataset_dict[SALIENT_KEY], size=image.shape[:2])
+        if self.salient_crop == "object":
+            pixels, label = object_sample(image, mask, draws=self._draws(), size=self.train_side)
+            return self._flip(pixels, label, self.salient_flips)
+        highest = max(self.salient_side - self.train_side - 1, 0)
+        flips = tuple(allowed and draw_flip() for allowed in self.salient_flips)
+        return salient_sample(
+            image,
+            mask,
+            offset=(draw_integer(0, highest), draw_integer(0, highest)),
+            resized=self.salient_side,
+            size=self.train_side,
+            flips=flips,
+            stretch=self.salient_stretch,
+        )

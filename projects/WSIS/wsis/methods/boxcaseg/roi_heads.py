@@ -1,0 +1,188 @@
+"""From features of crops to class-agnostic masks, and the losses of joint training.
+
+Candidates are given boxes: every crop shows one of them, so there is nothing to pool. N crops of
+S x S pixels, h x w grid of the first feature, K boxes of an image of H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsis.errors import UsageError
+from wsis.layers.proxy_masks import full_masks, masks_in_boxes, normalise_maps, quantise_maps
+from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
+from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
+
+
+def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+@ROI_HEADS_REGISTRY.register()
+class BoxCasegROIHeads(nn.Module):
+    """One mask per crop.
+
+    Args:
+        in_features: of the backbone, fine to coarse; all are resized to the first one's grid.
+        channels: of their concatenation.
+        own_share: see `TransferredHead`.
+        norm: a name that Detectron2 knows.
+        norm_momentum: of batch norm's running statistics.
+        threshold: level (of 255) from which a pixel belongs to the mask.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        channels: int,
+        own_share: float = 0.7,
+        norm: str = "BN",
+        norm_momentum: float = 0.01,
+        threshold: int = 128,
+    ) -> None:
+        super().__init__()
+        self.in_features = tuple(in_features)
+        self.weak = MaskHead(channels, norm=norm, momentum=norm_momentum)
+        self.full = TransferredHead(
+            channels, own_share=own_share, norm=norm, momentum=norm_momentum
+        )
+        self.threshold = threshold
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.BOXCASEG``."""
+        keys = cfg.MODEL.BOXCASEG
+        missing = [name for name in keys.IN_FEATURES if name not in input_shape]
+        if missing:
+            raise UsageError(
+                f"MODEL.BOXCASEG.IN_FEATURES names {missing[0]!r}, but the backbone has "
+                f"{', '.join(input_shape)}"
+            )
+        return {
+            "in_features": keys.IN_FEATURES,
+            "channels": sum(input_shape[name].channels for name in keys.IN_FEATURES),
+            "own_share": keys.OWN_SHARE,
+            "norm": "BN" if keys.NORM == "SyncBN" and cfg.MODEL.DEVICE == "cpu" else keys.NORM,
+            "norm_momentum": keys.NORM_MOMENTUM,
+            "threshold": keys.THRESHOLD,
+        }
+
+    def join(self, features: Mapping[str, Tensor]) -> Tensor:
+        """(N, C, h, w): all features on the grid of the first, one after another."""
+        maps = [features[name] for name in self.in_features]
+        size = tuple(maps[0].shape[-2:])
+        return torch.cat([_enlarge(one, size) for one in maps], dim=1)
+
+    def logits(
+        self, features: Mapping[str, Tensor], salient: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both heads' logits.
+
+        Args:
+            features: of N crops.
+            salient: (N,) bool, which go through the head of full supervision; the first one where
+                there is none, so that every parameter has a gradient. None: no such head.
+
+        Returns:
+            weak (N, 1, h, w), and full (M, 1, h, w) of the chosen ones or None.
+        """
+        x = self.join(features)
+        weak = self.weak(x)
+        if salient is None:
+            return weak, None
+        chosen = x[salient] if bool(salient.any()) else x[:1]
+        return weak, self.full(chosen, self.weak)
+
+    def losses(
+        self, features: Mapping[str, Tensor], labels: Tensor, salient: Tensor
+    ) -> dict[str, Tensor]:
+        """The three terms (spec 4); their sum is the loss.
+
+        Args:
+            features: of N crops.
+            labels: (N, S, S) float: filled boxes, and masks of salient objects.
+            salient: (N,) bool.
+        """
+        weak, full = self.logits(features, salient)
+        size = tuple(labels.shape[-2:])
+        weak, full = _enlarge(weak, size)[:, 0], _enlarge(full, size)[:, 0]
+        if bool(salient.any()):
+            taught = salient_loss(full, labels[salient])
+        else:
+            taught = 0 * salient_loss(full, labels[:1])
+        return {
+            "loss_projection": projection_loss(weak, labels),
+            "loss_pairwise": pairwise_loss(weak),
+            "loss_salient": taught,
+        }
+
+    def probabilities(self, features: Mapping[str, Tensor]) -> Tensor:
+        """(N, h, w) float32 in 0..1 of the head of full supervision."""
+        x = self.join(features)
+        return self.full(x, self.weak)[:, 0].float().sigmoid()
+
+    def instances(
+        self, probabilities: Tensor, proposals: Instances
+    ) -> tuple[Instances, np.ndarray]:
+        """Masks of an image's boxes (spec 6).
+
+        Args:
+            probabilities: (K, h, w) float.
+            proposals: with ``proposal_boxes`` in whole pixels and ``gt_classes``.
+
+        Returns:
+            Instances with ``pred_boxes`` (the given ones), ``pred_classes``, ``pred_masks``
+            (K, H, W) bool and ``scores``, the mean probability inside the mask; and the stretched
+            maps (K, h, w) uint8.
+        """
+        size = proposals.image_size
+        boxes = proposals.proposal_boxes.tensor.cpu().numpy().astype(np.int64)
+        levels = quantise_maps(normalise_maps(probabilities))
+        parts = masks_in_boxes(levels, boxes, threshold=self.threshold)
+        inside = torch.from_numpy(levels >= self.threshold).to(probabilities.device)
+        count = inside.flatten(1).sum(dim=1).clamp(min=1)
+        result = Instances(size)
+        result.pred_boxes = Boxes(proposals.proposal_boxes.tensor)
+        result.pred_classes = proposals.gt_classes
+        result.scores = (probabilities * inside).flatten(1).sum(dim=1) / count
+        masks = torch.from_numpy(full_masks(parts, boxes, size))
+        result.pred_masks = BitMasks(masks).tensor
+        return result, levels
+
+    def forward(
+        self,
+        images: Any,
+        features: Mapping[str, Tensor],
+        proposals: Sequence[Instances] | None,
+        targets: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """As Detectron2's ROI heads, on crops.
+
+        Args:
+            images: not used.
+            features: of N crops; in inference those of all boxes of all images, in order.
+            proposals: per image, see `instances`; None in training.
+            targets: labels (N, S, S) and salient (N,) in training.
+
+        Returns:
+            in training (None, losses), otherwise a list of (Instances, maps) and {}.
+        """
+        if self.training:
+            return None, self.losses(features, *targets)
+        shares = self.probabilities(features).split([len(p) for p in proposals])
+        pairs = zip(shares, proposals, strict=True)
+        return [self.instances(share, given) for share, given in pairs], {}

@@ -1,0 +1,206 @@
+"""What joint training goes through: one sample per box, one per salient image, in which order.
+
+Nw box samples come first, then Nf salient images (`methods/boxcaseg.md` 3.1, 3.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.structures import BoxMode
+
+from wsis.data.salient import SALIENT_KEY
+from wsis.data.supervision import restrict_supervision
+from wsis.errors import UsageError
+from wsis.layers.crops import integer_box
+
+Record = dict[str, Any]
+
+
+def annotation_box(annotation: Record) -> list[float]:
+    """x0, y0, x1, y1 of an annotation in pixels, far edges exclusive."""
+    return [
+        float(v)
+        for v in BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    ]
+
+
+def boxed_annotations(record: Record) -> list[Record]:
+    """The annotations of a dataset dict that are one object with a box: no crowds, no points."""
+    return [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
+
+
+def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+    """Which boxes of an image overlap another one by an IoU above ``threshold`` (spec 3.5).
+
+    Args:
+        boxes: (K, 4) integers x0, y0, x1, y1.
+        threshold: plain IoU.
+
+    Returns:
+        (K,) bool.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    union = areas[:, None] + areas[None, :] - shared
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    np.fill_diagonal(iou, 0.0)
+    return (iou > threshold).any(axis=1)
+
+
+@dataclass(frozen=True)
+class CombinedOrder:
+    """Order of an epoch that keeps a share of box samples in every batch (spec 3.5).
+
+    The salient set defines the epoch: all of it once, with box samples in proportion. Where the box
+    samples do not suffice they are gone through again in a new order.
+
+    Attributes:
+        num_boxes: Nw.
+        num_salient: Nf, at least 1.
+        batch: samples of a batch, of all processes together.
+        share: of box samples in a batch, above 0 and below 1.
+        dropped: indices of box samples that an epoch leaves out with ``drop_probability``.
+        drop_probability: of each of them, in every epoch anew.
+        whole_batches: cut the epoch to whole batches.
+    """
+
+    num_boxes: int
+    num_salient: int
+    batch: int
+    share: float
+    dropped: tuple[int, ...] = ()
+    drop_probability: float = 0.75
+    whole_batches: bool = True
+
+    def __len__(self) -> int:
+        total = math.ceil(round(self.num_salient / (1 - self.share), 6))
+        return max(total - total % self.batch, self.batch) if self.whole_batches else total
+
+    def epoch(self, generator: np.random.Generator) -> np.ndarray:
+        """Indices of one epoch.
+
+        Args:
+            generator: all randomness.
+
+        Returns:
+            (len,) int64; every whole batch holds max(int(batch share), 1) box samples.
+        """
+        per_batch = max(int(self.batch * self.share), 1)
+        kept = self._kept(generator)
+        salient = generator.permutation(self.num_salient) + self.num_boxes
+        boxes = generator.permutation(kept)
+        parts, taken_boxes, taken_salient = [], 0, 0
+        missing = len(self)
+        while missing > 0:
+            full = salient[taken_salient : taken_salient + self.batch - per_batch]
+            taken_salient += len(full)
+            wanted = self.batch - len(full)
+            while taken_boxes + wanted > len(boxes):
+                boxes = np.concatenate([boxes, generator.permutation(kept)])
+            batch = np.concatenate([boxes[taken_boxes : taken_boxes + wanted], full])
+            taken_boxes += wanted
+            parts.append(generator.permutation(batch)[:missing])
+            missing -= len(parts[-1])
+        return np.concatenate(parts).astype(np.int64)
+
+    def _kept(self, generator: np.random.Generator) -> np.ndarray:
+        kept = np.ones(self.num_boxes, dtype=bool)
+        doubtful = np.unique(np.asarray(self.dropped, dtype=np.int64))
+        kept[doubtful] = generator.random(len(doubtful)) > self.drop_probability
+        return np.flatnonzero(kept if kept.any() else np.ones_like(kept))
+
+
+class JointSamples(Sequence[Record]):
+    """Box samples and salient images as dataset dicts, made when asked for.
+
+    A box sample is its image's dict with one annotation, without any mask.
+
+    Args:
+        records: dataset dicts of images with boxes and of salient images.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        pairs = [
+            (number, index)
+            for number, record in enumerate(records)
+            if SALIENT_KEY not in record
+            for index in range(len(boxed_annotations(record)))
+        ]
+        self.boxes = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        self.salient = np.array(
+            [i for i, record in enumerate(records) if SALIENT_KEY in record], dtype=np.int64
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes) + len(self.salient)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index >= len(self.boxes):
+            return self.records[self.salient[index - len(self.boxes)]]
+        number, position = self.boxes[index]
+        record = self.records[number]
+        one = record | {"annotations": [boxed_annotations(record)[position]]}
+        return restrict_supervision(one, "box")
+
+    def overlapping(self, threshold: float) -> tuple[int, ...]:
+        """Indices of box samples whose whole-pixel box overlaps another one of their image."""
+        found: list[int] = []
+        start = 0
+        for record in self.records:
+            if SALIENT_KEY in record:
+                continue
+            size = int(record["height"]), int(record["width"])
+            boxes = [integer_box(annotation_box(a), size=size) for a in boxed_annotations(record)]
+            found += (
+                start + np.flatnonzero(overlapping(np.array(boxes), threshold=threshold))
+            ).tolist()
+            start += len(boxes)
+        return tuple(found)
+
+
+def joint_samples(
+    records: Sequence[Record], cfg: CfgNode
+) -> tuple[JointSamples, CombinedOrder | None]:
+    """Samples of joint training, and their order where it is not a plain shuffle.
+
+    Args:
+        records: dataset dicts of images with boxes and of salient images.
+        cfg: reads ``MODEL.BOXCASEG.SAMPLER`` and ``SOLVER.IMS_PER_BATCH``.
+
+    Raises:
+        UsageError: no box or no salient image.
+    """
+    samples, keys = JointSamples(records), cfg.MODEL.BOXCASEG.SAMPLER
+    if not len(samples.boxes):
+        raise UsageError(
+            f"no box to train on in {', '.join(cfg.DATASETS.TRAIN)}; the segmenter wants boxes"
+        )
+    if keys.BOX_SHARE <= 0:
+        return samples, None
+    if keys.BOX_SHARE >= 1 or not len(samples.salient):
+        raise UsageError(
+            f"MODEL.BOXCASEG.SAMPLER.BOX_SHARE {keys.BOX_SHARE} needs salient images in "
+            "DATASETS.TRAIN and lies below 1; 0 shuffles all samples"
+        )
+    dropped = samples.overlapping(keys.OVERLAP) if keys.DROP_PROBABILITY > 0 else ()
+    order = CombinedOrder(
+        len(samples.boxes),
+        len(samples.salient),
+        cfg.SOLVER.IMS_PER_BATCH,
+        keys.BOX_SHARE,
+        dropped,
+        keys.DROP_PROBABILITY,
+    )
+    return samples, order

@@ -1,0 +1,184 @@
+"""BoxCaseg's stages: joint training, a mask per box, proxy masks; what follows is shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from wsis.errors import DataError, UsageError
+from wsis.layers.proxy_masks import (
+    LEVELS,
+    fair_confidence,
+    full_masks,
+    merge_masks,
+    original_confidence,
+    parts_of,
+    resize_map,
+    tight_boxes,
+)
+from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations, joint_samples
+from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+
+_NODE = "MODEL.BOXCASEG."
+_NETWORK_KEYS = tuple(
+    _NODE + key for key in ("IN_FEATURES", "OWN_SHARE", "NORM", "NORM_MOMENTUM", "OUTWARDS")
+)
+_SAMPLE_KEYS = tuple(
+    _NODE + key
+    for key in (
+        *("TRAIN_SIDE", "SALIENT_SIDE", "SHIFT", "STRETCH", "BOX_FLIP", "SALIENT_FLIP"),
+        *(
+            "NEIGHBOURS",
+            "SALIENT_CROP",
+            "SALIENT_STRETCH",
+            "SALIENT_PIXEL_MEAN",
+            "SALIENT_PIXEL_STD",
+            "SAMPLER",
+        ),
+    )
+)
+
+
+def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of an image: its boxes, a mask and a map for each.
+
+    Returns:
+        ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
+        (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
+    """
+    found = output["instances"]
+    return {
+        "boxes": found.pred_boxes.tensor.cpu().numpy().astype(np.int64),
+        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
+        "scores": found.scores.cpu().numpy().astype(np.float32),
+        "masks": found.pred_masks.cpu().numpy(),
+        "levels": output["levels"].cpu().numpy(),
+    }
+
+
+def _truncated(boxes: np.ndarray) -> np.ndarray:
+    """x, y, x + w, y + h, each of the four numbers truncated before adding (spec 7)."""
+    corner, extent = boxes[:, :2].astype(np.int64), np.round(boxes[:, 2:] - boxes[:, :2], 6)
+    return np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
+
+
+def confidence_of(
+    mask_boxes: np.ndarray, given: np.ndarray, *, kind: str, tolerance: float
+) -> np.ndarray:
+    """(K,) float64 in 0..1 of masks with these tight boxes.
+
+    Args:
+        mask_boxes: (K, 4) as `tight_boxes` gives them.
+        given: (K, 4) float, the annotated boxes, far edges exclusive.
+        kind: "original" or "fair".
+        tolerance: of the fair one, pixels.
+    """
+    if kind == "original":
+        return np.clip(original_confidence(mask_boxes, _truncated(given)), 0.0, 1.0)
+    if kind != "fair":
+        raise UsageError(f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {kind!r}")
+    return fair_confidence(mask_boxes, given, tolerance=tolerance)
+
+
+def _ignored(
+    parts: list[np.ndarray],
+    merged: list[np.ndarray],
+    levels: np.ndarray,
+    boxes: np.ndarray,
+    keys: CfgNode,
+) -> list[np.ndarray]:
+    """Inside each box: pixels lost to a smaller box, and pixels of which the map is not sure."""
+    ignored = [np.zeros_like(part) for part in parts]
+    if keys.IGNORE_CONTESTED:
+        ignored = [part & ~left for part, left in zip(parts, merged, strict=True)]
+    if len(keys.IGNORE_BETWEEN):
+        low, high = (LEVELS * float(v) for v in keys.IGNORE_BETWEEN)
+        for one, level, (x0, y0, x1, y1) in zip(ignored, levels, boxes.tolist(), strict=True):
+            values = resize_map(level, (y1 - y0, x1 - x0))
+            one |= (values > low) & (values < high)
+    return ignored
+
+
+def derive_proxy_masks(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> dict[str, np.ndarray]:
+    """Masks that share no pixel, and how far each is to be trusted (spec 7).
+
+    Returns:
+        ``classes``, ``scores``, ``masks`` (K, H, W) bool, ``boxes`` (K, 4) float32 as annotated,
+        ``confidence`` (K,) float64, and where it is asked for ``ignore`` (K, H, W) bool.
+
+    Raises:
+        DataError: the artifact has another number of boxes than the data set.
+    """
+    found, keys = artifacts["box_masks"], cfg.MODEL.BOXCASEG.PROXY
+    size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    given = [annotation_box(a) for a in boxed_annotations(dataset_dict)]
+    given = np.array(given, dtype=np.float64).reshape(-1, 4)
+    boxes = found["boxes"]
+    if len(given) != len(boxes):
+        raise DataError(
+            f"image {dataset_dict['image_key']} has {len(given)} boxes, its masks were made for "
+            f"{len(boxes)}; run --from-stage box_masks --force"
+        )
+    parts = parts_of(found["masks"], boxes)
+    areas = (given[:, 2:] - given[:, :2]).prod(axis=1)
+    merged = merge_masks(parts, boxes, size, areas=areas)
+    confidence = confidence_of(
+        tight_boxes(merged, boxes), given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE
+    )
+    result = {
+        "classes": found["classes"],
+        "scores": found["scores"],
+        "masks": full_masks(merged, boxes, size),
+        "boxes": given.astype(np.float32),
+        "confidence": confidence,
+    }
+    if keys.IGNORE_CONTESTED or len(keys.IGNORE_BETWEEN):
+        ignored = _ignored(parts, merged, found["levels"], boxes, keys)
+        result["ignore"] = full_masks(ignored, boxes, size)
+    return result
+
+
+BOX_SEGMENTER = register_stage(
+    TrainStage(
+        name="box_segmenter",
+        title="Train the class-agnostic segmenter on boxes and salient objects",
+        produces="box_segmenter",
+        config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
+        evaluation="box_masks",
+        mapper="BoxCasegMapper",
+        supervision="box",
+        samples=joint_samples,
+    )
+)
+
+BOX_MASKS = register_stage(
+    InferStage(
+        name="box_masks",
+        title="A mask for every box",
+        consumes=("box_segmenter",),
+        produces="box_masks",
+        config_keys=(*_NETWORK_KEYS, _NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
+        evaluation="box_masks",
+        weights_from="box_segmenter",
+        mapper="BoxCasegMapper",
+        to_artifact=box_mask_artifact,
+        supervision="box",
+    )
+)
+
+PROXY_MASKS = register_stage(
+    DeriveStage(
+        name="proxy_masks",
+        title="Give contested pixels to the smallest box, rate the masks",
+        consumes=("box_masks",),
+        produces="instances",
+        config_keys=(_NODE + "PROXY",),
+        evaluation="proxy_masks",
+        function=derive_proxy_masks,
+        supervision="box",
+    )
+)

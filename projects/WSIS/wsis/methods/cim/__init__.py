@@ -1,0 +1,1 @@
+"""CIM (Li and others, IJCAI 2023): complete instances, mined among segment proposals from tags."""

@@ -1,0 +1,136 @@
+"""Clusters of proposals around class peaks or points: attention-guided pseudo labels (spec 1.4).
+
+R proposals, P peaks, C classes, H x W image, h x w peak map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsis.layers.peaks import find_peaks
+from wsis.layers.regions import Regions
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which cluster each proposal of an image belongs to.
+
+    Attributes:
+        ids: (R,) int32, 1, 2, ... in the order in which they were made, 0 for none.
+        classes: (R,) int32, 0 background, class id + 1; 0 where there is no cluster.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+
+
+def class_peaks(
+    maps: Tensor,
+    classes: Tensor,
+    *,
+    window: int = 3,
+    peak_filter: str | float = "median",
+    threshold: float = 10.0,
+) -> tuple[Tensor, Tensor]:
+    """Peaks of the classes that are present, weakest first.
+
+    Of each class the peaks above the threshold, or its single highest one where none is.
+
+    Args:
+        maps: (C, h, w) class response maps, already upsampled.
+        classes: (K,) int64 class ids.
+        window: see `wsis.layers.peaks.find_peaks`.
+        peak_filter: likewise.
+        threshold: a peak must be higher than this.
+
+    Returns:
+        peaks (P, 3) int64, rows (class, y, x), and their values (P,). Equal values keep the order
+        of class, y, x.
+    """
+    classes = classes.sort().values
+    kept = find_peaks(maps[None], window=window, peak_filter=peak_filter)[0]
+    rows, values = [], []
+    for class_id in classes.tolist():
+        places = kept[class_id].nonzero()
+        heights = maps[class_id][tuple(places.unbind(1))]
+        if len(places) == 0:  # a filter that is a number may leave none
+            continue
+        chosen = heights > threshold
+        if not chosen.any():
+            chosen = torch.zeros_like(chosen)
+            chosen[heights.argmax()] = True
+        places = places[chosen]
+        rows.append(torch.cat([places.new_full((len(places), 1), class_id), places], dim=1))
+        values.append(heights[chosen])
+    if not rows:
+        return classes.new_zeros((0, 3)), maps.new_zeros(0)
+    peaks, heights = torch.cat(rows), torch.cat(values)
+    order = torch.sort(heights, stable=True).indices
+    return peaks[order], heights[order]
+
+
+def peaks_to_pixels(
+    peaks_yx: np.ndarray, grid: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Pixels (P, 2) int64 (y, x) of peaks (P, 2) int on a map of ``grid`` (h, w) cells.
+
+    Args:
+        peaks_yx: cells.
+        grid: (h, w).
+        size: (H, W) of the image.
+    """
+    return np.asarray(peaks_yx, dtype=np.int64) * np.array(size) // np.array(grid)
+
+
+def cluster_proposals(
+    regions: Regions,
+    points_yx: np.ndarray,
+    point_classes: np.ndarray,
+    *,
+    mean_threshold: float = 0.7,
+    iou_threshold: float = 0.5,
+) -> Clusters:
+    """Cluster proposals around points, one cluster for each, a later one overruling an earlier.
+
+    The proposals that cover a point have a mean mask; what this exceeds the threshold in is the
+    object's rough shape, and the proposals that overlap it well are its cluster. Proposals that
+    overlap one of the shapes a little and belong to none make a last cluster, background. Without
+    any point everything is background, cluster 1.
+
+    Args:
+        regions: R proposals.
+        points_yx: (P, 2) int pixels, in the order in which they are applied. A point that no
+            proposal covers (or outside the image) makes an empty cluster.
+        point_classes: (P,) int class ids.
+        mean_threshold: share of the covering proposals that must agree on a pixel.
+        iou_threshold: IoU with the rough shape from which a proposal belongs to it.
+    """
+    count = len(regions)
+    if len(points_yx) == 0:
+        return Clusters(np.ones(count, dtype=np.int32), np.zeros(count, dtype=np.int32))
+    ids, classes = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
+    near = np.zeros(count, dtype=bool)
+    members, areas = regions.membership, regions.atom_areas
+    by_atom = members.tocsc()
+    height, width = regions.size
+    for number, ((y, x), class_id) in enumerate(zip(points_yx, point_classes, strict=True), 1):
+        if not (0 <= y < height and 0 <= x < width):
+            continue
+        atom = int(regions.labels[y, x])
+        covering = by_atom.indices[by_atom.indptr[atom] : by_atom.indptr[atom + 1]]
+        if len(covering) == 0:
+            continue
+        agree = np.asarray(members[covering].sum(axis=0)).ravel() / len(covering)
+        shape = agree > mean_threshold
+        shared = members @ (areas * shape)
+        union = regions.areas + areas[shape].sum() - shared
+        iou = (shared / np.maximum(union, 1)).astype(np.float32)
+        inside = iou > iou_threshold
+        ids[inside], classes[inside] = number, int(class_id) + 1
+        near |= (iou > 0) & ~inside
+    ids[near & (ids == 0)] = len(points_yx) + 1
+    return Clusters(ids, classes)

@@ -1,0 +1,101 @@
+"""Config keys of CIM; importing this module registers its networks and stages."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from wsis.methods.cim import meta_arch, peaks, roi_heads, stages  # noqa: F401  (registers them)
+
+
+def _add_mining_config(keys: CfgNode) -> None:
+    """Pseudo ground truth among the proposals, in training."""
+    keys.MINING = CfgNode()
+    # Share of the proposals, the best of a class, that seed its mining.
+    keys.MINING.SEED_SHARE = 0.1
+    # A proposal contains a seed if it covers more than this share of it.
+    keys.MINING.CONTAINMENT = 0.85
+    # Mask IoU from which a seed is dropped for a better one, and below which a proposal is
+    # background, in the first branch.
+    keys.MINING.NMS = 0.25
+    # Mask IoU with pseudo ground truth above which a proposal is complete, in the first branch.
+    keys.MINING.INTEGRITY = 0.5
+    # Both thresholds grow by this from branch to branch.
+    keys.MINING.STEP = 0.1
+    # A proposal that contains this share of all proposals is never mined.
+    keys.MINING.TOO_BIG = 0.9
+    # Mine the best of what contains a seed (paper); False takes the seeds themselves (MIST).
+    keys.MINING.COMPLETE = True
+    # Anti-noise sampling: draw pseudo ground truth by weight.
+    keys.MINING.SAMPLE = True
+    # "mask", or "box" to compare boxes instead of masks.
+    keys.MINING.OVERLAP = "mask"
+
+
+def _add_loss_config(keys: CfgNode) -> None:
+    keys.LOSS = CfgNode()
+    # Weight of the integrity loss.
+    keys.LOSS.INTEGRITY_WEIGHT = 3.0
+    # Weight of the proposal cluster loss.
+    keys.LOSS.CLUSTER_WEIGHT = 12.0
+    # Factor of the weights of proposals in the first branch.
+    keys.LOSS.FIRST_WEIGHT = 3.0
+    # The bag loss sees scores times integrity; False: scores.
+    keys.LOSS.BAG_USES_INTEGRITY = True
+
+
+def _add_label_config(keys: CfgNode) -> None:
+    """Clusters of proposals around class peaks, or around points."""
+    keys.LABEL = CfgNode()
+    # A class peak must be higher than this (of a class that has none, its highest peak counts).
+    keys.LABEL.PEAK_THRESHOLD = 10.0
+    # Share of the proposals over a peak that must agree on a pixel of the object's rough shape.
+    keys.LABEL.MEAN_THRESHOLD = 0.7
+    # IoU with the rough shape from which a proposal joins the cluster.
+    keys.LABEL.IOU_THRESHOLD = 0.5
+    # Folder of the original's point files (<image key>.txt, lines "x y class"); "" takes the points
+    # of the data set.
+    keys.LABEL.POINTS = ""
+    # Stage imported_clusters: a label file of the original (voc_2012_label_assign.pkl).
+    keys.LABEL.FILE = ""
+
+
+def _add_detection_config(keys: CfgNode) -> None:
+    keys.DETECTION = CfgNode()
+    # A detection scores above this.
+    keys.DETECTION.MIN_SCORE = 1e-5
+    # IoU of boxes from which the weaker one is dropped, within a class.
+    keys.DETECTION.NMS = 0.3
+    # Detections of an image, over all classes; those that tie with the last stay. 0: all.
+    keys.DETECTION.LIMIT = 100
+    # Shares of the image that a proposal's box may cover; the original's filter, which none of its
+    # configs uses, has (0.00002, 0.85).
+    keys.DETECTION.AREA_RANGE = (0.0, 1.0)
+
+
+def add_cim_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.CIM.*``, in place."""
+    cfg.MODEL.CIM = CfgNode()
+    keys = cfg.MODEL.CIM
+    # Foreground classes of the data set.
+    keys.NUM_CLASSES = 20
+    # The backbone's feature that regions are pooled from.
+    keys.IN_FEATURE = "res4"
+    # Side of pooled features and of the masks that guide them, in cells.
+    keys.CROP_SIZE = 7
+    # Width of the two fully connected layers.
+    keys.HEAD_DIM = 4096
+    # Refinement branches.
+    keys.NUM_BRANCHES = 3
+    # Fuse whole and masked features; False leaves the mask out.
+    keys.MASK_GUIDED = True
+    # One integrity score for all classes.
+    keys.CLASS_AGNOSTIC_INTEGRITY = False
+    # Proposals that pass the head together. Training then keeps only their vectors and computes
+    # each chunk again on the way back: a third slower, much less memory. 0: all at once.
+    keys.PROPOSAL_CHUNK = 0
+    # Pseudo labels: of each tag only the best detection.
+    keys.BEST_ONLY = False
+    _add_mining_config(keys)
+    _add_loss_config(keys)
+    _add_label_config(keys)
+    _add_detection_config(keys)

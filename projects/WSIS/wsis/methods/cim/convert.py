@@ -1,0 +1,85 @@
+"""The original CIM's checkpoints: names translated (spec 10)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from wsis.errors import DataError
+from wsis.modeling.checkpoint import torchvision_resnet_to_detectron2
+
+_HEADS = {
+    "Box_Head.mask_branch.0": "roi_heads.head.fuse",
+    "Box_Head.seg_fc.0": "roi_heads.head.fc1",
+    "Box_Head.seg_fc.2": "roi_heads.head.fc2",
+    "cls_iou_model.classifier": "roi_heads.scorer.classifier",
+    "cls_iou_model.detector": "roi_heads.scorer.detector",
+}
+_BRANCHES = {
+    "cls_iou_model.refine_cls": "roi_heads.scorer.refine_classes",
+    "cls_iou_model.refine_iou": "roi_heads.scorer.refine_integrity",
+}
+_TRUNK = "Conv_Body."
+
+
+def _head_name(name: str) -> str | None:
+    """Our name of an entry behind the backbone; None where it is none."""
+    stem, _, leaf = name.rpartition(".")
+    if stem in _HEADS:
+        return f"{_HEADS[stem]}.{leaf}"
+    for theirs, ours in _BRANCHES.items():
+        if re.fullmatch(re.escape(theirs) + r"\.\d+", stem):
+            return f"{ours}{stem.removeprefix(theirs)}.{leaf}"
+    return None
+
+
+def _torchvision_name(name: str) -> str:
+    """``res1.0``, ``res1.1``, ``res2``, ... of the original's ResNet in torchvision's names."""
+    for theirs, ours in (("res1.0.", "conv1."), ("res1.1.", "bn1.")):
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    match = re.fullmatch(r"res([2-5])\.(.*)", name)
+    return f"layer{int(match[1]) - 1}.{match[2]}" if match else name
+
+
+def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> dict[str, Tensor]:
+    """The backbone of a checkpoint, its names without ``Conv_Body.``, in ours.
+
+    VGG-16 as ``conv3.0.weight``; ResNet-50 as ``res2.0.conv1.weight``; any other (HRNet-W48, whose
+    names we keep) unchanged but for its unused classifier and its counters.
+    """
+    if "res1.0.weight" in state:
+        renamed = {_torchvision_name(name): value for name, value in state.items()}
+        return torchvision_resnet_to_detectron2(renamed, prefix_to=prefix_to)
+    return {
+        prefix_to + name: value
+        for name, value in state.items()
+        if not name.startswith("classifier.") and not name.endswith("num_batches_tracked")
+    }
+
+
+def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a checkpoint of the original to the names of our `CIM`.
+
+    Args:
+        state: the original's state dict ("model" in its files) on VGG-16, ResNet-50 or HRNet-W48;
+            it is not changed.
+
+    Returns:
+        the same tensors under our names.
+
+    Raises:
+        DataError: this is no CIM checkpoint: an entry is missing.
+    """
+    for needed in ("Box_Head.mask_branch.0.weight", "cls_iou_model.classifier.weight"):
+        if needed not in state:
+            raise DataError(f"these are not CIM's weights: no entry {needed}")
+    trunk = {k.removeprefix(_TRUNK): v for k, v in state.items() if k.startswith(_TRUNK)}
+    converted = convert_trunk(trunk)
+    for name, value in state.items():
+        ours = _head_name(name)
+        if ours is not None:
+            converted[ours] = value
+    return converted

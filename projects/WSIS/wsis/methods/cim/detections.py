@@ -1,0 +1,123 @@
+"""From proposals and their scores to detections and to pseudo labels (spec 7 and 8)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Proposals that were detected as objects, class by class.
+
+    Attributes:
+        index: (K,) int64, the proposals.
+        classes: (K,) int64, class ids.
+        scores: (K,) floating.
+    """
+
+    index: Tensor
+    classes: Tensor
+    scores: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> Detections:
+        return Detections(self.index[chosen], self.classes[chosen], self.scores[chosen])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
+    """Greedy suppression of boxes whose last pixel belongs to them.
+
+    A box is as wide as x1 - x0 + 1, and an IoU equal to the threshold suppresses.
+
+    Args:
+        boxes: (N, 4) float32 XYXY in pixels.
+        scores: (N,).
+        threshold: IoU, compared in float32.
+
+    Returns:
+        (K,) int64, ascending indices of what stays; of equal scores the lower index wins.
+    """
+    wide = boxes.float() + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    below = math.nextafter(float(torch.tensor(threshold, dtype=torch.float32)), 0.0)
+    return nms(wide, scores.float(), below).sort().values
+
+
+def detect(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    min_score: float = 1e-5,
+    nms_threshold: float = 0.3,
+    limit: int = 100,
+) -> Detections:
+    """Detections of an image.
+
+    Args:
+        boxes: (N, 4) XYXY of the proposals, pixels, last pixel included.
+        scores: (N, C).
+        min_score: a detection scores above this.
+        nms_threshold: of `inclusive_nms`, within a class.
+        limit: of detections, over all classes; those that tie with the last one stay. 0 for none.
+
+    Returns:
+        class by class, in the order of the proposals within a class.
+    """
+    found = []
+    for class_id in range(scores.shape[1]):
+        rows = (scores[:, class_id] > min_score).nonzero()[:, 0]
+        kept = rows[inclusive_nms(boxes[rows], scores[rows, class_id], threshold=nms_threshold)]
+        found.append(kept)
+    index = torch.cat(found) if found else scores.new_zeros(0, dtype=torch.int64)
+    sizes = torch.tensor([len(kept) for kept in found], device=scores.device)
+    classes = torch.arange(len(found), device=scores.device).repeat_interleave(sizes)
+    detections = Detections(index, classes, scores[index, classes])
+    if 0 < limit < len(index):
+        least = detections.scores.sort(descending=True).values[limit - 1]
+        detections = detections[detections.scores >= least]
+    return detections
+
+
+def pseudo_label_detections(
+    detections: Detections, present: Tensor, *, best_only: bool = False
+) -> Detections:
+    """Those detections of an image that may become pseudo labels.
+
+    Args:
+        detections: of all classes.
+        present: (C,) bool, the classes of the image's tags.
+        best_only: of each class only those that score as high as its best.
+
+    Returns:
+        by class, the best first; ties in the order of the detections.
+    """
+    order = torch.sort(detections.scores, descending=True, stable=True).indices
+    order = order[torch.sort(detections.classes[order], stable=True).indices]
+    detections = detections[order[present[detections.classes[order]]]]
+    if not best_only or len(detections) == 0:
+        return detections
+    best = detections.scores.new_zeros(len(present))
+    best.scatter_reduce_(0, detections.classes, detections.scores, "amax", include_self=False)
+    return detections[detections.scores == best[detections.classes]]
+
+
+def box_area_filter(
+    boxes: Tensor, size: tuple[int, int], *, smallest: float, largest: float
+) -> Tensor:
+    """(N,) bool: whose box (x0, y0, x1, y1) covers a share of the image within the limits.
+
+    Args:
+        boxes: (N, 4), last pixel included.
+        size: (H, W) of the image.
+        smallest: boxes covering less than this share are left out.
+        largest: boxes covering more than this share are left out.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2] + 1
+    share = sides.prod(dim=1) / (size[0] * size[1])
+    return (share >= smallest) & (share <= largest)

@@ -1,0 +1,153 @@
+"""Clusters as stages make them: from peaks, from points, from the original's label files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from wsis.data.cim_labels import read_cim_label_file, read_cim_points
+from wsis.data.proposal_mapper import crops_artifact
+from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.data.supervision import restrict_supervision
+from wsis.errors import DataError
+from wsis.methods.cim.clusters import Clusters, cluster_proposals, peaks_to_pixels
+
+Arrays = dict[str, np.ndarray]
+_REPORT_SIDE = 112  # longer side of the maps that are kept for the report
+
+
+def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Proposals:
+    """Proposals of an image, checked against its size where the data set states one."""
+    size = None
+    if "height" in dataset_dict and "width" in dataset_dict:
+        size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    try:
+        return proposals_from_artifact(artifacts["proposals"], size=size)
+    except ValueError as error:
+        raise DataError(
+            f"image {dataset_dict['image_key']}: {error}; run --from-stage proposals --force"
+        ) from error
+
+
+def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
+    """What is kept of the clusters of an image.
+
+    Returns:
+        ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id
+        or -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
+        cluster's proposals that cover it.
+    """
+    regions = proposals.regions
+    numbers = np.unique(clusters.ids[clusters.ids > 0])
+    step = -(-max(regions.size) // _REPORT_SIDE)
+    labels = regions.labels[::step, ::step]
+    maps = np.zeros((len(numbers), *labels.shape), dtype=np.float16)
+    owners = np.zeros(len(numbers), dtype=np.int64)
+    for row, number in enumerate(numbers):
+        members = np.flatnonzero(clusters.ids == number)
+        share = np.asarray(regions.membership[members].sum(axis=0)).ravel() / len(members)
+        maps[row] = share[labels]
+        owners[row] = clusters.classes[members[0]] - 1
+    found = {"ids": clusters.ids, "classes": clusters.classes}
+    return found | {"cluster_labels": owners, "cluster_maps": maps}
+
+
+def derive_crops(dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode) -> Arrays:
+    """Boxes and crops of the proposals of one image (`wsis.data.proposal_mapper`)."""
+    return crops_artifact(_proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.CROP_SIZE)
+
+
+def derive_peak_clusters(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> Arrays:
+    """``ids`` and ``classes`` (R,) int32 of one image from its class peaks (spec 1.4)."""
+    proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
+    found = artifacts["class_peaks"]
+    grid = tuple(int(side) for side in found["grid"])
+    pixels = peaks_to_pixels(found["peaks"][:, 1:], grid, proposals.size)
+    clusters = cluster_proposals(
+        proposals.regions,
+        pixels,
+        found["peaks"][:, 0],
+        mean_threshold=keys.MEAN_THRESHOLD,
+        iou_threshold=keys.IOU_THRESHOLD,
+    )
+    return clusters_artifact(clusters, proposals)
+
+
+def derive_point_clusters(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> Arrays:
+    """The same from a point for each object: of the data set, or of the original's files."""
+    proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
+    if keys.POINTS:
+        path = Path(keys.POINTS) / f"{dataset_dict['image_key']}.txt"
+        points_xy, classes = read_cim_points(
+            path, size=proposals.size, num_classes=cfg.MODEL.CIM.NUM_CLASSES
+        )
+    else:
+        points_xy, classes = points_of(restrict_supervision(dataset_dict, "point"))
+    limits = np.array(proposals.size[::-1]) - 1  # a point on the far border is the last pixel's
+    pixels = np.minimum(np.floor(points_xy).astype(np.int64), limits)[:, ::-1]
+    clusters = cluster_proposals(
+        proposals.regions,
+        pixels,
+        classes,
+        mean_threshold=keys.MEAN_THRESHOLD,
+        iou_threshold=keys.IOU_THRESHOLD,
+    )
+    return clusters_artifact(clusters, proposals)
+
+
+def derive_original_clusters(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> Arrays:
+    """The same, read from a label file of the original (``MODEL.CIM.LABEL.FILE``)."""
+    path = cfg.MODEL.CIM.LABEL.FILE
+    labels = _label_file(path)
+    identity = _original_id(dataset_dict)
+    if identity not in labels:
+        raise DataError(f"{path} has no image {identity} ({dataset_dict['image_key']})")
+    ids, classes = labels[identity]
+    proposals = _proposals_of(dataset_dict, artifacts)
+    if len(ids) != len(proposals):
+        raise DataError(
+            f"{path}: image {identity} has {len(ids)} proposals, the stage proposals "
+            f"{len(proposals)}; use the proposals that the file was made of"
+        )
+    return clusters_artifact(Clusters(ids, classes), proposals)
+
+
+@lru_cache(maxsize=1)
+def _label_file(path: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    return read_cim_label_file(Path(path))
+
+
+def _original_id(dataset_dict: dict[str, Any]) -> int:
+    """The original's image id: of a VOC name 2007_000032 the number 2007000032."""
+    digits = str(dataset_dict["image_key"]).replace("_", "")
+    return int(digits) if digits.isdecimal() else int(dataset_dict["image_id"])
+
+
+def points_of(dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Points (P, 2) float64 x, y and class ids (P,) of a dataset dict, in its order; no crowds.
+
+    Raises:
+        DataError: the image has tags and no point at all.
+    """
+    found = [
+        annotation
+        for annotation in dataset_dict.get("annotations", ())
+        if "point" in annotation and not annotation.get("iscrowd")
+    ]
+    if not found and dataset_dict.get("image_labels"):
+        raise DataError(
+            f"image {dataset_dict['image_key']} has tags but no points; add a point to each object "
+            "(datasets/README.md), or set MODEL.CIM.LABEL.POINTS"
+        )
+    points = np.array([a["point"] for a in found], dtype=np.float64).reshape(-1, 2)
+    return points, np.array([a["category_id"] for a in found], dtype=np.int64)

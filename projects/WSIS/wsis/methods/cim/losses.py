@@ -1,0 +1,132 @@
+"""CIM's losses (spec 5). N proposals, C classes; column 0 of C + 1 columns is background."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsis.methods.cim.mining import Assignment
+
+_SMALL = 1e-6
+
+
+def clamp_probability(value: Tensor) -> Tensor:
+    """Into [1e-6, 1 - 1e-6], where the logarithm is finite."""
+    return value.clamp(_SMALL, 1 - _SMALL)
+
+
+def _with_background(labels: Tensor) -> Tensor:
+    return torch.cat([labels.new_ones(1), labels])
+
+
+def bag_probabilities(
+    scores: Tensor, labels: Tensor, assignment: Assignment
+) -> tuple[Tensor, Tensor]:
+    """One probability and one weight per class for the bag of all proposals.
+
+    Args:
+        scores: (N, C + 1).
+        labels: (C + 1,) 1 for the classes present and for background.
+        assignment: of the proposals.
+
+    Returns:
+        (C + 1,) maxima, over the proposals labelled with the class where it is present (0 without
+        any), over all where it is absent; (C + 1,) weights of where they lie, 1 for absent classes.
+    """
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    own = assignment.labels[:, None] == columns
+    eligible = own | (labels == 0)
+    best, place = (scores * eligible).max(dim=0)
+    weights = torch.where(labels > 0, assignment.weights[place], torch.ones_like(best))
+    return best, weights
+
+
+def branch_losses(
+    class_scores: Tensor,
+    integrity_scores: Tensor,
+    labels: Tensor,
+    assignment: Assignment,
+    *,
+    bag_uses_integrity: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses of one refinement branch.
+
+    Args:
+        class_scores: (N, C + 1) softmax over classes.
+        integrity_scores: (N, C + 1), or (N, 1) where it does not depend on the class.
+        labels: (C,) 1 for the classes present, floating.
+        assignment: what the branch is to learn; its weights are final.
+        bag_uses_integrity: False leaves the integrity scores out of the bag loss (an ablation).
+
+    Returns:
+        classification, integrity (not yet multiplied by its weight) and bag loss.
+    """
+    scores, integrity = clamp_probability(class_scores), clamp_probability(integrity_scores)
+    weights = assignment.weights.to(scores.dtype)
+    rows = (assignment.labels >= 0).nonzero()[:, 0]
+    chosen = assignment.labels[rows]
+    picked = scores[rows, chosen].log() * weights[rows]
+    classification = -picked.sum() / max(len(rows), 1)
+
+    objects = (assignment.labels > 0).nonzero()[:, 0]
+    column = assignment.labels[objects] if integrity.shape[1] > 1 else torch.zeros_like(objects)
+    target = assignment.integrity[objects].to(scores.dtype)
+    distance = functional.smooth_l1_loss(integrity[objects, column], target, reduction="none")
+    completeness = (distance * weights[objects]).sum() / max(len(objects), 1)
+
+    if not bag_uses_integrity:
+        joint = scores
+    elif integrity.shape[1] == 1:
+        joint = torch.cat([scores[:, :1], scores[:, 1:] * integrity], dim=1)
+    else:
+        joint = scores * integrity
+    present = _with_background(labels)
+    best, bag_weights = bag_probabilities(joint, present, assignment)
+    entropy = functional.binary_cross_entropy(clamp_probability(best), present, reduction="none")
+    return classification, completeness, (bag_weights * entropy).mean()
+
+
+def instance_learning_loss(
+    class_scores: Tensor, detection_scores: Tensor, labels: Tensor
+) -> Tensor:
+    """Multiple-instance loss: cross entropy of the image's class probabilities.
+
+    Args:
+        class_scores: (N, C + 1) softmax over classes.
+        detection_scores: (N, C + 1) softmax over proposals.
+        labels: (C,) 1 for the classes present, floating.
+    """
+    image = clamp_probability((class_scores * detection_scores).sum(dim=0))
+    return functional.binary_cross_entropy(image, _with_background(labels))
+
+
+def _entropy_of_class(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """(K,) mean over columns of the cross entropy of (K, C + 1) with one class each (K,)."""
+    target = functional.one_hot(classes, probabilities.shape[1]).to(probabilities.dtype)
+    probabilities = clamp_probability(probabilities)
+    return functional.binary_cross_entropy(probabilities, target, reduction="none").mean(dim=1)
+
+
+def cluster_loss(
+    class_scores: Tensor, cluster_ids: Tensor, cluster_classes: Tensor, *, weight: float = 12.0
+) -> Tensor:
+    """Proposal cluster learning: every cluster as one bag of its class, background one by one.
+
+    Args:
+        class_scores: (N, C + 1) softmax over classes.
+        cluster_ids: (N,) int64, 0 for no cluster.
+        cluster_classes: (N,) int64, 0 background, class id + 1; read where an id is not 0.
+        weight: factor of the loss.
+    """
+    rows = (cluster_ids > 0).nonzero()[:, 0]
+    classes = cluster_classes[rows]
+    behind = rows[classes == 0]
+    total = _entropy_of_class(class_scores[behind], torch.zeros_like(behind)).sum()
+    ahead = rows[classes > 0]
+    _, place, sizes = torch.unique(cluster_ids[ahead], return_inverse=True, return_counts=True)
+    sums = class_scores.new_zeros((len(sizes), class_scores.shape[1]))
+    means = sums.index_add(0, place, class_scores[ahead]) / sizes[:, None]
+    owner = torch.zeros_like(sizes).scatter(0, place, cluster_classes[ahead])
+    total = total + (_entropy_of_class(means, owner) * sizes).sum()
+    return weight * total / (_SMALL + len(rows))

@@ -1,0 +1,185 @@
+"""CIM: an image as a bag of segment proposals, scored from tags (spec 3, 7).
+
+N proposals, C classes, h x w feature grid, H x W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsis.errors import DataError, UsageError
+from wsis.layers.regions import Regions
+from wsis.methods.cim.detections import Detections, pseudo_label_detections
+from wsis.methods.cim.roi_heads import BagTarget
+from wsis.modeling.image_classifier import multi_hot
+
+
+@META_ARCH_REGISTRY.register()
+class CIM(nn.Module):
+    """Backbone and `CIMROIHeads`. Images of different sizes are never padded to each other's.
+
+    Args:
+        backbone: a Detectron2 backbone.
+        in_feature: its feature to pool.
+        roi_heads: scores proposals, mines and learns.
+        num_classes: C.
+        pixel_mean: per channel, on the scale of the images.
+        pixel_std: likewise.
+        restrict_to_labels: inference gives detections of the image's tags only, best first: pseudo
+            labels. Images without tags then have none. False: of all classes.
+        best_only: of each tag only the best ones (those that tie).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_feature: str,
+        roi_heads: nn.Module,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        restrict_to_labels: bool = False,
+        best_only: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_feature = in_feature
+        self.roi_heads = roi_heads
+        self.num_classes = num_classes
+        self.restrict_to_labels = restrict_to_labels
+        self.best_only = best_only
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.CIM``."""
+        keys = cfg.MODEL.CIM
+        backbone = build_backbone(cfg)
+        known = backbone.output_shape()
+        if keys.IN_FEATURE not in known:
+            raise UsageError(
+                f"MODEL.CIM.IN_FEATURE names {keys.IN_FEATURE!r}, but the backbone has "
+                f"{', '.join(known)}"
+            )
+        return {
+            "backbone": backbone,
+            "in_feature": keys.IN_FEATURE,
+            "roi_heads": build_roi_heads(cfg, known),
+            "num_classes": keys.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "best_only": keys.BEST_ONLY,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.pixel_mean.device
+
+    def features(self, image: Tensor) -> Tensor:
+        """(1, D, h, w) of an image (3, H, W) in 0..255.
+
+        Zeros (the mean colour) at the right and bottom make the sides divisible, where the backbone
+        wants that; a backbone that pads by itself declares no divisibility.
+        """
+        image = (image.to(self.device, self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        divisor = max(int(self.backbone.size_divisibility), 1)
+        height, width = image.shape[-2:]
+        padded = functional.pad(image, (0, -width % divisor, 0, -height % divisor))
+        return self.backbone(padded[None])[self.in_feature]
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, else one dict per image (`inference`).
+
+        Args:
+            batched_inputs: per image ``image`` (3, H, W) RGB in 0..255, ``proposals`` (see
+                `CIMROIHeads.forward`), ``overlaps`` and ``image_labels`` (see `multi_hot`).
+        """
+        if not self.training:
+            return [self.inference(sample) for sample in batched_inputs]
+        features, proposals, targets = [], [], []
+        for sample in batched_inputs:
+            features.append(self.features(sample["image"]))
+            proposals.append(sample["proposals"].to(self.device))
+            labels = self._labels(sample)
+            targets.append(BagTarget(labels, sample["overlaps"].to(self.device)))
+        return self.roi_heads(None, features, proposals, targets)[1]
+
+    def _labels(self, sample: dict[str, Any]) -> Tensor:
+        labels, key = sample["image_labels"], sample.get("image_key", "")
+        try:
+            return multi_hot(labels, self.num_classes, image_key=key).to(self.device)
+        except DataError as error:
+            message = str(error).replace("MODEL.CAMNET", "MODEL.CIM")
+            raise DataError(message) from None
+
+    @torch.no_grad()
+    def scores(self, sample: dict[str, Any]) -> Tensor:
+        """Scores (N, C) of the proposals of an image: the mean over all views (spec 7).
+
+        Args:
+            sample: ``images`` (3, H_v, W_v), ``flips`` and ``scales`` of each view; ``proposals``
+                with ``proposal_boxes`` in pixels of the file, the last pixel included, and
+                ``proposal_crops``; ``width`` of the file.
+        """
+        found = sample["proposals"].to(self.device)
+        boxes, crops = found.proposal_boxes.tensor, found.proposal_crops
+        width = int(sample["width"])
+        total = boxes.new_zeros((len(boxes), self.num_classes))
+        views = list(zip(sample["images"], sample["flips"], sample["scales"], strict=True))
+        for image, flip, scale in views:
+            placed, shapes = boxes, crops
+            if flip:
+                placed = boxes[:, [2, 1, 0, 3]] * boxes.new_tensor([-1.0, 1, -1, 1])
+                placed = placed + boxes.new_tensor([width - 1.0, 0, width - 1.0, 0])
+                shapes = crops.flip(2)
+            scored = self.roi_heads.score(self.features(image), Boxes(placed * scale), shapes)
+            total += scored.final()
+        return total / len(views)
+
+    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Detections of an image.
+
+        Args:
+            sample: as of `scores`, and ``regions`` (the masks), ``height``; ``image_labels`` where
+                only these may be detected.
+
+        Returns:
+            ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and
+            ``proposal_index`` (n,), by class; ``scores`` (N, C) of all proposals.
+        """
+        scores = self.scores(sample)
+        if not bool(torch.isfinite(scores).all()):
+            raise DataError(
+                f"image {sample.get('image_key', '?')}: scores are not finite; training diverged"
+            )
+        size = int(sample["height"]), int(sample["width"])
+        boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)
+        found = self.roi_heads.detect(scores, boxes, size)
+        if self.restrict_to_labels:
+            present = self._labels({"image_labels": []} | sample) > 0
+            found = pseudo_label_detections(found, present, best_only=self.best_only)
+        return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
+
+
+def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> Instances:
+    """Detectron2's Instances of detections: masks are the proposals', boxes those of the masks."""
+    index = found.index.cpu().numpy()
+    result = Instances(size)
+    result.pred_masks = torch.from_numpy(regions.decode(index)).to(found.index.device)
+    result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+    result.pred_classes = found.classes
+    result.scores = found.scores
+    result.proposal_index = found.index
+    return result

@@ -1,0 +1,202 @@
+"""Complete-instance mining: pseudo ground truth among proposals, without gradient (spec 4).
+
+N proposals, C classes, G pseudo ground truths. Labels of proposals are C + 1 wide, 0 is background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsis.layers.overlaps import Overlaps, exceeds, overlap_nms, rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningOptions:
+    """Thresholds of mining and assignment.
+
+    Attributes:
+        seed_share: share of the proposals that seed each class.
+        containment: a proposal contains a seed if it covers more than this of it.
+        nms: IoU from which a seed is dropped; also the IoU below which a proposal is background.
+        integrity: IoU above which a proposal counts as complete.
+        step: by how much both grow from a branch to the next.
+        too_big: a proposal that contains this share of all proposals is never mined.
+        complete: mine what contains the seeds; False takes the seeds themselves (MIST).
+        sample: draw pseudo ground truths by weight (anti-noise sampling).
+    """
+
+    seed_share: float = 0.1
+    containment: float = 0.85
+    nms: float = 0.25
+    integrity: float = 0.5
+    step: float = 0.1
+    too_big: float = 0.9
+    complete: bool = True
+    sample: bool = True
+
+    def thresholds(self, branch: int) -> tuple[float, float]:
+        """(nms and background, integrity) thresholds of branch 0, 1, ..."""
+        return self.nms + branch * self.step, self.integrity + branch * self.step
+
+
+@dataclass(frozen=True)
+class PseudoTruth:
+    """Proposals taken as ground truth, by ascending index.
+
+    Attributes:
+        index: (G,) int64, the proposals.
+        classes: (G,) int64, class ids 0..C-1.
+        weights: (G,) floating, their confidence.
+    """
+
+    index: Tensor
+    classes: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a branch is to learn about every proposal.
+
+    Attributes:
+        labels: (N,) int64, 0 background, class id + 1, -1 for nothing.
+        weights: (N,) floating.
+        integrity: (N,) bool, whether a proposal is complete.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    integrity: Tensor
+
+    def one_hot(self, num_classes: int) -> Tensor:
+        """(N, num_classes + 1) float32, a zero row where a proposal teaches nothing."""
+        table = self.weights.new_zeros((len(self.labels), num_classes + 1), dtype=torch.float32)
+        rows = (self.labels >= 0).nonzero()[:, 0]
+        table[rows, self.labels[rows]] = 1
+        return table
+
+
+def usable_proposals(overlaps: Overlaps, options: MiningOptions) -> Tensor:
+    """(N,) bool: False for a proposal that contains ``too_big`` of all proposals."""
+    contains = exceeds(overlaps.containment.T, options.containment)
+    counts = contains.view(torch.uint8).sum(dim=0, dtype=torch.int32)
+    return counts < options.too_big * len(overlaps)
+
+
+def _seeds(scores: Tensor, overlaps: Overlaps, count: int, threshold: float) -> Tensor:
+    """The best ``count`` of scores (N,) that survive suppression; ties by index."""
+    order = torch.sort(scores, descending=True, stable=True).indices[:count]
+    return overlap_nms(overlaps, order, threshold=threshold)
+
+
+def _complete(
+    part: Tensor, seeds: Tensor, overlaps: Overlaps, usable: Tensor, tau: float
+) -> Tensor:
+    """For each seed, what contains it and has the highest integrity; unique, ascending."""
+    contains = exceeds(overlaps.containment.T[seeds], tau) & usable  # (S, N)
+    winners = (contains * part).argmax(dim=1)
+    return torch.unique(winners[contains.any(dim=1)])
+
+
+@torch.no_grad()
+def mine(
+    class_scores: Tensor,
+    part_scores: Tensor,
+    *,
+    classes: Tensor,
+    overlaps: Overlaps,
+    branch: int,
+    options: MiningOptions,
+    usable: Tensor | None = None,
+) -> PseudoTruth:
+    """Pseudo ground truth of the classes of an image.
+
+    Args:
+        class_scores: (N, C) of the branch before.
+        part_scores: (N, C), its detector's or integrity scores, at least 0.
+        classes: (K,) int64, the class ids present.
+        overlaps: of the N proposals.
+        branch: number of the refinement branch that learns from it.
+        options: thresholds.
+        usable: `usable_proposals`, where it is known already.
+
+    Returns:
+        possibly nothing. A proposal wanted by two classes goes to the one with the larger product
+        of both scores, on equality to the smaller class id.
+    """
+    count = len(class_scores)
+    product = class_scores * part_scores
+    weights = product.new_full((count,), -1.0)
+    owner = torch.full((count,), -1, dtype=torch.int64, device=product.device)
+    if usable is None and options.complete:
+        usable = usable_proposals(overlaps, options)
+    threshold, _ = options.thresholds(branch)
+    number = math.ceil(options.seed_share * count)
+    ranked = class_scores if options.complete else product
+    for class_id in sorted(classes.tolist()):
+        found = _seeds(ranked[:, class_id], overlaps, number, threshold)
+        if options.complete:
+            part = part_scores[:, class_id]
+            found = _complete(part, found, overlaps, usable, options.containment)
+        gain = product[found, class_id]
+        better = gain > weights[found]
+        owner[found[better]] = class_id
+        weights[found[better]] = gain[better]
+    index = (owner >= 0).nonzero()[:, 0]
+    return PseudoTruth(index, owner[index], weights[index])
+
+
+def sample_truth(truth: PseudoTruth, generator: np.random.RandomState) -> PseudoTruth:
+    """Anti-noise sampling: of each class draw as many as there are, by weight, with replacement.
+
+    Those drawn at least once are kept. Weights that are all 0 draw uniformly (the original divides
+    by 0 there).
+
+    Args:
+        truth: pseudo ground truth.
+        generator: NumPy's legacy generator, whose ``choice`` the original's draws follow.
+    """
+    classes = truth.classes.cpu().numpy()
+    weights = truth.weights.float().cpu().numpy()
+    kept = np.zeros(len(truth), dtype=bool)
+    for class_id in np.unique(classes):
+        members = np.flatnonzero(classes == class_id)
+        total = weights[members].sum()
+        share = weights[members] / total if total > 0 else None
+        kept[generator.choice(members, size=len(members), replace=True, p=share)] = True
+    chosen = torch.from_numpy(np.flatnonzero(kept)).to(truth.index.device)
+    return PseudoTruth(truth.index[chosen], truth.classes[chosen], truth.weights[chosen])
+
+
+@torch.no_grad()
+def assign(
+    truth: PseudoTruth, overlaps: Overlaps, *, branch: int, options: MiningOptions
+) -> Assignment:
+    """What every proposal is, by its best overlap with the pseudo ground truth.
+
+    The class of the best one; background below the threshold of the branch, nothing where no
+    pseudo ground truth is met at all. Background keeps the weight of the best one.
+
+    Args:
+        truth: at least one.
+        overlaps: of the N proposals.
+        branch: number of the refinement branch.
+        options: thresholds.
+    """
+    background, integrity = options.thresholds(branch)
+    iou = overlaps.iou[:, truth.index]  # (N, G)
+    best = iou.argmax(dim=1)
+    value = iou.gather(1, best[:, None])[:, 0]
+    met = value > 0
+    labels = torch.where(value < rounded(background, iou), 0, truth.classes[best] + 1)
+    labels = torch.where(met, labels, -1)
+    weights = torch.where(met, truth.weights[best], truth.weights.new_zeros(()))
+    return Assignment(labels, weights, exceeds(value, integrity))

@@ -1,0 +1,330 @@
+"""CIM's ROI heads: segment proposals scored, and trained by what is mined among them (spec 3-5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from wsis.layers.overlaps import Overlaps, overlaps_of_boxes
+from wsis.methods.cim.detections import Detections, box_area_filter, detect
+from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead, Scores
+from wsis.methods.cim.losses import branch_losses, cluster_loss, instance_learning_loss
+from wsis.methods.cim.mining import (
+    Assignment,
+    MiningOptions,
+    assign,
+    mine,
+    sample_truth,
+    usable_proposals,
+)
+
+LOSSES = ("loss_classes", "loss_integrity", "loss_bag", "loss_clusters")
+
+
+@dataclass(frozen=True)
+class BagTarget:
+    """What is known of an image in training.
+
+    Attributes:
+        labels: (C,) float32, 1 for the classes present.
+        overlaps: of its proposals.
+    """
+
+    labels: Tensor
+    overlaps: Overlaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Weights and switches of the losses.
+
+    Attributes:
+        integrity_weight: of the integrity loss.
+        cluster_weight: of the proposal cluster loss.
+        first_weight: factor of all weights of proposals in the first branch.
+        bag_uses_integrity: multiply the scores of bags by integrity.
+    """
+
+    integrity_weight: float = 3.0
+    cluster_weight: float = 12.0
+    first_weight: float = 3.0
+    bag_uses_integrity: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """See `wsis.methods.cim.detections.detect` and `box_area_filter`.
+
+    Attributes:
+        min_score: a detection scores above this.
+        nms: IoU of boxes that suppresses.
+        limit: detections per image.
+        area_range: shares of the image that a box may cover; (0, 1) leaves none out.
+    """
+
+    min_score: float = 1e-5
+    nms: float = 0.3
+    limit: int = 100
+    area_range: tuple[float, float] = (0.0, 1.0)
+
+
+@ROI_HEADS_REGISTRY.register()
+class CIMROIHeads(nn.Module):
+    """Detectron2's ROI heads where proposals are masks and the targets are tags.
+
+    Args:
+        pooler: RoIAlign of one feature map.
+        head: `MaskGuidedHead`.
+        scorer: `ScoreHead`.
+        num_classes: C.
+        mining: thresholds of mining.
+        losses: weights of the losses.
+        detection: of `detect`.
+        overlap: "mask", or "box" to mine with the overlaps of boxes (an ablation).
+        chunk: proposals that pass the head together; in training a chunk keeps its vectors only
+            and is computed a second time on the way back. 0: all at once, computed once.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        pooler: nn.Module,
+        head: MaskGuidedHead,
+        scorer: ScoreHead,
+        num_classes: int,
+        mining: MiningOptions | None = None,
+        losses: LossOptions | None = None,
+        detection: DetectionOptions | None = None,
+        overlap: str = "mask",
+        chunk: int = 0,
+    ) -> None:
+        super().__init__()
+        if overlap not in ("mask", "box"):
+            raise ValueError(f"MODEL.CIM.OVERLAP is mask or box, not {overlap!r}")
+        self.pooler = pooler
+        self.head = head
+        self.scorer = scorer
+        self.num_classes = num_classes
+        self.mining = mining or MiningOptions()
+        self.losses = losses or LossOptions()
+        self.detection = detection or DetectionOptions()
+        self.overlap = overlap
+        self.chunk = chunk
+        # Draws of anti-noise sampling; None draws the seed from torch, which the trainer seeds.
+        self.generator: np.random.RandomState | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.CIM`` and the backbone's feature."""
+        keys, shape = cfg.MODEL.CIM, input_shape[cfg.MODEL.CIM.IN_FEATURE]
+        mined, lost, found = keys.MINING, keys.LOSS, keys.DETECTION
+        pooler = ROIPooler(
+            output_size=keys.CROP_SIZE,
+            scales=(1.0 / shape.stride,),
+            sampling_ratio=0,
+            pooler_type="ROIAlignV2",
+        )
+        head = MaskGuidedHead(
+            shape.channels, keys.CROP_SIZE, keys.HEAD_DIM, use_masks=keys.MASK_GUIDED
+        )
+        scorer = ScoreHead(
+            keys.HEAD_DIM,
+            keys.NUM_CLASSES,
+            num_branches=keys.NUM_BRANCHES,
+            class_agnostic=keys.CLASS_AGNOSTIC_INTEGRITY,
+        )
+        return {
+            "pooler": pooler,
+            "head": head,
+            "scorer": scorer,
+            "num_classes": keys.NUM_CLASSES,
+            "mining": MiningOptions(
+                seed_share=mined.SEED_SHARE,
+                containment=mined.CONTAINMENT,
+                nms=mined.NMS,
+                integrity=mined.INTEGRITY,
+                step=mined.STEP,
+                too_big=mined.TOO_BIG,
+                complete=mined.COMPLETE,
+                sample=mined.SAMPLE,
+            ),
+            "losses": LossOptions(
+                integrity_weight=lost.INTEGRITY_WEIGHT,
+                cluster_weight=lost.CLUSTER_WEIGHT,
+                first_weight=lost.FIRST_WEIGHT,
+                bag_uses_integrity=lost.BAG_USES_INTEGRITY,
+            ),
+            "detection": DetectionOptions(
+                min_score=found.MIN_SCORE,
+                nms=found.NMS,
+                limit=found.LIMIT,
+                area_range=tuple(found.AREA_RANGE),
+            ),
+            "overlap": mined.OVERLAP,
+            "chunk": keys.PROPOSAL_CHUNK,
+        }
+
+    def vectors(self, feature: Tensor, boxes: Boxes, crops: Tensor) -> Tensor:
+        """(N, dim) of the proposals of one image.
+
+        Args:
+            feature: (1, D, h, w).
+            boxes: N, on the scale of the network's input.
+            crops: (N, r, r) bool.
+        """
+        if len(boxes) == 0:  # Detectron2's pooler gives no way back there
+            side = crops.shape[-1]
+            return self.head(feature[:0, :, :1, :1].expand(-1, -1, side, side), crops)
+        if not 0 < self.chunk < len(boxes):
+            return self._chunk_vectors(feature, boxes.tensor, crops)
+        parts = []
+        for start in range(0, len(boxes), self.chunk):
+            part = slice(start, start + self.chunk)
+            arguments = (feature, boxes.tensor[part], crops[part])
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(self._chunk_vectors, *arguments, use_reentrant=False))
+            else:
+                parts.append(self._chunk_vectors(*arguments))
+        return torch.cat(parts)
+
+    def _chunk_vectors(self, feature: Tensor, boxes: Tensor, crops: Tensor) -> Tensor:
+        return self.head(self.pooler([feature], [Boxes(boxes)]), crops)
+
+    def score(self, feature: Tensor, boxes: Boxes, crops: Tensor) -> Scores:
+        """Scores of the proposals of one image; arguments as of `vectors`."""
+        return self.scorer(self.vectors(feature, boxes, crops))
+
+    def forward(
+        self,
+        images: ImageList | None,
+        features: Sequence[Tensor],
+        proposals: Sequence[Instances],
+        targets: Sequence[BagTarget] | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Final scores (N, C) of every image; with targets, in training, the losses instead.
+
+        Args:
+            images: unused; sizes are those of the proposals.
+            features: (1, D, h, w) of each image.
+            proposals: per image ``proposal_boxes`` on the scale of the network's input and
+                ``proposal_crops`` (N, r, r) bool; in training also ``cluster_ids`` and
+                ``cluster_classes`` (N,) int64, see `cluster_loss`.
+            targets: per image, in training.
+
+        Returns:
+            scores, and no losses; or nothing, and the mean over the images of each loss.
+        """
+        del images
+        scored = [
+            self.score(feature, p.proposal_boxes, p.proposal_crops)
+            for feature, p in zip(features, proposals, strict=True)
+        ]
+        if targets is None:
+            return [scores.final() for scores in scored], {}
+        with torch.autocast(features[0].device.type, enabled=False):
+            each = [
+                self.image_losses(scores, instances, target)
+                for scores, instances, target in zip(scored, proposals, targets, strict=True)
+            ]
+        return [], {name: torch.stack([losses[name] for losses in each]).mean() for name in LOSSES}
+
+    def image_losses(
+        self, scores: Scores, proposals: Instances, target: BagTarget
+    ) -> dict[str, Tensor]:
+        """The four losses of one image, all weights included; 0 without proposals or tags."""
+        every = (scores.classes, scores.detection, *scores.refined, *scores.integrity)
+        zero = sum(part.sum() * 0 for part in every)
+        losses = dict.fromkeys(LOSSES, zero)
+        labels = target.labels
+        if len(proposals) == 0 or not labels.any():
+            return losses
+        losses["loss_bag"] = instance_learning_loss(scores.classes, scores.detection, labels)
+        losses["loss_clusters"] = cluster_loss(
+            scores.classes,
+            proposals.cluster_ids,
+            proposals.cluster_classes,
+            weight=self.losses.cluster_weight,
+        )
+        for branch, assignment in enumerate(self.supervise(scores, proposals, target)):
+            if assignment is None:
+                continue
+            parts = branch_losses(
+                scores.refined[branch],
+                scores.integrity[branch],
+                labels,
+                assignment,
+                bag_uses_integrity=self.losses.bag_uses_integrity,
+            )
+            losses["loss_classes"] = losses["loss_classes"] + parts[0]
+            weight = self.losses.integrity_weight
+            losses["loss_integrity"] = losses["loss_integrity"] + weight * parts[1]
+            losses["loss_bag"] = losses["loss_bag"] + parts[2]
+        return losses
+
+    @torch.no_grad()
+    def supervise(
+        self, scores: Scores, proposals: Instances, target: BagTarget
+    ) -> list[Assignment | None]:
+        """What each branch is to learn, mined with the scores of the one before; None: nothing."""
+        overlaps = target.overlaps
+        if self.overlap == "box":
+            overlaps = overlaps_of_boxes(proposals.proposal_boxes.tensor)
+        usable = usable_proposals(overlaps, self.mining)
+        generator = self.generator
+        if generator is None:
+            seed = int(torch.randint(1 << 31, ()))
+            generator = np.random.RandomState(seed)  # noqa: NPY002  (the original's)
+        sources = [(scores.classes, scores.detection)]
+        sources += list(zip(scores.refined, scores.integrity, strict=True))[:-1]
+        present = target.labels.nonzero()[:, 0]
+        result: list[Assignment | None] = []
+        for branch, (by_class, part) in enumerate(sources):
+            part = part.expand_as(by_class)
+            truth = mine(
+                by_class[:, 1:],
+                part[:, 1:],
+                classes=present,
+                overlaps=overlaps,
+                branch=branch,
+                options=self.mining,
+                usable=usable,
+            )
+            if self.mining.sample:
+                truth = sample_truth(truth, generator)
+            with suppress(AssertionError):  # outside of training there is no storage
+                get_event_storage().put_scalar(f"cim/pseudo_truth_{branch}", len(truth))
+            if len(truth) == 0:
+                result.append(None)
+                continue
+            found = assign(truth, overlaps, branch=branch, options=self.mining)
+            factor = self.losses.first_weight if branch == 0 else 1.0
+            result.append(Assignment(found.labels, found.weights * factor, found.integrity))
+        return result
+
+    def detect(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Detections:
+        """Detections of one image of ``size`` (H, W) from scores (N, C) and boxes (N, 4)."""
+        smallest, largest = self.detection.area_range
+        if (smallest, largest) != (0.0, 1.0):
+            fits = box_area_filter(boxes, size, smallest=smallest, largest=largest)
+            scores = scores * fits[:, None]
+        return detect(
+            boxes,
+            scores,
+            min_score=self.detection.min_score,
+            nms_threshold=self.detection.nms,
+            limit=self.detection.limit,
+        )

@@ -1,0 +1,172 @@
+"""CIM's stages; proposals, the peak classifier, export and Mask R-CNN are declared elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wsis.methods.cim.labels import (
+    derive_crops,
+    derive_original_clusters,
+    derive_peak_clusters,
+    derive_point_clusters,
+)
+from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+
+_NODE = "MODEL.CIM."
+_CLASSES = (_NODE + "NUM_CLASSES",)
+_LABEL_KEYS = tuple(_NODE + "LABEL." + key for key in ("MEAN_THRESHOLD", "IOU_THRESHOLD"))
+_NETWORK_KEYS = tuple(
+    _NODE + key
+    for key in (
+        "NUM_CLASSES",
+        "IN_FEATURE",
+        "CROP_SIZE",
+        "HEAD_DIM",
+        "NUM_BRANCHES",
+        "MASK_GUIDED",
+        "CLASS_AGNOSTIC_INTEGRITY",
+    )
+)
+_NEEDED = ("proposals", "proposal_crops")
+
+
+def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of an image's class peaks.
+
+    Returns:
+        ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells,
+        their ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of
+        the image; ``class_maps`` (K, h, w) float16 of the tags ``map_classes`` (K,).
+    """
+    peaks = output["peaks"].cpu().numpy().astype(np.int64)
+    grid = output["grid"].cpu().numpy().astype(np.int64)
+    return {
+        "peaks": peaks,
+        "peak_values": output["values"].cpu().numpy().astype(np.float32),
+        "peak_places": ((peaks[:, 1:] + 0.5) / grid).astype(np.float32),
+        "grid": grid,
+        "class_maps": output["maps"].cpu().numpy().astype(np.float16),
+        "map_classes": output["classes"].cpu().numpy().astype(np.int64),
+    }
+
+
+def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of an image's detections: the product "instances" of any method."""
+    found = output["instances"]
+    return {
+        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
+        "scores": found.scores.cpu().numpy().astype(np.float32),
+        "masks": found.pred_masks.cpu().numpy(),
+        "proposals": found.proposal_index.cpu().numpy().astype(np.int64),
+    }
+
+
+def _only_tags(model: Any, products: dict[str, Any]) -> None:
+    model.restrict_to_labels = True
+
+
+def _all_classes(model: Any, products: dict[str, Any]) -> None:
+    model.restrict_to_labels = False
+
+
+CLASS_PEAKS = register_stage(
+    InferStage(
+        name="class_peaks",
+        title="Peaks of the classes that the tags name",
+        consumes=("peak_classifier",),
+        produces="class_peaks",
+        config_keys=("MODEL.PEAK_CLASSIFIER", _NODE + "LABEL.PEAK_THRESHOLD"),
+        weights_from="peak_classifier",
+        mapper="ImageLevelMapper",
+        to_artifact=peaks_artifact,
+    )
+)
+
+PROPOSAL_CROPS = register_stage(
+    DeriveStage(
+        name="proposal_crops",
+        title="Small masks of the proposals within their boxes",
+        consumes=("proposals",),
+        produces="proposal_crops",
+        config_keys=(_NODE + "CROP_SIZE",),
+        function=derive_crops,
+    )
+)
+
+PEAK_CLUSTERS = register_stage(
+    DeriveStage(
+        name="peak_clusters",
+        title="Clusters of proposals around class peaks",
+        consumes=("proposals", "class_peaks"),
+        produces="proposal_clusters",
+        config_keys=_LABEL_KEYS,
+        function=derive_peak_clusters,
+    )
+)
+
+POINT_CLUSTERS = register_stage(
+    DeriveStage(
+        name="point_clusters",
+        title="Clusters of proposals around a point for each object",
+        consumes=("proposals",),
+        produces="proposal_clusters",
+        config_keys=(*_LABEL_KEYS, _NODE + "LABEL.POINTS", *_CLASSES),
+        function=derive_point_clusters,
+        supervision="point",
+    )
+)
+
+IMPORTED_CLUSTERS = register_stage(
+    DeriveStage(
+        name="imported_clusters",
+        title="Clusters of proposals from a file of the original",
+        consumes=("proposals",),
+        produces="proposal_clusters",
+        config_keys=(_NODE + "LABEL.FILE", *_CLASSES),
+        function=derive_original_clusters,
+    )
+)
+
+COMPLETE_INSTANCES = register_stage(
+    TrainStage(
+        name="complete_instances",
+        title="Train CIM: scores and integrity of proposals",
+        consumes=(*_NEEDED, "proposal_clusters"),
+        produces="complete_instances",
+        config_keys=(*_NETWORK_KEYS, _NODE + "MINING", _NODE + "LOSS"),
+        mapper="ProposalBagMapper",
+        supervision="image",
+    )
+)
+
+MINED_INSTANCES = register_stage(
+    InferStage(
+        name="mined_instances",
+        title="The best proposals of each tag, by several scales and flips",
+        consumes=("complete_instances", *_NEEDED),
+        produces="instances",
+        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION", _NODE + "BEST_ONLY"),
+        evaluation="instances",
+        weights_from="complete_instances",
+        mapper="ProposalBagMapper",
+        to_artifact=instances_artifact,
+        prepare_model=_only_tags,
+    )
+)
+
+PROPOSAL_DETECTIONS = register_stage(
+    InferStage(
+        name="proposal_detections",
+        title="Detections among proposals, without any tags",
+        consumes=("complete_instances", *_NEEDED),
+        produces="detections",
+        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
+        evaluation="instances",
+        weights_from="complete_instances",
+        mapper="ProposalBagMapper",
+        to_artifact=instances_artifact,
+        prepare_model=_all_classes,
+    )
+)

@@ -1,0 +1,322 @@
+"""HRNet (Sun et al. 2019): branches of several resolutions side by side, fused again and again.
+
+Module names are those of the original repositories, so that their weights fit as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import Backbone
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsis.errors import UsageError
+from wsis.modeling.backbones.norm import get_norm as norm_by_name
+from wsis.modeling.backbones.resnet import with_fpn
+
+_FEATURES = ("res2", "res3", "res4", "res5")
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+def _conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 1, bias=False)
+
+
+class HRNetBasicBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added.
+
+    Args:
+        inputs: channels.
+        planes: channels of the output.
+        norm: as `detectron2.layers.get_norm` takes it.
+    """
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, *, norm: object) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv3x3(inputs, planes), get_norm(norm, planes)
+        self.conv2, self.bn2 = _conv3x3(planes, planes), get_norm(norm, planes)
+        self.downsample = None
+        if inputs != planes:
+            self.downsample = nn.Sequential(_conv1x1(inputs, planes), get_norm(norm, planes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, planes, h, w)."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class HRNetBottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around which the input is added.
+
+    Args:
+        inputs: channels.
+        planes: a quarter of the channels of the output.
+        norm: as `detectron2.layers.get_norm` takes it.
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, *, norm: object) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1, self.bn1 = _conv1x1(inputs, planes), get_norm(norm, planes)
+        self.conv2, self.bn2 = _conv3x3(planes, planes), get_norm(norm, planes)
+        self.conv3, self.bn3 = _conv1x1(planes, outputs), get_norm(norm, outputs)
+        self.downsample = None
+        if inputs != outputs:
+            self.downsample = nn.Sequential(_conv1x1(inputs, outputs), get_norm(norm, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, 4 planes, h, w)."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return functional.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def _blocks(kind: type, inputs: int, planes: int, count: int, norm: object) -> nn.Sequential:
+    outputs = planes * kind.expansion
+    sources = [inputs] + [outputs] * (count - 1)
+    return nn.Sequential(*(kind(source, planes, norm=norm) for source in sources))
+
+
+def _down_path(source: int, target: int, channels: Sequence[int], norm: object) -> nn.Sequential:
+    """Strided convolutions from branch ``source`` to the coarser ``target``, ReLU between them."""
+    steps = []
+    for step in range(target - source):
+        last = step == target - source - 1
+        outputs = channels[target] if last else channels[source]
+        layers = [_conv3x3(channels[source], outputs, stride=2), get_norm(norm, outputs)]
+        steps.append(nn.Sequential(*layers, *([] if last else [nn.ReLU()])))
+    return nn.Sequential(*steps)
+
+
+class HRNetModule(nn.Module):
+    """Blocks on every branch, then every branch from all branches.
+
+    Args:
+        channels: of the branches, fine to coarse.
+        blocks: basic blocks per branch.
+        norm: as `detectron2.layers.get_norm` takes it.
+        upsample: "bilinear" (segmentation) or "nearest" (the ImageNet classifier).
+    """
+
+    def __init__(
+        self, channels: Sequence[int], blocks: int, *, norm: object, upsample: str = "bilinear"
+    ) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.branches = nn.ModuleList(
+            _blocks(HRNetBasicBlock, c, c, blocks, norm) for c in channels
+        )
+        rows = []
+        for target, outputs in enumerate(channels):
+            row: list[nn.Module] = []
+            for source, inputs in enumerate(channels):
+                if source > target:
+                    row.append(nn.Sequential(_conv1x1(inputs, outputs), get_norm(norm, outputs)))
+                elif source == target:
+                    row.append(nn.Identity())
+                else:
+                    row.append(_down_path(source, target, channels, norm))
+            rows.append(nn.ModuleList(row))
+        self.fuse_layers = nn.ModuleList(rows)
+
+    def _enlarge(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        options = {"align_corners": False} if self.upsample == "bilinear" else {}
+        return functional.interpolate(x, size=size, mode=self.upsample, **options)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of all branches, fine to coarse, to the same."""
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        fused = []
+        for target, row in enumerate(self.fuse_layers):
+            total = None
+            for source, (path, x) in enumerate(zip(row, maps, strict=True)):
+                part = path(x)
+                if source > target:
+                    part = self._enlarge(part, tuple(maps[target].shape[-2:]))
+                total = part if total is None else total + part
+            fused.append(functional.relu(total))
+        return fused
+
+
+class _Stage(nn.Sequential):
+    """Modules one after another, on lists of maps."""
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        for module in self:
+            maps = module(maps)
+        return maps
+
+
+def _transition(before: Sequence[int], after: Sequence[int], norm: object) -> nn.ModuleList:
+    """What changes the channels of branches that go on, and makes a new, coarser one."""
+    paths: list[nn.Module] = []
+    for index, outputs in enumerate(after):
+        if index < len(before):
+            same = before[index] == outputs
+            layers = [_conv3x3(before[index], outputs), get_norm(norm, outputs), nn.ReLU()]
+            paths.append(nn.Identity() if same else nn.Sequential(*layers))
+        else:
+            layers = [_conv3x3(before[-1], outputs, stride=2), get_norm(norm, outputs), nn.ReLU()]
+            paths.append(nn.Sequential(nn.Sequential(*layers)))
+    return nn.ModuleList(paths)
+
+
+class HRNet(Backbone):
+    """The trunk: a stem of stride 4, then one to four branches of stride 4, 8, 16, 32.
+
+    Args:
+        channels: of the four branches.
+        modules: fusing modules of stages 2, 3 and 4.
+        blocks: basic blocks per branch in a module.
+        stem_channels: of the two strided convolutions in front.
+        first_planes: a quarter of the channels of stage 1.
+        first_blocks: bottlenecks of stage 1.
+        norm: as `wsis.modeling.backbones.norm.get_norm` takes it.
+        norm_momentum: of batch norm's running statistics.
+        upsample: see `HRNetModule`.
+        out_features: some of res2, res3, res4, res5: the branches, fine to coarse.
+        init: "normal" draws weights from N(0, 0.001) as BoxCaseg, "msra" by fan-out.
+        freeze_at: as elsewhere in Detectron2: 1 freezes the stem, 2 stage 1, up to 5 for all.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (48, 96, 192, 384),
+        *,
+        modules: Sequence[int] = (1, 4, 3),
+        blocks: int = 4,
+        stem_channels: int = 64,
+        first_planes: int = 64,
+        first_blocks: int = 4,
+        norm: str = "BN",
+        norm_momentum: float = 0.01,
+        upsample: str = "bilinear",
+        out_features: Sequence[str] = _FEATURES,
+        init: str = "normal",
+        freeze_at: int = 0,
+    ) -> None:
+        super().__init__()
+        _check(channels, modules, upsample, out_features, init)
+        kind = norm_by_name(norm)
+        self.conv1, self.bn1 = _conv3x3(3, stem_channels, 2), get_norm(kind, stem_channels)
+        self.conv2, self.bn2 = (
+            _conv3x3(stem_channels, stem_channels, 2),
+            get_norm(kind, stem_channels),
+        )
+        self.layer1 = _blocks(HRNetBottleneck, stem_channels, first_planes, first_blocks, kind)
+        before: Sequence[int] = (first_planes * HRNetBottleneck.expansion,)
+        for stage, count in enumerate(modules, start=2):
+            after = tuple(channels[:stage])
+            setattr(self, f"transition{stage - 1}", _transition(before, after, kind))
+            fusing = (
+                HRNetModule(after, blocks, norm=kind, upsample=upsample) for _ in range(count)
+            )
+            setattr(self, f"stage{stage}", _Stage(*fusing))
+            before = after
+        self._out_features = list(out_features)
+        self._out_feature_channels = dict(zip(_FEATURES, channels, strict=True))
+        self._out_feature_strides = dict(zip(_FEATURES, (4, 8, 16, 32), strict=True))
+        self._initialise(init, norm_momentum)
+        self.freeze(freeze_at)
+
+    def _initialise(self, init: str, momentum: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                if init == "normal":
+                    nn.init.normal_(module.weight, std=0.001)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif hasattr(module, "momentum"):
+                module.momentum = momentum
+
+    def freeze(self, freeze_at: int) -> None:
+        """Keep the first parts as they are: parameters fixed, batch norm on fixed statistics."""
+        parts = [("conv1", "bn1", "conv2", "bn2"), ("layer1",)]
+        parts += [(f"transition{n - 1}", f"stage{n}") for n in (2, 3, 4)]
+        for names in parts[:freeze_at]:
+            for name in names:
+                part = getattr(self, name)
+                part.requires_grad_(False)
+                setattr(self, name, FrozenBatchNorm2d.convert_frozen_batchnorm(part))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """``x`` (N, 3, H, W), sides of any length, to feature name -> (N, channels, h, w).
+
+        Each branch has half the size of the finer one, rounded up.
+        """
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = functional.relu(self.bn2(self.conv2(x)))
+        maps = [self.layer1(x)]
+        for stage in (2, 3, 4):
+            paths = getattr(self, f"transition{stage - 1}")
+            entering = [
+                path(maps[index] if index < len(maps) and stage > 2 else maps[-1])
+                for index, path in enumerate(paths)
+            ]
+            maps = getattr(self, f"stage{stage}")(entering)
+        found = dict(zip(_FEATURES, maps, strict=True))
+        return {name: found[name] for name in self._out_features}
+
+
+def _check(
+    channels: Sequence[int],
+    modules: Sequence[int],
+    upsample: str,
+    out_features: Sequence[str],
+    init: str,
+) -> None:
+    if len(channels) != 4 or len(modules) != 3:
+        raise UsageError(
+            f"MODEL.HRNET: CHANNELS {list(channels)} wants 4 numbers, MODULES {list(modules)} 3"
+        )
+    if upsample not in ("bilinear", "nearest") or init not in ("normal", "msra"):
+        raise UsageError(
+            f"MODEL.HRNET: UPSAMPLE {upsample!r} is bilinear or nearest, INIT {init!r} normal or "
+            "msra"
+        )
+    if unknown := set(out_features) - set(_FEATURES):
+        raise UsageError(
+            f"MODEL.HRNET.OUT_FEATURES names {sorted(unknown)[0]!r}; it has {', '.join(_FEATURES)}"
+        )
+
+
+@BACKBONE_REGISTRY.register()
+def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The HRNet of ``MODEL.HRNET``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
+    keys = cfg.MODEL.HRNET
+    if input_shape.channels != 3:
+        raise UsageError(f"HRNet takes 3 channels, not {input_shape.channels}")
+    norm = "BN" if keys.NORM == "SyncBN" and cfg.MODEL.DEVICE == "cpu" else keys.NORM
+    return HRNet(
+        keys.CHANNELS,
+        modules=keys.MODULES,
+        blocks=keys.BLOCKS,
+        stem_channels=keys.STEM_CHANNELS,
+        first_planes=keys.FIRST_PLANES,
+        first_blocks=keys.FIRST_BLOCKS,
+        norm=norm,
+        norm_momentum=keys.NORM_MOMENTUM,
+        upsample=keys.UPSAMPLE,
+        out_features=keys.OUT_FEATURES,
+        init=keys.INIT,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_hrnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """`build_hrnet_backbone` under a feature pyramid."""
+    return with_fpn(cfg, build_hrnet_backbone(cfg, input_shape))

@@ -1,0 +1,29 @@
+"""Test-time detections (golden/cim.md, cim_nms)."""
+
+import numpy as np
+import pytest
+import torch
+from wsis.methods.cim.detections import detect
+
+
+@pytest.mark.parametrize(
+    ("scores", "prefix", "limit"),
+    [("scores", "", 100), ("scores", "nolimit_", 0), ("tie_scores", "tie_", 100)],
+)
+def test_detections(golden, scores, prefix, limit):
+    arrays = golden.load("cim_nms")
+    boxes, scores = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays[scores])
+    found = detect(boxes, scores, limit=limit)
+    counts = np.bincount(found.classes, minlength=scores.shape[1])
+    np.testing.assert_array_equal(counts, arrays[f"{prefix}count"])
+    np.testing.assert_array_equal(found.index, arrays[f"{prefix}index"])
+    rows = torch.cat([boxes[found.index], found.scores[:, None]], dim=1)
+    np.testing.assert_array_equal(rows, arrays[f"{prefix}dets"])
+
+
+def test_best_box_of_each_class(golden):
+    arrays = golden.load("cim_nms")
+    boxes, scores = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays["scores"])
+    best = scores.argmax(dim=0)
+    found = torch.cat([boxes[best], scores.amax(dim=0)[:, None]], dim=1)
+    np.testing.assert_array_equal(found, arrays["corloc"])

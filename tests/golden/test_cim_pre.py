@@ -1,0 +1,17 @@
+"""Boxes, 7x7 crops and overlaps of proposals (golden/cim.md, cim_pre)."""
+
+import numpy as np
+from wsis.layers.overlaps import overlaps_of_regions
+from wsis.layers.regions import Regions
+
+from tests.golden.cim_cases import masks_of
+
+
+def test_boxes_crops_and_overlaps(golden):
+    arrays = golden.load("cim_pre")
+    regions = Regions.from_masks(masks_of(arrays))
+    np.testing.assert_array_equal(regions.boxes, arrays["boxes"])
+    np.testing.assert_array_equal(regions.crops(arrays["masks7"].shape[1]), arrays["masks7"])
+    overlaps = overlaps_of_regions(regions)
+    np.testing.assert_array_equal(overlaps.iou, arrays["iou"])
+    np.testing.assert_array_equal(overlaps.containment, arrays["asy_iou"])

@@ -1,0 +1,52 @@
+"""Scores averaged over scales and flips (golden/cim.md, cim_tta)."""
+
+import numpy as np
+import pytest
+import torch
+from wsis.data.proposal_mapper import ProposalBagMapper, crops_artifact
+from wsis.data.proposals.store import by_rank, proposals_artifact
+from wsis.layers.regions import Regions
+
+from tests.golden.cim_cases import masks_of, network_of
+
+
+@pytest.mark.slow
+def test_mean_of_views(golden, tmp_path, monkeypatch):
+    arrays = golden.load("cim_tta")
+    image = np.ascontiguousarray(arrays["image_bgr"][:, :, ::-1])
+    proposals = by_rank(Regions.from_masks(masks_of(arrays)))
+    side = arrays["masks7"].shape[1]
+    mapper = ProposalBagMapper(
+        is_train=False,
+        image_format="RGB",
+        sides=[int(arrays["test_scale"]), *arrays["aug_scales"].tolist()],
+        flip=True,
+        proposals={"it": proposals_artifact(proposals)},
+        crops={"it": crops_artifact(proposals, side)},
+        crop_size=side,
+    )
+    monkeypatch.setattr("wsis.data.proposal_mapper.read_model_image", lambda *_: image)
+    height, width = image.shape[:2]
+    sample = mapper({"image_key": "it", "height": height, "width": width})
+    found = sample["proposals"]
+    np.testing.assert_array_equal(found.proposal_boxes.tensor, arrays["boxes_out"])
+    np.testing.assert_array_equal(found.proposal_crops, arrays["masks7"])
+    model = network_of(golden, arrays)
+    passes = order_of_passes(sample, arrays)
+    scores = [one_view(model, sample, view) for view in passes]
+    np.testing.assert_allclose(torch.stack(scores), arrays["pass_scores"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(model.scores(sample), arrays["scores"], rtol=0, atol=1e-4)
+
+
+def order_of_passes(sample, arrays):
+    """Our views in the original's order, by their sizes and by whether they are mirrored."""
+    sizes = [tuple(image.shape[1:]) for image in sample["images"]]
+    flips = [True, *[False, True] * len(arrays["aug_scales"]), False]
+    views = list(zip(sizes, sample["flips"], strict=True))
+    wanted = [tuple(int(v) for v in shape[-2:]) for shape in arrays["pass_shapes"]]
+    return [views.index(pair) for pair in zip(wanted, flips, strict=True)]
+
+
+def one_view(model, sample, view):
+    names = ("images", "flips", "scales")
+    return model.scores(sample | {name: [sample[name][view]] for name in names})

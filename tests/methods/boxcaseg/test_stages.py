@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from detectron2.structures import BoxMode
+from wsis.config import get_wsis_cfg
+from wsis.data.mappers import MAPPER_REGISTRY
+from wsis.errors import DataError, UsageError
+from wsis.layers.proxy_masks import full_masks
+from wsis.methods.boxcaseg.stages import confidence_of, derive_proxy_masks
+from wsis.stage import get_stage
+
+NAMES = ("box_segmenter", "box_masks", "proxy_masks")
+SIZE = (20, 30)
+
+
+def test_stages_fit_together():
+    cfg = get_wsis_cfg()
+    for name in NAMES:
+        stage = get_stage(name)
+        assert stage.supervision == "box"
+        for key in stage.config_keys:
+            node = cfg
+            for part in key.split("."):
+                node = node[part]
+        if stage.kind in ("train", "infer"):
+            assert stage.mapper in MAPPER_REGISTRY
+
+
+@pytest.fixture
+def case():
+    """A large box fully claimed, a small one inside, an empty prediction."""
+    boxes = np.array([[2, 2, 22, 18], [4, 4, 10, 10], [24, 2, 29, 8]])
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1} for box in boxes.tolist()
+    ]
+    annotations.insert(1, annotations[0] | {"iscrowd": 1})
+    record = {"image_key": "a", "height": 20, "width": 30, "annotations": annotations}
+    parts = [np.ones((16, 20), bool), np.ones((6, 6), bool), np.zeros((6, 5), bool)]
+    levels = np.zeros((3, 4, 4), dtype=np.uint8)
+    levels[:2] = 255
+    levels[0, :, 2:] = 100
+    product = {
+        "boxes": boxes,
+        "classes": np.array([1, 1, 1]),
+        "scores": np.array([0.5, 0.9, 0.0], dtype=np.float32),
+        "masks": full_masks(parts, boxes, SIZE),
+        "levels": levels,
+    }
+    return record, {"box_masks": product}
+
+
+def test_merged_masks_with_their_confidence(case):
+    cfg = get_wsis_cfg()
+    found = derive_proxy_masks(*case, cfg)
+    assert found["masks"].sum(axis=(1, 2)).tolist() == [16 * 20 - 36, 36, 0]
+    np.testing.assert_array_equal(found["boxes"], case[1]["box_masks"]["boxes"])
+    expected = [320 / (17 * 21), 36 / 49, 0]
+    np.testing.assert_allclose(found["confidence"], expected)
+    assert "ignore" not in found
+    cfg.MODEL.BOXCASEG.PROXY.CONFIDENCE = "fair"
+    assert derive_proxy_masks(*case, cfg)["confidence"].tolist() == [1, 1, 0]
+
+
+def test_ignored_pixels(case):
+    cfg = get_wsis_cfg()
+    cfg.MODEL.BOXCASEG.PROXY.IGNORE_CONTESTED = True
+    ignore = derive_proxy_masks(*case, cfg)["ignore"]
+    assert ignore.sum(axis=(1, 2)).tolist() == [36, 0, 0]
+    assert ignore[0, 4:10, 4:10].all()
+    cfg.MODEL.BOXCASEG.PROXY.IGNORE_CONTESTED = False
+    cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.3, 0.5)
+    ignore = derive_proxy_masks(*case, cfg)["ignore"]
+    assert ignore[0, 2:18, 17:22].all()
+    assert not ignore[0, :, :10].any()
+    assert not ignore[1:].any()
+
+
+def test_an_image_without_boxes(case):
+    record, products = case
+    nothing = {k: v[:0] for k, v in products["box_masks"].items()}
+    found = derive_proxy_masks(record | {"annotations": []}, {"box_masks": nothing}, get_wsis_cfg())
+    assert found["masks"].shape == (0, *SIZE)
+    assert found["confidence"].shape == (0,)
+
+
+def test_mistakes(case):
+    record, products = case
+    with pytest.raises(DataError, match="has 1 boxes, its masks were made for 3"):
+        derive_proxy_masks(
+            record | {"annotations": record["annotations"][:1]}, products, get_wsis_cfg()
+        )
+    with pytest.raises(UsageError, match="original or fair, not 'soft'"):
+        confidence_of(np.zeros((1, 4)), np.ones((1, 4)), kind="soft", tolerance=1)

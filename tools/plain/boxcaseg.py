@@ -1,0 +1,149 @@
+"""From boxes to proxy masks as the original does it: one crop at a time, whole masks, look-ups.
+
+The network is left out: both ways get the same logits. Plain: each crop by SciPy's filters in
+float64 (what scikit-image's ``resize`` calls), each mask pasted into an image of its own and
+written as run lengths; then, as a second script, the annotations' positions by linear search, masks
+decoded, painted largest box first, every instance compared with the whole label map and encoded.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from wsis.data.rle import decode_rle, encode_mask
+from wsis.layers.crops import resize_crops
+from wsis.layers.proxy_masks import (
+    full_masks,
+    masks_in_boxes,
+    merge_masks,
+    normalise_maps,
+    original_confidence,
+    quantise_maps,
+    tight_boxes,
+)
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, normalise
+
+from plain import Benchmark, register
+
+SIDE, GRID, IMAGES, HEIGHT, WIDTH = 320, 80, 8, 375, 500
+
+
+def scene(count: int) -> tuple[list[np.ndarray], list[np.ndarray], list[torch.Tensor]]:
+    """Images (H, W, 3) uint8, boxes (K, 4) int64, logits (K, 80, 80); ``count`` boxes in all."""
+    generator = np.random.default_rng(0)
+    images, boxes, logits = [], [], []
+    for number in range(IMAGES):
+        images.append(generator.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+        share = count // IMAGES + (number < count % IMAGES)
+        extent = np.exp(generator.uniform(np.log(20), np.log(300), (share, 2))).astype(np.int64)
+        corner = (generator.random((share, 2)) * ((WIDTH, HEIGHT) - extent)).astype(np.int64)
+        boxes.append(np.concatenate([corner, corner + extent], axis=1))
+        noise = torch.from_numpy(generator.normal(0, 4, (share, 1, 6, 6)).astype(np.float32))
+        smooth = torch.nn.functional.interpolate(noise, size=(GRID, GRID), mode="bicubic")
+        logits.append(smooth[:, 0])
+    return images, boxes, logits
+
+
+def plain_crop(image: np.ndarray, box: list[int]) -> np.ndarray:
+    """One normalised crop, (3, 320, 320) float32."""
+    x0, y0, x1, y1 = box
+    crop = image[y0:y1, x0:x1].astype(np.float64) / 255
+    factors = np.array([(y1 - y0) / SIDE, (x1 - x0) / SIDE, 1.0])
+    blurred = crop
+    if (factors > 1).any():
+        sigma = np.maximum(0, (factors - 1) / 2)
+        blurred = ndimage.gaussian_filter(crop, sigma, mode="constant", cval=0)
+    zoom = [1 / f for f in factors]
+    out = ndimage.zoom(blurred, zoom, order=1, mode="grid-constant", cval=0, grid_mode=True)
+    out = np.clip(out, crop.min(), crop.max())
+    mean = np.array(BOX_NORMALISATION["mean"]) / 255
+    return (out - mean).transpose(2, 0, 1).astype(np.float32)
+
+
+def plain_mask(logits: torch.Tensor, box: list[int]) -> dict[str, Any]:
+    """One predicted mask in an image of its own, as run lengths."""
+    x0, y0, x1, y1 = box
+    probability = logits.sigmoid().numpy()
+    stretched = (probability - probability.min()) / (probability.max() - probability.min())
+    levels = Image.fromarray((stretched * 255).astype(np.uint8))
+    small = np.asarray(levels.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR))
+    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    mask[y0:y1, x0:x1] = small >= 128
+    return encode_mask(mask)
+
+
+def plain_merge(predictions: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[Any]:
+    """Masks of every annotation after merging, and its confidence."""
+    results: dict[int, tuple[dict[str, Any], float]] = {}
+    for image_id in range(IMAGES):
+        own = [a for a in annotations if a["image_id"] == image_id]
+        masks = []
+        for annotation in own:  # the position of an annotation, by searching the whole list
+            position = next(i for i, a in enumerate(annotations) if a["id"] == annotation["id"])
+            masks.append(decode_rle(predictions[position]))
+        label = np.zeros((HEIGHT, WIDTH), dtype=np.int64)
+        areas = [(a["box"][2] - a["box"][0]) * (a["box"][3] - a["box"][1]) for a in own]
+        for index in np.argsort(areas, kind="stable")[::-1]:
+            label[masks[index]] = index + 1
+        for index, annotation in enumerate(own):
+            mask = label == index + 1
+            ys, xs = np.where(mask)
+            box = [xs.min(), ys.min(), xs.max(), ys.max()] if len(xs) else [0, 0, 0, 0]
+            pair = np.array([box]), np.array([annotation["box"]])
+            confidence = float(original_confidence(*pair)[0])
+            results[annotation["id"]] = encode_mask(mask), confidence
+    return [results[a["id"]] for a in annotations]
+
+
+def plain(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.Tensor]) -> tuple:
+    """The original's way through everything but the network."""
+    crops, predictions, annotations = [], [], []
+    for image_id, (image, corners, maps) in enumerate(zip(images, boxes, logits, strict=True)):
+        for box, one in zip(corners.tolist(), maps, strict=True):
+            crops.append(plain_crop(image, box))
+            predictions.append(plain_mask(one, box))
+            annotations.append({"id": len(annotations), "image_id": image_id, "box": box})
+    merged = plain_merge(predictions, annotations)
+    return np.stack(crops), [rle for rle, _ in merged], np.array([c for _, c in merged])
+
+
+def ours(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.Tensor]) -> tuple:
+    """The same by image: crops together, masks inside their boxes, encoded once."""
+    crops, rles, confidences = [], [], []
+    for image, corners, maps in zip(images, boxes, logits, strict=True):
+        pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        cut = resize_crops(pixels, torch.from_numpy(corners), size=(SIDE, SIDE))
+        crops.append(normalise(cut, **BOX_NORMALISATION).numpy())
+        parts = masks_in_boxes(quantise_maps(normalise_maps(maps.sigmoid())), corners)
+        areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+        parts = merge_masks(parts, corners, (HEIGHT, WIDTH), areas=areas)
+        confidences.append(original_confidence(tight_boxes(parts, corners), corners))
+        masks = full_masks(parts, corners, (HEIGHT, WIDTH))
+        rles += [encode_mask(mask) for mask in masks]
+    return np.concatenate(crops), rles, np.concatenate(confidences)
+
+
+def difference(a: tuple, b: tuple) -> float:
+    """Largest difference of crops and confidences; infinite where a mask differs."""
+    if a[1] != b[1]:
+        return float("inf")
+    return float(max(np.abs(a[0] - b[0]).max(), np.abs(a[2] - b[2]).max()))
+
+
+def build(count: int) -> Benchmark:
+    """``count`` boxes in eight images of 375 x 500."""
+    inputs = scene(count)
+    return Benchmark(
+        ours=partial(ours, *inputs),
+        plain=partial(plain, *inputs),
+        error=difference,
+        note="one crop at a time, whole masks, linear look-ups; network left out",
+    )
+
+
+register("boxcaseg_instances/64", partial(build, 64))

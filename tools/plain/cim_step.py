@@ -1,0 +1,76 @@
+"""CIM's training step against the number of proposals, and what its mask-guided features cost."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from wsis.config import get_wsis_cfg
+from wsis.data.proposal_mapper import clip_boxes
+from wsis.layers.overlaps import overlaps_of_regions
+from wsis.layers.regions import Regions
+
+from plain import Benchmark, register
+from plain.cim import grouped_masks
+
+SIDE = 480  # the smallest scale of training; the picture has 360 x 480 pixels
+
+
+def sample(count: int) -> dict[str, Any]:
+    """One image with ``count`` proposals of grouped superpixels, as the mapper gives it."""
+    regions = Regions.from_masks(grouped_masks(count))
+    scale = SIDE / max(regions.size)
+    height, width = (round(side * scale) for side in regions.size)
+    proposals = Instances((height, width))
+    boxes = clip_boxes(regions.boxes, regions.size) * np.float32(scale)
+    proposals.proposal_boxes = Boxes(torch.from_numpy(boxes))
+    proposals.proposal_crops = torch.from_numpy(regions.crops(7))
+    proposals.cluster_ids = torch.arange(count) % 7
+    proposals.cluster_classes = torch.where(proposals.cluster_ids % 2 == 1, 3, 0)
+    picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    found = {"image": picture, "proposals": proposals, "image_labels": [2, 7, 14]}
+    return found | {"overlaps": overlaps_of_regions(regions)}
+
+
+def build_step(count: int, *, masks: bool = True, chunk: int = 0) -> Any:
+    """A function that runs forward and backward once, VGG-16 at its full width."""
+    cfg = get_wsis_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "CIM", "CIMROIHeads"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CIM.IN_FEATURE = "build_vgg16_backbone", "conv5"
+    cfg.MODEL.CIM.MASK_GUIDED, cfg.MODEL.CIM.PROPOSAL_CHUNK = masks, chunk
+    torch.manual_seed(0)
+    model, batch = build_model(cfg).train(), [sample(count)]
+
+    def step() -> None:
+        model.zero_grad()
+        sum(model(batch).values()).backward()
+
+    return step
+
+
+def without_masks(count: int) -> Benchmark:
+    """The whole step; the plain way leaves the masked half of the features out."""
+    return Benchmark(
+        ours=build_step(count),
+        plain=build_step(count, masks=False),
+        note="plain: no mask-guided features; the ratio is what is left of its speed",
+    )
+
+
+def in_chunks(count: int) -> Benchmark:
+    """Chunks of 100 against all proposals at once: the same losses, less memory."""
+    return Benchmark(
+        ours=build_step(count, chunk=100),
+        plain=build_step(count),
+        note="MODEL.CIM.PROPOSAL_CHUNK 100 against all at once",
+    )
+
+
+for number in (100, 300):
+    register(f"cim_step/{number}", partial(without_masks, number))
+register("cim_step_chunks/300", partial(in_chunks, 300))
