@@ -24,6 +24,7 @@ EXTRA = (
     ("MODEL.IAM.PYRAMID_WIDTH", "8"),
     ("filled_instances.MODEL.IAM.MASK_THRESHOLD", "0.05"),  # an untrained network says 0.1
     ("filled_instances.MODEL.IAM.CRF.ITERATIONS", "0"),
+    ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.001"),
     ("proposals.DATALOADER.NUM_WORKERS", "0"),
 )
 FOLDERS = ("3_filling_network", "4_filled_instances", "5_pseudo_labels")
