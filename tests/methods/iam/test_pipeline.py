@@ -22,10 +22,9 @@ EXTRA = (
     ("MODEL.IAM.CHANNELS", "2"),
     ("MODEL.IAM.ITERATIONS", "4"),
     ("MODEL.IAM.PYRAMID_WIDTH", "8"),
-    # What is hardly trained says background.
-    ("filled_instances.MODEL.IAM.MASK_THRESHOLD", "0.1"),
-    ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.01"),
+    ("filled_instances.MODEL.IAM.MASK_THRESHOLD", "0.05"),  # an untrained network says 0.1
     ("filled_instances.MODEL.IAM.CRF.ITERATIONS", "0"),
+    ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.001"),
     ("proposals.DATALOADER.NUM_WORKERS", "0"),
 )
 FOLDERS = ("3_filling_network", "4_filled_instances", "5_pseudo_labels")
