@@ -37,9 +37,13 @@ def run(**variables):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_the_second_tensor_takes_the_pages_of_the_first():
-    done, faults = run()
-    assert done
-    assert faults < 100  # 64 MiB mapped anew are 16384 pages, or 32 huge ones and a few
+    """In one of a few processes: where the heap, placed at random, cannot grow, malloc maps anew."""
+    for _ in range(6):
+        done, faults = run()
+        assert done
+        if faults < 100:  # 64 MiB mapped anew are 16384 pages, or 32 huge ones and a few
+            return
+    pytest.fail(f"{faults} page faults for memory that had been freed")
 
 
 def test_settings_of_the_environment_win():
