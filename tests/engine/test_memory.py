@@ -37,7 +37,7 @@ def run(**variables):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_the_second_tensor_takes_the_pages_of_the_first():
-    """In one of a few processes: where the heap, placed at random, cannot grow, malloc maps anew."""
+    """In one of a few processes: where the heap, placed at random, cannot grow, it maps anew."""
     for _ in range(6):
         done, faults = run()
         assert done
