@@ -117,6 +117,11 @@ class Trainer(TrainerBase):
         torch.manual_seed(derive_seed(self._seed))
         model = build_network(cfg)
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
+        if cfg.SOLVER.MAX_ITER == 0 and not self._weights:
+            raise UsageError(
+                "SOLVER.MAX_ITER is 0, which takes MODEL.WEIGHTS as they are, but there are none; "
+                "give a checkpoint or train"
+            )
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
