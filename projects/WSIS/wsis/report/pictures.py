@@ -89,8 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _weak(scene: Scene) -> Picture:
-    """Boxes and points of a data set without masks."""
+    """Boxes and points of a data set without masks, or its tags alone."""
     annotations = [a for a in scene.record.get("annotations", ()) if not a.get("iscrowd")]
+    if not annotations:
+        annotations = [{"category_id": i} for i in scene.record.get("image_labels", ())]
     boxes = np.full((len(annotations), 4), np.nan)
     points = np.full((len(annotations), 2), np.nan)
     for row, annotation in enumerate(annotations):
