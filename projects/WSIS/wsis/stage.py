@@ -22,6 +22,8 @@ class Stage:
         produces: name of its product; a stage that consumes that name reads this stage's folder.
         config_keys: config nodes, beyond its kind's own, on which the product depends
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
+        file_keys: config keys that name a file or a folder outside the data set; other names or
+            sizes of files there make the stage stale.
         evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
         supervision: the most of the data set that it looks at: image, point, box or mask.
     """
@@ -32,6 +34,7 @@ class Stage:
     produces: str
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
+    file_keys: tuple[str, ...] = ()
     evaluation: str = ""
     supervision: str = "image"
 

@@ -143,6 +143,9 @@ def current_inputs(
         except DamagedManifest:
             upstream = None
         inputs[product] = upstream.product if upstream and upstream.status == DONE else ""
+    for key in stage.file_keys:
+        if _look_up(cfg, key):
+            inputs[key] = digest_of_sizes(Path(_look_up(cfg, key)))
     inputs["images"] = fingerprint(dataset_dicts, _seen_of_the_data_set(planned))
     if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
         for name, weights in (
@@ -152,6 +155,16 @@ def current_inputs(
             if weights:
                 inputs[name] = _digest_of_initial(weights, name, planned)
     return inputs
+
+
+def digest_of_sizes(path: Path) -> str:
+    """Digest of the size of a file, or of the names and sizes of all files below a folder.
+
+    Contents are not read: such files may have many gigabytes.
+    """
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = [[str(p.relative_to(path)), _size_of(str(p))] for p in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _digest_of_initial(weights: str, name: str, planned: PlannedStage) -> str:

@@ -194,6 +194,11 @@ def joint_samples(
             f"MODEL.BOXCASEG.SAMPLER.BOX_SHARE {keys.BOX_SHARE} needs salient images in "
             "DATASETS.TRAIN and lies below 1; 0 shuffles all samples"
         )
+    if cfg.SOLVER.IMS_PER_BATCH < 2:
+        raise UsageError(
+            "SOLVER.IMS_PER_BATCH 1 leaves no place for salient images beside boxes; use 2 or "
+            "more, or MODEL.BOXCASEG.SAMPLER.BOX_SHARE 0, which shuffles all samples"
+        )
     dropped = samples.overlapping(keys.OVERLAP) if keys.DROP_PROBABILITY > 0 else ()
     order = CombinedOrder(
         len(samples.boxes),

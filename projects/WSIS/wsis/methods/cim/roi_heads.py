@@ -114,7 +114,7 @@ class CIMROIHeads(nn.Module):
     ) -> None:
         super().__init__()
         if overlap not in ("mask", "box"):
-            raise ValueError(f"MODEL.CIM.OVERLAP is mask or box, not {overlap!r}")
+            raise ValueError(f"MODEL.CIM.MINING.OVERLAP is mask or box, not {overlap!r}")
         self.pooler = pooler
         self.head = head
         self.scorer = scorer
