@@ -30,7 +30,7 @@ from wsis.evaluation.box_masks import BoxMaskEvaluator
 from wsis.evaluation.classification import ClassificationEvaluator
 from wsis.evaluation.registry import evaluate_product
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
-from wsis.evaluation.truth import load_truth
+from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc import ProtocolOptions
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
@@ -63,6 +63,7 @@ def _detection_evaluator(
         dataset_dicts,
         class_names(name),
         load_ground_truth=load_truth,
+        load_boxes=load_box_truth,
         protocols=protocols,
         options=_protocol_options(planned.cfg.WSIS.EVALUATION),
         output_dir=planned.folder / "predictions" / name,

@@ -6,6 +6,7 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
+from detectron2.utils import comm
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.images import read_dataset_image
@@ -24,6 +26,8 @@ from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.walk import CheckOptions, Results, Walk
+
+logger = logging.getLogger(__name__)
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 TRUSTED = 0.95  # the published confidence from which a mask teaches
@@ -347,10 +351,12 @@ class BoxMaskEvaluator(DatasetEvaluator):
     ) -> None:
         self._records = {record["image_key"]: record for record in dataset_dicts}
         self._stream = BoxMaskStream(class_names, grabcut_iterations=grabcut_iterations)
+        self._with_truth = 0
 
     def reset(self) -> None:
         """Forget every image."""
         self._stream.reset()
+        self._with_truth = 0
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -360,6 +366,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
             record = self._records[given["image_key"]]
             truth = load_truth(record)
             if truth is not None:
+                self._with_truth += 1
                 found = output["instances"]
                 masks = found.pred_masks.cpu().numpy()
                 boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
@@ -369,8 +376,13 @@ class BoxMaskEvaluator(DatasetEvaluator):
         """Count an image that could not be read: its objects are missed, not forgiven."""
         truth = load_truth(dict(dataset_dict))
         if truth is not None:
+            self._with_truth += 1
             self._stream.miss(dataset_dict, truth)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
-        """``{protocol: metrics}`` on the main process, empty on the others."""
-        return self._stream.finish()
+        """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
+        results = self._stream.finish()
+        if sum(comm.all_gather(self._with_truth)):
+            return results
+        logger.warning("no image has true masks, so masks inside boxes have no figures")
+        return OrderedDict()
