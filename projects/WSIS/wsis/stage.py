@@ -44,11 +44,13 @@ class TrainStage(Stage):
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY`` of the training mapper.
         samples: ``(dataset dicts, cfg) -> (samples, order)``: what training goes through where that
             is not whole images, and the order of an epoch (`wsis.data.stream.EpochOrder`) or None.
+        class_agnostic: it does not look at classes, so its data sets may have different ones.
     """
 
     kind: ClassVar[str] = "train"
     mapper: str
     samples: Callable[..., tuple[Any, Any]] | None = None
+    class_agnostic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,6 +152,7 @@ BOX_SEGMENTER = register_stage(
         mapper="BoxCasegMapper",
         supervision="box",
         samples=joint_samples,
+        class_agnostic=True,
     )
 )
 
