@@ -23,6 +23,7 @@ class Stage:
         config_keys: config nodes, beyond its kind's own, on which the product depends
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
+        evaluation_keys: config nodes on which the figures depend, but not the product.
         supervision: the most of the data set that it looks at: image, point, box or mask.
     """
 
@@ -33,6 +34,7 @@ class Stage:
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
     evaluation: str = ""
+    evaluation_keys: tuple[str, ...] = ()
     supervision: str = "image"
 
 

@@ -23,7 +23,7 @@ from wsis.engine.manifest import Manifest, digest_of
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.status import fingerprint, flatten
+from wsis.engine.status import fingerprint, flatten, look_up
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.evaluation.box_masks import BoxMaskEvaluator
@@ -229,6 +229,8 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
         config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
         config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
+    for key in planned.stage.evaluation_keys:
+        config |= flatten(look_up(cfg, key), key)
     config["datasets"] = Evaluations._datasets(planned)
     return config
 

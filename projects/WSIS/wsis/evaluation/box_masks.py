@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
@@ -21,6 +20,7 @@ from detectron2.utils import comm
 from wsis.data.artifacts import ProductReader
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
+from wsis.evaluation.box_baselines import filled_boxes, grabcut_boxes
 from wsis.evaluation.checks import check_instances
 from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 TRUSTED = 0.95  # the published confidence from which a mask teaches
 _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
-_MARGIN = 0.5  # of its size, that GrabCut sees around a box
 
 
 def class_mean_iou(
@@ -113,50 +112,6 @@ def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
         result[row] = column
         iou[row], iou[:, column] = 0, 0
     return result
-
-
-def filled_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(K, H, W) bool: every pixel of the box."""
-    masks = np.zeros((len(boxes), *size), dtype=bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
-        mask[y0:y1, x0:x1] = True
-    return masks
-
-
-def grabcut_boxes(image: np.ndarray, boxes: np.ndarray, *, iterations: int = 5) -> np.ndarray:
-    """GrabCut (Rother et al. 2004, OpenCV's) with everything outside the box as background.
-
-    It sees the box and half its size around. Where it finds no object, or the box leaves no
-    background to learn from, the filled box is the answer.
-
-    Args:
-        image: (H, W, 3) uint8.
-        boxes: (K, 4) integers.
-        iterations: of the graph cut.
-
-    Returns:
-        (K, H, W) bool.
-    """
-    height, width = image.shape[:2]
-    masks = filled_boxes(boxes, (height, width))
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
-        right, down = int(_MARGIN * (x1 - x0)) + 2, int(_MARGIN * (y1 - y0)) + 2
-        rows = slice(max(y0 - down, 0), min(y1 + down, height))
-        columns = slice(max(x0 - right, 0), min(x1 + right, width))
-        window = np.ascontiguousarray(image[rows, columns])
-        label = np.where(mask[rows, columns], cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
-        if (label == cv2.GC_BGD).sum() < 16 or (label == cv2.GC_PR_FGD).sum() < 16:
-            continue
-        cv2.setRNGSeed(0)
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        try:
-            cv2.grabCut(window, label, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
-        except cv2.error:  # colours that no mixture of Gaussians fits
-            continue
-        found = (label == cv2.GC_FGD) | (label == cv2.GC_PR_FGD)
-        if found.any():
-            mask[rows, columns] = found
-    return masks
 
 
 @dataclass(frozen=True)
@@ -306,7 +261,9 @@ def check_box_masks(
     stream = BoxMaskStream(options.class_names, grabcut_iterations=options.grabcut_iterations)
     walk = Walk("box masks", options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
-        if arrays is not None:
+        if arrays is None:
+            stream.miss(record, truth)
+        else:
             stream.add(record, truth, arrays["masks"], arrays["boxes"])
     return walk.entries(stream.finish())
 
@@ -323,6 +280,7 @@ def check_proxy_masks(
     walk = Walk("proxy masks", options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
         if arrays is None:
+            measures["proxy masks"].miss(record, truth)
             continue
         sure = arrays["confidence"] > TRUSTED
         for stream, chosen in zip(measures.values(), (None, sure), strict=True):
