@@ -140,7 +140,7 @@ def check_config(cfg: CfgNode) -> None:
     least = {
         "SOLVER.IMS_PER_BATCH": (cfg.SOLVER.IMS_PER_BATCH, 1),
         "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1),
-        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1),
+        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 0),
         "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS, 0),
     }
     for key, (value, bound) in least.items():

@@ -149,6 +149,25 @@ def test_boxes_alone_give_the_same_pseudo_labels(finished, shapes_root, tmp_path
     assert [(entry["stage"], entry["protocol"]) for entry in found] == [("mask_rcnn", "coco_bbox")]
 
 
+def test_a_trained_network_serves_without_training_and_salient_images(
+    finished, shapes_root, tmp_path
+):
+    extra = [("box_segmenter.SOLVER.MAX_ITER", "0"), ("DATASETS.TRAIN", "[shapes_train]")]
+    words = ("--until-stage", "box_masks")
+    run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
+    done = train_net_here(*words, datasets=shapes_root, output=tmp_path / "none", **run)
+    assert done.returncode == 2
+    assert "MODEL.WEIGHTS, which is empty" in done.stderr
+    weights = finished / "1_box_segmenter" / "model_final.pth"
+    run["extra"].append(("box_segmenter.MODEL.WEIGHTS", str(weights)))
+    done = train_net_here(*words, datasets=shapes_root, output=tmp_path, **run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        json.loads((o / "metrics.json").read_text())["stages"] for o in (finished, tmp_path)
+    )
+    assert two == one[: len(two)]
+
+
 def test_the_segmenter_learns_from_boxes_of_other_classes(tmp_path):
     """It does not look at classes; a stage that does refuses them."""
     image = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}
