@@ -149,11 +149,29 @@ def test_a_test_set_without_masks_has_no_figures(case, caplog):
     assert "no image has true masks" in caplog.text
 
 
-def test_an_artifact_for_other_boxes(case):
+def test_masks_of_other_boxes_are_joined_to_objects(case):
+    """A detector's boxes: more than there are objects, in another order."""
     record, reader = case
-    record["annotations"].append(record["annotations"][0])
-    with pytest.raises(DataError, match="for 3 boxes"):
-        figures("box_masks", (record, reader))
+    first, second = record["annotations"]
+    record["annotations"] = [second, first, second | {"category_id": 2}]
+    for name, protocol in (("box_masks", "box masks"), ("proxy_masks", "proxy masks")):
+        found = figures(name, (record, reader))
+        assert found[protocol]["mIoU"] == pytest.approx(75)
+        assert found[protocol]["boxes"] == 2
+
+
+def test_masks_of_another_size(case):
+    record, reader = case
+    smaller = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
+    small = truth_of([mask(5, 5, 20, 20)], [0])
+    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
+    with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
+        stream.add(
+            record | {"annotations": smaller},
+            small,
+            np.zeros((2, 9, 9), bool),
+            reader["a"]["boxes"],
+        )
 
 
 def test_no_boxes_at_all():

@@ -101,12 +101,45 @@ def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
     if "instance_file_name" not in record:
         position = {id(a): i for i, a in enumerate(objects)}
         return np.array([position[id(a)] for a in boxed], dtype=np.int64)
-    result = np.full(len(boxed), -1, dtype=np.int64)
-    if not boxed or not len(truth.classes):
-        return result
+    return _matched(_corners(boxed), np.array([a["category_id"] for a in boxed]), truth)
+
+
+def _corners(boxed: Sequence[Mapping[str, Any]]) -> np.ndarray:
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in boxed]
-    iou = _box_iou(np.array(boxes, dtype=np.float64), _boxes_of(truth.masks))
-    iou[np.array([a["category_id"] for a in boxed])[:, None] != truth.classes[None, :]] = 0
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def objects_of_product(
+    record: Mapping[str, Any], truth: Truth, boxes: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """Which true object each box of a product encloses.
+
+    A product of the evaluated data set has its boxes, one by one. That of another one with the same
+    images (boxes of a detector, say) has others; they find their objects by class and overlap.
+
+    Args:
+        record: dataset dict of the evaluated data set.
+        truth: of the same image.
+        boxes: (K, 4) of the product.
+        classes: (K,) of the product.
+
+    Returns:
+        (K,) int64, -1 where there is none.
+    """
+    boxed = [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
+    stated, boxes = _corners(boxed), np.asarray(boxes, dtype=np.float64)
+    if len(stated) == len(boxes) and (_box_iou(stated, boxes).diagonal() >= _SAME_BOX).all():
+        return object_of_boxes(record, truth)
+    return _matched(boxes, np.asarray(classes), truth)
+
+
+def _matched(boxes: np.ndarray, classes: np.ndarray, truth: Truth) -> np.ndarray:
+    """(K,) int64: objects of the boxes by class and the IoU of boxes, best first; -1 for none."""
+    result = np.full(len(boxes), -1, dtype=np.int64)
+    if not len(boxes) or not len(truth.classes):
+        return result
+    iou = _box_iou(boxes, _boxes_of(truth.masks))
+    iou[classes[:, None] != truth.classes[None, :]] = 0
     while iou.max(initial=0) >= _SAME_BOX:
         row, column = np.unravel_index(iou.argmax(), iou.shape)
         result[row] = column
@@ -206,6 +239,7 @@ class BoxMaskStream:
         masks: np.ndarray,
         boxes: np.ndarray,
         *,
+        classes: np.ndarray | None = None,
         chosen: np.ndarray | None = None,
     ) -> None:
         """Measure one image.
@@ -213,14 +247,19 @@ class BoxMaskStream:
         Args:
             record: dataset dict.
             truth: its true masks.
-            masks: (K, H, W) bool, one per annotation with a box, in their order.
-            boxes: (K, 4) integers, the boxes that were given to the network.
+            masks: (K, H, W) bool, one for each box.
+            boxes: (K, 4) integers, the boxes that were given to the network: those of the
+                annotations in their order, or others with ``classes``.
+            classes: (K,) class ids of the boxes, see `objects_of_product`.
             chosen: (K,) bool, those that count; None for all.
 
         Raises:
             DataError: the numbers of masks and boxes differ.
         """
-        objects = object_of_boxes(record, truth)
+        if classes is None:
+            objects = object_of_boxes(record, truth)
+        else:
+            objects = objects_of_product(record, truth, boxes, classes)
         size = truth.void.shape
         if masks.shape != (len(objects), *size):
             raise DataError(
@@ -264,7 +303,8 @@ def check_box_masks(
         if arrays is None:
             stream.miss(record, truth)
         else:
-            stream.add(record, truth, arrays["masks"], arrays["boxes"])
+            boxes, classes = arrays["boxes"], arrays["classes"]
+            stream.add(record, truth, arrays["masks"], boxes, classes=classes)
     return walk.entries(stream.finish())
 
 
@@ -284,7 +324,8 @@ def check_proxy_masks(
             continue
         sure = arrays["confidence"] > TRUSTED
         for stream, chosen in zip(measures.values(), (None, sure), strict=True):
-            stream.add(record, truth, arrays["masks"], arrays["boxes"], chosen=chosen)
+            boxes, classes = arrays["boxes"], arrays["classes"]
+            stream.add(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
     found: dict[str, Metrics] = {}
     for stream in measures.values():
         found.update(stream.finish())
@@ -309,12 +350,12 @@ class BoxMaskEvaluator(DatasetEvaluator):
     ) -> None:
         self._records = {record["image_key"]: record for record in dataset_dicts}
         self._stream = BoxMaskStream(class_names, grabcut_iterations=grabcut_iterations)
-        self._with_truth = 0
+        self._objects = 0
 
     def reset(self) -> None:
         """Forget every image."""
         self._stream.reset()
-        self._with_truth = 0
+        self._objects = 0
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -324,7 +365,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
             record = self._records[given["image_key"]]
             truth = load_truth(record)
             if truth is not None:
-                self._with_truth += 1
+                self._objects += len(truth.masks)
                 found = output["instances"]
                 masks = found.pred_masks.cpu().numpy()
                 boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
@@ -334,13 +375,13 @@ class BoxMaskEvaluator(DatasetEvaluator):
         """Count an image that could not be read: its objects are missed, not forgiven."""
         truth = load_truth(dict(dataset_dict))
         if truth is not None:
-            self._with_truth += 1
+            self._objects += len(truth.masks)
             self._stream.miss(dataset_dict, truth)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
         results = self._stream.finish()
-        if sum(comm.all_gather(self._with_truth)):
+        if sum(comm.all_gather(self._objects)):
             return results
         logger.warning("no image has true masks, so masks inside boxes have no figures")
         return OrderedDict()
