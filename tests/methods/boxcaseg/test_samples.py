@@ -119,7 +119,7 @@ def test_from_the_config():
     with pytest.raises(UsageError, match="leaves no place for salient images"):
         joint_samples(RECORDS, cfg)
     cfg.SOLVER.IMS_PER_BATCH = 4
-    with pytest.raises(UsageError, match="needs salient images"):
+    with pytest.raises(UsageError, match="no salient image"):
         joint_samples([RECORDS[0]], cfg)
     with pytest.raises(UsageError, match="no box to train on"):
         joint_samples([RECORDS[1]], cfg)

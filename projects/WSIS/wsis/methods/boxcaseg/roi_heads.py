@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -160,8 +160,7 @@ class BoxCasegROIHeads(nn.Module):
         result.pred_boxes = Boxes(proposals.proposal_boxes.tensor)
         result.pred_classes = proposals.gt_classes
         result.scores = (probabilities * inside).flatten(1).sum(dim=1) / count
-        masks = torch.from_numpy(full_masks(parts, boxes, size))
-        result.pred_masks = BitMasks(masks).tensor
+        result.pred_masks = torch.from_numpy(full_masks(parts, boxes, size))
         return result, levels
 
     def forward(

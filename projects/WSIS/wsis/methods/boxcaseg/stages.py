@@ -165,9 +165,11 @@ BOX_SEGMENTER = register_stage(
         produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
         evaluation="box_masks",
+        evaluation_keys=(_NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
         mapper="BoxCasegMapper",
         supervision="box",
         samples=joint_samples,
+        class_agnostic=True,
     )
 )
 
