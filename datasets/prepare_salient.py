@@ -32,7 +32,7 @@ from wsis.data.salient import (
     read_salient_mask,
     single_object_mask,
 )
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.errors import DataError, run_command
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
@@ -87,8 +87,8 @@ def from_coco(annotations: Path, images: Path, output: Path, names: Path | None)
     return f"{len(kept)} of {len(records)} images show a single object: {output}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,24 +102,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", type=Path, help="JSON list of file names to take instead")
     parser.add_argument("--output", type=Path, help="folder to write")
     given = parser.parse_args(arguments)
-    try:
-        if not 0 <= given.val_share < 1:
-            raise UsageError(f"--val-share {given.val_share} is not from 0 to below 1")
-        if given.duts:
-            root = datasets_root() / "DUTS"
-            folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
-            given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
-            given.list = root / "duts_tr_single.txt"
-        if given.images and given.masks and given.list:
-            print(filter_list(given.images, given.masks, given.list, given.val_share))
-        elif given.coco and given.coco_images and given.output:
-            print(from_coco(given.coco, given.coco_images, given.output, given.names))
-        else:
-            parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")
-    except (WSISError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
-    return 0
+    if not 0 <= given.val_share < 1:
+        parser.error(f"--val-share {given.val_share} is not from 0 to below 1")
+    if given.duts:
+        root = datasets_root() / "DUTS"
+        folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
+        given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
+        given.list = root / "duts_tr_single.txt"
+    given.filters = bool(given.images and given.masks and given.list)
+    if not given.filters and not (given.coco and given.coco_images and given.output):
+        parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")
+    return given
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if given.filters:
+        print(filter_list(given.images, given.masks, given.list, given.val_share))
+    else:
+        print(from_coco(given.coco, given.coco_images, given.output, given.names))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    given = parse(arguments)
+    return run_command(lambda: prepare(given))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from wsis.data.proposals.store import proposals_from_artifact
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.errors import UsageError, WSISError
+from wsis.errors import UsageError, run_command
 from wsis.layers.regions import Regions
 from wsis.report.products import Picture, Scene, views_of
 from wsis.stage import DeriveStage, InferStage
@@ -157,22 +157,22 @@ def save_figure(pictures: Sequence[Picture], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    device, _ = choose_devices(None, None)
+    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
+    demo = Demo(pipeline, choose_stage(pipeline, args.stage))
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in args.images:
+        path = Path(name)
+        target = folder / f"{path.stem}.{demo.planned.name}.png"
+        save_figure(demo.run(path, args.tags), target)
+        sys.stdout.write(f"{target}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        device, _ = choose_devices(None, None)
-        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
-        demo = Demo(pipeline, choose_stage(pipeline, args.stage))
-        folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in args.images:
-            path = Path(name)
-            target = folder / f"{path.stem}.{demo.planned.name}.png"
-            save_figure(demo.run(path, args.tags), target)
-            sys.stdout.write(f"{target}\n")
-    except (WSISError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return getattr(error, "exit_code", 1)
-    return 0
+    return run_command(lambda: draw(args))
