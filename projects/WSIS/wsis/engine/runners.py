@@ -34,7 +34,7 @@ from wsis.engine.progress import progress
 from wsis.engine.status import missing_artifacts
 from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.versions import package_versions
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -164,11 +164,11 @@ def _work_through(
             key = sample["image_key"]
             try:
                 if isinstance(made, Failure):
-                    raise DataError(made.message)
+                    raise made.error()
                 with seeded(max(cfg.SEED, 0), derive_seed(*key.encode())):
                     sink.put(key, _to_arrays(finish(made) if finish else made))
             except WSISError as error:
-                if cfg.WSIS.ON_ERROR != "skip":
+                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError):
                     raise
                 logger.warning("%s skips %s: %s", planned.name, key, error)
                 sink.skip(key, str(error))
