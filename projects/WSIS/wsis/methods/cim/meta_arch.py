@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
@@ -17,7 +18,11 @@ from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
-from wsis.methods.cim.detections import Detections, pseudo_label_detections
+from wsis.methods.cim.detections import (
+    Detections,
+    detect_at_points,
+    pseudo_label_detections,
+)
 from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
 
@@ -36,6 +41,7 @@ class CIM(nn.Module):
         restrict_to_labels: inference gives detections of the image's tags only, best first: pseudo
             labels. Images without tags then have none. False: of all classes.
         best_only: of each tag only the best ones (those that tie).
+        at_points: inference gives one detection for each point of the image, and no others.
     """
 
     @configurable
@@ -50,6 +56,7 @@ class CIM(nn.Module):
         pixel_std: Sequence[float],
         restrict_to_labels: bool = False,
         best_only: bool = False,
+        at_points: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -58,6 +65,7 @@ class CIM(nn.Module):
         self.num_classes = num_classes
         self.restrict_to_labels = restrict_to_labels
         self.best_only = best_only
+        self.at_points = at_points
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -153,7 +161,8 @@ class CIM(nn.Module):
 
         Args:
             sample: as of `scores`, and ``regions`` (the masks), ``height``; ``image_labels`` where
-                only these may be detected.
+                only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes`` (P,)
+                where one detection for each is asked for.
 
         Returns:
             ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and
@@ -166,11 +175,32 @@ class CIM(nn.Module):
             )
         size = int(sample["height"]), int(sample["width"])
         boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)
+        completion = self.roi_heads.completion(sample["regions"], self.device)
+        if self.at_points:
+            classes = torch.from_numpy(sample["point_classes"]).long().to(self.device)
+            covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
+            found = detect_at_points(scores, covers, classes, completion=completion)
+            return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
         found = self.roi_heads.detect(scores, boxes, size)
         if self.restrict_to_labels:
             present = self._labels({"image_labels": []} | sample) > 0
             found = pseudo_label_detections(found, present, best_only=self.best_only)
+        if completion is not None:
+            found = completion(found, scores)
         return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
+
+
+def covering(regions: Regions, points_yx: np.ndarray) -> Tensor:
+    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x) of the image.
+
+    Points outside the image are covered by none.
+    """
+    height, width = regions.size
+    y, x = points_yx[:, 0], points_yx[:, 1]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    atoms = regions.labels[y * inside, x * inside]
+    found = regions.membership[:, atoms].toarray().astype(bool).T & inside[:, None]
+    return torch.from_numpy(found)
 
 
 def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> Instances:
