@@ -226,7 +226,7 @@ class ProposalBagMapper:
             raise DataError(f"image {key}: {error}; run --from-stage proposals --force") from error
         return proposals, clip_boxes(boxes, size), crops
 
-    def _points(self, key: str) -> dict[str, np.ndarray]:
+    def _points(self, key: str) -> dict[str, torch.Tensor]:
         """The points that the clusters of an image were made of."""
         found, names = self.clusters[key], ("points_yx", "point_classes")
         if any(name not in found for name in names):
@@ -234,7 +234,7 @@ class ProposalBagMapper:
                 f"image {key}: its clusters were not made of points; name the stage point_clusters "
                 "in WSIS.STAGES and run it with --force"
             )
-        return {name: found[name] for name in names}
+        return {name: torch.from_numpy(found[name].astype(np.int64)) for name in names}
 
     def _add_clusters(self, instances: Instances, key: str) -> None:
         if self.clusters is None:

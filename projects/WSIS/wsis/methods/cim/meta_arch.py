@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
@@ -177,7 +176,7 @@ class CIM(nn.Module):
         boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)
         completion = self.roi_heads.completion(sample["regions"], self.device)
         if self.at_points:
-            classes = torch.from_numpy(sample["point_classes"]).long().to(self.device)
+            classes = sample["point_classes"].to(self.device)
             covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
             found = detect_at_points(scores, covers, classes, completion=completion)
             return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
@@ -190,13 +189,13 @@ class CIM(nn.Module):
         return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
 
 
-def covering(regions: Regions, points_yx: np.ndarray) -> Tensor:
+def covering(regions: Regions, points_yx: Tensor) -> Tensor:
     """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x) of the image.
 
     Points outside the image are covered by none.
     """
     height, width = regions.size
-    y, x = points_yx[:, 0], points_yx[:, 1]
+    y, x = points_yx.cpu().numpy().T
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     atoms = regions.labels[y * inside, x * inside]
     found = regions.membership[:, atoms].toarray().astype(bool).T & inside[:, None]
