@@ -82,7 +82,11 @@ def derive_peak_clusters(
 def derive_point_clusters(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> Arrays:
-    """The same from a point for each object: of the data set, or of the original's files."""
+    """The same from a point for each object: of the data set, or of the original's files.
+
+    Returns:
+        besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
+    """
     proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
     if keys.POINTS:
         path = Path(keys.POINTS) / f"{dataset_dict['image_key']}.txt"
@@ -100,7 +104,8 @@ def derive_point_clusters(
         mean_threshold=keys.MEAN_THRESHOLD,
         iou_threshold=keys.IOU_THRESHOLD,
     )
-    return clusters_artifact(clusters, proposals)
+    points = {"points_yx": np.ascontiguousarray(pixels), "point_classes": classes}
+    return clusters_artifact(clusters, proposals) | points
 
 
 def derive_original_clusters(

@@ -17,7 +17,11 @@ from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
-from wsis.methods.cim.detections import Detections, pseudo_label_detections
+from wsis.methods.cim.detections import (
+    Detections,
+    detect_at_points,
+    pseudo_label_detections,
+)
 from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.pixels import PixelModule
@@ -37,6 +41,7 @@ class CIM(PixelModule):
         restrict_to_labels: inference gives detections of the image's tags only, best first: pseudo
             labels. Images without tags then have none. False: of all classes.
         best_only: of each tag only the best ones (those that tie).
+        at_points: inference gives one detection for each point of the image, and no others.
     """
 
     @configurable
@@ -51,6 +56,7 @@ class CIM(PixelModule):
         pixel_std: Sequence[float],
         restrict_to_labels: bool = False,
         best_only: bool = False,
+        at_points: bool = False,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
@@ -59,6 +65,7 @@ class CIM(PixelModule):
         self.num_classes = num_classes
         self.restrict_to_labels = restrict_to_labels
         self.best_only = best_only
+        self.at_points = at_points
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -147,7 +154,8 @@ class CIM(PixelModule):
 
         Args:
             sample: as of `scores`, and ``regions`` (the masks), ``height``; ``image_labels`` where
-                only these may be detected.
+                only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes`` (P,)
+                where one detection for each is asked for.
 
         Returns:
             ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and
@@ -160,11 +168,32 @@ class CIM(PixelModule):
             )
         size = int(sample["height"]), int(sample["width"])
         boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)
+        completion = self.roi_heads.completion(sample["regions"], self.device)
+        if self.at_points:
+            classes = sample["point_classes"].to(self.device)
+            covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
+            found = detect_at_points(scores, covers, classes, completion=completion)
+            return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
         found = self.roi_heads.detect(scores, boxes, size)
         if self.restrict_to_labels:
             present = self._labels({"image_labels": []} | sample) > 0
             found = pseudo_label_detections(found, present, best_only=self.best_only)
+        if completion is not None:
+            found = completion(found, scores)
         return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
+
+
+def covering(regions: Regions, points_yx: Tensor) -> Tensor:
+    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x) of the image.
+
+    Points outside the image are covered by none.
+    """
+    height, width = regions.size
+    y, x = points_yx.cpu().numpy().T
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    atoms = regions.labels[y * inside, x * inside]
+    found = regions.membership[:, atoms].toarray().astype(bool).T & inside[:, None]
+    return torch.from_numpy(found)
 
 
 def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> Instances:

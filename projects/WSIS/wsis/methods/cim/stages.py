@@ -71,6 +71,10 @@ def _all_classes(model: Any, products: dict[str, Any]) -> None:
     model.restrict_to_labels = False
 
 
+def _at_points(model: Any, products: dict[str, Any]) -> None:
+    model.at_points = True
+
+
 CLASS_PEAKS = register_stage(
     InferStage(
         name="class_peaks",
@@ -155,6 +159,21 @@ MINED_INSTANCES = register_stage(
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
         prepare_model=_only_tags,
+    )
+)
+
+POINT_INSTANCES = register_stage(
+    InferStage(
+        name="point_instances",
+        title="The best proposal over each point, by several scales and flips",
+        consumes=("complete_instances", *_NEEDED, "proposal_clusters"),
+        produces="instances",
+        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
+        evaluation="instances",
+        weights_from="complete_instances",
+        mapper="ProposalBagMapper",
+        to_artifact=instances_artifact,
+        prepare_model=_at_points,
     )
 )
 
