@@ -145,6 +145,8 @@ def test_split_overrides():
             r"voc_2012_val_instance has 20; number 1 is '\w+' in the first and 'aeroplane' in the",
         ),
         (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
+        (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
+        (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
         (["DATASETS.TRAIN", "('nowhere',)"], "nowhere"),
     ],
 )

@@ -211,7 +211,7 @@ def _check_place_of_salient(name: str, key: str) -> None:
         )
 
 
-def _fit_to_datasets(cfg: CfgNode) -> None:
+def _fit_to_datasets(cfg: CfgNode, stage: Stage) -> None:
     """Class counts come from the data set, so that a new data set needs no other edit."""
     register_user_datasets(cfg.WSIS.DATASETS)
     if not cfg.WSIS.IMAGES:
@@ -234,7 +234,8 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
         except UsageError as error:
             raise UsageError(f"{key}: {error}") from None
         first = next(iter(classes))
-        _check_classes(first, classes[first], name, classes[name])
+        if not getattr(stage, "class_agnostic", False):
+            _check_classes(first, classes[first], name, classes[name])
     for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
         keys = cfg.MODEL[node.removeprefix("MODEL.")]
         if "NUM_CLASSES" in keys:
@@ -275,7 +276,7 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
         _apply_overrides(cfg, common)
         _apply_overrides(cfg, special[record.name])
         check_config(cfg)
-        _fit_to_datasets(cfg)
+        _fit_to_datasets(cfg, record)
         output_dir = Path(cfg.OUTPUT_DIR)
         folder = output_dir / f"{number}_{record.name}"
         if not stage_files:  # alone, a stage finds its place among the folders that are there

@@ -21,6 +21,7 @@ from wsis.errors import DataError, UsageError
 from wsis.layers.peak_response import peak_response_maps, record
 from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
 from wsis.modeling.image_classifier import multi_hot
+from wsis.modeling.pixels import PixelModule
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def parse_filter(name: str) -> str | float:
         return name
 
 
-class PeakClassifier(nn.Module):
+class PeakClassifier(PixelModule):
     """Backbone and 1x1 convolution; scores are means over the peaks of class response maps.
 
     State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and ``.bias``.
@@ -97,7 +98,7 @@ class PeakClassifier(nn.Module):
         max_peaks: int = 0,
         memory: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         shapes = backbone.output_shape()
         if in_feature not in shapes:
             raise UsageError(
@@ -115,8 +116,6 @@ class PeakClassifier(nn.Module):
         self.peak_threshold = peak_threshold
         self.max_peaks = max_peaks
         self.memory = memory
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -138,15 +137,6 @@ class PeakClassifier(nn.Module):
             "max_peaks": keys.MAX_PEAKS,
             "memory": keys.MEMORY_MB * 2**20 or None,
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
-        return self.pixel_mean.device
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """(..., 3, H, W) in 0..255 to the network's input."""
-        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Classify normalised images of one size.

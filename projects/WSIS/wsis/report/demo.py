@@ -21,7 +21,7 @@ from wsis.data.proposals.store import proposals_from_artifact
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.errors import UsageError, WSISError
+from wsis.errors import UsageError, run_command
 from wsis.layers.regions import Regions
 from wsis.report.products import Picture, Scene, views_of
 from wsis.stage import DeriveStage, InferStage
@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("images", nargs="+", metavar="IMAGE", help="photographs")
     add("--config-file", required=True, help="the pipeline that was trained")
     add("--stage", help="the stage to run; by default the one that makes instances")
+    add("--weights", metavar="FILE", help="a checkpoint in place of the pipeline's own")
     add("--output", default=".", metavar="FOLDER", help="where <image>.png goes; default here")
     add("--tags", nargs="*", metavar="CLASS", help="classes in the photographs, if known")
     add(
@@ -81,12 +82,15 @@ class Demo:
     Args:
         pipeline: as it was trained.
         planned: one of its stages.
+        weights: a checkpoint of the stage's network; by default the one that the pipeline trained.
 
     Raises:
         WSISError: it is not trained, or works on products that no single photograph has.
     """
 
-    def __init__(self, pipeline: Pipeline, planned: PlannedStage) -> None:
+    def __init__(
+        self, pipeline: Pipeline, planned: PlannedStage, weights: Path | None = None
+    ) -> None:
         stage = planned.stage
         assert isinstance(stage, InferStage)
         products = {
@@ -96,7 +100,9 @@ class Demo:
         }
         self.pipeline, self.planned, self.stage = pipeline, planned, stage
         self.mapper = build_mapper(planned.cfg, stage.mapper, is_train=False, products=products)
-        self.model = build_inference_model(planned.cfg, products[stage.weights_from].weights)
+        self.model = build_inference_model(
+            planned.cfg, weights or products[stage.weights_from].weights
+        )
         if stage.prepare_model is not None:
             stage.prepare_model(self.model, products)
         self.classes = tuple(class_names(planned.cfg.DATASETS.TRAIN[0]))
@@ -157,22 +163,23 @@ def save_figure(pictures: Sequence[Picture], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    device, _ = choose_devices(None, None)
+    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
+    weights = Path(args.weights) if args.weights else None
+    demo = Demo(pipeline, choose_stage(pipeline, args.stage), weights)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in args.images:
+        path = Path(name)
+        target = folder / f"{path.stem}.{demo.planned.name}.png"
+        save_figure(demo.run(path, args.tags), target)
+        sys.stdout.write(f"{target}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        device, _ = choose_devices(None, None)
-        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
-        demo = Demo(pipeline, choose_stage(pipeline, args.stage))
-        folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in args.images:
-            path = Path(name)
-            target = folder / f"{path.stem}.{demo.planned.name}.png"
-            save_figure(demo.run(path, args.tags), target)
-            sys.stdout.write(f"{target}\n")
-    except (WSISError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return getattr(error, "exit_code", 1)
-    return 0
+    return run_command(lambda: draw(args))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -47,7 +47,8 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
         (K,) int64, ascending indices of what stays; of equal scores the lower index wins.
     """
     wide = boxes.float() + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    below = math.nextafter(float(torch.tensor(threshold, dtype=torch.float32)), 0.0)
+    # A float32, since the CUDA kernel would round a double back to the threshold itself.
+    below = float(np.nextafter(np.float32(threshold), np.float32(0)))
     return nms(wide, scores.float(), below).sort().values
 
 

@@ -124,6 +124,11 @@ def derive_original_clusters(
             f"{path}: image {identity} has {len(ids)} proposals, the stage proposals "
             f"{len(proposals)}; use the proposals that the file was made of"
         )
+    if len(classes) and classes.max() > cfg.MODEL.CIM.NUM_CLASSES:
+        raise DataError(
+            f"{path}: image {identity} has class {classes.max()}, but the data set has "
+            f"{cfg.MODEL.CIM.NUM_CLASSES} classes"
+        )
     return clusters_artifact(Clusters(ids, classes), proposals)
 
 
@@ -144,12 +149,11 @@ def points_of(dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: the image has tags and no point at all.
     """
-    found = [
-        annotation
-        for annotation in dataset_dict.get("annotations", ())
-        if "point" in annotation and not annotation.get("iscrowd")
-    ]
-    if not found and dataset_dict.get("image_labels"):
+    annotations = dataset_dict.get("annotations", ())
+    objects = [a for a in annotations if not a.get("iscrowd")]
+    found = [a for a in objects if "point" in a]
+    crowds_only = len(annotations) > 0 and not objects
+    if not found and dataset_dict.get("image_labels") and not crowds_only:
         raise DataError(
             f"image {dataset_dict['image_key']} has tags but no points; add a point to each object "
             "(datasets/README.md), or set MODEL.CIM.LABEL.POINTS"

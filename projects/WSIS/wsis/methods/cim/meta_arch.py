@@ -24,10 +24,11 @@ from wsis.methods.cim.detections import (
 )
 from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
+from wsis.modeling.pixels import PixelModule
 
 
 @META_ARCH_REGISTRY.register()
-class CIM(nn.Module):
+class CIM(PixelModule):
     """Backbone and `CIMROIHeads`. Images of different sizes are never padded to each other's.
 
     Args:
@@ -57,7 +58,7 @@ class CIM(nn.Module):
         best_only: bool = False,
         at_points: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.in_feature = in_feature
         self.roi_heads = roi_heads
@@ -65,8 +66,6 @@ class CIM(nn.Module):
         self.restrict_to_labels = restrict_to_labels
         self.best_only = best_only
         self.at_points = at_points
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -89,18 +88,13 @@ class CIM(nn.Module):
             "best_only": keys.BEST_ONLY,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.pixel_mean.device
-
     def features(self, image: Tensor) -> Tensor:
         """(1, D, h, w) of an image (3, H, W) in 0..255.
 
         Zeros (the mean colour) at the right and bottom make the sides divisible, where the backbone
         wants that; a backbone that pads by itself declares no divisibility.
         """
-        image = (image.to(self.device, self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        image = self.normalize(image)
         divisor = max(int(self.backbone.size_divisibility), 1)
         height, width = image.shape[-2:]
         padded = functional.pad(image, (0, -width % divisor, 0, -height % divisor))

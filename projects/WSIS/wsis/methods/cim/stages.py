@@ -117,6 +117,7 @@ POINT_CLUSTERS = register_stage(
         consumes=("proposals",),
         produces="proposal_clusters",
         config_keys=(*_LABEL_KEYS, _NODE + "LABEL.POINTS", *_CLASSES),
+        file_keys=(_NODE + "LABEL.POINTS",),
         function=derive_point_clusters,
         supervision="point",
     )
@@ -129,6 +130,7 @@ IMPORTED_CLUSTERS = register_stage(
         consumes=("proposals",),
         produces="proposal_clusters",
         config_keys=(_NODE + "LABEL.FILE", *_CLASSES),
+        file_keys=(_NODE + "LABEL.FILE",),
         function=derive_original_clusters,
     )
 )
