@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, image_keys
 from wsis.data.images import read_image
 from wsis.data.mappers import build_mapper
 from wsis.data.proposals.store import proposals_from_artifact
@@ -47,7 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config-file", required=True, help="the pipeline that was trained")
     add("--stage", help="the stage to run; by default the one that makes instances")
     add("--weights", metavar="FILE", help="a checkpoint in place of the pipeline's own")
-    add("--output", default=".", metavar="FOLDER", help="where <image>.png goes; default here")
+    add(
+        "--output",
+        default=".",
+        metavar="FOLDER",
+        help="where <image>.<stage>.png goes; default here",
+    )
     add("--tags", nargs="*", metavar="CLASS", help="classes in the photographs, if known")
     add(
         "--set",
@@ -171,10 +177,10 @@ def draw(args: argparse.Namespace) -> None:
     demo = Demo(pipeline, choose_stage(pipeline, args.stage), weights)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in args.images:
-        path = Path(name)
-        target = folder / f"{path.stem}.{demo.planned.name}.png"
-        save_figure(demo.run(path, args.tags), target)
+    keys = image_keys([os.path.abspath(name) for name in args.images])
+    for name, key in zip(args.images, keys, strict=True):
+        target = folder / f"{key}.{demo.planned.name}.png"
+        save_figure(demo.run(Path(name), args.tags), target)
         sys.stdout.write(f"{target}\n")
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
+from wsis.layers.masks import mask_boxes
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Detections,
@@ -118,12 +119,13 @@ class CIM(PixelModule):
         return self.roi_heads(None, features, proposals, targets)[1]
 
     def _labels(self, sample: dict[str, Any]) -> Tensor:
-        labels, key = sample["image_labels"], sample.get("image_key", "")
-        try:
-            return multi_hot(labels, self.num_classes, image_key=key).to(self.device)
-        except DataError as error:
-            message = str(error).replace("MODEL.CAMNET", "MODEL.CIM")
-            raise DataError(message) from None
+        present = multi_hot(
+            sample["image_labels"],
+            self.num_classes,
+            image_key=sample.get("image_key", ""),
+            config_key="MODEL.CIM.NUM_CLASSES",
+        )
+        return present.to(self.device)
 
     @torch.no_grad()
     def scores(self, sample: dict[str, Any]) -> Tensor:
@@ -201,7 +203,7 @@ def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> 
     index = found.index.cpu().numpy()
     result = Instances(size)
     result.pred_masks = torch.from_numpy(regions.decode(index)).to(found.index.device)
-    result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+    result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
     result.pred_classes = found.classes
     result.scores = found.scores
     result.proposal_index = found.index
