@@ -23,7 +23,7 @@ from wsis.data.proposals.folder import ProposalFolder, images_in, write_proposal
 from wsis.data.proposals.make import GENERATE
 from wsis.data.proposals.readers import FORMATS
 from wsis.engine.pipeline import load_pipeline
-from wsis.errors import UsageError, WSISError
+from wsis.errors import DataError, run_command
 from wsis.evaluation.registry import evaluate_product
 from wsis.stages import proposal_source
 
@@ -89,15 +89,18 @@ def make(options: argparse.Namespace) -> None:
         )
 
     start = time.monotonic()
-    made = write_proposals(
-        records,
-        options.output,
-        source=proposal_source(cfg),
-        jobs=options.jobs,
-        force=options.force,
-        skip_errors=options.skip_errors,
-        progress=progress,
-    )
+    try:
+        made = write_proposals(
+            records,
+            options.output,
+            source=proposal_source(cfg),
+            jobs=options.jobs,
+            force=options.force,
+            skip_errors=options.skip_errors,
+            progress=progress,
+        )
+    except DataError as error:
+        raise DataError(f"{error} (or --skip-errors)") from error
     seconds = time.monotonic() - start
     for key, reason in made["failed"].items():
         print(f"{key}: {reason}", file=sys.stderr)
@@ -119,18 +122,7 @@ def make(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
     options = parse(arguments)
-    try:
-        make(options)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except WSISError as error:
-        print(f"{error} (or --skip-errors)", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"{options.output} cannot be written ({error})", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: make(options))
 
 
 if __name__ == "__main__":

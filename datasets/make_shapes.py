@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 from wsis.data.shapes_files import ShapesArguments, write_shapes
-from wsis.errors import WSISError
+from wsis.errors import run_command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -52,9 +52,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Make the data set; returns the exit code."""
-    options = parse(arguments)
+def make(options: argparse.Namespace) -> None:
+    """Do what the command line says."""
     wanted = ShapesArguments(
         train=options.train,
         val=options.val,
@@ -63,22 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
         max_side=options.size[-1],
         seed=options.seed,
     )
-    try:
-        made = write_shapes(
-            options.output,
-            wanted,
-            force=options.force,
-            progress=lambda items, title: tqdm(items, desc=title, disable=options.quiet),
-        )
-    except WSISError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"{options.output} cannot be written ({error})", file=sys.stderr)
-        return 1
+    made = write_shapes(
+        options.output,
+        wanted,
+        force=options.force,
+        progress=lambda items, title: tqdm(items, desc=title, disable=options.quiet),
+    )
     what = "is made" if made else "is there already; nothing to do"
     print(f"shapes {what}: {options.output} ({options.train} train, {options.val} val images)")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    return run_command(lambda: make(options))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ From COCO come images in which one object covers 5 to 60 % and all others togeth
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import zlib
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from wsis.data.builtin import datasets_root
+from wsis.data.checks import load_json
 from wsis.data.coco import load_coco_dataset
 from wsis.data.files import atomic_write
 from wsis.data.ground_truth import load_ground_truth
@@ -32,7 +32,7 @@ from wsis.data.salient import (
     read_salient_mask,
     single_object_mask,
 )
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.errors import DataError, run_command
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
@@ -50,7 +50,11 @@ def split_names(names: Sequence[str], share: float) -> tuple[list[str], list[str
 def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     """Write the list of single objects, and its split; returns what was done."""
     records = load_salient(images, masks)
-    single = [r["image_id"] for r in records if is_single_object(read_salient_mask(r[SALIENT_KEY]))]
+    single = [
+        record["image_id"]
+        for record in records
+        if is_single_object(read_salient_mask(record[SALIENT_KEY], required=False))
+    ]
     if not single:
         raise DataError(f"none of the {len(records)} masks in {masks} shows a single object")
     write_list(path, single)
@@ -63,10 +67,18 @@ def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     return said
 
 
+def read_names(path: Path) -> list[str]:
+    """A JSON list of file names."""
+    found = load_json(path)
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise DataError(f"{path} is not a list of file names")
+    return found
+
+
 def from_coco(annotations: Path, images: Path, output: Path, names: Path | None) -> str:
     """Write ``images/``, ``masks/`` and ``list.txt`` below ``output``."""
     records, _, _ = load_coco_dataset(annotations, images)
-    wanted = None if names is None else set(json.loads(names.read_text("utf-8")))
+    wanted = None if names is None else set(read_names(names))
     kept = []
     for record in records:
         path = Path(record["file_name"])
@@ -77,6 +89,8 @@ def from_coco(annotations: Path, images: Path, output: Path, names: Path | None)
             continue
         for folder in ("images", "masks"):
             (output / folder).mkdir(parents=True, exist_ok=True)
+        if path.stem in kept:
+            raise DataError(f"{annotations} has two images called {path.stem}; rename one of them")
         shutil.copyfile(path, output / "images" / path.name)
         picture = Image.fromarray(mask.astype(np.uint8) * 255)
         picture.save(output / "masks" / f"{path.stem}.png")
@@ -87,8 +101,8 @@ def from_coco(annotations: Path, images: Path, output: Path, names: Path | None)
     return f"{len(kept)} of {len(records)} images show a single object: {output}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,24 +116,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", type=Path, help="JSON list of file names to take instead")
     parser.add_argument("--output", type=Path, help="folder to write")
     given = parser.parse_args(arguments)
-    try:
-        if not 0 <= given.val_share < 1:
-            raise UsageError(f"--val-share {given.val_share} is not from 0 to below 1")
-        if given.duts:
-            root = datasets_root() / "DUTS"
-            folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
-            given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
-            given.list = root / "duts_tr_single.txt"
-        if given.images and given.masks and given.list:
-            print(filter_list(given.images, given.masks, given.list, given.val_share))
-        elif given.coco and given.coco_images and given.output:
-            print(from_coco(given.coco, given.coco_images, given.output, given.names))
-        else:
-            parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")
-    except (WSISError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
-    return 0
+    if not 0 <= given.val_share < 1:
+        parser.error(f"--val-share {given.val_share} is not from 0 to below 1")
+    if given.duts:
+        root = datasets_root() / "DUTS"
+        folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
+        given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
+        given.list = root / "duts_tr_single.txt"
+    given.filters = bool(given.images and given.masks and given.list)
+    if not given.filters and not (given.coco and given.coco_images and given.output):
+        parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")
+    return given
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if given.filters:
+        print(filter_list(given.images, given.masks, given.list, given.val_share))
+    else:
+        print(from_coco(given.coco, given.coco_images, given.output, given.names))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    given = parse(arguments)
+    return run_command(lambda: prepare(given))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from wsis.data.voc_tree import (
     convert_sbd,
     missing_in_sbd,
 )
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, run_command
 
 NAME = "benchmark.tgz"
 URL = (
@@ -93,18 +93,8 @@ def prepare(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    try:
-        prepare(parse(arguments))
-    except WSISError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(
-            f"a file cannot be read or written ({error}); correct that and run again",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    options = parse(arguments)
+    return run_command(lambda: prepare(options))
 
 
 if __name__ == "__main__":

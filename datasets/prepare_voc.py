@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 from wsis.data.download import download, extract_tar, verify_md5
 from wsis.data.voc_tree import missing_in_voc
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, run_command
 
 NAME = "VOCtrainval_11-May-2012.tar"
 URL = f"http://host.robots.ox.ac.uk/pascal/VOC/voc2012/{NAME}"
@@ -64,18 +64,8 @@ def prepare(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    try:
-        prepare(parse(arguments))
-    except WSISError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(
-            f"a file cannot be read or written ({error}); correct that and run again",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    options = parse(arguments)
+    return run_command(lambda: prepare(options))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch.hub import download_url_to_file
 from wsis.data.files import sha256_of_file
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, run_command
 
 URL = "https://download.pytorch.org/models/"
 WEIGHTS = {
@@ -59,12 +59,7 @@ def prepare(name: str, options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
     options = parse(arguments)
-    try:
-        prepare(options.name, options)
-    except WSISError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_command(lambda: prepare(options.name, options))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from wsis.data.files import atomic_write
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, run_command
 from wsis.modeling.checkpoint import (
     camnet_from_original,
     read_state_dict,
@@ -80,8 +80,8 @@ METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,24 +90,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--input", required=True, nargs="+", metavar="FILE", help="the original's files"
     )
     parser.add_argument("--output", required=True, help="the file to write")
-    options = parser.parse_args(arguments)
-    try:
-        converted, entries = {}, 0
-        for path in options.input:
-            state = read_state_dict(path)
-            entries += len(state)
-            try:
-                converted |= METHODS[options.method](state)
-            except ValueError as error:
-                raise DataError(f"{path}: {error}") from error
-        with atomic_write(options.output) as stream:
-            torch.save({"model": {k: v.clone() for k, v in converted.items()}}, stream)
-    except (WSISError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    return parser.parse_args(arguments)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    converted, entries = {}, 0
+    for path in options.input:
+        state = read_state_dict(path)
+        entries += len(state)
+        try:
+            converted |= METHODS[options.method](state)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+    with atomic_write(options.output) as stream:
+        torch.save({"model": {k: v.clone() for k, v in converted.items()}}, stream)
     names = ", ".join(options.input)
     print(f"{len(converted)} of {entries} entries of {names} -> {options.output}")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    return run_command(lambda: convert(options))
 
 
 if __name__ == "__main__":

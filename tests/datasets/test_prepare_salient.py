@@ -66,6 +66,6 @@ def test_mistakes(script, tmp_path, capsys):
     words = ["--images", str(tmp_path / "no"), "--masks", str(tmp_path), "--list", "x.txt"]
     assert script.main(words) == 1
     assert "does not exist" in capsys.readouterr().err
-    assert script.main([*words, "--val-share", "2"]) != 0
-    with pytest.raises(SystemExit):
-        script.main([])
+    for wrong in ([*words, "--val-share", "2"], []):
+        with pytest.raises(SystemExit, match="2"):
+            script.main(wrong)

@@ -49,7 +49,7 @@ def test_make_shapes(tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main([*small, str(tmp_path / "file" / "s")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be read or written" in capsys.readouterr().err
 
 
 def test_make_proposals(tmp_path, capsys, monkeypatch):
@@ -76,7 +76,7 @@ def test_make_proposals(tmp_path, capsys, monkeypatch):
     assert main(["--images", str(tmp_path / "x"), "--output", output]) == 1
     (tmp_path / "file").touch()
     assert main([*images[:2], "--output", str(tmp_path / "file" / "p"), "--quiet"]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be read or written" in capsys.readouterr().err
 
 
 LABEL = [[0, 1, 1, 2, 255, 0]] * 4

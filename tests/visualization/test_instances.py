@@ -90,5 +90,6 @@ def test_boxes_and_points():
     assert panel.shape == (200, 200, 3)
     color = distinct_colors(2)[1].astype(int)
     assert panel[50, 150].astype(int) == pytest.approx(color, abs=3)
+    assert (panel[:25, :20] != 100).any()  # the third is a tag, at the upper left
     nothing = weak_panel(grey(20, 20), np.zeros((0, 4)), np.zeros((0, 2)), [], width=40)
     assert (nothing == 100).all()

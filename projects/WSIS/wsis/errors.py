@@ -1,5 +1,10 @@
 """The errors that a user can cause. The command line prints their message and no traceback."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class WSISError(Exception):
     """Something outside the code is wrong; the message names the file and the next command."""
@@ -15,3 +20,24 @@ class UsageError(WSISError):
 
 class DataError(WSISError, ValueError):
     """A file from outside is missing, damaged or contradicts itself."""
+
+
+def run_command(work: Callable[[], None]) -> int:
+    """What every small command does around its work: one sentence instead of a traceback.
+
+    Args:
+        work: does it all.
+
+    Returns:
+        the exit code: 0, or that of the error, whose message went to stderr.
+    """
+    try:
+        work()
+    except WSISError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        said = f"a file cannot be read or written ({error}); correct that and run again"
+        sys.stderr.write(f"error: {said}\n")
+        return 1
+    return 0

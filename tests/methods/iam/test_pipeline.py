@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from wsis.data.artifacts import ProductReader
-from wsis.report import demo
+from wsis.report import demo, peak_thresholds
 from wsis.report.cli import main as report
 
 from tests.test_end_to_end import kill_training, kill_writing
@@ -149,6 +149,17 @@ def test_classifier_is_that_of_its_stage(run):
     for name, value in classifier.items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(both[name])), name
     assert any(name.startswith("filling.") for name in both)
+
+
+def test_peak_heights(run, shapes_root, monkeypatch, capsys):
+    """The stage that trains on the classifier is IAM's own, whose network has no weights yet."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    words = [*tiny_overrides(CONFIG, EXTRA), "OUTPUT_DIR", str(run)]
+    assert peak_thresholds.main(["--config-file", str(CONFIG), "--images", "3", *words]) == 0
+    assert "PEAK_THRESHOLD" in capsys.readouterr().out
+    stage = CONFIG.parent / "stages" / "iam_shapes" / "filling_network.yaml"
+    assert peak_thresholds.main(["--config-file", str(stage)]) == 2
+    assert "filling_network.yaml has no stage that trains" in capsys.readouterr().err
 
 
 def test_report_and_demo(run, shapes_root, tmp_path, monkeypatch, capsys):

@@ -21,7 +21,7 @@ import torch
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +61,21 @@ def _compact(dataset_dicts: Sequence[DatasetDict]) -> Dataset:
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be made; crosses process borders instead of an exception."""
+    """A sample that could not be made; crosses process borders instead of an exception.
+
+    Attributes:
+        key: image key.
+        message: one sentence.
+        usage: the config is wrong, not this image, so that no other will do better.
+    """
 
     key: str
     message: str
+    usage: bool = False
+
+    def error(self) -> WSISError:
+        """The exception that it stands for."""
+        return (UsageError if self.usage else DataError)(self.message)
 
 
 class EpochOrder(Protocol):
@@ -244,7 +255,7 @@ class ResumableLoader:
 
     def _unpack(self, sample: Any) -> Any:
         if isinstance(sample, Failure):
-            raise DataError(sample.message)
+            raise sample.error()
         if not isinstance(sample, Replacement):
             return sample
         for failure in sample.skipped:
@@ -276,7 +287,7 @@ class MappedDataset(Dataset):
         try:
             return self.function(sample)
         except WSISError as error:
-            return Failure(sample["image_key"], str(error))
+            return Failure(sample["image_key"], str(error), isinstance(error, UsageError))
 
 
 def single_pass_loader(

@@ -136,10 +136,6 @@ def build_lr_scheduler(
 
     ``WSIS.SOLVER.SCALE_MOMENTUM`` > 0 lets momentum buffers follow jumps of the rate.
     """
-    if cfg.SOLVER.MAX_ITER == 0:  # schedules divide by it
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.SOLVER.MAX_ITER = 1
     power, steps = cfg.WSIS.SOLVER.POLY_POWER, cfg.SOLVER.MAX_ITER
     if power > 0:
         total = cfg.WSIS.SOLVER.POLY_STEPS or steps

@@ -32,9 +32,9 @@ from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.status import missing_artifacts
-from wsis.engine.trainer import Trainer
+from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.versions import package_versions
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ def run_train(
     assert isinstance(stage, TrainStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
+    if cfg.SOLVER.MAX_ITER == 0:
+        keep_weights(cfg, weights)
+        comm.synchronize()
+        return Outcome(digest_of_weights(planned.folder / "model_final.pth"), {"iterations": 0})
     order = None
     if stage.samples is not None:
         dataset_dicts, order = stage.samples(dataset_dicts, cfg)
@@ -160,11 +164,11 @@ def _work_through(
             key = sample["image_key"]
             try:
                 if isinstance(made, Failure):
-                    raise DataError(made.message)
+                    raise made.error()
                 with seeded(max(cfg.SEED, 0), derive_seed(*key.encode())):
                     sink.put(key, _to_arrays(finish(made) if finish else made))
             except WSISError as error:
-                if cfg.WSIS.ON_ERROR != "skip":
+                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError):
                     raise
                 logger.warning("%s skips %s: %s", planned.name, key, error)
                 sink.skip(key, str(error))

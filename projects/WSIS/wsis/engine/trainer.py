@@ -85,6 +85,27 @@ def _distribute(model: nn.Module) -> nn.Module:
     )
 
 
+def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
+    """Save a trained network of elsewhere as this stage's product; ``SOLVER.MAX_ITER`` is 0.
+
+    Args:
+        cfg: stage config; OUTPUT_DIR is the run folder.
+        weights: as `Trainer`.
+
+    Raises:
+        UsageError: there are no weights to keep.
+    """
+    weights = cfg.MODEL.WEIGHTS if weights is None else weights
+    if not weights:
+        raise UsageError(
+            "SOLVER.MAX_ITER 0 keeps the network of MODEL.WEIGHTS, which is empty; name a file "
+            "there or train for 1 iteration or more"
+        )
+    model = build_network(cfg)
+    load_weights(model, weights)
+    AtomicCheckpointer(model, cfg.OUTPUT_DIR).save("model_final", iteration=-1)
+
+
 class Trainer(TrainerBase):
     """Detectron2's training loop with exact resumption.
 
@@ -117,11 +138,6 @@ class Trainer(TrainerBase):
         torch.manual_seed(derive_seed(self._seed))
         model = build_network(cfg)
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
-        if cfg.SOLVER.MAX_ITER == 0 and not self._weights:
-            raise UsageError(
-                "SOLVER.MAX_ITER is 0, which takes MODEL.WEIGHTS as they are, but there are none; "
-                "give a checkpoint or train"
-            )
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)

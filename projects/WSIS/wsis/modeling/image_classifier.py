@@ -15,10 +15,15 @@ from torch import nn
 
 from wsis.errors import DataError
 from wsis.layers.cam import fuse_cams, masked_average_pool
+from wsis.modeling.pixels import PixelModule
 
 
 def multi_hot(
-    labels: torch.Tensor | Sequence[int], num_classes: int, *, image_key: str = ""
+    labels: torch.Tensor | Sequence[int],
+    num_classes: int,
+    *,
+    image_key: str = "",
+    config_key: str = "MODEL.CAMNET.NUM_CLASSES",
 ) -> torch.Tensor:
     """Image labels as a float32 vector of zeros and ones.
 
@@ -27,6 +32,7 @@ def multi_hot(
             a floating-point or boolean tensor.
         num_classes: C.
         image_key: for the message.
+        config_key: that holds ``num_classes``, for the message.
 
     Raises:
         DataError: an id or a vector that does not fit ``num_classes``.
@@ -36,20 +42,20 @@ def multi_hot(
         if labels.shape != (num_classes,):
             raise DataError(
                 f"image {image_key}: labels of shape {tuple(labels.shape)} for {num_classes} "
-                "classes; set MODEL.CAMNET.NUM_CLASSES to the data set's number"
+                f"classes; set {config_key} to the data set's number"
             )
         return labels.float()
     ids = labels.long().flatten()
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_classes):
         raise DataError(
-            f"image {image_key}: class ids {ids.tolist()} but MODEL.CAMNET.NUM_CLASSES is "
+            f"image {image_key}: class ids {ids.tolist()} but {config_key} is "
             f"{num_classes}; set it to the data set's number of classes"
         )
     return torch.zeros(num_classes, device=ids.device).index_fill_(0, ids, 1.0)
 
 
 @META_ARCH_REGISTRY.register()
-class CAMNet(nn.Module):
+class CAMNet(PixelModule):
     """Backbone, global average pooling, 1x1 convolution without bias (`methods/irnet.md` 2, 3).
 
     ``MODEL.BACKBONE.FREEZE_AT`` says where the gradient is cut. State-dict names: ``backbone.*``
@@ -79,7 +85,7 @@ class CAMNet(nn.Module):
         predict_labels: bool = False,
         align_corners: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.in_feature = in_feature
         self.num_classes = num_classes
@@ -89,8 +95,6 @@ class CAMNet(nn.Module):
         shape = backbone.output_shape()[in_feature]
         self.stride = shape.stride
         self.classifier = nn.Conv2d(shape.channels, num_classes, 1, bias=False)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -106,15 +110,6 @@ class CAMNet(nn.Module):
             "predict_labels": keys.PREDICT_LABELS,
             "align_corners": keys.ALIGN_CORNERS,
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
-        return self.pixel_mean.device
-
-    def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        """(..., 3, H, W) in 0..255 to the network's input."""
-        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Classify, or make class activation maps.

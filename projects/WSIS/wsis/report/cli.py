@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wsis.errors import WSISError
+from wsis.errors import run_command
 from wsis.evaluation.results import format_table
 from wsis.report.build import is_current, report_path, write_report
 from wsis.report.sections import Options
@@ -70,25 +70,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+def make_report(args: argparse.Namespace) -> None:
+    """Write the report, where it is not current, and print the figures."""
+    if args.if_changed and is_current(args.output_dir, path=args.output):
+        path = report_path(args.output_dir, args.output)
+        sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
+        return
     options = Options(
         images=args.images,
         statistics=args.statistics,
         seed=args.seed,
         min_score=args.min_score,
     )
-    try:
-        if args.if_changed and is_current(args.output_dir, path=args.output):
-            path = report_path(args.output_dir, args.output)
-            sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
-            return 0
-        path, entries = write_report(args.output_dir, path=args.output, options=options)
-    except WSISError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    path, entries = write_report(args.output_dir, path=args.output, options=options)
     table = format_table(entries) if entries else "nothing has been evaluated"
     sys.stdout.write(f"{table}\n\nreport: {path.resolve()}\n")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return run_command(lambda: make_report(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,14 @@ import torch
 from matplotlib.figure import Figure
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, image_keys
 from wsis.data.images import read_image
 from wsis.data.mappers import build_mapper
 from wsis.data.proposals.store import proposals_from_artifact
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.errors import UsageError, WSISError
+from wsis.errors import UsageError, run_command
 from wsis.layers.regions import Regions
 from wsis.report.products import Picture, Scene, views_of
 from wsis.stage import DeriveStage, InferStage
@@ -47,7 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config-file", required=True, help="the pipeline that was trained")
     add("--stage", help="the stage to run; by default the one that makes instances")
     add("--weights", metavar="FILE", help="a checkpoint in place of the pipeline's own")
-    add("--output", default=".", metavar="FOLDER", help="where <image>.png goes; default here")
+    add(
+        "--output",
+        default=".",
+        metavar="FOLDER",
+        help="where <image>.<stage>.png goes; default here",
+    )
     add("--tags", nargs="*", metavar="CLASS", help="classes in the photographs, if known")
     add(
         "--set",
@@ -163,23 +169,23 @@ def save_figure(pictures: Sequence[Picture], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    device, _ = choose_devices(None, None)
+    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
+    weights = Path(args.weights) if args.weights else None
+    demo = Demo(pipeline, choose_stage(pipeline, args.stage), weights)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = image_keys([os.path.abspath(name) for name in args.images])
+    for name, key in zip(args.images, keys, strict=True):
+        target = folder / f"{key}.{demo.planned.name}.png"
+        save_figure(demo.run(Path(name), args.tags), target)
+        sys.stdout.write(f"{target}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        device, _ = choose_devices(None, None)
-        pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
-        weights = Path(args.weights) if args.weights else None
-        demo = Demo(pipeline, choose_stage(pipeline, args.stage), weights)
-        folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in args.images:
-            path = Path(name)
-            target = folder / f"{path.stem}.{demo.planned.name}.png"
-            save_figure(demo.run(path, args.tags), target)
-            sys.stdout.write(f"{target}\n")
-    except (WSISError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return getattr(error, "exit_code", 1)
-    return 0
+    return run_command(lambda: draw(args))

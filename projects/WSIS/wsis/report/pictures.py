@@ -20,7 +20,7 @@ from wsis.data.files import atomic_write
 from wsis.data.images import read_dataset_image
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.progress import iterate
-from wsis.errors import UsageError, WSISError
+from wsis.errors import UsageError, WSISError, run_command
 from wsis.report.instances import (
     Source,
     artifact_source,
@@ -89,8 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _weak(scene: Scene) -> Picture:
-    """Boxes and points of a data set without masks."""
+    """Boxes and points of a data set without masks, or its tags alone."""
     annotations = [a for a in scene.record.get("annotations", ()) if not a.get("iscrowd")]
+    if not annotations:
+        annotations = [{"category_id": i} for i in scene.record.get("image_labels", ())]
     boxes = np.full((len(annotations), 4), np.nan)
     points = np.full((len(annotations), 2), np.nan)
     for row, annotation in enumerate(annotations):
@@ -196,14 +198,14 @@ def draw_pictures(args: argparse.Namespace) -> int:
     return len(chosen)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    count = draw_pictures(args)
+    sys.stdout.write(f"{count} pictures in {Path(args.output).resolve()}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        count = draw_pictures(args)
-    except WSISError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    sys.stdout.write(f"{count} pictures in {Path(args.output).resolve()}\n")
-    return 0
+    return run_command(lambda: draw(args))

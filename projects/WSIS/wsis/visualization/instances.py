@@ -172,7 +172,10 @@ def weak_panel(
     colors: np.ndarray | None = None,
     width: int = PANEL_WIDTH,
 ) -> np.ndarray:
-    """Boxes and points on the photograph, for data sets without masks.
+    """Boxes, points and tags on the photograph, for data sets without masks.
+
+    A label without box and point is a tag of the whole image: it stands at the upper left, each in
+    a line.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -187,6 +190,7 @@ def weak_panel(
     drawing = Visualizer(panel)
     factor = np.array([size[1] / image.shape[1], size[0] / image.shape[0]])
     palette = (distinct_colors(len(labels)) if colors is None else np.asarray(colors)) / 255.0
+    line = 1
     for box, point, text, color in zip(boxes, points, labels, palette, strict=True):
         anchor = point * factor + 6
         if np.isfinite(box).all():
@@ -195,7 +199,9 @@ def weak_panel(
             drawing.draw_box(corners, edge_color=tuple(color), alpha=1.0)
         if np.isfinite(point).all():
             drawing.draw_circle(point * factor, color=tuple(color), radius=5)
-        if np.isfinite(anchor).all():
+        if not np.isfinite(anchor).all():
+            anchor, line = np.array([3, line]), line + _LINE
+        if text:
             x = _inside(anchor[0] + _LETTER * len(text) / 2, _LETTER * len(text) / 2 + 3, size[1])
             y = min(max(anchor[1], 1), max(size[0] - _LINE, 0))
             drawing.draw_text(text, (x, y), color=_pale(tuple(color)), font_size=_FONT)

@@ -18,7 +18,6 @@ from torch.nn import functional
 from wsis.errors import DataError, UsageError
 from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
-from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.peak_classifier import PeakClassifier, PeakResponses, build_peak_classifier
 
 
@@ -66,7 +65,7 @@ class IAM(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.IAM``, ``MODEL.PEAK_CLASSIFIER`` and the backbone."""
         keys = cfg.MODEL.IAM
-        classifier = build_peak_classifier(cfg)
+        classifier = build_peak_classifier(cfg, traceable=True)
         shapes = classifier.backbone.output_shape()
         missing = [name for name in keys.IN_FEATURES if name not in shapes]
         if missing or len(keys.IN_FEATURES) != 3:
@@ -130,12 +129,7 @@ class IAM(nn.Module):
             raise DataError(f"images {keys}: {error}") from error
 
     def _tags(self, sample: dict[str, Any]) -> list[int] | None:
-        labels = sample.get("image_labels") if self.use_tags else None
-        if labels is None:
-            return None
-        key = sample.get("image_key", "")
-        present = multi_hot(labels, self.peak_classifier.num_classes, image_key=key)
-        return present.nonzero().flatten().tolist()
+        return self.peak_classifier.tags_of(sample) if self.use_tags else None
 
     def fill(self, found: Sequence[PeakResponses]) -> Tensor:
         """Logits (P, H, W) of the activation maps of all peaks of images of one size, in order."""

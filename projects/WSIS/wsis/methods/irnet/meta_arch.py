@@ -19,6 +19,7 @@ from wsis.errors import DataError, UsageError
 from wsis.layers.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.losses import relation_losses
+from wsis.modeling.pixels import PixelModule
 
 _OUTPUTS = ("displacement", "boundary", "instances", "semantic")
 
@@ -54,7 +55,7 @@ def reduce_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool 
 
 
 @META_ARCH_REGISTRY.register()
-class IRNet(nn.Module):
+class IRNet(PixelModule):
     """Learns class boundaries and centroid displacements from inter-pixel labels.
 
     Training takes ``{"image", "inter_pixel_label"}`` per image and returns weighted losses whose
@@ -96,14 +97,12 @@ class IRNet(nn.Module):
         align_corners: bool = False,
         outputs: Sequence[str] = ("boundary", "instances"),
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.in_features = tuple(in_features)
         self.boundary_branch = boundary_branch
         self.displacement_branch = displacement_branch
         self.roi_heads = roi_heads
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         # Mean displacement (dy, dx) of the training set, subtracted in eval mode (spec 5.3).
         self.register_buffer("mean_shift", torch.zeros(2))
         self.freeze_backbone = freeze_backbone
@@ -153,20 +152,12 @@ class IRNet(nn.Module):
             "align_corners": align,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.pixel_mean.device
-
     def train(self, mode: bool = True) -> IRNet:
         """As any module, but a frozen backbone stays in eval mode."""
         super().train(mode)
         if self.freeze_backbone:
             self.backbone.eval()
         return self
-
-    def _normalise(self, image: Tensor) -> Tensor:
-        return (image.to(self.device, self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     def dense_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boundary logits (N, 1, h, w) and displacements (N, 2, h, w) of normalised images.
@@ -190,7 +181,7 @@ class IRNet(nn.Module):
         """
         if not self.training:
             return [self.inference(sample) for sample in batched_inputs]
-        images = ImageList.from_tensors([self._normalise(x["image"]) for x in batched_inputs], 0)
+        images = ImageList.from_tensors([self.normalize(x["image"]) for x in batched_inputs], 0)
         height, width = images.tensor.shape[-2:]
         labels = images.tensor.new_full((len(images), height, width), 255, dtype=torch.uint8)
         for target, sample in zip(labels, batched_inputs, strict=True):
@@ -213,7 +204,7 @@ class IRNet(nn.Module):
         """
         height, width = image.shape[-2:]
         rows, columns = canvas_size((height, width), **self.canvas)
-        image = self._normalise(image)
+        image = self.normalize(image)
         pair = torch.stack([image, image.flip(-1)])
         if "boundary" not in self._needed():
             pair = pair[:1]
