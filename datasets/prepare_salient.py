@@ -12,7 +12,6 @@ From COCO come images in which one object covers 5 to 60 % and all others togeth
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import zlib
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from wsis.data.builtin import datasets_root
+from wsis.data.checks import load_json
 from wsis.data.coco import load_coco_dataset
 from wsis.data.files import atomic_write
 from wsis.data.ground_truth import load_ground_truth
@@ -50,7 +50,11 @@ def split_names(names: Sequence[str], share: float) -> tuple[list[str], list[str
 def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     """Write the list of single objects, and its split; returns what was done."""
     records = load_salient(images, masks)
-    single = [r["image_id"] for r in records if is_single_object(read_salient_mask(r[SALIENT_KEY]))]
+    single = [
+        record["image_id"]
+        for record in records
+        if is_single_object(read_salient_mask(record[SALIENT_KEY], required=False))
+    ]
     if not single:
         raise DataError(f"none of the {len(records)} masks in {masks} shows a single object")
     write_list(path, single)
@@ -63,10 +67,18 @@ def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     return said
 
 
+def read_names(path: Path) -> list[str]:
+    """A JSON list of file names."""
+    found = load_json(path)
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise DataError(f"{path} is not a list of file names")
+    return found
+
+
 def from_coco(annotations: Path, images: Path, output: Path, names: Path | None) -> str:
     """Write ``images/``, ``masks/`` and ``list.txt`` below ``output``."""
     records, _, _ = load_coco_dataset(annotations, images)
-    wanted = None if names is None else set(json.loads(names.read_text("utf-8")))
+    wanted = None if names is None else set(read_names(names))
     kept = []
     for record in records:
         path = Path(record["file_name"])
@@ -77,6 +89,8 @@ def from_coco(annotations: Path, images: Path, output: Path, names: Path | None)
             continue
         for folder in ("images", "masks"):
             (output / folder).mkdir(parents=True, exist_ok=True)
+        if path.stem in kept:
+            raise DataError(f"{annotations} has two images called {path.stem}; rename one of them")
         shutil.copyfile(path, output / "images" / path.name)
         picture = Image.fromarray(mask.astype(np.uint8) * 255)
         picture.save(output / "masks" / f"{path.stem}.png")

@@ -88,6 +88,17 @@ def test_zip_bomb_is_refused(tmp_path, monkeypatch):
         read_artifact(path)
 
 
+def test_absurd_shape_is_refused_before_allocation(tmp_path):
+    head = "{'descr': '<f8', 'fortran_order': False, 'shape': (1125899906842624,), }"
+    header = head.ljust(117) + "\n"
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+        archive.writestr("a.npy", data)
+    with pytest.raises(DataError, match="claims the shape"):
+        read_artifact(path)
+
+
 @pytest.mark.parametrize("key", ["../a", "a/b", "", ".hidden", "a\n"])
 def test_keys_cannot_leave_their_folder(key):
     with pytest.raises(DataError, match="image key"):

@@ -6,6 +6,13 @@ from wsis.data.cim_labels import read_cim_label_file, read_cim_points
 from wsis.errors import DataError
 
 
+class Huge:
+    """A few bytes that would have the reader allocate two gigabytes."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1 << 31,),)
+
+
 def write(path, content):
     path.write_bytes(pickle.dumps(content))
     return path
@@ -29,6 +36,7 @@ def test_label_file(tmp_path):
         ({"indexes": [1], "mat": [np.zeros(3)]}, "image 1 has a matrix of float64"),
         ({"indexes": ["x"], "mat": [np.zeros((1, 2))]}, "no integer"),
         ({"indexes": [print], "mat": [1]}, "print"),
+        (Huge(), "unusual way"),
     ],
 )
 def test_damaged_label_files(tmp_path, content, message):
@@ -61,6 +69,8 @@ def test_points(tmp_path):
         ("1 2 4", "class 4 is none of 0 to 3"),
         ("1 2 0.5", "class 0.5 is none"),
         ("nan 2 1", "outside an image"),
+        ("1 2 inf", "class inf is none"),
+        ("1 2 nan", "class nan is none"),
     ],
 )
 def test_damaged_points(tmp_path, text, message):

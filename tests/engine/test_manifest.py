@@ -77,8 +77,12 @@ def test_digest_knows_config_and_inputs_only():
             {"images": "aa"},
             "A.B was [1, 2] and is [1]; C was absent and is True",
         ),
-        ({"SEED": 1, "A.B": [1, 2]}, {"images": "bb"}, "its input 'images' has changed"),
-        ({"SEED": 1, "A.B": [1, 2]}, {}, "its input 'images' has changed"),
+        (
+            {"SEED": 1, "A.B": [1, 2]},
+            {"images": "bb"},
+            "images or labels of its data set have changed",
+        ),
+        ({"SEED": 1, "A.B": [1, 2]}, {}, "images or labels of its data set have changed"),
         (
             {"SEED": 2, "A.B": [], "C": 1},
             {"images": "bb", "cam": "cc"},

@@ -122,6 +122,29 @@ def test_data_sets_from_the_command_line(text, request):
         MetadataCatalog.pop(name, None)
 
 
+def filter_of(path, *overrides):
+    (planned,) = load_pipeline(path, list(overrides)).select(stage="peak_classifier")
+    return planned.cfg.MODEL.PEAK_CLASSIFIER.FILTER
+
+
+@pytest.mark.parametrize("text", ["0.5", "-3", "1e-3", "median"])
+def test_a_word_may_be_a_number(text, tmp_path):
+    path = ROOT / "configs" / "prm_shapes.yaml"
+    key = "MODEL.PEAK_CLASSIFIER.FILTER"
+    assert filter_of(path, key, text) == text
+    assert filter_of(path, f"peak_classifier.{key}", text) == text
+    assert filter_of(path, key, repr(text)) == text
+    stage = ROOT / "configs" / "stages" / "prm_shapes" / "peak_classifier.yaml"
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {stage}\nMODEL:\n  PEAK_CLASSIFIER:\n    FILTER: {text}\n")
+    found = filter_of(own)
+    assert found == text or float(found) == float(text)
+    with pytest.raises(UsageError, match="Type mismatch"):
+        load_pipeline(path, ["MODEL.META_ARCHITECTURE", "[1]"])
+    with pytest.raises(UsageError, match="Type mismatch"):
+        load_pipeline(path, ["MODEL.PEAK_CLASSIFIER.WINDOW", "three"])
+
+
 def test_split_overrides():
     assert split_overrides(["A.B", "1", "cam.C", "2"], ["cam"]) == (
         ["A.B", "1"],
@@ -145,6 +168,8 @@ def test_split_overrides():
             r"voc_2012_val_instance has 20; number 1 is '\w+' in the first and 'aeroplane' in the",
         ),
         (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
+        (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
+        (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
         (["DATASETS.TRAIN", "('nowhere',)"], "nowhere"),
     ],
 )

@@ -1,4 +1,3 @@
-import cv2
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
@@ -6,14 +5,13 @@ from PIL import Image
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
+from wsis.evaluation.box_baselines import filled_boxes
 from wsis.evaluation.box_masks import (
     BoxMaskEvaluator,
     BoxMaskMeasure,
     BoxMasks,
     BoxMaskStream,
     class_mean_iou,
-    filled_boxes,
-    grabcut_boxes,
     object_of_boxes,
     paired_iou,
 )
@@ -79,19 +77,6 @@ def test_boxes_beside_pictures_are_matched_by_class_and_overlap():
     assert object_of_boxes({"annotations": [], "instance_file_name": "a.png"}, truth).size == 0
 
 
-def test_grabcut_finds_a_clear_object():
-    image = np.full((60, 70, 3), 30, dtype=np.uint8)
-    cv2.circle(image, (35, 30), 15, (220, 60, 40), -1)
-    disc = image[..., 0] == 220
-    found = grabcut_boxes(image, np.array([[18, 13, 53, 48], [0, 0, 70, 60], [3, 3, 5, 5]]))
-    assert paired_iou(found[:1], disc[None])[0] > 0.9
-    assert found[1].all()  # no background is left to learn from
-    assert found[2].sum() == 4  # too few pixels
-    np.testing.assert_array_equal(
-        found, grabcut_boxes(image, np.array([[18, 13, 53, 48], [0, 0, 70, 60], [3, 3, 5, 5]]))
-    )
-
-
 @pytest.fixture
 def case(tmp_path):
     """One image with two boxes and its artifact."""
@@ -144,11 +129,49 @@ def test_proxy_masks_and_those_to_be_trusted(case):
     assert "voc" in found
 
 
-def test_an_artifact_for_other_boxes(case):
+def test_boxes_without_an_artifact_are_missed(case, tmp_path):
     record, reader = case
-    record["annotations"].append(record["annotations"][0])
-    with pytest.raises(DataError, match="for 3 boxes"):
-        figures("box_masks", (record, reader))
+    both = [record, record | {"image_key": "b"}]
+    for name, protocol in (("box_masks", "box masks"), ("proxy_masks", "proxy masks")):
+        entries = evaluate_product(name, both, reader, class_names=NAMES, grabcut_iterations=0)
+        found = {entry["protocol"]: entry["metrics"] for entry in entries}
+        assert found[protocol]["mIoU"] == pytest.approx(75 / 2)
+        assert found[protocol]["boxes"] == 4
+
+
+def test_a_test_set_without_masks_has_no_figures(case, caplog):
+    record, _ = case
+    alone = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
+    evaluator = BoxMaskEvaluator([record | {"annotations": alone}], NAMES)
+    evaluator.reset()
+    evaluator.process([record], [{"instances": None}])
+    assert not evaluator.evaluate()
+    assert "no image has true masks" in caplog.text
+
+
+def test_masks_of_other_boxes_are_joined_to_objects(case):
+    """A detector's boxes: more than there are objects, in another order."""
+    record, reader = case
+    first, second = record["annotations"]
+    record["annotations"] = [second, first, second | {"category_id": 2}]
+    for name, protocol in (("box_masks", "box masks"), ("proxy_masks", "proxy masks")):
+        found = figures(name, (record, reader))
+        assert found[protocol]["mIoU"] == pytest.approx(75)
+        assert found[protocol]["boxes"] == 2
+
+
+def test_masks_of_another_size(case):
+    record, reader = case
+    smaller = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
+    small = truth_of([mask(5, 5, 20, 20)], [0])
+    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
+    with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
+        stream.add(
+            record | {"annotations": smaller},
+            small,
+            np.zeros((2, 9, 9), bool),
+            reader["a"]["boxes"],
+        )
 
 
 def test_no_boxes_at_all():

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from wsis.errors import DataError, UsageError
+from wsis.evaluation.coco import encode_rle, xywh_of_masks
 from wsis.evaluation.pseudo_labels import QualityMeasure
+from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 
 from tests.evaluation.cases import random_pair
@@ -138,7 +140,57 @@ def test_images_without_ground_truth_are_left_out(pairs, caplog):
     evaluator.add(pairs[0].key, pairs[0].prediction)
     assert evaluator.without_truth == {pairs[0].key}
     assert np.isnan(evaluator.evaluate()["voc"]["AP50"])
-    assert "1 images have no ground truth" in caplog.text
+    assert "1 images have no true masks" in caplog.text
+
+
+def boxed_records(pairs, *, masks):
+    """The pairs' truth as annotations with boxes, and with masks for the pairs that `masks` has."""
+    records = dataset(pairs)
+    for index, (record, pair) in enumerate(zip(records, pairs, strict=True)):
+        record["annotations"] = []
+        for mask, number in zip(pair.truth.masks, pair.truth.classes, strict=True):
+            if mask.any():
+                box = xywh_of_masks(mask[None])[0].tolist()
+                area = int(mask.sum())
+                one = {"category_id": int(number), "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
+                if index in masks:
+                    one["segmentation"] = encode_rle(mask[None])[0]
+                record["annotations"].append(one | {"area": area})
+    return records
+
+
+def figures_of(records, pairs, **arguments):
+    evaluator = VOCInstanceEvaluator(
+        records, NAMES, load_ground_truth=load_truth, protocols=("voc", "coco_bbox"), **arguments
+    )
+    for pair in pairs:
+        evaluator.add(pair.key, pair.prediction)
+    return evaluator.evaluate()
+
+
+def test_boxes_alone_have_the_box_figures_that_masks_would_give(pairs, caplog):
+    everywhere = range(len(pairs))
+    full = figures_of(boxed_records(pairs, masks=everywhere), pairs)
+    alone = figures_of(boxed_records(pairs, masks=()), pairs, load_boxes=load_box_truth)
+    assert list(alone) == ["coco_bbox"]
+    assert 0 < alone["coco_bbox"]["AP50"] < 100
+    np.testing.assert_equal(alone["coco_bbox"], full["coco_bbox"])
+    assert "count for boxes" in caplog.text
+    mixed = boxed_records(pairs, masks=everywhere[:8])
+    some = figures_of(mixed, pairs, load_boxes=load_box_truth)
+    np.testing.assert_equal(some["coco_bbox"], full["coco_bbox"])
+    np.testing.assert_equal(some["voc"], figures_of(mixed, pairs)["voc"])
+
+
+def test_crowds_without_masks_are_crowds_of_boxes():
+    box = {"category_id": 0, "bbox": [2, 3, 10, 5], "bbox_mode": BoxMode.XYWH_ABS}
+    record = dict(zip(("height", "width"), SIZE, strict=True))
+    truth = load_box_truth(record | {"annotations": [box, box | {"iscrowd": 1, "area": 7}]})
+    assert truth.areas.tolist() == [50]
+    assert truth.masks.sum() == 50
+    assert truth.crowd_areas.tolist() == [7]
+    assert load_box_truth(record | {"annotations": [box, {"category_id": 1}]}) is None
+    assert load_box_truth(record | {"image_labels": [0]}) is None
 
 
 def test_errors_name_the_image(pairs):

@@ -55,5 +55,7 @@ def check_gradients(model, golden, arrays):
         np.testing.assert_allclose(actual, norm, rtol=1e-3, err_msg=name)
         if f"grad_{name}" in arrays:
             expected = arrays[f"grad_{name}"]
+            # ResNet-50 has one activation 9e-7 from its ReLU's kink, where others are 3: rounding
+            # decides whether its gradient, 0.0054 of the largest sum, counts.
             scale = np.abs(expected).max()
-            np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=5e-3 * scale)
+            np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=6e-3 * scale)

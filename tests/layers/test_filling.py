@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from wsis.layers import filling
 from wsis.layers.filling import fill, filling_weights
 
@@ -92,9 +93,55 @@ def test_pieces_do_not_change_the_result(monkeypatch):
 
     whole = run()
     monkeypatch.setattr(filling, "_CPU_CHUNK", 1)  # one channel at a time
-    monkeypatch.setattr(filling, "_STATE_BYTES", 1)  # one peak at a time
+    monkeypatch.setattr(filling, "_CPU_STATES", 1)  # one peak at a time
     for a, b in zip(run(), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts operations that compute: views of tensors are none."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.is_mutable or not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_sums_of_some_peaks_at_a_time(monkeypatch):
+    maps, weights, index = problem(8, peaks=5, images=1)
+
+    def run():
+        result = fill(maps, weights, index, num_iterations=3)
+        return torch.autograd.grad(result.square().sum(), (maps, weights))
+
+    whole = run()
+    for peaks in (1, 2, 4):  # lines of 3 channels of 8 x 10 cells
+        monkeypatch.setattr(filling, "_CPU_SUMS", peaks * 9 * 3 * 80 * 8)
+        for a, b in zip(run(), whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_large_limits_make_few_operations(monkeypatch):
+    """A GPU has them: as many operations for ten peaks as for one, and few for an iteration."""
+    for name in ("CHUNK", "STATES", "SUMS"):
+        monkeypatch.setattr(filling, f"_CPU_{name}", 1 << 30)
+
+    def kernels(peaks, steps):
+        maps, weights, index = problem(7, peaks=peaks, images=1, channels=4)
+        result = fill(maps, weights, index, num_iterations=steps)
+        with Kernels() as watched, torch.no_grad():
+            result.grad_fn.apply(torch.ones_like(result))
+        return watched.count
+
+    assert kernels(10, 5) == kernels(1, 5) < 150
+    # of an iteration: 9 to fill again, 9 to spread the gradient, 1 for the weights
+    assert kernels(10, 6) - kernels(10, 5) == 19
+
+
+def test_a_gpu_takes_the_peaks_of_an_image_at_once():
+    assert filling._GPU_STATES >= 8 * 16 * 112 * 112 * 112 * 4
+    assert filling._GPU_SUMS >= 9 * 8 * 16 * 113 * 113 * 4
 
 
 def test_peaks_are_independent_and_their_order_is_free():

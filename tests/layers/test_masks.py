@@ -102,3 +102,8 @@ def test_suppression_by_hand():
     assert mask_nms(masks[:0], scores[:0], 0.5).tolist() == []
     once = mask_nms(masks, scores, 0.4)
     assert mask_nms(masks[once], scores[once], 0.4).tolist() == list(range(len(once)))
+
+
+def test_boxes_stay_on_their_device():
+    masks = torch.zeros(2, 4, 5, dtype=torch.bool, device="meta")
+    assert mask_boxes(masks).device == masks.device

@@ -8,7 +8,13 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from wsis.config import get_wsis_cfg
 from wsis.layers.peak_backward import PeakProgram
-from wsis.layers.peak_response import PeakRule, peak_response_maps, record
+from wsis.layers.peak_response import (
+    PeakRule,
+    normalize_response,
+    peak_response_maps,
+    record,
+)
+from wsis.layers.peak_tape import refusal
 from wsis.layers.peaks import peak_stimulation, upsample_maps
 
 
@@ -231,3 +237,120 @@ def test_an_unsupported_side_branch_does_no_harm():
     assert set(tape.made) == {"map", "gate"}
     found = peak_response_maps(tape, torch.tensor([[0, 0, 2, 3]]))
     assert found[0, 2, 3] == 1
+
+
+def refused(network, name):
+    tape = record(network, torch.randn(1, 3, 8, 8))
+    assert name in refusal(tape)
+    with pytest.raises(ValueError, match="peaks cannot be traced back through .*" + name):
+        peak_response_maps(tape, torch.tensor([[0, 0, 2, 2]]))
+
+
+def written_views(first, second):
+    """Networks with a branch that goes through memory which is written to in parts."""
+
+    def part_of_a_buffer(x):
+        b = torch.zeros(x.shape)
+        b[:, :, 1:] = x[:, :, 1:]
+        return first(x).relu() + second(b).relu()
+
+    def whole_buffer_by_a_view(x):
+        b = torch.zeros(x.shape)
+        b[:].add_(x)
+        return first(x).relu() + second(b).relu()
+
+    def given_out(x):
+        b = torch.zeros(x.shape)
+        torch.mul(x, 2.0, out=b[:, :])
+        return first(x).relu() + second(b).relu()
+
+    def constant_times_map(x):
+        b = torch.ones(x.shape)
+        b.mul_(x)
+        return first(x).relu() + second(b).relu()
+
+    def part_of_a_map(x):
+        y = first(x).relu()
+        y[:, :, 1:] += second(x)[:, :, 1:]
+        return y
+
+    return part_of_a_buffer, whole_buffer_by_a_view, given_out, constant_times_map, part_of_a_map
+
+
+def test_writing_into_a_part_is_refused_by_name():
+    torch.manual_seed(0)
+    networks = written_views(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1))
+    for network, name in zip(networks, ("copy_", "add_", "mul", "mul_", "copy_"), strict=True):
+        refused(network, name)
+
+
+def test_writing_into_a_whole_tensor_is_not():
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 2, 1).double(), nn.Conv2d(3, 2, 1).double()
+
+    def network(x):
+        total = torch.zeros(1, 2, 8, 8).double()
+        total += first(x).relu_()
+        part = second(x)
+        part.relu_()
+        return total[:, :, :].add_(part)
+
+    images = torch.randn(1, 3, 8, 8).double()
+    peaks = torch.tensor([[0, 0, 2, 3], [0, 1, 5, 5]])
+    ours = peak_response_maps(record(network, images), peaks)
+    assert_same(ours, by_autograd(network, images, peaks))
+
+
+def test_what_was_saved_outlives_writing_into_a_part():
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 4, 3, padding=1).double(), nn.Conv2d(4, 2, 1).double()
+
+    def network(x, *, spoil=True):
+        y = first(x).relu()
+        made = second(y)
+        if spoil:
+            y[:, :, 2:5].zero_()
+        return made
+
+    images, peak = torch.randn(1, 3, 8, 8).double(), torch.tensor([[0, 1, 3, 3]])
+    kept = peak_response_maps(record(lambda x: network(x, spoil=False), images), peak)
+    assert torch.equal(peak_response_maps(record(network, images), peak), kept)
+
+
+def test_mixed_precision_around_makes_no_difference():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    image, peak = torch.randn(1, 3, 9, 9), torch.tensor([[0, 1, 3, 3]])
+    plain = peak_response_maps(record(network, image), peak)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(peak_response_maps(record(network, image), peak), plain)
+
+
+def test_no_tf32_while_peaks_are_traced():
+    convolutions = torch.backends.cudnn
+    before, convolutions.allow_tf32 = convolutions.allow_tf32, True
+    layer, seen = nn.Conv2d(3, 2, 1), []
+
+    def network(x):
+        seen.append(convolutions.allow_tf32)
+        return layer(x)
+
+    def reduce(gradient):
+        seen.append(convolutions.allow_tf32)
+        return normalize_response(gradient)
+
+    try:
+        tape = record(network, torch.rand(1, 3, 5, 5))
+        peak_response_maps(tape, torch.tensor([[0, 0, 2, 3]]), reduce=reduce)
+        assert seen == [False, False]
+        assert convolutions.allow_tf32
+    finally:
+        convolutions.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
+def test_refusals_of_whole_networks(name):
+    trunk = torchvision.models.get_model(name, weights=None).eval()
+    trunk = getattr(trunk, "features", None) or nn.Sequential(*list(trunk.children())[:-2])
+    said = refusal(record(trunk, torch.zeros(1, 3, 32, 32)))
+    assert ("hardswish" in said) if name == "mobilenet_v3_small" else said is None

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from wsis.layers.peak_windows import (
     Resample,
     Term,
@@ -141,3 +142,21 @@ def test_resampling_refuses_what_mixes_images():
     assert back(windows, [0]).data.shape == (1, 2, 2, 2)
     with pytest.raises(ValueError, match="mixes images"):
         back(two, [0, 0])
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (2, 2), (3, 1)])
+def test_unpooling_adds_in_one_order(kernel, stride, monkeypatch):
+    """No scatter names a pixel twice: on a GPU the order of a sum would be anybody's guess."""
+    image = torch.zeros(1, 2, 9, 8)
+    image[:, :, 4, 4] = 1  # the maximum of all windows that reach it
+    made, indices = F.max_pool2d(image, kernel, stride, return_indices=True)
+    seen, scatter = [], Tensor.scatter_add_
+
+    def watched(self, dim, index, source):
+        seen.append(all(len(row) == len(row.unique()) for row in index))
+        return scatter(self, dim, index, source)
+
+    monkeypatch.setattr(Tensor, "scatter_add_", watched)
+    back = Unpool(indices, (9, 8), (stride,) * 2, (0, 0), (kernel,) * 2)
+    back(Windows(torch.ones_like(made), [(0, 0)]), [0])
+    assert all(seen)

@@ -106,3 +106,16 @@ def test_bad_options(options, message):
         peak_stimulation(torch.rand(1, 1, 3, 3), **options)
     with pytest.raises(ValueError, match="factor"):
         upsample_maps(torch.rand(1, 1, 3, 3), 0)
+
+
+def test_half_maps_do_not_overflow():
+    maps = torch.zeros(1, 1, 9, 81).half()
+    maps[..., ::2, ::2] = 3000.0  # 205 peaks: their sum is beyond half precision
+    maps.requires_grad_()
+    scores, peaks = peak_stimulation(maps, peak_filter="mean", gradient="mean")
+    assert len(peaks) == 205
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [[3000.0]]
+    scores.sum().backward()
+    assert maps.grad.dtype == torch.float16
+    assert maps.grad.sum() == pytest.approx(1, rel=1e-2)

@@ -163,3 +163,10 @@ def test_wrong_inputs_are_named():
         nearest_indices(0, 3)
     with pytest.raises(ValueError, match="no pixel"):
         Regions.from_masks(random_masks(0, 1, 3, 4)).crop((2, 1, 2, 3))
+
+
+def test_regions_that_overlap_absurdly_are_refused(monkeypatch):
+    monkeypatch.setattr("wsis.layers.partition.MAX_MEMBERSHIPS", 100)
+    nested = np.tri(20, 20, dtype=bool)[:, None]  # 20 regions, 210 memberships
+    with pytest.raises(ValueError, match="use fewer regions"):
+        Regions.from_masks(nested)

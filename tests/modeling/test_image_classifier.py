@@ -44,6 +44,9 @@ def test_multi_hot():
         multi_hot([3], 3, image_key="img7")
     with pytest.raises(DataError, match="NUM_CLASSES"):
         multi_hot(torch.ones(4), 3)
+    for labels in ([-1], torch.ones(4)):
+        with pytest.raises(DataError, match=r"MODEL\.CIM\.NUM_CLASSES"):
+            multi_hot(labels, 3, config_key="MODEL.CIM.NUM_CLASSES")
 
 
 def test_loss_by_hand(model):

@@ -105,3 +105,102 @@ def test_options():
     assert parse_filter("0.5") == 0.5
     with pytest.raises(UsageError, match="IN_FEATURE is 'res9'"):
         build_peak_classifier(tiny_cfg(IN_FEATURE="res9"))
+
+
+def half_maps(model):
+    """As if the 1x1 convolution ran in half precision."""
+    model.classifier.register_forward_hook(lambda module, given, made: made.half())
+    return model
+
+
+BATCH = [
+    {"image": image(40, 52), "image_labels": [0, 2]},
+    {"image": image(33, 48, 1), "image_labels": [1]},
+]
+
+
+@pytest.mark.parametrize("kind", ["half maps", "autocast"])
+def test_mixed_precision_trains(model, kind):
+    """Autocast on a CPU enlarges in float32, that of a GPU in half precision, as the other kind."""
+    expected = model.losses(BATCH)["loss_classification"]
+    if kind == "half maps":
+        half_maps(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        loss = model.losses(BATCH)["loss_classification"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.05, atol=0)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_mixed_precision_leaves_responses_as_they_are(model):
+    x = model.normalize(image(48, 64))
+    (expected,) = model.respond([x])
+    for back_propagate in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (found,) = model.respond([x], back_propagate=back_propagate)
+        assert torch.equal(found.class_maps, expected.class_maps)
+        assert found.features["res4"].dtype == torch.float32
+        if back_propagate:
+            assert torch.equal(found.responses, expected.responses)
+
+
+def test_tags_are_ids_or_vectors(model):
+    x = model.normalize(image(40, 52))
+    for tags in ([1], [1.0] * 0 + [0.0, 1.0, 0.0], torch.tensor([False, True, False])):
+        (found,) = model.respond([x], tags=[tags], back_propagate=False)
+        assert found.peaks[:, 0].unique().tolist() == [1]
+        assert model.tags_of({"image_labels": tags}) == [1]
+    assert model.tags_of({}) is None
+    for bad in ([-1], [3], torch.ones(4)):
+        with pytest.raises(DataError, match=r"MODEL\.PEAK_CLASSIFIER\.NUM_CLASSES"):
+            model.respond([x], tags=[bad], back_propagate=False)
+        with pytest.raises(DataError, match="image lost: "):
+            model.tags_of({"image_labels": bad, "image_key": "lost"})
+        with pytest.raises(DataError, match=r"MODEL\.PEAK_CLASSIFIER\.NUM_CLASSES"):
+            model.losses([{"image": image(40, 52), "image_labels": bad}])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"WINDOW": 4}, "WINDOW is 4; it must be an odd number"),
+        ({"WINDOW": 1}, "WINDOW is 1"),
+        ({"FILTER": "middle"}, "FILTER is 'middle'; it must be one of median, mean"),
+        ({"FILTER": "nan"}, "FILTER is nan"),
+        ({"SUB_PIXEL_FACTOR": 0}, "SUB_PIXEL_FACTOR is 0; it must be 1 or more"),
+        ({"GRADIENT": "divided"}, "GRADIENT is 'divided'; it must be one of undivided, mean"),
+        ({"MAX_PEAKS": -1}, "MAX_PEAKS is -1"),
+    ],
+)
+def test_bad_options(options, said):
+    with pytest.raises(UsageError, match=r"^MODEL\.PEAK_CLASSIFIER\." + said):
+        build_peak_classifier(tiny_cfg(**options))
+
+
+def unsupported_cfg():
+    cfg = tiny_cfg(IN_FEATURE="res3")
+    cfg.MODEL.BACKBONE.NAME = "build_torchvision_backbone"
+    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v3_small"
+    return cfg
+
+
+def test_a_backbone_that_peaks_cannot_pass():
+    with pytest.raises(
+        UsageError, match=r"mobilenet_v3_small\): .* through product of two maps"
+    ) as error:
+        build_peak_classifier(unsupported_cfg(), traceable=True)
+    assert "MODEL.BACKBONE" in str(error.value)
+    assert build_peak_classifier(unsupported_cfg()).num_classes == 3  # CIM needs no more
+
+
+def test_the_check_of_the_backbone_changes_nothing():
+    states = []
+    for traceable in (False, True):
+        torch.manual_seed(0)
+        model = build_peak_classifier(tiny_cfg(), traceable=traceable)
+        assert all(module.training for module in model.modules())
+        assert all(p.grad is None for p in model.parameters())
+        states.append(model.state_dict() | {"drawn": torch.rand(1)})
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name

@@ -1,6 +1,7 @@
 """PRM without proposals end to end on tiny shapes, and the commands that use what it trained."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,12 @@ def test_demo_of_a_photograph(overrides, tmp_path, capsys):
     target = tmp_path / "out" / "mine.response_instances.png"
     with Image.open(target) as figure:
         assert figure.width > 3 * figure.height / 4
+    (tmp_path / "other").mkdir()
+    Image.fromarray(255 - pixels).save(tmp_path / "other" / "mine.png")
+    both = [str(path), str(tmp_path / "other" / "mine.png"), *arguments[1:]]
+    assert demo.main([*both, "--tags", known[0], "--set", *overrides]) == 0
+    shown = capsys.readouterr().out.split()[-2:]
+    assert len({Path(name).read_bytes() for name in shown}) == 2
     arguments[0] = str(tmp_path / "absent.png")
     assert demo.main([*arguments, "--set", *overrides]) == 1
     assert "absent.png" in capsys.readouterr().err

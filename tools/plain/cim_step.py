@@ -71,6 +71,13 @@ def in_chunks(count: int) -> Benchmark:
     )
 
 
-for number in (100, 300):
+def alone(count: int) -> Benchmark:
+    """The whole step, by itself: the time of many proposals is long enough."""
+    return Benchmark(ours=build_step(count), note="all at once")
+
+
+for number in (100, 250, 500):
     register(f"cim_step/{number}", partial(without_masks, number))
+for number in (1000, 2000):
+    register(f"cim_step/{number}", partial(alone, number))
 register("cim_step_chunks/300", partial(in_chunks, 300))

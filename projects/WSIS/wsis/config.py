@@ -140,12 +140,19 @@ def check_config(cfg: CfgNode) -> None:
     least = {
         "SOLVER.IMS_PER_BATCH": (cfg.SOLVER.IMS_PER_BATCH, 1),
         "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1),
-        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1),
+        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 0),
         "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS, 0),
     }
     for key, (value, bound) in least.items():
         if value < bound:
             raise UsageError(f"{key} is {value}; it must be {bound} or more")
+    head = cfg.MODEL.ROI_MASK_HEAD
+    wanted = head.MIN_CONFIDENCE > 0 or head.USE_IGNORE or head.TARGETS != "detectron2"
+    if wanted and cfg.MODEL.MASK_ON and head.NAME == "MaskRCNNConvUpsampleHead":
+        raise UsageError(
+            "MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE, USE_IGNORE and TARGETS do nothing in Detectron2's "
+            "own head; set MODEL.ROI_MASK_HEAD.NAME ConfidenceMaskHead"
+        )
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU; set it False on a CPU")
     if cfg.WSIS.ON_ERROR not in ON_ERROR:

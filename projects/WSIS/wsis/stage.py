@@ -22,7 +22,10 @@ class Stage:
         produces: name of its product; a stage that consumes that name reads this stage's folder.
         config_keys: config nodes, beyond its kind's own, on which the product depends
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
+        file_keys: config keys that name a file or a folder outside the data set; other names or
+            sizes of files there make the stage stale.
         evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
+        evaluation_keys: config nodes on which the figures depend, but not the product.
         supervision: the most of the data set that it looks at: image, point, box or mask.
     """
 
@@ -32,7 +35,9 @@ class Stage:
     produces: str
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
+    file_keys: tuple[str, ...] = ()
     evaluation: str = ""
+    evaluation_keys: tuple[str, ...] = ()
     supervision: str = "image"
 
 
@@ -44,11 +49,13 @@ class TrainStage(Stage):
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY`` of the training mapper.
         samples: ``(dataset dicts, cfg) -> (samples, order)``: what training goes through where that
             is not whole images, and the order of an epoch (`wsis.data.stream.EpochOrder`) or None.
+        class_agnostic: it does not look at classes, so its data sets may have different ones.
     """
 
     kind: ClassVar[str] = "train"
     mapper: str
     samples: Callable[..., tuple[Any, Any]] | None = None
+    class_agnostic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

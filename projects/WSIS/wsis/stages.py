@@ -102,6 +102,7 @@ PROPOSALS = register_stage(
         title="Segment proposals, generated or converted",
         produces="proposals",
         config_keys=("WSIS.PROPOSALS",),
+        file_keys=("WSIS.PROPOSALS.ROOT",),
         evaluation="proposals",
         function=derive_proposals,
     )

@@ -59,6 +59,22 @@ def test_other_settings_are_refused(tmp_path, images):
     assert len(read_proposals(tmp_path / "a" / "p0.npz")) == 5
 
 
+def test_a_forced_run_that_was_killed_mixes_nothing(tmp_path, images):
+    write_proposals(images, tmp_path / "a", source=ProposalSource())
+    cfg = get_wsis_cfg()
+    cfg.WSIS.PROPOSALS.MAX_COUNT = 5
+    source = proposal_source(cfg)
+
+    def killed(items, total, done):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_proposals(images, tmp_path / "a", source=source, force=True, progress=killed)
+    write_proposals(images, tmp_path / "a", source=source)
+    assert [len(read_proposals(tmp_path / "a" / f"p{n}.npz")) for n in range(3)] == [5, 5, 5]
+
+
 def test_conversion(tmp_path, images):
     masks = masks_of(size=(64, 80))
     for record in images:

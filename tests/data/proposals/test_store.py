@@ -57,6 +57,7 @@ def test_scores_put_proposals_in_order():
         ({"labels": np.full((3, 3), 200, np.uint8)}, "labels reach"),
         ({"members": np.zeros((4, 9), np.uint8)}, "members"),
         ({"num_atoms": np.array(1 << 40)}, "members"),
+        ({"num_atoms": np.array(80), "members": np.zeros((4, 10), np.uint8)}, "of 80 atoms"),
         ({"scores": np.zeros(3, np.float32)}, "scores"),
     ],
 )

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from wsis.data.artifacts import ProductReader
+from wsis.engine.pipeline import load_pipeline
+from wsis.errors import UsageError
 
 from tests.test_end_to_end import kill_training, kill_writing
 from tests.tiny import ROOT, TINY_BOXCASEG, train_net, train_net_here
@@ -128,17 +130,52 @@ def test_options_of_proxy_masks_make_them_stale_and_take_effect(finished, shapes
 
 
 def test_boxes_alone_give_the_same_pseudo_labels(finished, shapes_root, tmp_path):
-    """``boxes_train.json`` has no masks, and nothing asks for them; so have VOC's XML."""
+    """``boxes_train.json`` has no masks, and nothing asks for them; Mask R-CNN has box AP."""
     root = shapes_root / "shapes"
-    entries = (
-        f"[{{NAME: only_boxes, FORMAT: coco, JSON: {root}/boxes_train.json, "
-        f"IMAGES: {root}/JPEGImages, SUPERVISION: box}}]"
-    )
-    extra = [("WSIS.DATASETS", entries), ("DATASETS.TEST", "[shapes_val]")]
-    extra += [("WSIS.IMAGES", "[only_boxes]"), ("DATASETS.TRAIN", "[only_boxes]")]
-    extra += [("box_segmenter.DATASETS.TRAIN", "[only_boxes, shapes_salient]")]
-    words = ("--until-stage", "pseudo_labels")
+    entries = [
+        f"{{NAME: only_boxes_{split}, FORMAT: coco, JSON: {root}/boxes_{split}.json, "
+        f"IMAGES: {root}/JPEGImages, SUPERVISION: box}}"
+        for split in ("train", "val")
+    ]
+    extra = [("WSIS.DATASETS", f"[{', '.join(entries)}]")]
+    extra += [("DATASETS.TEST", "[only_boxes_val]"), ("WSIS.IMAGES", "[only_boxes_train]")]
+    extra += [("DATASETS.TRAIN", "[only_boxes_train]")]
+    extra += [("box_segmenter.DATASETS.TRAIN", "[only_boxes_train, shapes_salient]")]
     run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
-    done = train_net_here(*words, datasets=shapes_root, output=tmp_path, **run)
+    done = train_net_here(datasets=shapes_root, output=tmp_path, **run)
     assert done.returncode == 0, done.stderr[-3000:]
     assert content_of(tmp_path)["annotations"] == content_of(finished)["annotations"]
+    found = json.loads((tmp_path / "metrics.json").read_text())["stages"]
+    assert [(entry["stage"], entry["protocol"]) for entry in found] == [("mask_rcnn", "coco_bbox")]
+
+
+def test_a_trained_network_serves_without_training_and_salient_images(
+    finished, shapes_root, tmp_path
+):
+    extra = [("box_segmenter.SOLVER.MAX_ITER", "0"), ("DATASETS.TRAIN", "[shapes_train]")]
+    words = ("--until-stage", "box_masks")
+    run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
+    done = train_net_here(*words, datasets=shapes_root, output=tmp_path / "none", **run)
+    assert done.returncode == 2
+    assert "MODEL.WEIGHTS, which is empty" in done.stderr
+    weights = finished / "1_box_segmenter" / "model_final.pth"
+    run["extra"].append(("box_segmenter.MODEL.WEIGHTS", str(weights)))
+    done = train_net_here(*words, datasets=shapes_root, output=tmp_path, **run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        json.loads((o / "metrics.json").read_text())["stages"] for o in (finished, tmp_path)
+    )
+    assert two == one[: len(two)]
+
+
+def test_the_segmenter_learns_from_boxes_of_other_classes(tmp_path):
+    """It does not look at classes; a stage that does refuses them."""
+    image = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}
+    content = {"images": [image], "categories": [{"id": 7, "name": "fish"}], "annotations": []}
+    (tmp_path / "fish.json").write_text(json.dumps(content))
+    entry = f"{{NAME: fish, FORMAT: coco, JSON: {tmp_path}/fish.json, IMAGES: {tmp_path}}}"
+    words = ["WSIS.DATASETS", f"[{entry}]"]
+    names = "[shapes_train, fish, shapes_salient]"
+    assert load_pipeline(CONFIG, [*words, "box_segmenter.DATASETS.TRAIN", names]).stages
+    with pytest.raises(UsageError, match="different classes"):
+        load_pipeline(CONFIG, [*words, "mask_rcnn.DATASETS.TRAIN", "[shapes_train, fish]"])

@@ -115,7 +115,11 @@ def test_from_the_config():
     assert joint_samples(RECORDS, cfg)[1].dropped == ()
     cfg.MODEL.BOXCASEG.SAMPLER.DROP_PROBABILITY = 0.75
     assert joint_samples(RECORDS, cfg)[1].dropped == (0, 1)
-    with pytest.raises(UsageError, match="needs salient images"):
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    with pytest.raises(UsageError, match="leaves no place for salient images"):
+        joint_samples(RECORDS, cfg)
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    with pytest.raises(UsageError, match="no salient image"):
         joint_samples([RECORDS[0]], cfg)
     with pytest.raises(UsageError, match="no box to train on"):
         joint_samples([RECORDS[1]], cfg)

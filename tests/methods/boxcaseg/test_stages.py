@@ -74,6 +74,27 @@ def test_ignored_pixels(case):
     assert not ignore[1:].any()
 
 
+def test_boxes_without_area(case):
+    """COCO has two; their mask was looked for in the pixels that they touch."""
+    record, products = case
+    flat = record["annotations"][-1] | {"bbox": [24.5, 2.0, 29.5, 2.0]}
+    record = record | {"annotations": [*record["annotations"][:-1], flat]}
+    cfg = get_wsis_cfg()
+    for kind in ("original", "fair"):
+        cfg.MODEL.BOXCASEG.PROXY.CONFIDENCE = kind
+        found = derive_proxy_masks(record, products, cfg)
+        assert found["boxes"][2].tolist() == [24, 2, 29, 8]
+        assert np.isfinite(found["confidence"]).all()
+
+
+def test_a_single_pixel_in_the_corner():
+    one = [np.ones((1, 1), bool)], np.array([[0, 0, 1, 1]])
+    given = one[1].astype(float)
+    assert confidence_of(*one, given, kind="fair", tolerance=1).tolist() == [1]
+    empty = [np.zeros((1, 1), bool)], one[1]
+    assert confidence_of(*empty, given, kind="fair", tolerance=1).tolist() == [0]
+
+
 def test_an_image_without_boxes(case):
     record, products = case
     nothing = {k: v[:0] for k, v in products["box_masks"].items()}
@@ -88,5 +109,10 @@ def test_mistakes(case):
         derive_proxy_masks(
             record | {"annotations": record["annotations"][:1]}, products, get_wsis_cfg()
         )
+    one = [np.ones((1, 1), bool)], np.array([[0, 0, 1, 1]])
     with pytest.raises(UsageError, match="original or fair, not 'soft'"):
-        confidence_of(np.zeros((1, 4)), np.ones((1, 4)), kind="soft", tolerance=1)
+        confidence_of(*one, one[1].astype(float), kind="soft", tolerance=1)
+    cfg = get_wsis_cfg()
+    cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.5, 0.3)
+    with pytest.raises(UsageError, match="two rising numbers"):
+        derive_proxy_masks(*case, cfg)

@@ -1,9 +1,13 @@
 import numpy as np
 import torch
+from wsis.layers.overlaps import overlaps_of_regions
+from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
+    Completion,
     Detections,
     box_area_filter,
     detect,
+    detect_at_points,
     inclusive_nms,
     pseudo_label_detections,
 )
@@ -72,3 +76,57 @@ def test_area_filter():
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 0, 0], [0, 0, 4, 4]])
     fits = box_area_filter(boxes, (10, 10), smallest=0.02, largest=0.85)
     assert fits.tolist() == [False, False, True]
+
+
+def squares(*spans):
+    masks = np.zeros((len(spans), 20, 20), dtype=bool)
+    for mask, (low, high) in zip(masks, spans, strict=True):
+        mask[low:high, low:high] = True
+    return Regions.from_masks(masks)
+
+
+def completion_of(regions, share=0.9):
+    return Completion(overlaps_of_regions(regions), torch.from_numpy(regions.areas), share)
+
+
+def test_of_nested_proposals_that_score_alike_the_largest():
+    regions = squares((5, 15), (4, 16), (3, 17), (2, 18), (5, 14))
+    scores = torch.tensor([[0.9], [0.85], [0.82], [0.9], [0.9]])  # the fourth is too large
+    found = Detections(torch.tensor([0]), torch.tensor([0]), torch.tensor([0.9]))
+    assert completion_of(regions)(found, scores).index.tolist() == [2]
+    assert completion_of(regions, 0.93)(found, scores).index.tolist() == [1]
+    assert completion_of(regions, 0.99)(found, scores).index.tolist() == [0]
+
+
+def test_detections_that_complete_to_one_proposal_are_one():
+    regions = squares((5, 15), (5, 16), (4, 16))
+    scores = torch.tensor([[0.90, 0.5], [0.95, 0.1], [0.94, 0.1]])
+    index, classes = torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1])
+    found = Detections(index, classes, scores[index, classes])
+    merged = completion_of(regions)(found, scores)
+    assert merged.index.tolist() == [2, 0]
+    assert merged.classes.tolist() == [0, 1]
+    torch.testing.assert_close(merged.scores, torch.tensor([0.95, 0.5]))
+    nothing = found[torch.zeros(0, dtype=torch.int64)]
+    assert len(completion_of(regions)(nothing, scores)) == 0
+
+
+def test_one_detection_for_each_point():
+    scores = torch.tensor([[0.9, 0.0], [0.2, 0.3], [0.4, 0.1], [0.99, 0.99]])
+    covers = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    classes = torch.tensor([0, 0, 1])  # no proposal covers the third point
+    found = detect_at_points(scores, covers, classes)
+    assert found.index.tolist() == [0, 2]
+    assert found.classes.tolist() == [0, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.4]))
+    assert len(detect_at_points(scores, covers[2:], classes[2:])) == 0
+    assert len(detect_at_points(scores, covers[:0], classes[:0])) == 0
+
+
+def test_a_proposal_over_two_points_joins_them_only_where_there_is_no_other():
+    scores = torch.tensor([[0.9], [0.2]])
+    joined = torch.tensor([[1, 1], [1, 0]], dtype=torch.bool)
+    found = detect_at_points(scores, joined, torch.tensor([0, 0]))
+    assert found.index.tolist() == [1, 0]
+    alone = torch.tensor([[1, 0], [1, 0]], dtype=torch.bool)
+    assert detect_at_points(scores, alone, torch.tensor([0, 0])).index.tolist() == [0]

@@ -79,6 +79,9 @@ def test_clusters_of_points(regions, artifacts, tmp_path):
 def test_tags_without_points(artifacts):
     with pytest.raises(DataError, match="2007_000032 has tags but no points"):
         derive_point_clusters(record(annotations=[]), artifacts, get_wsis_cfg())
+    crowd = {"point": [1, 1], "iscrowd": 1, "category_id": 0}
+    bare = derive_point_clusters(record(annotations=[crowd]), artifacts, get_wsis_cfg())
+    assert set(bare["ids"]) == {1}
     bare = derive_point_clusters(record(image_labels=[]), artifacts, get_wsis_cfg())
     assert set(bare["ids"]) == {1}
 
@@ -95,6 +98,9 @@ def test_clusters_of_the_original(artifacts, tmp_path):
     assert found["classes"][[4, 5]].tolist() == [3, 0]
     with pytest.raises(DataError, match="has no image 2007000033"):
         derive_original_clusters(record(image_key="2007_000033"), artifacts, cfg)
+    cfg.MODEL.CIM.NUM_CLASSES = 2
+    with pytest.raises(DataError, match="has class 3, but the data set has 2 classes"):
+        derive_original_clusters(record(), artifacts, cfg)
     fewer = {"proposals": proposals_artifact(by_rank(Regions.from_masks(boxes_as_masks(3, SIZE))))}
     with pytest.raises(DataError, match="has 15 proposals, the stage proposals 3"):
         derive_original_clusters(record(), fewer, cfg)

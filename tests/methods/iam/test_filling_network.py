@@ -109,3 +109,25 @@ def test_bad_options(options):
         network(**options)
     with pytest.raises(ValueError, match="three features"):
         FillingNetwork((8, 8))
+
+
+def test_mixed_precision_does_not_erase_the_responses():
+    responses, index, features = problem()
+    model = network().train()
+    expected = model.encode(responses)
+    plain = model(responses, index, features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.encode(responses), expected)
+        mixed = model(responses, index, features)
+    assert mixed.dtype == torch.float32
+    assert model.encode(responses.half()).dtype == torch.float32
+    shift = (mixed - plain).abs().mean() / plain.std()
+    assert shift < 0.1
+
+
+def test_weights_of_half_features_sum_to_one():
+    _, _, features = problem()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = network().train().weights_of(features)
+    sums = weights.sum(dim=2)
+    assert bool((((sums - 1).abs() < 1e-5) | (sums == 0)).all())

@@ -48,6 +48,16 @@ def model():
     return build_model(tiny_iam_cfg())
 
 
+def test_training_without_peaks_is_told_once(model, caplog):
+    model.train()
+    model.peak_classifier.peak_threshold = 1e6
+    for _ in range(12):
+        loss = model([sample()])["loss_filling"]
+    assert loss == 0
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("nothing is learnt" in message for message in told) == 1
+
+
 def test_only_the_filling_network_trains(model):
     model.train()
     assert model.filling.training
@@ -173,4 +183,26 @@ def test_bad_config(key, value, message):
     cfg = tiny_iam_cfg()
     cfg.MODEL.IAM[key] = value
     with pytest.raises(UsageError, match=message):
+        build_model(cfg)
+
+
+def test_mixed_precision_trains(model):
+    model.train()
+    model.sampler = type(model.sampler)(choice="best")
+    expected = model([sample(), sample(seed=1)])["loss_filling"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model([sample(), sample(seed=1)])["loss_filling"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
+    loss.backward()
+    grads = [p.grad for p in model.filling.parameters()]
+    assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+
+
+def test_the_backbone_is_checked():
+    cfg = tiny_iam_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_torchvision_backbone"
+    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v3_small"
+    cfg.MODEL.PEAK_CLASSIFIER.IN_FEATURE = "res3"
+    with pytest.raises(UsageError, match="product of two maps"):
         build_model(cfg)

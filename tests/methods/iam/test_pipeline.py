@@ -2,16 +2,18 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from wsis.data.artifacts import ProductReader
-from wsis.report import demo
+from wsis.report import demo, peak_thresholds
 from wsis.report.cli import main as report
 
-from tests.tiny import ROOT, tiny_overrides, train_net_here
+from tests.test_end_to_end import kill_training, kill_writing
+from tests.tiny import ROOT, tiny_overrides, train_net, train_net_here
 
 CONFIG = ROOT / "configs" / "iam_shapes.yaml"
 EXTRA = (
@@ -88,12 +90,76 @@ def test_resumed_in_the_middle(run, shapes_root, tmp_path):
     assert (broken / name).read_bytes() == (run / name).read_bytes()
 
 
+def real_run(*arguments, datasets, output, **options):
+    until = ("--until-stage", "pseudo_labels")
+    return train_net(
+        *until, *arguments, datasets=datasets, output=output, config=CONFIG, extra=EXTRA, **options
+    )
+
+
+def same_products(output, expected):
+    """The labels and every artifact, byte by byte."""
+    for pattern in (f"{FOLDERS[1]}/artifacts/*.npz", f"{FOLDERS[2]}/pseudo_labels.json"):
+        paths = sorted(expected.glob(pattern))
+        assert paths
+        for path in paths:
+            other = output / path.relative_to(expected)
+            assert other.read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "prelude"),
+    [(0, kill_training("filling_network")), (1, kill_writing("filled_instances"))],
+    ids=["filling_network", "filled_instances"],
+)
+def test_killed_it_ends_with_the_same_bytes(run, shapes_root, tmp_path, place, prelude):
+    broken = shutil.copytree(run, tmp_path / "broken")
+    for name in FOLDERS[place:]:
+        shutil.rmtree(broken / name)
+    killed = real_run(datasets=shapes_root, output=broken, prelude=prelude)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    manifest = json.loads((broken / FOLDERS[place] / "manifest.json").read_text())
+    assert manifest["status"] == "running"
+    done = real_run(datasets=shapes_root, output=broken)
+    assert done.returncode == 0, done.stderr
+    same_products(broken, run)
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(run, shapes_root, tmp_path):
+    """From the same networks; training on two processes sums in another order."""
+    for name in ("1_peak_classifier", FOLDERS[0]):
+        shutil.copytree(run / name, tmp_path / name)
+    two = ("--num-gpus", 0, "--num-processes", 2)
+    done = real_run(*two, datasets=shapes_root, output=tmp_path)
+    assert done.returncode == 0, done.stderr
+    same_products(tmp_path, run)
+    shutil.rmtree(tmp_path / FOLDERS[0])
+    shutil.rmtree(tmp_path / FOLDERS[1])
+    shutil.rmtree(tmp_path / FOLDERS[2])
+    done = real_run(*two, datasets=shapes_root, output=tmp_path)  # trains, too
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / FOLDERS[2] / "pseudo_labels.json").is_file()
+
+
 def test_classifier_is_that_of_its_stage(run):
     files = [run / "1_peak_classifier" / "model_final.pth", run / FOLDERS[0] / "model_final.pth"]
     classifier, both = (torch.load(path, weights_only=False)["model"] for path in files)
     for name, value in classifier.items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(both[name])), name
     assert any(name.startswith("filling.") for name in both)
+
+
+def test_peak_heights(run, shapes_root, monkeypatch, capsys):
+    """The stage that trains on the classifier is IAM's own, whose network has no weights yet."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    words = [*tiny_overrides(CONFIG, EXTRA), "OUTPUT_DIR", str(run)]
+    assert peak_thresholds.main(["--config-file", str(CONFIG), "--images", "3", *words]) == 0
+    assert "PEAK_THRESHOLD" in capsys.readouterr().out
+    stage = CONFIG.parent / "stages" / "iam_shapes" / "filling_network.yaml"
+    assert peak_thresholds.main(["--config-file", str(stage)]) == 2
+    assert "filling_network.yaml has no stage that trains" in capsys.readouterr().err
 
 
 def test_report_and_demo(run, shapes_root, tmp_path, monkeypatch, capsys):
@@ -104,8 +170,18 @@ def test_report_and_demo(run, shapes_root, tmp_path, monkeypatch, capsys):
     Image.fromarray(pixels).save(path)
     arguments = [str(path), "--config-file", str(CONFIG), "--output", str(tmp_path), "--set"]
     assert demo.main([*arguments, *words]) == 0, capsys.readouterr().err
-    with Image.open(tmp_path / "mine.filled_instances.png") as figure:
-        assert figure.width > figure.height
+    figure = tmp_path / "mine.filled_instances.png"
+    with Image.open(figure) as opened:
+        assert opened.width > opened.height
+    drawn = figure.read_bytes()
+    weights = ("--weights", str(run / FOLDERS[0] / "model_final.pth"))
+    elsewhere = [*words[:-1], str(tmp_path / "untrained")]
+    assert demo.main([*arguments[:-1], *weights, "--set", *elsewhere]) == 0, capsys.readouterr().err
+    assert figure.read_bytes() == drawn
+    assert demo.main([*arguments, *elsewhere]) == 1
+    assert "no trained weights" in capsys.readouterr().err
     target = tmp_path / "report.html"
     assert report([str(run), "--output", str(target), "--images", "1", "--statistics", "1"]) == 0
-    assert "instance activation map" in target.read_text()
+    page = target.read_text()
+    assert "instance activation map" in page
+    assert "iterations 4" in page  # of filling; those of the CRF are called so

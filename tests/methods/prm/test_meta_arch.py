@@ -6,7 +6,7 @@ from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 
 from tests.modeling.test_image_classifier import image
-from tests.modeling.test_peak_classifier import tiny_cfg
+from tests.modeling.test_peak_classifier import tiny_cfg, unsupported_cfg
 
 
 def prm_cfg(**options):
@@ -74,3 +74,20 @@ def test_a_batch_where_one_image_lacks_proposals():
 def test_class_factors_must_fit():
     with pytest.raises(UsageError, match="CLASS_FACTORS has 1 entries for 3 classes"):
         build(CLASS_FACTORS=[[0.95, 1e-5, 0.8]])
+
+
+def test_tags_that_are_no_classes_name_the_image():
+    sample = {"image": image(40, 52), "image_labels": [-1], "image_key": "lost"}
+    with pytest.raises(DataError, match="image lost: .*MODEL.PEAK_CLASSIFIER.NUM_CLASSES"):
+        build(MASKS="response")([sample])
+
+
+def test_the_backbone_is_checked():
+    cfg = unsupported_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "PRM"
+    cfg.MODEL.ROI_HEADS.NAME = "PRMROIHeads"
+    with pytest.raises(UsageError, match="product of two maps"):
+        build_model(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "ClassPeaks"
+    output = build_model(cfg).eval()([{"image": image(40, 52), "image_labels": [1]}])[0]
+    assert output["logits"].shape == output["scores"].shape == (3,)  # what its evaluation asks for

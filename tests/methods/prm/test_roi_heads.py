@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import ImageList
+from detectron2.structures import BitMasks, ImageList
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, scaled_factors, smooth_map
@@ -51,6 +51,19 @@ def test_each_peak_finds_its_proposal():
     assert result.pred_boxes.tensor.shape == (2, 4)
 
 
+def test_boxes_are_where_the_masks_are(monkeypatch):
+    """Detectron2's boxes of masks lie on the CPU, whatever the masks do."""
+    monkeypatch.delattr(BitMasks, "get_bounding_boxes")
+    masks = discs((6, 6), (17, 22))
+    for heads, proposals in ((PRMROIHeads(), masks), (PRMROIHeads(masks="response"), None)):
+        result = run(heads, found_in(masks, [1, 0], [40.0, 35.0]), proposals)
+        boxes = result.pred_boxes.tensor
+        assert boxes.dtype == torch.float32
+        for box, mask in zip(boxes.long().tolist(), result.pred_masks, strict=True):
+            y, x = mask.nonzero().T
+            assert box == [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
+
+
 def test_only_the_first_proposals_are_looked_at():
     masks = discs((6, 6))
     proposals = np.concatenate([discs((7, 7)), masks])
@@ -88,15 +101,14 @@ def test_the_penalty_follows_the_size():
 
 
 def test_class_factors():
-    masks = discs((6, 6))
-    found = found_in(masks, [1], [40.0])
-    proposals = np.concatenate([discs((6, 6), radius=9), masks])
-    harsh, mild = (0.95, 1.0, 0.8), (0.95, 0.0, 0.8)
-    assert len(run(PRMROIHeads(factors=[mild, harsh, mild]), found, proposals)) == 1
-    kept = run(PRMROIHeads(factors=[mild, mild, mild], contour_width=1), found, proposals)
-    assert (
-        kept.scores[0] >= run(PRMROIHeads(factors=[mild, harsh, mild]), found, proposals).scores[0]
-    )
+    large, small = discs((6, 6), radius=9), discs((6, 6))
+    found = found_in(large, [1], [40.0])  # the response speaks for the large one ...
+    proposals = np.concatenate([large, small])
+    harsh, mild = (0.95, 1.0, 0.8), (0.95, 0.0, 0.8)  # ... whose background is punished by one
+    for factors, winner in (([harsh, mild, harsh], large), ([mild, harsh, mild], small)):
+        for order in (proposals, proposals[::-1]):
+            result = run(PRMROIHeads(factors=factors), found, order)
+            assert np.array_equal(result.pred_masks.numpy(), winner)
 
 
 def test_masks_have_the_size_of_the_file():

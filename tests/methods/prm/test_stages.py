@@ -53,3 +53,12 @@ def test_small_maps_are_means():
     assert small.shape == (2, 10, 17)
     np.testing.assert_allclose(small[0, 0, 0], maps[0, :3, :3].mean(), atol=1e-3)
     assert small_maps(maps, side=50).shape == (2, 30, 50)
+
+
+def test_maps_beyond_half_precision_stay_finite():
+    maps = torch.full((1, 4, 4), 65504.0)
+    assert small_maps(maps).dtype == np.float16
+    large = small_maps(maps * -2)
+    assert large.dtype == np.float32
+    assert large.min() == -131008
+    assert small_maps(maps[:0]).dtype == np.float16

@@ -8,6 +8,7 @@ bytes depend on the arrays alone, so equal results give equal files.
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import zipfile
@@ -95,6 +96,17 @@ def write_artifact(
     return {"bytes": len(data), "crc32": zlib.crc32(data)}
 
 
+def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Refuse an array that claims more bytes than its entry has, before they are asked for."""
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"{entry.filename} has the format {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{entry.filename} claims the shape {shape}")
+
+
 def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read what `write_artifact` wrote.
 
@@ -107,6 +119,8 @@ def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             total = sum(entry.file_size for entry in archive.infolist())
             if total > MAX_ARTIFACT_BYTES:
                 raise ValueError(f"it claims {total} bytes")
+            for entry in archive.infolist():
+                _check_header(archive, entry)
         with np.load(path, allow_pickle=False) as stored:
             raw = {name: stored[name] for name in stored.files}
         decoded = {}

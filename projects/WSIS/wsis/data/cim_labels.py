@@ -100,7 +100,7 @@ def read_cim_points(
                 f"{path}, line {number}: point ({x:g}, {y:g}) outside an image of {size[1]} x "
                 f"{size[0]}"
             )
-        if class_id != int(class_id) or not 0 <= class_id < num_classes:
+        if not 0 <= class_id < num_classes or class_id != int(class_id):
             raise DataError(
                 f"{path}, line {number}: class {class_id:g} is none of 0 to {num_classes - 1}"
             )

@@ -210,6 +210,16 @@ def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: d
     return result
 
 
+def _is_empty_proxy(entry: Record) -> bool:
+    """A box without area in a file of the original BoxCaseg, which copies those of COCO.
+
+    It has a confidence and no score, and teaches nothing.
+    """
+    box = entry.get("bbox")
+    proxy = "confidence" in entry and "score" not in entry
+    return proxy and isinstance(box, list) and len(box) == 4 and 0 in box[2:]
+
+
 def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
     """Read and check a COCO JSON file.
 
@@ -238,6 +248,8 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
         if identity in seen:
             raise DataError(f"{path}: annotation {identity}: id occurs twice")
         seen.add(identity)
+        if _is_empty_proxy(entry):
+            continue
         annotation = _annotation(path, entry, images, class_ids)
         images[entry["image_id"]]["annotations"].append(annotation)
     return CocoFile(

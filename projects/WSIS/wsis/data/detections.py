@@ -5,6 +5,7 @@ Detectron2's ``COCOEvaluator`` leaves it as ``inference/coco_instances_results.j
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,16 @@ from wsis.data.checks import checked, clip_box, integer, load_json, number, numb
 from wsis.errors import DataError
 
 Record = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
-def _box(value: Any, size: tuple[int, int]) -> list[float]:
+def _box(value: Any, size: tuple[int, int]) -> list[float] | None:
+    """The part of a box inside its image; None where that has no area."""
     x, y, width, height = numbers(value, 4)
-    x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
+    try:
+        x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
+    except ValueError:
+        return None
     return [x0, y0, x1 - x0, y1 - y0]
 
 
@@ -36,7 +42,8 @@ def put_detections(
     Args:
         records: dataset dicts with ``image_id``, ``height`` and ``width``; not changed.
         path: a JSON list of ``{"image_id", "category_id", "bbox" [x, y, w, h], "score"}``; masks in
-            it are not looked at, and so are detections in other images.
+            it are not looked at; detections in other images, and boxes without an area inside
+            their image, which detectors do make, are left out.
         class_ids: category id to class id.
         min_score: detections with a lower score are left out.
 
@@ -52,6 +59,7 @@ def put_detections(
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DataError(f"{path} is not a list of detections but {short(content)}")
     by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
+    empty = 0
     for index, entry in enumerate(content):
         where = f"detection {index}"
         identity = checked(path, where, "image_id", integer, entry.get("image_id"))
@@ -63,16 +71,22 @@ def put_detections(
             raise DataError(f"{path}: {where}: category_id {category} is not among the categories")
         record = by_id[identity]
         size = record["height"], record["width"]
+        box = checked(path, where, "bbox", _box, entry.get("bbox"), size)
+        if box is None:
+            empty += 1
+            continue
         record["annotations"].append(
             {
                 "id": index + 1,
-                "bbox": checked(path, where, "bbox", _box, entry.get("bbox"), size),
+                "bbox": box,
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": class_ids[category],
                 "iscrowd": 0,
                 "score": score,
             }
         )
+    if empty:
+        logger.warning("%s: %d boxes without an area in their image are left out", path, empty)
     for record in by_id.values():
         record["image_labels"] = sorted({a["category_id"] for a in record["annotations"]})
     return list(by_id.values())

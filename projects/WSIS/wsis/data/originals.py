@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from wsis.data.checks import checked, integer, load_json, number, numbers, short
 from wsis.data.images import MAX_PIXELS
@@ -44,10 +43,7 @@ def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             shape, _, dtype = read(stream)
             if shape != () or not dtype.hasobject:
                 raise ValueError("it holds a plain array, not a dictionary")
-            content = load_pickle(stream)
-            if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
-                content = content[()]
-            return _arrays(content)
+            return _arrays(load_pickle(stream))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except Exception as error:  # unpickling what is damaged raises nearly anything
@@ -60,13 +56,12 @@ def _arrays(content: Any) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     arrays = {}
-    for name, value in content.items():
-        array = value.numpy() if isinstance(value, torch.Tensor) else value
+    for name, array in content.items():
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise ValueError(f"entry {short(name)} is a {type(value).__name__}, not an array")
+            raise ValueError(f"entry {short(name)} is a {type(array).__name__}, not an array")
         if array.dtype.kind not in "biuf":
             raise ValueError(f"entry {name!r} holds {array.dtype}")
-        arrays[name] = array
+        arrays[name] = np.asarray(array)
     return arrays
 
 

@@ -1,8 +1,10 @@
 """Pickles of the original codes, read by an unpickler that knows a dozen names.
 
 Pickles run code when loaded. Here every name beyond arrays, tensors and plain containers is
-refused, the dangerous ones are replaced (torch storages are loaded with ``weights_only``), and
-every array is checked against the data that is really there before memory is asked for.
+refused. For the allowed ones stand-ins are given out, since a pickle may also set the state of
+what it was given: NumPy trusts such a state and would follow pointers in it. Torch storages are
+loaded with ``weights_only``, and every array is checked against the data that is really there
+before memory is asked for.
 """
 
 from __future__ import annotations
@@ -21,33 +23,108 @@ import numpy as np
 import torch
 
 MAX_FILE_BYTES = 4 << 30
+_KINDS = "biufSU"  # of arrays: numbers and text, nothing with pointers
+
+
+class _Array(np.ndarray):
+    """An array whose state is looked at before NumPy takes it.
+
+    ``numpy.save`` wraps a dictionary into an array of objects without dimensions: it is kept as
+    ``content``, outside the array.
+    """
+
+    content: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, fortran, data = state
+        if version == 1 and shape == () and dtype is _OBJECTS and isinstance(data, list):
+            (self.content,) = data
+            return
+        numbers_ok = all(type(side) is int and side >= 0 for side in shape)
+        if version != 1 or not numbers_ok or not isinstance(data, bytes):
+            raise ValueError("the pickle has an unusual array")
+        real = _real(dtype)
+        if math.prod(shape) * real.itemsize != len(data):
+            raise ValueError("the pickle has an array of another size than its data")
+        super().__setstate__((1, tuple(shape), real, bool(fortran), data))
+
+
+class _Type:
+    """A NumPy data type: its name, and the byte order that the pickle states afterwards."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, name: Any) -> None:
+        if not isinstance(name, str) or len(name) > 6:
+            raise ValueError("the pickle has an unusual data type")
+        self.dtype = np.dtype(name)
+        if self.dtype.kind not in _KINDS or self.dtype.itemsize == 0:
+            raise ValueError(f"the pickle has the data type {name}")
+
+    def __setstate__(self, state: Any) -> None:
+        if len(state) < 5 or state[1] not in tuple("<>|=") or state[2:5] != (None, None, None):
+            raise ValueError("the pickle has an unusual data type")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def _real(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, _Type):
+        raise ValueError("the pickle has an unusual data type")
+    return dtype.dtype
+
+
+class _Objects:
+    """The data type of `_Array.content`."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Nothing in it is used."""
+
+
+_OBJECTS = _Objects()
+
+
+def _type(name: Any, *_: Any) -> _Type | _Objects:
+    return _OBJECTS if name in ("O8", "O") else _Type(name)
+
+
+class _Storage:
+    """The numbers of a torch storage."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, data: Any) -> None:
+        if not isinstance(data, bytes):
+            raise ValueError("a torch storage is not made of bytes")
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(loaded, torch.storage.TypedStorage):
+            raise ValueError("a torch tensor has no storage")
+        self.numbers = torch.empty(0, dtype=loaded.dtype).set_(loaded.untyped()).numpy()
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("the pickle sets the state of a torch storage")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
     """NumPy's helper makes an empty array that the pickle then fills; nothing else is allowed."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
+    if kind is not _NDARRAY or tuple(shape) != (0,):
         raise ValueError("the pickle makes an array in an unusual way")
-    return np.empty(0, dtype=np.int8)
-
-
-def _dtype(name: Any, *options: Any) -> np.dtype:
-    if not isinstance(name, str) or len(name) > 4:
-        raise ValueError("the pickle has an unusual data type")
-    return np.dtype(name, *options)
+    return np.empty(0, dtype=np.int8).view(_Array)
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
     """A NumPy number."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
+    if _real(dtype).kind not in "biuf" or not isinstance(data, bytes):
         raise ValueError("the pickle has an unusual number")
-    return np.frombuffer(data, dtype=dtype, count=1)[0]
+    return np.frombuffer(data, dtype=_real(dtype), count=1)[0]
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     """An array of protocol 5, a view of the data in the pickle."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or order not in ("C", "F"):
+    if order not in ("C", "F"):
         raise ValueError("the pickle has an unusual array")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
+    return np.frombuffer(data, dtype=_real(dtype)).reshape(shape, order=order).view(_Array)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -57,43 +134,61 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return codecs.encode(text, "latin1")
 
 
-def _load_storage(data: Any) -> Any:
-    if not isinstance(data, bytes):
-        raise ValueError("a torch storage is not made of bytes")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+def _no_bytes() -> bytes:
+    """Empty bytes in protocol 2."""
+    return b""
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    """A tensor on a storage, if all its elements lie in the storage."""
-    if not isinstance(storage, torch.storage.TypedStorage):
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+    """The array of a tensor, if all its elements lie in the storage."""
+    if not isinstance(storage, _Storage):
         raise ValueError("a torch tensor has no storage")
     numbers_ok = all(type(v) is int and v >= 0 for v in (offset, *size, *stride))
     if not numbers_ok or len(size) != len(stride):
         raise ValueError("a torch tensor has an unusual shape")
-    count = math.prod(size)
+    count, numbers = math.prod(size), storage.numbers
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if count > len(storage) or (count and last >= len(storage)):
+    if count > len(numbers) or (count and last >= len(numbers)):
         raise ValueError("a torch tensor is larger than its storage")
     if count == 0:
-        return torch.empty(tuple(size), dtype=storage.dtype)
-    return torch.empty(0, dtype=storage.dtype).set_(
-        storage.untyped(), offset, tuple(size), tuple(stride)
-    )
+        return np.empty(tuple(size), dtype=numbers.dtype).view(_Array)
+    steps = [s * numbers.itemsize for s in stride]
+    view = np.lib.stride_tricks.as_strided(numbers[offset:], tuple(size), steps)
+    return view.copy().view(_Array)
 
 
-_ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch.storage", "_load_from_bytes"): _load_storage,
-    ("collections", "OrderedDict"): collections.OrderedDict,
+class _Name:
+    """A name in a pickle: it can be called and nothing else; its state cannot be set."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any] | None = None) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._make is None:
+            raise ValueError("the pickle makes an array in an unusual way")
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("the pickle changes what a name means")
+
+
+_NDARRAY = _Name()  # the class itself would make arrays of any size
+_ALLOWED: Mapping[tuple[str, str], _Name] = {
+    ("numpy._core.multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("numpy.core.multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("numpy._core.multiarray", "scalar"): _Name(_scalar),
+    ("numpy.core.multiarray", "scalar"): _Name(_scalar),
+    ("numpy._core.numeric", "_frombuffer"): _Name(_frombuffer),
+    ("numpy.core.numeric", "_frombuffer"): _Name(_frombuffer),
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Name(_type),
+    ("__builtin__", "bytes"): _Name(_no_bytes),
+    ("_codecs", "encode"): _Name(_encode),
+    ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),
+    ("torch.storage", "_load_from_bytes"): _Name(_Storage),
+    ("collections", "OrderedDict"): _Name(collections.OrderedDict),
 }
 
 
@@ -123,11 +218,12 @@ def check_file_size(stream: IO[bytes]) -> None:
 
 
 def load_pickle(stream: IO[bytes]) -> Any:
-    """What a pickle holds: arrays, tensors, numbers, text and containers of them.
+    """What a pickle holds: arrays, numbers, text and containers of them; tensors come as arrays.
 
     Raises:
         Exception: nearly any, where the pickle is damaged or asks for anything else.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TypedStorage is deprecated, but it was saved
-        return _Unpickler(stream).load()
+        found = _Unpickler(stream).load()
+    return found.content if isinstance(found, _Array) and found.content is not None else found

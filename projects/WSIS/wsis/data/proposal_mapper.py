@@ -95,7 +95,8 @@ class ProposalBagMapper:
     sample, in the loading process: nothing quadratic in R lies on disk.
 
     Otherwise all views: ``images``, ``flips`` and ``scales`` (lists), ``proposals`` at the scale of
-    the file, ``regions`` and, where the data set has them, ``image_labels``.
+    the file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also
+    their points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
 
     Args:
         is_train: one view or all.
@@ -104,7 +105,7 @@ class ProposalBagMapper:
         flip: mirror half of the training images; in inference add a mirrored view of each.
         proposals: product reader.
         crops: product reader.
-        clusters: product reader, in training.
+        clusters: product reader, in training; in inference where points are wanted.
         crop_size: r.
     """
 
@@ -174,6 +175,8 @@ class ProposalBagMapper:
             for flip, scale in zip(output["flips"], output["scales"], strict=True)
         ]
         instances = self._instances(image.shape[:2], boxes, crops)
+        if self.clusters is not None:
+            output |= self._points(dataset_dict["image_key"])
         return output | {"proposals": instances, "regions": proposals.regions}
 
     def draw_side(self) -> int:
@@ -222,6 +225,16 @@ class ProposalBagMapper:
         except ValueError as error:
             raise DataError(f"image {key}: {error}; run --from-stage proposals --force") from error
         return proposals, clip_boxes(boxes, size), crops
+
+    def _points(self, key: str) -> dict[str, torch.Tensor]:
+        """The points that the clusters of an image were made of."""
+        found, names = self.clusters[key], ("points_yx", "point_classes")
+        if any(name not in found for name in names):
+            raise DataError(
+                f"image {key}: its clusters were not made of points; name the stage point_clusters "
+                "in WSIS.STAGES and run it with --force"
+            )
+        return {name: torch.from_numpy(found[name].astype(np.int64)) for name in names}
 
     def _add_clusters(self, instances: Instances, key: str) -> None:
         if self.clusters is None:

@@ -23,13 +23,17 @@ SALIENT_KEY = "salient_file_name"
 
 
 def read_salient_mask(
-    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    required: bool = True,
 ) -> np.ndarray:
     """(H, W) uint8: 255 on the object, 0 elsewhere; soft masks keep what is between.
 
     Args:
         path: a picture file.
         size: (H, W) that it must have.
+        required: a mask without any object is an error.
 
     Raises:
         DataError: missing, damaged, of another size, or without any object.
@@ -51,7 +55,7 @@ def read_salient_mask(
             f"salient mask {path} is {mask.shape[1]} x {mask.shape[0]} (width x height) but its "
             f"image is {size[1]} x {size[0]}; correct one of them"
         )
-    if not mask.any():
+    if required and not mask.any():
         raise DataError(f"salient mask {path} has no object; leave it out of the data set")
     return mask
 
@@ -65,6 +69,12 @@ def _pictures(folder: Path, what: str) -> dict[str, Path]:
         if suffix in IMAGE_SUFFIXES and stem not in found:
             found[stem] = folder / name
     return found
+
+
+def _stem(name: str) -> str:
+    """A name without its suffix, if that is one of a picture: stems may have dots."""
+    stem, suffix = os.path.splitext(Path(name).name)
+    return stem if suffix in IMAGE_SUFFIXES else Path(name).name
 
 
 def load_salient(
@@ -89,7 +99,7 @@ def load_salient(
         DataError: a folder, an image or a mask is missing, or an image and its mask differ in size.
     """
     pictures, found = _pictures(Path(images), "salient images"), _pictures(Path(masks), "masks")
-    stems = [Path(name).stem for name in read_list(names)] if names else sorted(pictures)
+    stems = [_stem(name) for name in read_list(names)] if names else sorted(pictures)
     if not stems:
         raise DataError(f"{images} holds no image")
     records = []

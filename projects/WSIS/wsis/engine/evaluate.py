@@ -23,14 +23,14 @@ from wsis.engine.manifest import Manifest, digest_of
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.status import fingerprint, flatten
+from wsis.engine.status import fingerprint, flatten, look_up
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.evaluation.box_masks import BoxMaskEvaluator
 from wsis.evaluation.classification import ClassificationEvaluator
 from wsis.evaluation.registry import evaluate_product
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
-from wsis.evaluation.truth import load_truth
+from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc import ProtocolOptions
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
@@ -63,6 +63,7 @@ def _detection_evaluator(
         dataset_dicts,
         class_names(name),
         load_ground_truth=load_truth,
+        load_boxes=load_box_truth,
         protocols=protocols,
         options=_protocol_options(planned.cfg.WSIS.EVALUATION),
         output_dir=planned.folder / "predictions" / name,
@@ -228,6 +229,8 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
         config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
         config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
+    for key in planned.stage.evaluation_keys:
+        config |= flatten(look_up(cfg, key), key)
     config["datasets"] = Evaluations._datasets(planned)
     return config
 

@@ -143,6 +143,13 @@ def _digest_of_file(path: Path, mtime: int, size: int) -> str:
     return sha.hexdigest()[:16]
 
 
+def _changed_input(key: str, config: Mapping[str, Any]) -> str:
+    if key == "images":
+        names = [n for k in ("WSIS.IMAGES", "DATASETS.TRAIN") for n in config.get(k) or ()]
+        return f"images or labels of {', '.join(map(str, names)) or 'its data set'} have changed"
+    return f"its input '{key}' has changed"
+
+
 def describe_change(
     old: Manifest, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> str | None:
@@ -154,7 +161,7 @@ def describe_change(
             changes.append(f"{key} was {before} and is {now}")
     for key in sorted(old.inputs.keys() | inputs.keys()):
         if old.inputs.get(key) != inputs.get(key):
-            changes.append(f"its input '{key}' has changed")
+            changes.append(_changed_input(key, config))
     if len(changes) > 3:
         changes[3:] = [f"and {len(changes) - 3} more"]
     return "; ".join(changes) or None

@@ -119,9 +119,33 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not readable YAML: {error}") from None
 
 
+def _as_word(value: Any) -> Any:
+    """A number, or text that yacs would take for one, so that it remains a word to yacs."""
+    number = value
+    if isinstance(value, str):
+        with suppress(ValueError, SyntaxError):
+            number = ast.literal_eval(value)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        return repr(str(value))
+    return value
+
+
+def _with_words(values: dict[str, Any], cfg: Any) -> dict[str, Any]:
+    """Numbers as words where the config has a word: a key may take either (a peak filter)."""
+    made = {}
+    for key, value in values.items():
+        known = cfg.get(key) if isinstance(cfg, CfgNode) else None
+        if isinstance(value, dict):
+            value = _with_words(value, known)
+        elif isinstance(known, str):
+            value = _as_word(value)
+        made[key] = value
+    return made
+
+
 def _merge(cfg: CfgNode, values: dict[str, Any], source: Path | str) -> None:
     try:
-        cfg.merge_from_other_cfg(CfgNode(values))
+        cfg.merge_from_other_cfg(CfgNode(_with_words(values, cfg)))
     except (KeyError, ValueError, AssertionError) as error:
         reason = error.args[0] if error.args else error
         raise UsageError(f"{source}: {reason}") from None
@@ -156,8 +180,13 @@ def split_overrides(
     return common, special
 
 
-def _override_value(text: str) -> Any:
-    """Lists and dicts may be written as in the YAML files, without quotes around words."""
+def _override_value(known: Any, text: str) -> Any:
+    """What is written for a key whose value is ``known``, as the YAML files have it.
+
+    Lists and dicts need no quotes around words, nor do numbers where the config has a word.
+    """
+    if isinstance(known, str) and _as_word(text) != text:
+        return _as_word(text)
     if text.lstrip().startswith(("[", "{")):
         try:
             ast.literal_eval(text)
@@ -168,8 +197,14 @@ def _override_value(text: str) -> Any:
 
 
 def _apply_overrides(cfg: CfgNode, pairs: list[str]) -> None:
+    known = flatten(cfg, "")
+    values = [
+        word
+        for key, text in zip(pairs[::2], pairs[1::2], strict=True)
+        for word in (key, _override_value(known.get(key), text))
+    ]
     try:
-        cfg.merge_from_list([_override_value(text) for text in pairs])
+        cfg.merge_from_list(values)
     except (KeyError, ValueError, AssertionError) as error:
         reason = error.args[0] if error.args else error
         hint = _hint(cfg, pairs[::2], str(reason))
@@ -211,7 +246,7 @@ def _check_place_of_salient(name: str, key: str) -> None:
         )
 
 
-def _fit_to_datasets(cfg: CfgNode) -> None:
+def _fit_to_datasets(cfg: CfgNode, stage: Stage) -> None:
     """Class counts come from the data set, so that a new data set needs no other edit."""
     register_user_datasets(cfg.WSIS.DATASETS)
     if not cfg.WSIS.IMAGES:
@@ -234,7 +269,8 @@ def _fit_to_datasets(cfg: CfgNode) -> None:
         except UsageError as error:
             raise UsageError(f"{key}: {error}") from None
         first = next(iter(classes))
-        _check_classes(first, classes[first], name, classes[name])
+        if not getattr(stage, "class_agnostic", False):
+            _check_classes(first, classes[first], name, classes[name])
     for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
         keys = cfg.MODEL[node.removeprefix("MODEL.")]
         if "NUM_CLASSES" in keys:
@@ -275,7 +311,7 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
         _apply_overrides(cfg, common)
         _apply_overrides(cfg, special[record.name])
         check_config(cfg)
-        _fit_to_datasets(cfg)
+        _fit_to_datasets(cfg, record)
         output_dir = Path(cfg.OUTPUT_DIR)
         folder = output_dir / f"{number}_{record.name}"
         if not stage_files:  # alone, a stage finds its place among the folders that are there

@@ -32,7 +32,7 @@ from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.status import missing_artifacts
-from wsis.engine.trainer import Trainer
+from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
@@ -67,6 +67,10 @@ def run_train(
     assert isinstance(stage, TrainStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
+    if cfg.SOLVER.MAX_ITER == 0:
+        keep_weights(cfg, weights)
+        comm.synchronize()
+        return Outcome(digest_of_weights(planned.folder / "model_final.pth"), {"iterations": 0})
     order = None
     if stage.samples is not None:
         dataset_dicts, order = stage.samples(dataset_dicts, cfg)

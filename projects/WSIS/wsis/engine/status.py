@@ -65,7 +65,8 @@ class Status:
     detail: str = ""
 
 
-def _look_up(cfg: CfgNode, key: str) -> Any:
+def look_up(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
     value: Any = cfg
     for part in key.split("."):
         value = value[part]
@@ -77,13 +78,13 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
     stage, cfg = planned.stage, planned.cfg
     flat: dict[str, Any] = {}
     for key in _KIND_KEYS[stage.kind]:
-        flat.update(flatten(_look_up(cfg, key), key))
+        flat.update(flatten(look_up(cfg, key), key))
     dropped = [node + "." for node in METHOD_NODES]
     flat = {k: v for k, v in flat.items() if not k.startswith(tuple(dropped)) and k not in _NEVER}
     if isinstance(stage, TrainStage):
         flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
     for key in stage.config_keys:
-        flat.update(flatten(_look_up(cfg, key), key))
+        flat.update(flatten(look_up(cfg, key), key))
     return flat
 
 
@@ -143,6 +144,9 @@ def current_inputs(
         except DamagedManifest:
             upstream = None
         inputs[product] = upstream.product if upstream and upstream.status == DONE else ""
+    for key in stage.file_keys:
+        if look_up(cfg, key):
+            inputs[key] = digest_of_sizes(Path(look_up(cfg, key)))
     inputs["images"] = fingerprint(dataset_dicts, _seen_of_the_data_set(planned))
     if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
         for name, weights in (
@@ -152,6 +156,16 @@ def current_inputs(
             if weights:
                 inputs[name] = _digest_of_initial(weights, name, planned)
     return inputs
+
+
+def digest_of_sizes(path: Path) -> str:
+    """Digest of the size of a file, or of the names and sizes of all files below a folder.
+
+    Contents are not read: such files may have many gigabytes.
+    """
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = [[str(p.relative_to(path)), _size_of(str(p))] for p in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _digest_of_initial(weights: str, name: str, planned: PlannedStage) -> str:

@@ -85,6 +85,27 @@ def _distribute(model: nn.Module) -> nn.Module:
     )
 
 
+def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
+    """Save a trained network of elsewhere as this stage's product; ``SOLVER.MAX_ITER`` is 0.
+
+    Args:
+        cfg: stage config; OUTPUT_DIR is the run folder.
+        weights: as `Trainer`.
+
+    Raises:
+        UsageError: there are no weights to keep.
+    """
+    weights = cfg.MODEL.WEIGHTS if weights is None else weights
+    if not weights:
+        raise UsageError(
+            "SOLVER.MAX_ITER 0 keeps the network of MODEL.WEIGHTS, which is empty; name a file "
+            "there or train for 1 iteration or more"
+        )
+    model = build_network(cfg)
+    load_weights(model, weights)
+    AtomicCheckpointer(model, cfg.OUTPUT_DIR).save("model_final", iteration=-1)
+
+
 class Trainer(TrainerBase):
     """Detectron2's training loop with exact resumption.
 

@@ -6,29 +6,32 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
+from detectron2.utils import comm
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
+from wsis.evaluation.box_baselines import filled_boxes, grabcut_boxes
 from wsis.evaluation.checks import check_instances
 from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.walk import CheckOptions, Results, Walk
 
+logger = logging.getLogger(__name__)
+
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 TRUSTED = 0.95  # the published confidence from which a mask teaches
 _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
-_MARGIN = 0.5  # of its size, that GrabCut sees around a box
 
 
 def class_mean_iou(
@@ -98,61 +101,50 @@ def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
     if "instance_file_name" not in record:
         position = {id(a): i for i, a in enumerate(objects)}
         return np.array([position[id(a)] for a in boxed], dtype=np.int64)
-    result = np.full(len(boxed), -1, dtype=np.int64)
-    if not boxed or not len(truth.classes):
-        return result
+    return _matched(_corners(boxed), np.array([a["category_id"] for a in boxed]), truth)
+
+
+def _corners(boxed: Sequence[Mapping[str, Any]]) -> np.ndarray:
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in boxed]
-    iou = _box_iou(np.array(boxes, dtype=np.float64), _boxes_of(truth.masks))
-    iou[np.array([a["category_id"] for a in boxed])[:, None] != truth.classes[None, :]] = 0
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def objects_of_product(
+    record: Mapping[str, Any], truth: Truth, boxes: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """Which true object each box of a product encloses.
+
+    A product of the evaluated data set has its boxes, one by one. That of another one with the same
+    images (boxes of a detector, say) has others; they find their objects by class and overlap.
+
+    Args:
+        record: dataset dict of the evaluated data set.
+        truth: of the same image.
+        boxes: (K, 4) of the product.
+        classes: (K,) of the product.
+
+    Returns:
+        (K,) int64, -1 where there is none.
+    """
+    boxed = [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
+    stated, boxes = _corners(boxed), np.asarray(boxes, dtype=np.float64)
+    if len(stated) == len(boxes) and (_box_iou(stated, boxes).diagonal() >= _SAME_BOX).all():
+        return object_of_boxes(record, truth)
+    return _matched(boxes, np.asarray(classes), truth)
+
+
+def _matched(boxes: np.ndarray, classes: np.ndarray, truth: Truth) -> np.ndarray:
+    """(K,) int64: objects of the boxes by class and the IoU of boxes, best first; -1 for none."""
+    result = np.full(len(boxes), -1, dtype=np.int64)
+    if not len(boxes) or not len(truth.classes):
+        return result
+    iou = _box_iou(boxes, _boxes_of(truth.masks))
+    iou[classes[:, None] != truth.classes[None, :]] = 0
     while iou.max(initial=0) >= _SAME_BOX:
         row, column = np.unravel_index(iou.argmax(), iou.shape)
         result[row] = column
         iou[row], iou[:, column] = 0, 0
     return result
-
-
-def filled_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(K, H, W) bool: every pixel of the box."""
-    masks = np.zeros((len(boxes), *size), dtype=bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
-        mask[y0:y1, x0:x1] = True
-    return masks
-
-
-def grabcut_boxes(image: np.ndarray, boxes: np.ndarray, *, iterations: int = 5) -> np.ndarray:
-    """GrabCut (Rother et al. 2004, OpenCV's) with everything outside the box as background.
-
-    It sees the box and half its size around. Where it finds no object, or the box leaves no
-    background to learn from, the filled box is the answer.
-
-    Args:
-        image: (H, W, 3) uint8.
-        boxes: (K, 4) integers.
-        iterations: of the graph cut.
-
-    Returns:
-        (K, H, W) bool.
-    """
-    height, width = image.shape[:2]
-    masks = filled_boxes(boxes, (height, width))
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
-        right, down = int(_MARGIN * (x1 - x0)) + 2, int(_MARGIN * (y1 - y0)) + 2
-        rows = slice(max(y0 - down, 0), min(y1 + down, height))
-        columns = slice(max(x0 - right, 0), min(x1 + right, width))
-        window = np.ascontiguousarray(image[rows, columns])
-        label = np.where(mask[rows, columns], cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
-        if (label == cv2.GC_BGD).sum() < 16 or (label == cv2.GC_PR_FGD).sum() < 16:
-            continue
-        cv2.setRNGSeed(0)
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        try:
-            cv2.grabCut(window, label, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
-        except cv2.error:  # colours that no mixture of Gaussians fits
-            continue
-        found = (label == cv2.GC_FGD) | (label == cv2.GC_PR_FGD)
-        if found.any():
-            mask[rows, columns] = found
-    return masks
 
 
 @dataclass(frozen=True)
@@ -247,6 +239,7 @@ class BoxMaskStream:
         masks: np.ndarray,
         boxes: np.ndarray,
         *,
+        classes: np.ndarray | None = None,
         chosen: np.ndarray | None = None,
     ) -> None:
         """Measure one image.
@@ -254,14 +247,19 @@ class BoxMaskStream:
         Args:
             record: dataset dict.
             truth: its true masks.
-            masks: (K, H, W) bool, one per annotation with a box, in their order.
-            boxes: (K, 4) integers, the boxes that were given to the network.
+            masks: (K, H, W) bool, one for each box.
+            boxes: (K, 4) integers, the boxes that were given to the network: those of the
+                annotations in their order, or others with ``classes``.
+            classes: (K,) class ids of the boxes, see `objects_of_product`.
             chosen: (K,) bool, those that count; None for all.
 
         Raises:
             DataError: the numbers of masks and boxes differ.
         """
-        objects = object_of_boxes(record, truth)
+        if classes is None:
+            objects = object_of_boxes(record, truth)
+        else:
+            objects = objects_of_product(record, truth, boxes, classes)
         size = truth.void.shape
         if masks.shape != (len(objects), *size):
             raise DataError(
@@ -302,8 +300,11 @@ def check_box_masks(
     stream = BoxMaskStream(options.class_names, grabcut_iterations=options.grabcut_iterations)
     walk = Walk("box masks", options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
-        if arrays is not None:
-            stream.add(record, truth, arrays["masks"], arrays["boxes"])
+        if arrays is None:
+            stream.miss(record, truth)
+        else:
+            boxes, classes = arrays["boxes"], arrays["classes"]
+            stream.add(record, truth, arrays["masks"], boxes, classes=classes)
     return walk.entries(stream.finish())
 
 
@@ -319,10 +320,12 @@ def check_proxy_masks(
     walk = Walk("proxy masks", options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
         if arrays is None:
+            measures["proxy masks"].miss(record, truth)
             continue
         sure = arrays["confidence"] > TRUSTED
         for stream, chosen in zip(measures.values(), (None, sure), strict=True):
-            stream.add(record, truth, arrays["masks"], arrays["boxes"], chosen=chosen)
+            boxes, classes = arrays["boxes"], arrays["classes"]
+            stream.add(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
     found: dict[str, Metrics] = {}
     for stream in measures.values():
         found.update(stream.finish())
@@ -347,10 +350,12 @@ class BoxMaskEvaluator(DatasetEvaluator):
     ) -> None:
         self._records = {record["image_key"]: record for record in dataset_dicts}
         self._stream = BoxMaskStream(class_names, grabcut_iterations=grabcut_iterations)
+        self._objects = 0
 
     def reset(self) -> None:
         """Forget every image."""
         self._stream.reset()
+        self._objects = 0
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -360,6 +365,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
             record = self._records[given["image_key"]]
             truth = load_truth(record)
             if truth is not None:
+                self._objects += len(truth.masks)
                 found = output["instances"]
                 masks = found.pred_masks.cpu().numpy()
                 boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
@@ -369,8 +375,13 @@ class BoxMaskEvaluator(DatasetEvaluator):
         """Count an image that could not be read: its objects are missed, not forgiven."""
         truth = load_truth(dict(dataset_dict))
         if truth is not None:
+            self._objects += len(truth.masks)
             self._stream.miss(dataset_dict, truth)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
-        """``{protocol: metrics}`` on the main process, empty on the others."""
-        return self._stream.finish()
+        """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
+        results = self._stream.finish()
+        if sum(comm.all_gather(self._objects)):
+            return results
+        logger.warning("no image has true masks, so masks inside boxes have no figures")
+        return OrderedDict()

@@ -13,6 +13,7 @@ import numpy as np
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.errors import DataError
 from wsis.evaluation.pseudo_labels import SIZES, size_index
 from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
@@ -84,7 +85,13 @@ def check_proposals(
     """Product ``proposals``: ABO and recall at IoU 0.5 and 0.7, of all and of the first ones."""
     stream, walk = StreamingEvaluation([CoverMeasure()]), Walk("proposals", options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
-        size = truth.void.shape
-        found = None if arrays is None else proposals_from_artifact(arrays, size=size)
+        try:
+            found = (
+                None if arrays is None else proposals_from_artifact(arrays, size=truth.void.shape)
+            )
+        except ValueError as error:
+            raise DataError(
+                f"image {record['image_key']}: {error}; run --from-stage proposals --force"
+            ) from error
         stream.add(record["image_key"], (found, truth))
     return walk.entries(stream.finish())

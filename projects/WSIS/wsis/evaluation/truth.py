@@ -78,3 +78,49 @@ def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
         crowd_areas=crowd_areas,
         crowd_boxes=crowd_boxes,
     )
+
+
+def load_box_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
+    """The true boxes of an image whose data set has no masks for it, for measures of boxes only.
+
+    Masks are the filled boxes; boxes and areas are stated, so that measures of boxes do not look at
+    them.
+
+    Returns:
+        None where an object has no box.
+    """
+    annotations = dataset_dict.get("annotations", ())
+    if not annotations or not all("bbox" in a for a in annotations):
+        return None
+    size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    parts = [[a for a in annotations if bool(a.get("iscrowd")) == crowd] for crowd in (False, True)]
+    (masks, areas, boxes), (crowd_masks, crowd_areas, crowd_boxes) = (
+        _from_boxes(part, size) for part in parts
+    )
+    classes, crowd_classes = (
+        np.array([a["category_id"] for a in part], dtype=np.int64) for part in parts
+    )
+    return EvaluationTruth(
+        masks=masks,
+        classes=classes,
+        void=crowd_masks.any(axis=0) & ~masks.any(axis=0),
+        difficult=np.array([bool(a.get("difficult", 0)) for a in parts[0]], dtype=bool),
+        areas=areas,
+        boxes=boxes,
+        crowd_masks=crowd_masks,
+        crowd_classes=crowd_classes,
+        crowd_areas=crowd_areas,
+        crowd_boxes=crowd_boxes,
+    )
+
+
+def _from_boxes(
+    annotations: Sequence[dict[str, Any]], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Filled boxes (N, H, W), their areas (the stated ones, if any) and boxes as `_stated`."""
+    areas, boxes = _stated(annotations)
+    masks = np.zeros((len(annotations), *size), dtype=bool)
+    for mask, (x, y, width, height) in zip(masks, boxes.tolist(), strict=True):
+        rows = slice(max(int(y), 0), max(int(np.ceil(y + height)), 0))
+        mask[rows, max(int(x), 0) : max(int(np.ceil(x + width)), 0)] = True
+    return masks, np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas), boxes

@@ -98,6 +98,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         dataset_dicts: the data set; looked up by ``image_key``, since mappers drop annotations.
         class_names: C names.
         load_ground_truth: dataset dict to ground truth, None for an image to leave out.
+        load_boxes: likewise for an image without masks; ``coco_bbox`` then counts it. None: never.
         protocols: of `PROTOCOLS`.
         options: departures from the protocols, which their names then show.
         output_dir: folder for the predictions in COCO's result format; None writes none.
@@ -105,7 +106,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         extra_measures: further measures of `InstancePair`, as pseudo-label quality.
 
     Attributes:
-        without_truth: keys of this process's images that were left out.
+        without_truth: keys of this process's images without masks, left out but for their boxes.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         class_names: Sequence[str],
         *,
         load_ground_truth: TruthLoader,
+        load_boxes: TruthLoader | None = None,
         protocols: Sequence[str] = ("voc", "coco"),
         options: ProtocolOptions | None = None,
         output_dir: str | os.PathLike[str] | None = None,
@@ -122,22 +124,26 @@ class VOCInstanceEvaluator(DatasetEvaluator):
     ) -> None:
         self.class_names = tuple(class_names)
         self._dicts = {record["image_key"]: record for record in dataset_dicts}
-        self._load = load_ground_truth
-        measures = build_measures(class_names, protocols, options=options)
-        self._needs_masks = set(protocols) != {"coco_bbox"} or bool(extra_measures)
-        self._stream = StreamingEvaluation([*measures, *extra_measures])
+        self._load, self._load_boxes = load_ground_truth, load_boxes
+        of_masks = [name for name in protocols if name != "coco_bbox"]
+        of_boxes = [name for name in protocols if name == "coco_bbox"]
+        measures = build_measures(class_names, of_masks, options=options)
+        self._masks = StreamingEvaluation([*measures, *extra_measures])
+        self._boxes = StreamingEvaluation(build_measures(class_names, of_boxes, options=options))
         self._writer = None
         if output_dir is not None:
             ids = category_ids or range(1, len(self.class_names) + 1)
             self._writer = CocoResultWriter(output_dir, category_ids=ids)
-        self.without_truth: set[str] = set()
+        self.reset()
 
     def reset(self) -> None:
         """Forget every image."""
-        self._stream.reset()
+        self._masks.reset()
+        self._boxes.reset()
         if self._writer is not None:
             self._writer.reset()
-        self.without_truth = set()
+        self.without_truth: set[str] = set()
+        self._counted = {"true masks": 0, "true boxes alone": 0}
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -168,7 +174,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         truth = self._load(record) if truth is None else truth
         size = (int(record["height"]), int(record["width"])) if truth is None else truth.void.shape
         prediction.check(key, size=size, num_classes=len(self.class_names))
-        if self._needs_masks and prediction.masks is None:
+        if self._masks.measures and prediction.masks is None:
             raise DataError(
                 f"image {key}: a protocol for masks got boxes only; set MODEL.MASK_ON True or "
                 'WSIS.EVALUATION.PROTOCOLS ("coco_bbox",)'
@@ -177,8 +183,13 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             self._writer.add(key, record.get("image_id", key), prediction)
         if truth is None:
             self.without_truth.add(key)
+            truth = self._load_boxes(record) if self._load_boxes else None
+            self._counted["true boxes alone"] += truth is not None
         else:
-            self._stream.add(key, InstancePair(key, prediction, truth))
+            self._counted["true masks"] += len(truth.masks)
+            self._masks.add(key, InstancePair(key, prediction, truth))
+        if truth is not None:
+            self._boxes.add(key, InstancePair(key, prediction, truth))
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: nothing was found, all its objects are missed."""
@@ -193,8 +204,16 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             path = self._writer.finish()
             if path is not None:
                 logger.info("Predictions in COCO's result format: %s", path)
-        shares = comm.gather(self.without_truth, dst=0)
-        left_out = set().union(*shares)
+        shares = comm.gather((self.without_truth, self._counted), dst=0)
+        left_out = set().union(*(keys for keys, _ in shares))
+        total = {name: sum(counted[name] for _, counted in shares) for name in self._counted}
+        of_masks, of_boxes = self._masks.finish(), self._boxes.finish()
         if left_out:
-            logger.warning("%d images have no ground truth and do not count", len(left_out))
-        return self._stream.finish()
+            logger.warning(
+                "%d images have no true masks; of these %d count for boxes, the others not at all",
+                len(left_out),
+                total["true boxes alone"],
+            )
+        if total["true boxes alone"] and not total["true masks"]:
+            return of_boxes
+        return OrderedDict(**of_masks, **of_boxes)

@@ -77,6 +77,7 @@ class Walk:
             "images_without_product": 0,
         }
     )
+    _objects: int = 0
 
     def over(
         self, dataset_dicts: Sequence[dict[str, Any]], product: Reader
@@ -98,6 +99,7 @@ class Walk:
                     self.counts["images_without_ground_truth"] += 1
                     continue
                 self.counts["images"] += 1
+                self._objects += len(truth.masks)
                 key = record["image_key"]
                 arrays = product[key] if key in product else None  # noqa: SIM401  (it has no get)
                 self.counts["images_without_product"] += arrays is None
@@ -106,17 +108,19 @@ class Walk:
     def entries(self, results: Mapping[str, Metrics]) -> Results:
         """Results of the main process with the counts of all processes; empty elsewhere.
 
-        Empty, with a line in the log, if there was no ground truth at all.
+        Empty, with a line in the log, if there was no ground truth at all, but for images that
+        hold nothing.
         """
-        shares = comm.gather(self.counts, dst=0)
+        shares = comm.gather((self.counts, self._objects), dst=0)
         if not comm.is_main_process():
             return []
-        total = {name: sum(share[name] for share in shares) for name in self.counts}
+        total = {name: sum(share[name] for share, _ in shares) for name in self.counts}
+        objects = sum(number for _, number in shares)
         for name in ("images_without_ground_truth", "images_without_product"):
             if total[name]:
                 what = name.replace("_", " ")
                 logger.warning("evaluation of %s: %d %s", self.title, total[name], what)
-        if not total["images"]:
+        if not total["images"] or (total["images_without_ground_truth"] and not objects):
             return []
         return [
             {"protocol": protocol, "metrics": metrics | total}

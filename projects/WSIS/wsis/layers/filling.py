@@ -18,10 +18,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wsis.layers.precision import at_least_float32
+
 # Bytes of the weights and maps of one chunk of channels: on a CPU they shall stay in its cache (of
 # 1, 2, 4, 8 and 128 MiB, 8 was the fastest, by 1.6 and 1.2 times), a GPU wants large steps.
 _CPU_CHUNK, _GPU_CHUNK = 8 << 20, 256 << 20
-_STATE_BYTES = 32 << 20  # of the maps between the iterations that the backward pass holds at once
+# Bytes of the maps between the iterations that the backward pass holds at once. A GPU wants few and
+# large steps here too: 8 peaks of 16 channels at 112 x 112, 112 times, take 0.7 GiB.
+_CPU_STATES, _GPU_STATES = 32 << 20, 1 << 30
+# Bytes of the sums of the weights' gradient: as many peaks are summed at once as fit.
+_CPU_SUMS, _GPU_SUMS = 512 << 10, 256 << 20
 
 
 def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
@@ -32,7 +38,7 @@ def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
         kernel_size: k, odd.
 
     Returns:
-        (B, C, k k, h, w); where a window's features sum to 0 its weights are 0.
+        (B, C, k k, h, w), float32 at least; where a window's features sum to 0 its weights are 0.
 
     Raises:
         ValueError: an even k, or a number of channels that k k does not divide.
@@ -43,7 +49,7 @@ def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
             f"features must be (B, C {positions}, h, w) for a window of {kernel_size}, "
             f"not {tuple(features.shape)}"
         )
-    weights = features.unflatten(1, (-1, positions))
+    weights = at_least_float32(features).unflatten(1, (-1, positions))
     total = weights.sum(dim=2, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
 
@@ -53,7 +59,7 @@ def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: 
 
     Neighbours outside the grid count as 0. Differentiable, once, in ``maps`` and ``weights``. The
     backward pass repeats the iterations a few channels at a time; its memory does not grow with
-    their number beyond 32 MiB or the maps of one peak and channel.
+    their number beyond 32 MiB (1 GiB on a GPU) or the maps of one peak and channel.
 
     Args:
         maps: (P, C, h, w) float.
@@ -150,6 +156,14 @@ class _Grid:
         length = buffer.shape[-1] - 2 * self.margin
         return [buffer[..., self.margin + d : self.margin + d + length] for d in self.offsets]
 
+    def windows(self, buffer: Tensor) -> Tensor:
+        """View (k, k, rows, cells) of lines (rows, cells and margins): all of `shifted` at once."""
+        length = buffer.shape[-1] - 2 * self.margin
+        size = (self.kernel_size, self.kernel_size, len(buffer), length)
+        return buffer.as_strided(
+            size, (self.pitch, 1, buffer.stride(0), 1), buffer.storage_offset()
+        )
+
 
 def _chunks(
     maps: Tensor, weights: Tensor, index: Tensor, state_planes: int
@@ -157,13 +171,13 @@ def _chunks(
     """(image, its peaks, channels) of pieces whose maps and weights fit into the cache.
 
     ``state_planes`` is the number of planes of each peak and channel held beside them (at most
-    ``_STATE_BYTES`` in all; peaks are split where one channel takes more).
+    ``_CPU_STATES`` bytes in all; peaks are split where one channel takes more).
     """
-    limit = _GPU_CHUNK if maps.is_cuda else _CPU_CHUNK
+    limit, states = (_GPU_CHUNK, _GPU_STATES) if maps.is_cuda else (_CPU_CHUNK, _CPU_STATES)
     plane = maps.shape[2] * maps.shape[3] * maps.element_size()
     for image in index.unique().tolist():
         peaks = (index == image).nonzero().flatten()
-        most = max(1, _STATE_BYTES // (max(state_planes, 1) * plane))
+        most = max(1, states // (max(state_planes, 1) * plane))
         for part in peaks.split(most):
             fitting = limit // ((weights.shape[2] + 2 * len(part)) * plane)
             width = max(1, min(fitting, most // len(part) if state_planes else fitting))
@@ -260,21 +274,30 @@ class _Tape:
         line = grid.buffer(like, peaks, planes)
         self.turns = (line, torch.zeros_like(line))
         self.above = [grid.cells(turn) for turn in self.turns]
-        self.rows = [list(above) for above in self.above]
         self.targets = [grid.shifted(turn) for turn in self.turns]
         self.states = line.new_zeros((steps, *line.shape))
         self.cells = [grid.cells(state) for state in self.states]
         self.neighbours = [grid.shifted(state) for state in self.states]
-        self.split = [[grid.shifted(row) for row in state] for state in self.states]
-        self.sums = line.new_zeros((len(grid.offsets), self.above[0].shape[1]))
-        self.sum_rows = list(self.sums)
+        limit = _GPU_SUMS if like.is_cuda else _CPU_SUMS
+        cells = self.above[0].shape[1]
+        together = limit // (len(grid.offsets) * cells * like.element_size())
+        together = max(1, min(together, peaks))
+        self.totals = line.new_zeros((grid.kernel_size, grid.kernel_size, together, cells))
+        self.parts = [above.split(together) for above in self.above]
+        self.windows = [grid.windows(state).split(together, dim=2) for state in self.states]
+        self.rooms = [self.totals[:, :, : len(part)] for part in self.parts[0]]
+
+    @property
+    def sums(self) -> Tensor:
+        """(k k, cells): the gradient of the weights."""
+        return self.totals.sum(dim=2).flatten(0, 1)
 
     def record(self, start: Tensor, kernel: Tensor) -> None:
         """Keep the maps before every iteration."""
         self.grid.maps(self.states[0]).copy_(start)
         for cells, neighbours in zip(self.cells[1:], self.neighbours, strict=False):
             _gather_step(cells, neighbours, kernel)
-        self.sums.zero_()
+        self.totals.zero_()
 
     def rewind(self, gradient: Tensor, kernel: Tensor, steps: int) -> Tensor:
         """From the gradient after the iterations to that before; the weights' is in ``sums``."""
@@ -282,9 +305,10 @@ class _Tape:
         self.grid.maps(self.turns[0]).copy_(gradient)
         for turn, step in enumerate(reversed(range(steps))):
             now = turn % 2
-            if self.split:
-                for row, below in zip(self.rows[now], self.split[step], strict=True):
-                    for total, neighbour in zip(self.sum_rows, below, strict=True):
-                        total.addcmul_(row, neighbour)
+            if self.windows:
+                for room, part, below in zip(
+                    self.rooms, self.parts[now], self.windows[step], strict=True
+                ):
+                    room.addcmul_(part, below)
             _scatter_step(self.targets[1 - now], self.above[now], kernel)
         return self.grid.maps(self.turns[steps % 2])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+MAX_MEMBERSHIPS = 1 << 28  # a GiB of them; 2000 proposals of a photograph have some millions
+
 
 def segments(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maximal runs of equal values of a flat array: (S + 1,) bounds and (S,) values."""
@@ -82,7 +84,7 @@ def _members(
     begin: np.ndarray, end: np.ndarray, bounds: np.ndarray, example: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which atoms (one example segment each) the runs ``bounds[r]:bounds[r + 1]`` cover."""
-    lists, lengths = [np.zeros(0, dtype=np.int32)], [0]
+    lists, lengths, total = [np.zeros(0, dtype=np.int32)], [0], 0
     for low, high in zip(bounds[:-1], bounds[1:], strict=True):
         change = np.zeros(count + 1, dtype=np.int8)
         change[begin[low:high]] += 1
@@ -90,4 +92,10 @@ def _members(
         inside = np.cumsum(change, dtype=np.int8)[example]
         lists.append(np.flatnonzero(inside).astype(np.int32))
         lengths.append(len(lists[-1]))
+        total += lengths[-1]
+        if total > MAX_MEMBERSHIPS:
+            raise ValueError(
+                f"the first {len(lengths) - 1} of {len(bounds) - 1} regions cover more than "
+                f"{MAX_MEMBERSHIPS} atoms together; use fewer regions"
+            )
     return np.cumsum(lengths).astype(np.int64), np.concatenate(lists)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wsis.layers.peak_tape import Tape, Value
+from wsis.layers.peak_tape import Tape, Value, refusal_text
 from wsis.layers.peak_windows import (
     Channels,
     Resample,
@@ -137,11 +137,7 @@ class PeakProgram:
         self._emit(value, self._terms.pop(value))
 
     def _compile_refused(self, value: Value) -> None:
-        raise ValueError(
-            f"peaks cannot be traced back through {value.options['name']}: peak back-propagation "
-            "serves convolutional networks with ReLU and batch norm in evaluation mode; use such a "
-            "backbone"
-        )
+        raise ValueError(refusal_text(value))
 
     def _compile_scale(self, value: Value) -> None:
         own = value.saved["factor"]

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from wsis.layers.peak_backward import PeakProgram
 from wsis.layers.peak_tape import Tape, record
 from wsis.layers.peak_windows import Windows
+from wsis.layers.precision import full_precision
 
 __all__ = ["PeakRule", "peak_response_maps", "peak_seeds", "record"]
 # Bytes of gradients at a time. On a CPU one large map after another is fastest: at 448 x 448 with
@@ -95,6 +96,18 @@ def peak_response_maps(
         raise ValueError("the class maps do not depend on the images")
     if len(peaks) == 0:
         return reduce(tape.output.new_zeros((0, 3, *tape.image_size)))
+    with full_precision(tape.output.device):
+        return _in_groups(tape, peaks, factor, offset, memory, reduce)
+
+
+def _in_groups(
+    tape: Tape,
+    peaks: Tensor,
+    factor: int,
+    offset: str,
+    memory: int | None,
+    reduce: Callable[[Tensor], Tensor],
+) -> Tensor:
     program = PeakProgram(tape, offset=offset)
     element = tape.output.element_size()
     memory = memory or (CPU_MEMORY if tape.output.device.type == "cpu" else GPU_MEMORY)

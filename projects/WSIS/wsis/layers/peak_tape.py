@@ -20,8 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from wsis.layers.precision import full_precision
 
 aten = torch.ops.aten
 _HARMLESS = (None, 1, torch.contiguous_format, torch.preserve_format)  # keyword arguments
@@ -164,6 +167,15 @@ def _keep_call(function: Any) -> Callable[..., None]:
     return keep
 
 
+def refusal_text(value: Value) -> str:
+    """Why peaks cannot pass a value of kind "refused"."""
+    return (
+        f"peaks cannot be traced back through {value.options['name']}: peak back-propagation "
+        "serves convolutional networks with ReLU and batch norm in evaluation mode; use such a "
+        "backbone"
+    )
+
+
 def _refuse(value: Value, name: str) -> None:
     value.kind, value.saved, value.options = "refused", {}, {"name": name}
 
@@ -210,13 +222,34 @@ def _rules() -> dict[Any, _Rule]:
 _RULES = _rules()
 
 
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    """Stands for a tensor's memory; while it is kept, no other memory gets its number."""
+    return StorageWeakRef(tensor.untyped_storage())
+
+
+def _flat(arguments: Sequence[Any]) -> list[Any]:
+    return [
+        a for given in arguments for a in (given if isinstance(given, list | tuple) else [given])
+    ]
+
+
+def _written(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an operation writes into."""
+    found = []
+    for place, argument in enumerate(function._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found.append(args[place] if place < len(args) else kwargs.get(argument.name))
+    return [tensor for tensor in _flat(found) if isinstance(tensor, Tensor)]
+
+
 class _Recorder(TorchDispatchMode):
     """Notes every operation on what depends on the input."""
 
     def __init__(self) -> None:
         super().__init__()
         self._values = WeakTensorKeyDictionary()
-        self._holders = WeakTensorKeyDictionary()  # tensor -> values that saved it
+        self._holders: dict[StorageWeakRef, list[Value]] = {}  # values that saved some of it
+        self._written: dict[StorageWeakRef, tuple[int, str]] = {}  # last written: when, by what
         self._count = 0
 
     def begin(self, image: Tensor) -> Value:
@@ -225,31 +258,44 @@ class _Recorder(TorchDispatchMode):
         return self._values[image]
 
     def value_of(self, tensor: Tensor) -> Value | None:
-        """What is known of ``tensor``."""
-        return self._values.get(tensor)
+        """What is known of ``tensor``; refused where another one wrote to its memory since."""
+        own = self._values.get(tensor)
+        if not self._written or tensor.layout != torch.strided:
+            return own
+        order, name = self._written.get(_storage(tensor), (-1, ""))
+        if order < 0 or own is not None and own.order >= order:
+            return own
+        options = {"name": f"{name} into memory that another tensor shares"}
+        self._values[tensor] = Value("refused", tuple(tensor.shape), (), {}, options, order)
+        return self._values[tensor]
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        flat = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
-        tracked = [a for a in flat if isinstance(a, Tensor) and a in self._values]
-        if not tracked:
-            return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        written = _written(function, args, kwargs) if function._schema.is_mutable else []
+        for tensor in written:
+            self._protect(tensor)
+        flat = _flat([*args, *kwargs.values()])
+        if all(self._known(a) is None for a in flat):
+            return function(*args, **kwargs)
         value = self._describe(function, args, flat)
-        if function._schema.is_mutable and args[0] in self._holders:
-            self._protect(args[0])
-        output = function(*args, **(kwargs or {}))
+        output = function(*args, **kwargs)
+        for tensor in written:
+            self._written[_storage(tensor)] = (value.order, str(function))
         first = output[0] if isinstance(output, list | tuple) else output
         if not isinstance(first, Tensor):
             return output
         value.shape = tuple(first.shape)
         rule = _RULES.get(function)
-        if kwargs and any(v not in _HARMLESS for v in kwargs.values()):
+        if any(isinstance(v, Tensor) or v not in _HARMLESS for v in kwargs.values()):
             _refuse(value, f"{function} with {', '.join(kwargs)}")
         elif rule is not None and rule.keep is not None:
             rule.keep(args, output, value)
+        if value.kind == "scale" and any(t is not value.options["argument"] for t in written):
+            _refuse(value, f"{function} into a constant")
         for tensor in value.saved.values():
-            self._holders.setdefault(tensor, []).append(value)
+            self._holders.setdefault(_storage(tensor), []).append(value)
         value.options.pop("argument", None)
         for tensor in output if isinstance(output, list | tuple) else [output]:
             if isinstance(tensor, Tensor):
@@ -266,23 +312,31 @@ class _Recorder(TorchDispatchMode):
             given = list(enumerate(args[0]))
         else:
             given = [(i, args[i]) for i in rule.positions if i < len(args)]
-        kept = [(i, a) for i, a in given if isinstance(a, Tensor) and a in self._values]
-        parents = tuple(self._values[a] for _, a in kept)
+        kept = [(i, a) for i, a in given if self._known(a) is not None]
+        parents = tuple(self._known(a) for _, a in kept)
         options = {"positions": [i for i, _ in kept]}
         if rule.kind == "channels":
             options["channels"] = [a.shape[1] for a in args[0]]
         elif kept:
             options["argument"] = kept[0][1]
         value = Value(rule.kind, (), parents, {}, options, self._count)
-        if len(parents) < sum(isinstance(a, Tensor) and a in self._values for a in flat):
+        if len(parents) < sum(self._known(a) is not None for a in flat):
             _refuse(value, f"{function} of weights that depend on the image")
         return value
 
+    def _known(self, argument: Any) -> Value | None:
+        return self.value_of(argument) if isinstance(argument, Tensor) else None
+
     def _protect(self, tensor: Tensor) -> None:
-        """Before ``tensor`` changes in place, give copies to those that saved it."""
-        copy = tensor.clone()
-        for value in self._holders.pop(tensor):
-            value.saved = {k: copy if v is tensor else v for k, v in value.saved.items()}
+        """Before the memory of ``tensor`` changes, give copies to those that saved some of it."""
+        changing = _storage(tensor)
+        copies: dict[int, Tensor] = {}
+        for value in self._holders.pop(changing, ()):
+            for name, kept in value.saved.items():
+                if _storage(kept) == changing:
+                    if id(kept) not in copies:
+                        copies[id(kept)] = kept.clone()
+                    value.saved[name] = copies[id(kept)]
 
 
 @dataclass(frozen=True)
@@ -302,6 +356,19 @@ class Tape:
     made: Any = None
 
 
+def refusal(tape: Tape) -> str | None:
+    """Why peaks cannot be traced back over the whole tape: what lies last in it; None: they can."""
+    if tape.last is None:
+        return "the class maps do not depend on the images: peaks lead nowhere"
+    seen, waiting = {tape.last}, [tape.last]
+    while waiting:
+        new = {parent for parent in waiting.pop().parents if parent not in seen}
+        seen |= new
+        waiting.extend(new)
+    refused = [value for value in seen if value.kind == "refused"]
+    return refusal_text(max(refused, key=lambda value: value.order)) if refused else None
+
+
 def record(
     network: Callable[[Tensor], Any],
     images: Tensor,
@@ -318,9 +385,9 @@ def record(
         select: the map of interest in what the network returns, where that is more than a map.
 
     Returns:
-        the tape, with the map and all that the network returned.
+        the tape, with the map and all that the network returned. Autocast and TF32 are off.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), full_precision(images.device):
         images = images.clone()  # an ordinary tensor of our own, also inside inference_mode
         recorder = _Recorder()
         recorder.begin(images)

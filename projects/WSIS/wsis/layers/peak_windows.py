@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -290,6 +291,12 @@ class Unpool:
         rows = (height - 1) * self.stride[0] + self.extent[0]
         columns = (width - 1) * self.stride[1] + self.extent[1]
         result = data.new_zeros((*data.shape[:2], rows * columns))
+        # Cells this far apart share no pixel; taken together with no others, sums have one order
+        # on a GPU too.
+        apart = [-(-e // s) for e, s in zip(self.extent, self.stride, strict=True)]
+        phases = [
+            (slice(y, None, apart[0]), slice(x, None, apart[1])) for y, x in np.ndindex(*apart)
+        ]
         corners = []
         for p, (top, left) in enumerate(windows.corners):
             y0 = top * self.stride[0] - self.padding[0]
@@ -297,7 +304,8 @@ class Unpool:
             index = self.indices[images[p], :, top : top + height, left : left + width]
             y = index.div(self.size[1], rounding_mode="floor")
             local = (y - y0) * columns + (index - y * self.size[1] - x0)
-            result[p].scatter_add_(1, local.flatten(1), data[p].flatten(1))
+            for y, x in phases:
+                result[p].scatter_add_(1, local[:, y, x].flatten(1), data[p][:, y, x].flatten(1))
             corners.append((y0, x0))
         return Windows(result.view(*data.shape[:2], rows, columns), corners)
 

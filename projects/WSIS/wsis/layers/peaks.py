@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsis.layers.precision import at_least_float32
+
 FILTERS = ("median", "mean", "max", "none")
 GRADIENTS = ("undivided", "mean")
 
@@ -107,14 +109,15 @@ class _PeakMean(torch.autograd.Function):
     def forward(ctx: Any, maps: Tensor, kept: Tensor, undivided: bool) -> Tensor:
         count = kept.sum(dim=(2, 3))
         ctx.save_for_backward(kept, count)
-        ctx.undivided = undivided
-        return torch.where(kept, maps, maps.new_zeros(())).sum(dim=(2, 3)) / count.to(maps.dtype)
+        ctx.undivided, ctx.kind = undivided, maps.dtype
+        values = at_least_float32(torch.where(kept, maps, maps.new_zeros(())))
+        return values.sum(dim=(2, 3)) / count.to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         kept, count = ctx.saved_tensors
         share = gradient if ctx.undivided else gradient / count.clamp(min=1)
-        share = share[:, :, None, None]
+        share = share[:, :, None, None].to(ctx.kind)
         return torch.where(kept, share, share.new_zeros(())), None, None
 
 
@@ -135,8 +138,9 @@ def peak_stimulation(
             "undivided" hands 1 to each (the original code).
 
     Returns:
-        scores (N, C), NaN for a class without a kept peak (possible where the filter is a number),
-        and peaks (P, 4) int64, rows (image, class, y, x) in lexicographic order.
+        scores (N, C), float32 at least, NaN for a class without a kept peak (possible where the
+        filter is a number), and peaks (P, 4) int64, rows (image, class, y, x) in lexicographic
+        order.
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient of peak stimulation {gradient!r}: use one of {GRADIENTS}")

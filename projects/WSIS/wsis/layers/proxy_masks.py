@@ -159,7 +159,11 @@ def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.n
 
 
 def fair_confidence(
-    mask_boxes: np.ndarray, given_boxes: np.ndarray, *, tolerance: float = 1.0
+    mask_boxes: np.ndarray,
+    given_boxes: np.ndarray,
+    *,
+    tolerance: float = 1.0,
+    empty: np.ndarray | None = None,
 ) -> np.ndarray:
     """Agreement of a mask with its box that asks of small objects no more than of large ones.
 
@@ -167,15 +171,19 @@ def fair_confidence(
     than ``tolerance`` has been moved there: a pixel is what rounding costs, whatever the size.
 
     Args:
-        mask_boxes: (K, 4) as `tight_boxes` gives them (far edges inside); zeros for an empty mask.
+        mask_boxes: (K, 4) as `tight_boxes` gives them (far edges inside).
         given_boxes: (K, 4) float x0, y0, x1, y1, far edges exclusive, with an area.
         tolerance: pixels; 0 gives the plain IoU.
+        empty: (K,) bool, masks without a pixel; without it those whose box is all zeros, which a
+            mask of the first pixel alone has too.
 
     Returns:
         (K,) float64; 1 for a perfect mask, 0 for an empty one.
     """
+    if empty is None:
+        empty = ~mask_boxes.any(axis=1)
     given = given_boxes.astype(np.float64)
     found = mask_boxes.astype(np.float64)
     found[:, 2:] += 1
     found = np.where(np.abs(found - given) <= tolerance, given, found)
-    return np.where(mask_boxes.any(axis=1), _iou(found, given, extra=0.0), 0.0)
+    return np.where(empty, 0.0, _iou(found, given, extra=0.0))

@@ -19,7 +19,11 @@ from wsis.modeling.pixels import PixelModule
 
 
 def multi_hot(
-    labels: torch.Tensor | Sequence[int], num_classes: int, *, image_key: str = ""
+    labels: torch.Tensor | Sequence[int],
+    num_classes: int,
+    *,
+    image_key: str = "",
+    config_key: str = "MODEL.CAMNET.NUM_CLASSES",
 ) -> torch.Tensor:
     """Image labels as a float32 vector of zeros and ones.
 
@@ -28,6 +32,7 @@ def multi_hot(
             a floating-point or boolean tensor.
         num_classes: C.
         image_key: for the message.
+        config_key: that holds ``num_classes``, for the message.
 
     Raises:
         DataError: an id or a vector that does not fit ``num_classes``.
@@ -37,13 +42,13 @@ def multi_hot(
         if labels.shape != (num_classes,):
             raise DataError(
                 f"image {image_key}: labels of shape {tuple(labels.shape)} for {num_classes} "
-                "classes; set MODEL.CAMNET.NUM_CLASSES to the data set's number"
+                f"classes; set {config_key} to the data set's number"
             )
         return labels.float()
     ids = labels.long().flatten()
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_classes):
         raise DataError(
-            f"image {image_key}: class ids {ids.tolist()} but MODEL.CAMNET.NUM_CLASSES is "
+            f"image {image_key}: class ids {ids.tolist()} but {config_key} is "
             f"{num_classes}; set it to the data set's number of classes"
         )
     return torch.zeros(num_classes, device=ids.device).index_fill_(0, ids, 1.0)

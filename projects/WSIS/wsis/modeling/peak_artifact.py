@@ -12,11 +12,18 @@ _REPORT_SIDE = 112  # longer side of the maps that are kept for the report
 
 
 def small_maps(maps: Tensor, side: int = _REPORT_SIDE) -> np.ndarray:
-    """Maps (K, H, W) reduced to at most ``side`` by averaging, float16."""
+    """Maps (K, H, W) reduced to at most ``side`` by averaging, see `compact`."""
     factor = -(-max(maps.shape[1:]) // side)
     if factor > 1 and len(maps):
         maps = F.avg_pool2d(maps[None], factor, ceil_mode=True, count_include_pad=False)[0]
-    return maps.cpu().numpy().astype(np.float16)
+    return compact(maps)
+
+
+def compact(maps: Tensor) -> np.ndarray:
+    """Maps as float16, or float32 where that would make them infinite."""
+    values = maps.float().cpu().numpy()
+    fits = np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max
+    return values.astype(np.float16 if fits else np.float32)
 
 
 def response_artifact(found: PeakResponses) -> dict[str, np.ndarray]:

@@ -18,9 +18,12 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.peak_response import peak_response_maps, record
+from wsis.layers.peak_response import peak_response_maps
+from wsis.layers.peak_tape import Tape, record, refusal
 from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
+from wsis.layers.precision import at_least_float32, full_precision
 from wsis.modeling.image_classifier import multi_hot
+from wsis.modeling.peak_options import check_options, parse_filter
 from wsis.modeling.pixels import PixelModule
 
 
@@ -46,13 +49,10 @@ class PeakResponses:
     responses: Tensor | None
     features: dict[str, Tensor]
 
-
-def parse_filter(name: str) -> str | float:
-    """``MODEL.PEAK_CLASSIFIER.FILTER``: a name, or a number."""
-    try:
-        return float(name)
-    except ValueError:
-        return name
+    @property
+    def logits(self) -> Tensor:
+        """(C,) confidences; a class without a peak has the maximum of its map."""
+        return self.scores.where(~self.scores.isnan(), self.class_maps.amax(dim=(1, 2)))
 
 
 class PeakClassifier(PixelModule):
@@ -99,6 +99,15 @@ class PeakClassifier(PixelModule):
         memory: int | None = None,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
+        check_options(
+            {
+                "WINDOW": window,
+                "FILTER": peak_filter,
+                "SUB_PIXEL_FACTOR": factor,
+                "GRADIENT": gradient,
+                "MAX_PEAKS": max_peaks,
+            }
+        )
         shapes = backbone.output_shape()
         if in_feature not in shapes:
             raise UsageError(
@@ -148,11 +157,14 @@ class PeakClassifier(PixelModule):
             scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows
             (image, class, y, x).
         """
-        maps = self.classifier(self.backbone(images)[self.in_feature])
-        return self._classify(maps)
+        return self._classify(self._network(images)[0])
+
+    def _network(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.backbone(images)
+        return self.classifier(features[self.in_feature]), features
 
     def _classify(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = upsample_maps(maps, self.factor)
+        maps = upsample_maps(at_least_float32(maps), self.factor)
         scores, peaks = peak_stimulation(maps, **self.stimulation)
         if not self.stimulate:
             scores = maps.mean(dim=(2, 3))
@@ -172,17 +184,63 @@ class PeakClassifier(PixelModule):
             ``{"loss_classification": scalar}``.
         """
         targets = [
-            multi_hot(s["image_labels"], self.num_classes, image_key=s.get("image_key", ""))
+            self.multi_hot(s["image_labels"], image_key=s.get("image_key", ""))
             for s in batched_inputs
         ]
         images = [self.normalize(sample["image"]) for sample in batched_inputs]
-        logits = images[0].new_empty((len(images), self.num_classes))
-        for members in _by_size(images):
+        logits, groups = [], _by_size(images)
+        for members in groups:
             scores, maps, _ = self(torch.stack([images[i] for i in members]))
-            scores = torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores)
-            logits = logits.index_copy(0, torch.tensor(members, device=logits.device), scores)
-        target = torch.stack(targets).to(self.device)
-        return {"loss_classification": F.multilabel_soft_margin_loss(logits, target)}
+            logits.append(torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores))
+        order = [i for members in groups for i in members]
+        target = torch.stack([targets[i] for i in order]).to(self.device)
+        return {"loss_classification": F.multilabel_soft_margin_loss(torch.cat(logits), target)}
+
+    def multi_hot(self, labels: Tensor | Sequence[int], *, image_key: str = "") -> Tensor:
+        """See `wsis.modeling.image_classifier.multi_hot`; for this classifier's classes."""
+        key = "MODEL.PEAK_CLASSIFIER.NUM_CLASSES"
+        return multi_hot(labels, self.num_classes, image_key=image_key, config_key=key)
+
+    def tags_of(self, sample: dict[str, Any]) -> list[int] | None:
+        """Class ids in a sample's ``image_labels``, ascending; None where it has none.
+
+        Raises:
+            DataError: ids that are no classes, or a vector of another length.
+        """
+        labels = sample.get("image_labels")
+        if labels is None:
+            return None
+        present = self.multi_hot(labels, image_key=sample.get("image_key", ""))
+        return present.nonzero().flatten().tolist()
+
+    def check_backbone(self, name: str) -> None:
+        """Refuse a backbone that peaks cannot be traced back through; a pass of a tiny image.
+
+        Args:
+            name: of the backbone, for the message.
+
+        Raises:
+            UsageError: naming the operation.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            refused = refusal(self._tape_of_nothing())
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if refused is not None:
+            raise UsageError(
+                f"MODEL.BACKBONE ({name}): {refused} (CIM traces no peaks back: it takes yours "
+                "with peak_classifier.MODEL.META_ARCHITECTURE ClassPeaks)"
+            )
+
+    def _tape_of_nothing(self) -> Tape:
+        image = self.pixel_mean.new_zeros((1, len(self.pixel_mean), 32, 32))
+        try:
+            return record(self._network, image, select=_first)
+        except RuntimeError:  # too small for its windows
+            return record(self._network, F.pad(image, (0, 96, 0, 96)), select=_first)
 
     @torch.no_grad()
     def respond(
@@ -196,37 +254,35 @@ class PeakClassifier(PixelModule):
 
         Args:
             images: (3, H, W) each, normalised; sizes may differ.
-            tags: per image the class ids that it has, which then replace the class threshold; None
-                for an image without tags.
+            tags: per image the classes that it has (see `multi_hot`), which then replace the class
+                threshold; None for an image without tags.
             back_propagate: make the peak response maps.
 
         Returns:
             one for each image.
 
         Raises:
-            DataError: the maps are not finite.
+            DataError: the maps are not finite, or a tag is no class.
             ValueError: the backbone has an operation that peaks cannot pass.
         """
         found: list[PeakResponses | None] = [None] * len(images)
         for members in _by_size(images):
             batch = torch.stack([images[i] for i in members])
             given = [None if tags is None else tags[i] for i in members]
-            for i, one in zip(members, self._respond(batch, given, back_propagate), strict=True):
+            with full_precision(batch.device):
+                made = self._respond(batch, given, back_propagate)
+            for i, one in zip(members, made, strict=True):
                 found[i] = one
         return [one for one in found if one is not None]
 
     def _respond(
         self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
     ) -> list[PeakResponses]:
-        def network(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            features = self.backbone(batch)
-            return self.classifier(features[self.in_feature]), features
-
         if back_propagate:
-            tape = record(network, images, select=lambda made: made[0])
+            tape = record(self._network, images, select=_first)
             raw, features = tape.made
         else:
-            raw, features = network(images)
+            raw, features = self._network(images)
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
@@ -257,8 +313,8 @@ class PeakClassifier(PixelModule):
         present = scores.clone()
         for row, given in zip(present, tags, strict=True):
             if given is not None:
-                row.fill_(float("nan"))
-                row[torch.as_tensor(given, dtype=torch.long, device=row.device)] = float("inf")
+                own = self.multi_hot(given).to(row.device) > 0
+                row.copy_(torch.where(own, float("inf"), float("nan")))
         thresholds = {
             "class_threshold": self.class_threshold,
             "peak_threshold": self.peak_threshold,
@@ -268,6 +324,10 @@ class PeakClassifier(PixelModule):
             return chosen
         kept = [_highest(maps, chosen[chosen[:, 0] == i], self.max_peaks) for i in range(len(maps))]
         return torch.cat(kept)
+
+
+def _first(made: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
+    return made[0]
 
 
 def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:
@@ -284,6 +344,21 @@ def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
-def build_peak_classifier(cfg: CfgNode) -> PeakClassifier:
-    """The classifier of ``MODEL.PEAK_CLASSIFIER`` on ``MODEL.BACKBONE``."""
-    return PeakClassifier(cfg)
+def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:
+    """The classifier of ``MODEL.PEAK_CLASSIFIER`` on ``MODEL.BACKBONE``.
+
+    Args:
+        cfg: the config.
+        traceable: its peaks are to be taken back to the image, so that a backbone with an
+            operation that they cannot pass is refused here and not after the training.
+
+    Raises:
+        UsageError: naming the key.
+    """
+    classifier = PeakClassifier(cfg)
+    if traceable:
+        name = cfg.MODEL.BACKBONE.NAME
+        if name == "build_torchvision_backbone":
+            name = f"{name}, {cfg.MODEL.TORCHVISION.NAME}"
+        classifier.check_backbone(name)
+    return classifier

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, image_keys
 from wsis.data.images import read_image
 from wsis.data.mappers import build_mapper
 from wsis.data.proposals.store import proposals_from_artifact
@@ -46,7 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("images", nargs="+", metavar="IMAGE", help="photographs")
     add("--config-file", required=True, help="the pipeline that was trained")
     add("--stage", help="the stage to run; by default the one that makes instances")
-    add("--output", default=".", metavar="FOLDER", help="where <image>.png goes; default here")
+    add("--weights", metavar="FILE", help="a checkpoint in place of the pipeline's own")
+    add(
+        "--output",
+        default=".",
+        metavar="FOLDER",
+        help="where <image>.<stage>.png goes; default here",
+    )
     add("--tags", nargs="*", metavar="CLASS", help="classes in the photographs, if known")
     add(
         "--set",
@@ -81,12 +88,15 @@ class Demo:
     Args:
         pipeline: as it was trained.
         planned: one of its stages.
+        weights: a checkpoint of the stage's network; by default the one that the pipeline trained.
 
     Raises:
         WSISError: it is not trained, or works on products that no single photograph has.
     """
 
-    def __init__(self, pipeline: Pipeline, planned: PlannedStage) -> None:
+    def __init__(
+        self, pipeline: Pipeline, planned: PlannedStage, weights: Path | None = None
+    ) -> None:
         stage = planned.stage
         assert isinstance(stage, InferStage)
         products = {
@@ -96,7 +106,9 @@ class Demo:
         }
         self.pipeline, self.planned, self.stage = pipeline, planned, stage
         self.mapper = build_mapper(planned.cfg, stage.mapper, is_train=False, products=products)
-        self.model = build_inference_model(planned.cfg, products[stage.weights_from].weights)
+        self.model = build_inference_model(
+            planned.cfg, weights or products[stage.weights_from].weights
+        )
         if stage.prepare_model is not None:
             stage.prepare_model(self.model, products)
         self.classes = tuple(class_names(planned.cfg.DATASETS.TRAIN[0]))
@@ -161,13 +173,14 @@ def draw(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     device, _ = choose_devices(None, None)
     pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
-    demo = Demo(pipeline, choose_stage(pipeline, args.stage))
+    weights = Path(args.weights) if args.weights else None
+    demo = Demo(pipeline, choose_stage(pipeline, args.stage), weights)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in args.images:
-        path = Path(name)
-        target = folder / f"{path.stem}.{demo.planned.name}.png"
-        save_figure(demo.run(path, args.tags), target)
+    keys = image_keys([os.path.abspath(name) for name in args.images])
+    for name, key in zip(args.images, keys, strict=True):
+        target = folder / f"{key}.{demo.planned.name}.png"
+        save_figure(demo.run(Path(name), args.tags), target)
         sys.stdout.write(f"{target}\n")
 
 

@@ -44,17 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 @torch.no_grad()
 def peak_heights(planned: PlannedStage, weights: ProductReader, count: int) -> np.ndarray:
-    """Heights of all peaks of up to ``count`` images.
+    """Heights of all peaks of up to ``count`` images, each taken whole.
 
     Args:
-        planned: a stage that makes peak response maps.
+        planned: the stage that trained the classifier.
         weights: product of the classifier.
         count: of images with tags, evenly spread over the stage's images.
 
     Returns:
         (Q, 2) float: height; 1 where the peak's class is a tag of its image, else 0.
     """
-    mapper = build_mapper(planned.cfg, planned.stage.mapper, is_train=False, products={})
+    mapper = build_mapper(planned.cfg, "PeakImageMapper", is_train=False, products={})
     model = build_inference_model(planned.cfg, weights.weights)
     records = [d for name in planned.cfg.WSIS.IMAGES for d in get_dataset_dicts(name)]
     tagged = [record for record in records if "image_labels" in record]
@@ -115,12 +115,14 @@ def print_heights(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     device, _ = choose_devices(None, None)
     pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.overrides])
-    users = [p for p in pipeline.stages if "peak_classifier" in p.stage.consumes]
-    if not users:
-        raise UsageError(f"pipeline {pipeline.name} has no stage that uses a peak classifier")
-    planned = users[0]
-    folder = pipeline.producer("peak_classifier", planned)[1]
-    heights = peak_heights(planned, ProductReader(folder, "peak_classifier"), args.images)
+    makers = [p for p in pipeline.stages if p.stage.produces == "peak_classifier"]
+    if not makers:
+        raise UsageError(
+            f"{args.config_file} has no stage that trains a peak classifier; give the file of a "
+            "pipeline that has one"
+        )
+    weights = ProductReader(makers[-1].folder, "peak_classifier")
+    heights = peak_heights(makers[-1], weights, args.images)
     sys.stdout.write(histogram_text(heights) + "\n")
 
 

@@ -112,7 +112,9 @@ class RunFolder:
             for k, v in settings.items()
             if k.startswith(prefix) and k not in _DATASETS and not isinstance(v, bool | list)
         }
-        short = {k.rpartition(".")[2].lower().replace("_", " "): str(v) for k, v in own.items()}
+        names = {k: k.removeprefix(prefix) if prefix else k.rpartition(".")[2] for k in own}
+        words = str.maketrans("._", "  ")
+        short = {names[k].lower().translate(words): str(v) for k, v in own.items()}
         return ({"model": model} if model else {}) | dict(list(short.items())[:_SHOWN])
 
     def losses(self) -> dict[str, list[tuple[float, float]]]:

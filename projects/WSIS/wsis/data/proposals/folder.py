@@ -76,7 +76,11 @@ def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
     # Through JSON and back, so that it can be compared with what was stored.
     wanted = json.loads(json.dumps({**asdict(source), "root": str(source.root)}))
     path = folder / STAMP
-    if path.is_file() and not force:
+    if force and path.is_file():
+        # First, so that no file of other settings is ever taken for one of these.
+        for old in folder.glob("*.npz"):
+            old.unlink()
+    elif path.is_file():
         stored = load_json(path)
         if stored != wanted:
             raise UsageError(
@@ -103,7 +107,7 @@ def write_proposals(
         output: the folder.
         source: where proposals come from.
         jobs: processes beside this one; 0 works in this one.
-        force: make again what is there.
+        force: delete what is there and make it again.
         skip_errors: leave out images that fail instead of stopping.
         progress: wraps the work to show how far it is.
 

@@ -14,6 +14,7 @@ from wsis.data.images import MAX_PIXELS
 from wsis.layers.regions import Regions
 
 MAX_PROPOSALS = 1 << 16  # of one image; no method makes nearly as many
+MAX_MEMBERSHIPS = 1 << 31  # proposals times atoms: bytes of a table; 2000 proposals have 1 << 25
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def proposals_from_artifact(
     count = len(members) if members.ndim == 2 else -1
     if members.dtype != np.uint8 or scores.shape != (count,) or scores.dtype.kind != "f":
         raise ValueError(f"proposals with members {members.shape} and scores {scores.shape}")
-    if not 0 <= count <= MAX_PROPOSALS or number < 1 or members.shape[1] != -(-number // 8):
+    sound = 1 <= number <= labels.size and count * number <= MAX_MEMBERSHIPS
+    if not 0 <= count <= MAX_PROPOSALS or not sound or members.shape[1] != -(-number // 8):
         raise ValueError(f"proposals with members {members.shape} of {number} atoms")
     table = np.unpackbits(members, axis=1, count=number).view(bool)
     return Proposals(Regions.from_membership(labels, table), scores.astype(np.float32))

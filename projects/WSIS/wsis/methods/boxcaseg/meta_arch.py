@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from wsis.errors import DataError
@@ -162,8 +162,6 @@ class BoxCaseg(nn.Module):
 
 
 def _nothing(size: tuple[int, int], device: torch.device) -> dict[str, Any]:
-    from detectron2.structures import Boxes
-
     found = Instances(size)
     found.pred_boxes = Boxes(torch.zeros(0, 4, device=device))
     found.pred_classes = torch.zeros(0, dtype=torch.int64, device=device)

@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -119,7 +119,8 @@ class BoxCasegROIHeads(nn.Module):
         """
         weak, full = self.logits(features, salient)
         size = tuple(labels.shape[-2:])
-        weak, full = _enlarge(weak, size)[:, 0], _enlarge(full, size)[:, 0]
+        # In float32 under mixed precision too: the pairwise term would be lost in half precision.
+        weak, full = (_enlarge(one.float(), size)[:, 0] for one in (weak, full))
         if bool(salient.any()):
             taught = salient_loss(full, labels[salient])
         else:
@@ -159,30 +160,27 @@ class BoxCasegROIHeads(nn.Module):
         result.pred_boxes = Boxes(proposals.proposal_boxes.tensor)
         result.pred_classes = proposals.gt_classes
         result.scores = (probabilities * inside).flatten(1).sum(dim=1) / count
-        masks = torch.from_numpy(full_masks(parts, boxes, size))
-        result.pred_masks = BitMasks(masks).tensor
+        result.pred_masks = torch.from_numpy(full_masks(parts, boxes, size))
         return result, levels
 
     def forward(
         self,
         images: Any,
         features: Mapping[str, Tensor],
-        proposals: Sequence[Instances] | None,
-        targets: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """As Detectron2's ROI heads, on crops.
+        proposals: None,
+        targets: tuple[Tensor, Tensor],
+    ) -> tuple[None, dict[str, Tensor]]:
+        """As Detectron2's ROI heads, in training, on crops.
+
+        Inference goes by `probabilities`, a number of crops at a time, and `instances`.
 
         Args:
             images: not used.
-            features: of N crops; in inference those of all boxes of all images, in order.
-            proposals: per image, see `instances`; None in training.
-            targets: labels (N, S, S) and salient (N,) in training.
+            features: of N crops.
+            proposals: not used: every crop shows one box.
+            targets: labels (N, S, S) and salient (N,).
 
         Returns:
-            in training (None, losses), otherwise a list of (Instances, maps) and {}.
+            None and the losses.
         """
-        if self.training:
-            return None, self.losses(features, *targets)
-        shares = self.probabilities(features).split([len(p) for p in proposals])
-        pairs = zip(shares, proposals, strict=True)
-        return [self.instances(share, given) for share, given in pairs], {}
+        return None, self.losses(features, *targets)

@@ -187,12 +187,22 @@ def joint_samples(
         raise UsageError(
             f"no box to train on in {', '.join(cfg.DATASETS.TRAIN)}; the segmenter wants boxes"
         )
+    if not len(samples.salient):
+        raise UsageError(
+            f"no salient image to train on in {', '.join(cfg.DATASETS.TRAIN)}; masks are learnt "
+            "from nothing else: add a data set of FORMAT salient"
+        )
     if keys.BOX_SHARE <= 0:
         return samples, None
-    if keys.BOX_SHARE >= 1 or not len(samples.salient):
+    if keys.BOX_SHARE >= 1:
         raise UsageError(
-            f"MODEL.BOXCASEG.SAMPLER.BOX_SHARE {keys.BOX_SHARE} needs salient images in "
-            "DATASETS.TRAIN and lies below 1; 0 shuffles all samples"
+            f"MODEL.BOXCASEG.SAMPLER.BOX_SHARE {keys.BOX_SHARE} is not below 1; 0 shuffles all "
+            "samples"
+        )
+    if cfg.SOLVER.IMS_PER_BATCH < 2:
+        raise UsageError(
+            "SOLVER.IMS_PER_BATCH 1 leaves no place for salient images beside boxes; use 2 or "
+            "more, or MODEL.BOXCASEG.SAMPLER.BOX_SHARE 0, which shuffles all samples"
         )
     dropped = samples.overlapping(keys.OVERLAP) if keys.DROP_PROBABILITY > 0 else ()
     order = CombinedOrder(

@@ -65,21 +65,29 @@ def _truncated(boxes: np.ndarray) -> np.ndarray:
 
 
 def confidence_of(
-    mask_boxes: np.ndarray, given: np.ndarray, *, kind: str, tolerance: float
+    parts: list[np.ndarray],
+    boxes: np.ndarray,
+    given: np.ndarray,
+    *,
+    kind: str,
+    tolerance: float,
 ) -> np.ndarray:
-    """(K,) float64 in 0..1 of masks with these tight boxes.
+    """(K,) float64 in 0..1: how well masks fill their boxes.
 
     Args:
-        mask_boxes: (K, 4) as `tight_boxes` gives them.
+        parts: K arrays (h, w) bool, the masks inside ``boxes``.
+        boxes: (K, 4) in whole pixels.
         given: (K, 4) float, the annotated boxes, far edges exclusive.
         kind: "original" or "fair".
         tolerance: of the fair one, pixels.
     """
+    mask_boxes = tight_boxes(parts, boxes)
     if kind == "original":
         return np.clip(original_confidence(mask_boxes, _truncated(given)), 0.0, 1.0)
     if kind != "fair":
         raise UsageError(f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {kind!r}")
-    return fair_confidence(mask_boxes, given, tolerance=tolerance)
+    empty = np.array([not part.any() for part in parts], dtype=bool)
+    return fair_confidence(mask_boxes, given, tolerance=tolerance, empty=empty)
 
 
 def _ignored(
@@ -94,6 +102,12 @@ def _ignored(
     if keys.IGNORE_CONTESTED:
         ignored = [part & ~left for part, left in zip(parts, merged, strict=True)]
     if len(keys.IGNORE_BETWEEN):
+        limits = (0, *keys.IGNORE_BETWEEN, 1)
+        if len(limits) != 4 or not limits[0] <= limits[1] < limits[2] <= limits[3]:
+            raise UsageError(
+                "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN is empty or two rising numbers from 0 to 1, "
+                f"not {tuple(keys.IGNORE_BETWEEN)}"
+            )
         low, high = (LEVELS * float(v) for v in keys.IGNORE_BETWEEN)
         for one, level, (x0, y0, x1, y1) in zip(ignored, levels, boxes.tolist(), strict=True):
             values = resize_map(level, (y1 - y0, x1 - x0))
@@ -123,12 +137,14 @@ def derive_proxy_masks(
             f"image {dataset_dict['image_key']} has {len(given)} boxes, its masks were made for "
             f"{len(boxes)}; run --from-stage box_masks --force"
         )
+    # COCO has boxes without area: these are the whole pixels in which their mask was looked for.
+    flat = (given[:, 2:] <= given[:, :2]).any(axis=1)
+    given[flat] = boxes[flat]
     parts = parts_of(found["masks"], boxes)
-    areas = (given[:, 2:] - given[:, :2]).prod(axis=1)
+    # Rounded, as x + w - x is: boxes of one size must tie wherever they are.
+    areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
     merged = merge_masks(parts, boxes, size, areas=areas)
-    confidence = confidence_of(
-        tight_boxes(merged, boxes), given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE
-    )
+    confidence = confidence_of(merged, boxes, given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE)
     result = {
         "classes": found["classes"],
         "scores": found["scores"],
@@ -149,9 +165,11 @@ BOX_SEGMENTER = register_stage(
         produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
         evaluation="box_masks",
+        evaluation_keys=(_NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
         mapper="BoxCasegMapper",
         supervision="box",
         samples=joint_samples,
+        class_agnostic=True,
     )
 )
 

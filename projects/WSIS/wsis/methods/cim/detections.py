@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
+
+from wsis.layers.overlaps import Overlaps, exceeds
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
         (K,) int64, ascending indices of what stays; of equal scores the lower index wins.
     """
     wide = boxes.float() + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    below = math.nextafter(float(torch.tensor(threshold, dtype=torch.float32)), 0.0)
+    # A float32, since the CUDA kernel would round a double back to the threshold itself.
+    below = float(np.nextafter(np.float32(threshold), np.float32(0)))
     return nms(wide, scores.float(), below).sort().values
 
 
@@ -121,3 +124,88 @@ def box_area_filter(
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     share = sides.prod(dim=1) / (size[0] * size[1])
     return (share >= smallest) & (share <= largest)
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """Takes the largest of nested proposals that score alike (an addition to the paper).
+
+    A network cannot tell an object from the object without its rim, and the best score is often
+    the latter's. Candidates cover most of the detection, and it is at least half of each.
+
+    Attributes:
+        overlaps: of the N proposals.
+        areas: (N,) pixels.
+        share: of the detection's score, which a candidate must reach; above 1 nothing changes.
+    """
+
+    overlaps: Overlaps
+    areas: Tensor
+    share: float
+    containment: float = 0.85
+    iou: float = 0.5
+
+    def largest(self, index: Tensor, scores: Tensor) -> Tensor:
+        """Proposals (K,) in place of ``index`` (K,).
+
+        Args:
+            index: int64.
+            scores: (K, N), of all proposals for the class of each detection.
+        """
+        if len(index) == 0:
+            return index
+        own = scores.gather(1, index[:, None])
+        alike = scores >= self.share * own
+        alike &= exceeds(self.overlaps.containment.T[index], self.containment)
+        alike &= exceeds(self.overlaps.iou[index], self.iou)
+        best, place = (self.areas * alike).max(dim=1)
+        return torch.where(best > self.areas[index], place, index)
+
+    def __call__(self, found: Detections, scores: Tensor) -> Detections:
+        """Detections among proposals of ``scores`` (N, C); the better of two that become one."""
+        chosen = self.largest(found.index, scores.T[found.classes])
+        return _without_repeats(Detections(chosen, found.classes, found.scores))
+
+
+def _without_repeats(found: Detections) -> Detections:
+    """Of each proposal and class the best-scored detection, in the order given."""
+    seen: set[tuple[int, int]] = set()
+    kept = []
+    for place in torch.sort(found.scores, descending=True, stable=True).indices.tolist():
+        name = (int(found.index[place]), int(found.classes[place]))
+        if name not in seen:
+            seen.add(name)
+            kept.append(place)
+    return found[torch.tensor(sorted(kept), dtype=torch.int64, device=found.index.device)]
+
+
+def detect_at_points(
+    scores: Tensor,
+    covers: Tensor,
+    classes: Tensor,
+    *,
+    completion: Completion | None = None,
+) -> Detections:
+    """For each point the best-scored proposal over it: one mask for each object.
+
+    Proposals over another point as well join objects; they are taken only where a point has no
+    other. A point that no proposal covers has no detection, and of points that share one the
+    better-scored has it.
+
+    Args:
+        scores: (N, C).
+        covers: (P, N) bool, whether a proposal covers a point.
+        classes: (P,) int64, class ids of the points.
+        completion: within the proposals of the point.
+    """
+    alone = covers & (covers.sum(dim=0) == 1)
+    eligible = torch.where(alone.any(dim=1, keepdim=True), alone, covers)
+    rows = eligible.any(dim=1).nonzero()[:, 0]
+    eligible, classes = eligible[rows], classes[rows]
+    own = scores.T[classes].masked_fill(~eligible, -1.0)  # (P, N)
+    if len(rows) == 0:
+        return Detections(rows, classes, scores.new_zeros(0))
+    best, index = own.max(dim=1)
+    if completion is not None:
+        index = completion.largest(index, own)
+    return _without_repeats(Detections(index, classes, best))

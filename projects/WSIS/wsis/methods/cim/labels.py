@@ -82,7 +82,11 @@ def derive_peak_clusters(
 def derive_point_clusters(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> Arrays:
-    """The same from a point for each object: of the data set, or of the original's files."""
+    """The same from a point for each object: of the data set, or of the original's files.
+
+    Returns:
+        besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
+    """
     proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
     if keys.POINTS:
         path = Path(keys.POINTS) / f"{dataset_dict['image_key']}.txt"
@@ -100,7 +104,8 @@ def derive_point_clusters(
         mean_threshold=keys.MEAN_THRESHOLD,
         iou_threshold=keys.IOU_THRESHOLD,
     )
-    return clusters_artifact(clusters, proposals)
+    points = {"points_yx": np.ascontiguousarray(pixels), "point_classes": classes}
+    return clusters_artifact(clusters, proposals) | points
 
 
 def derive_original_clusters(
@@ -118,6 +123,11 @@ def derive_original_clusters(
         raise DataError(
             f"{path}: image {identity} has {len(ids)} proposals, the stage proposals "
             f"{len(proposals)}; use the proposals that the file was made of"
+        )
+    if len(classes) and classes.max() > cfg.MODEL.CIM.NUM_CLASSES:
+        raise DataError(
+            f"{path}: image {identity} has class {classes.max()}, but the data set has "
+            f"{cfg.MODEL.CIM.NUM_CLASSES} classes"
         )
     return clusters_artifact(Clusters(ids, classes), proposals)
 
@@ -139,12 +149,11 @@ def points_of(dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: the image has tags and no point at all.
     """
-    found = [
-        annotation
-        for annotation in dataset_dict.get("annotations", ())
-        if "point" in annotation and not annotation.get("iscrowd")
-    ]
-    if not found and dataset_dict.get("image_labels"):
+    annotations = dataset_dict.get("annotations", ())
+    objects = [a for a in annotations if not a.get("iscrowd")]
+    found = [a for a in objects if "point" in a]
+    crowds_only = len(annotations) > 0 and not objects
+    if not found and dataset_dict.get("image_labels") and not crowds_only:
         raise DataError(
             f"image {dataset_dict['image_key']} has tags but no points; add a point to each object "
             "(datasets/README.md), or set MODEL.CIM.LABEL.POINTS"

@@ -11,13 +11,18 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
+from wsis.layers.masks import mask_boxes
 from wsis.layers.regions import Regions
-from wsis.methods.cim.detections import Detections, pseudo_label_detections
+from wsis.methods.cim.detections import (
+    Detections,
+    detect_at_points,
+    pseudo_label_detections,
+)
 from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.pixels import PixelModule
@@ -37,6 +42,7 @@ class CIM(PixelModule):
         restrict_to_labels: inference gives detections of the image's tags only, best first: pseudo
             labels. Images without tags then have none. False: of all classes.
         best_only: of each tag only the best ones (those that tie).
+        at_points: inference gives one detection for each point of the image, and no others.
     """
 
     @configurable
@@ -51,6 +57,7 @@ class CIM(PixelModule):
         pixel_std: Sequence[float],
         restrict_to_labels: bool = False,
         best_only: bool = False,
+        at_points: bool = False,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
@@ -59,6 +66,7 @@ class CIM(PixelModule):
         self.num_classes = num_classes
         self.restrict_to_labels = restrict_to_labels
         self.best_only = best_only
+        self.at_points = at_points
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -111,12 +119,13 @@ class CIM(PixelModule):
         return self.roi_heads(None, features, proposals, targets)[1]
 
     def _labels(self, sample: dict[str, Any]) -> Tensor:
-        labels, key = sample["image_labels"], sample.get("image_key", "")
-        try:
-            return multi_hot(labels, self.num_classes, image_key=key).to(self.device)
-        except DataError as error:
-            message = str(error).replace("MODEL.CAMNET", "MODEL.CIM")
-            raise DataError(message) from None
+        present = multi_hot(
+            sample["image_labels"],
+            self.num_classes,
+            image_key=sample.get("image_key", ""),
+            config_key="MODEL.CIM.NUM_CLASSES",
+        )
+        return present.to(self.device)
 
     @torch.no_grad()
     def scores(self, sample: dict[str, Any]) -> Tensor:
@@ -147,7 +156,8 @@ class CIM(PixelModule):
 
         Args:
             sample: as of `scores`, and ``regions`` (the masks), ``height``; ``image_labels`` where
-                only these may be detected.
+                only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes`` (P,)
+                where one detection for each is asked for.
 
         Returns:
             ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and
@@ -160,11 +170,32 @@ class CIM(PixelModule):
             )
         size = int(sample["height"]), int(sample["width"])
         boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)
+        completion = self.roi_heads.completion(sample["regions"], self.device)
+        if self.at_points:
+            classes = sample["point_classes"].to(self.device)
+            covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
+            found = detect_at_points(scores, covers, classes, completion=completion)
+            return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
         found = self.roi_heads.detect(scores, boxes, size)
         if self.restrict_to_labels:
             present = self._labels({"image_labels": []} | sample) > 0
             found = pseudo_label_detections(found, present, best_only=self.best_only)
+        if completion is not None:
+            found = completion(found, scores)
         return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
+
+
+def covering(regions: Regions, points_yx: Tensor) -> Tensor:
+    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x) of the image.
+
+    Points outside the image are covered by none.
+    """
+    height, width = regions.size
+    y, x = points_yx.cpu().numpy().T
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    atoms = regions.labels[y * inside, x * inside]
+    found = regions.membership[:, atoms].toarray().astype(bool).T & inside[:, None]
+    return torch.from_numpy(found)
 
 
 def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> Instances:
@@ -172,7 +203,7 @@ def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> 
     index = found.index.cpu().numpy()
     result = Instances(size)
     result.pred_masks = torch.from_numpy(regions.decode(index)).to(found.index.device)
-    result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+    result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
     result.pred_classes = found.classes
     result.scores = found.scores
     result.proposal_index = found.index

@@ -10,7 +10,6 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from wsis.methods.cim.clusters import class_peaks
-from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 
 
@@ -49,7 +48,8 @@ class ClassPeaks(nn.Module):
         Returns:
             per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
             (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, ``maps``
-            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these.
+            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these; also
+            ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM` gives them.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)
@@ -63,7 +63,7 @@ class ClassPeaks(nn.Module):
         results = []
         for sample, response in zip(batched_inputs, found, strict=True):
             labels, key = sample.get("image_labels", []), sample.get("image_key", "")
-            present = multi_hot(labels, network.num_classes, image_key=key).nonzero()[:, 0]
+            present = network.multi_hot(labels, image_key=key).nonzero()[:, 0]
             present = present.to(response.class_maps.device)
             peaks, values = class_peaks(
                 response.class_maps,
@@ -75,5 +75,6 @@ class ClassPeaks(nn.Module):
             grid = torch.tensor(response.class_maps.shape[1:])
             maps = response.class_maps[present]
             found_here = {"peaks": peaks, "values": values, "grid": grid}
+            found_here |= {"logits": response.logits, "scores": response.logits.sigmoid()}
             results.append(found_here | {"maps": maps, "classes": present})
         return results

@@ -18,8 +18,9 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wsis.layers.overlaps import Overlaps, overlaps_of_boxes
-from wsis.methods.cim.detections import Detections, box_area_filter, detect
+from wsis.layers.overlaps import Overlaps, overlaps_of_boxes, overlaps_of_regions
+from wsis.layers.regions import Regions
+from wsis.methods.cim.detections import Completion, Detections, box_area_filter, detect
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead, Scores
 from wsis.methods.cim.losses import branch_losses, cluster_loss, instance_learning_loss
 from wsis.methods.cim.mining import (
@@ -73,12 +74,14 @@ class DetectionOptions:
         nms: IoU of boxes that suppresses.
         limit: detections per image.
         area_range: shares of the image that a box may cover; (0, 1) leaves none out.
+        complete_share: of `Completion`; 0 for none.
     """
 
     min_score: float = 1e-5
     nms: float = 0.3
     limit: int = 100
     area_range: tuple[float, float] = (0.0, 1.0)
+    complete_share: float = 0.0
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -114,7 +117,7 @@ class CIMROIHeads(nn.Module):
     ) -> None:
         super().__init__()
         if overlap not in ("mask", "box"):
-            raise ValueError(f"MODEL.CIM.OVERLAP is mask or box, not {overlap!r}")
+            raise ValueError(f"MODEL.CIM.MINING.OVERLAP is mask or box, not {overlap!r}")
         self.pooler = pooler
         self.head = head
         self.scorer = scorer
@@ -173,6 +176,7 @@ class CIMROIHeads(nn.Module):
                 nms=found.NMS,
                 limit=found.LIMIT,
                 area_range=tuple(found.AREA_RANGE),
+                complete_share=found.COMPLETE_SHARE,
             ),
             "overlap": mined.OVERLAP,
             "chunk": keys.PROPOSAL_CHUNK,
@@ -328,3 +332,11 @@ class CIMROIHeads(nn.Module):
             nms_threshold=self.detection.nms,
             limit=self.detection.limit,
         )
+
+    def completion(self, regions: Regions, device: torch.device) -> Completion | None:
+        """What completes the detections of an image with these proposals; None for nothing."""
+        share = self.detection.complete_share
+        if share <= 0:
+            return None
+        areas = torch.from_numpy(np.asarray(regions.areas, dtype=np.int64)).to(device)
+        return Completion(overlaps_of_regions(regions).to(device), areas, share)

@@ -12,6 +12,7 @@ from wsis.methods.cim.labels import (
     derive_peak_clusters,
     derive_point_clusters,
 )
+from wsis.modeling.peak_artifact import compact
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
 
 _NODE = "MODEL.CIM."
@@ -38,7 +39,7 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     Returns:
         ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells,
         their ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of
-        the image; ``class_maps`` (K, h, w) float16 of the tags ``map_classes`` (K,).
+        the image; ``class_maps`` (K, h, w) (see `compact`) of the tags ``map_classes`` (K,).
     """
     peaks = output["peaks"].cpu().numpy().astype(np.int64)
     grid = output["grid"].cpu().numpy().astype(np.int64)
@@ -47,7 +48,7 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
         "peak_values": output["values"].cpu().numpy().astype(np.float32),
         "peak_places": ((peaks[:, 1:] + 0.5) / grid).astype(np.float32),
         "grid": grid,
-        "class_maps": output["maps"].cpu().numpy().astype(np.float16),
+        "class_maps": compact(output["maps"]),
         "map_classes": output["classes"].cpu().numpy().astype(np.int64),
     }
 
@@ -69,6 +70,10 @@ def _only_tags(model: Any, products: dict[str, Any]) -> None:
 
 def _all_classes(model: Any, products: dict[str, Any]) -> None:
     model.restrict_to_labels = False
+
+
+def _at_points(model: Any, products: dict[str, Any]) -> None:
+    model.at_points = True
 
 
 CLASS_PEAKS = register_stage(
@@ -113,6 +118,7 @@ POINT_CLUSTERS = register_stage(
         consumes=("proposals",),
         produces="proposal_clusters",
         config_keys=(*_LABEL_KEYS, _NODE + "LABEL.POINTS", *_CLASSES),
+        file_keys=(_NODE + "LABEL.POINTS",),
         function=derive_point_clusters,
         supervision="point",
     )
@@ -125,6 +131,7 @@ IMPORTED_CLUSTERS = register_stage(
         consumes=("proposals",),
         produces="proposal_clusters",
         config_keys=(_NODE + "LABEL.FILE", *_CLASSES),
+        file_keys=(_NODE + "LABEL.FILE",),
         function=derive_original_clusters,
     )
 )
@@ -153,6 +160,21 @@ MINED_INSTANCES = register_stage(
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
         prepare_model=_only_tags,
+    )
+)
+
+POINT_INSTANCES = register_stage(
+    InferStage(
+        name="point_instances",
+        title="The best proposal over each point, by several scales and flips",
+        consumes=("complete_instances", *_NEEDED, "proposal_clusters"),
+        produces="instances",
+        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
+        evaluation="instances",
+        weights_from="complete_instances",
+        mapper="ProposalBagMapper",
+        to_artifact=instances_artifact,
+        prepare_model=_at_points,
     )
 )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.layers.filling import fill, filling_weights
+from wsis.layers.precision import at_least_float32, full_precision
 
 STATISTICS = ("running", "batch")
 _WIDTH = 64  # channels next to the input and output resolution
@@ -193,10 +194,15 @@ class FillingNetwork(nn.Module):
         return torch.cat([self._fill_and_decode(r, i, weights) for r, i in parts])
 
     def encode(self, responses: Tensor) -> Tensor:
-        """(P, H, W) to (P, C, h, w) (step 1)."""
-        x = responses[:, None]
-        for block in self.encoder:
-            x = functional.max_pool2d(block(x), 2, ceil_mode=True)
+        """(P, H, W) to (P, C, h, w) (step 1), in float32 also where autocast is on.
+
+        Responses have a mean of about 5e-6: beside the bias of a convolution, half precision would
+        round them away.
+        """
+        with full_precision(responses.device):
+            x = at_least_float32(responses)[:, None]
+            for block in self.encoder:
+                x = functional.max_pool2d(block(x), 2, ceil_mode=True)
         return x
 
     def weights_of(self, features: Sequence[Tensor]) -> Tensor:
@@ -208,7 +214,7 @@ class FillingNetwork(nn.Module):
         height, width = size
         x = self.decoder[0](filled)
         x = self.decoder[1](_resized(x, (-(-height // 2), -(-width // 2))))
-        return self.decoder[2](_resized(x, size))[:, 0]
+        return at_least_float32(self.decoder[2](_resized(x, size)))[:, 0]
 
     def _fill_and_decode(self, responses: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         encoded = _resized(self.encode(responses), weights.shape[-2:])

@@ -12,13 +12,13 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import UsageError
 from wsis.layers.crf import BilateralKernel, GaussianKernel, Kernel
-from wsis.layers.masks import mask_areas, mask_nms
+from wsis.layers.masks import mask_areas, mask_boxes, mask_nms
 from wsis.methods.iam.refinement import IAM_KERNELS, refine_by_crf
 
 SCORES = ("class", "mask", "product")
@@ -141,7 +141,7 @@ class IAMROIHeads(nn.Module):
             kept = kept[: self.max_instances]
         result = Instances(size)
         result.pred_masks = masks[kept]
-        result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+        result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
         result.pred_classes = classes[kept]
         result.scores = scores[kept]
         result.peak = kept

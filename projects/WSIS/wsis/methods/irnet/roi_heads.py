@@ -12,11 +12,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.layers.components import detect_components
+from wsis.layers.masks import mask_boxes
 from wsis.layers.random_walk import random_walk
 
 _CHANNELS_AT_ONCE = 16  # upsampled maps that are held together; 16 MB for 500 x 500
@@ -284,7 +285,7 @@ class IRNetROIHeads(nn.Module):
         )
         result = Instances(tuple(winners.shape))
         result.pred_masks = torch.from_numpy(found.masks).to(winners.device)
-        result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+        result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
         result.pred_classes = classes[torch.from_numpy(found.channels).to(classes.device)]
         result.scores = torch.from_numpy(found.scores).to(winners.device)
         return result

@@ -37,7 +37,7 @@ class PRM(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.PRM`` and ``MODEL.PEAK_CLASSIFIER``."""
-        classifier = build_peak_classifier(cfg)
+        classifier = build_peak_classifier(cfg, traceable=True)
         return {
             "peak_classifier": classifier,
             "roi_heads": build_roi_heads(cfg, classifier.backbone.output_shape()),
@@ -49,8 +49,8 @@ class PRM(nn.Module):
 
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255. Training: ``image_labels`` (see
-                `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels``
-                (ids), ``proposals`` (`wsis.layers.regions.Regions`) and ``height``, ``width`` of
+                `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels``,
+                ``proposals`` (`wsis.layers.regions.Regions`) and ``height``, ``width`` of
                 the result where it is not the image's.
 
         Returns:
@@ -63,7 +63,8 @@ class PRM(nn.Module):
         if self.training:
             return self.peak_classifier.losses(batched_inputs)
         images = [self.peak_classifier.normalize(sample["image"]) for sample in batched_inputs]
-        tags = [sample.get("image_labels") if self.use_tags else None for sample in batched_inputs]
+        known = self.peak_classifier.tags_of
+        tags = [known(sample) if self.use_tags else None for sample in batched_inputs]
         wanted = self.roi_heads.masks == "response" or any("proposals" in s for s in batched_inputs)
         responses = self.peak_classifier.respond(images, tags=tags, back_propagate=wanted)
         results = []
@@ -74,8 +75,7 @@ class PRM(nn.Module):
     def _instances(self, sample: dict[str, Any], image: Tensor, found: Any) -> dict[str, Any]:
         own = tuple(image.shape[-2:])
         size = (int(sample.get("height", own[0])), int(sample.get("width", own[1])))
-        logits = found.scores.where(~found.scores.isnan(), found.class_maps.amax(dim=(1, 2)))
-        result = {"responses": found, "logits": logits, "scores": logits.sigmoid()}
+        result = {"responses": found, "logits": found.logits, "scores": found.logits.sigmoid()}
         regions = sample.get("proposals")
         if found.responses is None:
             return result

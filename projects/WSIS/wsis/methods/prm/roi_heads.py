@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from wsis.errors import UsageError
-from wsis.layers.masks import mask_nms
+from wsis.layers.masks import mask_boxes, mask_nms
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
 from wsis.modeling.peak_classifier import PeakResponses
@@ -250,7 +250,7 @@ class PRMROIHeads(nn.Module):
         order = torch.argsort(scores, descending=True, stable=True)
         result = Instances(tuple(masks.shape[1:]))
         result.pred_masks = torch.from_numpy(np.ascontiguousarray(masks)).to(device)[order]
-        result.pred_boxes = BitMasks(result.pred_masks).get_bounding_boxes()
+        result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
         result.pred_classes = found.peaks[peaks[order], 0]
         result.scores = scores[order].float()
         result.peak_index = peaks[order]

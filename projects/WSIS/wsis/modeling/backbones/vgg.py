@@ -70,7 +70,8 @@ class VGG16(Backbone):
         for k, name in enumerate(self._out_feature_channels):
             x = getattr(self, name)(x)
             if k < self.pooled_stages:
-                x = nn.functional.max_pool2d(x, 2)
+                # A side of one pixel stays: very narrow pictures would vanish.
+                x = nn.functional.max_pool2d(x, 2, ceil_mode=1 in x.shape[-2:])
             if name in self._out_features:
                 features[name] = x
         return features
