@@ -48,6 +48,16 @@ def model():
     return build_model(tiny_iam_cfg())
 
 
+def test_training_without_peaks_is_told_once(model, caplog):
+    model.train()
+    model.peak_classifier.peak_threshold = 1e6
+    for _ in range(12):
+        loss = model([sample()])["loss_filling"]
+    assert loss == 0
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("nothing is learnt" in message for message in told) == 1
+
+
 def test_only_the_filling_network_trains(model):
     model.train()
     assert model.filling.training

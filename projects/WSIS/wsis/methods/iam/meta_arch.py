@@ -5,6 +5,7 @@ N images, P peaks, H x W network input.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from wsis.errors import DataError, UsageError
 from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
 from wsis.modeling.peak_classifier import PeakClassifier, PeakResponses, build_peak_classifier
+
+logger = logging.getLogger(__name__)
+_SUSPICIOUS = 10  # batches in a row without a peak that is taught
 
 
 @META_ARCH_REGISTRY.register()
@@ -60,6 +64,7 @@ class IAM(nn.Module):
         self.sampler = sampler
         self.use_tags = use_tags
         self.response_mean = response_mean
+        self._empty_batches = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -155,6 +160,7 @@ class IAM(nn.Module):
             if len(places):
                 kept = _chosen(one, places.to(one.peaks.device))
                 groups.setdefault(tuple(masks.shape[1:]), []).append((kept, masks))
+        self._warn_of_nothing(bool(groups))
         loss, pixels = self._nothing(), 0
         for group in groups.values():
             target = torch.cat([masks for _, masks in group]).to(loss.device)
@@ -164,6 +170,18 @@ class IAM(nn.Module):
             )
             pixels += target.numel()
         return {"loss_filling": loss / max(pixels, 1)}
+
+    def _warn_of_nothing(self, found: bool) -> None:
+        """Tell, once in a row, that training sees nothing to learn."""
+        self._empty_batches = 0 if found else self._empty_batches + 1
+        if self._empty_batches == _SUSPICIOUS:
+            logger.warning(
+                "%d batches in a row without a peak above MODEL.PEAK_CLASSIFIER.PEAK_THRESHOLD %g "
+                "that has a valid proposal: nothing is learnt; tools/peak_thresholds.py shows how "
+                "high the peaks are",
+                _SUSPICIOUS,
+                self.peak_classifier.peak_threshold,
+            )
 
     def _nothing(self) -> Tensor:
         """Zero, with a gradient of zero for every trained weight."""
