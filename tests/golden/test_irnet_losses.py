@@ -30,7 +30,7 @@ def case(golden):
     ]
     losses = model(batch)
     sum(losses.values()).backward()
-    normal = torch.stack([model._normalise(image) for image in images])
+    normal = torch.stack([model.normalize(image) for image in images])
     return golden, arrays, model, losses, normal
 
 
