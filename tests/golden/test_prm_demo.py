@@ -1,6 +1,8 @@
 """prm_demo: retrieval with the proposals of a real photograph, which lie outside the repository."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,18 @@ def test_all_samples_are_read(number):
     assert len(proposals) == 200
     assert (proposals.regions.areas > 0).all()
     assert proposals.regions.nbytes < 4e6
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_retrieval_on_each_sample_equals_the_plain_way(number, monkeypatch):
+    """The golden file has one of the five; on all, ours must find what a plain loop finds."""
+    path = DATA / "prm_samples" / f"sample{number}.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}; set WSIS_DATA")
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "tools"), *sys.path])
+    plain = importlib.import_module("plain.proposals")
+    regions = read_proposals(path, kind="prm").first(100).regions
+    _, *maps = plain.scene(3)
+    expected = plain.plain_retrieval(regions.decode(), *maps)
+    assert len(expected[0]) > 0
+    assert plain.difference(expected, plain.our_retrieval(regions, *maps)) < 1e-7
