@@ -6,7 +6,7 @@ n instances, K true objects, H x W pixels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,14 @@ class Source:
         title: for people, "pseudo labels".
         images: the data set.
         find: dataset dict to its instances, None for an image without a product.
+        keys: of the images that have a product, where that is known beforehand.
     """
 
     key: str
     title: str
     images: Images
     find: Callable[[Record], Found | None]
+    keys: Collection[str] | None = None
 
 
 def artifact_source(run: RunFolder, images: Images) -> Source:
@@ -121,7 +123,7 @@ def pseudo_label_file_source(path: Path, images: Images) -> Source:
         size = (int(record["height"]), int(record["width"]))
         return found_in_annotations(labelled["annotations"], size)
 
-    return Source("pseudo_labels", "pseudo labels", images, find)
+    return Source("pseudo_labels", "pseudo labels", images, find, by_key.keys())
 
 
 def prediction_source(run: RunFolder, images: Images) -> Source:

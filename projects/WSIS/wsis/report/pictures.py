@@ -186,7 +186,10 @@ def draw_pictures(args: argparse.Namespace) -> int:
     if min_score is None:
         min_score = 0.5 if args.kind == "predictions" else 0.0
     output = Path(args.output)
-    chosen = choose(images.records, args.number or len(images.records), seed=args.seed)
+    records = images.records
+    if source is not None and source.keys is not None:  # a picture of nothing but truth misleads
+        records = [record for record in records if record["image_key"] in source.keys]
+    chosen = choose(records, args.number or len(records), seed=args.seed)
     for record in iterate(chosen, args.kind, total=len(chosen)):
         if source is None:
             pictures = _draw_dataset(record, images.classes)

@@ -190,7 +190,8 @@ def joint_samples(
     if not len(samples.salient):
         raise UsageError(
             f"no salient image to train on in {', '.join(cfg.DATASETS.TRAIN)}; masks are learnt "
-            "from nothing else: add a data set of FORMAT salient"
+            "from nothing else: describe a data set of FORMAT salient in WSIS.DATASETS and name "
+            "it, too, in box_segmenter.DATASETS.TRAIN"
         )
     if keys.BOX_SHARE <= 0:
         return samples, None
