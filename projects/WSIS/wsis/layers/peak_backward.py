@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wsis.layers.peak_tape import Tape, Value, refusal_text
@@ -26,7 +28,10 @@ from wsis.layers.peak_windows import (
     gather,
 )
 
+aten = torch.ops.aten
 SMALLEST_NORMALISER = 1e-10
+_BELOW_SMALLEST = float(np.nextafter(np.float32(SMALLEST_NORMALISER), np.float32(0)))
+_RELU = (0.0, torch.inf, 0.0)
 OFFSETS = ("image", "batch")
 _Operation = Callable[[Windows, Sequence[int]], Windows]
 
@@ -145,15 +150,12 @@ class PeakProgram:
 
     def _compile_limit(self, value: Value) -> None:
         output, options = value.saved["output"], value.options
-        lowest, highest = options["lowest"], options["highest"]
-        relu = (lowest, highest, options["slope"]) == (0.0, float("inf"), 0.0)
-        mask = (output > lowest) & (output < highest)
-        mask = torch.where(mask, 1.0, options["slope"]).to(output.dtype)
+        limits = (options["lowest"], options["highest"], options["slope"])
 
         def factor(other: Tensor | None) -> Tensor | None:
-            if relu and other is output:  # x' itself is 0 where ReLU's derivative is
+            if limits == _RELU and other is output:  # x' itself is 0 where ReLU's derivative is
                 return other
-            return _times(other, mask)
+            return _limited(output, other, *limits)
 
         self._give(value.parents[0], self._collect(value, factor))
 
@@ -189,7 +191,7 @@ class PeakProgram:
         parent, options = value.parents[0], value.options
         shifted = self._shift(value.saved["input"])
         weight = value.saved["weight"].clamp(min=0)
-        normaliser = torch.ops.aten.convolution(
+        normaliser = aten.convolution(
             shifted,
             weight,
             None,
@@ -200,8 +202,8 @@ class PeakProgram:
             (0, 0),
             options["groups"],
         )
-        silent = normaliser < SMALLEST_NORMALISER
-        share = normaliser.add_(1e-10).reciprocal_().masked_fill_(silent, 0.0)
+        # below it the share is nothing: 1 / infinity
+        share = F.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()
         term = self._collect(value, lambda other: _times(share, other))
         back = TransposedConvolution(
             weight, tuple(parent.shape[2:]), tuple(value.shape[2:]), **options
@@ -223,3 +225,16 @@ def _times(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return first * second
+
+
+def _limited(
+    output: Tensor, factor: Tensor | None, lowest: float, highest: float, slope: float
+) -> Tensor:
+    """A factor times the derivative of an activation: 1 between the limits, else ``slope``."""
+    factor = torch.ones((), dtype=output.dtype, device=output.device) if factor is None else factor
+    factor = factor.expand_as(output)
+    if slope:
+        return aten.leaky_relu_backward(factor, output, slope, False)
+    if highest == torch.inf:
+        return aten.threshold_backward(factor, output, lowest)
+    return aten.hardtanh_backward(factor, output, lowest, highest)

@@ -24,7 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from wsis.layers.precision import full_precision
+from wsis.layers.precision import full_precision, map_layout
 
 aten = torch.ops.aten
 _HARMLESS = (None, 1, torch.contiguous_format, torch.preserve_format)  # keyword arguments
@@ -388,7 +388,8 @@ def record(
         the tape, with the map and all that the network returned. Autocast and TF32 are off.
     """
     with torch.inference_mode(False), torch.no_grad(), full_precision(images.device):
-        images = images.clone()  # an ordinary tensor of our own, also inside inference_mode
+        # an ordinary tensor of our own, also inside inference_mode
+        images = images.clone(memory_format=map_layout(images.device))
         recorder = _Recorder()
         recorder.begin(images)
         with recorder:

@@ -7,13 +7,15 @@ peak's gradient is 0. All windows of a value have one size, each its own place.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from wsis.layers.precision import map_layout
 
 Size = tuple[int, int]
 
@@ -95,10 +97,15 @@ def gather(
     if own and tuple(largest.data.shape[2:]) == tuple(extents) and [*largest.corners] == corners:
         target = largest.data
     else:
-        target = first.data.new_empty((count, channels, *extents))
+        target = _empty_like(first.data, (count, channels, *extents))
     for p in range(count):
         _gather_one_(target[p], corners[p], parts, p, images[p])
     return Windows(target, corners)
+
+
+def _empty_like(data: Tensor, shape: tuple[int, ...]) -> Tensor:
+    layout = map_layout(data.device)
+    return torch.empty(shape, dtype=data.dtype, device=data.device, memory_format=layout)
 
 
 def _inside(windows: Windows, size: Size) -> bool:
@@ -190,7 +197,10 @@ class TransposedConvolution:
         out, per_group, *kernel = self.weight.shape
         grouped = self.weight.reshape(self.groups, out // self.groups, per_group, *kernel)
         flipped = grouped.transpose(1, 2).flip(-1, -2)
-        self.flipped = flipped.reshape(-1, out // self.groups, *kernel).contiguous()
+        layout = map_layout(self.weight.device)
+        self.flipped = flipped.reshape(-1, out // self.groups, *kernel)
+        self.flipped = self.flipped.contiguous(memory_format=layout)
+        self.weight = self.weight.contiguous(memory_format=layout)
         self.phases = self._phases()
 
     def _phases(self) -> Tensor | None:
@@ -230,8 +240,8 @@ class TransposedConvolution:
     def _pointwise(self, data: Tensor) -> Tensor:
         if self.groups > 1:
             return F.conv2d(data, self.flipped, groups=self.groups)
-        made = torch.matmul(self.flipped.flatten(1), data.flatten(2))
-        return made.view(len(data), -1, *data.shape[2:])
+        made = F.linear(data.permute(0, 2, 3, 1), self.flipped.flatten(1))
+        return made.permute(0, 3, 1, 2)
 
     def _crop(self, axis: int, data: Tensor) -> Size:
         """Cells to leave out at both borders, to add at the end: where windows are whole maps."""
@@ -266,7 +276,7 @@ class TransposedConvolution:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unpool:
     """Max pooling backwards: each cell's gradient goes to the pixel that it was taken from.
 
@@ -276,38 +286,52 @@ class Unpool:
         stride: of the pooling, as the following.
         padding: at each side.
         extent: of the window that a cell looks at.
+        places: (N, h, w, C) int64, where that pixel and channel lie in rows of pixels of C
+            channels that have ``padding`` pixels before them and the last window's reach behind.
+        row: pixels of such a row.
     """
 
-    indices: Tensor
+    indices: InitVar[Tensor]
     size: Size
     stride: Size
     padding: Size
     extent: Size
+    places: Tensor = field(init=False)
+    row: int = field(init=False)
+
+    def __post_init__(self, indices: Tensor) -> None:
+        channels, _, width = indices.shape[1:]
+        reach = (width - 1) * self.stride[1] + self.extent[1]
+        self.row = max(reach, self.padding[1] + self.size[1])
+        y = indices.div(self.size[1], rounding_mode="floor")
+        pixels = indices + y * (self.row - self.size[1]) + self.padding[1]
+        pixels = pixels.permute(0, 2, 3, 1).contiguous()
+        self.places = pixels * channels + torch.arange(channels, device=pixels.device)
 
     def __call__(self, windows: Windows, images: Sequence[int]) -> Windows:
         """Windows of the pooled map to those of the map before; they must lie inside."""
-        data = windows.data
-        height, width = data.shape[2:]
+        data = windows.data.permute(0, 2, 3, 1)
+        count, height, width, channels = data.shape
         rows = (height - 1) * self.stride[0] + self.extent[0]
         columns = (width - 1) * self.stride[1] + self.extent[1]
-        result = data.new_zeros((*data.shape[:2], rows * columns))
+        result = data.new_zeros((count, rows * self.row * channels))
         # Cells this far apart share no pixel; taken together with no others, sums have one order
         # on a GPU too.
         apart = [-(-e // s) for e, s in zip(self.extent, self.stride, strict=True)]
-        phases = [
+        parts = [
             (slice(y, None, apart[0]), slice(x, None, apart[1])) for y, x in np.ndindex(*apart)
         ]
-        corners = []
+        made, corners = [], []
         for p, (top, left) in enumerate(windows.corners):
-            y0 = top * self.stride[0] - self.padding[0]
-            x0 = left * self.stride[1] - self.padding[1]
-            index = self.indices[images[p], :, top : top + height, left : left + width]
-            y = index.div(self.size[1], rounding_mode="floor")
-            local = (y - y0) * columns + (index - y * self.size[1] - x0)
-            for y, x in phases:
-                result[p].scatter_add_(1, local[:, y, x].flatten(1), data[p][:, y, x].flatten(1))
-            corners.append((y0, x0))
-        return Windows(result.view(*data.shape[:2], rows, columns), corners)
+            y0, x0 = top * self.stride[0] - self.padding[0], left * self.stride[1]
+            places = self.places[images[p], top : top + height, left : left + width]
+            places = places - y0 * self.row * channels
+            for part in parts:
+                result[p].scatter_add_(0, places[part].flatten(), data[p][part].flatten())
+            made.append(result[p].view(rows, self.row, channels)[:, x0 : x0 + columns])
+            corners.append((y0, x0 - self.padding[1]))
+        whole = made[0][None] if count == 1 else torch.stack(made)
+        return Windows(whole.permute(0, 3, 1, 2), corners)
 
 
 @dataclass(frozen=True)

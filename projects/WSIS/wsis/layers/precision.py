@@ -55,3 +55,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
     finally:
         for step in undo:
             step()
+
+
+def map_layout(device: torch.device) -> torch.memory_format:
+    """How maps lie in memory: on a CPU a pixel's channels side by side.
+
+    Convolutions of 1 x 1 and of small windows are up to a fifth faster that way on one core.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format

@@ -21,7 +21,7 @@ from wsis.errors import DataError, UsageError
 from wsis.layers.peak_response import peak_response_maps
 from wsis.layers.peak_tape import Tape, record, refusal
 from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
-from wsis.layers.precision import at_least_float32, full_precision
+from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.peak_options import check_options, parse_filter
 from wsis.modeling.pixels import PixelModule
@@ -268,6 +268,8 @@ class PeakClassifier(PixelModule):
         found: list[PeakResponses | None] = [None] * len(images)
         for members in _by_size(images):
             batch = torch.stack([images[i] for i in members])
+            # as `record` lays them out: the same maps with and without back-propagation
+            batch = batch.contiguous(memory_format=map_layout(batch.device))
             given = [None if tags is None else tags[i] for i in members]
             with full_precision(batch.device):
                 made = self._respond(batch, given, back_propagate)
