@@ -10,7 +10,6 @@ import sys
 import urllib.error
 from pathlib import Path
 
-from torch.hub import download_url_to_file
 from wsis.data.files import sha256_of_file
 from wsis.errors import DataError, run_command
 
@@ -45,6 +44,8 @@ def prepare(name: str, options: argparse.Namespace) -> None:
                 f"{path} is not there; run python datasets/prepare_weights.py --name {name} "
                 "--download"
             )
+        from torch.hub import download_url_to_file  # torch only where it is needed
+
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             download_url_to_file(URL + path.name, str(path), hash_prefix=digest)

@@ -82,7 +82,7 @@ class Outline(HTMLParser):
 
 
 def report(run, *arguments):
-    assert cli.main([str(run.output), *arguments]) == 0
+    assert cli.report([str(run.output), *arguments]) == 0
     return (run.output / "report.html").read_text()
 
 
@@ -184,7 +184,7 @@ def test_drawn_anew_only_if_something_changed(make_run, capsys):
     written = run.output / "report.html"
     first = written.stat().st_mtime_ns
     capsys.readouterr()
-    assert cli.main([str(run.output), "--if-changed"]) == 0
+    assert cli.report([str(run.output), "--if-changed"]) == 0
     assert capsys.readouterr().out == f"nothing to draw anew\nreport: {written.resolve()}\n"
     assert written.stat().st_mtime_ns == first
     os.utime(folder / "manifest.json", ns=(first + 1, first + 1))
@@ -243,14 +243,14 @@ def test_errors_are_sentences(make_run, tmp_path, capsys):
         (tmp_path / "images", "holds no run folder"),
         (run.stage(1, "cam", "infer"), "is the run folder of one stage"),
     ):
-        assert cli.main([str(path)]) == 1
+        assert cli.report([str(path)]) == 1
         error = capsys.readouterr().err
         assert words in error
         assert str(path) in error
-    assert cli.main([str(run.output), "--output", str(run.json / "x.html")]) == 1
+    assert cli.report([str(run.output), "--output", str(run.json / "x.html")]) == 1
     assert "choose --output" in capsys.readouterr().err
     (run.output / "1_cam" / "manifest.json").write_text("{")
-    assert cli.main([str(run.output)]) == 1
+    assert cli.report([str(run.output)]) == 1
     assert "is not a manifest" in capsys.readouterr().err
 
 

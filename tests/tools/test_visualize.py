@@ -3,7 +3,8 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from wsis.report import pictures
+from wsis.report.cli import visualize
+from wsis.report.runs import read_run
 
 from tests.tools.runs import SIZES, Run
 
@@ -20,7 +21,7 @@ def run(tmp_path):
 def draw(run, *arguments):
     """Widths of the pictures by image, 0 if there is none."""
     output = run.root / "pictures"
-    assert pictures.main([*map(str, arguments), "--output", str(output), "--number", "0"]) == 0
+    assert visualize([*map(str, arguments), "--output", str(output), "--number", "0"]) == 0
     names = {f"im{i}": output / f"im{i}.png" for i in range(len(SIZES))}
     return {k: Image.open(p).width if p.is_file() else 0 for k, p in names.items()}
 
@@ -38,7 +39,7 @@ def test_data_set_and_pseudo_labels(run):
     path = run.pseudo_labels()
     run.cam()
     assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
-    pictures.read_run(run.output / "2_cam")  # registers the data set
+    read_run(run.output / "2_cam")  # registers the data set
     assert draw(run, "dataset", run.name)["im0"] == 480
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 2 * 480 + 8
 
@@ -59,7 +60,7 @@ def test_errors_are_sentences(run, capsys, arguments, words):
     run.cam()
     run.training(1, "classifier")
     filled = [a.format(root=run.root) for a in arguments]
-    assert pictures.main([*filled, "--output", str(run.root / "pictures")]) in (1, 2)
+    assert visualize([*filled, "--output", str(run.root / "pictures")]) in (1, 2)
     assert words in capsys.readouterr().err
     assert not (run.root / "pictures").exists()
 
@@ -71,5 +72,5 @@ def test_boxes_without_masks(run):
         annotation |= {"bbox": [1, 1, 5, 5], "point": [3, 3]}
     run.json.write_text(json.dumps(content))
     run.cam()
-    pictures.read_run(run.output / "2_cam")
+    read_run(run.output / "2_cam")
     assert all(draw(run, "dataset", run.name).values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from wsis.data.files import atomic_write
 from wsis.engine.status import fingerprint
 from wsis.errors import WSISError
+from wsis.evaluation.results import format_table
 from wsis.report.figures import figure_table, headline, stage_table
 from wsis.report.instances import (
     INSTANCE_ARRAYS,
@@ -20,11 +23,11 @@ from wsis.report.instances import (
     prediction_source,
     pseudo_label_source,
 )
+from wsis.report.options import Options
 from wsis.report.page import Page, escape, problem
 from wsis.report.runs import RunFolder, find_runs, read_figures
 from wsis.report.samples import ImageCatalog, Images
 from wsis.report.sections import (
-    Options,
     class_section,
     extreme_labels,
     loss_section,
@@ -219,3 +222,20 @@ def write_report(
     except OSError as error:
         raise WSISError(f"cannot write {target} ({error.strerror}); choose --output") from None
     return target, report.entries
+
+
+def make_report(args: argparse.Namespace) -> None:
+    """Write the report, where it is not current, and print the figures."""
+    if args.if_changed and is_current(args.output_dir, path=args.output):
+        path = report_path(args.output_dir, args.output)
+        sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
+        return
+    options = Options(
+        images=args.images,
+        statistics=args.statistics,
+        seed=args.seed,
+        min_score=args.min_score,
+    )
+    path, entries = write_report(args.output_dir, path=args.output, options=options)
+    table = format_table(entries) if entries else "nothing has been evaluated"
+    sys.stdout.write(f"{table}\n\nreport: {path.resolve()}\n")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from wsis.data.files import atomic_write
 from wsis.data.images import read_dataset_image
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.progress import iterate
-from wsis.errors import UsageError, WSISError, run_command
+from wsis.errors import UsageError, WSISError
 from wsis.report.instances import (
     Source,
     artifact_source,
@@ -34,58 +33,8 @@ from wsis.report.samples import Images, choose, read_images, true_objects
 from wsis.visualization.instances import weak_panel
 from wsis.visualization.panels import photo_panel, side_by_side
 
-_DESCRIPTION = """\
-Draw annotations, pseudo labels or predictions on their images, one PNG for each image.
-
-Where there is ground truth it stands at the right. Images are taken evenly from the whole set.
-"""
-_EPILOG = """\
-examples:
-  visualize.py dataset shapes_train --output pictures --number 20
-  visualize.py dataset birds_train --config-file configs/birds.yaml --output pictures
-  visualize.py pseudo-labels output/irnet_shapes/7_pseudo_labels/pseudo_labels.json \\
-      --dataset shapes_train --output pictures
-  visualize.py pseudo-labels labels.json --images photos --output pictures
-  visualize.py predictions output/irnet_shapes/8_mask_rcnn --output pictures --min-score 0.7
-"""
-
 Record = dict[str, Any]
 WIDTH = 480
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The argument parser of ``tools/visualize.py``."""
-    common = argparse.ArgumentParser(add_help=False)
-    add = common.add_argument
-    add("--output", required=True, metavar="DIR", help="folder for the PNG files")
-    add("--number", type=int, default=20, metavar="N", help="images at most; default 20, 0 for all")
-    add("--seed", type=int, default=0, metavar="N", help="choose other images; default 0")
-    add("--config-file", metavar="YAML", help="pipeline whose WSIS.DATASETS are made known")
-    score = argparse.ArgumentParser(add_help=False)
-    score.add_argument(
-        "--min-score", type=float, metavar="S", help="draw what scores at least this"
-    )
-    parser = argparse.ArgumentParser(
-        "visualize.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    dataset = kinds.add_parser("dataset", parents=[common], help="a registered data set")
-    dataset.add_argument("name", metavar="NAME", help="as in the configs: shapes_train, ...")
-    labels = kinds.add_parser(
-        "pseudo-labels", parents=[common, score], help="a pseudo-label JSON file"
-    )
-    labels.add_argument("file", metavar="FILE", help="COCO JSON with RLE masks and scores")
-    place = labels.add_mutually_exclusive_group(required=True)
-    place.add_argument("--dataset", metavar="NAME", help="the data set that was labelled")
-    place.add_argument("--images", metavar="DIR", help="the folder of the images")
-    run = kinds.add_parser(
-        "predictions", parents=[common, score], help="predictions or instances of a run folder"
-    )
-    run.add_argument("folder", metavar="RUN_FOLDER", help="OUTPUT_DIR/<n>_<stage>")
-    return parser
 
 
 def _weak(scene: Scene) -> Picture:
@@ -205,10 +154,3 @@ def draw(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     count = draw_pictures(args)
     sys.stdout.write(f"{count} pictures in {Path(args.output).resolve()}\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return run_command(lambda: draw(args))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from wsis.engine.progress import iterate
 from wsis.errors import WSISError
 from wsis.report.figures import best_baseline, instance_entries, number_of
 from wsis.report.instances import Found, Match, Quality, Source
+from wsis.report.options import Options
 from wsis.report.page import card, chip, definitions, escape, figure, problem
 from wsis.report.products import (
     TRUTH_EXPLANATION,
@@ -38,25 +39,6 @@ from wsis.visualization.plots import (
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says.
-
-    Attributes:
-        images: how many images are shown of a data set.
-        extremes: how many of the worst and of the best pseudo labels.
-        statistics: how many images at most are measured for plots and extremes.
-        seed: 0 shows the images in the middle of equal parts of the data set.
-        min_score: predictions of a trained network that score less are not drawn.
-    """
-
-    images: int = 8
-    extremes: int = 6
-    statistics: int = 2000
-    seed: int = 0
-    min_score: float = 0.5
 
 
 def _scene(record: Record, classes: tuple[str, ...]) -> Scene:
