@@ -25,7 +25,7 @@ from wsis.report.instances import (
 )
 from wsis.report.options import Options
 from wsis.report.page import Page, escape, problem
-from wsis.report.runs import RunFolder, find_runs, read_figures
+from wsis.report.runs import RunFolder, find_runs, read_figures, read_stage_names
 from wsis.report.samples import ImageCatalog, Images
 from wsis.report.sections import (
     class_section,
@@ -84,8 +84,11 @@ class Report:
 
     def _note_changed_images(self, images: Images, runs: Sequence[RunFolder]) -> None:
         """Products of other images than these would be drawn on the wrong photographs."""
-        now = fingerprint(images.records, "image")
-        changed = [run.name for run in runs if run.manifest.inputs.get("images", now) != now]
+        changed = []
+        for run in runs:
+            now = fingerprint(images.records, run.supervision)
+            if run.manifest.inputs.get("images", now) != now:
+                changed.append(run.name)
         if changed:
             text = (
                 f"{images.title} has changed since {', '.join(changed)} ran: the pictures below do "
@@ -161,7 +164,8 @@ class Report:
 
     def _subtitle(self, images: Images | None) -> str:
         done = sum(run.manifest.status == "done" for run in self.runs)
-        parts = [f"{done} of {len(self.runs)} stages finished"]
+        known = {run.name for run in self.runs} | set(read_stage_names(self.output_dir))
+        parts = [f"{done} of {len(known)} stages finished"]
         if images is not None:
             parts.append(f"{len(images.records)} images of {images.title}")
             parts.append(f"{len(images.classes)} classes")

@@ -26,6 +26,7 @@ from wsis.report.products import (
 )
 from wsis.report.runs import RunFolder
 from wsis.report.samples import Images, choose, true_objects
+from wsis.report.weak import GIVEN_EXPLANATION, draw_given, given_level
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.instances import spotlight_panel
 from wsis.visualization.panels import photo_panel
@@ -58,6 +59,8 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
 def _product_pictures(scene: Scene, runs: Sequence[RunFolder]) -> Iterator[tuple[Picture, str]]:
     """Pictures with one sentence that explains their kind."""
     yield Picture(photo_panel(scene.image), "photograph"), ""
+    for picture in draw_given(scene, given_level(runs)):
+        yield picture, GIVEN_EXPLANATION
     key = scene.record["image_key"]
     for run in runs:
         if run.has_artifacts and key in run.reader:
