@@ -299,8 +299,7 @@ def draw(args: argparse.Namespace) -> None:
         arrays = demo.run(record | tags)
         target = folder / f"{record['image_key']}.{planned.name}.png"
         demo.save_picture(record, arrays, target)
-        count = int((arrays["scores"] >= demo.min_score).sum()) if "scores" in arrays else None
-        sys.stdout.write(f"{target}{'' if count is None else f': {count} instances'}\n")
+        sys.stdout.write(f"{target}{_counted(arrays, demo.min_score)}\n")
         return arrays
 
     if args.json is None:
@@ -308,6 +307,14 @@ def draw(args: argparse.Namespace) -> None:
             show(record)
         return
     _write_json(Path(args.json), records, show, demo)
+
+
+def _counted(arrays: Arrays, min_score: float) -> str:
+    """ ": 3 instances", nothing where the stage makes none."""
+    if not INSTANCE_ARRAYS - {"masks"} <= set(arrays):
+        return ""
+    count = int((arrays["scores"] >= min_score).sum())
+    return f": {count or 'no'} instance{'' if count == 1 else 's'}"
 
 
 def _write_json(
