@@ -161,8 +161,12 @@ def draw_detections(
     Returns:
         (H', W', 3) uint8.
     """
-    drawing = Visualizer(image, scale=max(1.0, _DEMO_SIDE / max(image.shape[:2])))
-    drawn = drawing.overlay_instances(
+    factor = max(1.0, _DEMO_SIDE / max(image.shape[:2]))
+    if factor > 1:  # not Visualizer's own scale: with that every object counts as a small one
+        size = (round(factor * image.shape[0]), round(factor * image.shape[1]))
+        image, boxes = resize_image(image, size), factor * boxes
+        masks = None if masks is None else resize_labels(masks, size)
+    drawn = Visualizer(image).overlay_instances(
         boxes=boxes,
         labels=list(labels),
         masks=None if masks is None else list(masks.astype(np.uint8)),
