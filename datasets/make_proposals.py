@@ -10,22 +10,15 @@ Where the data set has masks, average best overlap (ABO) and recall are measured
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-from wsis.config import get_wsis_cfg
-from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.proposals.folder import ProposalFolder, images_in, write_proposals
-from wsis.data.proposals.make import GENERATE
-from wsis.data.proposals.readers import FORMATS
-from wsis.engine.pipeline import load_pipeline
+from wsis.data.proposals.formats import FORMATS, GENERATE
 from wsis.errors import DataError, run_command
-from wsis.evaluation.registry import evaluate_product
-from wsis.stages import proposal_source
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -73,8 +66,44 @@ def summary(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def evaluate(records: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure what was written."""
+    from wsis.data.builtin import class_names
+    from wsis.data.proposals.folder import ProposalFolder
+    from wsis.evaluation.registry import evaluate_product
+
+    names, product = class_names(options.dataset), ProposalFolder(options.output)
+    return evaluate_product("proposals", records, product, class_names=names)
+
+
+def next_steps(options: argparse.Namespace) -> str:
+    """What to do with the folder."""
+    what, where = (
+        ("--dataset", options.dataset) if options.dataset else ("--images", options.images)
+    )
+    source = [what, str(where)]
+    if options.dataset and options.config_file:
+        source += ["--config-file", options.config_file]
+    config = options.config_file or "configs/prm_shapes.yaml"
+    look = ["python tools/visualize.py proposals", shlex.quote(str(options.output))]
+    look += [*map(shlex.quote, source), "--output pictures"]
+    root = shlex.quote(str(options.output))
+    return (
+        f"look at them: {' '.join(look)}\n"
+        f"use them:     python train_net.py --config-file {shlex.quote(config)} "
+        f"WSIS.PROPOSALS.FORMAT npz WSIS.PROPOSALS.ROOT {root}"
+    )
+
+
 def make(options: argparse.Namespace) -> None:
     """Do what the command line says."""
+    from tqdm import tqdm
+    from wsis.config import get_wsis_cfg  # torch and Detectron2 after parsing
+    from wsis.data.builtin import get_dataset_dicts
+    from wsis.data.proposals.folder import images_in, write_proposals
+    from wsis.engine.pipeline import load_pipeline
+    from wsis.stages import proposal_source
+
     cfg = get_wsis_cfg()
     if options.config_file:
         load_pipeline(options.config_file, ())
@@ -114,9 +143,8 @@ def make(options: argparse.Namespace) -> None:
         print(f"{options.output}: nothing to do, {made['before']} images are there already")
     if options.dataset and not options.no_evaluation:
         left = [r for r in records if r["image_key"] not in made["failed"]]
-        names = class_names(options.dataset)
-        product = ProposalFolder(options.output)
-        print(summary(evaluate_product("proposals", left, product, class_names=names)))
+        print(summary(evaluate(left, options)))
+    print(next_steps(options))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ From COCO come images in which one object covers 5 to 60 % and all others togeth
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import zlib
@@ -20,18 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from wsis.data.builtin import datasets_root
 from wsis.data.checks import load_json
-from wsis.data.coco import load_coco_dataset
 from wsis.data.files import atomic_write
-from wsis.data.ground_truth import load_ground_truth
-from wsis.data.salient import (
-    SALIENT_KEY,
-    is_single_object,
-    load_salient,
-    read_salient_mask,
-    single_object_mask,
-)
 from wsis.errors import DataError, run_command
 
 
@@ -49,6 +40,8 @@ def split_names(names: Sequence[str], share: float) -> tuple[list[str], list[str
 
 def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     """Write the list of single objects, and its split; returns what was done."""
+    from wsis.data.salient import SALIENT_KEY, is_single_object, load_salient, read_salient_mask
+
     records = load_salient(images, masks)
     single = [
         record["image_id"]
@@ -77,6 +70,10 @@ def read_names(path: Path) -> list[str]:
 
 def from_coco(annotations: Path, images: Path, output: Path, names: Path | None) -> str:
     """Write ``images/``, ``masks/`` and ``list.txt`` below ``output``."""
+    from wsis.data.coco import load_coco_dataset
+    from wsis.data.ground_truth import load_ground_truth
+    from wsis.data.salient import single_object_mask
+
     records, _, _ = load_coco_dataset(annotations, images)
     wanted = None if names is None else set(read_names(names))
     kept = []
@@ -119,7 +116,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if not 0 <= given.val_share < 1:
         parser.error(f"--val-share {given.val_share} is not from 0 to below 1")
     if given.duts:
-        root = datasets_root() / "DUTS"
+        root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "DUTS"
         folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
         given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
         given.list = root / "duts_tr_single.txt"

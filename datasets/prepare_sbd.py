@@ -14,12 +14,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 from wsis.data.download import download, extract_tar, verify_md5
-from wsis.data.voc_tree import (
-    TRAINAUG_IMAGES,
-    VOC_SPLITS,
-    convert_sbd,
-    missing_in_sbd,
-)
 from wsis.errors import DataError, run_command
 
 NAME = "benchmark.tgz"
@@ -46,6 +40,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def find_sbd(options: argparse.Namespace) -> Path:
     """SBD's folder, extracted and downloaded as far as the options allow."""
+    from wsis.data.voc_tree import missing_in_sbd
+
     folder = options.sbd or options.root / "SBD" / "dataset"
     problems = missing_in_sbd(folder)
     if not problems:
@@ -80,6 +76,8 @@ def find_sbd(options: argparse.Namespace) -> Path:
 
 def prepare(options: argparse.Namespace) -> None:
     """Convert what is missing."""
+    from wsis.data.voc_tree import TRAINAUG_IMAGES, VOC_SPLITS, convert_sbd  # after parsing
+
     tree = options.root / "VOC2012"
     for split in VOC_SPLITS:
         path = tree / "ImageSets" / "Segmentation" / f"{split}.txt"

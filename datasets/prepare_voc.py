@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 from wsis.data.download import download, extract_tar, verify_md5
-from wsis.data.voc_tree import missing_in_voc
 from wsis.errors import DataError, run_command
 
 NAME = "VOCtrainval_11-May-2012.tar"
@@ -35,6 +34,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> None:
     """Check, extract, download."""
+    from wsis.data.voc_tree import missing_in_voc  # after parsing: --help answers at once
+
     tree = options.root / "VOC2012"
     problems = missing_in_voc(tree)
     if not problems:

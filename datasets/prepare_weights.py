@@ -10,17 +10,9 @@ import sys
 import urllib.error
 from pathlib import Path
 
-from torch.hub import download_url_to_file
 from wsis.data.files import sha256_of_file
+from wsis.data.weights import FOLDER, URL, WEIGHTS, how_to_get
 from wsis.errors import DataError, run_command
-
-URL = "https://download.pytorch.org/models/"
-WEIGHTS = {
-    "resnet50": "resnet50-19c8e357.pth",
-    "resnet101": "resnet101-5d3b4d8f.pth",
-    "mobilenet_v2": "mobilenet_v2-b0353104.pth",
-    "vgg16": "vgg16-397923af.pth",
-}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
-    add("--root", type=Path, default=Path("datasets/weights"), help="default: %(default)s")
+    add("--root", type=Path, default=FOLDER, help="default: %(default)s")
     add("--download", action="store_true", help="download what is missing (14 to 550 MB a file)")
     return parser.parse_args(arguments)
 
@@ -41,10 +33,9 @@ def prepare(name: str, options: argparse.Namespace) -> None:
     digest = path.stem.rpartition("-")[2]
     if not path.is_file():
         if not options.download:
-            raise DataError(
-                f"{path} is not there; run python datasets/prepare_weights.py --name {name} "
-                "--download"
-            )
+            raise DataError(f"{path} is not there; {how_to_get(path)}")
+        from torch.hub import download_url_to_file  # torch only where it is needed
+
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             download_url_to_file(URL + path.name, str(path), hash_prefix=digest)

@@ -16,18 +16,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from wsis.data.files import atomic_write
 from wsis.errors import DataError, run_command
-from wsis.modeling.checkpoint import (
-    camnet_from_original,
-    read_state_dict,
-    torchvision_resnet_to_detectron2,
-)
-from wsis.modeling.prm_checkpoint import peak_classifier_from_original
 
-State = dict[str, torch.Tensor]
+if TYPE_CHECKING:  # torch and the converters are imported after the command line is parsed
+    import torch
+
+    State = dict[str, torch.Tensor]
 
 
 def convert_irnet_file(state: Mapping[str, torch.Tensor]) -> State:
@@ -36,6 +32,8 @@ def convert_irnet_file(state: Mapping[str, torch.Tensor]) -> State:
         from wsis.methods.irnet.convert import convert_irnet
 
         return convert_irnet(state)
+    from wsis.modeling.checkpoint import camnet_from_original
+
     return camnet_from_original(state)
 
 
@@ -48,6 +46,8 @@ def convert_cim_file(state: Mapping[str, torch.Tensor]) -> State:
 
 def convert_torchvision(state: Mapping[str, torch.Tensor]) -> State:
     """A torchvision ResNet, to the ``backbone`` of a WSIS model."""
+    from wsis.modeling.checkpoint import torchvision_resnet_to_detectron2
+
     converted = torchvision_resnet_to_detectron2(state, prefix_to="backbone.")
     if not converted:
         raise DataError("not a torchvision ResNet: expected conv1.weight, layer1.0.conv1.weight")
@@ -61,13 +61,20 @@ def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
     return convert_boxcaseg(state)
 
 
+def convert_prm_file(state: Mapping[str, torch.Tensor]) -> State:
+    """A peak classifier of PRM, ultra-thin-PRM or simple-IAM."""
+    from wsis.modeling.prm_checkpoint import peak_classifier_from_original
+
+    return peak_classifier_from_original(state)
+
+
 def convert_iam_file(state: Mapping[str, torch.Tensor]) -> State:
     """simple-IAM's peak classifier or its filling module."""
     from wsis.methods.iam.convert import convert_filling
 
     if any(name.startswith("feature_pyramid") for name in state):
         return convert_filling(state, "filling.")
-    return peak_classifier_from_original(state)
+    return convert_prm_file(state)
 
 
 METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
@@ -75,7 +82,7 @@ METHODS: dict[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
     "cim": convert_cim_file,  # its prm_voc.pth and prm_coco.pth are method prm
     "iam": convert_iam_file,
     "irnet": convert_irnet_file,
-    "prm": peak_classifier_from_original,  # also ultra-thin-PRM's, and the PRM of simple-IAM
+    "prm": convert_prm_file,
     "torchvision-resnet": convert_torchvision,
 }
 
@@ -95,6 +102,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def convert(options: argparse.Namespace) -> None:
     """Do what the command line says."""
+    import torch
+    from wsis.data.files import atomic_write
+    from wsis.modeling.checkpoint import read_state_dict
+
     converted, entries = {}, 0
     for path in options.input:
         state = read_state_dict(path)

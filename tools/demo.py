@@ -3,7 +3,7 @@
 
 import sys
 
-from wsis.report.demo import main
+from wsis.report.cli import demo
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(demo())

@@ -3,7 +3,7 @@
 
 import sys
 
-from wsis.report.peak_thresholds import main
+from wsis.report.cli import peak_thresholds
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(peak_thresholds())

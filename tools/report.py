@@ -3,7 +3,7 @@
 
 import sys
 
-from wsis.report.cli import main
+from wsis.report.cli import report
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report())

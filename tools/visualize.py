@@ -3,7 +3,7 @@
 
 import sys
 
-from wsis.report.pictures import main
+from wsis.report.cli import visualize
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(visualize())

@@ -64,6 +64,18 @@ def test_registration_reads_no_data_and_repeats(coco):
         register_user_datasets([entry | {"IMAGES": "elsewhere"}])
 
 
+def test_a_missing_folder_of_ones_own_is_no_matter_of_voc(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": "photos", "SPLIT": "train"}
+    register_user_datasets([entry])
+    with pytest.raises(DataError) as error:
+        get_dataset_dicts(NAMES[0])
+    said = str(error.value)
+    assert f"photos does not exist in {tmp_path}; put your own images" in said
+    assert f"change ROOT of {NAMES[0]} in WSIS.DATASETS" in said
+    assert "prepare_voc" not in said
+
+
 def test_builtin_name_is_taken(coco):
     with pytest.raises(UsageError, match="shapes_train is taken"):
         register_user_datasets([coco | {"NAME": "shapes_train"}])

@@ -33,14 +33,14 @@ def test_whole_and_damaged_files(script, tmp_path, capsys):
     assert "SHA-256" in capsys.readouterr().err
 
 
-def test_download_is_asked_with_the_checksum(script, tmp_path, capsys):
+def test_download_is_asked_with_the_checksum(script, tmp_path, capsys, monkeypatch):
     asked = []
 
     def fetch(url, target, *, hash_prefix):
         asked.append((url, hash_prefix))
         raise urllib.error.URLError("no route")
 
-    script["prepare"].__globals__["download_url_to_file"] = fetch
+    monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
     assert script["main"](["--name", "resnet101", "--download", "--root", str(tmp_path)]) == 1
     assert asked[0][0].endswith("resnet101-5d3b4d8f.pth")
     assert asked[0][1] == "5d3b4d8f"

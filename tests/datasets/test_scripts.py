@@ -64,6 +64,8 @@ def test_make_proposals(tmp_path, capsys, monkeypatch):
     assert "2 images in" in said
     assert "50 proposals each" in said
     assert "recall@0.5" in said
+    assert f"tools/visualize.py proposals {output} --dataset shapes_train" in said
+    assert f"WSIS.PROPOSALS.FORMAT npz WSIS.PROPOSALS.ROOT {output}" in said
     assert main([*wanted, "--max-count", "50", "--no-evaluation"]) == 0
     assert "2 images are there already" in capsys.readouterr().out
     assert main(wanted) == 2

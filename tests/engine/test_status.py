@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.weights import FOLDER, WEIGHTS, how_to_get
 from wsis.engine.manifest import DONE, RUNNING, Manifest, write_index
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.status import (
@@ -19,6 +20,7 @@ from wsis.engine.status import (
     relevant_config,
     stage_status,
 )
+from wsis.errors import DataError
 
 from tests.tiny import PIPELINE
 
@@ -224,3 +226,22 @@ def test_a_damaged_manifest_upstream_is_no_product(plan):
     (folder / "manifest.json").write_text("[]")
     assert current_inputs(pipeline, planned, DICTS)["classifier"] == ""
     assert state(pipeline, planned)[0] is State.DONE  # all_statuses makes it stale
+
+
+def test_missing_initial_weights_name_the_command(plan, tmp_path):
+    path = tmp_path / "resnet50-19c8e357.pth"
+    pipeline, planned = plan("classifier", "MODEL.WEIGHTS", str(path))
+    with pytest.raises(DataError) as error:
+        current_inputs(pipeline, planned, [record()])
+    said = str(error.value)
+    command = f"python datasets/prepare_weights.py --name resnet50 --download --root {tmp_path}"
+    assert f"stage classifier starts from {path}, which does not exist; run {command}" in said
+    assert "classifier.MODEL.WEIGHTS" in said
+    pipeline, planned = plan("classifier", "MODEL.WEIGHTS", str(tmp_path / "own.pth"))
+    with pytest.raises(DataError, match=r"own\.pth.*correct classifier\.MODEL\.WEIGHTS"):
+        current_inputs(pipeline, planned, [record()])
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+def test_shipped_weights_lie_where_the_command_puts_them(name):
+    assert how_to_get(FOLDER / WEIGHTS[name]).endswith(f"--name {name} --download")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from wsis.data.artifacts import ProductReader
-from wsis.report import demo, peak_thresholds
+from wsis.report.cli import demo, peak_thresholds, visualize
 
-from tests.tiny import ROOT, tiny_overrides, train_net_here
+from tests.tiny import PIPELINE, ROOT, tiny_overrides, train_net_here
 
 CONFIG = ROOT / "configs" / "prm_shapes_response.yaml"
 EXTRA = (
@@ -49,31 +49,108 @@ def test_artifacts_and_figures(run, shapes_root):
     assert stages == {"peak_classifier", "response_instances"}
 
 
-def test_demo_of_a_photograph(overrides, tmp_path, capsys):
-    path = tmp_path / "mine.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+def photograph(path, seed=0, size=(70, 90)):
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
-    arguments = [str(path), "--config-file", str(CONFIG), "--output", str(tmp_path / "out")]
-    assert demo.main([*arguments, "--tags", "disc", "--set", *overrides]) in (0, 2)
-    error = capsys.readouterr().err
-    known = error.partition("it knows ")[2].strip().split(", ") if error else ["disc"]
-    assert demo.main([*arguments, "--tags", known[0], "--set", *overrides]) == 0
-    target = tmp_path / "out" / "mine.response_instances.png"
-    with Image.open(target) as figure:
+    return path
+
+
+def test_peaks_of_a_photograph(overrides, tmp_path, capsys):
+    path = photograph(tmp_path / "mine.png")
+    arguments = ["--config-file", str(CONFIG), "--output", str(tmp_path / "out"), *overrides]
+    assert demo(["--input", str(path), *arguments, "--tags", "disc"]) == 0
+    with Image.open(tmp_path / "out" / "mine.response_instances.png") as figure:
         assert figure.width > 3 * figure.height / 4
-    (tmp_path / "other").mkdir()
-    Image.fromarray(255 - pixels).save(tmp_path / "other" / "mine.png")
-    both = [str(path), str(tmp_path / "other" / "mine.png"), *arguments[1:]]
-    assert demo.main([*both, "--tags", known[0], "--set", *overrides]) == 0
-    shown = capsys.readouterr().out.split()[-2:]
+    other = photograph(tmp_path / "other" / "mine.png", seed=1)
+    capsys.readouterr()
+    assert demo(["--input", str(path), str(other), *arguments, "--tags", "disc"]) == 0
+    shown = [line.partition(".png:")[0] + ".png" for line in capsys.readouterr().out.splitlines()]
     assert len({Path(name).read_bytes() for name in shown}) == 2
-    arguments[0] = str(tmp_path / "absent.png")
-    assert demo.main([*arguments, "--set", *overrides]) == 1
-    assert "absent.png" in capsys.readouterr().err
-    assert demo.main([*arguments, "--stage", "peak_classifier", "--set", *overrides]) == 2
+    assert demo(["--input", str(path), "--stage", "peak_classifier", *arguments]) == 2
+    assert "--stage shows response_instances" in capsys.readouterr().err
+
+
+@pytest.fixture
+def irnet(tiny_run, shapes_root, monkeypatch):
+    """Arguments of a trained pipeline that ends with a Mask R-CNN."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    return ["--config-file", str(PIPELINE), "OUTPUT_DIR", str(tiny_run), *tiny_overrides()]
+
+
+def test_mask_rcnn_on_photographs(irnet, tmp_path, capsys):
+    """The end product: files, folders and patterns in, pictures and COCO JSON out."""
+    folder = tmp_path / "in"
+    photograph(folder / "a.png"), photograph(folder / "b.jpg", seed=1, size=(64, 48))
+    out, results = tmp_path / "out", tmp_path / "out" / "found.json"
+    names = [str(folder / "a.png"), str(folder), str(folder / "*.jpg")]
+    arguments = [*irnet, "--input", *names, "--output", str(out)]
+    assert demo([*arguments, "--confidence-threshold", "0.0", "--json", str(results)]) == 0
+    said = capsys.readouterr().out
+    assert f"{out / 'a.mask_rcnn.png'}: " in said
+    assert "found.json" in said
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("a.mask_rcnn.png", "b.mask_rcnn.png", "found.json"),
+    ]
+    with Image.open(out / "b.mask_rcnn.png") as figure:
+        assert max(figure.size) >= 600  # small pictures are enlarged, to be read
+    content = json.loads(results.read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.png", "b.jpg"]
+    assert content["annotations"]
+    assert (
+        visualize(
+            [
+                "pseudo-labels",
+                str(results),
+                "--images",
+                str(folder),
+                "--output",
+                str(tmp_path / "v"),
+            ]
+        )
+        == 0
+    )
+    assert demo([*arguments, "--confidence-threshold", "1.1"]) == 0
+    assert capsys.readouterr().out.count(": no instances") == 2
+
+
+def test_any_stage_of_a_photograph(irnet, tmp_path, capsys):
+    """What a stage needs of earlier ones is made on the way."""
+    path = photograph(tmp_path / "a.png")
+    arguments = [*irnet, "--input", str(path), "--output", str(tmp_path / "out")]
+    assert demo([*arguments, "--stage", "instances", "--tags", "disc"]) == 0, capsys.readouterr()
+    assert (tmp_path / "out" / "a.instances.png").is_file()
+    assert demo([*arguments, "--stage", "instances", "--json", str(tmp_path / "x.json")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--input", "absent.png"), 1, "--input absent.png names no file"),
+        (("--input", "x*.png"), 1, "--input x*.png names no file"),
+        (("--stage", "pseudo_labels"), 2, "--stage shows cam, inter_pixel_label, instances, mask_"),
+        (("--stage", "none"), 2, "there is no stage 'none'"),
+        (("--tags", "unicorn"), 2, "there is no class 'unicorn'"),
+        (("--stage", "cam", "--json", "{out}/x.json"), 2, "stage cam makes no classes"),
+        (("OUTPUT_DIR", "{out}/untrained"), 1, "no trained weights"),
+    ],
+)
+def test_errors_are_sentences(irnet, tmp_path, capsys, words, code, said):
+    path, out = photograph(tmp_path / "a.png"), tmp_path / "out"
+    arguments = [*irnet, "--input", str(path), "--output", str(out)]
+    assert demo([*arguments, *(word.format(out=out) for word in words)]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_overrides_after_a_list_are_pointed_out(capsys):
+    words = ["--config-file", "x", "--output", "y", "--input", "a.png", "MODEL.DEVICE", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        demo(words)
+    assert end.value.code == 2
+    assert "MODEL.DEVICE follows --input" in capsys.readouterr().err
 
 
 def test_peak_heights(overrides, capsys):
     arguments = ["--config-file", str(CONFIG), "--images", "3", *overrides]
-    assert peak_thresholds.main(arguments) == 0
+    assert peak_thresholds(arguments) == 0
     assert "PEAK_THRESHOLD" in capsys.readouterr().out

@@ -82,7 +82,7 @@ class Outline(HTMLParser):
 
 
 def report(run, *arguments):
-    assert cli.main([str(run.output), *arguments]) == 0
+    assert cli.report([str(run.output), *arguments]) == 0
     return (run.output / "report.html").read_text()
 
 
@@ -184,7 +184,7 @@ def test_drawn_anew_only_if_something_changed(make_run, capsys):
     written = run.output / "report.html"
     first = written.stat().st_mtime_ns
     capsys.readouterr()
-    assert cli.main([str(run.output), "--if-changed"]) == 0
+    assert cli.report([str(run.output), "--if-changed"]) == 0
     assert capsys.readouterr().out == f"nothing to draw anew\nreport: {written.resolve()}\n"
     assert written.stat().st_mtime_ns == first
     os.utime(folder / "manifest.json", ns=(first + 1, first + 1))
@@ -228,6 +228,38 @@ def test_images_that_changed_since(make_run):
         assert (words in report(run, "--images", "1")) is changed
 
 
+def test_a_box_stage_is_compared_with_the_boxes_that_it_saw(make_run):
+    """Its digest of the images counts boxes; one of tags alone is another."""
+    run = make_run()
+    folder = run.stage(1, "box_masks", "infer")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    find_runs(run.output)
+    records = get_dataset_dicts(run.name)
+    digests = {fingerprint(records, "box"): False, fingerprint(records, "image"): True}
+    assert len(digests) == 2
+    for digest, changed in digests.items():
+        path.write_text(json.dumps(manifest | {"inputs": {"images": digest}}))
+        text = report(run, "--images", "1")
+        assert ("has changed since box masks ran" in text.replace("_", " ")) is changed
+    assert "given boxes" in Outline(text).captions
+
+
+def test_stages_that_never_began_count(make_run):
+    run = make_run()
+    run.training(1, "classifier")
+    assert "1 of 1 stages finished" in report(run)
+    (run.output / "pipeline.json").write_text('["classifier", "cam", "mask_rcnn"]')
+    assert "1 of 3 stages finished" in report(run)
+
+
+def test_nothing_is_said_about_fonts(make_run, caplog):
+    run = make_run()
+    run.training(1, "classifier")
+    report(run)
+    assert not [r for r in caplog.records if "findfont" in r.getMessage()]
+
+
 def test_text_from_outside_is_escaped(make_run):
     run = make_run()
     run.stage(1, "cam", "infer", **{"WSIS.NOTE": "<script>alert(1)</script>"})
@@ -243,14 +275,14 @@ def test_errors_are_sentences(make_run, tmp_path, capsys):
         (tmp_path / "images", "holds no run folder"),
         (run.stage(1, "cam", "infer"), "is the run folder of one stage"),
     ):
-        assert cli.main([str(path)]) == 1
+        assert cli.report([str(path)]) == 1
         error = capsys.readouterr().err
         assert words in error
         assert str(path) in error
-    assert cli.main([str(run.output), "--output", str(run.json / "x.html")]) == 1
+    assert cli.report([str(run.output), "--output", str(run.json / "x.html")]) == 1
     assert "choose --output" in capsys.readouterr().err
     (run.output / "1_cam" / "manifest.json").write_text("{")
-    assert cli.main([str(run.output)]) == 1
+    assert cli.report([str(run.output)]) == 1
     assert "is not a manifest" in capsys.readouterr().err
 
 

@@ -1,11 +1,16 @@
 import json
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from wsis.report import pictures
+from wsis.data.artifacts import write_artifact
+from wsis.data.proposals.store import Proposals, proposals_artifact
+from wsis.layers.regions import Regions
+from wsis.report.cli import visualize
+from wsis.report.runs import read_run
 
-from tests.tools.runs import SIZES, Run
+from tests.tools.runs import SIZES, Run, masks_of
 
 
 @pytest.fixture
@@ -20,7 +25,7 @@ def run(tmp_path):
 def draw(run, *arguments):
     """Widths of the pictures by image, 0 if there is none."""
     output = run.root / "pictures"
-    assert pictures.main([*map(str, arguments), "--output", str(output), "--number", "0"]) == 0
+    assert visualize([*map(str, arguments), "--output", str(output), "--number", "0"]) == 0
     names = {f"im{i}": output / f"im{i}.png" for i in range(len(SIZES))}
     return {k: Image.open(p).width if p.is_file() else 0 for k, p in names.items()}
 
@@ -38,7 +43,7 @@ def test_data_set_and_pseudo_labels(run):
     path = run.pseudo_labels()
     run.cam()
     assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
-    pictures.read_run(run.output / "2_cam")  # registers the data set
+    read_run(run.output / "2_cam")  # registers the data set
     assert draw(run, "dataset", run.name)["im0"] == 480
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 2 * 480 + 8
 
@@ -52,6 +57,8 @@ def test_data_set_and_pseudo_labels(run):
         (("predictions", "{root}/output/2_cam"), "holds no instances but cam, high_res, keys"),
         (("predictions", "{root}/output/1_classifier"), "has no predictions"),
         (("dataset", "shapes_train", "--number", "-1"), "--number is -1"),
+        (("proposals", "{root}/images", "--images", "{root}/images"), "has no proposals of"),
+        (("proposals", "{root}/output/2_cam", "--images", "{root}/images"), "no proposals but cam"),
         (("dataset", "x", "--config-file", "{root}/none.yaml"), "no config file"),
     ],
 )
@@ -59,9 +66,35 @@ def test_errors_are_sentences(run, capsys, arguments, words):
     run.cam()
     run.training(1, "classifier")
     filled = [a.format(root=run.root) for a in arguments]
-    assert pictures.main([*filled, "--output", str(run.root / "pictures")]) in (1, 2)
+    assert visualize([*filled, "--output", str(run.root / "pictures")]) in (1, 2)
     assert words in capsys.readouterr().err
     assert not (run.root / "pictures").exists()
+
+
+def write_proposals(folder):
+    for index in range(len(SIZES)):
+        found = masks_of(index)
+        regions = Proposals(Regions.from_masks(found), np.linspace(1, 0.5, len(found)))
+        write_artifact(folder / f"im{index}.npz", proposals_artifact(regions))
+
+
+def test_proposals_of_a_folder_and_of_a_run(run):
+    """Beside the first ones stand, where there are true masks, the best for each and the truth."""
+    write_proposals(run.root / "mine")
+    write_proposals(run.stage(1, "proposals", "derive") / "artifacts")
+    read_run(run.output / "1_proposals")
+    for folder in (run.root / "mine", run.output / "1_proposals"):
+        assert draw(run, "proposals", folder, "--dataset", run.name)["im0"] == 3 * 480 + 2 * 8
+        assert draw(run, "proposals", folder, "--images", run.root / "images")["im0"] == 480
+
+
+def test_given_boxes_stand_beside_pseudo_labels(run):
+    """A box stage in the pipeline: what it was given is drawn at the left."""
+    path = run.pseudo_labels()
+    run.stage(1, "box_masks", "infer")
+    read_run(path.parent)
+    assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 3 * 480 + 2 * 8
+    assert draw(run, "predictions", path.parent)["im0"] == 3 * 480 + 2 * 8
 
 
 def test_boxes_without_masks(run):
@@ -71,5 +104,5 @@ def test_boxes_without_masks(run):
         annotation |= {"bbox": [1, 1, 5, 5], "point": [3, 3]}
     run.json.write_text(json.dumps(content))
     run.cam()
-    pictures.read_run(run.output / "2_cam")
+    read_run(run.output / "2_cam")
     assert all(draw(run, "dataset", run.name).values())

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.instances import (
+    draw_detections,
     hatch,
     instance_labels,
     instances_panel,
@@ -93,3 +94,20 @@ def test_boxes_and_points():
     assert (panel[:25, :20] != 100).any()  # the third is a tag, at the upper left
     nothing = weak_panel(grey(20, 20), np.zeros((0, 4)), np.zeros((0, 2)), [], width=40)
     assert (nothing == 100).all()
+
+
+def test_detections_are_drawn_alike_and_where_they_are():
+    """Small pictures are enlarged with their boxes and masks, large ones keep their size."""
+    for size, shown in (((60, 80), (480, 640)), ((700, 900), (700, 900)), ((1, 9), (71, 640))):
+        image, masks = grey(*size), np.zeros((1, *size), dtype=bool)
+        height, width = size
+        masks[0, : -(-height // 2), : -(-width // 2)] = True
+        boxes = np.array([[0, 0, width / 2, height / 2]])
+        drawn = draw_detections(image, boxes, ["bird 0.90"], masks=masks)
+        assert drawn.shape == (*shown, 3)
+        assert np.array_equal(drawn, draw_detections(image, boxes, ["bird 0.90"], masks=masks))
+        colored = np.ptp(drawn.astype(int), axis=2) > 20
+        assert colored[shown[0] // 4, shown[1] // 3]
+        assert not colored[shown[0] * 3 // 4 + 1 :, shown[1] * 3 // 4 :].any()
+        nothing = draw_detections(image, np.zeros((0, 4)), [], masks=masks[:0])
+        assert np.ptp(nothing) == 0

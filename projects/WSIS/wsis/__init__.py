@@ -4,4 +4,4 @@ from wsis import compat
 
 __version__ = "0.1.0"
 
-compat.apply()
+compat.apply_on_import()

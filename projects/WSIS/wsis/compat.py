@@ -1,9 +1,10 @@
 """Makes one code base run on pure-Python detectron2 0.5 and on official detectron2 0.6 or later.
 
-``import wsis`` calls :func:`apply` before anything else of detectron2 is imported. With a compiled
-detectron2 (one that has ``detectron2._C``) it changes nothing, so it can never hide a fault of a
-proper build. Without one it puts back what release 0.5 expects of its compiled ops and of older
-NumPy, Pillow, setuptools and PyTorch. Nothing else in WSIS patches anything.
+After ``import wsis``, :func:`apply` is called as soon as detectron2 is imported, before any of its
+modules (at once where it has been imported already); until then nothing heavy is loaded. With a
+compiled detectron2 (one that has ``detectron2._C``) it changes nothing, so it can never hide a
+fault of a proper build. Without one it puts back what release 0.5 expects of its compiled ops and
+of older NumPy, Pillow, setuptools and PyTorch. Nothing else in WSIS patches anything.
 """
 
 import importlib
@@ -89,17 +90,14 @@ def apply() -> bool:
     Returns:
         whether the installed detectron2 lacks its compiled ops.
     """
-    if isinstance(sys.modules.get("detectron2._C"), MissingOps):
-        return True
     try:
         detectron2 = importlib.import_module("detectron2")
     except ModuleNotFoundError:  # the layers work without it; whoever needs it gets Python's error
         return False
-    try:
-        importlib.import_module("detectron2._C")
+    if "detectron2._C" in sys.modules:
+        return isinstance(sys.modules["detectron2._C"], MissingOps)
+    if importlib.util.find_spec("detectron2._C") is not None:  # a broken build speaks for itself
         return False
-    except ModuleNotFoundError:  # a broken build raises a plain ImportError, which passes through
-        pass
     from pycocotools.cocoeval import COCOeval
 
     sys.modules["detectron2._C"] = detectron2._C = MissingOps("detectron2._C")
@@ -108,6 +106,27 @@ def apply() -> bool:
     # COCOEvaluator's default is the compiled evaluator; pycocotools gives the same figures.
     _stand_in("detectron2.evaluation.fast_eval_api", COCOeval_opt=COCOeval)
     return True
+
+
+class _FirstImport:
+    """A finder that finds nothing; the first module sought inside detectron2 makes it `apply`."""
+
+    def __init__(self) -> None:
+        self.waiting = True
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Called for every module that is about to be imported."""
+        if self.waiting and name.startswith("detectron2."):
+            self.waiting = False
+            apply()
+
+
+def apply_on_import() -> None:
+    """Call `apply` when detectron2 is imported, now if it is imported already."""
+    if "detectron2" in sys.modules:
+        apply()
+    elif not any(isinstance(finder, _FirstImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _FirstImport())
 
 
 def create_local_process_group(processes_per_machine: int) -> None:

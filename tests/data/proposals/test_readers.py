@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
-from wsis.data.proposals.readers import FORMATS, find_proposals, read_proposals
+from wsis.data.proposals.formats import FORMATS
+from wsis.data.proposals.readers import find_proposals, read_proposals
 from wsis.data.rle import encode_mask
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions

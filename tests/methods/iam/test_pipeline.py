@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from wsis.data.artifacts import ProductReader
-from wsis.report import demo, peak_thresholds
-from wsis.report.cli import main as report
+from wsis.report.cli import demo, peak_thresholds, report
 
 from tests.test_end_to_end import kill_training, kill_writing
 from tests.tiny import ROOT, tiny_overrides, train_net, train_net_here
@@ -155,10 +154,10 @@ def test_peak_heights(run, shapes_root, monkeypatch, capsys):
     """The stage that trains on the classifier is IAM's own, whose network has no weights yet."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
     words = [*tiny_overrides(CONFIG, EXTRA), "OUTPUT_DIR", str(run)]
-    assert peak_thresholds.main(["--config-file", str(CONFIG), "--images", "3", *words]) == 0
+    assert peak_thresholds(["--config-file", str(CONFIG), "--images", "3", *words]) == 0
     assert "PEAK_THRESHOLD" in capsys.readouterr().out
     stage = CONFIG.parent / "stages" / "iam_shapes" / "filling_network.yaml"
-    assert peak_thresholds.main(["--config-file", str(stage)]) == 2
+    assert peak_thresholds(["--config-file", str(stage)]) == 2
     assert "filling_network.yaml has no stage that trains" in capsys.readouterr().err
 
 
@@ -168,17 +167,18 @@ def test_report_and_demo(run, shapes_root, tmp_path, monkeypatch, capsys):
     path = tmp_path / "mine.png"
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
-    arguments = [str(path), "--config-file", str(CONFIG), "--output", str(tmp_path), "--set"]
-    assert demo.main([*arguments, *words]) == 0, capsys.readouterr().err
+    arguments = ["--input", str(path), "--config-file", str(CONFIG), "--output", str(tmp_path)]
+    arguments += ["--stage", "filled_instances"]
+    assert demo([*arguments, *words]) == 0, capsys.readouterr().err
     figure = tmp_path / "mine.filled_instances.png"
     with Image.open(figure) as opened:
         assert opened.width > opened.height
     drawn = figure.read_bytes()
     weights = ("--weights", str(run / FOLDERS[0] / "model_final.pth"))
     elsewhere = [*words[:-1], str(tmp_path / "untrained")]
-    assert demo.main([*arguments[:-1], *weights, "--set", *elsewhere]) == 0, capsys.readouterr().err
+    assert demo([*arguments, *weights, *elsewhere]) == 0, capsys.readouterr().err
     assert figure.read_bytes() == drawn
-    assert demo.main([*arguments, *elsewhere]) == 1
+    assert demo([*arguments, *elsewhere]) == 1
     assert "no trained weights" in capsys.readouterr().err
     target = tmp_path / "report.html"
     assert report([str(run), "--output", str(target), "--images", "1", "--statistics", "1"]) == 0

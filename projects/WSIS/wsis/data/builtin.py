@@ -35,11 +35,20 @@ def datasets_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
+def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
+    root = datasets_root() / f"VOC{year}"
+    if not root.is_dir():
+        advice = "run python datasets/prepare_voc.py, or " if year == "2012" else ""
+        raise DataError(
+            f"the VOC tree {root} does not exist; {advice}set DETECTRON2_DATASETS to the folder "
+            "that holds it (datasets/README.md)"
+        )
+    return load_voc(root, split, VOC_CLASSES)
+
+
 def _register_voc(year: str, split: str) -> None:
     name = f"voc_{year}_{split}_instance"
-    DatasetCatalog.register(
-        name, lambda: load_voc(datasets_root() / f"VOC{year}", split, VOC_CLASSES)
-    )
+    DatasetCatalog.register(name, lambda: _load_voc(year, split))
     MetadataCatalog.get(name).set(
         thing_classes=list(VOC_CLASSES), split=split, year=int(year), supervision="mask"
     )

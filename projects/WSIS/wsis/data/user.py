@@ -13,7 +13,7 @@ from wsis.data.detections import put_detections
 from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import load_voc, read_classes
-from wsis.errors import UsageError
+from wsis.errors import DataError, UsageError
 
 _KEYS = {
     "coco": {"required": ("JSON", "IMAGES"), "optional": ("SUPERVISION",)},
@@ -66,8 +66,22 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
     return entry | {"FORMAT": kind}
 
 
+def _require_places(entry: dict[str, Any]) -> None:
+    """Say where a data set's own files belong, before a reader misses one of them."""
+    for key in ("ROOT", "JSON", "DETECTIONS", "MASKS", "LIST"):
+        path = Path(entry.get(key, "."))
+        if not path.exists():
+            counted = "" if path.is_absolute() else f" in {Path.cwd()}"
+            raise DataError(
+                f"data set {entry['NAME']}: {path} does not exist{counted}; put your own images "
+                f"and labels there (datasets/README.md has the tree), or change {key} of "
+                f"{entry['NAME']} in WSIS.DATASETS of the config or its _BASE_"
+            )
+
+
 def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Read one data set; called when Detectron2 asks for it."""
+    _require_places(entry)
     metadata = MetadataCatalog.get(entry["NAME"])
     if entry["FORMAT"] == "salient":
         return load_salient(entry["IMAGES"], entry["MASKS"], names=entry.get("LIST"))

@@ -175,10 +175,7 @@ class _Tree:
     def scan(root: Path) -> _Tree:
         folder = root / "JPEGImages"
         if not folder.is_dir():
-            raise DataError(
-                f"{folder} does not exist; put the VOC tree there or set DETECTRON2_DATASETS "
-                "(datasets/README.md)"
-            )
+            raise DataError(f"{folder} does not exist; datasets/README.md has a VOC tree")
         images: dict[str, str] = {}
         for name in sorted(os.listdir(folder)):
             stem, suffix = os.path.splitext(name)
@@ -252,10 +249,7 @@ def load_voc(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(
-            f"the VOC tree {root} does not exist; run python datasets/prepare_voc.py, or set "
-            "DETECTRON2_DATASETS to the folder that holds it (datasets/README.md)"
-        )
+        raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
     classes = read_classes(root) if classes is None else tuple(classes)
     listed_in = split_file(root, split)
     if not listed_in.is_file() and split == "trainaug":

@@ -1,4 +1,4 @@
-"""The command line of ``train_net.py``."""
+"""The command line of ``train_net.py``, parsed before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-
-from wsis.engine.failures import explain
-from wsis.engine.launch import choose_devices, launch, started_by_torchrun
-from wsis.engine.lock import output_lock
-from wsis.engine.pipeline import load_pipeline
-from wsis.engine.run import Request, describe_stages, run
 
 _DESCRIPTION = """\
 Turn weak labels into instance masks and a trained Mask R-CNN.
@@ -49,12 +43,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--stage", metavar="NAME", help="run this stage only")
     add("--from-stage", metavar="NAME", help="run this stage and those after it")
     add("--until-stage", metavar="NAME", help="run the stages up to this one")
-    add("--resume", action="store_true", help="as always: what is done is never redone")
+    add(
+        "--resume",
+        action="store_true",
+        help="changes nothing: with and without it a run goes on from the last checkpoint and the "
+        "last image that is done; --force starts anew",
+    )
     add("--force", action="store_true", help="redo the chosen stages from scratch")
     add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")
     add("--list-stages", action="store_true", help="say what is done, stale, unfinished, missing")
     add(
-        "overrides",
+        "opts",
         nargs="*",
         metavar="KEY VALUE",
         help="config overrides, for every stage; stage.KEY VALUE for one",
@@ -68,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _execute(args)
     except Exception as error:
+        from wsis.engine.failures import explain
+
         explained = explain(error)
         if explained is None:
             raise
@@ -81,10 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(args: argparse.Namespace) -> int:
+    from wsis.engine.launch import choose_devices, launch, started_by_torchrun
+    from wsis.engine.lock import output_lock
+    from wsis.engine.pipeline import load_pipeline
+    from wsis.engine.run import Request, describe_stages, run
+
     device, num_processes = choose_devices(args.num_gpus, args.num_processes)
     request = Request(
         config_file=args.config_file,
-        overrides=("MODEL.DEVICE", device, *args.overrides),
+        overrides=("MODEL.DEVICE", device, *args.opts),
         stage=args.stage,
         first=args.from_stage,
         last=args.until_stage,

@@ -25,6 +25,7 @@ from wsis.data.files import sha256_of_file, write_json
 from wsis.errors import WSISError
 
 MANIFEST, INDEX = "manifest.json", "index.json"
+PIPELINE = "pipeline.json"  # in OUTPUT_DIR: the names of all stages
 RUNNING, DONE = "running", "done"
 
 
@@ -122,10 +123,7 @@ def digest_of_weights(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError:
-        raise WSISError(
-            f"no weight file {path}; correct MODEL.WEIGHTS or MODEL.TORCHVISION.WEIGHTS, or fetch "
-            "the shipped configs' with python datasets/prepare_weights.py --name NAME --download"
-        ) from None
+        raise WSISError(f"no weight file {path}") from None
     return _digest_of_file(path, stat.st_mtime_ns, stat.st_size)
 
 
@@ -143,10 +141,14 @@ def _digest_of_file(path: Path, mtime: int, size: int) -> str:
     return sha.hexdigest()[:16]
 
 
+_DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
+_OTHER_IMAGES = "images or labels of "
+
+
 def _changed_input(key: str, config: Mapping[str, Any]) -> str:
     if key == "images":
-        names = [n for k in ("WSIS.IMAGES", "DATASETS.TRAIN") for n in config.get(k) or ()]
-        return f"images or labels of {', '.join(map(str, names)) or 'its data set'} have changed"
+        names = [n for k in _DATASET_KEYS for n in config.get(k) or ()]
+        return f"{_OTHER_IMAGES}{', '.join(map(str, names)) or 'its data set'} have changed"
     return f"its input '{key}' has changed"
 
 
@@ -162,6 +164,8 @@ def describe_change(
     for key in sorted(old.inputs.keys() | inputs.keys()):
         if old.inputs.get(key) != inputs.get(key):
             changes.append(_changed_input(key, config))
+    if any(change.startswith(_DATASET_KEYS) for change in changes):  # other images, of course
+        changes = [change for change in changes if not change.startswith(_OTHER_IMAGES)]
     if len(changes) > 3:
         changes[3:] = [f"and {len(changes) - 3} more"]
     return "; ".join(changes) or None

@@ -15,11 +15,11 @@ from detectron2.utils.logger import setup_logger
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import check_supervision
-from wsis.data.files import atomic_write
+from wsis.data.files import atomic_write, write_json
 from wsis.engine.evaluate import Evaluations
 from wsis.engine.images import Images
 from wsis.engine.lock import check_shared
-from wsis.engine.manifest import DONE, RUNNING, Manifest
+from wsis.engine.manifest import DONE, PIPELINE, RUNNING, Manifest
 from wsis.engine.memory import keep_freed_memory
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
 from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
@@ -104,6 +104,8 @@ def run(request: Request) -> None:
     evaluations = Evaluations(pipeline, images)
     chosen = request.chosen(pipeline)
     _check_chosen(chosen)
+    if not request.eval_only:
+        _note_stages(pipeline)
     worked = 0
     for planned in chosen:
         if not request.eval_only:
@@ -127,6 +129,16 @@ def run(request: Request) -> None:
             )
         if not worked and not request.eval_only:
             logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
+
+
+def _note_stages(pipeline: Pipeline) -> None:
+    """Tell reports which stages there will be; a stage config that runs alone changes nothing."""
+    if comm.is_main_process() and len(pipeline.stages) > 1:
+        path = pipeline.output_dir / PIPELINE
+        try:
+            write_json(path, [planned.name for planned in pipeline.stages])
+        except OSError as error:
+            raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
 
 
 def _check_chosen(chosen: Sequence[PlannedStage]) -> None:

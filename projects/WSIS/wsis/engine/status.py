@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from wsis.config import METHOD_NODES, flatten
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
+from wsis.data.weights import how_to_get
 from wsis.engine.manifest import (
     DONE,
     DamagedManifest,
@@ -26,7 +27,8 @@ from wsis.engine.manifest import (
     read_index,
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
-from wsis.stage import ExportStage, InferStage, TrainStage
+from wsis.errors import DataError
+from wsis.stage import ExportStage, InferStage, Stage, TrainStage
 
 # Config nodes on which a product depends, by kind; a stage adds its own (Stage.config_keys).
 _KIND_KEYS = {
@@ -44,6 +46,8 @@ _NEVER = (
     "MODEL.PEAK_CLASSIFIER.MEMORY_MB",
     "SOLVER.CHECKPOINT_PERIOD",
 )
+
+_INITIAL_WEIGHTS = {"weights": "MODEL.WEIGHTS", "trunk": "MODEL.TORCHVISION.WEIGHTS"}
 
 NOT_YET_RUN = "not yet run"
 
@@ -126,9 +130,9 @@ def _jsonable(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _seen_of_the_data_set(planned: PlannedStage) -> str:
+def seen_of_the_data_set(stage: Stage) -> str:
     """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
-    return "image" if "pseudo_labels" in planned.consumes else planned.stage.supervision
+    return "image" if "pseudo_labels" in stage.consumes else stage.supervision
 
 
 def current_inputs(
@@ -147,14 +151,11 @@ def current_inputs(
     for key in stage.file_keys:
         if look_up(cfg, key):
             inputs[key] = digest_of_sizes(Path(look_up(cfg, key)))
-    inputs["images"] = fingerprint(dataset_dicts, _seen_of_the_data_set(planned))
+    inputs["images"] = fingerprint(dataset_dicts, seen_of_the_data_set(stage))
     if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
-        for name, weights in (
-            ("weights", cfg.MODEL.WEIGHTS),
-            ("trunk", cfg.MODEL.TORCHVISION.WEIGHTS),
-        ):
-            if weights:
-                inputs[name] = _digest_of_initial(weights, name, planned)
+        for name, key in _INITIAL_WEIGHTS.items():
+            if look_up(cfg, key):
+                inputs[name] = _digest_of_initial(look_up(cfg, key), name, planned)
     return inputs
 
 
@@ -177,6 +178,13 @@ def _digest_of_initial(weights: str, name: str, planned: PlannedStage) -> str:
         manifest = Manifest.read(planned.folder)
         if manifest is not None and name in manifest.inputs:
             return manifest.inputs[name]
+        key = f"{planned.name}.{_INITIAL_WEIGHTS[name]}"
+        advice = how_to_get(path)
+        raise DataError(
+            f"stage {planned.name} starts from {path}, which does not exist; "
+            + (f"{advice}, or set {key}" if advice else f"correct {key}")
+            + ' ("" for random weights)'
+        )
     return digest_of_weights(path)
 
 

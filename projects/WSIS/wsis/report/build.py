@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from wsis.data.files import atomic_write
 from wsis.engine.status import fingerprint
 from wsis.errors import WSISError
+from wsis.evaluation.results import format_table
 from wsis.report.figures import figure_table, headline, stage_table
 from wsis.report.instances import (
     INSTANCE_ARRAYS,
@@ -20,11 +23,11 @@ from wsis.report.instances import (
     prediction_source,
     pseudo_label_source,
 )
+from wsis.report.options import Options
 from wsis.report.page import Page, escape, problem
-from wsis.report.runs import RunFolder, find_runs, read_figures
+from wsis.report.runs import RunFolder, find_runs, read_figures, read_stage_names
 from wsis.report.samples import ImageCatalog, Images
 from wsis.report.sections import (
-    Options,
     class_section,
     extreme_labels,
     loss_section,
@@ -81,8 +84,11 @@ class Report:
 
     def _note_changed_images(self, images: Images, runs: Sequence[RunFolder]) -> None:
         """Products of other images than these would be drawn on the wrong photographs."""
-        now = fingerprint(images.records, "image")
-        changed = [run.name for run in runs if run.manifest.inputs.get("images", now) != now]
+        changed = []
+        for run in runs:
+            now = fingerprint(images.records, run.supervision)
+            if run.manifest.inputs.get("images", now) != now:
+                changed.append(run.name)
         if changed:
             text = (
                 f"{images.title} has changed since {', '.join(changed)} ran: the pictures below do "
@@ -158,7 +164,8 @@ class Report:
 
     def _subtitle(self, images: Images | None) -> str:
         done = sum(run.manifest.status == "done" for run in self.runs)
-        parts = [f"{done} of {len(self.runs)} stages finished"]
+        known = {run.name for run in self.runs} | set(read_stage_names(self.output_dir))
+        parts = [f"{done} of {len(known)} stages finished"]
         if images is not None:
             parts.append(f"{len(images.records)} images of {images.title}")
             parts.append(f"{len(images.classes)} classes")
@@ -219,3 +226,20 @@ def write_report(
     except OSError as error:
         raise WSISError(f"cannot write {target} ({error.strerror}); choose --output") from None
     return target, report.entries
+
+
+def make_report(args: argparse.Namespace) -> None:
+    """Write the report, where it is not current, and print the figures."""
+    if args.if_changed and is_current(args.output_dir, path=args.output):
+        path = report_path(args.output_dir, args.output)
+        sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
+        return
+    options = Options(
+        images=args.images,
+        statistics=args.statistics,
+        seed=args.seed,
+        min_score=args.min_score,
+    )
+    path, entries = write_report(args.output_dir, path=args.output, options=options)
+    table = format_table(entries) if entries else "nothing has been evaluated"
+    sys.stdout.write(f"{table}\n\nreport: {path.resolve()}\n")

@@ -1,157 +1,239 @@
-"""``tools/demo.py``: a trained stage on photographs of the user's, as one figure each."""
+"""``tools/demo.py``: a trained stage on photographs of the user's, as one picture each."""
 
 from __future__ import annotations
 
 import argparse
-import logging
+import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from matplotlib.figure import Figure
+from PIL import Image
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import class_names, image_keys
-from wsis.data.images import read_image
+from wsis.data.files import atomic_write
+from wsis.data.images import read_image, read_image_size
 from wsis.data.mappers import build_mapper
-from wsis.data.proposals.store import proposals_from_artifact
+from wsis.data.proposals.folder import images_in
+from wsis.data.pseudo_labels import image_root, write_pseudo_labels
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.errors import UsageError, run_command
-from wsis.layers.regions import Regions
-from wsis.report.products import Picture, Scene, views_of
-from wsis.stage import DeriveStage, InferStage
+from wsis.engine.versions import package_versions
+from wsis.errors import DataError, UsageError, WSISError
+from wsis.report.instances import INSTANCE_ARRAYS
+from wsis.report.products import Arrays, Picture, Scene, views_of
+from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
+from wsis.visualization.instances import draw_detections, instance_labels
 from wsis.visualization.panels import photo_panel
 
-_DESCRIPTION = """\
-Run a trained pipeline's network on photographs and draw what it finds: the photograph, class
-response maps with their peaks, peak response maps, instances (whatever the stage makes).
-
-The photographs need no annotations and no data set. Stages that work on segment proposals make
-them on the way.
-"""
+Record = dict[str, Any]
 _COLUMNS = 4
+_CONFIDENT = 0.5  # as Detectron2's demo
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The argument parser of ``tools/demo.py``."""
-    parser = argparse.ArgumentParser(
-        "demo.py", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="photographs")
-    add("--config-file", required=True, help="the pipeline that was trained")
-    add("--stage", help="the stage to run; by default the one that makes instances")
-    add("--weights", metavar="FILE", help="a checkpoint in place of the pipeline's own")
-    add(
-        "--output",
-        default=".",
-        metavar="FOLDER",
-        help="where <image>.<stage>.png goes; default here",
-    )
-    add("--tags", nargs="*", metavar="CLASS", help="classes in the photographs, if known")
-    add(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config overrides, as OUTPUT_DIR or MODEL.PEAK_CLASSIFIER.PEAK_THRESHOLD",
-    )
-    return parser
+def is_detector(stage: Stage) -> bool:
+    """Whether a stage trains a network that makes ``Instances`` of an image and of nothing else."""
+    return isinstance(stage, TrainStage) and stage.evaluation == "detection"
+
+
+def _is_for_all_images(stage: Stage) -> bool:
+    """Whether a product belongs to all images together: weights, or a summary."""
+    return isinstance(stage, TrainStage) or getattr(stage, "reduce", None) is not None
+
+
+def _can_show(pipeline: Pipeline, planned: PlannedStage) -> bool:
+    """Whether a stage works on a photograph with, at most, tags."""
+    stage = planned.stage
+    if isinstance(stage, TrainStage):
+        return is_detector(stage)
+    if not isinstance(stage, InferStage | DeriveStage) or _is_for_all_images(stage):
+        return False
+    known = {other.name: other for other in pipeline.stages}
+    for product in stage.consumes:
+        name, _ = pipeline.producer(product, planned)
+        if not _is_for_all_images(get_stage(name)) and not (
+            name in known and _can_show(pipeline, known[name])
+        ):
+            return False
+    return stage.supervision == "image"
 
 
 def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
-    """The stage to show: ``name``, or the last one that infers instances.
+    """The stage to show: ``name``, or the last one that makes instances of a photograph.
 
     Raises:
-        UsageError: it is not there, or runs no network over images.
+        UsageError: it is not there, or cannot be shown; the message lists those that can.
     """
-    if name is not None:
-        (planned,) = pipeline.select(stage=name)
-        if isinstance(planned.stage, InferStage):
-            return planned
-        raise UsageError(f"stage {name} runs no network over images")
-    for planned in reversed(pipeline.stages):
-        if isinstance(planned.stage, InferStage) and planned.stage.produces == "instances":
-            return planned
-    raise UsageError(f"pipeline {pipeline.name} has no stage that infers instances; use --stage")
+    shown = [planned for planned in pipeline.stages if _can_show(pipeline, planned)]
+    names = ", ".join(planned.name for planned in shown)
+    if name is None:
+        makers = [p for p in shown if is_detector(p.stage) or p.stage.produces == "instances"]
+        if makers:
+            return makers[-1]
+        raise UsageError(
+            f"no stage of pipeline {pipeline.name} makes instances of a photograph; "
+            + (f"--stage shows {names}" if shown else "give another pipeline")
+        )
+    (planned,) = pipeline.select(stage=name)
+    if planned not in shown:
+        raise UsageError(
+            f"stage {name} makes nothing of a photograph alone; "
+            + (f"--stage shows {names}" if shown else "give another pipeline")
+        )
+    return planned
+
+
+class _Fresh:
+    """Artifacts of a stage, made of the photograph at hand when they are asked for."""
+
+    def __init__(self, make: Callable[[], Arrays]) -> None:
+        self._make = make
+        self._known: Arrays | None = None
+
+    def forget(self) -> None:
+        self._known = None
+
+    def __getitem__(self, key: str) -> Arrays:
+        if self._known is None:
+            self._known = self._make()
+        return self._known
 
 
 class Demo:
-    """A trained stage that takes any photograph.
+    """A trained stage that takes any photograph; earlier stages are run on it as far as needed.
 
     Args:
         pipeline: as it was trained.
-        planned: one of its stages.
+        planned: one of its stages (`choose_stage`).
         weights: a checkpoint of the stage's network; by default the one that the pipeline trained.
+        min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
 
     Raises:
-        WSISError: it is not trained, or works on products that no single photograph has.
+        WSISError: it is not trained.
     """
 
     def __init__(
-        self, pipeline: Pipeline, planned: PlannedStage, weights: Path | None = None
+        self,
+        pipeline: Pipeline,
+        planned: PlannedStage,
+        *,
+        weights: Path | None = None,
+        min_score: float | None = None,
     ) -> None:
-        stage = planned.stage
+        if min_score is None:
+            min_score = _CONFIDENT if is_detector(planned.stage) else 0.0
+        self.pipeline, self.planned, self.min_score = pipeline, planned, min_score
+        self.stages = {other.name: other for other in pipeline.stages}
+        self.classes = tuple(class_names(planned.cfg.WSIS.IMAGES[0]))
+        self._record: Record = {}
+        self._fresh: dict[str, _Fresh] = {}
+        self._make = self._maker(planned, weights)
+
+    def _products(self, planned: PlannedStage) -> dict[str, Any]:
+        products: dict[str, Any] = {}
+        for product in planned.stage.consumes:
+            name, folder = self.pipeline.producer(product, planned)
+            if _is_for_all_images(get_stage(name)):
+                products[product] = ProductReader(folder, name)
+                continue
+            if name not in self._fresh:
+                self._fresh[name] = _Fresh(self._maker(self.stages[name], None))
+            products[product] = self._fresh[name]
+        return products
+
+    def _maker(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:
+        """What makes a stage's artifact of the photograph at hand."""
+        stage, cfg = planned.stage, planned.cfg
+        if is_detector(stage):
+            return self._detector(planned, weights)
+        products = self._products(planned)
+        if isinstance(stage, DeriveStage):
+            return lambda: stage.function(
+                self._record, {name: reader[""] for name, reader in products.items()}, cfg
+            )
         assert isinstance(stage, InferStage)
-        products = {
-            product: ProductReader(pipeline.producer(product, planned)[1], product)
-            for product in stage.consumes
-            if product != "proposals"
-        }
-        self.pipeline, self.planned, self.stage = pipeline, planned, stage
-        self.mapper = build_mapper(planned.cfg, stage.mapper, is_train=False, products=products)
-        self.model = build_inference_model(
-            planned.cfg, weights or products[stage.weights_from].weights
-        )
+        mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
+        model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
         if stage.prepare_model is not None:
-            stage.prepare_model(self.model, products)
-        self.classes = tuple(class_names(planned.cfg.DATASETS.TRAIN[0]))
+            stage.prepare_model(model, products)
+        return lambda: stage.to_artifact(model([mapper(self._record)])[0])
+
+    def _detector(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:
+        stage, cfg = planned.stage, _with_threshold(planned.cfg, self.min_score)
+        assert isinstance(stage, TrainStage)
+        mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
+        trained = weights or ProductReader(planned.folder, planned.name).weights
+        model = build_inference_model(cfg, trained)
+
+        def detect() -> Arrays:
+            found = model([mapper(self._record)])[0]["instances"].to("cpu")
+            arrays = {
+                "classes": found.pred_classes.numpy(),
+                "scores": found.scores.numpy(),
+                "boxes": found.pred_boxes.tensor.numpy(),
+            }
+            keep = arrays["scores"] >= self.min_score
+            if "image_labels" in self._record:
+                keep &= np.isin(arrays["classes"], self._record["image_labels"])
+            if found.has("pred_masks"):
+                arrays["masks"] = found.pred_masks.numpy().astype(bool)
+            return {name: values[keep] for name, values in arrays.items()}
+
+        return detect
 
     @torch.no_grad()
-    def run(self, path: Path, tags: Sequence[str] | None = None) -> list[Picture]:
-        """What the stage makes of a photograph.
+    def run(self, record: Record) -> dict[str, np.ndarray]:
+        """The stage's artifact of a photograph.
 
         Args:
-            path: an image file.
-            tags: names of the classes in it, if they are known.
+            record: ``file_name``, ``image_key``, ``height``, ``width`` and, where the classes in it
+                are known, ``image_labels``.
         """
-        image = read_image(path)
-        record: dict[str, Any] = {
-            "file_name": str(path),
-            "image_key": path.stem,
-            "image_id": 0,
-            "height": image.shape[0],
-            "width": image.shape[1],
-        }
-        if tags is not None:
-            record["image_labels"] = [self._class_id(name) for name in tags]
-        sample = self.mapper(record)
-        if "proposals" in self.stage.consumes:
-            sample["proposals"] = self._proposals(record)
-        output = self.stage.to_artifact(self.model([sample])[0])
-        arrays = {name: np.asarray(value) for name, value in output.items()}
+        self._record = record
+        for fresh in self._fresh.values():
+            fresh.forget()
+        return {name: np.asarray(value) for name, value in self._make().items()}
+
+    def class_ids(self, names: Sequence[str]) -> list[int]:
+        """Class ids of tags.
+
+        Raises:
+            UsageError: a class that the network does not know.
+        """
+        for name in names:
+            if name not in self.classes:
+                raise UsageError(f"there is no class {name!r}; it knows {', '.join(self.classes)}")
+        return sorted({self.classes.index(name) for name in names})
+
+    def save_picture(self, record: Record, arrays: Arrays, path: Path) -> None:
+        """Draw what `run` made, as a PNG."""
+        image = read_image(record["file_name"])
+        if is_detector(self.planned.stage):
+            labels = instance_labels(arrays["classes"], self.classes, arrays["scores"])
+            drawn = draw_detections(image, arrays["boxes"], labels, masks=arrays.get("masks"))
+            with atomic_write(path) as stream:
+                Image.fromarray(drawn).save(stream, "PNG")
+            return
         scene = Scene(record, image, self.classes, None, stage=self.planned.name)
         shown = [picture for view in views_of(arrays) for picture in view.draw(scene, arrays)]
-        return [Picture(photo_panel(image), "photograph"), *shown]
+        save_figure([Picture(photo_panel(image), "photograph"), *shown], path)
 
-    def _class_id(self, name: str) -> int:
-        if name not in self.classes:
-            raise UsageError(f"there is no class {name!r}; it knows {', '.join(self.classes)}")
-        return self.classes.index(name)
 
-    def _proposals(self, record: dict[str, Any]) -> Regions:
-        """Segment proposals as the pipeline's own stage makes them."""
-        makers = [p for p in self.pipeline.stages if p.stage.produces == "proposals"]
-        if not makers or not isinstance(makers[-1].stage, DeriveStage):
-            raise UsageError(f"pipeline {self.pipeline.name} has no stage that derives proposals")
-        maker = makers[-1]
-        return proposals_from_artifact(maker.stage.function(record, {}, maker.cfg)).regions
+def _with_threshold(cfg: CfgNode, min_score: float) -> CfgNode:
+    """No mask is made of what is not shown."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for node in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
+        node.SCORE_THRESH_TEST = max(node.SCORE_THRESH_TEST, min_score)
+    return cfg
 
 
 def save_figure(pictures: Sequence[Picture], path: Path) -> None:
@@ -166,26 +248,98 @@ def save_figure(pictures: Sequence[Picture], path: Path) -> None:
         axes.set_axis_off()
         axes.set_title(picture.title + (f": {picture.note}" if picture.note else ""), fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png")
+
+
+def find_images(words: Sequence[str]) -> list[str]:
+    """Image files that the words name: files, folders and patterns.
+
+    Raises:
+        DataError: a word that names nothing.
+    """
+    found: list[str] = []
+    for word in words:
+        path = os.path.expanduser(word)
+        if os.path.isdir(path):
+            found += [record["file_name"] for record in images_in(path)]
+        elif os.path.isfile(path):
+            found.append(path)
+        else:
+            matches = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            if not matches:
+                raise DataError(f"--input {word} names no file; it takes files, folders, patterns")
+            found += matches
+    return list({os.path.abspath(name): name for name in found}.values())
+
+
+def _records(names: Sequence[str]) -> list[Record]:
+    keys = image_keys([os.path.abspath(name) for name in names])
+    records = []
+    for number, (name, key) in enumerate(zip(names, keys, strict=True), start=1):
+        height, width = read_image_size(name)
+        record = {"file_name": name, "image_key": key, "image_id": number}
+        records.append(record | {"height": height, "width": width})
+    return records
 
 
 def draw(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     device, _ = choose_devices(None, None)
-    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.set])
+    names = find_images(args.input)
+    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.opts])
+    planned = choose_stage(pipeline, args.stage)
     weights = Path(args.weights) if args.weights else None
-    demo = Demo(pipeline, choose_stage(pipeline, args.stage), weights)
-    folder = Path(args.output)
+    demo = Demo(pipeline, planned, weights=weights, min_score=args.confidence_threshold)
+    tags = {} if args.tags is None else {"image_labels": demo.class_ids(args.tags)}
+    folder, records = Path(args.output), _records(names)
     folder.mkdir(parents=True, exist_ok=True)
-    keys = image_keys([os.path.abspath(name) for name in args.images])
-    for name, key in zip(args.images, keys, strict=True):
-        target = folder / f"{key}.{demo.planned.name}.png"
-        save_figure(demo.run(Path(name), args.tags), target)
-        sys.stdout.write(f"{target}\n")
+
+    def show(record: Record) -> Mapping[str, Any]:
+        arrays = demo.run(record | tags)
+        target = folder / f"{record['image_key']}.{planned.name}.png"
+        demo.save_picture(record, arrays, target)
+        sys.stdout.write(f"{target}{_counted(arrays, demo.min_score)}\n")
+        return arrays
+
+    if args.json is None:
+        for record in records:
+            show(record)
+        return
+    _write_json(Path(args.json), records, show, demo)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return run_command(lambda: draw(args))
+def _counted(arrays: Arrays, min_score: float) -> str:
+    """ ": 3 instances", nothing where the stage makes none."""
+    if not INSTANCE_ARRAYS - {"masks"} <= set(arrays):
+        return ""
+    count = int((arrays["scores"] >= min_score).sum())
+    return f": {count or 'no'} instance{'' if count == 1 else 's'}"
+
+
+def _write_json(
+    path: Path, records: list[Record], show: Callable[[Record], Mapping[str, Any]], demo: Demo
+) -> None:
+    def instances(record: Record) -> Mapping[str, Any]:
+        arrays = show(record)
+        missing = INSTANCE_ARRAYS - set(arrays)
+        if missing:
+            raise UsageError(f"--json: stage {demo.planned.name} makes no {min(missing)}")
+        return {name: arrays[name] for name in INSTANCE_ARRAYS}
+
+    info = {"description": f"made by stage {demo.planned.name}", "versions": package_versions()}
+    try:
+        counts = write_pseudo_labels(
+            path,
+            records,
+            read_instances=instances,
+            class_names=demo.classes,
+            info=info,
+            min_score=demo.min_score,
+        )
+    except OSError as error:
+        raise WSISError(f"cannot write {path} ({error.strerror}); choose --json") from None
+    root = os.path.relpath(image_root(records))
+    sys.stdout.write(
+        f"{path}: {counts['annotations']} instances in {counts['images']} images below {root}\n"
+    )

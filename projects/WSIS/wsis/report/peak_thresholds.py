@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,31 +14,10 @@ from wsis.data.mappers import build_mapper
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import PlannedStage, load_pipeline
-from wsis.errors import UsageError, run_command
+from wsis.errors import UsageError
 
-_DESCRIPTION = """\
-Print a histogram of the heights of peaks in the images of a trained PRM or IAM pipeline, those of
-the image's tags beside those of all other classes, and the thresholds that separate them.
-
-MODEL.PEAK_CLASSIFIER.PEAK_THRESHOLD lies on the scale of the training: the paper's 30 suits its own
-only. No peak is back-propagated here, so this takes one forward pass for each image.
-"""
 _BAR, _BINS = 30, 16
 _SHARES = (0.01, 0.001)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The argument parser of ``tools/peak_thresholds.py``."""
-    parser = argparse.ArgumentParser(
-        "peak_thresholds.py",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--config-file", required=True, help="the pipeline")
-    add("--images", type=int, default=200, metavar="N", help="look at so many; default 200")
-    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
-    return parser
 
 
 @torch.no_grad()
@@ -114,7 +92,7 @@ def histogram_text(heights: np.ndarray) -> str:
 def print_heights(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     device, _ = choose_devices(None, None)
-    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.overrides])
+    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.opts])
     makers = [p for p in pipeline.stages if p.stage.produces == "peak_classifier"]
     if not makers:
         raise UsageError(
@@ -124,9 +102,3 @@ def print_heights(args: argparse.Namespace) -> None:
     weights = ProductReader(makers[-1].folder, "peak_classifier")
     heights = peak_heights(makers[-1], weights, args.images)
     sys.stdout.write(histogram_text(heights) + "\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
-    args = build_parser().parse_args(argv)
-    return run_command(lambda: print_heights(args))

@@ -1,26 +1,26 @@
-"""``tools/visualize.py``: pictures of data sets, pseudo labels and predictions as PNG files."""
+"""``tools/visualize.py``: data sets, proposals, pseudo labels and predictions as PNG files."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from detectron2.structures import BoxMode
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from wsis.data.artifacts import check_key
+from wsis.data.artifacts import ProductReader, check_key
 from wsis.data.builtin import image_keys
 from wsis.data.coco import read_coco
 from wsis.data.files import atomic_write
 from wsis.data.images import read_dataset_image
+from wsis.data.proposals.folder import ProposalFolder, images_in
+from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.progress import iterate
-from wsis.errors import UsageError, WSISError, run_command
+from wsis.errors import UsageError, WSISError
 from wsis.report.instances import (
     Source,
     artifact_source,
@@ -28,82 +28,16 @@ from wsis.report.instances import (
     prediction_source,
     pseudo_label_file_source,
 )
-from wsis.report.products import Picture, Scene, draw_found, draw_truth
+from wsis.report.products import Picture, Scene, draw_found, draw_truth, views_of
 from wsis.report.runs import read_run
 from wsis.report.samples import Images, choose, read_images, true_objects
-from wsis.visualization.instances import weak_panel
+from wsis.report.weak import draw_given, draw_weak, level_around
 from wsis.visualization.panels import photo_panel, side_by_side
 
-_DESCRIPTION = """\
-Draw annotations, pseudo labels or predictions on their images, one PNG for each image.
-
-Where there is ground truth it stands at the right. Images are taken evenly from the whole set.
-"""
-_EPILOG = """\
-examples:
-  visualize.py dataset shapes_train --output pictures --number 20
-  visualize.py dataset birds_train --config-file configs/birds.yaml --output pictures
-  visualize.py pseudo-labels output/irnet_shapes/7_pseudo_labels/pseudo_labels.json \\
-      --dataset shapes_train --output pictures
-  visualize.py pseudo-labels labels.json --images photos --output pictures
-  visualize.py predictions output/irnet_shapes/8_mask_rcnn --output pictures --min-score 0.7
-"""
-
 Record = dict[str, Any]
+_Artifacts = ProductReader | ProposalFolder
+_Plan = tuple[list[Record], Callable[[Record], list[Picture]]]
 WIDTH = 480
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The argument parser of ``tools/visualize.py``."""
-    common = argparse.ArgumentParser(add_help=False)
-    add = common.add_argument
-    add("--output", required=True, metavar="DIR", help="folder for the PNG files")
-    add("--number", type=int, default=20, metavar="N", help="images at most; default 20, 0 for all")
-    add("--seed", type=int, default=0, metavar="N", help="choose other images; default 0")
-    add("--config-file", metavar="YAML", help="pipeline whose WSIS.DATASETS are made known")
-    score = argparse.ArgumentParser(add_help=False)
-    score.add_argument(
-        "--min-score", type=float, metavar="S", help="draw what scores at least this"
-    )
-    parser = argparse.ArgumentParser(
-        "visualize.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    dataset = kinds.add_parser("dataset", parents=[common], help="a registered data set")
-    dataset.add_argument("name", metavar="NAME", help="as in the configs: shapes_train, ...")
-    labels = kinds.add_parser(
-        "pseudo-labels", parents=[common, score], help="a pseudo-label JSON file"
-    )
-    labels.add_argument("file", metavar="FILE", help="COCO JSON with RLE masks and scores")
-    place = labels.add_mutually_exclusive_group(required=True)
-    place.add_argument("--dataset", metavar="NAME", help="the data set that was labelled")
-    place.add_argument("--images", metavar="DIR", help="the folder of the images")
-    run = kinds.add_parser(
-        "predictions", parents=[common, score], help="predictions or instances of a run folder"
-    )
-    run.add_argument("folder", metavar="RUN_FOLDER", help="OUTPUT_DIR/<n>_<stage>")
-    return parser
-
-
-def _weak(scene: Scene) -> Picture:
-    """Boxes and points of a data set without masks, or its tags alone."""
-    annotations = [a for a in scene.record.get("annotations", ()) if not a.get("iscrowd")]
-    if not annotations:
-        annotations = [{"category_id": i} for i in scene.record.get("image_labels", ())]
-    boxes = np.full((len(annotations), 4), np.nan)
-    points = np.full((len(annotations), 2), np.nan)
-    for row, annotation in enumerate(annotations):
-        if "bbox" in annotation:
-            mode = annotation["bbox_mode"]
-            boxes[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
-        if "point" in annotation:
-            points[row] = annotation["point"]
-    names = [scene.classes[a["category_id"]] for a in annotations]
-    panel = weak_panel(scene.image, boxes, points, names, width=WIDTH)
-    return Picture(panel, "annotations")
 
 
 def _scene(record: Record, classes: tuple[str, ...]) -> Scene:
@@ -113,14 +47,43 @@ def _scene(record: Record, classes: tuple[str, ...]) -> Scene:
 
 def _draw_dataset(record: Record, classes: tuple[str, ...]) -> list[Picture]:
     scene = _scene(record, classes)
-    return [*(draw_truth(scene) or [_weak(scene)])]
+    return [*(draw_truth(scene) or [draw_weak(scene)])]
 
 
-def _draw_source(record: Record, source: Source, min_score: float) -> list[Picture]:
+def _draw_source(record: Record, source: Source, min_score: float, level: str) -> list[Picture]:
     scene = _scene(record, source.images.classes)
     found = source.find(record)
     drawn = [] if found is None else [draw_found(scene, found.above(min_score), source.title)]
-    return drawn + draw_truth(scene)
+    return draw_given(scene, level) + drawn + draw_truth(scene)
+
+
+def _draw_proposals(record: Record, classes: tuple[str, ...], folder: _Artifacts) -> list[Picture]:
+    scene, arrays = _scene(record, classes), folder[record["image_key"]]
+    views = [view for view in views_of(arrays) if view.title == "proposals"]
+    if not views:
+        raise UsageError(
+            f"{record['image_key']}: no proposals but {', '.join(sorted(arrays))}; give the folder "
+            "that datasets/make_proposals.py wrote, or a run folder <n>_proposals"
+        )
+    return [*views[0].draw(scene, arrays), *draw_truth(scene)]
+
+
+def _proposal_folder(path: str) -> _Artifacts:
+    """Proposals by image key: of a run folder, or of what make_proposals.py wrote."""
+    if (Path(path) / MANIFEST).is_file():
+        return ProductReader(path, read_run(Path(path)).name)
+    return ProposalFolder(path)
+
+
+def _given(args: argparse.Namespace) -> str:
+    """What the method of the labels was given: of the run folders, else of the data set."""
+    if args.kind == "predictions":
+        run = read_run(Path(args.folder))
+        return "" if run.predictions is not None else level_around(run.folder)
+    level = level_around(Path(args.file))
+    if not level and args.dataset:
+        level = MetadataCatalog.get(args.dataset).get("supervision", "")
+    return level if level in ("point", "box") else ""
 
 
 def _file_source(path: str, folder: str) -> Source:
@@ -170,6 +133,39 @@ def _write(path: Path, pictures: Iterable[Picture]) -> None:
         raise WSISError(f"cannot write {path} ({error.strerror}); choose --output") from None
 
 
+def _proposal_plan(args: argparse.Namespace) -> _Plan:
+    folder = _proposal_folder(args.folder)
+    if args.dataset:
+        images = read_images((args.dataset,))
+    else:
+        images = Images((args.images,), (), images_in(args.images))
+    records = [record for record in images.records if record["image_key"] in folder]
+    if not records:
+        raise UsageError(
+            f"{args.folder} has no proposals of {images.title}; make some with python "
+            "datasets/make_proposals.py"
+        )
+    return records, lambda record: _draw_proposals(record, images.classes, folder)
+
+
+def _source_plan(args: argparse.Namespace) -> _Plan:
+    source, level = _source(args), _given(args)
+    records, min_score = source.images.records, args.min_score
+    if min_score is None:
+        min_score = 0.5 if args.kind == "predictions" else 0.0
+    if source.keys is not None:  # a picture of nothing but truth misleads
+        records = [record for record in records if record["image_key"] in source.keys]
+    return records, lambda record: _draw_source(record, source, min_score, level)
+
+
+def _plan(args: argparse.Namespace) -> _Plan:
+    """The images that can be drawn, and how."""
+    if args.kind == "dataset":
+        images = read_images((args.name,))
+        return images.records, lambda record: _draw_dataset(record, images.classes)
+    return _proposal_plan(args) if args.kind == "proposals" else _source_plan(args)
+
+
 def draw_pictures(args: argparse.Namespace) -> int:
     """Do what the command line asks for.
 
@@ -180,21 +176,11 @@ def draw_pictures(args: argparse.Namespace) -> int:
         raise UsageError(f"--number is {args.number}; 0 means all images")
     if args.config_file:
         load_pipeline(args.config_file, ())
-    source = None if args.kind == "dataset" else _source(args)
-    images = read_images((args.name,)) if source is None else source.images
-    min_score = getattr(args, "min_score", None)
-    if min_score is None:
-        min_score = 0.5 if args.kind == "predictions" else 0.0
+    records, pictures_of = _plan(args)
     output = Path(args.output)
-    records = images.records
-    if source is not None and source.keys is not None:  # a picture of nothing but truth misleads
-        records = [record for record in records if record["image_key"] in source.keys]
     chosen = choose(records, args.number or len(records), seed=args.seed)
     for record in iterate(chosen, args.kind, total=len(chosen)):
-        if source is None:
-            pictures = _draw_dataset(record, images.classes)
-        else:
-            pictures = _draw_source(record, source, min_score)
+        pictures = pictures_of(record)
         if not pictures:
             pictures = [Picture(photo_panel(read_dataset_image(record), width=WIDTH), "photograph")]
         _write(output / f"{check_key(record['image_key'])}.png", pictures)
@@ -205,10 +191,3 @@ def draw(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     count = draw_pictures(args)
     sys.stdout.write(f"{count} pictures in {Path(args.output).resolve()}\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return run_command(lambda: draw(args))

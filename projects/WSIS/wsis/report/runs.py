@@ -17,10 +17,12 @@ import yaml
 from wsis.data.artifacts import ProductReader
 from wsis.data.user import register_user_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
-from wsis.engine.manifest import MANIFEST, Manifest
-from wsis.errors import WSISError
+from wsis.engine.manifest import MANIFEST, PIPELINE, Manifest
+from wsis.engine.status import seen_of_the_data_set
+from wsis.errors import UsageError, WSISError
 from wsis.evaluation.checks import PSEUDO_LABEL_FILE
 from wsis.evaluation.coco_results import FILE_NAME
+from wsis.stage import get_stage
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,14 @@ class RunFolder:
     def title(self) -> str:
         """The stage's name for people."""
         return self.name.replace("_", " ")
+
+    @property
+    def supervision(self) -> str:
+        """The most of the data set that the stage looks at: image, point, box or mask."""
+        try:
+            return seen_of_the_data_set(get_stage(self.name))
+        except UsageError:  # a stage of a method that is not installed here
+            return "image"
 
     @property
     def reader(self) -> ProductReader:
@@ -211,6 +221,12 @@ def find_runs(output_dir: Path) -> list[RunFolder]:
         return (float(number[1]) if number else math.inf, folder.name)
 
     return [read_run(folder) for folder in sorted(folders, key=order)]
+
+
+def read_stage_names(output_dir: Path) -> list[str]:
+    """Stages of the pipeline that was run last, begun or not; [] where that was not noted."""
+    names = read_json(output_dir / PIPELINE)
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def read_figures(output_dir: Path, runs: list[RunFolder]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from wsis.engine.progress import iterate
 from wsis.errors import WSISError
 from wsis.report.figures import best_baseline, instance_entries, number_of
 from wsis.report.instances import Found, Match, Quality, Source
+from wsis.report.options import Options
 from wsis.report.page import card, chip, definitions, escape, figure, problem
 from wsis.report.products import (
     TRUTH_EXPLANATION,
@@ -25,6 +26,7 @@ from wsis.report.products import (
 )
 from wsis.report.runs import RunFolder
 from wsis.report.samples import Images, choose, true_objects
+from wsis.report.weak import GIVEN_EXPLANATION, draw_given, given_level
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.instances import spotlight_panel
 from wsis.visualization.panels import photo_panel
@@ -38,25 +40,6 @@ from wsis.visualization.plots import (
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says.
-
-    Attributes:
-        images: how many images are shown of a data set.
-        extremes: how many of the worst and of the best pseudo labels.
-        statistics: how many images at most are measured for plots and extremes.
-        seed: 0 shows the images in the middle of equal parts of the data set.
-        min_score: predictions of a trained network that score less are not drawn.
-    """
-
-    images: int = 8
-    extremes: int = 6
-    statistics: int = 2000
-    seed: int = 0
-    min_score: float = 0.5
 
 
 def _scene(record: Record, classes: tuple[str, ...]) -> Scene:
@@ -76,6 +59,8 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
 def _product_pictures(scene: Scene, runs: Sequence[RunFolder]) -> Iterator[tuple[Picture, str]]:
     """Pictures with one sentence that explains their kind."""
     yield Picture(photo_panel(scene.image), "photograph"), ""
+    for picture in draw_given(scene, given_level(runs)):
+        yield picture, GIVEN_EXPLANATION
     key = scene.record["image_key"]
     for run in runs:
         if run.has_artifacts and key in run.reader:

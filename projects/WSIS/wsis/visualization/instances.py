@@ -19,6 +19,7 @@ _LETTER = 11.5  # mean width of a letter at that size, pixels
 _LINE = 25
 _PALE = 0.7  # share of white in the colour of a text
 _HATCH_PERIOD = 10
+_DEMO_SIDE = 640
 
 
 def instance_labels(
@@ -137,6 +138,41 @@ def instances_panel(
     for index in shown if labels is not None else ():
         _draw_label(drawing, enlarged[index], labels[index], tuple(palette[numbers[index]]))
     return np.ascontiguousarray(drawing.get_output().get_image())
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    *,
+    masks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Detections as Detectron2's demo draws them, on the photograph at its size.
+
+    Pictures with less than `_DEMO_SIDE` pixels are enlarged, so that names can be read. Equal
+    detections have equal colours.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) XYXY in pixels.
+        labels: n texts.
+        masks: (n, H, W) bool.
+
+    Returns:
+        (H', W', 3) uint8.
+    """
+    factor = max(1.0, _DEMO_SIDE / max(image.shape[:2]))
+    if factor > 1:  # not Visualizer's own scale: with that every object counts as a small one
+        size = (round(factor * image.shape[0]), round(factor * image.shape[1]))
+        image, boxes = resize_image(image, size), factor * boxes
+        masks = None if masks is None else resize_labels(masks, size)
+    drawn = Visualizer(image).overlay_instances(
+        boxes=boxes,
+        labels=list(labels),
+        masks=None if masks is None else list(masks.astype(np.uint8)),
+        assigned_colors=[tuple(color) for color in distinct_colors(len(labels)) / 255.0],
+    )
+    return np.ascontiguousarray(drawn.get_image())
 
 
 def spotlight_panel(image: np.ndarray, mask: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:

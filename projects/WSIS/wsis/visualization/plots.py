@@ -21,7 +21,7 @@ _INK = "#0a0b0c"  # replaced by currentColor
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.sans-serif": ["system-ui", "sans-serif"],
+    "font.sans-serif": ["system-ui", "DejaVu Sans", "sans-serif"],
     "font.size": 9,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from wsis.data.images import read_dataset_image, read_image_size
-from wsis.data.proposals.readers import FORMATS, find_proposals, read_proposals
+from wsis.data.proposals.formats import FORMATS, GENERATE
+from wsis.data.proposals.readers import find_proposals, read_proposals
 from wsis.data.proposals.store import Proposals, proposals_artifact
 from wsis.errors import UsageError
 from wsis.layers.proposals import ProposalSettings, propose_segments
-
-GENERATE = "generate"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from wsis.data.artifacts import check_key, read_artifact
 from wsis.data.checks import load_json
+from wsis.data.proposals.formats import FORMATS
 from wsis.data.proposals.mat import read_mat
 from wsis.data.proposals.runs import proposals_from_prm, proposals_from_rles
 from wsis.data.proposals.store import Proposals, proposals_from_artifact
@@ -61,7 +62,6 @@ _READERS: dict[str, tuple[str, Callable[..., Proposals]]] = {
     "rle": (".json", _read_rles),
 }
 _BY_SUFFIX = {".npz": _read_npz, ".mat": read_mat, ".json": _read_json}
-FORMATS = ("auto", *_READERS)
 
 
 def read_proposals(

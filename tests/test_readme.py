@@ -1,0 +1,49 @@
+"""The whole configs that README.md prints are pipelines."""
+
+import re
+import shutil
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from wsis.engine.pipeline import load_pipeline
+
+from tests.tiny import ROOT
+
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def birds(shapes_root, tmp_path, monkeypatch):
+    """A checkout with images of the user's own, in which the command is run."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shapes = shapes_root / "shapes"
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "images").symlink_to(shapes / "JPEGImages")
+    (tmp_path / "things").symlink_to(shapes / "salient")
+    for name, source in (
+        ("points", "points_train"),
+        ("boxes", "boxes_train"),
+        ("val", "instances_val"),
+    ):
+        shutil.copyfile(shapes / f"{source}.json", tmp_path / "birds" / f"{name}.json")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in ("photos_train", "photos_val", "photos_salient"):
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("text", EXAMPLES, ids=["points", "boxes"])
+def test_own_images(text, birds):
+    path = birds / "configs" / "mine.yaml"
+    path.write_text(text)
+    pipeline = load_pipeline(path, ())
+    assert pipeline.stages[-1].name == "mask_rcnn"
+    for planned in pipeline.stages:
+        for product in planned.consumes:
+            pipeline.producer(product, planned)
+    names = {name for planned in pipeline.stages for name in planned.cfg.DATASETS.TRAIN}
+    records = [record for name in sorted(names) for record in DatasetCatalog.get(name)]
+    assert all((birds / record["file_name"]).is_file() for record in records)
+    assert pipeline.stages[-1].cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
