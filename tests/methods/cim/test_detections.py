@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 from wsis.layers.overlaps import overlaps_of_regions
@@ -96,6 +98,8 @@ def test_of_nested_proposals_that_score_alike_the_largest():
     assert completion_of(regions)(found, scores).index.tolist() == [2]
     assert completion_of(regions, 0.93)(found, scores).index.tolist() == [1]
     assert completion_of(regions, 0.99)(found, scores).index.tolist() == [0]
+    looser = replace(completion_of(regions), iou=0.35)  # 10 x 10 in 16 x 16 pixels: 0.39
+    assert looser(found, scores).index.tolist() == [3]
 
 
 def test_detections_that_complete_to_one_proposal_are_one():

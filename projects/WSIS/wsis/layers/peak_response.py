@@ -21,8 +21,8 @@ from wsis.layers.peak_windows import Windows
 from wsis.layers.precision import full_precision
 
 __all__ = ["PeakRule", "peak_response_maps", "peak_seeds", "record"]
-# Bytes of gradients at a time. On a CPU one large map after another is fastest: at 448 x 448 with
-# ResNet-50, 20 peaks took 9.1 s with 64 MiB, 13.5 s with 256 MiB and 18.1 s with 1 GiB.
+# Bytes of gradients at a time. On a CPU one large map after another is fastest: groups that outgrow
+# its caches took half as long again with 256 MiB, twice as long with 1 GiB.
 CPU_MEMORY, GPU_MEMORY = 2**26, 2**30
 
 

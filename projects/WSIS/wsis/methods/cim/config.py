@@ -70,9 +70,10 @@ def _add_detection_config(keys: CfgNode) -> None:
     # Shares of the image that a proposal's box may cover; the original's filter, which none of its
     # configs uses, has (0.00002, 0.85).
     keys.DETECTION.AREA_RANGE = (0.0, 1.0)
-    # Not in the paper: in place of a detection take the largest proposal that contains it, is at
-    # most twice as large and reaches this share of its score. 0: leave detections as they are.
+    # Not in the paper: in place of a detection take the largest proposal that contains it, overlaps
+    # it by the IoU below and reaches this share of its score. 0: leave detections as they are.
     keys.DETECTION.COMPLETE_SHARE = 0.0
+    keys.DETECTION.COMPLETE_IOU = 0.5
 
 
 def add_cim_config(cfg: CfgNode) -> None:

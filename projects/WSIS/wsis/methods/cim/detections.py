@@ -131,12 +131,14 @@ class Completion:
     """Takes the largest of nested proposals that score alike (an addition to the paper).
 
     A network cannot tell an object from the object without its rim, and the best score is often
-    the latter's. Candidates cover most of the detection, and it is at least half of each.
+    the latter's. Candidates cover most of the detection and are not much larger.
 
     Attributes:
         overlaps: of the N proposals.
         areas: (N,) pixels.
         share: of the detection's score, which a candidate must reach; above 1 nothing changes.
+        containment: share of the detection that a candidate covers more than.
+        iou: of the two, to be exceeded; what keeps candidates from joining objects.
     """
 
     overlaps: Overlaps

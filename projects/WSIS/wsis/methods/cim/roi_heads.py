@@ -75,6 +75,7 @@ class DetectionOptions:
         limit: detections per image.
         area_range: shares of the image that a box may cover; (0, 1) leaves none out.
         complete_share: of `Completion`; 0 for none.
+        complete_iou: of `Completion`.
     """
 
     min_score: float = 1e-5
@@ -82,6 +83,7 @@ class DetectionOptions:
     limit: int = 100
     area_range: tuple[float, float] = (0.0, 1.0)
     complete_share: float = 0.0
+    complete_iou: float = 0.5
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -177,6 +179,7 @@ class CIMROIHeads(nn.Module):
                 limit=found.LIMIT,
                 area_range=tuple(found.AREA_RANGE),
                 complete_share=found.COMPLETE_SHARE,
+                complete_iou=found.COMPLETE_IOU,
             ),
             "overlap": mined.OVERLAP,
             "chunk": keys.PROPOSAL_CHUNK,
@@ -339,4 +342,5 @@ class CIMROIHeads(nn.Module):
         if share <= 0:
             return None
         areas = torch.from_numpy(np.asarray(regions.areas, dtype=np.int64)).to(device)
-        return Completion(overlaps_of_regions(regions).to(device), areas, share)
+        overlaps = overlaps_of_regions(regions).to(device)
+        return Completion(overlaps, areas, share, iou=self.detection.complete_iou)
