@@ -84,7 +84,7 @@ def next_steps(options: argparse.Namespace) -> str:
     source = [what, str(where)]
     if options.dataset and options.config_file:
         source += ["--config-file", options.config_file]
-    config = options.config_file or "configs/prm_shapes.yaml"
+    config = options.config_file or "PIPELINE.yaml"  # one of the same images, which we do not know
     look = ["python tools/visualize.py proposals", shlex.quote(str(options.output))]
     look += [*map(shlex.quote, source), "--output pictures"]
     root = shlex.quote(str(options.output))

@@ -1,9 +1,10 @@
-"""Command lines answer before torch and Detectron2 are imported."""
+"""Command lines answer before torch and Detectron2 are imported; those wait for their stand-ins."""
 
 import subprocess
 import sys
 
 import pytest
+from wsis import compat
 
 from tests.tiny import ROOT, environment
 
@@ -77,3 +78,21 @@ def test_detectron2_finds_its_stand_ins_when_it_is_imported(tmp_path):
         check=False,
     )
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_stand_ins_are_tried_again_after_a_failure(monkeypatch):
+    """In a notebook: a package is missing, is installed, and the cell is run again."""
+    finder, calls = compat._FirstImport(), []
+
+    def fail():
+        calls.append(1)
+        if len(calls) == 1:
+            raise ModuleNotFoundError("No module named 'pycocotools'")
+
+    monkeypatch.setattr(compat, "apply", fail)
+    finder.find_spec("torch")
+    with pytest.raises(ModuleNotFoundError):
+        finder.find_spec("detectron2.utils")
+    finder.find_spec("detectron2.utils")
+    finder.find_spec("detectron2.layers")
+    assert len(calls) == 2

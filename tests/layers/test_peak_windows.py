@@ -159,4 +159,5 @@ def test_unpooling_adds_in_one_order(kernel, stride, monkeypatch):
     monkeypatch.setattr(Tensor, "scatter_add_", watched)
     back = Unpool(indices, (9, 8), (stride,) * 2, (0, 0), (kernel,) * 2)
     back(Windows(torch.ones_like(made), [(0, 0)]), [0])
+    assert seen
     assert all(seen)

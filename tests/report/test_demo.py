@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.report.cli import demo, peak_thresholds, visualize
+from wsis.report.demo import _above, _with_threshold
 
 from tests.tiny import PIPELINE, ROOT, tiny_overrides, train_net_here
 
@@ -110,6 +112,7 @@ def test_mask_rcnn_on_photographs(irnet, tmp_path, capsys):
         )
         == 0
     )
+    assert said.count("instance") and f"{len(content['annotations'])} instances in 2" in said
     assert demo([*arguments, "--confidence-threshold", "1.1"]) == 0
     assert capsys.readouterr().out.count(": no instances") == 2
 
@@ -132,6 +135,8 @@ def test_any_stage_of_a_photograph(irnet, tmp_path, capsys):
         (("--stage", "none"), 2, "there is no stage 'none'"),
         (("--tags", "unicorn"), 2, "there is no class 'unicorn'"),
         (("--stage", "cam", "--json", "{out}/x.json"), 2, "stage cam makes no classes"),
+        (("--json", "."), 2, "--json . is a folder"),
+        (("--stage", "inter_pixel_label", "--weights", "x"), 2, "has no network of its own"),
         (("OUTPUT_DIR", "{out}/untrained"), 1, "no trained weights"),
     ],
 )
@@ -142,12 +147,43 @@ def test_errors_are_sentences(irnet, tmp_path, capsys, words, code, said):
     assert said in capsys.readouterr().err
 
 
-def test_overrides_after_a_list_are_pointed_out(capsys):
-    words = ["--config-file", "x", "--output", "y", "--input", "a.png", "MODEL.DEVICE", "cpu"]
+@pytest.mark.parametrize("key", ["MODEL.DEVICE", "cam.MODEL.DEVICE", "OUTPUT_DIR", "cam.SEED"])
+def test_overrides_after_a_list_are_pointed_out(key, capsys):
+    words = ["--config-file", "x", "--output", "y", "--input", "a.png", key, "cpu"]
     with pytest.raises(SystemExit) as end:
         demo(words)
     assert end.value.code == 2
-    assert "MODEL.DEVICE follows --input" in capsys.readouterr().err
+    assert f"{key} follows --input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["IMG_0001.JPG", "DSC00012.JPEG", "TEST.JPG"])
+def test_names_of_cameras_are_no_overrides(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photograph(tmp_path / name)
+    assert demo(["--config-file", "none.yaml", "--output", "y", "--input", name]) == 2
+    assert "no config file" in capsys.readouterr().err
+
+
+def test_a_detector_makes_all_that_is_shown():
+    """Also below the threshold that it was evaluated with."""
+    cfg = get_wsis_cfg()
+    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST > 0.01
+    assert _with_threshold(cfg, 0.01).MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.01
+
+
+def test_instances_that_score_too_low_are_left_out():
+    arrays = {
+        "classes": np.array([0, 1, 2]),
+        "scores": np.array([0.9, 0.0, 0.4], np.float32),
+        "masks": np.eye(3, dtype=bool)[:, None],
+        "boundary": np.zeros((3, 3)),
+    }
+    for min_score, classes in ((0.0, [0, 2]), (0.4, [0, 2]), (0.5, [0]), (1.0, [])):
+        kept = _above(arrays, min_score)
+        assert kept["classes"].tolist() == classes
+        assert np.array_equal(kept["masks"], np.eye(3, dtype=bool)[classes, None])
+        assert kept["boundary"].shape == (3, 3)
+    assert _above({"boundary": arrays["boundary"]}, 0.5).keys() == {"boundary"}
 
 
 def test_peak_heights(overrides, capsys):

@@ -95,6 +95,8 @@ def test_given_boxes_stand_beside_pseudo_labels(run):
     read_run(path.parent)
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 3 * 480 + 2 * 8
     assert draw(run, "predictions", path.parent)["im0"] == 3 * 480 + 2 * 8
+    # photographs alone: what the method was given is not known, and no empty panel says so
+    assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
 
 
 def test_boxes_without_masks(run):

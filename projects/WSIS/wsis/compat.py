@@ -100,9 +100,9 @@ def apply() -> bool:
         return False
     from pycocotools.cocoeval import COCOeval
 
-    sys.modules["detectron2._C"] = detectron2._C = MissingOps("detectron2._C")
     _restore_old_names()
     _hush()
+    sys.modules["detectron2._C"] = detectron2._C = MissingOps("detectron2._C")
     # COCOEvaluator's default is the compiled evaluator; pycocotools gives the same figures.
     _stand_in("detectron2.evaluation.fast_eval_api", COCOeval_opt=COCOeval)
     return True
@@ -118,7 +118,11 @@ class _FirstImport:
         """Called for every module that is about to be imported."""
         if self.waiting and name.startswith("detectron2."):
             self.waiting = False
-            apply()
+            try:
+                apply()
+            except BaseException:  # such as a package that is missing: the next import tries again
+                self.waiting = True
+                raise
 
 
 def apply_on_import() -> None:

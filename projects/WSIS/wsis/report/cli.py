@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -60,7 +61,9 @@ the image's tags beside those of all other classes, and the thresholds that sepa
 MODEL.PEAK_CLASSIFIER.PEAK_THRESHOLD lies on the scale of the training: the paper's 30 suits its own
 only. No peak is back-propagated here, so this takes one forward pass for each image.
 """
-_CONFIG_KEY = re.compile(r"([a-z]\w*\.)?([A-Z][A-Z0-9_]*\.)+[A-Z0-9_]+|OUTPUT_DIR|SEED")
+_CONFIG_KEY = re.compile(
+    r"([a-z]\w*\.)?((DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST|WSIS)(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED)"
+)
 
 
 def _parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -85,10 +88,14 @@ def _run(work: Callable[[], None]) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _is_config_key(word: str) -> bool:
+    """Whether a word is a key of the configs and not the name of a file, such as IMG_0001.JPG."""
+    return _CONFIG_KEY.fullmatch(word) is not None and not os.path.lexists(word)
 
 
 def report_parser() -> argparse.ArgumentParser:
@@ -222,7 +229,7 @@ def demo(argv: Sequence[str] | None = None) -> int:
     parser = demo_parser()
     args = parser.parse_intermixed_args(argv)
     for name in ("input", "tags"):
-        key = next(filter(_CONFIG_KEY.fullmatch, getattr(args, name) or ()), None)
+        key = next(filter(_is_config_key, getattr(args, name) or ()), None)
         if key is not None:
             parser.error(
                 f"{key} follows --{name}, which takes it; put KEY VALUE after --output DIR"

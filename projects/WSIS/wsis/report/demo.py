@@ -37,6 +37,7 @@ from wsis.visualization.panels import photo_panel
 Record = dict[str, Any]
 _COLUMNS = 4
 _CONFIDENT = 0.5  # as Detectron2's demo
+_OF_INSTANCES = (*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_peaks")
 
 
 def is_detector(stage: Stage) -> bool:
@@ -117,6 +118,7 @@ class Demo:
         min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
 
     Raises:
+        UsageError: weights for a stage without a network.
         WSISError: it is not trained.
     """
 
@@ -154,6 +156,8 @@ class Demo:
         stage, cfg = planned.stage, planned.cfg
         if is_detector(stage):
             return self._detector(planned, weights)
+        if weights is not None and isinstance(stage, DeriveStage):
+            raise UsageError(f"--weights: stage {planned.name} has no network of its own")
         products = self._products(planned)
         if isinstance(stage, DeriveStage):
             return lambda: stage.function(
@@ -180,18 +184,18 @@ class Demo:
                 "scores": found.scores.numpy(),
                 "boxes": found.pred_boxes.tensor.numpy(),
             }
-            keep = arrays["scores"] >= self.min_score
-            if "image_labels" in self._record:
-                keep &= np.isin(arrays["classes"], self._record["image_labels"])
             if found.has("pred_masks"):
                 arrays["masks"] = found.pred_masks.numpy().astype(bool)
+            if "image_labels" not in self._record:
+                return arrays
+            keep = np.isin(arrays["classes"], self._record["image_labels"])
             return {name: values[keep] for name, values in arrays.items()}
 
         return detect
 
     @torch.no_grad()
     def run(self, record: Record) -> dict[str, np.ndarray]:
-        """The stage's artifact of a photograph.
+        """The stage's artifact of a photograph, without instances that score too low.
 
         Args:
             record: ``file_name``, ``image_key``, ``height``, ``width`` and, where the classes in it
@@ -200,7 +204,7 @@ class Demo:
         self._record = record
         for fresh in self._fresh.values():
             fresh.forget()
-        return {name: np.asarray(value) for name, value in self._make().items()}
+        return _above({k: np.asarray(v) for k, v in self._make().items()}, self.min_score)
 
     def class_ids(self, names: Sequence[str]) -> list[int]:
         """Class ids of tags.
@@ -228,12 +232,26 @@ class Demo:
 
 
 def _with_threshold(cfg: CfgNode, min_score: float) -> CfgNode:
-    """No mask is made of what is not shown."""
+    """A detector makes what is shown, as in Detectron2's demo: no less, and no masks in vain."""
     cfg = cfg.clone()
     cfg.defrost()
     for node in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
-        node.SCORE_THRESH_TEST = max(node.SCORE_THRESH_TEST, min_score)
+        node.SCORE_THRESH_TEST = min_score
     return cfg
+
+
+def _above(arrays: dict[str, np.ndarray], min_score: float) -> dict[str, np.ndarray]:
+    """An artifact without the instances that score less, where it has instances."""
+    if not _has_instances(arrays):
+        return arrays
+    # a stage gives score 0 to what it rejects
+    keep = (arrays["scores"] >= min_score) & (arrays["scores"] > 0)
+    return {k: v[keep] if k in _OF_INSTANCES else v for k, v in arrays.items()}
+
+
+def _has_instances(arrays: Arrays) -> bool:
+    """Whether an artifact has instances; a detector of boxes alone has no masks."""
+    return INSTANCE_ARRAYS - {"masks"} <= set(arrays)
 
 
 def save_figure(pictures: Sequence[Picture], path: Path) -> None:
@@ -293,13 +311,19 @@ def draw(args: argparse.Namespace) -> None:
     demo = Demo(pipeline, planned, weights=weights, min_score=args.confidence_threshold)
     tags = {} if args.tags is None else {"image_labels": demo.class_ids(args.tags)}
     folder, records = Path(args.output), _records(names)
+    if args.json is not None and Path(args.json).is_dir():
+        raise UsageError(f"--json {args.json} is a folder; name a file in it")
     folder.mkdir(parents=True, exist_ok=True)
 
     def show(record: Record) -> Mapping[str, Any]:
         arrays = demo.run(record | tags)
         target = folder / f"{record['image_key']}.{planned.name}.png"
-        demo.save_picture(record, arrays, target)
-        sys.stdout.write(f"{target}{_counted(arrays, demo.min_score)}\n")
+        try:
+            demo.save_picture(record, arrays, target)
+        except OSError as error:
+            reason = error.strerror or error
+            raise WSISError(f"cannot write {target} ({reason}); choose --output") from None
+        sys.stdout.write(f"{target}{_counted(arrays)}\n")
         return arrays
 
     if args.json is None:
@@ -309,11 +333,11 @@ def draw(args: argparse.Namespace) -> None:
     _write_json(Path(args.json), records, show, demo)
 
 
-def _counted(arrays: Arrays, min_score: float) -> str:
+def _counted(arrays: Arrays) -> str:
     """ ": 3 instances", nothing where the stage makes none."""
-    if not INSTANCE_ARRAYS - {"masks"} <= set(arrays):
+    if not _has_instances(arrays):
         return ""
-    count = int((arrays["scores"] >= min_score).sum())
+    count = len(arrays["scores"])
     return f": {count or 'no'} instance{'' if count == 1 else 's'}"
 
 

@@ -55,11 +55,14 @@ def draw_weak(scene: Scene, *, boxes: bool = True, points: bool = True) -> Pictu
 def draw_given(scene: Scene, level: str) -> list[Picture]:
     """The boxes or points that a method was given; nothing where it had tags alone.
 
+    Nothing either where the image's record has none, as in a folder of images.
+
     Args:
         scene: the image.
         level: of `given_level`.
     """
-    if not level:
+    key = {"box": "bbox", "point": "point"}.get(level)
+    if not any(key in annotation for annotation in scene.record.get("annotations", ())):
         return []
     panel = draw_weak(scene, boxes=level == "box", points=level == "point").panel
     return [Picture(panel, f"given {'boxes' if level == 'box' else 'points'}")]
