@@ -6,11 +6,11 @@ made from the pictures, by the same tool as for any data set.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
+from wsis.data.root import datasets_root
 from wsis.data.shapes_files import ShapesArguments, write_shapes
 from wsis.errors import run_command
 
@@ -21,7 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    root = datasets_root()
     parser.add_argument(
         "--output",
         type=Path,

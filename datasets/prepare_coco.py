@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from wsis.data.root import datasets_root
+
 IMAGES = {"2017": {"train": 118287, "val": 5000}, "2014": {"train": 82783, "val": 40504}}
 
 
@@ -18,7 +20,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    root = datasets_root()
     parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
     parser.add_argument("--year", choices=sorted(IMAGES), default="2017")
     return parser.parse_args(arguments)

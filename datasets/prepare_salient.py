@@ -12,7 +12,6 @@ From COCO come images in which one object covers 5 to 60 % and all others togeth
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import zlib
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 from wsis.data.checks import load_json
 from wsis.data.files import atomic_write
+from wsis.data.root import datasets_root
 from wsis.errors import DataError, run_command
 
 
@@ -116,7 +116,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if not 0 <= given.val_share < 1:
         parser.error(f"--val-share {given.val_share} is not from 0 to below 1")
     if given.duts:
-        root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "DUTS"
+        root = datasets_root() / "DUTS"
         folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
         given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
         given.list = root / "duts_tr_single.txt"

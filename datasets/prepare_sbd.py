@@ -8,12 +8,12 @@ VOC2012; images that have VOC masks keep those. A rerun does only what is missin
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 from wsis.data.download import download, extract_tar, verify_md5
+from wsis.data.root import datasets_root
 from wsis.errors import DataError, run_command
 
 NAME = "benchmark.tgz"
@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    root = datasets_root()
     parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
     parser.add_argument("--sbd", type=Path, help="default: <root>/SBD/dataset")
     parser.add_argument("--archive", type=Path, help=f"where {NAME} lies already")

@@ -6,12 +6,12 @@ Downloads it only with --download (1.9 GB); an interrupted download goes on wher
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 from wsis.data.download import download, extract_tar, verify_md5
+from wsis.data.root import datasets_root
 from wsis.errors import DataError, run_command
 
 NAME = "VOCtrainval_11-May-2012.tar"
@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    root = datasets_root()
     parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
     parser.add_argument("--archive", type=Path, help=f"where {NAME} lies already")
     parser.add_argument("--download", action="store_true", help="download the archive if needed")

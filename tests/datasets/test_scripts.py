@@ -38,6 +38,15 @@ def test_help(name, capsys):
     assert "usage" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["prepare_voc", "prepare_sbd", "prepare_coco", "prepare_salient"])
+def test_scripts_look_where_the_data_sets_are_read(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    salient = name == "prepare_salient"
+    given = script(name).parse(["--duts"] if salient else [])
+    assert (given.list.parents[1] if salient else given.root) == tmp_path / "data"
+
+
 def test_make_shapes(tmp_path, capsys):
     main = script("make_shapes").main
     small = ["--train", "2", "--val", "1", "--salient", "1", "--size", "40", "--quiet", "--output"]

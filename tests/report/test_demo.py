@@ -112,7 +112,7 @@ def test_mask_rcnn_on_photographs(irnet, tmp_path, capsys):
         )
         == 0
     )
-    assert said.count("instance") and f"{len(content['annotations'])} instances in 2" in said
+    assert f"found.json: {len(content['annotations'])} instances in 2 images" in said
     assert demo([*arguments, "--confidence-threshold", "1.1"]) == 0
     assert capsys.readouterr().out.count(": no instances") == 2
 

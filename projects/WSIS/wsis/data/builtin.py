@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.artifacts import check_key
 from wsis.data.coco import load_coco_dataset
+from wsis.data.root import datasets_root
 from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
 from wsis.data.supervision import SUPERVISIONS
@@ -28,11 +29,6 @@ _VOC_SPLITS = {
     "2012": ("train", "val", "trainval", "trainaug"),
     "2007": ("train", "val", "trainval", "test"),
 }
-
-
-def datasets_root() -> Path:
-    """Where data sets lie: ``DETECTRON2_DATASETS``, default ``datasets``."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
