@@ -84,7 +84,9 @@ def next_steps(options: argparse.Namespace) -> str:
     source = [what, str(where)]
     if options.dataset and options.config_file:
         source += ["--config-file", options.config_file]
-    config = options.config_file or "PIPELINE.yaml"  # one of the same images, which we do not know
+    kind = (options.dataset or "").partition("_")[0]
+    ours = f"configs/prm_{kind}.yaml" if kind in ("coco", "shapes", "voc") else "PIPELINE.yaml"
+    config = options.config_file or ours
     look = ["python tools/visualize.py proposals", shlex.quote(str(options.output))]
     look += [*map(shlex.quote, source), "--output pictures"]
     root = shlex.quote(str(options.output))

@@ -78,6 +78,7 @@ def labels_of(output):
 def test_unbroken_run_ends_with_figures_for_every_product(finished):
     output, said = finished
     metrics = json.loads((output / "metrics.json").read_text())
+    assert json.loads((output / "pipeline.json").read_text()) == [*KILLS]
     measured = {(entry["stage"], entry["protocol"]) for entry in metrics["stages"]}
     stages = {stage for stage, _ in measured}
     assert {"classifier", "cam", "inter_pixel_label", "instances", "mask_rcnn"} <= stages

@@ -61,6 +61,21 @@ def test_make_shapes(tmp_path, capsys):
     assert "cannot be read or written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (("--dataset", "voc_2012_train_instance"), "configs/prm_voc.yaml"),
+        (("--dataset", "shapes_train"), "configs/prm_shapes.yaml"),
+        (("--images", "my photos"), "PIPELINE.yaml"),  # the user's own, unknown to us
+        (("--dataset", "birds", "--config-file", "birds.yaml"), "birds.yaml"),
+    ],
+)
+def test_proposals_are_used_by_a_pipeline_of_their_images(words, config):
+    module = script("make_proposals")
+    said = module.next_steps(module.parse([*words, "--output", "p"]))
+    assert f"--config-file {config} WSIS.PROPOSALS.FORMAT npz WSIS.PROPOSALS.ROOT p" in said
+
+
 def test_make_proposals(tmp_path, capsys, monkeypatch):
     tree = tmp_path / "shapes"
     small = ["--train", "2", "--val", "1", "--salient", "1", "--size", "64", "--quiet"]

@@ -241,7 +241,8 @@ class TransposedConvolution:
         if self.groups > 1:
             return F.conv2d(data, self.flipped, groups=self.groups)
         made = F.linear(data.permute(0, 2, 3, 1), self.flipped.flatten(1))
-        return made.permute(0, 3, 1, 2)
+        # on a CPU it lies so already; convolutions on a GPU take the layout of what they are given
+        return made.permute(0, 3, 1, 2).contiguous(memory_format=map_layout(data.device))
 
     def _crop(self, axis: int, data: Tensor) -> Size:
         """Cells to leave out at both borders, to add at the end: where windows are whole maps."""
