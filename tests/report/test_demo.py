@@ -1,6 +1,7 @@
 """PRM without proposals end to end on tiny shapes, and the commands that use what it trained."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,9 @@ def test_mask_rcnn_on_photographs(irnet, tmp_path, capsys):
         )
         == 0
     )
-    assert f"found.json: {len(content['annotations'])} instances in 2 images" in said
+    drawn = sum(int(count) for count in re.findall(r"\.png: (\d+) instance", said))
+    assert drawn == len(content["annotations"])
+    assert f"found.json: {drawn} instances in 2 images" in said
     assert demo([*arguments, "--confidence-threshold", "1.1"]) == 0
     assert capsys.readouterr().out.count(": no instances") == 2
 
@@ -136,7 +139,9 @@ def test_any_stage_of_a_photograph(irnet, tmp_path, capsys):
         (("--tags", "unicorn"), 2, "there is no class 'unicorn'"),
         (("--stage", "cam", "--json", "{out}/x.json"), 2, "stage cam makes no classes"),
         (("--json", "."), 2, "--json . is a folder"),
-        (("--stage", "inter_pixel_label", "--weights", "x"), 2, "has no network of its own"),
+        (("--stage", "inter_pixel_label", "--weights", __file__), 2, "has no network of its own"),
+        (("--weights", "x.pth"), 1, "--weights x.pth names no file"),
+        (("--weights", __file__), 1, "is not a plain PyTorch state dict of tensors; save"),
         (("OUTPUT_DIR", "{out}/untrained"), 1, "no trained weights"),
     ],
 )

@@ -105,10 +105,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"no weight file {path}") from None
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError as error:  # PyTorch's own words advise to run the file's code
         raise DataError(
-            f"{path} is not a plain PyTorch state dict of tensors ({_first_line(error)}); save "
-            "model.state_dict() with torch.save and give that file"
+            f"{path} is not a plain PyTorch state dict of tensors; save model.state_dict() with "
+            "torch.save and give that file"
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as a weight file: {_first_line(error)}") from error

@@ -308,6 +308,8 @@ def draw(args: argparse.Namespace) -> None:
     pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.opts])
     planned = choose_stage(pipeline, args.stage)
     weights = Path(args.weights) if args.weights else None
+    if weights is not None and not weights.is_file():
+        raise DataError(f"--weights {weights} names no file")
     demo = Demo(pipeline, planned, weights=weights, min_score=args.confidence_threshold)
     tags = {} if args.tags is None else {"image_labels": demo.class_ids(args.tags)}
     folder, records = Path(args.output), _records(names)
@@ -349,7 +351,8 @@ def _write_json(
         missing = INSTANCE_ARRAYS - set(arrays)
         if missing:
             raise UsageError(f"--json: stage {demo.planned.name} makes no {min(missing)}")
-        return {name: arrays[name] for name in INSTANCE_ARRAYS}
+        # with a detector's boxes all that it finds is written, also what has no mask
+        return {name: arrays[name] for name in (*INSTANCE_ARRAYS, "boxes") if name in arrays}
 
     info = {"description": f"made by stage {demo.planned.name}", "versions": package_versions()}
     try:
