@@ -37,7 +37,7 @@ from wsis.visualization.panels import photo_panel
 Record = dict[str, Any]
 _COLUMNS = 4
 _CONFIDENT = 0.5  # as Detectron2's demo
-_OF_INSTANCES = (*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_peaks")
+_OF_INSTANCES = {*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_peaks", "proposals"}
 
 
 def is_detector(stage: Stage) -> bool:
