@@ -53,6 +53,20 @@ def test_usage_errors_come_at_once(tmp_path):
     assert "--no-such-option" in done.stderr or "--config-file" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "wrong", "said"),
+    [
+        ("tools/report.py", "--images", "0", "'0' is no whole number above 0"),
+        ("tools/report.py", "--min-score", "high", "'high' is no finite number"),
+        ("tools/demo.py", "--confidence-threshold", "nan", "'nan' is no finite number"),
+    ],
+)
+def test_numbers_that_are_none(command, option, wrong, said, tmp_path):
+    done = call(command, option, wrong, tmp_path=tmp_path)
+    assert done.stdout.splitlines() == ["code 2", "heavy []"]
+    assert said in done.stderr
+
+
 COMPAT = """
 import sys
 import wsis

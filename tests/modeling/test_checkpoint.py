@@ -160,3 +160,20 @@ def test_detectron2_pickle(tmp_path):
         pickle.dump(data | {"__author__": "test"}, stream)
     load_weights(module, str(tmp_path / "m.pkl"))
     assert module[0].weight.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("shape", [None, (2, 2)])
+def test_a_detectron2_pickle_that_does_not_fit(tmp_path, shape):
+    module = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
+    data = {k: v.detach().numpy().copy() for k, v in module.named_parameters()}
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps({"model": data, "__author__": "test"}))
+    load_weights(module, str(path), strict=True)  # buffers may be missing
+    if shape is None:
+        del data["0.weight"]
+    else:
+        data["0.weight"] = np.ones(shape, np.float32)
+    path.write_bytes(pickle.dumps({"model": data, "__author__": "test"}))
+    with pytest.raises(DataError, match=r"m.pkl does not fit Sequential: 0.weight is missing"):
+        load_weights(module, str(path), strict=True)
+    load_weights(module, str(path))

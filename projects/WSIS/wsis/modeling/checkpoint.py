@@ -246,7 +246,14 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadRe
     if "://" in path or path.endswith(".pkl"):
         if "://" not in path:
             _check_pickle(path)
+        untouched = _mark_weights(model) if strict else {}
         DetectionCheckpointer(model).load(path)
+        missing = [name for name, value in untouched.items() if value.isnan().any()]
+        if missing:
+            raise DataError(
+                f"{path} does not fit {type(model).__name__}: {missing[0]} is missing or of "
+                f"another shape, and {len(missing) - 1} more of {len(untouched)} weights"
+            )
         return LoadReport()
     state = _to_names_of(model, read_state_dict(path))
     own = model.state_dict()
@@ -265,6 +272,19 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadRe
     model.load_state_dict({k: state[k] for k in loaded}, strict=False)
     _log(path, report)
     return report
+
+
+def _mark_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Overwrite all weights, so that it shows which a checkpoint leaves alone.
+
+    Detectron2's checkpointer only logs what it could not match. Buffers keep their values: files
+    may lack those that the config gives, such as the mean colour.
+    """
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for value in weights.values():
+            value.fill_(torch.nan)
+    return weights
 
 
 def _log(path: str, report: LoadReport) -> None:

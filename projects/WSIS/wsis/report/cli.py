@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -93,6 +94,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return value
+
+
 def _is_config_key(word: str) -> bool:
     """Whether a word is a key of the configs and not the name of a file, such as IMG_0001.JPG."""
     return _CONFIG_KEY.fullmatch(word) is not None and not os.path.lexists(word)
@@ -122,7 +133,7 @@ def report_parser() -> argparse.ArgumentParser:
     )
     add(
         "--min-score",
-        type=float,
+        type=_finite,
         metavar="S",
         default=defaults.min_score,
         help=f"draw predictions that score at least this; default {defaults.min_score:g}",
@@ -158,7 +169,7 @@ def visualize_parser() -> argparse.ArgumentParser:
     add("--config-file", metavar="YAML", help="pipeline whose WSIS.DATASETS are made known")
     score = argparse.ArgumentParser(add_help=False)
     score.add_argument(
-        "--min-score", type=float, metavar="S", help="draw what scores at least this"
+        "--min-score", type=_finite, metavar="S", help="draw what scores at least this"
     )
     parser = _parser("visualize.py", _VISUALIZE, _VISUALIZE_EXAMPLES)
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -213,7 +224,7 @@ def demo_parser() -> argparse.ArgumentParser:
     add("--stage", metavar="NAME", help="the stage to show; default the last that makes instances")
     add(
         "--confidence-threshold",
-        type=float,
+        type=_finite,
         metavar="S",
         help="show instances that score at least this; default 0.5 of a Mask R-CNN, else 0",
     )
