@@ -23,8 +23,8 @@ def test_missing_file_names_the_next_command(script, tmp_path, capsys):
     assert "prepare_weights.py --name resnet50 --download" in capsys.readouterr().err
 
 
-def test_whole_and_damaged_files(script, tmp_path, capsys):
-    script["WEIGHTS"]["resnet50"] = name_of(b"weights")
+def test_whole_and_damaged_files(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(script["WEIGHTS"], "resnet50", name_of(b"weights"))
     path = tmp_path / name_of(b"weights")
     path.write_bytes(b"weights")
     assert script["main"](["--root", str(tmp_path)]) == 0
