@@ -17,6 +17,7 @@ from wsis.methods.cim.labels import (
     derive_point_clusters,
 )
 from wsis.methods.cim.stages import peaks_artifact
+from wsis.modeling.map_frame import MapFrame
 
 from tests.methods.cim.networks import boxes_as_masks
 
@@ -51,8 +52,12 @@ def test_clusters_of_peaks(regions, artifacts):
         "grid": torch.tensor([8, 8]),
         "maps": torch.zeros(2, 8, 8),
         "classes": torch.tensor([0, 1]),
+        "frame": MapFrame((24, 36), stride=4),
     }
     stored = peaks_artifact(output)
+    np.testing.assert_allclose(
+        stored["peak_places"], [[12.5 / 24, 12.5 / 36], [1.0, 4.5 / 36]], rtol=1e-6
+    )
     found = derive_peak_clusters(record(), artifacts | {"class_peaks": stored}, get_wsis_cfg())
     expected = cluster_proposals(regions, np.array([[9, 13], [18, 4]]), np.array([1, 0]))
     np.testing.assert_array_equal(found["ids"], expected.ids)

@@ -5,6 +5,7 @@ from detectron2.structures import BitMasks, ImageList
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, scaled_factors, smooth_map
+from wsis.modeling.map_frame import MapFrame
 from wsis.modeling.peak_classifier import PeakResponses
 
 SIZE = (24, 30)
@@ -30,6 +31,7 @@ def found_in(masks, classes, values):
         values=torch.tensor(values).float(),
         responses=responses,
         features={},
+        frame=MapFrame(SIZE, stride=4),
     )
 
 

@@ -31,20 +31,20 @@ def response_artifact(found: PeakResponses) -> dict[str, np.ndarray]:
 
     Returns:
         ``map_classes`` (K,) int64 and ``class_maps`` (K, h, w) float16, the class response maps of
-        the classes that have peaks; ``peaks`` (P, 3) int64 rows (class, y, x); ``peak_places``
-        (P, 2) float32, (y, x) as shares of the image; ``peak_values`` (P,) float32;
-        ``responses`` (P, h', w') float16, reduced, of maximum 1; ``candidates`` (Q, 2) float32,
-        class and value of every peak before the thresholds.
+        the classes that have peaks, in cells that tile the image; ``peaks`` (P, 3) int64 rows
+        (class, y, x); ``peak_places`` (P, 2) float32, (y, x) as shares of the image;
+        ``peak_values`` (P,) float32; ``responses`` (P, h', w') float16, reduced, of maximum 1;
+        ``candidates`` (Q, 2) float32, class and value of every peak before the thresholds.
     """
     classes = found.peaks[:, 0].unique()
     every = found.all_peaks
     values = found.class_maps[tuple(every.unbind(1))]
-    size = found.class_maps.new_tensor(found.class_maps.shape[1:])
+    shape = tuple(found.class_maps.shape[1:])
     kept = {
         "map_classes": classes.cpu().numpy(),
-        "class_maps": small_maps(found.class_maps[classes]),
+        "class_maps": small_maps(found.frame.on_image(found.class_maps[classes])),
         "peaks": found.peaks.cpu().numpy(),
-        "peak_places": ((found.peaks[:, 1:] + 0.5) / size).cpu().numpy().astype(np.float32),
+        "peak_places": found.frame.places(found.peaks[:, 1:], shape).cpu().numpy(),
         "peak_values": found.values.cpu().numpy().astype(np.float32),
     }
     if found.responses is not None:

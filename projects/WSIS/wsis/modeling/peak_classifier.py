@@ -23,6 +23,7 @@ from wsis.layers.peak_tape import Tape, record, refusal
 from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
 from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
+from wsis.modeling.map_frame import MapFrame
 from wsis.modeling.peak_options import check_options, parse_filter
 from wsis.modeling.pixels import PixelModule
 
@@ -39,6 +40,7 @@ class PeakResponses:
         values: (P,) class response at each of them.
         responses: (P, H, W) peak response maps, of sum 1; None where they were not asked for.
         features: the backbone's maps, (1, channels, h', w') each.
+        frame: where the class maps lie in the image.
     """
 
     scores: Tensor
@@ -48,6 +50,7 @@ class PeakResponses:
     values: Tensor
     responses: Tensor | None
     features: dict[str, Tensor]
+    frame: MapFrame
 
     @property
     def logits(self) -> Tensor:
@@ -292,7 +295,7 @@ class PeakClassifier(PixelModule):
         responses = None
         if back_propagate:
             responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
-        results = []
+        results, frame = [], self._frame(tuple(images.shape[2:]))
         for i in range(len(images)):
             own = chosen[:, 0] == i
             results.append(
@@ -304,9 +307,15 @@ class PeakClassifier(PixelModule):
                     values=peak_values(maps, chosen[own]),
                     responses=None if responses is None else responses[own],
                     features={name: value[i : i + 1] for name, value in features.items()},
+                    frame=frame,
                 )
             )
         return results
+
+    def _frame(self, size: tuple[int, int]) -> MapFrame:
+        stride = self.backbone.output_shape()[self.in_feature].stride
+        centre = getattr(self.backbone, "cell_centre", 0.0)
+        return MapFrame(size, stride, self.factor, centre)
 
     def _choose(
         self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[Sequence[int] | None]

@@ -48,7 +48,8 @@ class ClassPeaks(nn.Module):
         Returns:
             per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
             (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, ``maps``
-            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these; also
+            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these; the maps'
+            ``frame``; also
             ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM` gives them.
         """
         if self.training:
@@ -76,5 +77,6 @@ class ClassPeaks(nn.Module):
             maps = response.class_maps[present]
             found_here = {"peaks": peaks, "values": values, "grid": grid}
             found_here |= {"logits": response.logits, "scores": response.logits.sigmoid()}
-            results.append(found_here | {"maps": maps, "classes": present})
+            found_here |= {"maps": maps, "classes": present, "frame": response.frame}
+            results.append(found_here)
         return results

@@ -39,16 +39,18 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     Returns:
         ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells,
         their ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of
-        the image; ``class_maps`` (K, h, w) (see `compact`) of the tags ``map_classes`` (K,).
+        the image; ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the
+        tags ``map_classes`` (K,).
     """
     peaks = output["peaks"].cpu().numpy().astype(np.int64)
     grid = output["grid"].cpu().numpy().astype(np.int64)
+    places = output["frame"].places(output["peaks"][:, 1:], tuple(grid.tolist()))
     return {
         "peaks": peaks,
         "peak_values": output["values"].cpu().numpy().astype(np.float32),
-        "peak_places": ((peaks[:, 1:] + 0.5) / grid).astype(np.float32),
+        "peak_places": places.cpu().numpy(),
         "grid": grid,
-        "class_maps": compact(output["maps"]),
+        "class_maps": compact(output["frame"].on_image(output["maps"])),
         "map_classes": output["classes"].cpu().numpy().astype(np.int64),
     }
 

@@ -225,4 +225,5 @@ def _chosen(found: PeakResponses, places: Tensor) -> PeakResponses:
         values=found.values[places],
         responses=found.responses[places],
         features=found.features,
+        frame=found.frame,
     )

@@ -30,6 +30,8 @@ class VGG16(Backbone):
         in_channels: of the image.
     """
 
+    cell_centre = 0.5  # see `wsis.modeling.map_frame.MapFrame`: pooling without padding
+
     def __init__(
         self,
         out_features: Sequence[str] = ("conv5",),

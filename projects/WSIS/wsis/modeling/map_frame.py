@@ -1,0 +1,66 @@
+"""Where the cells of a network's maps lie in the image: only pictures ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MapFrame:
+    """The place of class maps that were enlarged corner to corner (`upsample_maps`).
+
+    Cell c of a padded network sees the pixels around c x stride. Drawn as the c-th part of the
+    image it would lie up to a cell too far to the right and down.
+
+    Attributes:
+        size: (H, W) of the image, pixels.
+        stride: of a cell before the enlargement, pixels.
+        factor: of the enlargement.
+        cell_centre: 0 where padding puts cell 0 at pixel 0; 0.5 where pooling without padding
+            puts it into the middle of the first ``stride`` pixels.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    factor: int = 1
+    cell_centre: float = 0.0
+
+    def places(self, cells: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(y, x) as shares of the image.
+
+        Args:
+            cells: (P, 2) rows and columns of maps of ``shape``.
+            shape: (h, w) of the enlarged maps.
+
+        Returns:
+            (P, 2) float32 in 0..1.
+        """
+        return torch.stack([self._shares(cells[:, a].float(), a, shape[a]) for a in (0, 1)], dim=1)
+
+    def _shares(self, cells: Tensor, axis: int, length: int) -> Tensor:
+        pixels = cells / self._enlargement(length) * self.stride
+        pixels = pixels + self.cell_centre * (self.stride - 1)
+        return ((pixels + 0.5) / self.size[axis]).clamp(0, 1)
+
+    def _enlargement(self, length: int) -> float:
+        """Enlarged cells to a cell, corner to corner."""
+        before = length // self.factor
+        return 1.0 if before < 2 else (length - 1) / (before - 1)
+
+    def on_image(self, maps: Tensor) -> Tensor:
+        """Maps (K, h, w) resampled to h x w cells that tile the image."""
+        grids = []
+        for axis in (0, 1):
+            length = maps.shape[1 + axis]
+            shares = (torch.arange(length, device=maps.device) + 0.5) / length
+            pixels = shares * self.size[axis] - 0.5 - self.cell_centre * (self.stride - 1)
+            cells = pixels / self.stride * self._enlargement(length)
+            grids.append(2 * cells / max(length - 1, 1) - 1)
+        rows, columns = torch.meshgrid(*grids, indexing="ij")
+        grid = torch.stack([columns, rows], dim=-1)[None].to(maps.dtype)
+        options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
+        return F.grid_sample(maps[None], grid, **options)[0] if len(maps) else maps
