@@ -64,6 +64,12 @@ def test_registration_reads_no_data_and_repeats(coco):
         register_user_datasets([entry | {"IMAGES": "elsewhere"}])
 
 
+def test_a_missing_folder_of_images_is_told_before_any_work(coco):
+    register_user_datasets([coco | {"IMAGES": "birds/imagez"}])
+    with pytest.raises(DataError, match=r"birds/imagez does not exist in .* change IMAGES of"):
+        get_dataset_dicts(NAMES[0])
+
+
 def test_a_missing_folder_of_ones_own_is_no_matter_of_voc(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": "photos", "SPLIT": "train"}

@@ -10,7 +10,7 @@ from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.report.cli import demo, peak_thresholds, visualize
-from wsis.report.demo import _above, _with_threshold
+from wsis.report.demo import _above, _strongest, _with_threshold
 
 from tests.tiny import PIPELINE, ROOT, tiny_overrides, train_net_here
 
@@ -174,6 +174,18 @@ def test_a_detector_makes_all_that_is_shown():
     cfg = get_wsis_cfg()
     assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST > 0.01
     assert _with_threshold(cfg, 0.01).MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.01
+
+
+def test_a_picture_shows_the_best_instances():
+    scores = np.random.default_rng(0).permutation(30) / 30
+    arrays = {"classes": np.arange(30), "scores": scores, "masks": np.zeros((30, 2, 2), bool)}
+    shown = _strongest(arrays | {"peaks": np.zeros((50, 3))})
+    assert sorted(shown["scores"]) == sorted(scores)[10:]
+    assert (np.diff(shown["classes"]) > 0).all()
+    assert len(shown["masks"]) == 20
+    assert len(shown["peaks"]) == 50
+    few = {name: value[:20] for name, value in arrays.items()}
+    assert _strongest(few) is few
 
 
 def test_instances_that_score_too_low_are_left_out():

@@ -68,7 +68,7 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
 
 def _require_places(entry: dict[str, Any]) -> None:
     """Say where a data set's own files belong, before a reader misses one of them."""
-    for key in ("ROOT", "JSON", "DETECTIONS", "MASKS", "LIST"):
+    for key in ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST"):
         path = Path(entry.get(key, "."))
         if not path.exists():
             counted = "" if path.is_absolute() else f" in {Path.cwd()}"

@@ -37,6 +37,7 @@ from wsis.visualization.panels import photo_panel
 Record = dict[str, Any]
 _COLUMNS = 4
 _CONFIDENT = 0.5  # as Detectron2's demo
+_MOST_DRAWN = 20  # instances in one picture of a stage that gives every candidate a score
 _OF_INSTANCES = {*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_peaks", "proposals"}
 
 
@@ -226,6 +227,7 @@ class Demo:
             with atomic_write(path) as stream:
                 Image.fromarray(drawn).save(stream, "PNG")
             return
+        arrays = _strongest(arrays)
         scene = Scene(record, image, self.classes, None, stage=self.planned.name)
         shown = [picture for view in views_of(arrays) for picture in view.draw(scene, arrays)]
         save_figure([Picture(photo_panel(image), "photograph"), *shown], path)
@@ -246,6 +248,14 @@ def _above(arrays: dict[str, np.ndarray], min_score: float) -> dict[str, np.ndar
         return arrays
     # a stage gives score 0 to what it rejects
     keep = (arrays["scores"] >= min_score) & (arrays["scores"] > 0)
+    return {k: v[keep] if k in _OF_INSTANCES else v for k, v in arrays.items()}
+
+
+def _strongest(arrays: Arrays) -> Arrays:
+    """An artifact with its best instances only, as many as a picture can show."""
+    if not _has_instances(arrays) or len(arrays["scores"]) <= _MOST_DRAWN:
+        return arrays
+    keep = np.sort(np.argsort(-arrays["scores"], kind="stable")[:_MOST_DRAWN])
     return {k: v[keep] if k in _OF_INSTANCES else v for k, v in arrays.items()}
 
 
@@ -325,7 +335,7 @@ def draw(args: argparse.Namespace) -> None:
         except OSError as error:
             reason = error.strerror or error
             raise WSISError(f"cannot write {target} ({reason}); choose --output") from None
-        sys.stdout.write(f"{target}{_counted(arrays)}\n")
+        sys.stdout.write(f"{target}{_counted(arrays, demo, tagged=bool(tags))}\n")
         return arrays
 
     if args.json is None:
@@ -335,12 +345,19 @@ def draw(args: argparse.Namespace) -> None:
     _write_json(Path(args.json), records, show, demo)
 
 
-def _counted(arrays: Arrays) -> str:
+def _counted(arrays: Arrays, demo: Demo, *, tagged: bool) -> str:
     """ ": 3 instances", nothing where the stage makes none."""
     if not _has_instances(arrays):
         return ""
     count = len(arrays["scores"])
-    return f": {count or 'no'} instance{'' if count == 1 else 's'}"
+    text = f": {count or 'no'} instance{'' if count == 1 else 's'}"
+    if is_detector(demo.planned.stage):
+        return text
+    if count > _MOST_DRAWN:
+        text += f", the best {_MOST_DRAWN} drawn (--confidence-threshold S shows fewer)"
+    if not count and not tagged:
+        text += " (--tags CLASS ... tells the stage which classes are there)"
+    return text
 
 
 def _write_json(
