@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 from wsis.data.proposals.formats import FORMATS
-from wsis.data.proposals.readers import find_proposals, read_proposals
+from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
 from wsis.data.rle import encode_mask
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
@@ -71,6 +71,7 @@ def test_unknown_formats_and_missing_files(tmp_path):
     with pytest.raises(DataError, match="expected superpixels and labels"):
         read_proposals(tmp_path / "c.mat")
     assert set(FORMATS) == {"auto", "npz", "mat", "prm", "rle"}
+    assert set(FORMATS) == {"auto", *_READERS}
 
 
 def long_runs(first, length):

@@ -142,13 +142,12 @@ def _digest_of_file(path: Path, mtime: int, size: int) -> str:
 
 
 _DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
-_OTHER_IMAGES = "images or labels of "
 
 
 def _changed_input(key: str, config: Mapping[str, Any]) -> str:
     if key == "images":
         names = [n for k in _DATASET_KEYS for n in config.get(k) or ()]
-        return f"{_OTHER_IMAGES}{', '.join(map(str, names)) or 'its data set'} have changed"
+        return f"images or labels of {', '.join(map(str, names)) or 'its data set'} have changed"
     return f"its input '{key}' has changed"
 
 
@@ -156,16 +155,17 @@ def describe_change(
     old: Manifest, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> str | None:
     """Say how the present config and inputs differ from those of ``old``; None if they do not."""
-    changes = []
+    changes, other_data_sets = [], False
     for key in sorted(old.config.keys() | config.keys()):
         before, now = old.config.get(key, "absent"), plain(config.get(key, "absent"))
         if before != now:
             changes.append(f"{key} was {before} and is {now}")
+            other_data_sets |= key in _DATASET_KEYS
     for key in sorted(old.inputs.keys() | inputs.keys()):
+        if key == "images" and other_data_sets:  # they have other images, of course
+            continue
         if old.inputs.get(key) != inputs.get(key):
             changes.append(_changed_input(key, config))
-    if any(change.startswith(_DATASET_KEYS) for change in changes):  # other images, of course
-        changes = [change for change in changes if not change.startswith(_OTHER_IMAGES)]
     if len(changes) > 3:
         changes[3:] = [f"and {len(changes) - 3} more"]
     return "; ".join(changes) or None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import InitVar, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -190,20 +191,22 @@ class TransposedConvolution:
     padding: Size
     dilation: Size
     groups: int
-    flipped: Tensor = field(init=False)
-    phases: Tensor | None = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def flipped(self) -> Tensor:
+        """Weights (Ci, Co / groups, kh, kw) of the convolution that is the gradient at stride 1."""
         out, per_group, *kernel = self.weight.shape
         grouped = self.weight.reshape(self.groups, out // self.groups, per_group, *kernel)
-        flipped = grouped.transpose(1, 2).flip(-1, -2)
-        layout = map_layout(self.weight.device)
-        self.flipped = flipped.reshape(-1, out // self.groups, *kernel)
-        self.flipped = self.flipped.contiguous(memory_format=layout)
-        self.weight = self.weight.contiguous(memory_format=layout)
-        self.phases = self._phases()
+        flipped = grouped.transpose(1, 2).flip(-1, -2).reshape(-1, out // self.groups, *kernel)
+        return flipped.contiguous(memory_format=map_layout(self.weight.device))
 
-    def _phases(self) -> Tensor | None:
+    @cached_property
+    def laid_out(self) -> Tensor:
+        """The weights as maps lie in memory."""
+        return self.weight.contiguous(memory_format=map_layout(self.weight.device))
+
+    @cached_property
+    def phases(self) -> Tensor | None:
         """Weights of a dense convolution whose channels are the phases of a strided one.
 
         Row s q + r of the result takes the weights s u + r: with the phases r as channels that is
@@ -268,7 +271,7 @@ class TransposedConvolution:
             )
         return F.conv_transpose2d(
             data,
-            self.weight,
+            self.laid_out,
             stride=self.stride,
             padding=crops,
             output_padding=extra,

@@ -42,9 +42,13 @@ class MapFrame:
         return torch.stack([self._shares(cells[:, a].float(), a, shape[a]) for a in (0, 1)], dim=1)
 
     def _shares(self, cells: Tensor, axis: int, length: int) -> Tensor:
-        pixels = cells / self._enlargement(length) * self.stride
-        pixels = pixels + self.cell_centre * (self.stride - 1)
+        pixels = cells / self._enlargement(length) * self.stride + self._first
         return ((pixels + 0.5) / self.size[axis]).clamp(0, 1)
+
+    @property
+    def _first(self) -> float:
+        """Pixel of cell 0."""
+        return self.cell_centre * (self.stride - 1)
 
     def _enlargement(self, length: int) -> float:
         """Enlarged cells to a cell, corner to corner."""
@@ -57,8 +61,8 @@ class MapFrame:
         for axis in (0, 1):
             length = maps.shape[1 + axis]
             shares = (torch.arange(length, device=maps.device) + 0.5) / length
-            pixels = shares * self.size[axis] - 0.5 - self.cell_centre * (self.stride - 1)
-            cells = pixels / self.stride * self._enlargement(length)
+            pixels = shares * self.size[axis] - 0.5
+            cells = (pixels - self._first) / self.stride * self._enlargement(length)
             grids.append(2 * cells / max(length - 1, 1) - 1)
         rows, columns = torch.meshgrid(*grids, indexing="ij")
         grid = torch.stack([columns, rows], dim=-1)[None].to(maps.dtype)

@@ -271,8 +271,6 @@ class PeakClassifier(PixelModule):
         found: list[PeakResponses | None] = [None] * len(images)
         for members in _by_size(images):
             batch = torch.stack([images[i] for i in members])
-            # as `record` lays them out: the same maps with and without back-propagation
-            batch = batch.contiguous(memory_format=map_layout(batch.device))
             given = [None if tags is None else tags[i] for i in members]
             with full_precision(batch.device):
                 made = self._respond(batch, given, back_propagate)
@@ -287,6 +285,8 @@ class PeakClassifier(PixelModule):
             tape = record(self._network, images, select=_first)
             raw, features = tape.made
         else:
+            # as `record` lays them out: the same maps with and without back-propagation
+            images = images.contiguous(memory_format=map_layout(images.device))
             raw, features = self._network(images)
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):

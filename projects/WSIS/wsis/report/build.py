@@ -84,11 +84,13 @@ class Report:
 
     def _note_changed_images(self, images: Images, runs: Sequence[RunFolder]) -> None:
         """Products of other images than these would be drawn on the wrong photographs."""
-        changed = []
-        for run in runs:
-            now = fingerprint(images.records, run.supervision)
-            if run.manifest.inputs.get("images", now) != now:
-                changed.append(run.name)
+        seen = {run.name: run.supervision for run in runs}
+        now = {level: fingerprint(images.records, level) for level in set(seen.values())}
+        changed = [
+            run.name
+            for run in runs
+            if run.manifest.inputs.get("images", now[seen[run.name]]) != now[seen[run.name]]
+        ]
         if changed:
             text = (
                 f"{images.title} has changed since {', '.join(changed)} ran: the pictures below do "

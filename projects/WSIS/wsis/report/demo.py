@@ -247,15 +247,18 @@ def _above(arrays: dict[str, np.ndarray], min_score: float) -> dict[str, np.ndar
     if not _has_instances(arrays):
         return arrays
     # a stage gives score 0 to what it rejects
-    keep = (arrays["scores"] >= min_score) & (arrays["scores"] > 0)
-    return {k: v[keep] if k in _OF_INSTANCES else v for k, v in arrays.items()}
+    return _chosen(arrays, (arrays["scores"] >= min_score) & (arrays["scores"] > 0))
 
 
 def _strongest(arrays: Arrays) -> Arrays:
     """An artifact with its best instances only, as many as a picture can show."""
     if not _has_instances(arrays) or len(arrays["scores"]) <= _MOST_DRAWN:
         return arrays
-    keep = np.sort(np.argsort(-arrays["scores"], kind="stable")[:_MOST_DRAWN])
+    return _chosen(arrays, np.sort(np.argsort(-arrays["scores"], kind="stable")[:_MOST_DRAWN]))
+
+
+def _chosen(arrays: Arrays, keep: np.ndarray) -> dict[str, np.ndarray]:
+    """An artifact with some of its instances: a mask or indices."""
     return {k: v[keep] if k in _OF_INSTANCES else v for k, v in arrays.items()}
 
 

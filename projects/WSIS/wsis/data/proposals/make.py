@@ -21,7 +21,7 @@ class ProposalSource:
     """Where proposals come from; called with a dataset dict it returns the artifact of an image.
 
     Attributes:
-        kind: "generate", or a format of `wsis.data.proposals.readers.FORMATS`.
+        kind: "generate", or a format of `wsis.data.proposals.formats.FORMATS`.
         root: folder of the files; not used by "generate".
         settings: of the generator; its ``max_count`` holds for files too.
     """

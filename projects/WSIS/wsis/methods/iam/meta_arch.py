@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -217,13 +218,9 @@ class IAM(nn.Module):
 
 def _chosen(found: PeakResponses, places: Tensor) -> PeakResponses:
     """The same image with some of its peaks."""
-    return PeakResponses(
-        scores=found.scores,
-        class_maps=found.class_maps,
-        all_peaks=found.all_peaks,
+    return replace(
+        found,
         peaks=found.peaks[places],
         values=found.values[places],
         responses=found.responses[places],
-        features=found.features,
-        frame=found.frame,
     )
