@@ -57,7 +57,7 @@ def test_registration_reads_no_data_and_repeats(coco):
 
 def test_a_missing_folder_of_images_is_told_before_any_work(coco):
     register_dataset(coco | {"IMAGES": "birds/imagez"})
-    with pytest.raises(DataError, match=r"birds/imagez does not exist in .* change IMAGES of"):
+    with pytest.raises(DataError, match=r"birds/imagez does not exist in .* correct IMAGES of"):
         get_dataset_dicts(NAMES[0])
 
 

@@ -54,7 +54,8 @@ def test_stages_name_mappers_and_keys_that_exist():
 
 def test_every_key_of_the_method_makes_some_stage_stale():
     names = ("inter_pixel_label", "relation_network", "displacement_mean", "instances")
-    used = {key for name in (*names, "semantic_labels") for key in get_stage(name).config_keys}
+    stages = [get_stage(name) for name in (*names, "semantic_labels")]
+    used = {key for stage in stages for key in (*stage.config_keys, *stage.config)}
     cfg = get_wsis_cfg()
     assert {f"MODEL.IRNET.{key}" for key in cfg.MODEL.IRNET} == used
 
