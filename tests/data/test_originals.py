@@ -14,8 +14,8 @@ from wsis.data.originals import (
     read_irnet_instances,
     read_pickled_dict,
 )
-from wsis.data.rle import decode_rle
 from wsis.errors import DataError
+from wsis.layers.run_lengths import decode_rle
 
 
 def cam_dict(height=9, width=14):

@@ -16,8 +16,8 @@ from wsis.data.pseudo_labels import (
     validate_pseudo_labels,
     write_pseudo_labels,
 )
-from wsis.data.rle import decode_rle
 from wsis.errors import DataError
+from wsis.layers.run_lengths import decode_rle
 
 CLASSES = ("robin", "wren", "owl")
 

@@ -84,7 +84,7 @@ def case(tmp_path):
     image[5:20, 5:20] = 200
     Image.fromarray(image).save(tmp_path / "a.png")
     masks = [mask(5, 5, 20, 20), mask(30, 10, 45, 30)]
-    from wsis.data.rle import encode_mask
+    from wsis.layers.run_lengths import encode_mask
 
     boxes = [[5, 5, 20, 20], [30, 10, 45, 30]]
     annotations = [

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.pseudo_labels import write_pseudo_labels
-from wsis.data.rle import encode_mask
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.cam import cam_components
 from wsis.evaluation.registry import evaluate_product
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+from wsis.layers.run_lengths import encode_mask
 
 from tests.evaluation.cases import random_pair
 from tests.evaluation.sharding import run_sharded

@@ -7,10 +7,11 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.coco import encode_rle, xywh_of_masks
+from wsis.evaluation.coco import xywh_of_masks
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+from wsis.layers.run_lengths import encode_mask
 
 from tests.evaluation.cases import random_pair
 from tests.evaluation.sharding import run_sharded
@@ -154,7 +155,7 @@ def boxed_records(pairs, *, masks):
                 area = int(mask.sum())
                 one = {"category_id": int(number), "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
                 if index in masks:
-                    one["segmentation"] = encode_rle(mask[None])[0]
+                    one["segmentation"] = encode_mask(mask)
                 record["annotations"].append(one | {"area": area})
     return records
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from wsis.data.originals import read_irnet_export
 from wsis.data.pseudo_labels import write_pseudo_labels
-from wsis.data.rle import decode_rle
+from wsis.layers.run_lengths import decode_rle
 
 
 @pytest.fixture

@@ -6,12 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsis.layers.masks import (
+    box_iou,
+    droppers,
+    iou_of_areas,
     mask_areas,
     mask_boxes,
-    mask_containment,
     mask_intersection,
     mask_iou,
     mask_nms,
+    stays,
 )
 
 
@@ -35,7 +38,6 @@ def test_worked_values():
     assert mask_areas(b).tolist() == [3, 2, 0]
     assert mask_intersection(a, b).tolist() == [[1, 2, 0], [0, 0, 0]]
     assert mask_iou(a, b).tolist() == [[0.25, 1, 0], [0, 0, 0]]
-    assert mask_containment(a, b).tolist() == [[1 / 3, 1, 0], [0, 0, 0]]
     assert mask_boxes(a).tolist() == [[0, 0, 2, 1], [0, 0, 0, 0]]
     assert mask_boxes(b).tolist() == [[0, 0, 2, 2], [0, 0, 2, 1], [0, 0, 0, 0]]
 
@@ -53,12 +55,6 @@ def test_agrees_with_plain_loops(seed, counts, size, max_bytes):
     np.testing.assert_allclose(iou.numpy(), slow_iou(a, b), atol=1e-12)
     assert torch.equal(iou, mask_iou(b, a).T)
     assert bool(((iou >= 0) & (iou <= 1)).all())
-    contained = mask_containment(a, b)
-    for i in range(len(a)):
-        for j in range(len(b)):
-            area = int(b[j].sum())
-            expected = int((a[i] & b[j]).sum()) / area if area else 0.0
-            assert float(contained[i, j]) == pytest.approx(expected, abs=1e-12)
 
 
 @given(seed=st.integers(0, 1 << 16), size=st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -107,3 +103,31 @@ def test_suppression_by_hand():
 def test_boxes_stay_on_their_device():
     masks = torch.zeros(2, 4, 5, dtype=torch.bool, device="meta")
     assert mask_boxes(masks).device == masks.device
+
+
+def test_iou_from_counts_of_pairs_and_of_all_combinations():
+    areas, others = np.array([4, 0]), np.array([2, 0])
+    assert iou_of_areas(np.array([2.0, 0.0]), areas, others).tolist() == [0.5, 0]
+    table = iou_of_areas(np.array([[2.0, 0], [0, 0]]), areas[:, None], others[None, :])
+    assert table.tolist() == [[0.5, 0], [0, 0]]
+    assert iou_of_areas(np.array([1.0]), areas[:1], others[:1], epsilon=1.0)[0] == 1 / 6
+
+
+def test_boxes_by_hand():
+    a = np.array([[0.0, 0, 2, 2], [1, 1, 1, 1]])
+    b = np.array([[1.0, 0, 3, 2], [1, 1, 1, 1], [5, 5, 6, 6]])
+    assert box_iou(a, b).tolist() == [[1 / 3, 0, 0], [0, 0, 0]]
+
+
+@given(seed=st.integers(0, 1 << 16), count=st.integers(0, 8))
+@settings(max_examples=40, deadline=None)
+def test_who_drops_whom(seed, count):
+    rivals = np.random.default_rng(seed).random((count, count)) < 0.3
+    expected, kept = [], []
+    for item in range(count):
+        better = [k for k in kept if rivals[k, item]]
+        expected.append(better[0] if better else item)
+        if not better:
+            kept.append(item)
+    assert droppers(rivals).tolist() == expected
+    assert stays(droppers(rivals)).tolist() == kept

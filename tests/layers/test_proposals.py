@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from wsis.layers.proposals import ProposalSettings, propose_segments, suppress
-from wsis.layers.region_overlap import overlap_with_masks, region_iou
+from wsis.layers.region_overlap import overlap_with_masks
 
 from tests.layers.test_superpixels import blocks
 
@@ -37,10 +37,10 @@ def test_settings():
     few, scores = propose_segments(image, settings=ProposalSettings(max_count=7))
     assert len(few) == len(scores) == 7
     apart, _ = propose_segments(image, settings=ProposalSettings(nms_threshold=0.5))
-    overlap = region_iou(apart) - np.eye(len(apart))
+    overlap = overlap_with_masks(apart, apart.decode()) - np.eye(len(apart))
     assert overlap.max() <= 0.5
     different, _ = propose_segments(image, settings=ProposalSettings(nms_threshold=1, max_count=0))
-    assert ((region_iou(different) == 1).sum(axis=1) == 1).all()
+    assert ((overlap_with_masks(different, different.decode()) == 1).sum(axis=1) == 1).all()
     large, _ = propose_segments(image, settings=ProposalSettings(min_area=500))
     assert large.areas.min() >= 500
 

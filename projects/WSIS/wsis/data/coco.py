@@ -26,8 +26,8 @@ from wsis.data.checks import (
     short,
 )
 from wsis.data.images import MAX_PIXELS, read_image_size
-from wsis.data.rle import RLE, check_rle, polygons_to_rle, rle_box
 from wsis.errors import DataError
+from wsis.layers.run_lengths import RLE, check_rle, polygons_to_rle, rle_box
 
 Record = dict[str, Any]
 

@@ -11,7 +11,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode, Instances
-from pycocotools import mask as coco_mask
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.ground_truth import load_ground_truth
@@ -24,6 +23,7 @@ from wsis.data.mapper_base import (
 )
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError, UsageError
+from wsis.layers.run_lengths import decode_rle, encode_mask, rle_box
 
 
 def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
@@ -33,10 +33,10 @@ def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[st
     """
     annotations = []
     for mask, class_id in zip(masks, classes, strict=True):
-        run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        box = coco_mask.toBbox(run_lengths).tolist()
+        rle = encode_mask(mask)
+        box = rle_box(rle)
         if box[2] > 0:
-            annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "segmentation": run_lengths}
+            annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "segmentation": rle}
             annotations.append(annotation | {"category_id": int(class_id), "iscrowd": 0})
     return annotations
 
@@ -173,6 +173,6 @@ class InstanceMapper:
         masks = np.zeros((len(annotations), *instances.image_size), dtype=bool)
         for mask, annotation in zip(masks, annotations, strict=True):
             if annotation.get("ignore") is not None:
-                ignored = coco_mask.decode(annotation["ignore"])
+                ignored = decode_rle(annotation["ignore"]).view(np.uint8)
                 mask[:] = transforms.apply_segmentation(ignored).astype(bool)
         instances.gt_ignore_masks = BitMasks(torch.from_numpy(masks))

@@ -16,8 +16,8 @@ import numpy as np
 from wsis.data.checks import checked, integer, load_json, number, numbers, short
 from wsis.data.images import MAX_PIXELS
 from wsis.data.pickles import check_file_size, load_pickle
-from wsis.data.rle import encode_mask
 from wsis.errors import DataError
+from wsis.layers.run_lengths import encode_mask
 
 
 def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -28,9 +28,9 @@ import wsis
 from wsis.data.builtin import class_names as names_of_dataset
 from wsis.data.coco import CocoFile, ImageIndex, read_coco
 from wsis.data.files import atomic_write
-from wsis.data.rle import encode_mask, rle_area, rle_box
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError, WSISError
+from wsis.layers.run_lengths import encode_mask, rle_area, rle_box
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -26,6 +27,7 @@ from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.walk import CheckOptions, Results, Walk
+from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 
 logger = logging.getLogger(__name__)
 
@@ -61,26 +63,8 @@ def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
         masks: (K, H, W) bool.
         truths: (K, H, W) bool.
     """
-    shared = (masks & truths).sum(axis=(1, 2))
-    union = (masks | truths).sum(axis=(1, 2))
-    return shared / np.maximum(union, 1)
-
-
-def _boxes_of(masks: np.ndarray) -> np.ndarray:
-    boxes = np.zeros((len(masks), 4))
-    for box, mask in zip(boxes, masks, strict=True):
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        if len(columns):
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return boxes
-
-
-def _box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [(c[:, 2:] - c[:, :2]).prod(axis=1) for c in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9)
+    shared = (masks & truths).sum(axis=(1, 2), dtype=np.float64)
+    return iou_of_areas(shared, masks.sum(axis=(1, 2)), truths.sum(axis=(1, 2)))
 
 
 def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
@@ -128,7 +112,7 @@ def objects_of_product(
     """
     boxed = [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
     stated, boxes = _corners(boxed), np.asarray(boxes, dtype=np.float64)
-    if len(stated) == len(boxes) and (_box_iou(stated, boxes).diagonal() >= _SAME_BOX).all():
+    if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
         return object_of_boxes(record, truth)
     return _matched(boxes, np.asarray(classes), truth)
 
@@ -138,7 +122,8 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: Truth) -> np.ndarray
     result = np.full(len(boxes), -1, dtype=np.int64)
     if not len(boxes) or not len(truth.classes):
         return result
-    iou = _box_iou(boxes, _boxes_of(truth.masks))
+    true_boxes = mask_boxes(torch.from_numpy(np.ascontiguousarray(truth.masks))).double()
+    iou = box_iou(boxes, true_boxes).numpy()
     iou[classes[:, None] != truth.classes[None, :]] = 0
     while iou.max(initial=0) >= _SAME_BOX:
         row, column = np.unravel_index(iou.argmax(), iou.shape)

@@ -9,7 +9,6 @@ import numpy as np
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.pseudo_labels import load_pseudo_labels
-from wsis.data.rle import decode_rle
 from wsis.evaluation.cam import cam_components, cam_label_map, cam_of_artifact
 from wsis.evaluation.labels import InterPixelLabelMeasure
 from wsis.evaluation.pseudo_labels import QualityMeasure
@@ -21,6 +20,7 @@ from wsis.evaluation.voc_instance import (
     prediction_of_artifact,
 )
 from wsis.evaluation.walk import Arrays, CheckOptions, Reader, Results, Walk
+from wsis.layers.run_lengths import decode_rles
 
 DatasetDicts = Sequence[dict[str, Any]]
 PSEUDO_LABEL_FILE = "pseudo_labels.json"
@@ -70,13 +70,11 @@ class _PseudoLabelReader:
     def __getitem__(self, key: str) -> Arrays:
         record = self._records[key]
         annotations = record["annotations"]
-        masks = np.zeros((len(annotations), record["height"], record["width"]), dtype=bool)
-        for row, annotation in enumerate(annotations):
-            masks[row] = decode_rle(annotation["segmentation"])
+        size = record["height"], record["width"]
         return {
             "classes": np.array([a["category_id"] for a in annotations], dtype=np.int64),
             "scores": np.array([a["score"] for a in annotations], dtype=np.float32),
-            "masks": masks,
+            "masks": decode_rles([a["segmentation"] for a in annotations], size),
         }
 
 

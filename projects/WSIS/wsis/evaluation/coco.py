@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
@@ -25,6 +24,7 @@ from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import InstancePair, InstancePrediction, Metrics, Truth
 from wsis.evaluation.voc import ProtocolOptions, add_by_class
 from wsis.layers.masks import mask_boxes
+from wsis.layers.run_lengths import encode_mask
 
 AREAS = ("all", "small", "medium", "large")
 _SIZE_NAMES = {"small": "APs", "medium": "APm", "large": "APl"}
@@ -51,11 +51,6 @@ class CocoMatches:
     ignored: np.ndarray
     object_classes: np.ndarray
     objects: np.ndarray
-
-
-def encode_rle(masks: np.ndarray) -> list[dict[str, Any]]:
-    """COCO RLE (counts as bytes) of masks (N, H, W)."""
-    return [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
 
 
 def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
@@ -173,8 +168,8 @@ class CocoMeasure:
                 {"bbox": box, "area": area} for box, area in zip(boxes.tolist(), areas, strict=True)
             ]
         return [
-            {"segmentation": rle, "area": area}
-            for rle, area in zip(encode_rle(masks), areas, strict=True)
+            {"segmentation": encode_mask(mask), "area": area}
+            for mask, area in zip(masks, areas, strict=True)
         ]
 
     def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ import numpy as np
 from detectron2.utils import comm
 
 from wsis.data.files import atomic_write
-from wsis.evaluation.coco import encode_rle, xywh_of_prediction
+from wsis.evaluation.coco import xywh_of_prediction
 from wsis.evaluation.records import KeyedRecords
 from wsis.evaluation.streaming import InstancePrediction
+from wsis.layers.run_lengths import encode_mask
 
 FILE_NAME = "coco_instances_results.json"  # as Detectron2 calls it
 
@@ -45,8 +46,8 @@ def to_coco_results(
         for number, score, box in zip(prediction.classes, prediction.scores, boxes, strict=True)
     ]
     if prediction.masks is not None:
-        for entry, rle in zip(entries, encode_rle(prediction.masks), strict=True):
-            entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        for entry, mask in zip(entries, prediction.masks, strict=True):
+            entry["segmentation"] = encode_mask(mask)
     return entries
 
 

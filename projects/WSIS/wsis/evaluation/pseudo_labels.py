@@ -15,6 +15,7 @@ from wsis.evaluation.matching import best_overlaps, rank_by_score, true_at
 from wsis.evaluation.records import RecordTable
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
 from wsis.evaluation.streaming import InstancePair, Metrics, ratio, shared_pixels
+from wsis.layers.masks import droppers, stays
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -61,12 +62,8 @@ def split_objects(pair: InstancePair) -> np.ndarray:
     for index in np.flatnonzero(fragments.sum(axis=0) >= 2):
         rows = order[fragments[order, index]]
         common = shared_pixels(prediction.masks[rows], prediction.masks[rows])
-        duplicate = common >= _COVERED * pair.predicted_areas[rows][:, None]  # [i, j]: i in j
-        kept: list[int] = []
-        for row in range(len(rows)):
-            if not duplicate[row, kept].any():
-                kept.append(row)
-        split[index] = len(kept) >= 2
+        duplicate = common >= _COVERED * pair.predicted_areas[rows][None, :]  # [i, j]: j in i
+        split[index] = len(stays(droppers(duplicate))) >= 2
     return split
 
 

@@ -20,7 +20,7 @@ import torch
 
 from wsis.errors import DataError
 from wsis.evaluation.records import KeyedRecords, RecordTable
-from wsis.layers.masks import mask_intersection
+from wsis.layers.masks import iou_of_areas, mask_intersection
 
 Metrics = dict[str, float]
 
@@ -122,8 +122,7 @@ class InstancePair:
     @cached_property
     def iou(self) -> np.ndarray:
         """(n, K) float64 mask IoU; 0 for two empty masks."""
-        union = self.predicted_areas[:, None] + self.true_areas[None, :] - self.shared
-        return self.shared / np.maximum(union, 1)
+        return iou_of_areas(self.shared, self.predicted_areas[:, None], self.true_areas[None, :])
 
     def above(self, min_score: float) -> InstancePair:
         """The same image with only the predictions that score more than ``min_score``."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wsis.layers.crops import nearest_index, resize_crops, resize_nearest, shaken_crop
+from wsis.layers.masks import mask_boxes
 
 _DARK = 1e-6  # below this a maximum does not divide
 
@@ -61,8 +62,7 @@ def object_sample(
     Returns:
         image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
     """
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    box = mask_boxes(torch.from_numpy(mask != 0)[None])[0].tolist()
     crop = shaken_crop(box, draws, size=image.shape[:2])
     x0, y0, x1, y1 = crop
     pixels = resize_crops(_pixels(image[y0:y1, x0:x1]), _whole(crop), size=(size, size))[0]

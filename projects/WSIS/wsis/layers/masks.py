@@ -1,14 +1,21 @@
-"""Overlaps, areas and boxes of stacks of boolean masks.
+"""Overlaps, areas, tight boxes and suppression of masks and boxes, for everybody.
 
-A, B, N masks of H x W pixels. Intersections are matrix products of the flattened masks, taken over
-pieces of the image so that memory stays bounded; all counts are exact.
+A, B, N masks of H x W pixels, boolean stacks. Intersections are matrix products of the flattened
+masks, taken over pieces of the image so that memory stays bounded; all counts are exact. Boxes are
+(x0, y0, x1, y1) in pixels, x1 and y1 exclusive. Many masks of one image, which are kept as parts of
+it, have their own way of counting: `wsis.layers.region_overlap`.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
+from torchvision import ops
 
+Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 _EXACT_PIXELS = 1 << 24  # float32 counts exactly up to here
 
 
@@ -17,6 +24,25 @@ def _check_stack(masks: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} must be boolean of shape (N, H, W), got {masks.dtype} {tuple(masks.shape)}"
         )
+
+
+def iou_of_areas(
+    shared: Numbers, areas: Numbers, others: Numbers, *, epsilon: float = 0.0
+) -> Numbers:
+    """IoU from counts of pixels: shared ones over those of either; 0 where there are none.
+
+    Args:
+        shared: floating, whole numbers: pixels that two masks share.
+        areas: pixels of the one; broadcast against ``shared``, so that pairs go as (N,), (N,), (N,)
+            and all combinations as (A, B), (A, 1), (1, B).
+        others: pixels of the other.
+        epsilon: added to the union, where an original does so.
+
+    Returns:
+        like ``shared``.
+    """
+    union = (areas + others - shared).clip(1)
+    return shared / (union + epsilon if epsilon else union)
 
 
 def mask_areas(masks: Tensor) -> Tensor:
@@ -73,22 +99,7 @@ def mask_iou(a: Tensor, b: Tensor, *, max_bytes: int = 64 << 20) -> Tensor:
         (A, B) float64 in [0, 1].
     """
     shared = mask_intersection(a, b, max_bytes=max_bytes)
-    union = mask_areas(a)[:, None] + mask_areas(b)[None, :] - shared
-    return shared / union.clamp(min=1)
-
-
-def mask_containment(a: Tensor, b: Tensor, *, max_bytes: int = 64 << 20) -> Tensor:
-    """Containment ``[i, j]``: the share of ``b[j]`` that ``a[i]`` covers; 0 where b[j] is empty.
-
-    Args:
-        a: (A, H, W) bool.
-        b: (B, H, W) bool.
-        max_bytes: see `mask_intersection`.
-
-    Returns:
-        (A, B) float64 in [0, 1].
-    """
-    return mask_intersection(a, b, max_bytes=max_bytes) / mask_areas(b).clamp(min=1)
+    return iou_of_areas(shared, mask_areas(a)[:, None], mask_areas(b)[None, :])
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
@@ -114,6 +125,38 @@ def mask_boxes(masks: Tensor) -> Tensor:
     return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
+def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
+    """IoU of all pairs of boxes, (A, B) of their dtype (floating): torchvision's, 0 for 0 / 0.
+
+    Args:
+        a: (A, 4) floating.
+        b: (B, 4), alike.
+    """
+    return torch.nan_to_num(ops.box_iou(torch.as_tensor(a), torch.as_tensor(b)), nan=0.0)
+
+
+def droppers(rivals: np.ndarray) -> np.ndarray:
+    """Greedy suppression: an item that stays drops those after it that are its rivals.
+
+    Args:
+        rivals: (N, N) bool, ``[i, j]``: i, if it stays, drops j. The best item comes first.
+
+    Returns:
+        (N,) int64, the item that drops each one; itself where it stays.
+    """
+    found = np.full(len(rivals), -1, dtype=np.int64)
+    for place in range(len(rivals)):
+        if found[place] < 0:
+            found[(found < 0) & rivals[place]] = place
+            found[place] = place
+    return found
+
+
+def stays(found: np.ndarray) -> np.ndarray:
+    """(n,) int64 ascending places of those that no other item drops, of what `droppers` found."""
+    return np.flatnonzero(found == np.arange(len(found)))
+
+
 def mask_nms(
     masks: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None
 ) -> Tensor:
@@ -132,10 +175,4 @@ def mask_nms(
     rivals = mask_iou(masks, masks) >= threshold
     if groups is not None:
         rivals &= groups[:, None] == groups[None, :]
-    dropped = torch.zeros(len(masks), dtype=torch.bool)
-    rivals, kept = rivals.cpu(), []
-    for place in order.tolist():
-        if not dropped[place]:
-            kept.append(place)
-            dropped |= rivals[place]
-    return torch.tensor(kept, dtype=torch.int64, device=masks.device)
+    return order[stays(droppers(rivals[order][:, order].cpu().numpy()))]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
+from wsis.layers.masks import box_iou, droppers, iou_of_areas, stays
 from wsis.layers.region_overlap import region_intersection
 from wsis.layers.regions import Regions
 
@@ -84,7 +84,7 @@ def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512)
         block = shared[part].to(torch.float32)
         # Whole numbers below 2^24 divide in float32 as in float64 rounded to float32.
         covered[part] = block / areas[part, None].clamp(min=1)
-        iou[part] = block / (areas[part, None] + areas - block).clamp(min=1)
+        iou[part] = iou_of_areas(block, areas[part, None], areas)
     return Overlaps(iou, covered.T)
 
 
@@ -102,8 +102,7 @@ def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
     shared = width_height.clamp(min=0).prod(dim=2)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
     containment = torch.where(area > 0, shared / area, torch.zeros_like(shared))
-    iou = torch.nan_to_num(box_iou(boxes, boxes), nan=0.0)
-    return Overlaps(iou, containment, suppress_equal=False)
+    return Overlaps(box_iou(boxes, boxes), containment, suppress_equal=False)
 
 
 def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> Tensor:
@@ -117,16 +116,7 @@ def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> Tenso
     Returns:
         (k,) int64, those of ``order`` that stay, in its order.
     """
-    if len(order) == 0:
-        return order
     table = overlaps.iou[order[:, None], order]
     limit = rounded(threshold, table)
-    hit = (table >= limit if overlaps.suppress_equal else table > limit).cpu().numpy()
-    alive = [True] * len(order)
-    kept = []
-    for place in range(len(order)):
-        if alive[place]:
-            kept.append(place)
-            for other in hit[place, place + 1 :].nonzero()[0].tolist():
-                alive[place + 1 + other] = False
-    return order[torch.tensor(kept, device=order.device)]
+    rivals = table >= limit if overlaps.suppress_equal else table > limit
+    return order[stays(droppers(rivals.cpu().numpy()))]

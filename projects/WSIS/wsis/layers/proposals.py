@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsis.layers.grouping import Cost, Tree, describe_parts, edge_cost, grow_tree, similarity_cost
+from wsis.layers.masks import droppers, stays
 from wsis.layers.regions import Regions
 from wsis.layers.superpixels import edge_maps, superpixels, to_lab
 
@@ -103,11 +104,7 @@ def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) 
         block = block[~_any_close(weighted, areas[block], table[kept], areas[kept], threshold)]
         weighted = table[block] * weights
         close = _close(weighted, areas[block], table[block], areas[block], threshold)
-        alive = np.ones(len(block), dtype=bool)
-        for row in range(len(block)):
-            if alive[row]:
-                alive[row + 1 :] &= ~close[row, row + 1 :]
-        kept = np.concatenate([kept, block[alive]])
+        kept = np.concatenate([kept, block[stays(droppers(close))]])
         if 0 < count <= len(kept):
             return kept[:count]
     return kept

@@ -1,17 +1,16 @@
 """From maps of probabilities inside boxes to the masks of an image (`methods/boxcaseg.md` 6, 7).
 
-Masks are kept as the part inside their box, so that nothing but the box costs time: a list of
-(h, w) bool. Boxes are (x0, y0, x1, y1) in whole pixels, far edges exclusive. K boxes.
+Boxes are (x0, y0, x1, y1) in whole pixels, far edges exclusive. K boxes; H x W image.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from wsis.layers.masks import box_iou
 
 LEVELS = 255
 
@@ -49,47 +48,23 @@ def resize_map(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def masks_in_boxes(
-    levels: np.ndarray, boxes: np.ndarray, *, threshold: int = 128
-) -> list[np.ndarray]:
-    """The mask of every map at the size of its box.
+    levels: np.ndarray, boxes: np.ndarray, size: tuple[int, int], *, threshold: int = 128
+) -> np.ndarray:
+    """The mask of every map, at the size and the place of its box.
 
     Args:
         levels: (K, s, s) uint8.
-        boxes: (K, 4) integers.
+        boxes: (K, 4) integers, inside the image.
+        size: (H, W).
         threshold: a pixel belongs to the mask from this level on.
 
     Returns:
-        K arrays (h, w) bool.
+        (K, H, W) bool.
     """
-    return [
-        resize_map(one, (y1 - y0, x1 - x0)) >= threshold
-        for one, (x0, y0, x1, y1) in zip(levels, boxes.tolist(), strict=True)
-    ]
-
-
-def full_masks(parts: Sequence[np.ndarray], boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(K, H, W) bool: the parts put into the image.
-
-    Args:
-        parts: K arrays (h, w) bool.
-        boxes: (K, 4) integers.
-        size: (H, W).
-    """
-    masks = np.zeros((len(parts), *size), dtype=bool)
-    for mask, part, (x0, y0, x1, y1) in zip(masks, parts, boxes.tolist(), strict=True):
-        mask[y0:y1, x0:x1] = part
+    masks = np.zeros((len(levels), *size), dtype=bool)
+    for mask, one, (x0, y0, x1, y1) in zip(masks, levels, boxes.tolist(), strict=True):
+        mask[y0:y1, x0:x1] = resize_map(one, (y1 - y0, x1 - x0)) >= threshold
     return masks
-
-
-def parts_of(masks: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
-    """What `full_masks` was made of: K arrays (h, w) bool.
-
-    Args:
-        masks: (K, H, W) bool, each inside its box.
-        boxes: (K, 4) integers.
-    """
-    pairs = zip(masks, boxes.tolist(), strict=True)
-    return [mask[y0:y1, x0:x1] for mask, (x0, y0, x1, y1) in pairs]
 
 
 def painting_order(areas: np.ndarray) -> np.ndarray:
@@ -97,49 +72,25 @@ def painting_order(areas: np.ndarray) -> np.ndarray:
     return np.argsort(np.asarray(areas), kind="stable")[::-1]
 
 
-def merge_masks(
-    parts: Sequence[np.ndarray], boxes: np.ndarray, size: tuple[int, int], *, areas: np.ndarray
-) -> list[np.ndarray]:
+def merge_masks(masks: np.ndarray, *, areas: np.ndarray) -> np.ndarray:
     """Give every pixel to the smallest box that claims it (spec 7).
 
     Args:
-        parts: K arrays (h, w) bool, what each instance claims.
-        boxes: (K, 4) integers.
-        size: (H, W).
+        masks: (K, H, W) bool, what each instance claims.
         areas: (K,) of the annotated boxes, which may differ from the boxes in whole pixels.
 
     Returns:
-        K arrays (h, w) bool: what is left to each instance.
+        (K, H, W) bool: what is left to each instance.
     """
-    owner = np.full(size, -1, dtype=np.int32)
-    corners = boxes.tolist()
-    for index in painting_order(areas):
-        x0, y0, x1, y1 = corners[index]
-        np.copyto(owner[y0:y1, x0:x1], index, where=parts[index])
-    return [owner[y0:y1, x0:x1] == k for k, (x0, y0, x1, y1) in enumerate(corners)]
+    left, free = np.zeros_like(masks), np.ones(masks.shape[1:], dtype=bool)
+    for index in painting_order(areas)[::-1]:
+        np.logical_and(masks[index], free, out=left[index])
+        free &= ~masks[index]
+    return left
 
 
-def tight_boxes(parts: Sequence[np.ndarray], boxes: np.ndarray) -> np.ndarray:
-    """(K, 4) int64: first and last column and row of each mask, both inside; zeros if empty.
-
-    Args:
-        parts: K arrays (h, w) bool.
-        boxes: (K, 4) integers, where the parts lie.
-    """
-    found = np.zeros((len(parts), 4), dtype=np.int64)
-    for row, part, (x0, y0, _, _) in zip(found, parts, boxes.tolist(), strict=True):
-        columns, rows = np.flatnonzero(part.any(axis=0)), np.flatnonzero(part.any(axis=1))
-        if len(columns):
-            row[:] = x0 + columns[0], y0 + rows[0], x0 + columns[-1], y0 + rows[-1]
-    return found
-
-
-def _iou(a: np.ndarray, b: np.ndarray, *, extra: float) -> np.ndarray:
-    """IoU of pairs of boxes whose sides are (x1 - x0 + extra)."""
-    shared = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + extra
-    shared = np.clip(shared, 0, None).prod(axis=1)
-    areas = [(c[:, 2:] - c[:, :2] + extra).prod(axis=1) for c in (a, b)]
-    return shared / (areas[0] + areas[1] - shared)
+def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return box_iou(a.astype(np.float64), b.astype(np.float64)).diagonal().numpy()
 
 
 def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.ndarray:
@@ -149,13 +100,15 @@ def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.n
     scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels.
 
     Args:
-        mask_boxes: (K, 4) as `tight_boxes` gives them.
+        mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
         given_boxes: (K, 4) integers x, y, x + w, y + h, each truncated before adding.
 
     Returns:
         (K,) float64.
     """
-    return _iou(mask_boxes.astype(np.float64), given_boxes.astype(np.float64), extra=1.0)
+    # The original's box of an empty mask is its first pixel.
+    found = np.where(mask_boxes.any(axis=1, keepdims=True), mask_boxes, [0, 0, 1, 1])
+    return _paired_iou(found, given_boxes + [0, 0, 1, 1])
 
 
 def fair_confidence(
@@ -163,7 +116,6 @@ def fair_confidence(
     given_boxes: np.ndarray,
     *,
     tolerance: float = 1.0,
-    empty: np.ndarray | None = None,
 ) -> np.ndarray:
     """Agreement of a mask with its box that asks of small objects no more than of large ones.
 
@@ -171,19 +123,13 @@ def fair_confidence(
     than ``tolerance`` has been moved there: a pixel is what rounding costs, whatever the size.
 
     Args:
-        mask_boxes: (K, 4) as `tight_boxes` gives them (far edges inside).
+        mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
         given_boxes: (K, 4) float x0, y0, x1, y1, far edges exclusive, with an area.
         tolerance: pixels; 0 gives the plain IoU.
-        empty: (K,) bool, masks without a pixel; without it those whose box is all zeros, which a
-            mask of the first pixel alone has too.
 
     Returns:
         (K,) float64; 1 for a perfect mask, 0 for an empty one.
     """
-    if empty is None:
-        empty = ~mask_boxes.any(axis=1)
-    given = given_boxes.astype(np.float64)
-    found = mask_boxes.astype(np.float64)
-    found[:, 2:] += 1
-    found = np.where(np.abs(found - given) <= tolerance, given, found)
-    return np.where(empty, 0.0, _iou(found, given, extra=0.0))
+    close = np.abs(mask_boxes - given_boxes) <= tolerance
+    found = np.where(close, given_boxes, mask_boxes)
+    return np.where(mask_boxes.any(axis=1), _paired_iou(found, given_boxes), 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wsis.layers.masks import iou_of_areas
 from wsis.layers.partition import segments
 from wsis.layers.regions import Regions
 
@@ -96,33 +97,6 @@ def _by_runs(regions: Regions, other: Regions) -> np.ndarray:
     return shared
 
 
-def region_iou(regions: Regions, other: Regions | None = None) -> np.ndarray:
-    """Mask IoU of all pairs, (R, K) float64; 0 for two empty regions. See `region_intersection`."""
-    shared = region_intersection(regions, other)
-    target = regions if other is None else other
-    union = regions.areas[:, None] + target.areas[None, :] - shared
-    return shared / np.maximum(union, 1)
-
-
-def region_containment(regions: Regions, other: Regions | None = None) -> np.ndarray:
-    """Containment ``[i, j]``: the share of ``other[j]`` that ``regions[i]`` covers, (R, K) float64.
-
-    0 where ``other[j]`` is empty.
-    """
-    target = regions if other is None else other
-    return region_intersection(regions, other) / np.maximum(target.areas, 1)[None, :]
-
-
-def region_overlaps(regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-    """(IoU, containment) of all pairs of regions, both (R, R) float64, from one intersection."""
-    shared = region_intersection(regions)
-    areas = regions.areas
-    union = areas[:, None] + areas[None, :] - shared
-    iou = shared / np.maximum(union, 1, out=union)
-    shared /= np.maximum(areas, 1)[None, :]
-    return iou, shared
-
-
 def overlap_with_masks(regions: Regions, masks: np.ndarray) -> np.ndarray:
     """Mask IoU of regions with masks from elsewhere, such as the ground truth.
 
@@ -141,6 +115,5 @@ def overlap_with_masks(regions: Regions, masks: np.ndarray) -> np.ndarray:
         raise ValueError(f"masks of shape {masks.shape}, regions of an image of {regions.size}")
     if len(masks) == 0 or len(regions) == 0:
         return np.zeros((len(regions), len(masks)))
-    shared = regions.sums(masks)
-    union = regions.areas[:, None] + masks.reshape(len(masks), -1).sum(axis=1)[None, :] - shared
-    return shared / np.maximum(union, 1)
+    areas = masks.reshape(len(masks), -1).sum(axis=1)
+    return iou_of_areas(regions.sums(masks), regions.areas[:, None], areas[None, :])

@@ -252,9 +252,7 @@ class Regions:
     def decode_box(self, index: int, box: Sequence[int]) -> np.ndarray:
         """(y1 - y0, x1 - x0) bool: the mask of a region within a box (x0, y0, x1, y1)."""
         x0, y0, x1, y1 = (int(v) for v in box)
-        table = np.zeros(self.num_atoms, dtype=bool)
-        table[self.atoms[self.starts[index] : self.starts[index + 1]]] = True
-        return np.take(table, self.labels[y0:y1, x0:x1])
+        return np.take(self.member_table([index])[0], self.labels[y0:y1, x0:x1])
 
     def crops(self, size: int) -> np.ndarray:
         """Each mask cropped to its box and resized to ``size`` x ``size``, as Pillow's NEAREST.
@@ -268,9 +266,7 @@ class Regions:
                 continue
             rows = y0 + nearest_indices(y1 - y0, size)
             columns = x0 + nearest_indices(x1 - x0, size)
-            table = np.zeros(self.num_atoms, dtype=bool)
-            table[self.atoms[self.starts[index] : self.starts[index + 1]]] = True
-            result[index] = table[self.labels[np.ix_(rows, columns)]]
+            result[index] = self.member_table([index])[0, self.labels[np.ix_(rows, columns)]]
         return result
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray | slice) -> Regions:

@@ -17,9 +17,9 @@ import numpy as np
 from wsis.data.checks import checked, integer, number, short
 from wsis.data.images import MAX_PIXELS
 from wsis.data.proposals.store import MAX_PROPOSALS, Proposals, by_rank, by_score
-from wsis.data.rle import run_lengths
 from wsis.errors import DataError
 from wsis.layers.regions import Regions
+from wsis.layers.run_lengths import runs_of_ones
 
 _Runs = tuple[np.ndarray, np.ndarray]  # first, stop (exclusive)
 _SCORE_NAMES = ("score", "predicted_iou", "objectness")
@@ -113,26 +113,6 @@ def proposals_from_prm(
     return by_rank(_to_regions(path, runs, size, column_major=False))
 
 
-def _coco_runs(counts: Any, size: tuple[int, int]) -> _Runs:
-    """Runs of ones of a COCO RLE, compressed or not, column by column."""
-    total = size[0] * size[1]
-    if isinstance(counts, str | bytes):
-        if len(counts) > 8 * (total + 1):
-            raise ValueError("is longer than any mask of the image can be")
-        lengths = run_lengths(counts)
-    elif isinstance(counts, list) and all(type(c) is int and 0 <= c <= total for c in counts):
-        lengths = np.array(counts, dtype=np.int64)
-    else:
-        raise ValueError(f"is {short(counts)}, neither text nor a list of run lengths")
-    if len(lengths) and (lengths.min() < 0 or lengths.max() > total):
-        raise ValueError("holds a negative or too long run")
-    if int(lengths.sum()) != total:
-        raise ValueError(f"covers {int(lengths.sum())} pixels, not {size[0]} x {size[1]}")
-    ends = np.cumsum(lengths)
-    stop = ends[1::2]
-    return stop - lengths[1::2], stop
-
-
 def proposals_from_rles(
     path: str | os.PathLike[str],
     content: Any,
@@ -165,7 +145,7 @@ def proposals_from_rles(
         if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
             raise DataError(f"{path}: {where} is {short(entry)}; it has no RLE (size and counts)")
         size = checked(path, where, "size", _check_size, rle["size"], size)
-        runs.append(checked(path, where, "counts", _coco_runs, rle["counts"], size))
+        runs.append(checked(path, where, "RLE", runs_of_ones, rle["counts"], size))
         name = next((n for n in _SCORE_NAMES if n in entry), None)
         if name is not None:
             scores.append(checked(path, where, name, number, entry[name]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.artifacts import instance_arrays
 from wsis.methods.cim.labels import (
     derive_crops,
     derive_original_clusters,
@@ -58,12 +59,8 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's detections: the product "instances" of any method."""
     found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
-        "proposals": found.proposal_index.cpu().numpy().astype(np.int64),
-    }
+    index = found.proposal_index.cpu().numpy().astype(np.int64)
+    return instance_arrays(found) | {"proposals": index}
 
 
 def _only_tags(model: Any, products: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.artifacts import instance_arrays
 from wsis.modeling.peak_artifact import response_artifact, small_maps
 from wsis.stage import InferStage, TrainStage, register_stage
 
@@ -46,13 +47,11 @@ def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
         of every peak; and what `wsis.modeling.peak_artifact.response_artifact` keeps.
     """
     found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
+    own = {
         "instance_peaks": found.peak.cpu().numpy().astype(np.int64),
         "activation": small_maps(output["activation"]),
-    } | response_artifact(output["responses"])
+    }
+    return instance_arrays(found) | own | response_artifact(output["responses"])
 
 
 FILLING_NETWORK = register_stage(

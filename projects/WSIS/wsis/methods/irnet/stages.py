@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
 from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
@@ -115,11 +116,7 @@ def reduce_displacement(
 
 def instance_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image: its instances, and the maps that made them for the report."""
-    found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
+    return instance_arrays(output["instances"]) | {
         "boundary": output["boundary"].cpu().numpy().astype(np.float16),
         "displacement": output["displacement"].cpu().numpy().astype(np.float16),
         "clusters": output["clusters"].cpu().numpy().astype(np.int32),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
-from wsis.data.rle import (
+from wsis.layers.run_lengths import (
     check_rle,
     decode_rle,
     encode_mask,
@@ -13,6 +13,7 @@ from wsis.data.rle import (
     rle_area,
     rle_box,
     run_lengths,
+    runs_of_ones,
 )
 
 
@@ -31,6 +32,8 @@ def test_by_hand():
     mask = np.array([[0, 1], [1, 1], [0, 0]], dtype=bool)  # columns 0 1 0 | 1 1 0
     rle = encode_mask(mask)
     assert run_lengths(rle["counts"]).tolist() == [1, 1, 1, 2, 1]
+    first, stop = runs_of_ones(rle["counts"], (3, 2))
+    assert (first.tolist(), stop.tolist()) == ([1, 3], [2, 5])
     assert rle_area(rle) == 3
     assert rle_box(rle) == [0, 0, 2, 2]
     assert check_rle({"size": [3, 2], "counts": [1, 1, 1, 2, 1]}, (3, 2)) == rle
@@ -66,14 +69,15 @@ def test_long_runs():
         ({"size": [2, 2], "counts": [True, 3]}, "neither"),
         ({"size": [2, 2], "counts": [5, -1]}, "negative"),
         ({"size": [2, 2], "counts": [3]}, "cover 3 pixels"),
-        ({"size": [2, 2], "counts": [10**30]}, "too long"),
+        ({"size": [2, 2], "counts": [10**30]}, "longer than the image"),
+        ({"size": [2, 2], "counts": "0" * 41}, "longer than any mask"),
         ({"size": [2, 3], "counts": [6]}, "has size"),
         ({"size": "22", "counts": [4]}, "has size"),
         ({"size": [10**6, 10**6], "counts": "04"}, "has size"),
         ({"size": [2, 2], "counts": "\u00e9"}, "ASCII"),
         ({"size": [2, 2], "counts": "~~"}, "no RLE has"),
         ({"size": [2, 2], "counts": "04P"}, "inside a number"),
-        ({"size": [2, 2], "counts": "P" * 40 + "0"}, "absurdly"),
+        ({"size": [2, 2], "counts": "P" * 30 + "0"}, "absurdly"),
         ({"size": [2, 2], "counts": ""}, "cover 0 pixels"),
         ({"size": [2, 2], "counts": "5O"}, "negative run"),
     ],
@@ -81,6 +85,16 @@ def test_long_runs():
 def test_bad_rle(rle, message):
     with pytest.raises(ValueError, match=message):
         check_rle(rle, (2, 2))
+
+
+def test_a_sum_that_comes_round_is_refused():
+    """300,000 ever longer runs, whose sum in 64 bits is anything one likes."""
+    counts = "ooooo?" * 300_000
+    lengths = run_lengths(counts)
+    assert lengths.min() > 0
+    assert sum(lengths.tolist()) > 1 << 63
+    with pytest.raises(ValueError, match="longer than the image"):
+        check_rle({"size": [1000, 1000], "counts": counts}, (1000, 1000))
 
 
 @settings(max_examples=200, deadline=None)

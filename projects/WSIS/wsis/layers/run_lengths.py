@@ -7,6 +7,7 @@ pycocotools trusts what it is given, so files from outside pass `check_rle` firs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,42 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     return lengths
 
 
-def _check_lengths(lengths: np.ndarray, size: tuple[int, int]) -> None:
-    if lengths.size and lengths.min() < 0:
-        raise ValueError("counts hold a negative run")
-    total = int(lengths.sum())
-    if total != size[0] * size[1]:
-        raise ValueError(f"counts cover {total} pixels, not {size[0]} x {size[1]}")
+def _checked_lengths(counts: Any, size: tuple[int, int]) -> np.ndarray:
+    """(runs,) int64 of the counts of an RLE from outside, which fill an image of ``size``."""
+    total = size[0] * size[1]
+    if isinstance(counts, (str, bytes)):
+        if len(counts) > (_MAX_CHARACTERS + 1) * (total + 1):
+            raise ValueError("counts are longer than any mask of the image can be")
+        lengths = run_lengths(counts)
+    elif not isinstance(counts, list) or not all(type(c) is int for c in counts):
+        raise ValueError("has counts that are neither text nor a list of integers")
+    else:
+        lengths = np.array([c if 0 <= c <= total else -1 for c in counts], dtype=np.int64)
+    # Each run by itself too: the sum of absurd ones could come round to the right number.
+    if lengths.size and (lengths.min() < 0 or lengths.max() > total):
+        raise ValueError("counts hold a negative run or one longer than the image")
+    covered = int(lengths.sum())
+    if covered != total:
+        raise ValueError(f"counts cover {covered} pixels, not {size[0]} x {size[1]}")
+    return lengths
+
+
+def runs_of_ones(counts: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the runs of ones lie in an image read column by column; nothing is decoded.
+
+    Args:
+        counts: of an RLE from outside: text, bytes or a list of integers.
+        size: (H, W) that it must fill.
+
+    Returns:
+        (runs,) int64 first and stop (exclusive); a run may be empty.
+
+    Raises:
+        ValueError: as `check_rle`.
+    """
+    lengths = _checked_lengths(counts, size)
+    stop = np.cumsum(lengths)[1::2]
+    return stop - lengths[1::2], stop
 
 
 def check_rle(rle: Any, size: tuple[int, int]) -> RLE:
@@ -74,32 +105,35 @@ def check_rle(rle: Any, size: tuple[int, int]) -> RLE:
     stated, counts = rle["size"], rle["counts"]
     if not isinstance(stated, (list, tuple)) or list(stated) != list(size):
         raise ValueError(f"has size {stated!r}, its image is {list(size)} (height, width)")
-    height, width = size
-    if isinstance(counts, (str, bytes)):
-        _check_lengths(run_lengths(counts), size)
-        text = counts if isinstance(counts, str) else counts.decode("ascii")
-        return {"size": [height, width], "counts": text}
-    if not isinstance(counts, list) or not all(type(c) is int for c in counts):
-        raise ValueError("has counts that are neither text nor a list of integers")
-    if any(not 0 <= c <= height * width for c in counts):
-        raise ValueError("counts hold a negative or too long run")
-    _check_lengths(np.array(counts, dtype=np.int64), size)
-    packed = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
+    _checked_lengths(counts, size)
+    if isinstance(counts, list):
+        counts = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
+    return _as_text({"size": size, "counts": counts})
+
+
+def _as_text(rle: RLE) -> RLE:
+    """``size`` as a list of whole numbers, ``counts`` as text, as JSON wants them."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
     """Compressed RLE of a (H, W) boolean mask, with text counts."""
-    packed = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {
-        "size": [int(mask.shape[0]), int(mask.shape[1])],
-        "counts": packed["counts"].decode("ascii"),
-    }
+    return _as_text(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def decode_rle(rle: RLE) -> np.ndarray:
     """(H, W) bool of a checked RLE."""
-    return coco_mask.decode(rle).astype(bool)
+    return coco_mask.decode(rle).view(bool)
+
+
+def decode_rles(rles: Sequence[RLE], size: tuple[int, int]) -> np.ndarray:
+    """(N, H, W) bool of N checked RLEs of an image of ``size``."""
+    masks = np.zeros((len(rles), *size), dtype=bool)
+    for mask, rle in zip(masks, rles, strict=True):
+        mask[:] = decode_rle(rle)
+    return masks
 
 
 def rle_area(rle: RLE) -> int:
@@ -114,5 +148,4 @@ def rle_box(rle: RLE) -> list[float]:
 
 def polygons_to_rle(polygons: list[list[float]], size: tuple[int, int]) -> RLE:
     """The union of polygons ([x0, y0, x1, y1, ...] each), rasterised as pycocotools does."""
-    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, size[0], size[1]))
-    return {"size": [size[0], size[1]], "counts": merged["counts"].decode("ascii")}
+    return _as_text(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
