@@ -46,7 +46,8 @@ def test_masks_come_back_and_numbers_agree(seed, count, size):
         np.testing.assert_array_equal(
             regions.decode_box(index, box), mask[box[1] : box[3], box[0] : box[2]]
         )
-    again = Regions.from_runs(*regions.runs(), count, size)
+    places = np.nonzero(masks.reshape(count, size[0] * size[1]))
+    again = Regions.from_runs(places[1], places[1] + 1, places[0], count, size)
     np.testing.assert_array_equal(again.decode(), masks)
     maps = np.random.default_rng(seed).random((2, *size))
     expected = np.array([[m[mask].sum() for m in maps] for mask in masks]).reshape(count, 2)

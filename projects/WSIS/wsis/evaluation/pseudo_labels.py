@@ -14,8 +14,8 @@ import numpy as np
 from wsis.evaluation.matching import best_overlaps, rank_by_score, true_at
 from wsis.evaluation.records import RecordTable
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
-from wsis.evaluation.streaming import InstancePair, Metrics, ratio, shared_pixels
-from wsis.layers.masks import droppers, stays
+from wsis.evaluation.streaming import InstancePair, Metrics, ratio
+from wsis.layers.masks import droppers, mask_intersection, stays
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -61,7 +61,7 @@ def split_objects(pair: InstancePair) -> np.ndarray:
     order = rank_by_score(prediction.scores)
     for index in np.flatnonzero(fragments.sum(axis=0) >= 2):
         rows = order[fragments[order, index]]
-        common = shared_pixels(prediction.masks[rows], prediction.masks[rows])
+        common = mask_intersection(prediction.masks[rows], prediction.masks[rows])
         duplicate = common >= _COVERED * pair.predicted_areas[rows][None, :]  # [i, j]: j in i
         split[index] = len(stays(droppers(duplicate))) >= 2
     return split

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from wsis.errors import DataError
 from wsis.evaluation.records import KeyedRecords, RecordTable
@@ -107,7 +106,7 @@ class InstancePair:
     @cached_property
     def shared(self) -> np.ndarray:
         """(n, K) float64: pixels common to prediction and object."""
-        return shared_pixels(self.prediction.masks, self.truth.masks)
+        return mask_intersection(self.prediction.masks, self.truth.masks)
 
     @cached_property
     def predicted_areas(self) -> np.ndarray:
@@ -136,12 +135,6 @@ class InstancePair:
             self.prediction.classes[keep], self.prediction.scores[keep], inside[keep]
         )
         return InstancePair(self.key, left, self.truth)
-
-
-def shared_pixels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`wsis.layers.masks.mask_intersection` of NumPy stacks (A, H, W) and (B, H, W), as (A, B)."""
-    stacks = (torch.from_numpy(np.ascontiguousarray(masks, dtype=bool)) for masks in (a, b))
-    return mask_intersection(*stacks).numpy()
 
 
 class Measure(Protocol):

@@ -309,21 +309,6 @@ class Regions:
             raise ValueError(f"box {tuple(box)} holds no pixel of an image of {self.size}")
         return Regions(labels, self.starts, self.atoms, self.num_atoms)
 
-    def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run lengths in row-major order: (T,) first, (T,) stop (exclusive), (T,) region."""
-        bounds, owners = [np.zeros(0, dtype=np.int64)], []
-        cuts, atoms = segments(self.labels.ravel())
-        table = np.zeros(self.num_atoms, dtype=bool)
-        for region in range(len(self)):
-            mine = self.atoms[self.starts[region] : self.starts[region + 1]]
-            table[mine] = True
-            flags = np.concatenate([[False], table[atoms], [False]])
-            table[mine] = False
-            bounds.append(cuts[np.flatnonzero(flags[1:] != flags[:-1])])
-            owners.append(len(bounds[-1]) // 2)
-        ends = np.concatenate(bounds)
-        return ends[::2], ends[1::2], np.repeat(np.arange(len(self)), owners)
-
 
 def _from_lists(labels: np.ndarray, lists: Sequence[np.ndarray], number: int) -> Regions:
     starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])]).astype(np.int64)
