@@ -68,11 +68,11 @@ def summary(results: list[dict[str, Any]]) -> str:
 
 def evaluate(records: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what was written."""
+    from wsis.data.artifacts import ArtifactFolder
     from wsis.data.builtin import class_names
-    from wsis.data.proposals.folder import ProposalFolder
     from wsis.evaluation.registry import evaluate_product
 
-    names, product = class_names(options.dataset), ProposalFolder(options.output)
+    names, product = class_names(options.dataset), ArtifactFolder(options.output)
     return evaluate_product("proposals", records, product, class_names=names)
 
 

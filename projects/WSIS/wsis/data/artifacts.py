@@ -154,7 +154,32 @@ def instance_arrays(found: Instances) -> dict[str, np.ndarray]:
     }
 
 
-class ProductReader:
+class ArtifactFolder:
+    """Reads the artifacts ``<image key>.npz`` of a folder.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = self.artifacts = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the artifact of image ``key`` lies."""
+        return self.artifacts / f"{check_key(key)}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        return read_artifact(self.path(key))
+
+    def keys(self) -> Iterator[str]:
+        """Image keys that have an artifact, in ascending order."""
+        return iter(sorted(path.stem for path in self.artifacts.glob("*.npz")))
+
+
+class ProductReader(ArtifactFolder):
     """Reads the product of a finished stage.
 
     Args:
@@ -163,29 +188,17 @@ class ProductReader:
     """
 
     def __init__(self, folder: str | os.PathLike[str], stage: str) -> None:
-        self.folder = Path(folder)
+        super().__init__(folder)
+        self.artifacts = self.folder / "artifacts"
         self.stage = stage
 
-    def path(self, key: str) -> Path:
-        """Where the artifact of image ``key`` lies."""
-        return self.folder / "artifacts" / f"{check_key(key)}.npz"
-
-    def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
-
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        path = self.path(key)
-        if not path.is_file():
+        if key not in self:
             raise DataError(
-                f"no {self.stage} artifact for image {key} in {path.parent}; "
+                f"no {self.stage} artifact for image {key} in {self.artifacts}; "
                 f"run --stage {self.stage} first"
             )
-        return read_artifact(path)
-
-    def keys(self) -> Iterator[str]:
-        """Image keys that have an artifact, in ascending order."""
-        folder = self.folder / "artifacts"
-        return iter(sorted(p.stem for p in folder.glob("*.npz")))
+        return super().__getitem__(key)
 
     @property
     def summary(self) -> dict[str, np.ndarray]:

@@ -132,16 +132,16 @@ class Regions:
         Raises:
             ValueError: ``labels`` is no integer image.
         """
-        labels = np.asarray(labels)
-        if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
-            raise ValueError(f"labels must be integers (H, W), got {labels.dtype} {labels.shape}")
+        labels = _label_image(labels)
         values, flat = np.unique(labels.ravel(), return_inverse=True)
         lists = []
         for ids in members:
             ids = np.unique(np.asarray(ids).ravel())
             place = np.minimum(np.searchsorted(values, ids), len(values) - 1)
             lists.append(place[values[place] == ids].astype(np.int32))
-        return _from_lists(flat.reshape(labels.shape).astype(np.int32), lists, len(values))
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])]).astype(np.int64)
+        atoms = np.concatenate([np.zeros(0, dtype=np.int32), *lists])
+        return Regions(flat.reshape(labels.shape).astype(np.int32), starts, atoms, len(values))
 
     @staticmethod
     def from_membership(labels: np.ndarray, membership: np.ndarray) -> Regions:
@@ -150,9 +150,7 @@ class Regions:
         Raises:
             ValueError: shapes or values that do not fit.
         """
-        labels, membership = np.asarray(labels), np.asarray(membership)
-        if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
-            raise ValueError(f"labels must be integers (H, W), got {labels.dtype} {labels.shape}")
+        labels, membership = _label_image(labels), np.asarray(membership)
         if membership.ndim != 2 or membership.dtype != bool:
             raise ValueError(
                 f"membership must be bool (R, A), got {membership.dtype} {membership.shape}"
@@ -310,10 +308,11 @@ class Regions:
         return Regions(labels, self.starts, self.atoms, self.num_atoms)
 
 
-def _from_lists(labels: np.ndarray, lists: Sequence[np.ndarray], number: int) -> Regions:
-    starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])]).astype(np.int64)
-    atoms = np.concatenate([np.zeros(0, dtype=np.int32), *lists])
-    return Regions(labels, starts, atoms, number)
+def _label_image(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
+        raise ValueError(f"labels must be integers (H, W), got {labels.dtype} {labels.shape}")
+    return labels
 
 
 def _extents(labels: np.ndarray, number: int) -> np.ndarray:
