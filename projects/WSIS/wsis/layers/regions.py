@@ -299,14 +299,6 @@ class Regions:
         labels = np.ascontiguousarray(self.labels[:, ::-1])
         return Regions(labels, self.starts, self.atoms, self.num_atoms)
 
-    def crop(self, box: Sequence[int]) -> Regions:
-        """What lies in a box (x0, y0, x1, y1) of the image; regions outside become empty."""
-        x0, y0, x1, y1 = (int(v) for v in box)
-        labels = np.ascontiguousarray(self.labels[y0:y1, x0:x1])
-        if labels.size == 0:
-            raise ValueError(f"box {tuple(box)} holds no pixel of an image of {self.size}")
-        return Regions(labels, self.starts, self.atoms, self.num_atoms)
-
 
 def _label_image(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
