@@ -72,17 +72,6 @@ def _candidates(tree: Tree, number: int, settings: ProposalSettings) -> tuple[np
     return scores[good], nodes[good]
 
 
-def _first_of_equals(table: np.ndarray) -> np.ndarray:
-    """(k,) bool: rows of a boolean table (k, n) that equal no row before them."""
-    seen: set[bytes] = set()
-    fresh = np.zeros(len(table), dtype=bool)
-    for index, row in enumerate(np.packbits(table, axis=1)):
-        name = row.tobytes()
-        fresh[index] = name not in seen
-        seen.add(name)
-    return fresh
-
-
 def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) -> np.ndarray:
     """Greedy suppression of regions made of the same parts.
 
@@ -164,7 +153,10 @@ def propose_segments(
         tables.append(table)
     values, table = np.concatenate(scores), np.concatenate(tables)
     order = np.argsort(-values, kind="stable")
-    order = order[_first_of_equals(table[order])]
+    first: dict[bytes, int] = {}  # of equal regions the best
+    for place, row in enumerate(np.packbits(table[order], axis=1)):
+        first.setdefault(row.tobytes(), place)
+    order = order[list(first.values())]
     order = order[suppress(table[order], parts.size, settings.nms_threshold, settings.max_count)]
     if len(order) == 0:
         return Regions.from_membership(labels, np.ones((1, number), bool)), np.ones(1, np.float32)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsis.data.checks import checked, integer, number, short
+from wsis.data.checks import checked, integer, load_json, number, short
 from wsis.data.images import MAX_PIXELS
 from wsis.data.proposals.store import MAX_PROPOSALS, Proposals, by_rank, by_score
 from wsis.errors import DataError
 from wsis.layers.regions import Regions
 from wsis.layers.run_lengths import runs_of_ones
 
+MAX_FILE_BYTES = 1 << 30  # of one image's JSON
 _Runs = tuple[np.ndarray, np.ndarray]  # first, stop (exclusive)
 _SCORE_NAMES = ("score", "predicted_iou", "objectness")
 
@@ -37,29 +38,19 @@ def _check_size(value: Any, size: tuple[int, int] | None) -> tuple[int, int]:
     return height, width
 
 
-def _to_regions(
-    path: Any, runs: Sequence[_Runs], size: tuple[int, int], *, column_major: bool
-) -> Regions:
-    owners = np.repeat(np.arange(len(runs)), [len(first) for first, _ in runs])
-    empty = np.zeros(0, dtype=np.int64)
-    first = np.concatenate([empty, *(r[0] for r in runs)])
-    stop = np.concatenate([empty, *(r[1] for r in runs)])
-    return checked(
-        path,
-        "all entries",
-        "runs",
-        lambda: Regions.from_runs(first, stop, owners, len(runs), size, column_major=column_major),
-    )
-
-
-def _entries(path: Any, content: Any, count: int) -> list[Any]:
+def _entries(path: Path, *, of_prm: bool) -> list[Any]:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(f"{path}: {path.stat().st_size} bytes are too many for one image")
+    content = load_json(path)
+    if isinstance(content, dict) and not of_prm:
+        content = content.get("annotations")  # of Segment Anything's data set
     if not isinstance(content, list):
         raise DataError(f"{path} holds a {type(content).__name__}, not a list of proposals")
     if not content:
         raise DataError(f"{path} lists no proposals; make it again or leave the image out")
     if len(content) > MAX_PROPOSALS:
         raise DataError(f"{path} lists {len(content)} proposals; {MAX_PROPOSALS} are the limit")
-    return content[:count] if count > 0 else content
+    return content
 
 
 def _prm_runs(data: Any, size: tuple[int, int]) -> _Runs:
@@ -84,74 +75,52 @@ def _prm_runs(data: Any, size: tuple[int, int]) -> _Runs:
     return first, first + lengths
 
 
-def proposals_from_prm(
-    path: str | os.PathLike[str],
-    content: Any,
-    *,
-    size: tuple[int, int] | None = None,
-    count: int = 0,
+def read_json_proposals(
+    path: Path, *, kind: str = "auto", size: tuple[int, int] | None = None, count: int = 0
 ) -> Proposals:
-    """Proposals in the JSON of PRM's demo: a list of ``{"data", "shape"}``, best first (spec 7).
+    """Proposals of a JSON file.
+
+    Either the list of PRM's demo, ``{"data", "shape"}`` each, best first (spec 7), or COCO RLEs: an
+    entry is an RLE ``{"size", "counts"}`` itself or has one under ``segmentation``, and may have a
+    ``score`` (or Segment Anything's ``predicted_iou``, or ``objectness``). With scores the best
+    comes first, without them the order of the file holds. The list may be the ``annotations`` of
+    an object, as in Segment Anything's data set.
 
     Args:
-        path: the file, for messages.
-        content: its parsed JSON.
-        size: (H, W) of the image, if known.
-        count: only the first so many; 0 takes all.
-
-    Raises:
-        DataError: naming the entry and the field.
-    """
-    runs = []
-    for index, entry in enumerate(_entries(path, content, count)):
-        where = f"proposal {index}"
-        if not isinstance(entry, dict) or not {"data", "shape"} <= entry.keys():
-            raise DataError(f"{path}: {where} is {short(entry)}, not an object with data and shape")
-        size = checked(path, where, "shape", _check_size, entry["shape"], size)
-        runs.append(checked(path, where, "data", _prm_runs, entry["data"], size))
-    assert size is not None
-    return by_rank(_to_regions(path, runs, size, column_major=False))
-
-
-def proposals_from_rles(
-    path: str | os.PathLike[str],
-    content: Any,
-    *,
-    size: tuple[int, int] | None = None,
-    count: int = 0,
-) -> Proposals:
-    """Proposals as a list of COCO RLEs, or of objects that have one.
-
-    An entry is an RLE ``{"size", "counts"}`` itself or has one under ``segmentation``, and may have
-    a ``score`` (or Segment Anything's ``predicted_iou``, or ``objectness``). With scores the best
-    comes first, without them the order of the file holds.
-
-    Args:
-        path: the file, for messages.
-        content: its parsed JSON: the list, or an object whose ``annotations`` it is (Segment
-            Anything's data set).
+        path: the file.
+        kind: "prm", "rle", or "auto", by what the first entry has.
         size: (H, W) of the image, if known.
         count: only so many, the best; 0 takes all.
 
     Raises:
         DataError: naming the entry and the field.
     """
-    if isinstance(content, dict):
-        content = content.get("annotations")
-    runs, scores = [], []
-    for index, entry in enumerate(_entries(path, content, 0)):
+    entries = _entries(path, of_prm=kind == "prm")
+    first = entries[0] if isinstance(entries[0], dict) else {}
+    if kind == "prm" or (kind == "auto" and {"data", "shape"} <= first.keys()):
+        names, parse, what = ("shape", "data"), _prm_runs, "data and shape"
+        entries = entries[:count] if count > 0 else entries
+    else:
+        names, parse, what = ("size", "counts"), runs_of_ones, "RLE (size and counts)"
+    runs: list[_Runs] = []
+    scores = []
+    for index, entry in enumerate(entries):
         where = f"proposal {index}"
-        rle = entry.get("segmentation", entry) if isinstance(entry, dict) else None
-        if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
-            raise DataError(f"{path}: {where} is {short(entry)}; it has no RLE (size and counts)")
-        size = checked(path, where, "size", _check_size, rle["size"], size)
-        runs.append(checked(path, where, "RLE", runs_of_ones, rle["counts"], size))
+        stored = entry.get("segmentation", entry) if isinstance(entry, dict) else None
+        if not isinstance(stored, dict) or not set(names) <= stored.keys():
+            raise DataError(f"{path}: {where} is {short(entry)}; it has no {what}")
+        size = checked(path, where, names[0], _check_size, stored[names[0]], size)
+        runs.append(checked(path, where, "run lengths", parse, stored[names[1]], size))
         name = next((n for n in _SCORE_NAMES if n in entry), None)
         if name is not None:
             scores.append(checked(path, where, name, number, entry[name]))
     if scores and len(scores) != len(runs):
         raise DataError(f"{path}: {len(scores)} of {len(runs)} proposals have a score")
     assert size is not None
-    regions = _to_regions(path, runs, size, column_major=True)
+    owners = np.repeat(np.arange(len(runs)), [len(start) for start, _ in runs])
+    ends = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+    by_column = {"column_major": parse is runs_of_ones}
+    make = partial(Regions.from_runs, *ends, owners, len(runs), size, **by_column)
+    regions = checked(path, "all entries", "runs", make)
     found = by_score(regions, np.array(scores)) if scores else by_rank(regions)
     return found.first(count)
