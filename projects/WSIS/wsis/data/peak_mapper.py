@@ -16,10 +16,9 @@ from wsis.data.mapper_base import (
     read_model_image,
     to_tensor,
 )
-from wsis.data.proposals.store import proposals_from_artifact
+from wsis.data.proposals.store import proposals_of_image
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import Sizing
-from wsis.errors import DataError
 
 
 @MAPPER_REGISTRY.register()
@@ -66,11 +65,6 @@ class PeakImageMapper:
             output["image_labels"] = list(dataset_dict["image_labels"])
         if self.proposals is not None:
             key = dataset_dict["image_key"]
-            try:
-                found = proposals_from_artifact(self.proposals[key], size=image.shape[:2])
-            except ValueError as error:
-                raise DataError(
-                    f"image {key}: {error}; run --from-stage proposals --force"
-                ) from error
+            found = proposals_of_image(self.proposals[key], key, image.shape[:2])
             output["proposals"] = found.regions
         return output | {"image": to_tensor(self.sizing.apply(image))}

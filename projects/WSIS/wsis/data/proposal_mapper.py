@@ -21,7 +21,7 @@ from wsis.data.mapper_base import (
     read_model_image,
     to_tensor,
 )
-from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import draw_flip, draw_integer, rescale_image
 from wsis.errors import DataError, UsageError
@@ -212,8 +212,8 @@ class ProposalBagMapper:
 
     def _read(self, key: str, size: tuple[int, int]) -> tuple[Proposals, np.ndarray, np.ndarray]:
         """Proposals, their clipped boxes and their crops."""
+        proposals = proposals_of_image(self.proposals[key], key, size)
         try:
-            proposals = proposals_from_artifact(self.proposals[key], size=size)
             boxes, crops = crops_from_artifact(self.crops[key])
             if len(boxes) != len(proposals) or crops.shape[1] != self.crop_size:
                 raise ValueError(

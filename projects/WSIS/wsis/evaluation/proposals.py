@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.proposals.store import Proposals, proposals_from_artifact
-from wsis.errors import DataError
+from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.evaluation.pseudo_labels import SIZES, size_index
 from wsis.evaluation.records import RecordTable
 from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
@@ -85,13 +84,8 @@ def check_proposals(
     """Product ``proposals``: ABO and recall at IoU 0.5 and 0.7, of all and of the first ones."""
     stream, walk = StreamingEvaluation([CoverMeasure()]), Walk("proposals", options)
     for record, truth, arrays in walk.over(dataset_dicts, product):
-        try:
-            found = (
-                None if arrays is None else proposals_from_artifact(arrays, size=truth.void.shape)
-            )
-        except ValueError as error:
-            raise DataError(
-                f"image {record['image_key']}: {error}; run --from-stage proposals --force"
-            ) from error
-        stream.add(record["image_key"], (found, truth))
+        key, found = record["image_key"], None
+        if arrays is not None:
+            found = proposals_of_image(arrays, key, truth.void.shape)
+        stream.add(key, (found, truth))
     return walk.entries(stream.finish())
