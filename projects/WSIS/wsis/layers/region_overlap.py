@@ -3,7 +3,7 @@
 R regions, A atoms. Shared pixels of two regions are a sum over the atoms that both have. For 2000
 proposals made of 3000 superpixels that is a dense product of 0.2 s on one core, where a sparse one
 (SciPy) takes 0.9 s. Masks that have little in common make many atoms, and are compared by
-pycocotools: 500 discs of 27,000 atoms take 0.2 s and as a product 0.4 s. Both are exact.
+pycocotools: 2000 discs of 109,000 atoms take 3 s, and 7 s as a sparse product. Both are exact.
 """
 
 from __future__ import annotations
