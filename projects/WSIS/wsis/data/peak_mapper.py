@@ -65,6 +65,6 @@ class PeakImageMapper:
             output["image_labels"] = list(dataset_dict["image_labels"])
         if self.proposals is not None:
             key = dataset_dict["image_key"]
-            found = proposals_of_image(self.proposals[key], key, image.shape[:2])
+            found = proposals_of_image(self.proposals[key], key, size=image.shape[:2])
             output["proposals"] = found.regions
         return output | {"image": to_tensor(self.sizing.apply(image))}

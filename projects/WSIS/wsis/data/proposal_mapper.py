@@ -212,7 +212,7 @@ class ProposalBagMapper:
 
     def _read(self, key: str, size: tuple[int, int]) -> tuple[Proposals, np.ndarray, np.ndarray]:
         """Proposals, their clipped boxes and their crops."""
-        proposals = proposals_of_image(self.proposals[key], key, size)
+        proposals = proposals_of_image(self.proposals[key], key, size=size)
         try:
             boxes, crops = crops_from_artifact(self.crops[key])
             if len(boxes) != len(proposals) or crops.shape[1] != self.crop_size:

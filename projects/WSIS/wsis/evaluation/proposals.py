@@ -86,6 +86,6 @@ def check_proposals(
     for record, truth, arrays in walk.over(dataset_dicts, product):
         key, found = record["image_key"], None
         if arrays is not None:
-            found = proposals_of_image(arrays, key, truth.void.shape)
+            found = proposals_of_image(arrays, key, size=truth.void.shape)
         stream.add(key, (found, truth))
     return walk.entries(stream.finish())

@@ -110,9 +110,18 @@ def proposals_from_artifact(
 
 
 def proposals_of_image(
-    arrays: Mapping[str, np.ndarray], key: str, size: tuple[int, int] | None = None
+    arrays: Mapping[str, np.ndarray], key: str, *, size: tuple[int, int] | None
 ) -> Proposals:
-    """`proposals_from_artifact` for a stage: a `DataError` with the key tells what is wrong."""
+    """`proposals_from_artifact`, its refusal with the image and the next command.
+
+    Args:
+        arrays: as `proposals_artifact` made them.
+        key: the image's.
+        size: (H, W) that the image must have, if known.
+
+    Raises:
+        DataError: arrays that are missing, do not fit together or not the image.
+    """
     try:
         return proposals_from_artifact(arrays, size=size)
     except ValueError as error:

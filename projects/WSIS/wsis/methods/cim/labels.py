@@ -25,7 +25,7 @@ def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Pr
     size = None
     if "height" in dataset_dict and "width" in dataset_dict:
         size = int(dataset_dict["height"]), int(dataset_dict["width"])
-    return proposals_of_image(artifacts["proposals"], dataset_dict["image_key"], size)
+    return proposals_of_image(artifacts["proposals"], dataset_dict["image_key"], size=size)
 
 
 def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
