@@ -7,12 +7,12 @@ from pycocotools import mask as coco_mask
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
-from wsis.data.proposal_mapper import crops_artifact
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
-from wsis.layers.overlaps import Overlaps
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import PreparedProposals
+from wsis.methods.cim.mappers import crops_artifact
+from wsis.methods.cim.overlaps import Overlaps
 
 SIZE = (40, 60)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from wsis.data.rle import decode_rle, encode_mask, polygons_to_rle
 from wsis.evaluation.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.proxy_masks import (
     full_masks,
     masks_in_boxes,
     normalise_maps,

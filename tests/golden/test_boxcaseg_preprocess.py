@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from wsis.layers.crops import integer_box, resize_crops
-from wsis.layers.joint_samples import box_sample, salient_sample
+from wsis.methods.boxcaseg.crops import integer_box, resize_crops
 from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, SALIENT_NORMALISATION, normalise
+from wsis.methods.boxcaseg.training_crops import box_sample, salient_sample
 
 from tests.golden.conftest import assert_close
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from wsis.data.rle import decode_rle
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.proxy_masks import (
     full_masks,
     merge_masks,
     original_confidence,

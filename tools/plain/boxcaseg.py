@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from wsis.data.rle import decode_rle, encode_mask
-from wsis.layers.crops import resize_crops
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.crops import resize_crops
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, normalise
+from wsis.methods.boxcaseg.proxy_masks import (
     full_masks,
     masks_in_boxes,
     merge_masks,
@@ -26,7 +27,6 @@ from wsis.layers.proxy_masks import (
     quantise_maps,
     tight_boxes,
 )
-from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, normalise
 
 from plain import Benchmark, register
 

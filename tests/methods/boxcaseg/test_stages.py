@@ -4,7 +4,7 @@ from detectron2.structures import BoxMode
 from wsis.config import get_wsis_cfg
 from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.errors import DataError, UsageError
-from wsis.layers.proxy_masks import full_masks
+from wsis.methods.boxcaseg.proxy_masks import full_masks
 from wsis.methods.boxcaseg.stages import confidence_of, derive_proxy_masks
 from wsis.stage import get_stage
 

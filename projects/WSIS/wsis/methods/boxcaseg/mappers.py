@@ -22,9 +22,9 @@ from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer
 from wsis.errors import DataError, UsageError
-from wsis.layers.crops import integer_box
-from wsis.layers.joint_samples import box_sample, object_sample, salient_sample
+from wsis.methods.boxcaseg.crops import integer_box
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
+from wsis.methods.boxcaseg.training_crops import box_sample, object_sample, salient_sample
 
 _FLIPS = {
     "none": (False, False),

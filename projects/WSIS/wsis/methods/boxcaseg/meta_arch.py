@@ -15,8 +15,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from wsis.errors import DataError
-from wsis.layers.crops import resize_crops
-from wsis.layers.joint_samples import add_neighbours
+from wsis.methods.boxcaseg.crops import resize_crops
+from wsis.methods.boxcaseg.training_crops import add_neighbours
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
 # of the first were meant for BGR.

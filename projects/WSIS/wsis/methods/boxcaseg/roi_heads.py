@@ -19,9 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import UsageError
-from wsis.layers.proxy_masks import full_masks, masks_in_boxes, normalise_maps, quantise_maps
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
+from wsis.methods.boxcaseg.proxy_masks import (
+    full_masks,
+    masks_in_boxes,
+    normalise_maps,
+    quantise_maps,
+)
 
 
 def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:

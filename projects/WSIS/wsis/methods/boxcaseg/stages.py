@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     fair_confidence,
     full_masks,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.cim import meta_arch, peaks, roi_heads, stages  # noqa: F401  (registers them)
+from wsis.methods.cim import mappers, meta_arch, peaks, roi_heads, stages  # noqa: F401
 
 
 def _add_mining_config(keys: CfgNode) -> None:

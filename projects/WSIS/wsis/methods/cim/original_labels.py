@@ -1,6 +1,6 @@
 """Label files of the original CIM: clusters of proposals (pickles) and points (text).
 
-Its other files are read by `wsis.data.proposals.cim_files`; its pseudo labels are COCO JSON.
+Its other files are read by `wsis.methods.cim.original_files`; its pseudo labels are COCO JSON.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from contourpy import contour_generator
-from wsis.data.originals import (
+from wsis.data.rle import decode_rle
+from wsis.errors import DataError
+from wsis.methods.irnet.original_files import (
     read_irnet_cam,
     read_irnet_export,
     read_irnet_instances,
     read_pickled_dict,
 )
-from wsis.data.rle import decode_rle
-from wsis.errors import DataError
 
 
 def cam_dict(height=9, width=14):

@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-from wsis.data.proposals.cim_files import read_cim_crops, read_cim_overlaps
 from wsis.errors import DataError
+from wsis.methods.cim.original_files import read_cim_crops, read_cim_overlaps
 
 
 class Evil:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.proxy_masks import (
     fair_confidence,
     full_masks,
     masks_in_boxes,

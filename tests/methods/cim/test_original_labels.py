@@ -2,8 +2,8 @@ import pickle
 
 import numpy as np
 import pytest
-from wsis.data.cim_labels import read_cim_label_file, read_cim_points
 from wsis.errors import DataError
+from wsis.methods.cim.original_labels import read_cim_label_file, read_cim_points
 
 
 class Huge:

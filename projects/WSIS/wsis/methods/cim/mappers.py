@@ -25,7 +25,7 @@ from wsis.data.proposals.store import Proposals, proposals_from_artifact
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import draw_flip, draw_integer, rescale_image
 from wsis.errors import DataError, UsageError
-from wsis.layers.overlaps import overlaps_of_regions
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 Arrays = Mapping[str, np.ndarray]
 

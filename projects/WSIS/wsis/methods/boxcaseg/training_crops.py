@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsis.layers.crops import nearest_index, resize_crops, resize_nearest, shaken_crop
+from wsis.methods.boxcaseg.crops import nearest_index, resize_crops, resize_nearest, shaken_crop
 
 _DARK = 1e-6  # below this a maximum does not divide
 
