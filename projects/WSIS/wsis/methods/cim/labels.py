@@ -14,7 +14,7 @@ from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters, cluster_proposals, peaks_to_pixels
 from wsis.methods.cim.mappers import crops_artifact
-from wsis.methods.cim.original_labels import read_cim_label_file, read_cim_points
+from wsis.methods.cim.original_files import read_cim_label_file, read_cim_points
 
 Arrays = dict[str, np.ndarray]
 _REPORT_SIDE = 112  # longer side of the maps that are kept for the report

@@ -1,6 +1,8 @@
-"""What CIM's tools pickle about proposals: 7 x 7 crops with boxes, and overlap maps (cim spec 1).
+"""Files of the original CIM (cim spec 1): what it knows of proposals, their clusters, points.
 
-These hold no masks; the masks are in the MATLAB files from which they were made. R proposals.
+Pickles hold 7 x 7 crops with boxes, overlap maps, and clusters; a text file holds points. None has
+masks: those are in the MATLAB files from which all was made. Its pseudo labels are COCO JSON.
+R proposals.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from wsis.data.pickles import check_file_size, load_pickle
 from wsis.errors import DataError
 
 CROP_SIDE = 7
+_CROP_NAMES = ("indexes", "boxes", "masks")
+
+Clusters = tuple[np.ndarray, np.ndarray]  # ids, classes; each (R,) int32
 
 
 class Crops(NamedTuple):
@@ -42,6 +47,15 @@ def _load(path: Path, what: str) -> Any:
         raise DataError(f"{path} is no {what} of CIM ({type(error).__name__}: {error})") from error
 
 
+def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
+    """The entries ``names`` of a pickled dict, which must be lists of one length."""
+    content = _load(path, what)
+    lists = [content.get(n) if isinstance(content, dict) else None for n in names]
+    if not all(isinstance(v, list) for v in lists) or len({len(v) for v in lists}) != 1:
+        raise DataError(f"{path} is no {what} of CIM: {', '.join(names)}, lists of a length")
+    return lists
+
+
 def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
     """Read a ``cob/<split>.pkl``.
 
@@ -52,12 +66,7 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
         DataError: not such a file.
     """
     path = Path(path)
-    content = _load(path, "crop file")
-    lists = [content.get(n) if isinstance(content, dict) else None for n in _CROP_NAMES]
-    if not all(isinstance(v, list) for v in lists) or len({len(v) for v in lists}) != 1:
-        raise DataError(
-            f"{path} is no crop file of CIM: {', '.join(_CROP_NAMES)} lists of a length"
-        )
+    lists = _lists(path, "crop file", _CROP_NAMES)
     crops = {}
     for identity, boxes, masks in zip(*lists, strict=True):
         boxes, masks = np.asarray(boxes), np.asarray(masks)
@@ -70,9 +79,6 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
             )
         crops[int(identity)] = Crops(boxes.astype(np.int64), masks)
     return crops
-
-
-_CROP_NAMES = ("indexes", "boxes", "masks")
 
 
 def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
@@ -91,3 +97,84 @@ def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
     if content.shape[0] != content.shape[1] or not np.isfinite(content).all():
         raise DataError(f"{path} holds an array {content.shape}, not (R, R) of finite numbers")
     return content
+
+
+def _clusters(matrix: np.ndarray) -> Clusters:
+    """(ids, classes) of a matrix (R, C + 1) whose rows have at most one entry, a cluster's id."""
+    if matrix.ndim != 2 or matrix.shape[1] < 2 or matrix.dtype.kind not in "iuf":
+        raise ValueError(f"has a matrix of {matrix.dtype} {matrix.shape}, not (R, C + 1)")
+    ids = matrix.max(axis=1) if len(matrix) else matrix[:, 0]
+    sound = np.isfinite(ids).all() and (matrix >= 0).all() and (ids == np.rint(ids)).all()
+    if not sound or ((matrix > 0).sum(axis=1) > 1).any():
+        raise ValueError("has a matrix with a row that does not name one cluster")
+    return ids.astype(np.int32), matrix.argmax(axis=1).astype(np.int32)
+
+
+def read_cim_label_file(path: Path) -> dict[int, Clusters]:
+    """Read a ``label_assign/<x>_label_assign.pkl``.
+
+    Args:
+        path: the file. All of it is unpickled at once (up to a few GB), then kept compactly.
+
+    Returns:
+        Image id (VOC: year and number in one, 2007000032) to cluster ids (R,) int32, 0 for none,
+        and classes (R,) int32, 0 background, class id + 1.
+
+    Raises:
+        DataError: not such a file; no code in it is run.
+    """
+    lists = _lists(path, "label file", ("indexes", "mat"))
+    found = {}
+    for identity, matrix in zip(*lists, strict=True):
+        try:
+            if not isinstance(identity, int | np.integer):
+                raise ValueError("has no integer as its id")
+            found[int(identity)] = _clusters(np.asarray(matrix))
+        except ValueError as error:
+            raise DataError(f"{path}: image {short(identity)} {error}") from error
+    return found
+
+
+def read_cim_points(
+    path: Path, *, size: tuple[int, int], num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a ``Center_points/<stem>.txt``: a line "x y class confidence" for each object.
+
+    Args:
+        path: the file; an empty one has no objects.
+        size: (H, W) of the image.
+        num_classes: C.
+
+    Returns:
+        points (P, 2) float64 x, y in pixels, and class ids (P,) int64.
+
+    Raises:
+        DataError: naming the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; point supervision needs it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error})") from error
+    points, classes = [], []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            x, y, class_id = (float(word) for word in words[:3])
+        except ValueError:
+            raise DataError(f"{path}, line {number}: {short(line)}, not x y class") from None
+        if not (0 <= x <= size[1] and 0 <= y <= size[0]):
+            raise DataError(
+                f"{path}, line {number}: point ({x:g}, {y:g}) outside an image of {size[1]} x "
+                f"{size[0]}"
+            )
+        if not 0 <= class_id < num_classes or class_id != int(class_id):
+            raise DataError(
+                f"{path}, line {number}: class {class_id:g} is none of 0 to {num_classes - 1}"
+            )
+        points.append((x, y))
+        classes.append(int(class_id))
+    return np.array(points).reshape(-1, 2), np.array(classes, dtype=np.int64)

@@ -1,6 +1,6 @@
 """IRNet's training loss: pairs of pixels with equal or different labels (spec 5.4).
 
-B images, h x w grid, P pairs of one source; see `wsis.methods.irnet.affinity` for windows and offsets.
+B images, h x w grid, P pairs of one source; windows, offsets: see `wsis.methods.irnet.affinity`.
 """
 
 from __future__ import annotations

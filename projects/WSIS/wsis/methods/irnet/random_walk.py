@@ -35,8 +35,8 @@ def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Te
         beta: exponent above 0; larger keeps the walk further from boundaries.
 
     Returns:
-        (P, h, w) in the order of `wsis.methods.irnet.affinity.pair_offsets`: weight between a pixel and
-        its partner, 0 where the partner lies outside.
+        (P, h, w) in the order of `wsis.methods.irnet.affinity.pair_offsets`: weight between a pixel
+        and its partner, 0 where the partner lies outside.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0")
