@@ -25,7 +25,7 @@ def test_mean_of_views(golden, tmp_path, monkeypatch):
         crops={"it": crops_artifact(proposals, side)},
         crop_size=side,
     )
-    monkeypatch.setattr("wsis.methods.cim.mappers.read_model_image", lambda *_: image)
+    monkeypatch.setattr("wsis.data.mappers.read_model_image", lambda *_: image)
     height, width = image.shape[:2]
     sample = mapper({"image_key": "it", "height": height, "width": width})
     found = sample["proposals"]

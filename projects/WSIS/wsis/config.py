@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
+from wsis.data import instance_mapper, mappers  # noqa: F401  (registers the shared mappers)
 from wsis.data.config import add_input_config
 from wsis.data.proposals.config import add_proposals_config
 from wsis.errors import UsageError
