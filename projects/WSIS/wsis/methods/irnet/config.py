@@ -71,7 +71,10 @@ def _add_inference_config(keys: CfgNode) -> None:
 
 
 def add_irnet_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.IRNET.*``, in place."""
+    """Add ``MODEL.IRNET.*`` and ``INPUT.RESCALE_RANGE``, in place."""
+    # Relation network training: image and label are rescaled by a uniform factor of this range (of
+    # the working size).
+    cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
     cfg.MODEL.IRNET = CfgNode()
     _add_label_config(cfg.MODEL.IRNET)
     _add_network_config(cfg.MODEL.IRNET)
