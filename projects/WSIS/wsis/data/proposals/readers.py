@@ -10,8 +10,8 @@ from typing import Any
 from wsis.data.artifacts import check_key, read_artifact
 from wsis.data.checks import load_json
 from wsis.data.proposals.formats import FORMATS
+from wsis.data.proposals.json_files import proposals_from_prm, proposals_from_rles
 from wsis.data.proposals.mat import read_mat
-from wsis.data.proposals.runs import proposals_from_prm, proposals_from_rles
 from wsis.data.proposals.store import Proposals, proposals_from_artifact
 from wsis.errors import DataError, UsageError
 
