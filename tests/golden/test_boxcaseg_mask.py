@@ -8,8 +8,8 @@ from wsis.evaluation.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
 from wsis.methods.boxcaseg.proxy_masks import (
     full_masks,
     masks_in_boxes,
-    normalise_maps,
-    quantise_maps,
+    normalize_maps,
+    quantize_maps,
     resize_map,
 )
 
@@ -27,9 +27,9 @@ def expected_masks(arrays):
 
 
 def test_normalised_and_quantised(arrays):
-    found = normalise_maps(torch.from_numpy(arrays["logits"]).sigmoid())
+    found = normalize_maps(torch.from_numpy(arrays["logits"]).sigmoid())
     assert_close(found, arrays["normalised"], 1e-6, "normalised")
-    off = np.abs(quantise_maps(found).astype(int) - arrays["quantised"])
+    off = np.abs(quantize_maps(found).astype(int) - arrays["quantised"])
     assert off.max() <= 1
     assert (off > 0).mean() <= 1e-3
 
@@ -47,7 +47,7 @@ def test_maps_and_masks(golden, arrays):
 
 
 def test_a_constant_map_makes_an_empty_mask():
-    levels = quantise_maps(normalise_maps(torch.full((1, 4, 4), 0.3)))
+    levels = quantize_maps(normalize_maps(torch.full((1, 4, 4), 0.3)))
     assert not levels.any()
 
 

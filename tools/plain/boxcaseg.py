@@ -17,14 +17,14 @@ from PIL import Image
 from scipy import ndimage
 from wsis.data.rle import decode_rle, encode_mask
 from wsis.methods.boxcaseg.crops import resize_crops
-from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, normalise
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, normalize
 from wsis.methods.boxcaseg.proxy_masks import (
     full_masks,
     masks_in_boxes,
     merge_masks,
-    normalise_maps,
+    normalize_maps,
     original_confidence,
-    quantise_maps,
+    quantize_maps,
     tight_boxes,
 )
 
@@ -61,7 +61,7 @@ def plain_crop(image: np.ndarray, box: list[int]) -> np.ndarray:
     zoom = [1 / f for f in factors]
     out = ndimage.zoom(blurred, zoom, order=1, mode="grid-constant", cval=0, grid_mode=True)
     out = np.clip(out, crop.min(), crop.max())
-    mean = np.array(BOX_NORMALISATION["mean"]) / 255
+    mean = np.array(BOX_NORMALIZATION["mean"]) / 255
     return (out - mean).transpose(2, 0, 1).astype(np.float32)
 
 
@@ -118,8 +118,8 @@ def ours(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.T
     for image, corners, maps in zip(images, boxes, logits, strict=True):
         pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
         cut = resize_crops(pixels, torch.from_numpy(corners), size=(SIDE, SIDE))
-        crops.append(normalise(cut, **BOX_NORMALISATION).numpy())
-        parts = masks_in_boxes(quantise_maps(normalise_maps(maps.sigmoid())), corners)
+        crops.append(normalize(cut, **BOX_NORMALIZATION).numpy())
+        parts = masks_in_boxes(quantize_maps(normalize_maps(maps.sigmoid())), corners)
         areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
         parts = merge_masks(parts, corners, (HEIGHT, WIDTH), areas=areas)
         confidences.append(original_confidence(tight_boxes(parts, corners), corners))

@@ -24,8 +24,8 @@ from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient
 from wsis.methods.boxcaseg.proxy_masks import (
     full_masks,
     masks_in_boxes,
-    normalise_maps,
-    quantise_maps,
+    normalize_maps,
+    quantize_maps,
 )
 
 
@@ -157,7 +157,7 @@ class BoxCasegROIHeads(nn.Module):
         """
         size = proposals.image_size
         boxes = proposals.proposal_boxes.tensor.cpu().numpy().astype(np.int64)
-        levels = quantise_maps(normalise_maps(probabilities))
+        levels = quantize_maps(normalize_maps(probabilities))
         parts = masks_in_boxes(levels, boxes, threshold=self.threshold)
         inside = torch.from_numpy(levels >= self.threshold).to(probabilities.device)
         count = inside.flatten(1).sum(dim=1).clamp(min=1)
