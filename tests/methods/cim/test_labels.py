@@ -17,7 +17,7 @@ from wsis.methods.cim.labels import (
 )
 from wsis.methods.cim.mappers import crops_from_artifact
 from wsis.methods.cim.stages import peaks_artifact
-from wsis.modeling.map_frame import MapFrame
+from wsis.modeling.peak_responses import MapFrame
 
 from tests.methods.cim.networks import boxes_as_masks
 
