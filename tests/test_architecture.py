@@ -29,6 +29,12 @@ RANK = {
     "engine": 6,
     "report": 7,
 }
+SHARED = ("layers", "data", "modeling", "evaluation")
+# What these import serves every pipeline: configs name it, or list the stage that runs it.
+SERVE_ALL = {"config", "stages"}
+ONE_USER = {
+    "wsis.evaluation.classification": "a protocol, which the engine alone runs",
+}
 FORBIDDEN = {("modeling", "data"), ("layers", "stage"), ("stage", "layers"), ("data", "modeling")}
 
 
@@ -56,7 +62,16 @@ def imports_of(path: Path) -> set[str]:
 
 
 def layer(module: str) -> str:
-    return module.split(".")[1]
+    return module.split(".")[1] if "." in module else ""
+
+
+SCRIPTS = {
+    f"scripts.{path.stem}": path for f in ("tools", "datasets") for path in (ROOT / f).glob("*.py")
+}
+IMPORTERS = {module: set() for module in MODULES}
+for importer, path in (MODULES | SCRIPTS).items():
+    for target in imports_of(path) - {importer}:
+        IMPORTERS[target].add(importer)
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"wsis"}))
@@ -70,6 +85,44 @@ def test_imports_point_down(module):
             continue
         assert RANK[there] <= RANK[here], f"{module} -> {target}: {there} is above {here}"
         assert (here, there) not in FORBIDDEN, f"{module} -> {target}"
+
+
+def user(module: str) -> str:
+    """Who imports: one method, one room of the package, or one script."""
+    parts = module.split(".")
+    return ".".join(parts[1:3]) if parts[1] == "methods" else parts[1]
+
+
+def users_of(module: str) -> set[str]:
+    """Users of a shared file, also through other shared files; a room's own files are none."""
+    found, seen, waiting = set(), {module}, [module]
+    while waiting:
+        target = waiting.pop()
+        for importer in IMPORTERS[target] - seen:
+            seen.add(importer)
+            if layer(importer) in SHARED:
+                waiting.append(importer)
+            else:
+                found.add(user(importer))
+    return found
+
+
+@pytest.mark.parametrize(
+    "module", [m for m, p in MODULES.items() if layer(m) in SHARED and p.name != "__init__.py"]
+)
+def test_shared_files_have_two_users(module):
+    """What one method alone uses lies in its folder.
+
+    A user of a file in `SHARED` is a method, another room (engine, report, ...) or a script of
+    tools/ or datasets/ that imports it, or that imports a file in `SHARED` which does, and so on.
+    Two are wanted; of `SERVE_ALL` one is enough. `ONE_USER` says why a file has but one.
+    """
+    users = users_of(module)
+    shared = len(users) > 1 or bool(users & SERVE_ALL)
+    if module in ONE_USER:
+        assert not shared, f"{module} is no exception any more"
+    else:
+        assert shared, f"{module} is used by {sorted(users)} alone"
 
 
 def test_no_import_cycles():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from wsis.evaluation.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
-from wsis.layers.proxy_masks import (
+from wsis.layers.run_lengths import decode_rle, encode_mask, polygons_to_rle
+from wsis.methods.boxcaseg.proxy_masks import (
     masks_in_boxes,
-    normalise_maps,
-    quantise_maps,
+    normalize_maps,
+    quantize_maps,
     resize_map,
 )
-from wsis.layers.run_lengths import decode_rle, encode_mask, polygons_to_rle
 
 from tests.golden.conftest import assert_close
 
@@ -26,9 +26,9 @@ def expected_masks(arrays):
 
 
 def test_normalised_and_quantised(arrays):
-    found = normalise_maps(torch.from_numpy(arrays["logits"]).sigmoid())
+    found = normalize_maps(torch.from_numpy(arrays["logits"]).sigmoid())
     assert_close(found, arrays["normalised"], 1e-6, "normalised")
-    off = np.abs(quantise_maps(found).astype(int) - arrays["quantised"])
+    off = np.abs(quantize_maps(found).astype(int) - arrays["quantised"])
     assert off.max() <= 1
     assert (off > 0).mean() <= 1e-3
 
@@ -46,7 +46,7 @@ def test_maps_and_masks(golden, arrays):
 
 
 def test_a_constant_map_makes_an_empty_mask():
-    levels = quantise_maps(normalise_maps(torch.full((1, 4, 4), 0.3)))
+    levels = quantize_maps(normalize_maps(torch.full((1, 4, 4), 0.3)))
     assert not levels.any()
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from wsis.layers.masks import mask_boxes
-from wsis.layers.proxy_masks import merge_masks, original_confidence, painting_order
 from wsis.layers.run_lengths import decode_rle
+from wsis.methods.boxcaseg.proxy_masks import merge_masks, original_confidence, painting_order
 
 from tests.golden.conftest import assert_close
 

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from wsis.data.originals import read_irnet_export
 from wsis.data.pseudo_labels import write_pseudo_labels
 from wsis.layers.run_lengths import decode_rle
+from wsis.methods.irnet.original_files import read_irnet_export
 
 
 @pytest.fixture

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
-from wsis.layers.crops import resize_crops
 from wsis.layers.masks import mask_boxes
-from wsis.layers.proxy_masks import (
+from wsis.layers.run_lengths import decode_rle, encode_mask
+from wsis.methods.boxcaseg.crops import resize_crops
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, normalize
+from wsis.methods.boxcaseg.proxy_masks import (
     masks_in_boxes,
     merge_masks,
-    normalise_maps,
+    normalize_maps,
     original_confidence,
-    quantise_maps,
+    quantize_maps,
 )
-from wsis.layers.run_lengths import decode_rle, encode_mask
-from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, normalise
 
 from plain import Benchmark, register
 
@@ -60,7 +60,7 @@ def plain_crop(image: np.ndarray, box: list[int]) -> np.ndarray:
     zoom = [1 / f for f in factors]
     out = ndimage.zoom(blurred, zoom, order=1, mode="grid-constant", cval=0, grid_mode=True)
     out = np.clip(out, crop.min(), crop.max())
-    mean = np.array(BOX_NORMALISATION["mean"]) / 255
+    mean = np.array(BOX_NORMALIZATION["mean"]) / 255
     return (out - mean).transpose(2, 0, 1).astype(np.float32)
 
 
@@ -117,8 +117,8 @@ def ours(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.T
     for image, corners, maps in zip(images, boxes, logits, strict=True):
         pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
         cut = resize_crops(pixels, torch.from_numpy(corners), size=(SIDE, SIDE))
-        crops.append(normalise(cut, **BOX_NORMALISATION).numpy())
-        levels = quantise_maps(normalise_maps(maps.sigmoid()))
+        crops.append(normalize(cut, **BOX_NORMALIZATION).numpy())
+        levels = quantize_maps(normalize_maps(maps.sigmoid()))
         masks = masks_in_boxes(levels, corners, (HEIGHT, WIDTH))
         masks = merge_masks(masks, areas=(corners[:, 2:] - corners[:, :2]).prod(axis=1))
         found = mask_boxes(torch.from_numpy(masks)).numpy()

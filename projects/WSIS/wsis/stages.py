@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from wsis.data.proposals.make import ProposalSource
 from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.errors import UsageError
-from wsis.layers.proposals import ProposalSettings
+from wsis.layers.segment_proposals import ProposalSettings
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, register_stage
 
 _CAMNET = "MODEL.CAMNET."

@@ -15,7 +15,7 @@ from wsis.errors import DataError, UsageError
 from wsis.stages import derive_proposals, proposal_source
 
 from tests.data.proposals.files import masks_of, write
-from tests.layers.test_proposals import picture
+from tests.layers.test_segment_proposals import picture
 
 
 @pytest.fixture

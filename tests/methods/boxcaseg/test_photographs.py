@@ -16,8 +16,8 @@ from wsis.data.voc import load_voc
 from wsis.evaluation.box_baselines import filled_boxes
 from wsis.evaluation.box_masks import object_of_boxes, paired_iou
 from wsis.layers.masks import mask_boxes
-from wsis.layers.proxy_masks import fair_confidence
 from wsis.methods.boxcaseg.mappers import given_boxes
+from wsis.methods.boxcaseg.proxy_masks import fair_confidence
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
 
 PHOTOS = Path(os.environ.get("WSIS_DATA", "../shared/data")) / "coco_real"

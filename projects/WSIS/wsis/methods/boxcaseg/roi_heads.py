@@ -19,9 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import UsageError
-from wsis.layers.proxy_masks import masks_in_boxes, normalise_maps, quantise_maps
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
+from wsis.methods.boxcaseg.proxy_masks import (
+    masks_in_boxes,
+    normalize_maps,
+    quantize_maps,
+)
 
 
 def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -152,7 +156,7 @@ class BoxCasegROIHeads(nn.Module):
         """
         size = proposals.image_size
         boxes = proposals.proposal_boxes.tensor.cpu().numpy().astype(np.int64)
-        levels = quantise_maps(normalise_maps(probabilities))
+        levels = quantize_maps(normalize_maps(probabilities))
         masks = masks_in_boxes(levels, boxes, size, threshold=self.threshold)
         inside = torch.from_numpy(levels >= self.threshold).to(probabilities.device)
         count = inside.flatten(1).sum(dim=1).clamp(min=1)

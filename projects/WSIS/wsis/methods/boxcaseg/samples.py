@@ -17,8 +17,8 @@ from detectron2.structures import BoxMode
 from wsis.data.salient import SALIENT_KEY
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError
-from wsis.layers.crops import integer_box
 from wsis.layers.masks import box_iou
+from wsis.methods.boxcaseg.crops import integer_box
 
 Record = dict[str, Any]
 

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from wsis.data.artifacts import instance_arrays
 from wsis.errors import DataError, UsageError
 from wsis.layers.masks import mask_boxes
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     fair_confidence,
     merge_masks,

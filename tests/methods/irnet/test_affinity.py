@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers import affinity
+from wsis.methods.irnet import affinity
 
 
 def slow_maxima(boundary: np.ndarray, radius: int) -> np.ndarray:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from wsis.layers.peaks import upsample_maps
 from wsis.modeling.backbones.vgg import VGG16
-from wsis.modeling.map_frame import MapFrame
+from wsis.modeling.peak_responses import MapFrame
 
 
 def padded():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from wsis.layers import filling
-from wsis.layers.filling import fill, filling_weights
+from wsis.methods.iam import filling
+from wsis.methods.iam.filling import fill, filling_weights
 
 
 def unfolded(maps, weights, index, steps):

@@ -1,4 +1,7 @@
-"""Where the cells of a network's maps lie in the image: only pictures ask for it."""
+"""What the peak classifier finds in an image, and where the cells of its maps lie there.
+
+C classes, P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MapFrame:
-    """The place of class maps that were enlarged corner to corner (`upsample_maps`).
+    """The place of class maps that were enlarged corner to corner (`upsample_maps`), for pictures.
 
     Cell c of a padded network sees the pixels around c x stride. Drawn as the c-th part of the
     image it would lie up to a cell too far to the right and down.
@@ -68,3 +71,33 @@ class MapFrame:
         grid = torch.stack([columns, rows], dim=-1)[None].to(maps.dtype)
         options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
         return F.grid_sample(maps[None], grid, **options)[0] if len(maps) else maps
+
+
+@dataclass(frozen=True)
+class PeakResponses:
+    """What the classifier finds in one image.
+
+    Attributes:
+        scores: (C,) confidences, NaN where a class has no peak.
+        class_maps: (C, h, w) class response maps.
+        all_peaks: (Q, 3) int64 rows (class, y, x) of all stimulated peaks.
+        peaks: (P, 3) those that passed the thresholds, in their order.
+        values: (P,) class response at each of them.
+        responses: (P, H, W) peak response maps, of sum 1; None where they were not asked for.
+        features: the backbone's maps, (1, channels, h', w') each.
+        frame: where the class maps lie in the image.
+    """
+
+    scores: Tensor
+    class_maps: Tensor
+    all_peaks: Tensor
+    peaks: Tensor
+    values: Tensor
+    responses: Tensor | None
+    features: dict[str, Tensor]
+    frame: MapFrame
+
+    @property
+    def logits(self) -> Tensor:
+        """(C,) confidences; a class without a peak has the maximum of its map."""
+        return self.scores.where(~self.scores.isnan(), self.class_maps.amax(dim=(1, 2)))

@@ -4,17 +4,17 @@ from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import encode_artifact, read_artifact
 from wsis.data.mappers import build_mapper
-from wsis.data.proposal_mapper import (
+from wsis.data.proposals.store import by_rank, proposals_artifact
+from wsis.errors import DataError, UsageError
+from wsis.layers.regions import Regions
+from wsis.methods.cim.mappers import (
     ProposalBagMapper,
     clip_boxes,
     crops_artifact,
     crops_from_artifact,
     flip_boxes,
 )
-from wsis.data.proposals.store import by_rank, proposals_artifact
-from wsis.errors import DataError, UsageError
-from wsis.layers.overlaps import overlaps_of_regions
-from wsis.layers.regions import Regions
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 SIZE = (30, 40)
 

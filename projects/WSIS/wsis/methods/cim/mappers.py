@@ -10,22 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.artifacts import ProductReader
-from wsis.data.mapper_base import (
-    MAPPER_REGISTRY,
-    base_output,
-    image_format_of,
-    read_model_image,
+from wsis.data.mappers import (
+    Mapper,
+    Product,
+    Products,
+    register_mapper,
+    tags_of,
     to_tensor,
 )
 from wsis.data.proposals.store import Proposals, proposals_of_image
-from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import draw_flip, draw_integer, rescale_image
 from wsis.errors import DataError, UsageError
-from wsis.layers.overlaps import overlaps_of_regions
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -84,8 +83,8 @@ def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     return boxes, bits.reshape(len(boxes), side, side)
 
 
-@MAPPER_REGISTRY.register()
-class ProposalBagMapper:
+@register_mapper
+class ProposalBagMapper(Mapper):
     """An image as a bag of segment proposals (CIM; `methods/cim.md` 2 and 7).
 
     In training one view: the longer side becomes one of several lengths, half of the images are
@@ -98,9 +97,7 @@ class ProposalBagMapper:
     the file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also
     their points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
 
-    Args:
-        is_train: one view or all.
-        image_format: channel order.
+    Attributes:
         sides: lengths of the longer side, pixels.
         flip: mirror half of the training images; in inference add a mirrored view of each.
         proposals: product reader.
@@ -109,41 +106,23 @@ class ProposalBagMapper:
         crop_size: r.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        image_format: str,
-        sides: Sequence[int],
-        flip: bool,
-        proposals: Mapping[str, Arrays],
-        crops: Mapping[str, Arrays],
-        clusters: Mapping[str, Arrays] | None = None,
-        crop_size: int = 7,
-    ) -> None:
-        self.is_train = is_train
-        self.image_format = image_format
-        self.sides = tuple(sides)
-        self.flip = flip
-        self.proposals = proposals
-        self.crops = crops
-        self.clusters = clusters
-        self.crop_size = crop_size
+    sides: Sequence[int]
+    flip: bool
+    proposals: Product
+    crops: Product
+    clusters: Product | None = None
+    crop_size: int = 7
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
         """Arguments from ``INPUT`` and ``MODEL.CIM.CROP_SIZE``."""
         mirrored = cfg.INPUT.RANDOM_FLIP == "horizontal" if is_train else cfg.INPUT.FLIP_TEST
         sides = cfg.INPUT.LONGER_SIDES_TRAIN if is_train else cfg.INPUT.LONGER_SIDES_TEST
         if not sides or min(sides) < 1:
             key = "TRAIN" if is_train else "TEST"
             raise UsageError(f"INPUT.LONGER_SIDES_{key} is {tuple(sides)}; it lists lengths >= 1")
-        return {
-            "is_train": is_train,
-            "image_format": image_format_of(cfg),
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {
             "sides": sides,
             "flip": mirrored,
             "proposals": products["proposals"],
@@ -152,32 +131,32 @@ class ProposalBagMapper:
             "crop_size": cfg.MODEL.CIM.CROP_SIZE,
         }
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "image")
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
-        proposals, boxes, crops = self._read(dataset_dict["image_key"], image.shape[:2])
-        if "image_labels" in dataset_dict:
-            output["image_labels"] = list(dataset_dict["image_labels"])
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
+        key = dataset_dict["image_key"]
+        proposals, boxes, crops = self._read(key, image.shape[:2])
+        found = tags_of(dataset_dict)
         if self.is_train:
             side = self.draw_side()
             view = self.view(image, boxes, crops, side, self.flip and draw_flip())
-            output["image"], instances, _ = view
-            self._add_clusters(instances, dataset_dict["image_key"])
-            output["overlaps"] = overlaps_of_regions(proposals.regions)
-            return output | {"proposals": instances}
+            found["image"], instances, _ = view
+            self._add_clusters(instances, key)
+            return found | {
+                "proposals": instances,
+                "overlaps": overlaps_of_regions(proposals.regions),
+            }
         flips = (False, True) if self.flip else (False,)
         views = [(side, flip) for side in self.sides for flip in flips]
-        output["flips"] = [flip for _, flip in views]
-        output["scales"] = [side / max(image.shape[:2]) for side, _ in views]
-        output["images"] = [
+        found["flips"] = [flip for _, flip in views]
+        found["scales"] = [side / max(image.shape[:2]) for side, _ in views]
+        found["images"] = [
             to_tensor(rescale_image(image[:, ::-1] if flip else image, scale))
-            for flip, scale in zip(output["flips"], output["scales"], strict=True)
+            for flip, scale in zip(found["flips"], found["scales"], strict=True)
         ]
         instances = self._instances(image.shape[:2], boxes, crops)
         if self.clusters is not None:
-            output |= self._points(dataset_dict["image_key"])
-        return output | {"proposals": instances, "regions": proposals.regions}
+            found |= self._points(key)
+        return found | {"proposals": instances, "regions": proposals.regions}
 
     def draw_side(self) -> int:
         """One of the lengths of the longer side, at random."""

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from wsis.layers.crops import (
+from wsis.methods.boxcaseg.crops import (
     integer_box,
     nearest_index,
     resize_crops,

@@ -15,7 +15,7 @@ from wsis.layers.masks import box_iou
 LEVELS = 255
 
 
-def normalise_maps(probabilities: Tensor) -> Tensor:
+def normalize_maps(probabilities: Tensor) -> Tensor:
     """Each map stretched to 0..1: (p - min) / (max - min); a constant map becomes NaN.
 
     Args:
@@ -26,13 +26,13 @@ def normalise_maps(probabilities: Tensor) -> Tensor:
     return (probabilities - low) / (high - low)
 
 
-def quantise_maps(normalised: Tensor) -> np.ndarray:
+def quantize_maps(normalized: Tensor) -> np.ndarray:
     """(K, s, s) uint8: 255 times the value, truncated; NaN becomes 0.
 
     Args:
-        normalised: (K, s, s) float in 0..1.
+        normalized: (K, s, s) float in 0..1.
     """
-    levels = (normalised * LEVELS).nan_to_num(0.0)
+    levels = (normalized * LEVELS).nan_to_num(0.0)
     return levels.to(torch.uint8).cpu().numpy()
 
 

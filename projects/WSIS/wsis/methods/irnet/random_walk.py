@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsis.layers.affinity import pair_offsets, path_maxima
+from wsis.methods.irnet.affinity import pair_offsets, path_maxima
 
 # Weights below this are left out. A row sums to at least 1 (its diagonal), so 256 steps change by
 # less than 256 * 69 * 1e-12 of the largest value; it keeps products of tiny weights from becoming
@@ -35,8 +35,8 @@ def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Te
         beta: exponent above 0; larger keeps the walk further from boundaries.
 
     Returns:
-        (P, h, w) in the order of `wsis.layers.affinity.pair_offsets`: weight between a pixel and
-        its partner, 0 where the partner lies outside.
+        (P, h, w) in the order of `wsis.methods.irnet.affinity.pair_offsets`: weight between a pixel
+        and its partner, 0 where the partner lies outside.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers.overlaps import (
+from wsis.layers.regions import Regions
+from wsis.methods.cim.overlaps import (
     Overlaps,
     exceeds,
     overlap_nms,
@@ -10,7 +11,6 @@ from wsis.layers.overlaps import (
     overlaps_of_regions,
     rounded,
 )
-from wsis.layers.regions import Regions
 
 
 def random_masks(seed, count=20, size=(13, 17)):

@@ -1,6 +1,11 @@
 import numpy as np
 import torch
-from wsis.layers.joint_samples import add_neighbours, box_sample, object_sample, salient_sample
+from wsis.methods.boxcaseg.training_crops import (
+    add_neighbours,
+    box_sample,
+    object_sample,
+    salient_sample,
+)
 
 
 def test_box_label_is_the_box_seen_in_the_crop():

@@ -1,11 +1,16 @@
-"""Label files of the original CIM: clusters of proposals (pickles) and points (text).
+"""Files of the original CIM (cim spec 1): what it knows of proposals, their clusters, points.
 
-Its other files are read by `wsis.data.proposals.cim_files`; its pseudo labels are COCO JSON.
+Pickles hold 7 x 7 crops with boxes, overlap maps, and clusters; a text file holds points. None has
+masks: those are in the MATLAB files from which all was made. Its pseudo labels are COCO JSON.
+R proposals.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +18,74 @@ from wsis.data.checks import short
 from wsis.data.pickles import read_pickle
 from wsis.errors import DataError
 
+CROP_SIDE = 7
+_CROP_NAMES = ("indexes", "boxes", "masks")
+
 Clusters = tuple[np.ndarray, np.ndarray]  # ids, classes; each (R,) int32
+
+
+class Crops(NamedTuple):
+    """Of one image.
+
+    Attributes:
+        boxes: (R, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive.
+        masks: (R, 7, 7) bool, the mask within its box, resized by Pillow's NEAREST.
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray
+
+
+def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
+    """The entries ``names`` of a pickled dict, which must be lists of one length."""
+    content = read_pickle(path, f"{what} of CIM")
+    lists = [content.get(n) if isinstance(content, dict) else None for n in names]
+    if not all(isinstance(v, list) for v in lists) or len({len(v) for v in lists}) != 1:
+        raise DataError(f"{path} is no {what} of CIM: {', '.join(names)}, lists of a length")
+    return lists
+
+
+def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
+    """Read a ``cob/<split>.pkl``.
+
+    Returns:
+        Image id (VOC: year and number in one, 2007000032) to its crops.
+
+    Raises:
+        DataError: not such a file.
+    """
+    path = Path(path)
+    lists = _lists(path, "crop file", _CROP_NAMES)
+    crops = {}
+    for identity, boxes, masks in zip(*lists, strict=True):
+        boxes, masks = np.asarray(boxes), np.asarray(masks)
+        good = boxes.dtype.kind in "iu" and boxes.shape[1:] == (4,)
+        good &= masks.dtype == bool and masks.shape == (len(boxes), CROP_SIDE, CROP_SIDE)
+        if not good or not isinstance(identity, int | np.integer):
+            raise DataError(
+                f"{path}: image {short(identity)}: boxes {boxes.dtype} {boxes.shape} and masks "
+                f"{masks.dtype} {masks.shape}; expected integers (R, 4) and bool (R, 7, 7)"
+            )
+        crops[int(identity)] = Crops(boxes.astype(np.int64), masks)
+    return crops
+
+
+def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a ``cob_iou/.../<name>.pkl`` or ``cob_asy_iou/.../<name>.pkl``.
+
+    Returns:
+        (R, R) float16: IoU, or in the second [i, j] the share of j that i covers.
+
+    Raises:
+        DataError: not such a file.
+    """
+    path = Path(path)
+    content = read_pickle(path, "overlap map of CIM")
+    if not isinstance(content, np.ndarray) or content.ndim != 2 or content.dtype.kind != "f":
+        raise DataError(f"{path} holds a {type(content).__name__}, not an array (R, R) of floats")
+    if content.shape[0] != content.shape[1] or not np.isfinite(content).all():
+        raise DataError(f"{path} holds an array {content.shape}, not (R, R) of finite numbers")
+    return content
 
 
 def _clusters(matrix: np.ndarray) -> Clusters:
@@ -40,11 +112,7 @@ def read_cim_label_file(path: Path) -> dict[int, Clusters]:
     Raises:
         DataError: not such a file; no code in it is run.
     """
-    content = read_pickle(path, "label file of CIM")
-    names = ("indexes", "mat")
-    lists = [content.get(n) if isinstance(content, dict) else None for n in names]
-    if not all(isinstance(v, list) for v in lists) or len(lists[0]) != len(lists[1]):
-        raise DataError(f"{path} is no label file of CIM: indexes and mat, lists of a length")
+    lists = _lists(path, "label file", ("indexes", "mat"))
     found = {}
     for identity, matrix in zip(*lists, strict=True):
         try:

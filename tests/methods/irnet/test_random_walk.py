@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsis.layers import random_walk as walk_module
-from wsis.layers.affinity import search_paths
-from wsis.layers.random_walk import chebyshev_coefficients, random_walk, walk_weights
+from wsis.methods.irnet import random_walk as walk_module
+from wsis.methods.irnet.affinity import search_paths
+from wsis.methods.irnet.random_walk import chebyshev_coefficients, random_walk, walk_weights
 
 from tests.layers.allocations import Allocations
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsis.layers.crops import nearest_index, resize_crops, resize_nearest, shaken_crop
 from wsis.layers.masks import mask_boxes
+from wsis.methods.boxcaseg.crops import nearest_index, resize_crops, resize_nearest, shaken_crop
 
 _DARK = 1e-6  # below this a maximum does not divide
 

@@ -4,14 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsis.evaluation.box_baselines import filled_boxes
-from wsis.layers.proxy_masks import (
+from wsis.methods.boxcaseg.proxy_masks import (
     fair_confidence,
     masks_in_boxes,
     merge_masks,
-    normalise_maps,
+    normalize_maps,
     original_confidence,
     painting_order,
-    quantise_maps,
+    quantize_maps,
 )
 
 
@@ -89,7 +89,7 @@ def test_an_empty_mask_is_not_confident():
 
 def test_maps_to_masks():
     maps = torch.tensor([[[0.2, 0.4], [0.4, 0.6]], [[0.5, 0.5], [0.5, 0.5]]])
-    levels = quantise_maps(normalise_maps(maps))
+    levels = quantize_maps(normalize_maps(maps))
     assert levels.tolist() == [[[0, 127], [127, 255]], [[0, 0], [0, 0]]]
     boxes = np.array([[3, 1, 5, 3], [0, 0, 1, 1]])
     masks = masks_in_boxes(levels, boxes, (4, 6))

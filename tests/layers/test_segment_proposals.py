@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from wsis.layers.proposals import ProposalSettings, propose_segments, suppress
 from wsis.layers.region_overlap import overlap_with_masks
+from wsis.layers.segment_proposals import ProposalSettings, propose_segments, suppress
 
 from tests.layers.test_superpixels import blocks
 
@@ -67,7 +67,7 @@ def test_any_picture_gives_something(size, kind):
 
 
 def test_suppression_equals_the_plain_loop(monkeypatch):
-    monkeypatch.setattr("wsis.layers.proposals._BLOCK", 7)
+    monkeypatch.setattr("wsis.layers.segment_proposals._BLOCK", 7)
     generator = np.random.default_rng(0)
     size = generator.integers(1, 30, 12)
     table = generator.random((60, 12)) < 0.5

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from wsis.layers.displacement import cluster_centroids, refine_centroids
+from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 
 
 def slow_refine(field, steps):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from contourpy import contour_generator
-from wsis.data.originals import (
+from wsis.errors import DataError
+from wsis.layers.run_lengths import decode_rle
+from wsis.methods.irnet.original_files import (
     read_irnet_cam,
     read_irnet_export,
     read_irnet_instances,
     read_pickled_dict,
 )
-from wsis.errors import DataError
-from wsis.layers.run_lengths import decode_rle
 
 
 def cam_dict(height=9, width=14):
