@@ -18,6 +18,7 @@ from wsis.layers.proxy_masks import (
     resize_map,
     tight_boxes,
 )
+from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_box_masks, check_proxy_masks
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations, joint_samples
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
 
@@ -164,7 +165,7 @@ BOX_SEGMENTER = register_stage(
         title="Train the class-agnostic segmenter on boxes and salient objects",
         produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
-        evaluation="box_masks",
+        evaluation=box_mask_evaluator,
         evaluation_keys=(_NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
         mapper="BoxCasegMapper",
         supervision="box",
@@ -180,7 +181,7 @@ BOX_MASKS = register_stage(
         consumes=("box_segmenter",),
         produces="box_masks",
         config_keys=(*_NETWORK_KEYS, _NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
-        evaluation="box_masks",
+        evaluation=check_box_masks,
         weights_from="box_segmenter",
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
@@ -195,7 +196,7 @@ PROXY_MASKS = register_stage(
         consumes=("box_masks",),
         produces="instances",
         config_keys=(_NODE + "PROXY",),
-        evaluation="proxy_masks",
+        evaluation=check_proxy_masks,
         function=derive_proxy_masks,
         supervision="box",
     )

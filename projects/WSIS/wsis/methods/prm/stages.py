@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_artifact import response_artifact
 from wsis.stage import InferStage, register_stage
 
@@ -27,7 +28,7 @@ PEAK_INSTANCES = register_stage(
         consumes=("peak_classifier", "proposals"),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
         to_artifact=peak_instances_artifact,
@@ -41,7 +42,7 @@ RESPONSE_INSTANCES = register_stage(
         consumes=("peak_classifier",),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
         to_artifact=peak_instances_artifact,

@@ -7,25 +7,34 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import class_names as class_names_of
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
-from wsis.evaluation.box_baselines import filled_boxes, grabcut_boxes
 from wsis.evaluation.checks import check_instances
-from wsis.evaluation.records import RecordTable
-from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
+from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.predictions import Truth
+from wsis.evaluation.streaming import (
+    Metrics,
+    Record,
+    RecordTable,
+    StreamingEvaluation,
+    percent,
+    ratio,
+)
 from wsis.evaluation.truth import load_truth
-from wsis.evaluation.walk import CheckOptions, Results, Walk
+from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
 
 logger = logging.getLogger(__name__)
 
@@ -162,14 +171,6 @@ class BoxMasks:
     classes: np.ndarray
 
 
-@dataclass(frozen=True)
-class BoxOverlaps:
-    """What is kept of an image: (K,) float64 IoU of each box's mask, and (K,) int64 class ids."""
-
-    iou: np.ndarray
-    classes: np.ndarray
-
-
 class BoxMaskMeasure:
     """mIoU of masks inside given boxes.
 
@@ -182,11 +183,11 @@ class BoxMaskMeasure:
         self.protocol = protocol
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: BoxMasks) -> BoxOverlaps:
-        """IoU and class of each box."""
-        return BoxOverlaps(paired_iou(pair.masks, pair.truths), pair.classes)
+    def measure(self, pair: BoxMasks) -> Record:
+        """``iou`` (K,) of each box's mask and ``classes`` (K,)."""
+        return {"iou": paired_iou(pair.masks, pair.truths), "classes": pair.classes}
 
-    def summarise(self, records: RecordTable | Sequence[BoxOverlaps]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
         table, number = RecordTable.of(records), len(self.class_names)
         ious, classes = table.column("iou", np.float64), table.column("classes", np.int64)
@@ -294,31 +295,32 @@ class BoxMaskStream:
 
 
 def check_box_masks(
-    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
     """Product with ``masks`` and ``boxes`` per annotation: mIoU of them and of the baselines."""
-    stream = BoxMaskStream(options.class_names, grabcut_iterations=options.grabcut_iterations)
-    walk = Walk("box masks", options)
-    for record, truth, arrays in walk.over(dataset_dicts, product):
+    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
+    loop = ImageLoop("box masks", dataset_dicts, product)
+    for record, truth, arrays in loop:
         if arrays is None:
             stream.miss(record, truth)
         else:
             boxes, classes = arrays["boxes"], arrays["classes"]
             stream.add(record, truth, arrays["masks"], boxes, classes=classes)
-    return walk.entries(stream.finish())
+    return loop.results(stream.finish())
 
 
 def check_proxy_masks(
-    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
     """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
-    results = check_instances(dataset_dicts, product, options)
+    results = check_instances(dataset_dicts, product, class_names, cfg)
     measures = {
-        title: BoxMaskStream(options.class_names, title=title, baselines=False)
+        title: BoxMaskStream(class_names, title=title, baselines=False)
         for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
     }
-    walk = Walk("proxy masks", options)
-    for record, truth, arrays in walk.over(dataset_dicts, product):
+    loop = ImageLoop("proxy masks", dataset_dicts, product)
+    for record, truth, arrays in loop:
         if arrays is None:
             measures["proxy masks"].miss(record, truth)
             continue
@@ -326,10 +328,10 @@ def check_proxy_masks(
         for stream, chosen in zip(measures.values(), (None, sure), strict=True):
             boxes, classes = arrays["boxes"], arrays["classes"]
             stream.add(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
-    found: dict[str, Metrics] = {}
+    figures: dict[str, Metrics] = {}
     for stream in measures.values():
-        found.update(stream.finish())
-    return results + walk.entries(found)
+        figures.update(stream.finish())
+    return results + loop.results(figures)
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
@@ -385,3 +387,13 @@ class BoxMaskEvaluator(DatasetEvaluator):
             return results
         logger.warning("no image has true masks, so masks inside boxes have no figures")
         return OrderedDict()
+
+
+def box_mask_evaluator(
+    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
+) -> BoxMaskEvaluator:
+    """The evaluator of a training stage whose network takes boxes; it writes no predictions."""
+    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    return BoxMaskEvaluator(
+        dataset_dicts, class_names_of(dataset_name), grabcut_iterations=iterations
+    )
