@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from wsis.evaluation.streaming import InstancePair, InstancePrediction
+from wsis.evaluation.predictions import InstancePair, InstancePrediction
 
 
 @dataclass(frozen=True)

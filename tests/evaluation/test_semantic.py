@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from wsis.errors import DataError
-from wsis.evaluation.labels import InterPixelLabelMeasure
 from wsis.evaluation.semantic import (
     LabelPair,
     SemanticMeasure,
@@ -13,6 +12,7 @@ from wsis.evaluation.semantic import (
     iou_of_classes,
     paint_instances,
 )
+from wsis.methods.irnet.label_check import InterPixelLabelMeasure
 
 from tests.evaluation.cases import box, prediction
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from wsis.evaluation.matching import best_overlaps, true_at
-from wsis.evaluation.streaming import InstancePair
-from wsis.evaluation.voc import ProtocolOptions, VocMeasure
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
+from wsis.evaluation.voc import VocMeasure
 
 from tests.evaluation.cases import box, prediction, random_pair, truth
 from tests.evaluation.test_average_precision import slow_ap

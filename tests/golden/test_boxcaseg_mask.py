@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from wsis.data.rle import decode_rle, encode_mask, polygons_to_rle
-from wsis.evaluation.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
 from wsis.layers.proxy_masks import (
     full_masks,
     masks_in_boxes,
@@ -12,6 +11,7 @@ from wsis.layers.proxy_masks import (
     quantise_maps,
     resize_map,
 )
+from wsis.methods.boxcaseg.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
 
 from tests.golden.conftest import assert_close
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from wsis.data.rle import check_rle, decode_rle
 from wsis.evaluation.coco import CocoMeasure
-from wsis.evaluation.streaming import InstancePair, InstancePrediction
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.truth import load_truth
-from wsis.evaluation.voc import ProtocolOptions
 
 from tests.golden.conftest import assert_close
 

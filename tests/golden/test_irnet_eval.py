@@ -3,9 +3,10 @@
 import re
 
 import numpy as np
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.semantic import confusion_matrix, iou_of_classes
-from wsis.evaluation.streaming import InstancePair, InstancePrediction, mean_of_defined
-from wsis.evaluation.voc import ProtocolOptions, VocMeasure
+from wsis.evaluation.streaming import mean_of_defined
+from wsis.evaluation.voc import VocMeasure
 
 from tests.evaluation.cases import truth
 from tests.golden.conftest import assert_close

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from wsis.evaluation import records
 from wsis.evaluation.coco import CocoMeasure
 from wsis.evaluation.pseudo_labels import QualityMeasure
-from wsis.evaluation.records import KeyedRecords, RecordTable
-from wsis.evaluation.streaming import StreamingEvaluation
+from wsis.evaluation.streaming import KeyedRecords, RecordTable, StreamingEvaluation
 from wsis.evaluation.voc import VocMeasure
 
 from tests.evaluation.cases import random_pair

@@ -5,8 +5,9 @@ from PIL import Image
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.evaluation.box_baselines import filled_boxes
-from wsis.evaluation.box_masks import (
+from wsis.evaluation.registry import evaluate_product
+from wsis.methods.boxcaseg.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_masks import (
     BoxMaskEvaluator,
     BoxMaskMeasure,
     BoxMasks,
@@ -15,7 +16,6 @@ from wsis.evaluation.box_masks import (
     object_of_boxes,
     paired_iou,
 )
-from wsis.evaluation.registry import evaluate_product
 
 SIZE = (40, 50)
 NAMES = ("cat", "dog", "cow")
