@@ -156,9 +156,14 @@ def test_inference_on_dataset_as_with_any_evaluator_of_detectron2(
     records = [dict(record) for record in DatasetCatalog.get("shapes_val")]
     for record in records:
         record.pop("image_key", None)
-    classes = MetadataCatalog.get("shapes_val").thing_classes
-    json_file = str(shapes_root / "shapes" / "instances_val.json")
-    name = registered(records, thing_classes=classes, json_file=json_file)
+    known = MetadataCatalog.get("shapes_val")
+    classes, ids = known.thing_classes, known.thing_dataset_id_to_contiguous_id
+    name = registered(
+        records,
+        thing_classes=classes,
+        thing_dataset_id_to_contiguous_id=ids,
+        json_file=str(shapes_root / "shapes" / "instances_val.json"),
+    )
     mapper = DatasetMapper(is_train=False, augmentations=[T.Resize((32, 32))], image_format="BGR")
     loader = build_detection_test_loader(records, mapper=mapper)
     network = Found(records)
