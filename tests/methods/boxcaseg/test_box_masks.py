@@ -50,7 +50,8 @@ def test_iou_and_class_means():
 
 def test_measure():
     measure = BoxMaskMeasure("x", NAMES)
-    pair = BoxMasks(np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)]), np.array([2]))
+    found, truths = np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)])
+    pair = BoxMasks({"x": found}, truths, np.array([2]))
     found = measure.summarise([measure.measure(pair)])
     assert found["mIoU"] == pytest.approx(60)
     assert found["mIoU*"] == pytest.approx(20)
@@ -171,7 +172,7 @@ def test_masks_of_another_size(case):
     small = truth_of([mask(5, 5, 20, 20)], [0])
     stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
-        stream.add(
+        stream.take(
             record | {"annotations": smaller},
             small,
             np.zeros((2, 9, 9), bool),
@@ -183,7 +184,7 @@ def test_no_boxes_at_all():
     stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     none = np.zeros((0, *SIZE), dtype=bool)
     record = {"image_key": "a", "annotations": []}
-    stream.add(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
+    stream.take(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
     assert np.isnan(stream.finish()["box masks"]["mIoU"])
 
 

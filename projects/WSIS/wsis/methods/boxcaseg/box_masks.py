@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 TRUSTED = 0.95  # the published confidence from which a mask teaches
+_FILLED, _GRABCUT = "baseline filled box", "baseline GrabCut"  # protocols
 _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
 
 
@@ -161,12 +162,12 @@ class BoxMasks:
     """Masks of an image's boxes beside the true ones; a box without a true mask is left out.
 
     Attributes:
-        masks: (K, H, W) bool.
+        masks: protocol to (K, H, W) bool, the masks that it measures.
         truths: (K, H, W) bool.
         classes: (K,) int64 class ids.
     """
 
-    masks: np.ndarray
+    masks: Mapping[str, np.ndarray]
     truths: np.ndarray
     classes: np.ndarray
 
@@ -185,7 +186,8 @@ class BoxMaskMeasure:
 
     def measure(self, pair: BoxMasks) -> Record:
         """``iou`` (K,) of each box's mask and ``classes`` (K,)."""
-        return {"iou": paired_iou(pair.masks, pair.truths), "classes": pair.classes}
+        iou = paired_iou(pair.masks[self.protocol], pair.truths)
+        return {"iou": iou, "classes": pair.classes}
 
     def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
@@ -204,7 +206,7 @@ class BoxMaskMeasure:
         return metrics
 
 
-class BoxMaskStream:
+class BoxMaskStream(StreamingEvaluation):
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
     Args:
@@ -223,17 +225,12 @@ class BoxMaskStream:
         baselines: bool = True,
     ) -> None:
         self.grabcut_iterations = grabcut_iterations if baselines else 0
-        self.baselines = baselines
-        titles = [title, "baseline filled box"] if baselines else [title]
-        titles += ["baseline GrabCut"] if self.grabcut_iterations else []
-        self._streams = [StreamingEvaluation([BoxMaskMeasure(t, class_names)]) for t in titles]
+        titles = [title, _FILLED] if baselines else [title]
+        titles += [_GRABCUT] if self.grabcut_iterations else []
+        super().__init__([BoxMaskMeasure(one, class_names) for one in titles])
+        self._titles = titles
 
-    def reset(self) -> None:
-        """Forget every image."""
-        for stream in self._streams:
-            stream.reset()
-
-    def add(
+    def take(
         self,
         record: Mapping[str, Any],
         truth: Truth,
@@ -269,29 +266,21 @@ class BoxMaskStream:
             )
         known = (objects >= 0) & (True if chosen is None else chosen)
         truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
-        ways = [masks[known]]
-        if self.baselines:
-            ways.append(filled_boxes(boxes[known], size))
-        if self.grabcut_iterations:
-            image = read_dataset_image(dict(record))
-            ways.append(grabcut_boxes(image, boxes[known], iterations=self.grabcut_iterations))
-        for stream, found in zip(self._streams, ways, strict=True):
-            stream.add(record["image_key"], BoxMasks(found, truths, classes))
+        ways = {self._titles[0]: masks[known]}
+        if _FILLED in self._titles:
+            ways[_FILLED] = filled_boxes(boxes[known], size)
+        if _GRABCUT in self._titles:
+            image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
+            ways[_GRABCUT] = grabcut_boxes(image, boxes[known], iterations=iterations)
+        self.add(record["image_key"], BoxMasks(ways, truths, classes))
 
     def miss(self, record: Mapping[str, Any], truth: Truth) -> None:
         """Count an image that could not be read: every box of it has an empty mask."""
         objects = object_of_boxes(record, truth)
-        truths = truth.masks[objects[objects >= 0]]
-        classes = truth.classes[objects[objects >= 0]]
-        for stream in self._streams:
-            stream.add(record["image_key"], BoxMasks(np.zeros_like(truths), truths, classes))
-
-    def finish(self) -> OrderedDict[str, Metrics]:
-        """``{protocol: metrics}`` on the main process, empty on the others."""
-        results: OrderedDict[str, Metrics] = OrderedDict()
-        for stream in self._streams:
-            results.update(stream.finish())
-        return results
+        objects = objects[objects >= 0]
+        truths, classes = truth.masks[objects], truth.classes[objects]
+        ways = dict.fromkeys(self._titles, np.zeros_like(truths))
+        self.add(record["image_key"], BoxMasks(ways, truths, classes))
 
 
 def check_box_masks(
@@ -306,7 +295,7 @@ def check_box_masks(
             stream.miss(record, truth)
         else:
             boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.add(record, truth, arrays["masks"], boxes, classes=classes)
+            stream.take(record, truth, arrays["masks"], boxes, classes=classes)
     return loop.results(stream.finish())
 
 
@@ -327,7 +316,7 @@ def check_proxy_masks(
         sure = arrays["confidence"] > TRUSTED
         for stream, chosen in zip(measures.values(), (None, sure), strict=True):
             boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.add(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
+            stream.take(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
     figures: dict[str, Metrics] = {}
     for stream in measures.values():
         figures.update(stream.finish())
@@ -371,7 +360,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
                 found = output["instances"]
                 masks = found.pred_masks.cpu().numpy()
                 boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
-                self._stream.add(record, truth, masks, boxes)
+                self._stream.take(record, truth, masks, boxes)
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: its objects are missed, not forgiven."""
