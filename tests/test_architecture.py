@@ -84,6 +84,17 @@ def test_no_import_cycles():
         graph = {module: targets for module, targets in graph.items() if module not in leaves}
 
 
+def test_evaluation_has_at_most_four_floors():
+    """The longest chain of imports within ``evaluation/``: what one reads to follow a figure."""
+
+    def floor(module: str) -> int:
+        below = [t for t in imports_of(MODULES[module]) if layer(t) == "evaluation"]
+        return 1 + max((floor(t) for t in below if t.count(".") > 1), default=0)
+
+    floors = {m: floor(m) for m in MODULES if m.startswith("wsis.evaluation.")}
+    assert max(floors.values()) <= 4, floors
+
+
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path):
     text = path.read_text()
