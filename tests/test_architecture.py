@@ -32,9 +32,6 @@ RANK = {
 SHARED = ("layers", "data", "modeling", "evaluation")
 # What these import serves every pipeline: configs name it, or list the stage that runs it.
 SERVE_ALL = {"config", "stages"}
-ONE_USER = {
-    "wsis.evaluation.classification": "a protocol, which the engine alone runs",
-}
 FORBIDDEN = {("modeling", "data"), ("layers", "stage"), ("stage", "layers"), ("data", "modeling")}
 
 
@@ -115,14 +112,11 @@ def test_shared_files_have_two_users(module):
 
     A user of a file in `SHARED` is a method, another room (engine, report, ...) or a script of
     tools/ or datasets/ that imports it, or that imports a file in `SHARED` which does, and so on.
-    Two are wanted; of `SERVE_ALL` one is enough. `ONE_USER` says why a file has but one.
+    Two are wanted; of `SERVE_ALL` one is enough.
     """
     users = users_of(module)
     shared = len(users) > 1 or bool(users & SERVE_ALL)
-    if module in ONE_USER:
-        assert not shared, f"{module} is no exception any more"
-    else:
-        assert shared, f"{module} is used by {sorted(users)} alone"
+    assert shared, f"{module} is used by {sorted(users)} alone"
 
 
 def test_no_import_cycles():
@@ -135,6 +129,17 @@ def test_no_import_cycles():
         leaves = {module for module, targets in graph.items() if not targets & graph.keys()}
         assert leaves, f"an import cycle among {sorted(graph)}"
         graph = {module: targets for module, targets in graph.items() if module not in leaves}
+
+
+def test_evaluation_has_at_most_four_floors():
+    """The longest chain of imports within ``evaluation/``: what one reads to follow a figure."""
+
+    def floor(module: str) -> int:
+        below = [t for t in imports_of(MODULES[module]) if layer(t) == "evaluation"]
+        return 1 + max((floor(t) for t in below if t.count(".") > 1), default=0)
+
+    floors = {m: floor(m) for m in MODULES if m.startswith("wsis.evaluation.")}
+    assert max(floors.values()) <= 4, floors
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -10,11 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
-from wsis.evaluation.coco import CocoMeasure, xywh_of_masks
-from wsis.evaluation.coco_results import to_coco_results
-from wsis.evaluation.streaming import InstancePair
+from wsis.evaluation.coco import CocoMeasure, to_coco_results, xywh_of_masks
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
 from wsis.evaluation.truth import load_truth
-from wsis.evaluation.voc import ProtocolOptions
 from wsis.layers.run_lengths import encode_mask
 
 from tests.evaluation.cases import SimpleTruth, box, prediction, random_pair, truth

@@ -13,9 +13,9 @@ from wsis.data.coco import load_coco_dataset
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.salient import single_object_mask
 from wsis.data.voc import load_voc
-from wsis.evaluation.box_baselines import filled_boxes
-from wsis.evaluation.box_masks import object_of_boxes, paired_iou
 from wsis.layers.masks import mask_boxes
+from wsis.methods.boxcaseg.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_masks import object_of_boxes, paired_iou
 from wsis.methods.boxcaseg.mappers import given_boxes
 from wsis.methods.boxcaseg.proxy_masks import fair_confidence
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations

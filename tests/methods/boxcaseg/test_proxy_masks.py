@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsis.evaluation.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.proxy_masks import (
     fair_confidence,
     masks_in_boxes,

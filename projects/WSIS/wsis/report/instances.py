@@ -16,8 +16,8 @@ import numpy as np
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.errors import DataError
 from wsis.evaluation.average_precision import rank_by_score
-from wsis.evaluation.matching import best_overlaps, true_at
-from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.evaluation.voc import match_instances
 from wsis.layers.run_lengths import check_rle, decode_rles
 from wsis.report.runs import RunFolder, read_json
 from wsis.report.samples import Images
@@ -123,7 +123,7 @@ def pseudo_label_file_source(path: Path, images: Images) -> Source:
 
 
 def prediction_source(run: RunFolder, images: Images) -> Source:
-    """Predictions in COCO's result format, as `wsis.evaluation.coco_results` writes them."""
+    """Predictions in COCO's result format, as `wsis.evaluation.coco` writes them."""
     path, content = run.predictions, read_json(run.predictions)
     by_image: defaultdict[Any, list[Record]] = defaultdict(list)
     try:
@@ -202,8 +202,8 @@ class Quality:
             record["image_key"], InstancePrediction(found.classes, found.scores, found.masks), truth
         )
         self.true_areas += pair.true_areas.tolist()
-        matches = best_overlaps(pair.iou, found.scores, found.classes, truth.classes)
-        self.true += true_at(matches, 0.5)[0].tolist()
+        matches = match_instances(pair)
+        self.true += matches.true_at(0.5)[0].tolist()
         self.matches += [
             Match(
                 record,

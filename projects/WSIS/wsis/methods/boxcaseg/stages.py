@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from wsis.data.artifacts import instance_arrays
 from wsis.errors import DataError, UsageError
 from wsis.layers.masks import mask_boxes
+from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_box_masks, check_proxy_masks
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     fair_confidence,
@@ -143,7 +144,7 @@ BOX_SEGMENTER = register_stage(
         title="Train the class-agnostic segmenter on boxes and salient objects",
         produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
-        evaluation="box_masks",
+        evaluation=box_mask_evaluator,
         evaluation_keys=(_NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
         mapper="BoxCasegMapper",
         supervision="box",
@@ -159,7 +160,7 @@ BOX_MASKS = register_stage(
         consumes=("box_segmenter",),
         produces="box_masks",
         config_keys=(*_NETWORK_KEYS, _NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
-        evaluation="box_masks",
+        evaluation=check_box_masks,
         weights_from="box_segmenter",
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
@@ -174,7 +175,7 @@ PROXY_MASKS = register_stage(
         consumes=("box_masks",),
         produces="instances",
         config_keys=(_NODE + "PROXY",),
-        evaluation="proxy_masks",
+        evaluation=check_proxy_masks,
         function=derive_proxy_masks,
         supervision="box",
     )

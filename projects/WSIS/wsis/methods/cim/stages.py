@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.methods.cim.labels import (
     derive_crops,
     derive_original_clusters,
@@ -154,7 +155,7 @@ MINED_INSTANCES = register_stage(
         consumes=("complete_instances", *_NEEDED),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION", _NODE + "BEST_ONLY"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
@@ -169,7 +170,7 @@ POINT_INSTANCES = register_stage(
         consumes=("complete_instances", *_NEEDED, "proposal_clusters"),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
@@ -184,7 +185,7 @@ PROPOSAL_DETECTIONS = register_stage(
         consumes=("complete_instances", *_NEEDED),
         produces="detections",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,

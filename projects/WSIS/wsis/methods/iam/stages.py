@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_artifact import response_artifact, small_maps
 from wsis.stage import InferStage, TrainStage, register_stage
 
@@ -73,7 +74,7 @@ FILLED_INSTANCES = register_stage(
         consumes=("filling_network",),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="filling_network",
         mapper="PeakImageMapper",
         to_artifact=filled_instances_artifact,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_artifact import response_artifact
 from wsis.stage import InferStage, register_stage
 
@@ -23,7 +24,7 @@ PEAK_INSTANCES = register_stage(
         consumes=("peak_classifier", "proposals"),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
         to_artifact=peak_instances_artifact,
@@ -37,7 +38,7 @@ RESPONSE_INSTANCES = register_stage(
         consumes=("peak_classifier",),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
         to_artifact=peak_instances_artifact,

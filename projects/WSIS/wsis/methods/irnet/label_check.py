@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from detectron2.config import CfgNode
 
-from wsis.evaluation.records import RecordTable
+from wsis.evaluation.checks import check_labels
+from wsis.evaluation.image_loop import DatasetDicts, Product, Results
 from wsis.evaluation.semantic import VOID, LabelPair
-from wsis.evaluation.streaming import Metrics, ratio
-
-
-@dataclass(frozen=True)
-class LabelCounts:
-    """What `InterPixelLabelMeasure` counts in an image.
-
-    Attributes:
-        counts: (1, 8) int64 pixels.
-    """
-
-    counts: np.ndarray
+from wsis.evaluation.streaming import Metrics, Record, RecordTable, ratio
 
 
 class InterPixelLabelMeasure:
@@ -38,8 +28,8 @@ class InterPixelLabelMeasure:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.num_labels = len(class_names) + 1
 
-    def measure(self, pair: LabelPair) -> LabelCounts:
-        """Counts of one image."""
+    def measure(self, pair: LabelPair) -> Record:
+        """``counts`` (1, 8) int64: pixels of one image."""
         pair.check(self.num_labels)
         predicted, true = pair.predicted, pair.true
         certain = true != VOID
@@ -56,9 +46,9 @@ class InterPixelLabelMeasure:
             background,
             true == 0,
         )
-        return LabelCounts(np.array([[count.sum() for count in counts]], dtype=np.int64))
+        return {"counts": np.array([[count.sum() for count in counts]], dtype=np.int64)}
 
-    def summarise(self, records: RecordTable | Sequence[LabelCounts]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """Share unknown, precision and recall of foreground and background, in per cent."""
         totals = RecordTable.of(records).column("counts", np.int64).reshape(-1, 8).sum(axis=0)
         unknown, pixels, fg_hit, fg, fg_true, bg_hit, bg, bg_true = totals.tolist()
@@ -69,3 +59,13 @@ class InterPixelLabelMeasure:
             "background_precision": ratio(bg_hit, bg),
             "background_recall": ratio(bg_hit, bg_true),
         }
+
+
+def check_inter_pixel_label(
+    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
+) -> Results:
+    """Product ``inter_pixel_label``: share unknown, precision of the rest."""
+    measure = InterPixelLabelMeasure(class_names)
+    return check_labels(
+        "inter-pixel labels", measure, dataset_dicts, product, class_names, missing=VOID
+    )

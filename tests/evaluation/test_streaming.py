@@ -2,17 +2,15 @@
 
 import copy
 import tracemalloc
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsis.evaluation import records
+from wsis.evaluation import streaming
 from wsis.evaluation.coco import CocoMeasure
 from wsis.evaluation.pseudo_labels import QualityMeasure
-from wsis.evaluation.records import KeyedRecords, RecordTable
-from wsis.evaluation.streaming import StreamingEvaluation
+from wsis.evaluation.streaming import KeyedRecords, RecordTable, StreamingEvaluation
 from wsis.evaluation.voc import VocMeasure
 
 from tests.evaluation.cases import random_pair
@@ -21,14 +19,9 @@ from tests.evaluation.sharding import run_sharded
 NAMES = ("cat", "dog", "bird", "cow")
 
 
-@dataclass(frozen=True)
-class Pair:
-    scores: np.ndarray
-    counts: np.ndarray
-
-
 def pair(scores, counts=()):
-    return Pair(np.array(scores, dtype=np.float64), np.array(counts, dtype=np.int64).reshape(-1, 2))
+    numbers = np.array(counts, dtype=np.int64).reshape(-1, 2)
+    return {"scores": np.array(scores, dtype=np.float64), "counts": numbers}
 
 
 @settings(max_examples=50, deadline=None)
@@ -51,7 +44,7 @@ def test_packing_loses_nothing(rows, random):
     table = table.take(np.array(order, dtype=np.int64))
     assert len(table) == len(given)
     for name, dtype, empty in (("scores", np.float64, 0), ("counts", np.int64, (0, 2))):
-        parts = [getattr(given[i], name) for i in order]
+        parts = [given[i][name] for i in order]
         expected = np.concatenate([np.zeros(empty, dtype), *parts])
         found = table.column(name, dtype)
         assert found.dtype == dtype
@@ -70,7 +63,7 @@ def test_small_numbers_take_small_types():
 
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_keys_are_ordered_and_count_once(monkeypatch, world_size):
-    monkeypatch.setattr(records, "_CHUNK", 4)
+    monkeypatch.setattr(streaming, "_CHUNK", 4)
     keys = [f"{number}é" for number in (30, 4, 111, 5, 2, 77, 9, 8, 60, 41, 3)]
 
     def process(rank):
@@ -81,6 +74,8 @@ def test_keys_are_ordered_and_count_once(monkeypatch, world_size):
             store.add(key, [pair([float(key[:-1])])])
         if rank:  # a sampler repeats an image; the first process's record stands
             store.add(keys[0], [pair([-2.0])])
+        (alone,) = store.gather(distributed=False)
+        assert len(alone) == len({*keys[rank::world_size], *keys[: rank and 1]})
         store.gather()
         return store.gather()  # asking twice changes nothing
 
@@ -98,7 +93,7 @@ def test_no_images():
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_packed_figures_are_those_of_the_records(monkeypatch, world_size):
-    monkeypatch.setattr(records, "_CHUNK", 4)
+    monkeypatch.setattr(streaming, "_CHUNK", 4)
     pairs = [random_pair(i) for i in range(23)]
 
     def measures():
@@ -135,7 +130,7 @@ def test_an_image_takes_few_bytes():
     pairs = [random_pair(i) for i in range(16)]
     measures = [VocMeasure(NAMES), CocoMeasure(NAMES), QualityMeasure(NAMES)]
     stream = StreamingEvaluation([Again(measure, pairs) for measure in measures])
-    images = 8 * records._CHUNK
+    images = 8 * streaming._CHUNK
     tracemalloc.start()
     try:
         for number in range(images):

@@ -7,6 +7,7 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,25 +15,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import class_names as class_names_of
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
-from wsis.evaluation.box_baselines import filled_boxes, grabcut_boxes
 from wsis.evaluation.checks import check_instances
-from wsis.evaluation.records import RecordTable
-from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
+from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.predictions import Truth
+from wsis.evaluation.streaming import (
+    Metrics,
+    Record,
+    RecordTable,
+    StreamingEvaluation,
+    percent,
+    ratio,
+)
 from wsis.evaluation.truth import load_truth
-from wsis.evaluation.walk import CheckOptions, Results, Walk
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
+from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
 
 logger = logging.getLogger(__name__)
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 TRUSTED = 0.95  # the published confidence from which a mask teaches
+_FILLED, _GRABCUT = "baseline filled box", "baseline GrabCut"  # protocols
 _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
 
 
@@ -137,21 +147,13 @@ class BoxMasks:
     """Masks of an image's boxes beside the true ones; a box without a true mask is left out.
 
     Attributes:
-        masks: (K, H, W) bool.
+        masks: protocol to (K, H, W) bool, the masks that it measures.
         truths: (K, H, W) bool.
         classes: (K,) int64 class ids.
     """
 
-    masks: np.ndarray
+    masks: Mapping[str, np.ndarray]
     truths: np.ndarray
-    classes: np.ndarray
-
-
-@dataclass(frozen=True)
-class BoxOverlaps:
-    """What is kept of an image: (K,) float64 IoU of each box's mask, and (K,) int64 class ids."""
-
-    iou: np.ndarray
     classes: np.ndarray
 
 
@@ -167,11 +169,12 @@ class BoxMaskMeasure:
         self.protocol = protocol
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: BoxMasks) -> BoxOverlaps:
-        """IoU and class of each box."""
-        return BoxOverlaps(paired_iou(pair.masks, pair.truths), pair.classes)
+    def measure(self, pair: BoxMasks) -> Record:
+        """``iou`` (K,) of each box's mask and ``classes`` (K,)."""
+        iou = paired_iou(pair.masks[self.protocol], pair.truths)
+        return {"iou": iou, "classes": pair.classes}
 
-    def summarise(self, records: RecordTable | Sequence[BoxOverlaps]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
         table, number = RecordTable.of(records), len(self.class_names)
         ious, classes = table.column("iou", np.float64), table.column("classes", np.int64)
@@ -188,7 +191,7 @@ class BoxMaskMeasure:
         return metrics
 
 
-class BoxMaskStream:
+class BoxMaskStream(StreamingEvaluation):
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
     Args:
@@ -207,17 +210,12 @@ class BoxMaskStream:
         baselines: bool = True,
     ) -> None:
         self.grabcut_iterations = grabcut_iterations if baselines else 0
-        self.baselines = baselines
-        titles = [title, "baseline filled box"] if baselines else [title]
-        titles += ["baseline GrabCut"] if self.grabcut_iterations else []
-        self._streams = [StreamingEvaluation([BoxMaskMeasure(t, class_names)]) for t in titles]
+        titles = [title, _FILLED] if baselines else [title]
+        titles += [_GRABCUT] if self.grabcut_iterations else []
+        super().__init__([BoxMaskMeasure(one, class_names) for one in titles])
+        self._titles = titles
 
-    def reset(self) -> None:
-        """Forget every image."""
-        for stream in self._streams:
-            stream.reset()
-
-    def add(
+    def take(
         self,
         record: Mapping[str, Any],
         truth: Truth,
@@ -253,68 +251,61 @@ class BoxMaskStream:
             )
         known = (objects >= 0) & (True if chosen is None else chosen)
         truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
-        ways = [masks[known]]
-        if self.baselines:
-            ways.append(filled_boxes(boxes[known], size))
-        if self.grabcut_iterations:
-            image = read_dataset_image(dict(record))
-            ways.append(grabcut_boxes(image, boxes[known], iterations=self.grabcut_iterations))
-        for stream, found in zip(self._streams, ways, strict=True):
-            stream.add(record["image_key"], BoxMasks(found, truths, classes))
+        ways = {self._titles[0]: masks[known]}
+        if _FILLED in self._titles:
+            ways[_FILLED] = filled_boxes(boxes[known], size)
+        if _GRABCUT in self._titles:
+            image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
+            ways[_GRABCUT] = grabcut_boxes(image, boxes[known], iterations=iterations)
+        self.add(record["image_key"], BoxMasks(ways, truths, classes))
 
     def miss(self, record: Mapping[str, Any], truth: Truth) -> None:
         """Count an image that could not be read: every box of it has an empty mask."""
         objects = object_of_boxes(record, truth)
-        truths = truth.masks[objects[objects >= 0]]
-        classes = truth.classes[objects[objects >= 0]]
-        for stream in self._streams:
-            stream.add(record["image_key"], BoxMasks(np.zeros_like(truths), truths, classes))
-
-    def finish(self) -> OrderedDict[str, Metrics]:
-        """``{protocol: metrics}`` on the main process, empty on the others."""
-        results: OrderedDict[str, Metrics] = OrderedDict()
-        for stream in self._streams:
-            results.update(stream.finish())
-        return results
+        objects = objects[objects >= 0]
+        truths, classes = truth.masks[objects], truth.classes[objects]
+        ways = dict.fromkeys(self._titles, np.zeros_like(truths))
+        self.add(record["image_key"], BoxMasks(ways, truths, classes))
 
 
 def check_box_masks(
-    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
     """Product with ``masks`` and ``boxes`` per annotation: mIoU of them and of the baselines."""
-    stream = BoxMaskStream(options.class_names, grabcut_iterations=options.grabcut_iterations)
-    walk = Walk("box masks", options)
-    for record, truth, arrays in walk.over(dataset_dicts, product):
+    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
+    loop = ImageLoop("box masks", dataset_dicts, product)
+    for record, truth, arrays in loop:
         if arrays is None:
             stream.miss(record, truth)
         else:
             boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.add(record, truth, arrays["masks"], boxes, classes=classes)
-    return walk.entries(stream.finish())
+            stream.take(record, truth, arrays["masks"], boxes, classes=classes)
+    return loop.results(stream.finish())
 
 
 def check_proxy_masks(
-    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
     """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
-    results = check_instances(dataset_dicts, product, options)
+    results = check_instances(dataset_dicts, product, class_names, cfg)
     measures = {
-        title: BoxMaskStream(options.class_names, title=title, baselines=False)
+        title: BoxMaskStream(class_names, title=title, baselines=False)
         for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
     }
-    walk = Walk("proxy masks", options)
-    for record, truth, arrays in walk.over(dataset_dicts, product):
+    loop = ImageLoop("proxy masks", dataset_dicts, product)
+    for record, truth, arrays in loop:
         if arrays is None:
             measures["proxy masks"].miss(record, truth)
             continue
         sure = arrays["confidence"] > TRUSTED
         for stream, chosen in zip(measures.values(), (None, sure), strict=True):
             boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.add(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
-    found: dict[str, Metrics] = {}
+            stream.take(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
+    figures: dict[str, Metrics] = {}
     for stream in measures.values():
-        found.update(stream.finish())
-    return results + walk.entries(found)
+        figures.update(stream.finish())
+    return results + loop.results(figures)
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
@@ -354,7 +345,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
                 found = output["instances"]
                 masks = found.pred_masks.cpu().numpy()
                 boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
-                self._stream.add(record, truth, masks, boxes)
+                self._stream.take(record, truth, masks, boxes)
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: its objects are missed, not forgiven."""
@@ -370,3 +361,13 @@ class BoxMaskEvaluator(DatasetEvaluator):
             return results
         logger.warning("no image has true masks, so masks inside boxes have no figures")
         return OrderedDict()
+
+
+def box_mask_evaluator(
+    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
+) -> BoxMaskEvaluator:
+    """The evaluator of a training stage whose network takes boxes; it writes no predictions."""
+    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    return BoxMaskEvaluator(
+        dataset_dicts, class_names_of(dataset_name), grabcut_iterations=iterations
+    )

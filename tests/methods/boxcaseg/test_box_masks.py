@@ -2,23 +2,26 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
+from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.evaluation.box_baselines import filled_boxes
-from wsis.evaluation.box_masks import (
+from wsis.methods.boxcaseg.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_masks import (
     BoxMaskEvaluator,
     BoxMaskMeasure,
     BoxMasks,
     BoxMaskStream,
+    check_box_masks,
+    check_proxy_masks,
     class_mean_iou,
     object_of_boxes,
     paired_iou,
 )
-from wsis.evaluation.registry import evaluate_product
 
 SIZE = (40, 50)
 NAMES = ("cat", "dog", "cow")
+CHECKS = {check_box_masks: "box masks", check_proxy_masks: "proxy masks"}
 
 
 def mask(x0, y0, x1, y1):
@@ -47,7 +50,8 @@ def test_iou_and_class_means():
 
 def test_measure():
     measure = BoxMaskMeasure("x", NAMES)
-    pair = BoxMasks(np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)]), np.array([2]))
+    found, truths = np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)])
+    pair = BoxMasks({"x": found}, truths, np.array([2]))
     found = measure.summarise([measure.measure(pair)])
     assert found["mIoU"] == pytest.approx(60)
     assert found["mIoU*"] == pytest.approx(20)
@@ -104,37 +108,39 @@ def case(tmp_path):
     return record, ProductReader(tmp_path, "box_masks")
 
 
-def figures(name, case, **options):
-    record, reader = case
-    entries = evaluate_product(name, [record], reader, class_names=NAMES, **options)
+def figures(check, *records, reader, iterations=5):
+    cfg = get_wsis_cfg()
+    cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS = iterations
+    entries = check(list(records), reader, NAMES, cfg)
     return {entry["protocol"]: entry["metrics"] for entry in entries}
 
 
 def test_box_masks_with_baselines(case):
-    found = figures("box_masks", case)
+    record, reader = case
+    found = figures(check_box_masks, record, reader=reader)
     assert found["box masks"]["mIoU"] == pytest.approx(75)
     assert found["baseline filled box"]["mIoU"] == pytest.approx(100)
     assert "baseline GrabCut" in found
-    assert set(figures("box_masks", case, grabcut_iterations=0)) == {
+    assert set(figures(check_box_masks, record, reader=reader, iterations=0)) == {
         "box masks",
         "baseline filled box",
     }
 
 
 def test_proxy_masks_and_those_to_be_trusted(case):
-    found = figures("proxy_masks", case)
+    record, reader = case
+    found = figures(check_proxy_masks, record, reader=reader)
     assert found["proxy masks"]["mIoU"] == pytest.approx(75)
     assert found["proxy masks, confidence > 0.95"]["mIoU"] == pytest.approx(100)
     assert found["proxy masks, confidence > 0.95"]["boxes"] == 1
     assert "voc" in found
 
 
-def test_boxes_without_an_artifact_are_missed(case, tmp_path):
+def test_boxes_without_an_artifact_are_missed(case):
     record, reader = case
     both = [record, record | {"image_key": "b"}]
-    for name, protocol in (("box_masks", "box masks"), ("proxy_masks", "proxy masks")):
-        entries = evaluate_product(name, both, reader, class_names=NAMES, grabcut_iterations=0)
-        found = {entry["protocol"]: entry["metrics"] for entry in entries}
+    for check, protocol in CHECKS.items():
+        found = figures(check, *both, reader=reader, iterations=0)
         assert found[protocol]["mIoU"] == pytest.approx(75 / 2)
         assert found[protocol]["boxes"] == 4
 
@@ -154,8 +160,8 @@ def test_masks_of_other_boxes_are_joined_to_objects(case):
     record, reader = case
     first, second = record["annotations"]
     record["annotations"] = [second, first, second | {"category_id": 2}]
-    for name, protocol in (("box_masks", "box masks"), ("proxy_masks", "proxy masks")):
-        found = figures(name, (record, reader))
+    for check, protocol in CHECKS.items():
+        found = figures(check, record, reader=reader)
         assert found[protocol]["mIoU"] == pytest.approx(75)
         assert found[protocol]["boxes"] == 2
 
@@ -166,7 +172,7 @@ def test_masks_of_another_size(case):
     small = truth_of([mask(5, 5, 20, 20)], [0])
     stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
-        stream.add(
+        stream.take(
             record | {"annotations": smaller},
             small,
             np.zeros((2, 9, 9), bool),
@@ -178,7 +184,7 @@ def test_no_boxes_at_all():
     stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     none = np.zeros((0, *SIZE), dtype=bool)
     record = {"image_key": "a", "annotations": []}
-    stream.add(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
+    stream.take(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
     assert np.isnan(stream.finish()["box masks"]["mIoU"])
 
 
