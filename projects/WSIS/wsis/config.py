@@ -11,8 +11,8 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
-from wsis.data.config import add_input_config
-from wsis.data.proposals.config import add_proposals_config
+from wsis.data import instance_mapper, mappers  # noqa: F401  (registers the shared mappers)
+from wsis.data.config import add_input_config, add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.boxcaseg.config import add_boxcaseg_config
 from wsis.methods.cim.config import add_cim_config

@@ -24,7 +24,10 @@ class Stage:
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         file_keys: config keys that name a file or a folder outside the data set; other names or
             sizes of files there make the stage stale.
-        evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
+        evaluation: compares the product with ground truth, see `wsis.evaluation.image_loop`;
+            None for nothing. That of a training stage makes an evaluator for its network:
+            ``(data set's name, dataset dicts, cfg, folder for predictions)`` to a Detectron2
+            evaluator that also has ``miss(dataset dict)``, for an image that cannot be read.
         evaluation_keys: config nodes on which the figures depend, but not the product.
         supervision: the most of the data set that it looks at: image, point, box or mask.
         images: roles of the data (train, val, salient, evaluation) whose images it treats; the
@@ -39,7 +42,7 @@ class Stage:
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
     file_keys: tuple[str, ...] = ()
-    evaluation: str = ""
+    evaluation: Callable[..., Any] | None = None
     evaluation_keys: tuple[str, ...] = ()
     supervision: str = "image"
     images: tuple[str, ...] = ("train",)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from wsis.layers.affinity import search_paths, source_window
 from wsis.methods.irnet import losses
+from wsis.methods.irnet.affinity import search_paths, source_window
 from wsis.methods.irnet.losses import pair_sums, relation_losses
 
 

@@ -22,6 +22,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from wsis.errors import DataError
+
 MAX_FILE_BYTES = 4 << 30
 _KINDS = "biufSU"  # of arrays: numbers and text, nothing with pointers
 
@@ -207,16 +209,6 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside the file")
 
 
-def check_file_size(stream: IO[bytes]) -> None:
-    """Refuse files that are larger than any that the originals write.
-
-    Raises:
-        ValueError: more than `MAX_FILE_BYTES`.
-    """
-    if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
-        raise ValueError("it is absurdly large")
-
-
 def load_pickle(stream: IO[bytes]) -> Any:
     """What a pickle holds: arrays, numbers, text and containers of them; tensors come as arrays.
 
@@ -227,3 +219,27 @@ def load_pickle(stream: IO[bytes]) -> Any:
         warnings.simplefilter("ignore")  # TypedStorage is deprecated, but it was saved
         found = _Unpickler(stream).load()
     return found.content if isinstance(found, _Array) and found.content is not None else found
+
+
+def read_pickle(
+    path: str | os.PathLike[str], what: str, load: Callable[[IO[bytes]], Any] = load_pickle
+) -> Any:
+    """What a file of an original holds.
+
+    Args:
+        path: the file.
+        what: it should be, for the message: "crop file of CIM".
+        load: makes the content of the open file.
+
+    Raises:
+        DataError: missing, larger than any that the originals write, or not such a file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
+                raise ValueError("it is absurdly large")
+            return load(stream)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except Exception as error:  # unpickling what is damaged raises nearly anything
+        raise DataError(f"{path} is no {what} ({type(error).__name__}: {error})") from error

@@ -20,9 +20,9 @@ from wsis.engine.evaluate import EVALUATION, METRICS
 from wsis.engine.manifest import MANIFEST, PIPELINE, Manifest
 from wsis.engine.status import seen_of_the_data_set
 from wsis.errors import UsageError, WSISError
-from wsis.evaluation.checks import PSEUDO_LABEL_FILE
-from wsis.evaluation.coco_results import FILE_NAME
+from wsis.evaluation.coco import FILE_NAME
 from wsis.stage import get_stage
+from wsis.stages import PSEUDO_LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class RunFolder:
     @property
     def pseudo_labels(self) -> Path | None:
         """The exported pseudo-label file, if this stage wrote one."""
-        path = self.folder / PSEUDO_LABEL_FILE
+        path = self.folder / PSEUDO_LABELS.file_name
         return path if path.is_file() else None
 
     @property

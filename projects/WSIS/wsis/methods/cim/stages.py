@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.methods.cim.labels import (
     derive_crops,
     derive_original_clusters,
@@ -59,12 +61,8 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's detections: the product "instances" of any method."""
     found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
-        "proposals": found.proposal_index.cpu().numpy().astype(np.int64),
-    }
+    index = found.proposal_index.cpu().numpy().astype(np.int64)
+    return instance_arrays(found) | {"proposals": index}
 
 
 CLASS_PEAKS = register_stage(
@@ -148,7 +146,7 @@ MINED_INSTANCES = register_stage(
         consumes=("complete_instances", *_NEEDED),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION", _NODE + "BEST_ONLY"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
@@ -163,7 +161,7 @@ POINT_INSTANCES = register_stage(
         consumes=("complete_instances", *_NEEDED, "proposal_clusters"),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
@@ -178,7 +176,7 @@ PROPOSAL_DETECTIONS = register_stage(
         consumes=("complete_instances", *_NEEDED),
         produces="detections",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,

@@ -1,10 +1,10 @@
-"""Config keys of IRNet; importing this module registers its networks and stages."""
+"""Config keys of IRNet; importing this module registers its networks, mappers and stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.irnet import meta_arch, roi_heads, stages  # noqa: F401  (registers them)
+from wsis.methods.irnet import mappers, meta_arch, roi_heads, stages  # noqa: F401
 
 
 def _add_label_config(keys: CfgNode) -> None:
@@ -76,7 +76,10 @@ def _add_inference_config(keys: CfgNode) -> None:
 
 
 def add_irnet_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.IRNET.*``, in place."""
+    """Add ``MODEL.IRNET.*`` and ``INPUT.RESCALE_RANGE``, in place."""
+    # Relation network training: image and label are rescaled by a uniform factor of this range (of
+    # the working size).
+    cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
     cfg.MODEL.IRNET = CfgNode()
     _add_label_config(cfg.MODEL.IRNET)
     _add_network_config(cfg.MODEL.IRNET)

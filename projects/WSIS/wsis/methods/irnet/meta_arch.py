@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
+from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.modeling.pixels import PixelModule
 

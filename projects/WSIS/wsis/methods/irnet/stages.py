@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
+from wsis.evaluation.checks import check_instances, check_semantic
 from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
+from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
 
@@ -107,11 +110,7 @@ def reduce_displacement(
 
 def instance_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image: its instances, and the maps that made them for the report."""
-    found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
+    return instance_arrays(output["instances"]) | {
         "boundary": output["boundary"].cpu().numpy().astype(np.float16),
         "displacement": output["displacement"].cpu().numpy().astype(np.float16),
         "clusters": output["clusters"].cpu().numpy().astype(np.int32),
@@ -130,7 +129,7 @@ INTER_PIXEL_LABEL = register_stage(
         consumes=("cam",),
         produces="inter_pixel_label",
         config_keys=(_NODE + "LABEL",),
-        evaluation="inter_pixel_label",
+        evaluation=check_inter_pixel_label,
         function=derive_inter_pixel_label,
     )
 )
@@ -170,7 +169,7 @@ INSTANCES = register_stage(
         consumes=("relation_network", "displacement_mean", "cam"),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, *_INSTANCE_KEYS),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=instance_artifact,
@@ -186,7 +185,7 @@ SEMANTIC_LABELS = register_stage(
         consumes=("relation_network", "cam"),
         produces="semantic",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, _NODE + "SEMANTIC_BACKGROUND"),
-        evaluation="semantic",
+        evaluation=check_semantic,
         weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
