@@ -51,7 +51,7 @@ class RecordTable:
     @classmethod
     def of(cls, records: RecordTable | Sequence[Record]) -> RecordTable:
         """Pack records of the same names; a table is returned as it is."""
-        if isinstance(records, cls):
+        if isinstance(records, RecordTable):
             return records
         columns = {name: [r[name] for r in records] for name in (records[0] if records else ())}
         return cls(
