@@ -70,7 +70,7 @@ class InstanceMapper(Mapper):
             )
         if not self.use_masks:
             self.min_confidence, self.use_ignore = 0.0, False
-        self.augmentations = T.AugmentationList(self.augmentations)
+        self._augment = T.AugmentationList(self.augmentations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class InstanceMapper(Mapper):
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
         augmented = T.AugInput(image)
-        transforms = self.augmentations(augmented)
+        transforms = self._augment(augmented)
         found = {"image": to_tensor(augmented.image)}
         if self.is_train:
             annotations, size = self._annotations(dataset_dict), augmented.image.shape[:2]

@@ -44,10 +44,10 @@ _MapperClass = TypeVar("_MapperClass", bound=type)
 @dataclass_transform(kw_only_default=True)
 def register_mapper(cls: _MapperClass) -> _MapperClass:
     """Register a `Mapper`: a dataclass that is also built from a config (``from_config``)."""
-    cls = dataclass(kw_only=True, eq=False)(cls)
-    cls.__init__ = configurable(cls.__init__)
-    MAPPER_REGISTRY.register(cls)
-    return cls
+    made: Any = dataclass(kw_only=True, eq=False)(cls)
+    made.__init__ = configurable(made.__init__)
+    MAPPER_REGISTRY.register(made)
+    return made
 
 
 def build_mapper(cfg: CfgNode, name: str, *, is_train: bool, products: Products) -> Any:
