@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from wsis.commands import writing
 from wsis.data.artifacts import ProductReader, check_key
 from wsis.data.builtin import image_keys
 from wsis.data.coco import read_coco
@@ -20,66 +22,68 @@ from wsis.data.proposals.folder import ProposalFolder, images_in
 from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.progress import iterate
-from wsis.errors import UsageError, WSISError
-from wsis.report.instances import (
+from wsis.errors import UsageError
+from wsis.report.image_sets import ImageSet, choose, read_images
+from wsis.report.run_folders import level_around, read_run_folder
+from wsis.report.sections import make_canvas
+from wsis.report.sources import (
+    Record,
     Source,
     artifact_source,
     found_in_annotations,
     prediction_source,
-    pseudo_label_file_source,
+    pseudo_label_source,
 )
-from wsis.report.products import Picture, Scene, draw_found, draw_truth, views_of
-from wsis.report.runs import read_run
-from wsis.report.samples import Images, choose, read_images, true_objects
-from wsis.report.weak import draw_given, draw_weak, level_around
+from wsis.views import proposals, views_of
 from wsis.visualization.panels import photo_panel, side_by_side
+from wsis.visualization.views import (
+    Picture,
+    draw_annotations,
+    draw_found,
+    draw_given,
+    draw_truth,
+)
 
-Record = dict[str, Any]
 _Artifacts = ProductReader | ProposalFolder
-_Plan = tuple[list[Record], Callable[[Record], list[Picture]]]
+# An image, what draws it, and the folder below --output where the picture goes.
+_Job = tuple[Record, Callable[[Record], list[Picture]], str]
 WIDTH = 480
 
 
-def _scene(record: Record, classes: tuple[str, ...]) -> Scene:
-    image = read_dataset_image(record)
-    return Scene(record, image, classes, true_objects(record), WIDTH)
-
-
 def _draw_dataset(record: Record, classes: tuple[str, ...]) -> list[Picture]:
-    scene = _scene(record, classes)
-    return [*(draw_truth(scene) or [draw_weak(scene)])]
+    canvas = make_canvas(record, classes, WIDTH)
+    return draw_truth(canvas) or [draw_annotations(canvas)]
 
 
 def _draw_source(record: Record, source: Source, min_score: float, level: str) -> list[Picture]:
-    scene = _scene(record, source.images.classes)
+    canvas = make_canvas(record, source.images.classes, WIDTH)
     found = source.find(record)
-    drawn = [] if found is None else [draw_found(scene, found.above(min_score), source.title)]
-    return draw_given(scene, level) + drawn + draw_truth(scene)
+    drawn = [] if found is None else [draw_found(canvas, found.above(min_score), source.title)]
+    return draw_given(canvas, level) + drawn + draw_truth(canvas)
 
 
 def _draw_proposals(record: Record, classes: tuple[str, ...], folder: _Artifacts) -> list[Picture]:
-    scene, arrays = _scene(record, classes), folder[record["image_key"]]
-    views = [view for view in views_of(arrays) if view.title == "proposals"]
-    if not views:
+    canvas, arrays = make_canvas(record, classes, WIDTH), folder[record["image_key"]]
+    if proposals not in views_of(arrays):
         raise UsageError(
             f"{record['image_key']}: no proposals but {', '.join(sorted(arrays))}; give the folder "
             "that datasets/make_proposals.py wrote, or a run folder <n>_proposals"
         )
-    return [*views[0].draw(scene, arrays), *draw_truth(scene)]
+    return [*proposals.draw(canvas, arrays), *draw_truth(canvas)]
 
 
 def _proposal_folder(path: str) -> _Artifacts:
     """Proposals by image key: of a run folder, or of what make_proposals.py wrote."""
     if (Path(path) / MANIFEST).is_file():
-        return ProductReader(path, read_run(Path(path)).name)
+        return ProductReader(path, read_run_folder(Path(path)).name)
     return ProposalFolder(path)
 
 
 def _given(args: argparse.Namespace) -> str:
     """What the method of the labels was given: of the run folders, else of the data set."""
     if args.kind == "predictions":
-        run = read_run(Path(args.folder))
-        return "" if run.predictions is not None else level_around(run.folder)
+        run = read_run_folder(Path(args.folder))
+        return "" if run.predictions else level_around(run.folder)
     level = level_around(Path(args.file))
     if not level and args.dataset:
         level = MetadataCatalog.get(args.dataset).get("supervision", "")
@@ -99,71 +103,72 @@ def _file_source(path: str, folder: str) -> Source:
         masks = [a for a in labels[record["image_key"]] if isinstance(a.get("segmentation"), dict)]
         return found_in_annotations(masks, size)
 
-    return Source("file", "pseudo labels", Images((path,), file.class_names, records), find)
+    return Source("file", "pseudo labels", ImageSet((path,), file.class_names, records), find)
 
 
-def _run_source(folder: str) -> Source:
-    run = read_run(Path(folder))
-    if run.predictions is not None:
-        return prediction_source(run, read_images(run.dataset_names("DATASETS.TEST")))
+def _run_sources(path: str) -> list[Source]:
+    """Of a trained network one source for each data set that it was evaluated on."""
+    run = read_run_folder(Path(path))
+    if run.predictions:
+        return [prediction_source(run, read_images((name,))) for name in run.predictions]
     images = read_images(run.dataset_names("WSIS.IMAGES"))
     if run.pseudo_labels is not None:
-        return pseudo_label_file_source(run.pseudo_labels, images)
+        return [pseudo_label_source(run.pseudo_labels, images)]
     if not run.has_artifacts:
         raise UsageError(
-            f"{folder} has no predictions; run train_net.py --stage {run.name} --eval-only first"
+            f"{path} has no predictions; run train_net.py --stage {run.name} --eval-only first"
         )
-    return artifact_source(run, images)
+    return [artifact_source(run, images)]
 
 
-def _source(args: argparse.Namespace) -> Source:
+def _sources(args: argparse.Namespace) -> list[Source]:
     if args.kind == "predictions":
-        return _run_source(args.folder)
+        return _run_sources(args.folder)
     if args.dataset:
-        return pseudo_label_file_source(Path(args.file), read_images((args.dataset,)))
-    return _file_source(args.file, args.images)
+        return [pseudo_label_source(Path(args.file), read_images((args.dataset,)))]
+    return [_file_source(args.file, args.images)]
 
 
-def _write(path: Path, pictures: Iterable[Picture]) -> None:
-    panels = [picture.panel for picture in pictures]
-    try:
-        with atomic_write(path, sync=False) as stream:
-            Image.fromarray(side_by_side(panels)).save(stream, "PNG")
-    except OSError as error:
-        raise WSISError(f"cannot write {path} ({error.strerror}); choose --output") from None
-
-
-def _proposal_plan(args: argparse.Namespace) -> _Plan:
+def _proposal_jobs(args: argparse.Namespace) -> list[_Job]:
     folder = _proposal_folder(args.folder)
     if args.dataset:
         images = read_images((args.dataset,))
     else:
-        images = Images((args.images,), (), images_in(args.images))
+        images = ImageSet((args.images,), (), images_in(args.images))
     records = [record for record in images.records if record["image_key"] in folder]
     if not records:
         raise UsageError(
             f"{args.folder} has no proposals of {images.title}; make some with python "
             "datasets/make_proposals.py"
         )
-    return records, lambda record: _draw_proposals(record, images.classes, folder)
+    draw_one = partial(_draw_proposals, classes=images.classes, folder=folder)
+    return [(record, draw_one, "") for record in records]
 
 
-def _source_plan(args: argparse.Namespace) -> _Plan:
-    source, level = _source(args), _given(args)
-    records, min_score = source.images.records, args.min_score
+def _source_jobs(args: argparse.Namespace) -> list[_Job]:
+    sources, level, min_score = _sources(args), _given(args), args.min_score
     if min_score is None:
         min_score = 0.5 if args.kind == "predictions" else 0.0
-    if source.keys is not None:  # a picture of nothing but truth misleads
-        records = [record for record in records if record["image_key"] in source.keys]
-    return records, lambda record: _draw_source(record, source, min_score, level)
+    jobs: list[_Job] = []
+    for source in sources:
+        draw_one = partial(_draw_source, source=source, min_score=min_score, level=level)
+        place = source.images.title if len(sources) > 1 else ""  # two sets may share image keys
+        jobs += [
+            (record, draw_one, place)
+            for record in source.images.records
+            # a picture of nothing but truth misleads
+            if source.keys is None or record["image_key"] in source.keys
+        ]
+    return jobs
 
 
-def _plan(args: argparse.Namespace) -> _Plan:
+def _jobs(args: argparse.Namespace) -> list[_Job]:
     """The images that can be drawn, and how."""
     if args.kind == "dataset":
         images = read_images((args.name,))
-        return images.records, lambda record: _draw_dataset(record, images.classes)
-    return _proposal_plan(args) if args.kind == "proposals" else _source_plan(args)
+        draw_one = partial(_draw_dataset, classes=images.classes)
+        return [(record, draw_one, "") for record in images.records]
+    return _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
 
 
 def draw_pictures(args: argparse.Namespace) -> int:
@@ -176,14 +181,15 @@ def draw_pictures(args: argparse.Namespace) -> int:
         raise UsageError(f"--number is {args.number}; 0 means all images")
     if args.config_file:
         load_pipeline(args.config_file, ())
-    records, pictures_of = _plan(args)
-    output = Path(args.output)
-    chosen = choose(records, args.number or len(records), seed=args.seed)
-    for record in iterate(chosen, args.kind, total=len(chosen)):
-        pictures = pictures_of(record)
-        if not pictures:
-            pictures = [Picture(photo_panel(read_dataset_image(record), width=WIDTH), "photograph")]
-        _write(output / f"{check_key(record['image_key'])}.png", pictures)
+    jobs = _jobs(args)
+    chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
+    for record, draw_one, place in iterate(chosen, args.kind, total=len(chosen)):
+        pictures = draw_one(record)
+        panels = [picture.panel for picture in pictures]
+        panels = panels or [photo_panel(read_dataset_image(record), width=WIDTH)]
+        path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
+        with writing(path, "--output"), atomic_write(path, sync=False) as stream:
+            Image.fromarray(side_by_side(panels)).save(stream, "PNG")
     return len(chosen)
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """The images of one or more data sets with the same classes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Images:
         return ", ".join(self.names)
 
 
-def read_images(names: tuple[str, ...]) -> Images:
+def read_images(names: tuple[str, ...]) -> ImageSet:
     """Read data sets, one after another.
 
     Raises:
@@ -46,7 +46,9 @@ def read_images(names: tuple[str, ...]) -> Images:
     if not names:
         raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
     classes = class_names(names[0])
-    return Images(names, classes, [record for name in names for record in get_dataset_dicts(name)])
+    return ImageSet(
+        names, classes, [record for name in names for record in get_dataset_dicts(name)]
+    )
 
 
 class ImageCatalog:
@@ -58,15 +60,15 @@ class ImageCatalog:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._known: dict[tuple[str, ...], Images | None] = {}
+        self._known: dict[tuple[str, ...], ImageSet | None] = {}
 
-    def get(self, names: tuple[str, ...]) -> Images | None:
+    def get(self, names: tuple[str, ...]) -> ImageSet | None:
         """The images of data sets, None (and a problem) if they cannot be read or are none."""
         if names not in self._known:
             self._known[names] = self._read(names)
         return self._known[names]
 
-    def _read(self, names: tuple[str, ...]) -> Images | None:
+    def _read(self, names: tuple[str, ...]) -> ImageSet | None:
         if not names:
             return None
         try:
