@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from wsis.data.artifacts import ProductReader
-from wsis.report.cli import demo, peak_thresholds, report
 
 from tests.test_end_to_end import kill_training, kill_writing
 from tests.tiny import ROOT, tiny_overrides, train_net, train_net_here
+from tools.demo import main as demo
+from tools.peak_thresholds import main as peak_thresholds
+from tools.report import main as report
 
 CONFIG = ROOT / "configs" / "iam_shapes.yaml"
 EXTRA = (
