@@ -12,10 +12,12 @@ from wsis.data.artifacts import ProductReader
 from wsis.demo import strongest
 from wsis.trained_stage import drop_below, with_threshold
 
+from tests.scripts import main_of
 from tests.tiny import PIPELINE, ROOT, tiny_overrides, train_net_here
-from tools.demo import main as demo
-from tools.peak_thresholds import main as peak_thresholds
-from tools.visualize import main as visualize
+
+demo = main_of("tools/demo.py")
+peak_thresholds = main_of("tools/peak_thresholds.py")
+visualize = main_of("tools/visualize.py")
 
 CONFIG = ROOT / "configs" / "prm_shapes_response.yaml"
 EXTRA = (

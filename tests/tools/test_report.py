@@ -19,8 +19,10 @@ from wsis.report.run_folders import find_run_folders
 from wsis.report.sources import Quality
 from wsis.visualization.views import Found
 
+from tests.scripts import main_of
 from tests.tools.runs import SIZES, Run, masks_of
-from tools.report import main
+
+main = main_of("tools/report.py")
 
 TOOL = Path(__file__).parents[2] / "tools" / "report.py"
 

@@ -9,8 +9,10 @@ from wsis.data.proposals.store import Proposals, proposals_artifact
 from wsis.layers.regions import Regions
 from wsis.report.run_folders import read_run_folder
 
+from tests.scripts import main_of
 from tests.tools.runs import SIZES, Run, masks_of
-from tools.visualize import main as visualize
+
+visualize = main_of("tools/visualize.py")
 
 
 @pytest.fixture
