@@ -110,20 +110,15 @@ def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
     return planned
 
 
-class _Fresh:
-    """Artifacts of a stage, made of the image at hand when they are asked for."""
+class _Fresh(dict[str, Arrays]):
+    """Artifacts of a stage by image key, made of the image at hand when they are asked for."""
 
     def __init__(self, make: Callable[[], Arrays]) -> None:
+        super().__init__()
         self._make = make
-        self._known: Arrays | None = None
 
-    def forget(self) -> None:
-        self._known = None
-
-    def __getitem__(self, key: str) -> Arrays:
-        if self._known is None:
-            self._known = self._make()
-        return self._known
+    def __missing__(self, key: str) -> Arrays:
+        return self.setdefault(key, self._make())
 
 
 class TrainedStage:
@@ -185,7 +180,9 @@ class TrainedStage:
         products = self._products(planned)
         if isinstance(stage, DeriveStage):
             return lambda: stage.function(
-                self._record, {name: reader[""] for name, reader in products.items()}, cfg
+                self._record,
+                {name: reader[self._record["image_key"]] for name, reader in products.items()},
+                cfg,
             )
         assert isinstance(stage, InferStage)
         trained = weights or products[stage.weights_from].weights
@@ -219,7 +216,7 @@ class TrainedStage:
         """
         self._record = record
         for fresh in self._fresh.values():
-            fresh.forget()
+            fresh.clear()
         return drop_below({k: np.asarray(v) for k, v in self._make().items()}, self.min_score)
 
     def class_ids(self, names: Sequence[str]) -> list[int]:

@@ -17,7 +17,7 @@ from wsis.errors import WSISError
 from wsis.evaluation.results import format_table
 from wsis.report import ReportOptions
 from wsis.report.figures import figures_section, stages_section
-from wsis.report.image_sets import ImageCatalog, ImageSet
+from wsis.report.image_sets import ImageSet, read_images
 from wsis.report.page import Section, render
 from wsis.report.run_folders import (
     RunFolder,
@@ -67,6 +67,7 @@ class Report:
 
     Attributes:
         entries: the figures of ``metrics.json``.
+        problems: sentences about what could not be shown, as far as that is known.
     """
 
     def __init__(self, output_dir: Path, options: ReportOptions) -> None:
@@ -74,7 +75,22 @@ class Report:
         self.options = options
         self.folders = find_run_folders(output_dir)
         self.entries = read_figures(output_dir, self.folders)
-        self.catalog = ImageCatalog()
+        self.problems: list[str] = []
+        self._known: dict[tuple[str, ...], ImageSet | None] = {(): None}
+
+    def _note(self, problem: str) -> None:
+        logger.warning("%s", problem)
+        self.problems.append(problem)
+
+    def _images(self, names: tuple[str, ...]) -> ImageSet | None:
+        """The images of data sets, None (and a problem) if they cannot be read or are none."""
+        if names not in self._known:
+            self._known[names] = None
+            try:
+                self._known[names] = read_images(names)
+            except WSISError as error:
+                self._note(f"No pictures of {', '.join(names)}: {error}")
+        return self._known[names]
 
     def _product_images(self) -> tuple[ImageSet | None, list[RunFolder]]:
         """The images that the stages treat, and the run folders of those that treat them."""
@@ -82,7 +98,7 @@ class Report:
         key = "WSIS.IMAGES" if makers else "DATASETS.TRAIN"
         for folder in reversed(makers or self.folders):
             names = folder.dataset_names(key)
-            images = self.catalog.get(names)
+            images = self._images(names)
             if images is not None:
                 return images, [f for f in makers if f.dataset_names(key) == names]
         return None, []
@@ -97,19 +113,16 @@ class Report:
             if folder.manifest.inputs.get("images") not in (None, now[folder.supervision])
         ]
         if changed:
-            text = (
+            self._note(
                 f"{images.title} has changed since {', '.join(changed)} ran: the pictures below do "
                 "not belong together; run those stages again"
             )
-            logger.warning("%s", text)
-            self.catalog.problems.append(text)
 
     def _try(self, folder: RunFolder, make: Callable[..., Source], *values: Any) -> list[Source]:
         try:
             return [make(*values)]
         except WSISError as error:
-            logger.warning("%s is left out: %s", folder.name, error)
-            self.catalog.problems.append(f"{folder.name} is left out: {error}")
+            self._note(f"{folder.name} is left out: {error}")
             return []
 
     def _pseudo_labels(self, folders: Sequence[RunFolder], images: ImageSet) -> list[Source]:
@@ -126,7 +139,7 @@ class Report:
         """Of every network and data set that it was evaluated on."""
         for folder in self.folders:
             for name in folder.predictions:
-                images = self.catalog.get((name,))
+                images = self._images((name,))
                 if images is not None:
                     yield from self._try(folder, prediction_source, folder, images)
 
@@ -170,8 +183,7 @@ class Report:
         """The whole page."""
         title = f"WSIS report: {self.output_dir.resolve().name}"
         sections = self.sections()
-        problems = self.catalog.problems
-        return render(title, facts=self._facts(), problems=problems, sections=sections)
+        return render(title, facts=self._facts(), problems=self.problems, sections=sections)
 
 
 def report_path(

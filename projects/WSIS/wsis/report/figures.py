@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wsis.evaluation.results import MAIN_METRICS
-from wsis.report.page import Section
+from wsis.report.page import Section, section
 from wsis.report.run_folders import RunFolder
 
 Entry = Mapping[str, Any]
@@ -63,69 +63,49 @@ def instance_entries(entries: Sequence[Entry]) -> list[Entry]:
     return [e for e in found if not is_baseline(e)]
 
 
-def _tiles(entries: Sequence[Entry], folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """What matters most, as large numbers: ``value``, ``what``, ``note``."""
-    tiles: dict[tuple[str, str], dict[str, Any]] = {}
+def _tiles(
+    entries: Sequence[Entry], folders: Sequence[RunFolder]
+) -> dict[tuple[str, str], tuple[float, str]]:
+    """What matters most, as large numbers: (what, data set) to the number and a note."""
+    tiles: dict[tuple[str, str], tuple[float, str]] = {}
 
-    def add(what: str, entry: Entry, metric: str, note: str = "") -> None:
+    def add(entry: Entry, what: str, value: float | None, note: str = "") -> None:
         where = f"protocol {entry['protocol']} on {entry['dataset']}"
-        note = f"{note} · {where}" if note else where
-        tile = {"value": number_of(entry, metric), "what": what, "note": note}
-        tiles.setdefault((what, entry["dataset"]), tile)
+        tiles.setdefault((what, entry["dataset"]), (value or 0.0, note + where))
 
     for entry in _with_metric(entries, "mIoU", "semantic")[:1]:
-        add("mIoU of the CAMs", entry, "mIoU")
-    baseline = best_baseline(entries)
-    floor = number_of(baseline, "AP50") if baseline else None
+        add(entry, "mIoU of the CAMs", number_of(entry, "mIoU"))
+    baseline, floor = best_baseline(entries), 0.0
     if baseline:
-        add("baseline AP50", baseline, "AP50", "components of thresholded CAMs")
+        floor = number_of(baseline, "AP50") or 0.0
+        add(baseline, "baseline AP50", floor, "components of thresholded CAMs · ")
     trained = {folder.name for folder in folders if folder.manifest.kind == "train"}
     for entry in instance_entries(entries):
-        if str(entry["stage"]) in trained:
-            add(f"{entry['stage']} AP50".replace("_", " "), entry, "AP50")
+        value, stage = number_of(entry, "AP50") or 0.0, str(entry["stage"])
+        if stage in trained:
+            add(entry, f"{stage.replace('_', ' ')} AP50", value)
         else:
-            value = number_of(entry, "AP50") or 0.0
-            add(
-                "pseudo masks AP50",
-                entry,
-                "AP50",
-                f"{value / floor:.1f} times the baseline" if floor else "",
-            )
-    return list(tiles.values())
+            note = f"{value / floor:.1f} times the baseline · " if floor else ""
+            add(entry, "pseudo masks AP50", value, note)
+    return tiles
 
 
 def figures_section(entries: Sequence[Entry], folders: Sequence[RunFolder]) -> Section:
     """Every entry of ``metrics.json`` with its protocol; baselines are set off."""
-    ranked = [e for e in entries if "AP50" in e.get("metrics", {})]
-    others = [e for e in entries if "AP50" not in e.get("metrics", {})]
-    metrics = [m for m in MAIN_METRICS if any(m in e["metrics"] for e in ranked)]
     present = {str(e.get("protocol", "")).split(",")[0] for e in entries}
-    return {
-        "id": "figures",
-        "title": "Figures",
-        "template": "figures.html",
-        "tiles": _tiles(entries, folders),
-        "metrics": metrics,
-        "rows": [
-            {
-                "source": _source(entry),
-                "is_baseline": is_baseline(entry),
-                "figures": [_per_cent(entry, metric) for metric in metrics],
-            }
-            for entry in ranked
-        ],
-        "others": [{"source": _source(entry), "named": _named(entry)} for entry in others],
-        "explained": {k: v for k, v in _EXPLAINED.items() if k in present},
-    }
-
-
-def _source(entry: Entry) -> list[str]:
-    return [str(entry.get(key, "")) for key in ("stage", "dataset", "protocol")]
-
-
-def _named(entry: Entry) -> list[tuple[str, str]]:
-    known = [metric for metric in MAIN_METRICS if metric in entry.get("metrics", {})]
-    return [(metric.replace("_", " "), _per_cent(entry, metric)) for metric in known]
+    ranked = [e for e in entries if "AP50" in e.get("metrics", {})]
+    return section(
+        "figures",
+        "Figures",
+        tiles=_tiles(entries, folders),
+        metrics=[m for m in MAIN_METRICS if any(m in e["metrics"] for e in ranked)],
+        all_metrics=MAIN_METRICS,
+        ranked=ranked,
+        others=[e for e in entries if "AP50" not in e.get("metrics", {})],
+        explained={k: v for k, v in _EXPLAINED.items() if k in present},
+        per_cent=_per_cent,
+        is_baseline=is_baseline,
+    )
 
 
 def _per_cent(entry: Entry, metric: str) -> str:
@@ -135,43 +115,14 @@ def _per_cent(entry: Entry, metric: str) -> str:
     return f"{value:.1f}"
 
 
-def _seconds(value: float) -> str:
-    minutes, seconds = divmod(round(value), 60)
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{value:.1f} s"
-
-
-def _stage_row(folder: RunFolder) -> dict[str, Any]:
-    manifest = folder.manifest
-    result = ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in manifest.counts.items())
-    if manifest.skipped:
-        result += f"; {len(manifest.skipped)} skipped"
-    data = folder.dataset_names("DATASETS.TRAIN" if manifest.kind == "train" else "WSIS.IMAGES")
-    return {
-        "folder": folder.folder.name,
-        "kind": _KINDS.get(manifest.kind, manifest.kind),
-        "state": manifest.status,
-        "images": ", ".join(data),
-        "result": result,
-        "highlights": " · ".join(f"{k} {v}" for k, v in folder.highlights.items()),
-        "settings": sorted(manifest.config.items()),
-        "time": _seconds(manifest.seconds) if manifest.seconds else "",
-    }
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
 def stages_section(folders: Sequence[RunFolder]) -> Section:
     """The stages in order: state, counts, time, main settings; all settings behind a click."""
-    return {
-        "id": "stages",
-        "title": "Stages",
-        "template": "stages.html",
-        "time": _seconds(sum(folder.manifest.seconds for folder in folders)),
-        "rows": [_stage_row(folder) for folder in folders],
-        "skipped": [
-            (folder.name, key, reason)
-            for folder in folders
-            for key, reason in list(folder.manifest.skipped.items())[:20]
-        ],
-    }
+    return section("stages", "Stages", folders=folders, kinds=_KINDS, duration=_duration)

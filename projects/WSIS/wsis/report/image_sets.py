@@ -51,34 +51,6 @@ def read_images(names: tuple[str, ...]) -> ImageSet:
     )
 
 
-class ImageCatalog:
-    """Reads data sets once, and remembers what could not be read.
-
-    Attributes:
-        problems: sentences for the reader of the report.
-    """
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-        self._known: dict[tuple[str, ...], ImageSet | None] = {}
-
-    def get(self, names: tuple[str, ...]) -> ImageSet | None:
-        """The images of data sets, None (and a problem) if they cannot be read or are none."""
-        if names not in self._known:
-            self._known[names] = self._read(names)
-        return self._known[names]
-
-    def _read(self, names: tuple[str, ...]) -> ImageSet | None:
-        if not names:
-            return None
-        try:
-            return read_images(names)
-        except WSISError as error:
-            logger.warning("no pictures of %s: %s", ", ".join(names), error)
-            self.problems.append(f"No pictures of {', '.join(names)}: {error}")
-            return None
-
-
 def spread(count: int, number: int, *, seed: int = 0) -> list[int]:
     """Indices spread evenly over ``range(count)``, ascending and different.
 

@@ -17,7 +17,6 @@ from wsis.visualization.views import Picture
 
 _JPEG_QUALITY = 84
 _FLAT = 4096  # colours; a picture of no more may be smaller as PNG, which takes long to find out
-# One section: ``id``, ``title``, ``template``, and what its template shows.
 Section = dict[str, Any]
 
 
@@ -38,6 +37,17 @@ class Figure:
     width: int
     height: int
     source: str
+
+
+def section(name: str, title: str, **shown: Any) -> Section:
+    """A section of the page.
+
+    Args:
+        name: its id, and that of its template, ``<name>.html``.
+        title: headline.
+        **shown: what the template shows; ``id`` where that is not ``name``.
+    """
+    return {"id": name, "title": title, "template": f"{name}.html", **shown}
 
 
 def encode(pictures: Iterable[Picture]) -> list[Figure]:

@@ -171,12 +171,8 @@ def _jobs(args: argparse.Namespace) -> list[_Job]:
     return _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
 
 
-def draw_pictures(args: argparse.Namespace) -> int:
-    """Do what the command line asks for.
-
-    Returns:
-        number of files written.
-    """
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
     if args.number < 0:
         raise UsageError(f"--number is {args.number}; 0 means all images")
     if args.config_file:
@@ -190,10 +186,4 @@ def draw_pictures(args: argparse.Namespace) -> int:
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
         with writing(path, "--output"), atomic_write(path, sync=False) as stream:
             Image.fromarray(side_by_side(panels)).save(stream, "PNG")
-    return len(chosen)
-
-
-def draw(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    count = draw_pictures(args)
-    sys.stdout.write(f"{count} pictures in {Path(args.output).resolve()}\n")
+    sys.stdout.write(f"{len(chosen)} pictures in {Path(args.output).resolve()}\n")

@@ -16,7 +16,7 @@ from wsis.errors import WSISError
 from wsis.report import ReportOptions
 from wsis.report.figures import best_baseline, instance_entries, number_of
 from wsis.report.image_sets import ImageSet, choose, true_objects
-from wsis.report.page import Section, encode
+from wsis.report.page import Section, encode, section
 from wsis.report.run_folders import RunFolder, given_level
 from wsis.report.sources import Match, Quality, Record, Source
 from wsis.views import views_of
@@ -100,15 +100,8 @@ def images_section(
     ]
     if not cards:
         return None
-    return {
-        "id": "images",
-        "title": "Images, stage by stage",
-        "template": "images.html",
-        "images": images.title,
-        "count": len(images.records),
-        "cards": cards,
-        "explained": explained,
-    }
+    title = "Images, stage by stage"
+    return section("images", title, images=images, cards=cards, explained=explained)
 
 
 def measure(source: Source, options: ReportOptions) -> Quality:
@@ -147,25 +140,12 @@ def extremes_section(source: Source, quality: Quality, options: ReportOptions) -
     """The worst and the best pseudo labels, beside the true object that they overlap most."""
     if not quality.matches:
         return None
-    groups = zip(("Worst", "Best"), quality.extremes(options.extremes), strict=True)
-    return {
-        "id": "extremes",
-        "title": "Worst and best pseudo labels",
-        "template": "extremes.html",
-        "count": len(quality.matches),
-        "source": source.title,
-        "with_truth": quality.with_truth,
-        "groups": [
-            (
-                title,
-                [
-                    _match_card(match, source)
-                    for match in iterate(matches, title.lower(), total=len(matches))
-                ],
-            )
-            for title, matches in groups
-        ],
+    groups = {
+        title: [_match_card(m, source) for m in iterate(found, title.lower(), total=len(found))]
+        for title, found in zip(("Worst", "Best"), quality.extremes(options.extremes), strict=True)
     }
+    title = "Worst and best pseudo labels"
+    return section("extremes", title, source=source, quality=quality, groups=groups)
 
 
 def predictions_section(source: Source, options: ReportOptions) -> Section | None:
@@ -188,16 +168,14 @@ def predictions_section(source: Source, options: ReportOptions) -> Section | Non
     ]
     if not cards:
         return None
-    return {
-        "id": f"predictions-{source.key}",
-        "title": f"Predictions of {source.title}",
-        "template": "predictions.html",
-        "images": source.images.title,
-        "count": len(source.images.records),
-        "source": source.title,
-        "min_score": f"{options.min_score:g}",
-        "cards": cards,
-    }
+    return section(
+        "predictions",
+        f"Predictions of {source.title}",
+        id=f"predictions-{source.key}",
+        source=source,
+        min_score=options.min_score,
+        cards=cards,
+    )
 
 
 def losses_section(folders: Sequence[RunFolder]) -> Section | None:
@@ -207,9 +185,7 @@ def losses_section(folders: Sequence[RunFolder]) -> Section | None:
         for folder in folders
         if folder.manifest.kind == "train" and (losses := folder.losses())
     ]
-    if not plots:
-        return None
-    return {"id": "losses", "title": "Training", "template": "losses.html", "plots": plots}
+    return section("losses", "Training", plots=plots) if plots else None
 
 
 def _by_class(entry: Mapping[str, Any]) -> dict[str, float | None]:
@@ -228,12 +204,8 @@ def classes_section(entries: Sequence[Mapping[str, Any]]) -> Section | None:
             series[f"{title} ({entry['dataset']})"] = values
     if not series:
         return None
-    return {
-        "id": "classes",
-        "title": "Classes",
-        "template": "classes.html",
-        "plot": class_bars(series, name="classes", label="AP50 in per cent, protocol voc"),
-    }
+    plot = class_bars(series, name="classes", label="AP50 in per cent, protocol voc")
+    return section("classes", "Classes", plot=plot)
 
 
 def quality_section(measured: Sequence[tuple[Source, Quality]]) -> Section | None:
@@ -258,10 +230,4 @@ def quality_section(measured: Sequence[tuple[Source, Quality]]) -> Section | Non
             sizes.append(size_histogram(series, name=f"sizes-{source.key}", title=title))
     if not calibration and not sizes:
         return None
-    return {
-        "id": "quality",
-        "title": "Scores and sizes",
-        "template": "quality.html",
-        "calibration": calibration,
-        "sizes": sizes,
-    }
+    return section("quality", "Scores and sizes", calibration=calibration, sizes=sizes)
