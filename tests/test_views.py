@@ -6,7 +6,7 @@ from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.layers.regions import Regions
 from wsis.views import proposals, views_of
-from wsis.visualization.views import Canvas
+from wsis.visualization.canvas import Canvas
 
 
 def canvas(masks):

@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def work(options: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from wsis.report.pictures import draw
+    from wsis.report.visualize import draw
 
     draw(options)
 

@@ -17,7 +17,7 @@ from wsis.engine.status import fingerprint
 from wsis.report.image_sets import spread
 from wsis.report.run_folders import find_run_folders
 from wsis.report.sources import Quality
-from wsis.visualization.views import Found
+from wsis.visualization.canvas import Found
 
 from tests.scripts import main_of
 from tests.tools.runs import SIZES, Run, masks_of

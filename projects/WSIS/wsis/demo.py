@@ -33,9 +33,9 @@ from wsis.trained_stage import (
     open_pipeline,
 )
 from wsis.views import views_of
+from wsis.visualization.canvas import Canvas, Picture, counted
 from wsis.visualization.instances import draw_detections, instance_labels
 from wsis.visualization.panels import photo_panel
-from wsis.visualization.views import Canvas, Picture, counted
 
 _COLUMNS = 4
 _MOST_DRAWN = 20  # instances in one picture of a stage that gives every candidate a score

@@ -10,9 +10,7 @@ from wsis.methods.boxcaseg.views import VIEWS as BOXCASEG
 from wsis.methods.cim.views import VIEWS as CIM
 from wsis.methods.iam.views import VIEWS as IAM
 from wsis.methods.irnet.views import VIEWS as IRNET
-from wsis.visualization.instances import instances_panel
-from wsis.visualization.panels import mark_places
-from wsis.visualization.views import (
+from wsis.visualization.canvas import (
     Arrays,
     Canvas,
     Found,
@@ -22,6 +20,8 @@ from wsis.visualization.views import (
     note_rest,
     view,
 )
+from wsis.visualization.instances import instances_panel
+from wsis.visualization.panels import mark_places
 
 _MOST_CLASSES = 4
 _FIRST_PROPOSALS = 12

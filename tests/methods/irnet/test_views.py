@@ -8,9 +8,9 @@ from wsis.methods.irnet.views import (
     label,
     longest_displacement,
 )
+from wsis.visualization.canvas import Canvas
 from wsis.visualization.colors import BACKGROUND, UNKNOWN, distinct_colors
 from wsis.visualization.resizing import panel_size
-from wsis.visualization.views import Canvas
 
 from tests.visualization.test_panels import SIZES, random_image
 

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from wsis.visualization.views import Picture
+from wsis.visualization.canvas import Picture
 
 _JPEG_QUALITY = 84
 _FLAT = 4096  # colours; a picture of no more may be smaller as PNG, which takes long to find out

@@ -20,12 +20,7 @@ from wsis.report.page import Section, encode, section
 from wsis.report.run_folders import RunFolder, given_level
 from wsis.report.sources import Match, Quality, Record, Source
 from wsis.views import views_of
-from wsis.visualization.colors import distinct_colors
-from wsis.visualization.instances import spotlight_panel
-from wsis.visualization.panels import photo_panel
-from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, size_histogram
-from wsis.visualization.resizing import PANEL_WIDTH
-from wsis.visualization.views import (
+from wsis.visualization.canvas import (
     GIVEN_EXPLANATION,
     TRUTH_EXPLANATION,
     Canvas,
@@ -34,6 +29,11 @@ from wsis.visualization.views import (
     draw_given,
     draw_truth,
 )
+from wsis.visualization.colors import distinct_colors
+from wsis.visualization.instances import spotlight_panel
+from wsis.visualization.panels import photo_panel
+from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, size_histogram
+from wsis.visualization.resizing import PANEL_WIDTH
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
 from wsis.report.image_sets import ImageSet
 from wsis.report.run_folders import RunFolder, read_json
 from wsis.views import instances, views_of
-from wsis.visualization.views import Found
+from wsis.visualization.canvas import Found
 
 Record = dict[str, Any]
 

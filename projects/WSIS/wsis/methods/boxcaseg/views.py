@@ -6,8 +6,8 @@ import numpy as np
 
 from wsis.evaluation.box_masks import TRUSTED
 from wsis.layers.proxy_masks import resize_map
+from wsis.visualization.canvas import Arrays, Canvas, Picture, view
 from wsis.visualization.instances import weak_panel
-from wsis.visualization.views import Arrays, Canvas, Picture, view
 
 
 @view("maps in boxes", "boxes", "levels")

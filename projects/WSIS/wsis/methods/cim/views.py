@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsis.visualization.views import Arrays, Canvas, Picture, note_rest, view
+from wsis.visualization.canvas import Arrays, Canvas, Picture, note_rest, view
 
 _MOST_CLUSTERS = 6
 

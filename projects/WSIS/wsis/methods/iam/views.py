@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from wsis.visualization.canvas import Arrays, Canvas, Picture, view
 from wsis.visualization.panels import mark_places
-from wsis.visualization.views import Arrays, Canvas, Picture, view
 
 _MOST_PEAKS = 6
 

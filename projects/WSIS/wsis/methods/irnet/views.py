@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
 
+from wsis.visualization.canvas import Arrays, Canvas, Picture, counted, view
 from wsis.visualization.colors import distinct_colors, label_colors
 from wsis.visualization.panels import blend, faint_photo
 from wsis.visualization.resizing import panel_size, resize_labels, resize_map
-from wsis.visualization.views import Arrays, Canvas, Picture, counted, view
 
 
 @view("label map", "label")

@@ -35,14 +35,14 @@ from wsis.report.sources import (
     pseudo_label_source,
 )
 from wsis.views import proposals, views_of
-from wsis.visualization.panels import photo_panel, side_by_side
-from wsis.visualization.views import (
+from wsis.visualization.canvas import (
     Picture,
     draw_annotations,
     draw_found,
     draw_given,
     draw_truth,
 )
+from wsis.visualization.panels import photo_panel, side_by_side
 
 _Artifacts = ProductReader | ProposalFolder
 # An image, what draws it, and the folder below --output where the picture goes.
