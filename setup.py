@@ -17,6 +17,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": str(SOURCE)},
     packages=find_packages(str(SOURCE)),
+    package_data={"wsis.report": ["templates/*"]},
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",
@@ -26,6 +27,7 @@ setup(
         "pycocotools>=2.0.6",
         "pillow>=9.4",
         "matplotlib",
+        "jinja2>=3.1",
         "tqdm",
     ],
 )

@@ -1,7 +1,4 @@
-"""Where instances come from: pseudo-label files, artifacts, predictions; and how good they are.
-
-n instances, K true objects, H x W pixels.
-"""
+"""Where instances come from: pseudo-label files, artifacts, predictions; and how good they are."""
 
 from __future__ import annotations
 
@@ -12,46 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.errors import DataError
-from wsis.evaluation.average_precision import rank_by_score
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
 from wsis.evaluation.voc import match_instances
 from wsis.layers.run_lengths import check_rle, decode_rles
-from wsis.report.runs import RunFolder, read_json
-from wsis.report.samples import Images
+from wsis.report.image_sets import ImageSet
+from wsis.report.run_folders import RunFolder, read_json
+from wsis.views import instances, views_of
+from wsis.visualization.canvas import Found
 
 Record = dict[str, Any]
-INSTANCE_ARRAYS = {"classes", "scores", "masks"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """Instances of one image, best score first.
-
-    Attributes:
-        classes: (n,) int64.
-        scores: (n,) float.
-        masks: (n, H, W) bool.
-        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray
-    ignore: np.ndarray | None = None
-
-    def above(self, min_score: float) -> Found:
-        """Those that score at least ``min_score``."""
-        keep = self.scores >= min_score
-        return Found(self.classes[keep], self.scores[keep], self.masks[keep], self.ignore)
-
-
-def sort_found(found: Found) -> Found:
-    """The same instances, best score first, ties in the order given."""
-    order = rank_by_score(found.scores)
-    return Found(found.classes[order], found.scores[order], found.masks[order], found.ignore)
 
 
 def found_in_annotations(annotations: Sequence[Record], size: tuple[int, int]) -> Found:
@@ -60,7 +30,7 @@ def found_in_annotations(annotations: Sequence[Record], size: tuple[int, int]) -
     ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-    return sort_found(Found(classes, scores, masks, ignore))
+    return Found.ranked(classes, scores, masks, ignore)
 
 
 @dataclass(frozen=True)
@@ -77,37 +47,31 @@ class Source:
 
     key: str
     title: str
-    images: Images
+    images: ImageSet
     find: Callable[[Record], Found | None]
     keys: Collection[str] | None = None
 
 
-def artifact_source(run: RunFolder, images: Images) -> Source:
-    """Product ``instances`` of an infer or derive stage; score 0 is what the stage rejected."""
-    reader = run.reader
+def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
+    """Product ``instances`` of an infer or derive stage."""
+    reader = folder.reader
 
     def find(record: Record) -> Found | None:
         key = record["image_key"]
         if key not in reader:
             return None
         arrays = reader[key]
-        if not arrays.keys() >= INSTANCE_ARRAYS:
+        if instances not in views_of(arrays):
             raise DataError(
-                f"{run.folder} holds no instances but {', '.join(sorted(arrays))}; "
+                f"{folder.folder} holds no instances but {', '.join(sorted(arrays))}; "
                 "tools/report.py shows those"
             )
-        found = Found(arrays["classes"], arrays["scores"].astype(np.float64), arrays["masks"])
-        return sort_found(found).above(np.nextafter(0, 1))
+        return Found.of_artifact(arrays)
 
-    return Source(run.folder.name, run.title, images, find)
-
-
-def pseudo_label_source(run: RunFolder, images: Images) -> Source:
-    """The pseudo-label file that an export stage wrote."""
-    return pseudo_label_file_source(run.pseudo_labels, images)
+    return Source(folder.folder.name, folder.title, images, find)
 
 
-def pseudo_label_file_source(path: Path, images: Images) -> Source:
+def pseudo_label_source(path: Path, images: ImageSet) -> Source:
     """An exported pseudo-label file of a data set."""
     records = load_pseudo_labels(path, images.records, class_names=images.classes)
     by_key = {record["image_key"]: record for record in records}
@@ -122,32 +86,41 @@ def pseudo_label_file_source(path: Path, images: Images) -> Source:
     return Source("pseudo_labels", "pseudo labels", images, find, by_key.keys())
 
 
-def prediction_source(run: RunFolder, images: Images) -> Source:
-    """Predictions in COCO's result format, as `wsis.evaluation.coco` writes them."""
-    path, content = run.predictions, read_json(run.predictions)
+def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
+    """Predictions for one data set in COCO's result format, as ``wsis.evaluation`` writes them.
+
+    Args:
+        folder: of the trained network.
+        images: a single data set, one of ``folder.predictions``.
+    """
+    (name,) = images.names
+    path = folder.predictions[name]
+    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    class_ids = known or {number + 1: number for number in range(len(images.classes))}
     by_image: defaultdict[Any, list[Record]] = defaultdict(list)
     try:
-        for entry in content:
-            by_image[entry["image_id"]].append(entry | {"category_id": entry["category_id"] - 1})
+        for entry in read_json(path):
+            class_id = class_ids[entry["category_id"]]
+            by_image[entry["image_id"]].append(entry | {"category_id": class_id})
     except (TypeError, KeyError) as error:
         raise DataError(
-            f"{path} is not in COCO's result format ({error!r}); evaluate again"
+            f"{path} is not in COCO's result format or not of {name} ({error!r}); evaluate again"
         ) from None
 
     def find(record: Record) -> Found:
         size = (int(record["height"]), int(record["width"]))
-        entries = by_image.get(record["image_id"], [])
         try:
             checked = [
                 entry | {"segmentation": check_rle(entry["segmentation"], size)}
-                for entry in entries
-                if 0 <= entry["category_id"] < len(images.classes)
+                for entry in by_image.get(record["image_id"], [])
             ]
         except (KeyError, ValueError) as error:
             raise DataError(f"{path}: image {record['image_id']}: segmentation {error}") from None
         return found_in_annotations(checked, size)
 
-    return Source(run.folder.name, run.title, images, find)
+    several = len(folder.predictions) > 1
+    key = f"{folder.folder.name}-{name}" if several else folder.folder.name
+    return Source(key, f"{folder.title} on {name}" if several else folder.title, images, find)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import torch
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import get_dataset_dicts
-from wsis.data.mappers import build_mapper
-from wsis.engine.launch import choose_devices
-from wsis.engine.models import build_inference_model
-from wsis.engine.pipeline import PlannedStage, load_pipeline
+from wsis.engine.pipeline import PlannedStage
 from wsis.errors import UsageError
+from wsis.trained_stage import load_network, open_pipeline
 
 _BAR, _BINS = 30, 16
 _SHARES = (0.01, 0.001)
@@ -32,8 +30,7 @@ def peak_heights(planned: PlannedStage, weights: ProductReader, count: int) -> n
     Returns:
         (Q, 2) float: height; 1 where the peak's class is a tag of its image, else 0.
     """
-    mapper = build_mapper(planned.cfg, "PeakImageMapper", is_train=False, products={})
-    model = build_inference_model(planned.cfg, weights.weights)
+    mapper, model = load_network(planned.cfg, weights.weights, "PeakImageMapper")
     records = [d for name in planned.cfg.WSIS.IMAGES for d in get_dataset_dicts(name)]
     tagged = [record for record in records if "image_labels" in record]
     if not tagged:
@@ -91,8 +88,7 @@ def histogram_text(heights: np.ndarray) -> str:
 
 def print_heights(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    device, _ = choose_devices(None, None)
-    pipeline = load_pipeline(args.config_file, ["MODEL.DEVICE", device, *args.opts])
+    pipeline = open_pipeline(args.config_file, args.opts)
     makers = [p for p in pipeline.stages if p.stage.produces == "peak_classifier"]
     if not makers:
         raise UsageError(

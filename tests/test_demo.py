@@ -9,10 +9,15 @@ import pytest
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
-from wsis.report.cli import demo, peak_thresholds, visualize
-from wsis.report.demo import _above, _strongest, _with_threshold
+from wsis.demo import strongest
+from wsis.trained_stage import drop_below, with_threshold
 
+from tests.scripts import main_of
 from tests.tiny import PIPELINE, ROOT, tiny_overrides, train_net_here
+
+demo = main_of("tools/demo.py")
+peak_thresholds = main_of("tools/peak_thresholds.py")
+visualize = main_of("tools/visualize.py")
 
 CONFIG = ROOT / "configs" / "prm_shapes_response.yaml"
 EXTRA = (
@@ -173,19 +178,19 @@ def test_a_detector_makes_all_that_is_shown():
     """Also below the threshold that it was evaluated with."""
     cfg = get_wsis_cfg()
     assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST > 0.01
-    assert _with_threshold(cfg, 0.01).MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.01
+    assert with_threshold(cfg, 0.01).MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.01
 
 
 def test_a_picture_shows_the_best_instances():
     scores = np.random.default_rng(0).permutation(30) / 30
     arrays = {"classes": np.arange(30), "scores": scores, "masks": np.zeros((30, 2, 2), bool)}
-    shown = _strongest(arrays | {"peaks": np.zeros((50, 3))})
+    shown = strongest(arrays | {"peaks": np.zeros((50, 3))})
     assert sorted(shown["scores"]) == sorted(scores)[10:]
     assert (np.diff(shown["classes"]) > 0).all()
     assert len(shown["masks"]) == 20
     assert len(shown["peaks"]) == 50
     few = {name: value[:20] for name, value in arrays.items()}
-    assert _strongest(few) is few
+    assert strongest(few) is few
 
 
 def test_instances_that_score_too_low_are_left_out():
@@ -196,11 +201,11 @@ def test_instances_that_score_too_low_are_left_out():
         "boundary": np.zeros((3, 3)),
     }
     for min_score, classes in ((0.0, [0, 2]), (0.4, [0, 2]), (0.5, [0]), (1.0, [])):
-        kept = _above(arrays, min_score)
+        kept = drop_below(arrays, min_score)
         assert kept["classes"].tolist() == classes
         assert np.array_equal(kept["masks"], np.eye(3, dtype=bool)[classes, None])
         assert kept["boundary"].shape == (3, 3)
-    assert _above({"boundary": arrays["boundary"]}, 0.5).keys() == {"boundary"}
+    assert drop_below({"boundary": arrays["boundary"]}, 0.5).keys() == {"boundary"}
 
 
 def test_peak_heights(overrides, capsys):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from wsis.errors import UsageError
-from wsis.report.peak_thresholds import gap_threshold, histogram_text
+from wsis.peak_thresholds import gap_threshold, histogram_text
 
 
 def heights(own, other):

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,9 @@ class RunFolder:
         return path if path.is_file() else None
 
     @property
-    def predictions(self) -> Path | None:
-        """Predictions in COCO's result format, if this stage's network was evaluated."""
-        return next(iter(sorted(self.folder.glob(f"predictions/*/{FILE_NAME}"))), None)
+    def predictions(self) -> dict[str, Path]:
+        """By data set, predictions in COCO's result format, where the network was evaluated."""
+        return {p.parent.name: p for p in sorted(self.folder.glob(f"predictions/*/{FILE_NAME}"))}
 
     def value(self, key: str, default: Any = None) -> Any:
         """A config value by its full name, ``DATASETS.TEST``."""
@@ -171,7 +171,7 @@ def read_json(path: Path) -> Any:
         raise WSISError(f"{path} cannot be read ({error}); delete it and run again") from None
 
 
-def read_run(folder: Path) -> RunFolder:
+def read_run_folder(folder: Path) -> RunFolder:
     """One run folder.
 
     Raises:
@@ -191,7 +191,7 @@ def read_run(folder: Path) -> RunFolder:
     return run
 
 
-def find_runs(output_dir: Path) -> list[RunFolder]:
+def find_run_folders(output_dir: Path) -> list[RunFolder]:
     """The run folders of a pipeline in their order; data sets of the user's own get registered.
 
     Args:
@@ -220,7 +220,24 @@ def find_runs(output_dir: Path) -> list[RunFolder]:
         number = _NUMBER.match(folder.name)
         return (float(number[1]) if number else math.inf, folder.name)
 
-    return [read_run(folder) for folder in sorted(folders, key=order)]
+    return [read_run_folder(folder) for folder in sorted(folders, key=order)]
+
+
+def given_level(folders: Sequence[RunFolder]) -> str:
+    """The most that weak stages among ``folders`` look at: "box", "point", or "" for tags alone."""
+    levels = {folder.supervision for folder in folders}
+    return next((level for level in ("box", "point") if level in levels), "")
+
+
+def level_around(path: Path) -> str:
+    """`given_level` of the pipeline in whose run folder ``path`` lies; "" elsewhere."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / MANIFEST).is_file():
+        return ""
+    try:
+        return given_level(find_run_folders(folder.resolve().parent))
+    except WSISError:  # a damaged neighbour is no reason to draw nothing
+        return ""
 
 
 def read_stage_names(output_dir: Path) -> list[str]:
@@ -229,13 +246,13 @@ def read_stage_names(output_dir: Path) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def read_figures(output_dir: Path, runs: list[RunFolder]) -> list[dict[str, Any]]:
+def read_figures(output_dir: Path, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Entries of ``metrics.json``, and of stages evaluated since it was written."""
     stored = read_json(output_dir / METRICS)
     entries = list(stored.get("stages", [])) if isinstance(stored, dict) else []
     known = {entry.get("stage") for entry in entries}
-    for run in runs:
-        if run.name not in known:
-            own = read_json(run.folder / EVALUATION)
+    for folder in folders:
+        if folder.name not in known:
+            own = read_json(folder.folder / EVALUATION)
             entries += own.get("results", []) if isinstance(own, dict) else []
     return entries

@@ -5,10 +5,11 @@ import pytest
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.layers.regions import Regions
-from wsis.report.products import Scene, views_of
+from wsis.views import proposals, views_of
+from wsis.visualization.canvas import Canvas
 
 
-def scene(masks):
+def canvas(masks):
     size = masks.shape[1:]
     truth = GroundTruth(
         masks=masks,
@@ -16,7 +17,7 @@ def scene(masks):
         void=np.zeros(size, dtype=bool),
         difficult=np.zeros(len(masks), dtype=bool),
     )
-    return Scene({}, np.full((*size, 3), 90, np.uint8), ("thing",), truth, width=90)
+    return Canvas({}, np.full((*size, 3), 90, np.uint8), ("thing",), truth, width=90)
 
 
 @pytest.mark.parametrize("objects", [0, 2])
@@ -25,8 +26,8 @@ def test_proposals_are_shown(objects):
     for number, mask in enumerate(masks):
         mask[number : number + 9, 2 * number : 2 * number + 12] = True
     arrays = proposals_artifact(by_rank(Regions.from_masks(masks)))
-    view = next(v for v in views_of(arrays) if v.title == "proposals")
-    pictures = view.draw(scene(masks[13 : 13 + objects]), arrays)
+    assert views_of(arrays) == [proposals]
+    pictures = proposals.draw(canvas(masks[13 : 13 + objects]), arrays)
     assert pictures[0].note == "12 of 15"
     assert [p.title for p in pictures[1:]] == (["best proposals"] if objects else [])
     for picture in pictures:

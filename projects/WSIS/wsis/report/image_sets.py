@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """The images of one or more data sets with the same classes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Images:
         return ", ".join(self.names)
 
 
-def read_images(names: tuple[str, ...]) -> Images:
+def read_images(names: tuple[str, ...]) -> ImageSet:
     """Read data sets, one after another.
 
     Raises:
@@ -46,35 +46,9 @@ def read_images(names: tuple[str, ...]) -> Images:
     if not names:
         raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
     classes = class_names(names[0])
-    return Images(names, classes, [record for name in names for record in get_dataset_dicts(name)])
-
-
-class ImageCatalog:
-    """Reads data sets once, and remembers what could not be read.
-
-    Attributes:
-        problems: sentences for the reader of the report.
-    """
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-        self._known: dict[tuple[str, ...], Images | None] = {}
-
-    def get(self, names: tuple[str, ...]) -> Images | None:
-        """The images of data sets, None (and a problem) if they cannot be read or are none."""
-        if names not in self._known:
-            self._known[names] = self._read(names)
-        return self._known[names]
-
-    def _read(self, names: tuple[str, ...]) -> Images | None:
-        if not names:
-            return None
-        try:
-            return read_images(names)
-        except WSISError as error:
-            logger.warning("no pictures of %s: %s", ", ".join(names), error)
-            self.problems.append(f"No pictures of {', '.join(names)}: {error}")
-            return None
+    return ImageSet(
+        names, classes, [record for name in names for record in get_dataset_dicts(name)]
+    )
 
 
 def spread(count: int, number: int, *, seed: int = 0) -> list[int]:
