@@ -12,7 +12,7 @@ import numpy as np
 from wsis.evaluation.streaming import InstancePrediction
 from wsis.layers.components import detect_components, winning_channels
 
-# IRNet evaluates its CAMs with a background score of 0.15 (methods/irnet.md, 7).
+# IRNet evaluates its CAMs with a background score of 0.15 (irnet spec 7).
 CAM_THRESHOLD = 0.15
 
 
@@ -41,7 +41,7 @@ def cam_components(
 ) -> InstancePrediction:
     """The baseline: connected components of thresholded CAMs as instances.
 
-    It differs from IRNet's instances (``methods/irnet.md`` 6.5) only in that the CAMs were neither
+    It differs from IRNet's instances (irnet spec 6.5) only in that the CAMs were neither
     split by the displacement field nor spread by the random walk: 4-connected components, the
     largest value in a component as its score, 0 if it is small.
 

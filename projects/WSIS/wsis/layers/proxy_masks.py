@@ -1,4 +1,4 @@
-"""From maps of probabilities inside boxes to the masks of an image (`methods/boxcaseg.md` 6, 7).
+"""From maps of probabilities inside boxes to the masks of an image (boxcaseg spec 6, 7).
 
 Masks are kept as the part inside their box, so that nothing but the box costs time: a list of
 (h, w) bool. Boxes are (x0, y0, x1, y1) in whole pixels, far edges exclusive. K boxes.
@@ -100,7 +100,7 @@ def painting_order(areas: np.ndarray) -> np.ndarray:
 def merge_masks(
     parts: Sequence[np.ndarray], boxes: np.ndarray, size: tuple[int, int], *, areas: np.ndarray
 ) -> list[np.ndarray]:
-    """Give every pixel to the smallest box that claims it (spec 7).
+    """Give every pixel to the smallest box that claims it (boxcaseg spec 7).
 
     Args:
         parts: K arrays (h, w) bool, what each instance claims.
@@ -143,7 +143,7 @@ def _iou(a: np.ndarray, b: np.ndarray, *, extra: float) -> np.ndarray:
 
 
 def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.ndarray:
-    """Agreement of a mask with its box as published (spec 7): IoU with +1 on both.
+    """Agreement of a mask with its box as published (boxcaseg spec 7): IoU with +1 on both.
 
     The corner of the mask is inclusive and that of the box exclusive, so a perfect mask of w x h
     scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels.

@@ -91,7 +91,9 @@ def proposals_from_prm(
     size: tuple[int, int] | None = None,
     count: int = 0,
 ) -> Proposals:
-    """Proposals in the JSON of PRM's demo: a list of ``{"data", "shape"}``, best first (spec 7).
+    """Proposals in the JSON of PRM's demo: a list of ``{"data", "shape"}``, best first.
+
+    The format is that of prm spec 7.
 
     Args:
         path: the file, for messages.
