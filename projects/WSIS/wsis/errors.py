@@ -32,7 +32,7 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
     """One sentence about a package that is not installed and where to get it.
 
     Returns:
-        the sentence, or None for a module that no user is asked to install: that is a bug.
+        the sentence, or None for a module that no user is asked to install, which is a bug.
     """
     name = (error.name or "").partition(".")[0]
     return f"the package {name} is not installed; {_SOURCES[name]}" if name in _SOURCES else None
