@@ -22,10 +22,11 @@ PAGES = [
     ROOT / "datasets" / "README.md",
     ROOT / "projects" / "WSIS" / "README.md",
 ]
-# "spec 5.3", "cim spec 3-5", "spec 6.4 to 6.6", "spec 3.2, 3.3", over the ends of lines too
+# "spec 5.3", "cim spec 3-5", "spec 6.4 to 6.6", "`methods/prm.md` 2, 3", over the ends of lines too
 NUMBER = r"\d+(?:\.\d+)?"
 CITATION = re.compile(
-    rf"\b(?:({'|'.join(METHODS)})\s+)?spec\s+({NUMBER}(?:(?:,|-|\sand|\sto)\s*{NUMBER})*)",
+    rf"(?:\b(?:({'|'.join(METHODS)})\s+)?spec|methods/(\w+)\.md`*,?)\s+"
+    rf"({NUMBER}(?:(?:,|-|\sand|\sto)\s*{NUMBER})*)",
     re.IGNORECASE,
 )
 
@@ -49,8 +50,8 @@ def citations() -> list[tuple[str, str | None, str]]:
     """(file, method, section) of every citation in the code."""
     found = []
     for path in SOURCES:
-        for named, numbers in CITATION.findall(path.read_text()):
-            method = named.lower() or own_method(path)
+        for named, page, numbers in CITATION.findall(path.read_text()):
+            method = (named or page).lower() or own_method(path)
             for number in re.findall(NUMBER, numbers):
                 found.append((path.relative_to(ROOT).as_posix(), method, number))
     return found

@@ -93,7 +93,7 @@ def _sizing(cfg: CfgNode) -> Sizing:
 
 @MAPPER_REGISTRY.register()
 class ImageLevelMapper:
-    """Images with their tags, for the classifier (irnet spec 2).
+    """Images with their tags, for the classifier (`methods/irnet.md` 2).
 
     In training: the longer side becomes a uniform random integer (bicubic), flip, random crop onto
     a canvas of the mean colour. Otherwise the whole image. Adds ``image`` and ``image_labels``.
@@ -169,7 +169,7 @@ class ImageLevelMapper:
 
 @MAPPER_REGISTRY.register()
 class MultiScaleMapper:
-    """One image at several scales, for class activation maps (irnet spec 3).
+    """One image at several scales, for class activation maps (`methods/irnet.md` 3).
 
     Adds ``images`` (list of (3, H_s, W_s) uint8) and, where the data set has them,
     ``image_labels`` (ids). The model flips.
@@ -217,7 +217,7 @@ class MultiScaleMapper:
 
 @MAPPER_REGISTRY.register()
 class PixelLabelMapper:
-    """Images with their inter-pixel labels, for the relation network (irnet spec 5.5).
+    """Images with their inter-pixel labels, for the relation network (`methods/irnet.md` 5.5).
 
     Image (bicubic) and label (nearest) are rescaled by one uniform random factor, flipped and
     cropped at random onto a canvas, 255 in the label. Adds ``image`` and ``inter_pixel_label``

@@ -1,4 +1,4 @@
-"""Whole images for peak response maps, with their segment proposals (prm spec 6)."""
+"""Whole images for peak response maps, with their segment proposals (`methods/prm.md` 6)."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
 
 @MAPPER_REGISTRY.register()
 class ProposalBagMapper:
-    """An image as a bag of segment proposals (CIM spec 2 and 7).
+    """An image as a bag of segment proposals (CIM; `methods/cim.md` 2 and 7).
 
     In training one view: the longer side becomes one of several lengths, half of the images are
     mirrored. It adds ``image``, ``proposals`` (Instances with ``proposal_boxes`` on the scale of
