@@ -1,8 +1,11 @@
-"""setup.py names every package that is imported."""
+"""setup.py names every package that is imported; CITATION.cff has the version."""
 
 import ast
 import re
 import sys
+
+import wsis
+import yaml
 
 from tests.tiny import ROOT
 
@@ -29,3 +32,9 @@ def test_what_is_imported_is_named():
     needed = {PACKAGES.get(name, name) for name in imported()} - BY_HAND
     assert needed
     assert needed <= named
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == wsis.__version__
+    assert len(citation["references"]) == 5
