@@ -126,6 +126,7 @@ MASK_RCNN = register_stage(
         title="Train Mask R-CNN on the pseudo labels",
         consumes=("pseudo_labels",),
         produces="mask_rcnn",
+        config={"INPUT.MASK_FORMAT": "bitmask"},  # pseudo labels are run lengths
         evaluation="detection",
         mapper="InstanceMapper",
         supervision="mask",

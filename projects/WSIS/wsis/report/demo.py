@@ -166,9 +166,9 @@ class Demo:
             )
         assert isinstance(stage, InferStage)
         mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
+        if stage.measured is not None:
+            cfg = planned.with_values(stage.measured(products)).cfg
         model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
-        if stage.prepare_model is not None:
-            stage.prepare_model(model, products)
         return lambda: stage.to_artifact(model([mapper(self._record)])[0])
 
     def _detector(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:

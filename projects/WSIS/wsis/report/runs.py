@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.user import register_user_datasets
+from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
 from wsis.engine.manifest import MANIFEST, PIPELINE, Manifest
 from wsis.engine.status import seen_of_the_data_set
@@ -187,7 +187,7 @@ def read_run(folder: Path) -> RunFolder:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WSISError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
     run = RunFolder(folder, manifest, config if isinstance(config, dict) else {})
-    register_user_datasets(run.value("WSIS.DATASETS") or [])
+    register_datasets(run.value("WSIS.DATASETS") or [])
     return run
 
 

@@ -190,8 +190,7 @@ def joint_samples(
     if not len(samples.salient):
         raise UsageError(
             f"no salient image to train on in {', '.join(cfg.DATASETS.TRAIN)}; masks are learnt "
-            "from nothing else: describe a data set of FORMAT salient in WSIS.DATASETS and name "
-            "it, too, in box_segmenter.DATASETS.TRAIN"
+            "from nothing else: name or describe a data set of FORMAT salient in DATA.SALIENT"
         )
     if keys.BOX_SHARE <= 0:
         return samples, None

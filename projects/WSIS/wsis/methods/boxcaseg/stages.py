@@ -170,6 +170,7 @@ BOX_SEGMENTER = register_stage(
         supervision="box",
         samples=joint_samples,
         class_agnostic=True,
+        images=("train", "salient"),
     )
 )
 

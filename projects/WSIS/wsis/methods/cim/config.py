@@ -61,6 +61,9 @@ def _add_label_config(keys: CfgNode) -> None:
 
 def _add_detection_config(keys: CfgNode) -> None:
     keys.DETECTION = CfgNode()
+    # What is detected: "classes", all of them; "tags", those of the image only (images without tags
+    # then have none); "points", one object at each point. The stages set it.
+    keys.DETECTION.TARGETS = "classes"
     # A detection scores above this.
     keys.DETECTION.MIN_SCORE = 1e-5
     # IoU of boxes from which the weaker one is dropped, within a class.

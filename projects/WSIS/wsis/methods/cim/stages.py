@@ -31,6 +31,7 @@ _NETWORK_KEYS = tuple(
     )
 )
 _NEEDED = ("proposals", "proposal_crops")
+_TARGETS = _NODE + "DETECTION.TARGETS"
 
 
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -66,18 +67,6 @@ def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _only_tags(model: Any, products: dict[str, Any]) -> None:
-    model.restrict_to_labels = True
-
-
-def _all_classes(model: Any, products: dict[str, Any]) -> None:
-    model.restrict_to_labels = False
-
-
-def _at_points(model: Any, products: dict[str, Any]) -> None:
-    model.at_points = True
-
-
 CLASS_PEAKS = register_stage(
     InferStage(
         name="class_peaks",
@@ -85,6 +74,7 @@ CLASS_PEAKS = register_stage(
         consumes=("peak_classifier",),
         produces="class_peaks",
         config_keys=("MODEL.PEAK_CLASSIFIER", _NODE + "LABEL.PEAK_THRESHOLD"),
+        config={"MODEL.META_ARCHITECTURE": "ClassPeaks"},
         weights_from="peak_classifier",
         mapper="ImageLevelMapper",
         to_artifact=peaks_artifact,
@@ -98,6 +88,7 @@ PROPOSAL_CROPS = register_stage(
         consumes=("proposals",),
         produces="proposal_crops",
         config_keys=(_NODE + "CROP_SIZE",),
+        images=("train", "val"),
         function=derive_crops,
     )
 )
@@ -161,7 +152,7 @@ MINED_INSTANCES = register_stage(
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
-        prepare_model=_only_tags,
+        config={_TARGETS: "tags"},
     )
 )
 
@@ -176,7 +167,7 @@ POINT_INSTANCES = register_stage(
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
-        prepare_model=_at_points,
+        config={_TARGETS: "points"},
     )
 )
 
@@ -191,6 +182,7 @@ PROPOSAL_DETECTIONS = register_stage(
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
-        prepare_model=_all_classes,
+        images=("val",),
+        config={_TARGETS: "classes"},
     )
 )

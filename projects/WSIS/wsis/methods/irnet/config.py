@@ -68,6 +68,11 @@ def _add_inference_config(keys: CfgNode) -> None:
     keys.MIN_AREA = 0.01
     # Divide scores by the maximum of each class, not by that of all classes (original: all).
     keys.PER_CLASS_NORMALISATION = False
+    # What inference makes: some of displacement, boundary, instances, semantic. The stages set it.
+    keys.OUTPUTS = ["boundary", "instances"]
+    # (dy, dx) in cells, subtracted from displacements; [] for that of the weights, which those of
+    # the original have. Stage instances fills in what stage displacement_mean measured.
+    keys.MEAN_DISPLACEMENT = []
 
 
 def add_irnet_config(cfg: CfgNode) -> None:

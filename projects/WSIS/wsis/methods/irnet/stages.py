@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 
 from wsis.data.images import read_dataset_image
@@ -16,6 +15,7 @@ from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
 
 _NODE = "MODEL.IRNET."
+_OUTPUTS, _MEAN = _NODE + "OUTPUTS", _NODE + "MEAN_DISPLACEMENT"
 _NETWORK_KEYS = tuple(
     _NODE + key
     for key in (
@@ -80,17 +80,9 @@ def derive_inter_pixel_label(
     return {"label": label}
 
 
-def _prepare(*outputs: str) -> Callable[[Any, dict[str, Any]], None]:
-    """Sets what the network is to make, and its mean shift where it was measured."""
-
-    def prepare(model: Any, products: dict[str, Any]) -> None:
-        model.outputs = outputs
-        model.mean_shift.zero_()  # weights of the original may hold one, measured elsewhere
-        if "displacement_mean" in products:
-            mean = products["displacement_mean"].summary["mean"]
-            model.mean_shift.copy_(torch.as_tensor(mean))
-
-    return prepare
+def measured_mean(products: Mapping[str, Any]) -> dict[str, Any]:
+    """The config value that holds the mean displacement of stage displacement_mean."""
+    return {_MEAN: products["displacement_mean"].summary["mean"].tolist()}
 
 
 def mean_displacement(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -165,7 +157,8 @@ DISPLACEMENT_MEAN = register_stage(
         weights_from="relation_network",
         mapper="TopLeftCropMapper",
         to_artifact=mean_displacement,
-        prepare_model=_prepare("displacement"),
+        # weights of the original may hold a mean, measured elsewhere
+        config={_OUTPUTS: ["displacement"], _MEAN: [0.0, 0.0]},
         reduce=reduce_displacement,
     )
 )
@@ -181,7 +174,8 @@ INSTANCES = register_stage(
         weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=instance_artifact,
-        prepare_model=_prepare("boundary", "instances"),
+        config={_OUTPUTS: ["boundary", "instances"]},
+        measured=measured_mean,
     )
 )
 
@@ -196,6 +190,6 @@ SEMANTIC_LABELS = register_stage(
         weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
-        prepare_model=_prepare("semantic"),
+        config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},
     )
 )

@@ -41,6 +41,7 @@ RESPONSE_INSTANCES = register_stage(
         consumes=("peak_classifier",),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
+        config={"MODEL.PRM.MASKS": "response"},
         evaluation="instances",
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
