@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
+import shutil
 import sys
 
 import pytest
 import wsis.methods
-import yaml
 from wsis import stage as stages
 from wsis.config import get_wsis_cfg
+from wsis.engine.pipeline import load_pipeline
 
 from tests.tiny import ROOT
 
@@ -51,12 +52,17 @@ def test_the_printed_tests_pass(checkout):
         tests[name]()
 
 
-def test_the_printed_stages_fit_together(checkout):
+def test_the_printed_pipeline_is_one(checkout, shapes_root, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    shutil.copytree(ROOT / "configs" / "base", checkout / "configs" / "base")
+    config = checkout / "configs" / "peak_circles_shapes.yaml"
     importlib.import_module(f"{METHOD}.config")
-    pipeline = yaml.safe_load((checkout / "configs/peak_circles_shapes.yaml").read_text())
-    made: set[str] = set()
-    for name in pipeline["STAGES"]:
-        record = stages.get_stage(name)
-        assert set(record.consumes) <= made, name
-        made.add(record.produces)
-    assert "mask_rcnn" in made
+    imports = f"IMPORTS: ['{METHOD}.config:add_peak_circles_config']"
+    config.write_text(config.read_text().replace("WSIS: {", f"WSIS: {{{imports}, "))
+    pipeline = load_pipeline(config, ())
+    names = [planned.name for planned in pipeline.stages]
+    assert names == ["peak_classifier", "class_peaks", "circles", "pseudo_labels", "mask_rcnn"]
+    for planned in pipeline.stages:
+        for product in planned.consumes:
+            pipeline.producer(product, planned)
+    assert pipeline.stages[2].cfg.MODEL.PEAK_CIRCLES.RADIUS == 0.15
