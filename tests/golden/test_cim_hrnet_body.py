@@ -1,4 +1,4 @@
-"""HRNet-W48 as CIM's backbone (golden/cim.md, cim_hrnet_body)."""
+"""HRNet-W48 as CIM's backbone (cim_hrnet_body.npz)."""
 
 import numpy as np
 import pytest

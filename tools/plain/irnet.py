@@ -40,7 +40,7 @@ def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def plain_path_index(height: int, width: int, radius: int) -> PathIndex:
-    """Index tables by one loop over points (spec 5.1)."""
+    """Index tables by one loop over points (irnet spec 5.1)."""
     ends = [(0, x) for x in range(1, radius)]
     for dy in range(1, radius):
         for dx in range(1 - radius, radius):
@@ -161,7 +161,7 @@ def _pairs(maps: Tensor, index: PathIndex) -> tuple[Tensor, Tensor]:
 def plain_losses(
     logits: Tensor, field: Tensor, labels: Tensor, index: PathIndex, offsets: Tensor
 ) -> Tensor:
-    """Spec 5.4 with every pair of the batch in memory, by autograd."""
+    """IRNet spec 5.4 with every pair of the batch in memory, by autograd."""
     tables = [torch.from_numpy(table) for table in index.tables]
     affinity = gathered_affinity(logits.sigmoid().flatten(1), tables)
     one, two = _pairs(labels, index)
@@ -224,7 +224,7 @@ def build_losses(side: int, count: int) -> Benchmark:
 
 
 def plain_refinement(field: np.ndarray) -> np.ndarray:
-    """All 300 steps of all pixels (spec 6.2)."""
+    """All 300 steps of all pixels (irnet spec 6.2)."""
     height, width = field.shape[1:]
     y, x = (grid.astype(np.float32) for grid in np.mgrid[:height, :width])
     for _ in range(300):

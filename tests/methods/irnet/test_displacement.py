@@ -9,7 +9,7 @@ from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 
 
 def slow_refine(field, steps):
-    """One pixel at a time, float32, as spec 6.2 words it."""
+    """One pixel at a time, float32, as irnet spec 6.2 words it."""
     _, height, width = field.shape
     out = np.zeros((2, height, width), dtype=np.int64)
     one = np.float32(1)

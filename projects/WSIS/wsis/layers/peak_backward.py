@@ -1,7 +1,7 @@
 """A `wsis.layers.peak_tape.Tape` compiled to the instructions that take peaks back to the image.
 
 All that multiplies a gradient between two convolutions (batch norm, ReLU, the shifted input x' and
-the normaliser 1 / n of `methods/prm.md` 5) becomes one tensor of factors, made once. A peak then
+the normaliser 1 / n of prm spec 5) becomes one tensor of factors, made once. A peak then
 costs a product and a transposed convolution per convolution, inside the window where its gradient
 can differ from 0.
 """

@@ -1,4 +1,4 @@
-"""Peak response maps: where in the image a peak of a class map comes from (`methods/prm.md` 5).
+"""Peak response maps: where in the image a peak of a class map comes from (prm spec 5).
 
 N images, C classes, P peaks, H x W image, h x w class map. Every convolution shares out the score
 of a cell among its inputs in proportion to x' W+ (x' the input less its minimum, W+ the positive

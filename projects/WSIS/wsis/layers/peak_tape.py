@@ -5,7 +5,7 @@ any network is made of, whatever its modules are: so this serves Detectron2's an
 networks alike, and nothing of the network is touched. An operation without a rule is remembered by
 name and refused when a peak has to pass through it.
 
-Ordinary rules (spec 5): convolutions; batch norm in evaluation mode; ReLU and other hard limits
+Ordinary rules (prm spec 5): convolutions; batch norm in evaluation mode; ReLU and other hard limits
 (ReLU6, leaky ReLU); sums; multiplication by constants; concatenation of channels; max pooling; and
 linear resampling (average pooling, upsampling, padding, slices), which keep their own gradients.
 Not served: smooth activations (SiLU, GELU, hard swish), gates (squeeze and excitation), attention,

@@ -214,8 +214,8 @@ def _to_prefix_of(
 ) -> dict[str, torch.Tensor]:
     """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
 
-    Of the names as they are and these two ways of changing them, the first with most names that
-    the model has.
+    The names are kept or changed in one of these two ways: whichever gives most names that the
+    model has, the first on equality.
     """
     ways = (
         state,

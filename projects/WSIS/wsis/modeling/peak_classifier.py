@@ -1,4 +1,4 @@
-"""The peak-stimulated image classifier and its peak response maps (`methods/prm.md` 2 to 5).
+"""The peak-stimulated image classifier and its peak response maps (prm spec 2 to 5).
 
 Serves PRM and IAM (which freezes it) and gives CIM its peak-guided labels. N images, C classes,
 P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor).
@@ -183,7 +183,7 @@ class PeakClassifier(PixelModule):
         return scores, maps, peaks
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Multi-label soft margin loss (spec 4).
+        """Multi-label soft margin loss (prm spec 4).
 
         Images of one size run together, others each by themselves, so that nobody's padding makes
         peaks. A class without any peak (where the filter is a number) counts by its maximum.
