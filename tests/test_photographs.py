@@ -64,7 +64,7 @@ def names(entries):
 def stages(entries, names):
     if not WEIGHTS.is_file():
         pytest.skip(f"no {WEIGHTS}; set WSIS_DATA")
-    overrides = ["WSIS.DATASETS", str(entries), "MODEL.TORCHVISION.WEIGHTS", str(WEIGHTS)]
+    overrides = ["WSIS.DATASETS", str(entries), "MODEL.TIMM.WEIGHTS", str(WEIGHTS)]
     overrides += ["DATASETS.TRAIN", "[coco_real_train]", "DATASETS.TEST", "[coco_real_val]"]
     return {planned.name: planned for planned in load_pipeline(CONFIG, overrides).stages}
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import timm
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
-from timm.models.vgg import VGG
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -100,8 +99,8 @@ class TimmBackbone(Backbone):
             if name not in modules:
                 children = ", ".join(child for child, _ in body.named_children())
                 raise UsageError(
-                    f"MODEL.TIMM: {type(body).__name__} has no map or module {name!r}; its maps are "
-                    f"{', '.join(self._levels)}, {_FINAL}, its modules begin with {children}"
+                    f"MODEL.TIMM: {type(body).__name__} has no map or module {name!r}; maps are "
+                    f"{', '.join(self._levels)}, {_FINAL}, modules begin with {children}"
                 )
 
     def _norms(self) -> list[nn.Module]:
@@ -123,7 +122,9 @@ class TimmBackbone(Backbone):
         names = [name for name, _ in self.body.named_modules()]
 
         def end(module: str) -> int:
-            return max(k for k, n in enumerate([module, *names]) if f"{n}.".startswith(f"{module}."))
+            return max(
+                k for k, n in enumerate([module, *names]) if f"{n}.".startswith(f"{module}.")
+            )
 
         ends = [end(info["module"]) for info in self.body.feature_info]
         last = 0
@@ -158,7 +159,9 @@ class TimmBackbone(Backbone):
 
         Where a network wants whole cells (HRNet, Swin), zeros at the right and bottom make them.
         """
-        sides = [max(-(-side // self._divisor) * self._divisor, self._least) for side in x.shape[-2:]]
+        sides = [
+            max(-(-side // self._divisor) * self._divisor, self._least) for side in x.shape[-2:]
+        ]
         x = functional.pad(x, (0, sides[1] - x.shape[-1], 0, sides[0] - x.shape[-2]))
         sources = set(self._sources.values())
         levels = [name for name in self._levels if name in sources] or list(self._levels)[:1]
@@ -187,7 +190,9 @@ def _levels(body: nn.Module) -> dict[str, int]:
     doubled = [strides[0] * 2**k for k in range(len(strides))] if strides else []
     # Those behind MODEL.TIMM.OUTPUT_STRIDE have its stride and keep their names.
     pyramid = len(set(strides)) > 1 or len(strides) == 1
-    if not pyramid or any(s not in (d, max(strides)) for s, d in zip(strides, doubled, strict=True)):
+    if not pyramid or any(
+        s not in (d, max(strides)) for s, d in zip(strides, doubled, strict=True)
+    ):
         raise UsageError(
             f"timm's {type(body).__name__} is no trunk here: its maps have the strides {strides}, "
             "wanted is a pyramid of 2, 4, 8, 16, 32 as convolutional networks and Swin have"
@@ -240,7 +245,9 @@ def limit_stride_(body: nn.Module, stride: int) -> None:
             layer.dilation = layer.padding = (dilation, dilation)
 
 
-def create_body(name: str, *, output_stride: int = 0, dilate: bool = True, **options: Any) -> nn.Module:
+def create_body(
+    name: str, *, output_stride: int = 0, dilate: bool = True, **options: Any
+) -> nn.Module:
     """A network of timm without its classifier, for pictures of any size.
 
     Args:
@@ -252,6 +259,10 @@ def create_body(name: str, *, output_stride: int = 0, dilate: bool = True, **opt
     Raises:
         UsageError: timm has no such network, or it does not take the output stride.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, for timm's use of TorchScript
+        import timm  # seconds, which other backbones are spared
+
     if not timm.is_model(name):
         raise UsageError(f"timm has no network MODEL.TIMM.NAME {name!r}; see timm.list_models()")
     if output_stride and not name.startswith("vgg"):
@@ -268,12 +279,12 @@ def create_body(name: str, *, output_stride: int = 0, dilate: bool = True, **opt
         raise UsageError(
             f"timm's {name} does not take MODEL.TIMM.OUTPUT_STRIDE {output_stride}; set it to 0"
         ) from error
-    if output_stride and isinstance(body, VGG):
+    if output_stride and isinstance(body, timm.models.VGG):
         limit_stride_(body, output_stride)
     if output_stride and not dilate:
         for module in body.modules():
             if isinstance(module, nn.Conv2d) and module.dilation != (1, 1):
-                module.padding = tuple(p // d for p, d in zip(module.padding, module.dilation))
+                module.padding = tuple(p // module.dilation[0] for p in module.padding)
                 module.dilation = (1, 1)
     return body
 
