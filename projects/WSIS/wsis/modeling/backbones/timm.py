@@ -134,6 +134,7 @@ class TimmBackbone(Backbone):
         self.body.prune_intermediate_layers(list(range(last + 1)), prune_head=True)
         self._levels = {name: k for name, k in self._levels.items() if k <= last}
 
+    @torch.enable_grad()
     def _measure(self, in_channels: int, early: Sequence[str]) -> None:
         """Run without data: strides, channels, and which weights the maps need."""
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
