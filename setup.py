@@ -20,6 +20,8 @@ setup(
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",
+        "timm>=1.0.31",
+        "safetensors",
         "fvcore",
         "numpy>=1.24",
         "scipy>=1.10",
