@@ -205,7 +205,7 @@ def _cell_centre(body: nn.Module) -> float:
     """0.5 where the first subsampling has no padding (VGG, ConvNeXt), else 0."""
     for module in body.modules():
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d)) and module.stride not in (1, (1, 1)):
-            return 0.0 if any(torch.tensor(module.padding).flatten()) else 0.5
+            return 0.5 if module.padding in (0, (0, 0)) else 0.0
     return 0.0
 
 
