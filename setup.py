@@ -37,6 +37,8 @@ setup(
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
+        "timm>=1.0.31",
+        "safetensors",
         "fvcore",
         "numpy>=1.24",
         "scipy>=1.10",

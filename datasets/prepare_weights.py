@@ -1,7 +1,7 @@
 """Fetch the ImageNet weights that the shipped configs start from, or check what is there.
 
 The files are torchvision's; the end of each name is the beginning of the file's SHA-256, which is
-checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TORCHVISION.WEIGHTS of
+checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TIMM.WEIGHTS of
 the configs look for them; with --root elsewhere, give that key on the command line of train_net.py.
 """
 

@@ -378,7 +378,7 @@ def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClass
     classifier = PeakClassifier(cfg)
     if traceable:
         name = cfg.MODEL.BACKBONE.NAME
-        if name == "build_torchvision_backbone":
-            name = f"{name}, {cfg.MODEL.TORCHVISION.NAME}"
+        if name == "build_timm_backbone":
+            name = f"{name}, {cfg.MODEL.TIMM.NAME}"
         classifier.check_backbone(name)
     return classifier
