@@ -1,57 +1,105 @@
-"""A `wsis.layers.peak_tape.Tape` compiled to the instructions that take peaks back to the image.
+"""Takes peaks back to the image along the graph that autograd records (`methods/prm.md` 5).
 
-All that multiplies a gradient between two convolutions (batch norm, ReLU, the shifted input x' and
-the normaliser 1 / n of `methods/prm.md` 5) becomes one tensor of factors, made once. A peak then
-costs a product and a transposed convolution per convolution, inside the window where its gradient
-can differ from 0.
+Every convolution hands on the rule's gradient; all else keeps its own, as its node of the graph
+computes it. N images, P peaks of one of them, maps C x H x W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from graphlib import TopologicalSorter
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsis.layers.peak_tape import Tape, Value, refusal_text
-from wsis.layers.peak_windows import (
-    Channels,
-    Resample,
-    Size,
-    Term,
-    TransposedConvolution,
-    Unpool,
-    Windows,
-    gather,
-)
+from wsis.layers.precision import map_layout
 
-aten = torch.ops.aten
 SMALLEST_NORMALISER = 1e-10
 _BELOW_SMALLEST = float(np.nextafter(np.float32(SMALLEST_NORMALISER), np.float32(0)))
-_RELU = (0.0, torch.inf, 0.0)
+PHASES = True
 OFFSETS = ("image", "batch")
-_Operation = Callable[[Windows, Sequence[int]], Windows]
+# What autograd calls them. The gradient of the first is multiplied cell by cell ...
+CELLWISE = {"Relu", "Hardtanh", "Clamp", "ClampMin", "LeakyRelu", "Mul", "Div"}
+NORMS = {"NativeBatchNorm", "CudnnBatchNorm"}
+CELLWISE |= NORMS
+SUMS = {"Add", "Sub", "Clone", "Alias"}
+# ... and these move it about, each image by itself.
+RESAMPLING = {"AvgPool2D", "AdaptiveAvgPool2D", "UpsampleBilinear2D", "UpsampleNearest2D"}
+RESAMPLING |= {"ConstantPadNd", "Slice"}
+Node = Any
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Gradients of P peaks at a map: 0 outside a window, the same for all.
+
+    Attributes:
+        data: (P, C, A, B).
+        corner: (top, left); may lie outside the map, where values mean nothing.
+        step: rows and columns from one cell of ``data`` to the next; zeros lie between.
+    """
+
+    data: Tensor
+    corner: Size
+    step: Size = (1, 1)
+
+    def end(self, axis: int) -> int:
+        """The row (axis 0) or column (1) after the last."""
+        return self.corner[axis] + (self.data.shape[2 + axis] - 1) * self.step[axis] + 1
+
+
+@dataclass
+class _Term:
+    """The window of a step, still to be multiplied by a factor (broadcasts to N x C x H x W)."""
+
+    step: int
+    factor: Tensor | None = None
 
 
 @dataclass
 class _Step:
-    """Gather terms on a map of a size, then perhaps an operation; the result goes to ``target``."""
+    """Adds up terms on a map of a size, then does something to the sum."""
 
-    target: int
-    terms: list[Term]
-    size: Size
-    operation: _Operation | None = None
+    terms: list[_Term]
+    shape: tuple[int, ...]
+    operation: Callable[[Window, int], Window] | None = None
     done_with: list[int] = field(default_factory=list)
 
 
+def name_of(node: Node) -> str:
+    """"MaxPool2DWithIndices" for MaxPool2DWithIndicesBackward0."""
+    return node.name().split("Backward")[0]
+
+
+def _walk(last: Node, image: Tensor) -> Iterator[tuple[Node, list[int]]]:
+    """Nodes between a map and the image, last first, and which of their arguments lead there."""
+    graph: dict[Node, list[Node]] = {}
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        if node not in graph:
+            graph[node] = [parent for parent, _ in node.next_functions if parent is not None]
+            waiting += graph[node]
+    leading: dict[Node, list[int]] = {}
+    for node in TopologicalSorter(graph).static_order():
+        own = [i for i, (parent, _) in enumerate(node.next_functions) if parent in leading]
+        if own or getattr(node, "variable", None) is image:
+            leading[node] = own
+    return reversed(leading.items())
+
+
 class PeakProgram:
-    """Gradients of any number of peaks at the input of a recorded network.
+    """Gradients of any number of peaks at the images of a recorded pass.
 
     Args:
-        tape: of a network of supported operations (`wsis.layers.peak_tape`).
+        output: (N, C, h, w), what a network made of ``images``, with its graph.
+        images: (N, Ci, H, W), the leaf of the graph.
         offset: a convolution's input is shifted to be non-negative by its minimum over each image
             ("image": the same result for an image alone and in a batch), or over the batch.
 
@@ -59,182 +107,289 @@ class PeakProgram:
         ValueError: peaks would have to pass an operation without a rule, named in the message.
     """
 
-    def __init__(self, tape: Tape, *, offset: str = "image") -> None:
+    def __init__(self, output: Tensor, images: Tensor, *, offset: str = "image") -> None:
         if offset not in OFFSETS:
             raise ValueError(f"offset {offset!r}: use one of {OFFSETS}")
-        if tape.last is None:
-            raise ValueError("the maps do not depend on the images: peaks lead nowhere")
-        self.shape = tape.last.shape
-        self.input_shape: tuple[int, ...] = ()
-        self._offset = offset
-        self._shifted: dict[int, Tensor] = {}
+        self._dims = (1, 2, 3) if offset == "image" else (0, 1, 2, 3)
+        self._zero = output.detach().new_zeros(())
         self._steps: list[_Step] = []
-        self._terms: dict[Value, list[Term]] = {tape.last: [Term(0)]}
-        self._largest = 0
-        waiting = {tape.last}
+        nodes = [] if output.grad_fn is None else list(_walk(output.grad_fn, images))
+        if not nodes:
+            raise ValueError("the class maps do not depend on the images: peaks lead nowhere")
+        self._shapes = {nodes[0][0]: tuple(output.shape)}
+        self._terms = {nodes[0][0]: [_Term(0)]}
+        self._emit(self._terms[nodes[0][0]], self._shapes[nodes[0][0]])  # the seeds
         with torch.no_grad():
-            while waiting:
-                value = max(waiting, key=lambda v: v.order)
-                waiting.remove(value)
-                getattr(self, f"_compile_{value.kind}")(value)
-                waiting.update(value.parents)
-        self._shifted.clear()
-        last_use = {term.register: step for step in self._steps for term in step.terms}
-        for register, step in last_use.items():
-            step.done_with.append(register)
+            for node, leading in nodes:
+                self._compile(node, leading)
+        last_use = {term.step: step for step in self._steps[1:] for term in step.terms}
+        for index, step in last_use.items():
+            step.done_with.append(index)
+
+    def run(self, seeds: Window, image: int) -> Tensor:
+        """Back-propagate gradients of the output, all at once.
+
+        Args:
+            seeds: gradients of P peaks at the output, in a window inside it.
+            image: which they are of.
+
+        Returns:
+            (P, Ci, H, W) gradients at the image.
+        """
+        made = {0: seeds}
+        for index, step in enumerate(self._steps[1:], 1):
+            parts = [(made[term.step], term.factor) for term in step.terms]
+            whole = index == len(self._steps) - 1
+            window = _add_up(parts, step.shape, image, whole=whole)
+            made[index] = step.operation(window, image) if step.operation else window
+            for old in step.done_with:
+                del made[old]
+        return made[len(self._steps) - 1].data
 
     @property
     def values_per_peak(self) -> int:
         """Numbers that one peak's gradients hold at a time at the most, about."""
-        return 4 * self._largest
+        return 4 * max(step.shape[1] * step.shape[2] * step.shape[3] for step in self._steps)
 
-    def run(self, seeds: Windows, images: Sequence[int]) -> Tensor:
-        """Back-propagate gradients of the output, all at once.
+    def _emit(
+        self, terms: list[_Term], shape: tuple[int, ...], operation: Any = None
+    ) -> list[_Term]:
+        self._steps.append(_Step(terms, shape, operation))
+        return [_Term(len(self._steps) - 1)]
 
-        Args:
-            seeds: gradients at the output, in windows inside it.
-            images: the image of each, P indices.
+    def _give(self, node: Node, place: int, terms: list[_Term], shape: tuple[int, ...]) -> None:
+        parent, output = node.next_functions[place]
+        if output != 0 or len(shape) != 4:
+            _refuse(name_of(parent))
+        if self._shapes.setdefault(parent, shape) != shape:
+            _refuse(name_of(parent))
+        self._terms.setdefault(parent, []).extend(terms)
 
-        Returns:
-            (P, Ci, H, W) gradients at the input.
-        """
-        registers = {0: seeds}
-        shared = {0}  # registers whose memory is the caller's or another register's too
-        for step in self._steps:
-            parts = [(registers[term.register], term) for term in step.terms]
-            once = len({term.register for term in step.terms}) == len(step.terms)
-            reusable = set(step.done_with) - shared if once else set()
-            made = gather(parts, step.size, images, reusable=reusable)
-            if any(made is windows for windows, _ in parts):
-                shared |= {step.target, *(term.register for term in step.terms)}
-            del parts
-            if step.operation is not None:
-                made = step.operation(made, images)
-                if isinstance(step.operation, Channels):
-                    shared.add(step.target)
-            registers[step.target] = made
-            for register in step.done_with:
-                del registers[register]
-        (result,) = registers.values()
-        return gather([(result, Term(0))], tuple(self.input_shape[2:]), images, whole=True).data
+    def _compile(self, node: Node, leading: list[int]) -> None:
+        terms, shape, name = self._terms.pop(node), self._shapes.pop(node), name_of(node)
+        if not leading:
+            self._emit(terms, shape)
+        elif name == "Convolution":
+            self._convolution(node, leading, terms, shape)
+        elif name in CELLWISE:
+            self._cellwise(node, leading, terms, shape)
+        elif name in SUMS:
+            self._sum(node, leading, terms, shape)
+        elif name == "Cat":
+            self._cat(node, leading, terms, shape)
+        elif name == "MaxPool2DWithIndices" or name in RESAMPLING:
+            back = partial(_whole, node, shape)
+            made = _pull(node, self._zero.expand(shape))
+            self._give(node, 0, self._emit(terms, shape, back), tuple(made[0].shape))
+        else:
+            _refuse(name)
 
-    def _emit(self, value: Value, terms: list[Term], operation: _Operation | None = None) -> Term:
-        self._largest = max(self._largest, value.shape[1] * value.shape[2] * value.shape[3])
-        step = _Step(len(self._steps) + 1, terms, tuple(value.shape[2:]), operation)
-        self._steps.append(step)
-        return Term(step.target)
+    def _cellwise(
+        self, node: Node, leading: list[int], terms: list[_Term], shape: tuple[int, ...]
+    ) -> None:
+        name = name_of(node)
+        if getattr(node, "_saved_training", False):
+            _refuse("batch norm in training mode; call .eval() first")
+        if len(leading) > 1 or name == "Div" and leading != [0]:
+            _refuse("product of two maps (a gate)" if name == "Mul" else f"{name} by a map")
+        for term in terms:
+            made = self._through(node, name, leading[0], term.factor, shape)
+            self._give(node, leading[0], [_Term(term.step, made)], shape)
 
-    def _collect(self, value: Value, factor: Callable[[Tensor | None], Tensor | None]) -> Term:
-        """The gradient at ``value`` times a factor, with what remains to be multiplied."""
-        terms = self._terms.pop(value)
-        shared = all(t.factor is terms[0].factor for t in terms)
-        if len(terms) > 1 and shared:
-            summed = self._emit(value, [Term(t.register, None, t.sign) for t in terms])
-            terms = [Term(summed.register, terms[0].factor)]
-        terms = [Term(t.register, factor(t.factor), t.sign) for t in terms]
-        return terms[0] if len(terms) == 1 else self._emit(value, terms)
+    def _through(self, node, name, place, factor, shape):
+        if name in NORMS:
+            epsilon = getattr(node, "_saved_eps", None) or node._saved_epsilon
+            own = torch.rsqrt(node._saved_running_var + epsilon)
+            own = own if node._saved_weight is None else own * node._saved_weight
+            own = own[None, :, None, None]
+            return own if factor is None else own * factor
+        whole = torch.empty(shape, dtype=self._zero.dtype, device=self._zero.device, memory_format=map_layout(self._zero.device))
+        whole = whole.fill_(1) if factor is None else whole.copy_(factor) if factor.shape != whole.shape else factor
+        return _pull(node, whole)[place]
 
-    def _give(self, value: Value, term: Term) -> None:
-        self._terms.setdefault(value, []).append(term)
+    def _sum(
+        self, node: Node, leading: list[int], terms: list[_Term], shape: tuple[int, ...]
+    ) -> None:
+        made = _pull(node, (self._zero + 1).expand(shape))
+        if any(tuple(made[place].shape) != shape for place in leading):
+            _refuse("sum of maps of different shapes")
+        if len(leading) > 1 and (len(terms) > 1 or terms[0].factor is not None):
+            terms = self._emit(terms, shape)
+        for place in leading:
+            weight = float(made[place][0, 0, 0, 0])
+            own = [_Term(t.step, _times(t.factor, weight)) for t in terms]
+            self._give(node, place, own, shape)
 
-    def _compile_input(self, value: Value) -> None:
-        self.input_shape = value.shape
-        self._emit(value, self._terms.pop(value))
+    def _cat(
+        self, node: Node, leading: list[int], terms: list[_Term], shape: tuple[int, ...]
+    ) -> None:
+        numbers = torch.arange(shape[1], device=self._zero.device, dtype=self._zero.dtype)
+        made = _pull(node, numbers[None, :, None, None].expand(shape))
+        terms = self._emit(terms, shape)
+        for place in leading:
+            own = tuple(made[place].shape)
+            if (own[0], *own[2:]) != (shape[0], *shape[2:]):
+                _refuse("concatenation of other than channels")
+            first = int(made[place][0, 0, 0, 0])
+            part = partial(_channels, slice(first, first + own[1]))
+            self._give(node, place, self._emit(terms, shape, part), own)
 
-    def _compile_refused(self, value: Value) -> None:
-        raise ValueError(refusal_text(value))
-
-    def _compile_scale(self, value: Value) -> None:
-        own = value.saved["factor"]
-        self._give(value.parents[0], self._collect(value, lambda other: _times(other, own)))
-
-    def _compile_limit(self, value: Value) -> None:
-        output, options = value.saved["output"], value.options
-        limits = (options["lowest"], options["highest"], options["slope"])
-
-        def factor(other: Tensor | None) -> Tensor | None:
-            if limits == _RELU and other is output:  # x' itself is 0 where ReLU's derivative is
-                return other
-            return _limited(output, other, *limits)
-
-        self._give(value.parents[0], self._collect(value, factor))
-
-    def _compile_sum(self, value: Value) -> None:
-        term = self._collect(value, lambda other: other)
-        if len(value.parents) > 1 and term.factor is not None:
-            term = self._emit(value, [term])
-        for parent, sign in zip(value.parents, value.options["signs"], strict=True):
-            self._give(parent, Term(term.register, term.factor, term.sign * sign))
-
-    def _compile_channels(self, value: Value) -> None:
-        term = self._emit(value, [self._collect(value, lambda other: other)])
-        starts = [0]
-        for channels in value.options["channels"]:
-            starts.append(starts[-1] + channels)
-        for parent, position in zip(value.parents, value.options["positions"], strict=True):
-            part = Channels(slice(starts[position], starts[position + 1]))
-            self._give(parent, self._emit(value, [term], part))
-
-    def _compile_pool(self, value: Value) -> None:
-        parent = value.parents[0]
-        unpool = Unpool(value.saved["indices"], tuple(parent.shape[2:]), **value.options)
-        term = self._collect(value, lambda other: other)
-        self._give(parent, self._emit(value, [term], unpool))
-
-    def _compile_resample(self, value: Value) -> None:
-        parent = value.parents[0]
-        back = Resample(**value.options, shape=parent.shape, output_size=tuple(value.shape[2:]))
-        term = self._collect(value, lambda other: other)
-        self._give(parent, self._emit(value, [term], back))
-
-    def _compile_convolution(self, value: Value) -> None:
-        parent, options = value.parents[0], value.options
-        shifted = self._shift(value.saved["input"])
-        weight = value.saved["weight"].clamp(min=0)
-        normaliser = aten.convolution(
-            shifted,
-            weight,
-            None,
-            options["stride"],
-            options["padding"],
-            options["dilation"],
-            False,
-            (0, 0),
-            options["groups"],
-        )
-        # below it the share is nothing: 1 / infinity
+    def _convolution(
+        self, node: Node, leading: list[int], terms: list[_Term], shape: tuple[int, ...]
+    ) -> None:
+        if leading != [0]:
+            _refuse("convolution of weights that depend on the image")
+        image = node._saved_input
+        if node._saved_transposed or image.dim() != 4:
+            _refuse("transposed or not two-dimensional convolution")
+        weight = node._saved_weight.clamp(min=0)
+        geometry = {
+            key: tuple(getattr(node, f"_saved_{key}")) for key in ("stride", "padding", "dilation")
+        }
+        geometry["groups"] = node._saved_groups
+        offset = image.amin(dim=self._dims, keepdim=True)
+        shifted = image - offset if bool(offset.any()) else image
+        normaliser = F.conv2d(shifted, weight, **geometry)
         share = F.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()
-        term = self._collect(value, lambda other: _times(share, other))
-        back = TransposedConvolution(
-            weight, tuple(parent.shape[2:]), tuple(value.shape[2:]), **options
+        terms = [_Term(t.step, share if t.factor is None else share * t.factor) for t in terms]
+        back = _Transposed(weight, **geometry)
+        spread = self._emit(terms, shape, back)
+        own = tuple(image.shape)
+        self._give(node, 0, [_Term(spread[0].step, shifted)], own)
+
+
+def _refuse(what: str) -> None:
+    raise ValueError(
+        f"peaks cannot be traced back through {what}: peak back-propagation serves convolutional "
+        "networks with ReLU and batch norm in evaluation mode; use such a backbone"
+    )
+
+
+def _times(factor: Tensor | None, weight: float) -> Tensor | None:
+    if weight == 1:
+        return factor
+    return torch.full((1, 1, 1, 1), weight) if factor is None else factor * weight
+
+
+def _pull(node: Node, gradient: Tensor) -> tuple[Tensor, ...]:
+    """What a node of the graph makes of a gradient, for each of its arguments."""
+    made = node(gradient)
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _add_up(
+    parts: list[tuple[Window, Tensor | None]],
+    shape: tuple[int, ...],
+    image: int,
+    *,
+    whole: bool = False,
+) -> Window:
+    """The sum of windows times factors, in a window that lies inside the map."""
+    low, high = [0, 0], list(shape[2:])
+    if not whole:
+        for axis, length in enumerate(shape[2:]):
+            low[axis] = min(max(0, min(w.corner[axis] for w, _ in parts)), length - 1)
+            end = min(length, max(w.end(axis) for w, _ in parts))
+            high[axis] = max(end, low[axis] + 1)
+    extent = (high[0] - low[0], high[1] - low[1])
+    first = parts[0][0].data
+    total = None
+    for window, factor in parts:
+        whence, into, where = _overlaps(window, low, high)
+        data = window.data[:, :, whence[0], whence[1]]
+        if factor is not None:
+            factor = factor[image if len(factor) > 1 else 0]
+            if factor.shape[1] > 1 or factor.shape[2] > 1:
+                factor = factor[:, where[0], where[1]]
+        if total is None and tuple(data.shape[2:]) == extent and window.step == (1, 1):
+            total = data if factor is None else data * factor
+            fresh = factor is not None
+            continue
+        if total is None:
+            size = (*first.shape[:2], *extent)
+            total = _zeros(size, first)
+            fresh = True
+        elif not fresh:
+            total = total.clone()
+            fresh = True
+        part = total[:, :, into[0], into[1]]
+        part.add_(data) if factor is None else part.addcmul_(data, factor)
+    return Window(total, (low[0], low[1]))
+
+
+def _overlaps(window: Window, low: list[int], high: list[int]) -> Any:
+    found = []
+    for axis in (0, 1):
+        start, step, cells = window.corner[axis], window.step[axis], window.data.shape[2 + axis]
+        first = max(0, -((start - low[axis]) // step))
+        count = max(0, min(cells, (high[axis] - 1 - start) // step + 1) - first)
+        begin = start + first * step
+        into = begin - low[axis]
+        found.append(
+            (
+                slice(first, first + count),
+                slice(into, into + count * step, step) if count else slice(0, 0),
+                slice(begin, begin + count * step, step) if count else slice(0, 0),
+            )
         )
-        spread = self._emit(value, [term], back)
-        self._largest = max(self._largest, parent.shape[1] * parent.shape[2] * parent.shape[3])
-        self._give(parent, Term(spread.register, shifted))
-
-    def _shift(self, image: Tensor) -> Tensor:
-        """x' = x - min x, the same tensor for every convolution of x."""
-        if id(image) not in self._shifted:
-            dims = (1, 2, 3) if self._offset == "image" else (0, 1, 2, 3)
-            offset = image.amin(dim=dims, keepdim=True)
-            self._shifted[id(image)] = image - offset if bool(offset.any()) else image
-        return self._shifted[id(image)]
+    return list(zip(*found, strict=True))
 
 
-def _times(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first * second
+def _channels(kept: slice, window: Window, image: int) -> Window:
+    return Window(window.data[:, kept], window.corner)
 
 
-def _limited(
-    output: Tensor, factor: Tensor | None, lowest: float, highest: float, slope: float
-) -> Tensor:
-    """A factor times the derivative of an activation: 1 between the limits, else ``slope``."""
-    factor = torch.ones((), dtype=output.dtype, device=output.device) if factor is None else factor
-    factor = factor.expand_as(output)
-    if slope:
-        return aten.leaky_relu_backward(factor, output, slope, False)
-    if highest == torch.inf:
-        return aten.threshold_backward(factor, output, lowest)
-    return aten.hardtanh_backward(factor, output, lowest, highest)
+def _whole(node: Node, shape: tuple[int, ...], window: Window, image: int) -> Window:
+    """Any other operation, over whole maps, a peak at a time."""
+    whole = _add_up([(window, None)], shape, image, whole=True).data
+    result = []
+    for one in whole:
+        given = _zeros(shape, whole)
+        given[image] = one
+        result.append(_pull(node, given)[0][image : image + 1])
+    return Window(torch.cat(result) if len(result) > 1 else result[0], (0, 0))
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    layout = map_layout(like.device)
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=layout
+    ).zero_()
+
+
+class _Transposed:
+    def __init__(self, weight, stride, padding, dilation, groups):
+        self.weight, self.stride, self.padding = weight, stride, padding
+        self.dilation, self.groups = dilation, groups
+        out, per_group, *kernel = weight.shape
+        layout = map_layout(weight.device)
+        grouped = weight.reshape(groups, out // groups, per_group, *kernel)
+        flipped = grouped.transpose(1, 2).flip(-1, -2).reshape(-1, out // groups, *kernel)
+        self.flipped = flipped.contiguous(memory_format=layout)
+        self.phases = None
+        step, size = stride[0], kernel[0]
+        if step > 1 and stride == (step, step) and kernel == [size, size] and groups == 1 and dilation == (1, 1):
+            taps = -(-size // step)
+            lack = taps * step - size
+            if PHASES and (taps * step) ** 2 <= 1.4 * size**2:
+                split = F.pad(weight, (0, lack, 0, lack)).view(*weight.shape[:2], taps, step, taps, step)
+                split = split.permute(1, 3, 5, 0, 2, 4).flip(-1, -2)
+                self.phases = split.reshape(-1, out, taps, taps).contiguous()
+        self.laid = weight.contiguous(memory_format=layout)
+
+    def __call__(self, window: Window, image: int) -> Window:
+        corner = tuple(
+            c * s - p for c, s, p in zip(window.corner, self.stride, self.padding, strict=True)
+        )
+        if tuple(self.weight.shape[2:]) == (1, 1) and self.groups == 1:
+            made = F.linear(window.data.permute(0, 2, 3, 1), self.flipped.flatten(1))
+            return Window(made.permute(0, 3, 1, 2), corner, self.stride)
+        if self.stride == (1, 1):
+            reach = [d * (k - 1) for d, k in zip(self.dilation, self.weight.shape[2:])]
+            made = F.conv2d(window.data, self.flipped, padding=reach, dilation=self.dilation, groups=self.groups)
+            return Window(made, corner)
+        if self.phases is not None:
+            made = F.conv2d(window.data, self.phases, padding=self.phases.shape[2] - 1)
+            return Window(F.pixel_shuffle(made, self.stride[0]), corner)
+        made = F.conv_transpose2d(window.data, self.laid, stride=self.stride, dilation=self.dilation, groups=self.groups)
+        return Window(made, corner)

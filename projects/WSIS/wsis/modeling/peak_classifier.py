@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
 from wsis.layers.peak_response import peak_response_maps
-from wsis.layers.peak_tape import Tape, record, refusal
+from wsis.layers.peak_response import Tape, record
 from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
 from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
