@@ -1,8 +1,11 @@
-"""Peak response maps: where in the image a peak of a class map comes from (`methods/prm.md` 5)."""
+"""Peak response maps: where in the image a peak of a class map comes from (`methods/prm.md` 5).
+
+N images, C classes, P peaks, H x W image, h x w class map.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,34 +16,124 @@ from wsis.layers.peak_backward import PeakProgram, Window
 from wsis.layers.peaks import upsample_maps
 from wsis.layers.precision import full_precision, map_layout
 
+# Bytes of gradients at a time. On a CPU one large map after another is fastest: groups that outgrow
+# its caches took half as long again with 256 MiB, twice as long with 1 GiB.
 CPU_MEMORY, GPU_MEMORY = 2**26, 2**30
 
 
 @dataclass(frozen=True)
 class Tape:
+    """What `record` returns: a map with the graph that autograd recorded of it.
+
+    Attributes:
+        output: (N, C, h, w).
+        images: (N, Ci, H, W), the leaf of the graph.
+        made: all that the network returned, with its graph.
+    """
+
     output: Tensor
     images: Tensor
     made: Any = None
 
 
-def record(network, images, *, select=None) -> Tape:
+def record(
+    network: Callable[[Tensor], Any],
+    images: Tensor,
+    *,
+    select: Callable[[Any], Tensor] | None = None,
+) -> Tape:
+    """Run ``network`` on ``images`` with autograd, whatever mode is on around.
+
+    Args:
+        network: any function of the images, its modules in evaluation mode.
+        images: (N, Ci, H, W), normalised; not changed.
+        select: the map of interest in what the network returns, where that is more than a map.
+
+    Returns:
+        the tape, with the map and all that the network returned. Autocast and TF32 are off.
+    """
     with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
+        # an ordinary tensor of our own, also inside inference_mode
         images = images.detach().clone(memory_format=map_layout(images.device)).requires_grad_()
         made = network(images)
         return Tape(made if select is None else select(made), images, made)
 
 
-def _seeds(peaks: Tensor, shape: tuple[int, ...], factor: int, dtype) -> Window:
-    count = len(peaks)
-    every = torch.arange(count, device=peaks.device)
+def refusal(tape: Tape) -> str | None:
+    """Why peaks cannot be traced back over the whole tape; None: they can."""
+    try:
+        PeakProgram(tape.output, tape.images)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@torch.no_grad()
+def peak_response_maps(
+    tape: Tape,
+    peaks: Tensor,
+    *,
+    factor: int = 1,
+    offset: str = "image",
+    memory: int | None = None,
+) -> Tensor:
+    """The peak response map of every peak.
+
+    Args:
+        tape: of the class maps, from `record`.
+        peaks: (P, 4) int64 rows (image, class, y, x) in the maps enlarged by ``factor``.
+        factor: sub-pixel locating factor of the peaks.
+        offset: see `wsis.layers.peak_backward.PeakProgram`.
+        memory: bytes of gradients to hold at a time, about; peaks are treated in groups that fit.
+            None: 64 MiB on a CPU, else 1 GiB.
+
+    Returns:
+        (P, H, W) non-negative, of sum 1 each, in the order of ``peaks``.
+
+    Raises:
+        ValueError: the network has an operation that peaks cannot pass.
+    """
+    output = tape.output.detach()
+    if len(peaks) == 0:
+        return output.new_zeros((0, *tape.images.shape[2:]))
+    with full_precision(output.device):
+        program = PeakProgram(tape.output, tape.images, offset=offset)
+        memory = memory or (CPU_MEMORY if output.device.type == "cpu" else GPU_MEMORY)
+        most = max(1, memory // (program.values_per_peak * output.element_size()))
+        maps = [
+            normalize_response(program.run(peak_seeds(group, output, factor=factor), image))
+            for image, group in _groups(peaks, most)
+        ]
+    return torch.cat(maps)
+
+
+def _groups(peaks: Tensor, most: int) -> Iterator[tuple[int, Tensor]]:
+    """Neighbouring peaks of one image, ``most`` at a time: (image, rows)."""
+    images, start = peaks[:, 0].tolist(), 0
+    for end in range(1, len(images) + 1):
+        if end == len(images) or images[end] != images[start] or end - start == most:
+            yield images[start], peaks[start:end]
+            start = end
+
+
+def peak_seeds(peaks: Tensor, maps: Tensor, *, factor: int = 1) -> Window:
+    """The gradient of each peak's value at the class maps before their upsampling.
+
+    Args:
+        peaks: (P, 4) int64 rows (image, class, y, x) in maps enlarged by ``factor``.
+        maps: (N, C, h, w), the maps before.
+        factor: see `wsis.layers.peaks.upsample_maps`.
+    """
+    every = torch.arange(len(peaks), device=peaks.device)
     with torch.inference_mode(False), torch.enable_grad():
-        cells = torch.zeros((count, 1, *shape[2:]), device=peaks.device, requires_grad=True)
-        values = upsample_maps(cells, factor)[every, 0, peaks[:, 2], peaks[:, 3]]
-        (own,) = torch.autograd.grad(values.sum(), cells)
-    rows, columns = (own.sum(dim=(0, 1, d)).nonzero().flatten().tolist() for d in (3, 2))
-    own = own[:, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    data = torch.zeros((count, shape[1], *own.shape[1:]), dtype=dtype, device=own.device)
-    data[every, peaks[:, 1]] = own.to(dtype)
+        y, x = peaks[:, 2].clone(), peaks[:, 3].clone()  # ordinary tensors
+        cells = maps.new_zeros((len(peaks), 1, *maps.shape[2:])).requires_grad_()
+        values = upsample_maps(cells, factor)[every.clone(), 0, y, x]
+        (shares,) = torch.autograd.grad(values.sum(), cells)
+    rows, columns = (shares.sum(dim=(0, 1, axis)).nonzero().flatten().tolist() for axis in (3, 2))
+    shares = shares[:, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    data = shares.new_zeros((len(peaks), maps.shape[1], *shares.shape[1:]))
+    data[every, peaks[:, 1]] = shares
     return Window(data, (rows[0], columns[0]))
 
 
@@ -49,28 +142,3 @@ def normalize_response(gradient: Tensor) -> Tensor:
     response = gradient.sum(dim=1).clamp(min=0)
     total = response.sum(dim=(1, 2), keepdim=True)
     return torch.where(total > 0, response / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
-
-
-@torch.no_grad()
-def peak_response_maps(tape, peaks, *, factor=1, offset="image", memory=None):
-    output = tape.output
-    if len(peaks) == 0:
-        return output.new_zeros((0, *tape.images.shape[2:]))
-    maps = []
-    with full_precision(output.device):
-        program = PeakProgram(output, tape.images, offset=offset)
-        memory = memory or (CPU_MEMORY if output.device.type == "cpu" else GPU_MEMORY)
-        size = max(1, memory // (program.values_per_peak * output.element_size()))
-        for image, own in groups(peaks, size):
-            seeds = _seeds(own, tuple(output.shape), factor, output.dtype)
-            maps.append(normalize_response(program.run(seeds, image)))
-    return torch.cat(maps)
-
-
-def groups(peaks, size):
-    """Neighbours of one image, ``size`` at the most."""
-    images, start = peaks[:, 0].tolist(), 0
-    for end in range(1, len(images) + 1):
-        if end == len(images) or images[end] != images[start] or end - start == size:
-            yield images[start], peaks[start:end]
-            start = end
