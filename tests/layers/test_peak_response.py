@@ -194,7 +194,10 @@ def test_a_silent_peak_gives_zeros():
     ("network", "name"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 1)), "Silu"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)), "NativeGroupNorm"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)),
+            "NativeGroupNorm",
+        ),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 2, 2)), "transposed"),
         (
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.ChannelShuffle(2), nn.Conv2d(4, 2, 1)),
@@ -280,7 +283,7 @@ def test_writing_into_a_whole_tensor_is_not():
         scaled.mul_(x)
         part = second(scaled)
         part.relu_()
-        return total[:, :, :].add_(part)
+        return total.add_(part)
 
     images = torch.randn(1, 3, 8, 8).double()
     peaks = torch.tensor([[0, 0, 2, 3], [0, 1, 5, 5]])

@@ -7,8 +7,8 @@ the graph computes. N images, P peaks of one of them, maps C x H x W.
 Autograd alone would do, but at 20 peaks not twice as fast as the original. What is done better,
 each measured alone (`docs/benchmarks.md`): all that multiplies a gradient between two convolutions
 is one tensor of factors, made once for all peaks; a peak's gradient is computed inside the window
-where it can differ from 0; and 1x1 convolutions are matrix products, their results spread to a
-stride only where they are added up.
+where it can differ from 0; a pixel's channels lie side by side; and 1x1 convolutions are matrix
+products.
 """
 
 from __future__ import annotations
@@ -48,16 +48,10 @@ class Window:
     Attributes:
         data: (P, C, A, B).
         corner: (top, left); what lies outside the map means nothing.
-        step: rows and columns from one cell of ``data`` to the next; zeros lie between.
     """
 
     data: Tensor
     corner: Size
-    step: Size = (1, 1)
-
-    def end(self, axis: int) -> int:
-        """The row (axis 0) or column (1) after the last."""
-        return self.corner[axis] + (self.data.shape[2 + axis] - 1) * self.step[axis] + 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +137,11 @@ class PeakProgram:
         """Bring the gradient from a node to those of its arguments that come from the image."""
         terms, shape, name = self._terms.pop(node), self._shapes.pop(node), _name(node)
         rule = {"Convolution": self._convolve, "Cat": self._split}.get(name)
-        for names, other in ((CELLWISE | NORMS, self._scale), (SUMS, self._sum), (MOVES, self._move)):
+        for names, other in (
+            (CELLWISE | NORMS, self._scale),
+            (SUMS, self._sum),
+            (MOVES, self._move),
+        ):
             rule = other if name in names else rule
         if not places:  # the image
             self._emit(terms, shape)
@@ -185,7 +183,9 @@ class PeakProgram:
             if name in NORMS:
                 factor = factor * _norm_scale(node)
             else:
-                (factor,) = _pull(node, factor.expand(shape).contiguous(memory_format=layout), place)
+                (factor,) = _pull(
+                    node, factor.expand(shape).contiguous(memory_format=layout), place
+                )
                 if tuple(factor.shape) != shape:
                     _refuse(f"{name} of maps of different shapes")
             self._give(node, place, [_Term(term.step, factor)], shape)
@@ -237,7 +237,8 @@ class PeakProgram:
         image, layout = node._saved_input.detach(), map_layout(self._one.device)
         weight = node._saved_weight.detach().clamp(min=0).contiguous(memory_format=layout)
         options = {
-            name: tuple(getattr(node, f"_saved_{name}")) for name in ("stride", "padding", "dilation")
+            name: tuple(getattr(node, f"_saved_{name}"))
+            for name in ("stride", "padding", "dilation")
         }
         options["groups"] = node._saved_groups
         lowest = image.amin(dim=self._dims, keepdim=True)
@@ -246,7 +247,7 @@ class PeakProgram:
         # below the smallest the share is nothing: 1 / infinity
         share = F.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()
         shared = [_Term(term.step, _times(share, term.factor)) for term in terms]
-        back = partial(convolve_back, weight, tuple(image.shape[2:]), options)
+        back = partial(convolve_back, weight, options)
         (spread,) = self._emit(shared, shape, back)
         self._give(node, 0, [_Term(spread.step, shifted)], image.shape)
 
@@ -322,13 +323,12 @@ def _move_whole(
 
 
 def convolve_back(
-    weight: Tensor, size: Size, options: dict[str, Any], window: Window, image: int = 0
+    weight: Tensor, options: dict[str, Any], window: Window, image: int = 0
 ) -> Window:
     """The gradient of a convolution at its input.
 
     Args:
         weight: (Co, Ci / groups, kh, kw).
-        size: (H, W) of the input.
         options: stride, padding, dilation (pairs) and groups of the convolution.
         window: gradients at the output.
         image: not used.
@@ -336,18 +336,13 @@ def convolve_back(
     Returns:
         the window that they reach, which may lie over the border.
     """
-    stride, padding = options["stride"], options["padding"]
-    corner = [c * s - p for c, s, p in zip(window.corner, stride, padding, strict=True)]
-    if tuple(weight.shape[2:]) == (1, 1) and options["groups"] == 1:
+    stride = options["stride"]
+    corner = [c * s - p for c, s, p in zip(window.corner, stride, options["padding"], strict=True)]
+    if tuple(weight.shape[2:]) == (1, 1) == tuple(stride) and options["groups"] == 1:
         made = window.data.permute(0, 2, 3, 1) @ weight[:, :, 0, 0]
-        return Window(made.permute(0, 3, 1, 2), (corner[0], corner[1]), stride)
-    crops = []  # as much as lies over both borders
-    for axis, reach in enumerate(weight.shape[2:]):
-        cells = (window.data.shape[2 + axis] - 1) * stride[axis]
-        end = corner[axis] + cells + options["dilation"][axis] * (reach - 1) + 1
-        crops.append(max(0, min(-corner[axis], end - size[axis])))
-    made = F.conv_transpose2d(window.data, weight, None, **options | {"padding": tuple(crops)})
-    return Window(made, (corner[0] + crops[0], corner[1] + crops[1]))
+        return Window(made.permute(0, 3, 1, 2), (corner[0], corner[1]))
+    made = F.conv_transpose2d(window.data, weight, None, **options | {"padding": (0, 0)})
+    return Window(made, (corner[0], corner[1]))
 
 
 def add_up(
@@ -365,40 +360,33 @@ def add_up(
         image: of the factors.
         whole: make the window as large as the map.
     """
-    low, high = [0, 0], list(size)
-    for axis, length in enumerate(size):
-        if not whole:
-            low[axis] = min(max(0, min(w.corner[axis] for w, _ in parts)), length - 1)
-            end = min(length, max(w.end(axis) for w, _ in parts))
-            high[axis] = max(end, low[axis] + 1)
+    low, high = (0, 0), tuple(size)
+    if not whole:
+        ends = [[c + n for c, n in zip(w.corner, w.data.shape[2:], strict=True)] for w, _ in parts]
+        low = tuple(min(max(0, min(w.corner[a] for w, _ in parts)), size[a] - 1) for a in (0, 1))
+        high = tuple(max(low[a] + 1, min(size[a], max(e[a] for e in ends))) for a in (0, 1))
     total, own = None, False
-    # the largest becomes the sum, those with gaps are added
-    for window, factor in sorted(parts, key=lambda part: (part[0].step, -part[0].data.shape[2])):
-        where, inside, cells = _overlap(window, low, high)
-        data = window.data[(..., *cells)]
+    for window, factor in sorted(parts, key=lambda part: -part[0].data.shape[2]):
+        corner, data = window.corner, window.data
+        shared = [
+            (max(low[a], corner[a]), min(high[a], corner[a] + data.shape[2 + a])) for a in (0, 1)
+        ]
+        place, inside, cells = (
+            (..., *(slice(max(0, b - o), max(0, e - o)) for (b, e), o in zip(shared, origin)))
+            for origin in ((0, 0), low, corner)
+        )
+        data = data[cells]
         if factor is not None:
             factor = factor[min(image, len(factor) - 1)]
-            factor = factor[(..., *where)] if factor.shape[1:] == tuple(size) else factor
+            factor = factor[place] if factor.shape[1:] == tuple(size) else factor
         if total is None and data.shape[2:] == (high[0] - low[0], high[1] - low[1]):
             total, own = (data, False) if factor is None else (data * factor, True)
             continue
-        if not own:
-            total = _zeros((*data.shape[:2], high[0] - low[0], high[1] - low[1]), data) if total is None else total.clone()
-            own = True
-        part = total[(..., *inside)]
+        if total is None:
+            total = _zeros((*data.shape[:2], high[0] - low[0], high[1] - low[1]), data)
+        elif not own:
+            total = total.clone()
+        own = True
+        part = total[inside]
         part.add_(data) if factor is None else part.addcmul_(data, factor)
     return Window(total, (low[0], low[1]))
-
-
-def _overlap(window: Window, low: Sequence[int], high: Sequence[int]) -> list[list[slice]]:
-    """Where a window lies inside another: rows and columns of the map, of that one, of its own."""
-    found: list[list[slice]] = [[], [], []]
-    for axis, (start, step) in enumerate(zip(window.corner, window.step, strict=True)):
-        first = max(0, -((start - low[axis]) // step))
-        cells = min(window.data.shape[2 + axis], (high[axis] - 1 - start) // step + 1)
-        begin, count = start + first * step, max(0, cells - first)
-        begin = begin if count else low[axis]
-        found[0].append(slice(begin, begin + count * step, step))
-        found[1].append(slice(begin - low[axis], begin - low[axis] + count * step, step))
-        found[2].append(slice(first, first + count))
-    return found
