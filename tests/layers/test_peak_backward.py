@@ -77,7 +77,7 @@ def test_convolutions_backwards_against_autograd(geometry):
         small = random_window((2, 1), corner, channels=6)
         for window in (small, Window(whole(small, size), (0, 0))):
             (expected,) = torch.autograd.grad(made, image, whole(small, size), retain_graph=True)
-            back = convolve_back(weight, options, window)
+            back = convolve_back(weight, options, window, 0)
             torch.testing.assert_close(whole(back, (11, 13)), expected)
 
 

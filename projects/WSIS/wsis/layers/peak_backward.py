@@ -38,7 +38,7 @@ SUMS = {"Add", "Sub", "Clone", "Alias"}
 MOVES = {"MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "ConstantPadNd", "Slice"}
 MOVES |= {"UpsampleBilinear2D", "UpsampleNearest2D"}
 Node = Any  # torch.autograd.graph.Node
-Size = tuple[int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Window:
     """
 
     data: Tensor
-    corner: Size
+    corner: Shape
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Step:
     """Adds up terms on a map, then does something to the sum; later forgets some windows."""
 
     terms: list[_Term]
-    shape: tuple[int, ...]
+    shape: Shape
     operation: Callable[[Window, int], Window] | None = None
     done_with: list[int] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ class PeakProgram:
             raise ValueError("the class maps do not depend on the images: peaks lead nowhere")
         self._steps = [_Step([], tuple(output.shape))]  # the seeds
         self._terms: dict[Node, list[_Term]] = {nodes[0][0]: [_Term(0)]}
-        self._shapes: dict[Node, tuple[int, ...]] = {nodes[0][0]: tuple(output.shape)}
+        self._shapes: dict[Node, Shape] = {nodes[0][0]: tuple(output.shape)}
         with torch.no_grad():
             for node, places in nodes:
                 self._compile(node, places)
@@ -158,7 +158,7 @@ class PeakProgram:
     def _emit(
         self,
         terms: list[_Term],
-        shape: tuple[int, ...],
+        shape: Shape,
         operation: Callable[[Window, int], Window] | None = None,
     ) -> list[_Term]:
         self._steps.append(_Step(terms, shape, operation))
@@ -171,9 +171,7 @@ class PeakProgram:
         self._shapes[parent] = tuple(shape)
         self._terms.setdefault(parent, []).extend(terms)
 
-    def _scale(
-        self, node: Node, places: list[int], terms: list[_Term], shape: tuple[int, ...]
-    ) -> None:
+    def _scale(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
         name, place = _name(node), places[0]
         if name in ("Mul", "Div") and (len(places) > 1 or name == "Div" and place):
             _refuse("product of two maps (a gate)" if name == "Mul" else "division by a map")
@@ -190,9 +188,7 @@ class PeakProgram:
                     _refuse(f"{name} of maps of different shapes")
             self._give(node, place, [_Term(term.step, factor)], shape)
 
-    def _sum(
-        self, node: Node, places: list[int], terms: list[_Term], shape: tuple[int, ...]
-    ) -> None:
+    def _sum(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
         weights = _pull(node, self._one.expand(shape), *places)
         if any(tuple(weight.shape) != shape for weight in weights):
             _refuse("sum of maps of different shapes")
@@ -206,9 +202,7 @@ class PeakProgram:
                 terms_here = terms
             self._give(node, place, terms_here, shape)
 
-    def _split(
-        self, node: Node, places: list[int], terms: list[_Term], shape: tuple[int, ...]
-    ) -> None:
+    def _split(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
         """Concatenation: what it makes of the channels' numbers tells which ones it gives whom."""
         numbers = torch.arange(shape[1], dtype=self._one.dtype, device=self._one.device)
         parts = _pull(node, numbers[None, :, None, None].expand(shape), *places)
@@ -220,16 +214,12 @@ class PeakProgram:
             own = partial(_some_channels, slice(first, first + part.shape[1]))
             self._give(node, place, self._emit(terms, shape, own), part.shape)
 
-    def _move(
-        self, node: Node, places: list[int], terms: list[_Term], shape: tuple[int, ...]
-    ) -> None:
+    def _move(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
         (part,) = _pull(node, self._one.expand(shape), *places)
         made = self._emit(terms, shape, partial(_move_whole, node, places[0], shape))
         self._give(node, places[0], made, part.shape)
 
-    def _convolve(
-        self, node: Node, places: list[int], terms: list[_Term], shape: tuple[int, ...]
-    ) -> None:
+    def _convolve(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
         if places != [0]:
             _refuse("convolution with weights that depend on the image")
         if node._saved_transposed or len(shape) != 4:
@@ -310,9 +300,7 @@ def _some_channels(kept: slice, window: Window, image: int) -> Window:
     return Window(window.data[:, kept], window.corner)
 
 
-def _move_whole(
-    node: Node, place: int, shape: tuple[int, ...], window: Window, image: int
-) -> Window:
+def _move_whole(node: Node, place: int, shape: Shape, window: Window, image: int) -> Window:
     """A node's own gradient, of whole maps and one peak after the other."""
     made = []
     for one in add_up([(window, None)], shape[2:], image, whole=True).data:
@@ -322,9 +310,7 @@ def _move_whole(
     return Window(made[0] if len(made) == 1 else torch.cat(made), (0, 0))
 
 
-def convolve_back(
-    weight: Tensor, options: dict[str, Any], window: Window, image: int = 0
-) -> Window:
+def convolve_back(weight: Tensor, options: dict[str, Any], window: Window, image: int) -> Window:
     """The gradient of a convolution at its input.
 
     Args:
@@ -372,7 +358,13 @@ def add_up(
             (max(low[a], corner[a]), min(high[a], corner[a] + data.shape[2 + a])) for a in (0, 1)
         ]
         place, inside, cells = (
-            (..., *(slice(max(0, b - o), max(0, e - o)) for (b, e), o in zip(shared, origin)))
+            (
+                ...,
+                *(
+                    slice(max(0, b - o), max(0, e - o))
+                    for (b, e), o in zip(shared, origin, strict=True)
+                ),
+            )
             for origin in ((0, 0), low, corner)
         )
         data = data[cells]
