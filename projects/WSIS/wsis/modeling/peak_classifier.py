@@ -18,8 +18,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.peak_response import peak_response_maps
-from wsis.layers.peak_tape import Tape, record, refusal
+from wsis.layers.peak_response import Tape, peak_response_maps, record, refusal
 from wsis.layers.peaks import (
     FILTERS,
     GRADIENTS,
@@ -74,7 +73,7 @@ class PeakClassifier(PixelModule):
 
     Args:
         backbone: a convolutional ReLU network that gives ``in_feature``
-            (`wsis.layers.peak_tape` says which operations it may have).
+            (`wsis.layers.peak_backward` says which operations it may have).
         in_feature: the backbone's feature to classify.
         num_classes: C.
         pixel_mean: per channel, in 0..255.
@@ -292,7 +291,7 @@ class PeakClassifier(PixelModule):
     ) -> list[PeakResponses]:
         if back_propagate:
             tape = record(self._network, images, select=_first)
-            raw, features = tape.made
+            raw, features = tape.output.detach(), _detached(tape.made[1])
         else:
             # as `record` lays them out: the same maps with and without back-propagation
             images = images.contiguous(memory_format=map_layout(images.device))
@@ -348,6 +347,10 @@ class PeakClassifier(PixelModule):
 
 def _first(made: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
     return made[0]
+
+
+def _detached(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: feature.detach() for name, feature in features.items()}
 
 
 def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:
