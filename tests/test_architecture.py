@@ -32,7 +32,10 @@ RANK = {
     "trained_stage": 7,
     "demo": 8,
     "peak_thresholds": 8,
+    "door": 8,
+    "predictor": 8,
     "report": 8,
+    "cli": 9,
 }
 SHARED = ("layers", "data", "modeling", "evaluation")
 # What these import serves every pipeline: configs name it, or list the stage that runs it.

@@ -114,7 +114,7 @@ def train_net(
     """
     command = _command(arguments, output, config, extra)
     if prelude:
-        code = f"import sys\n{prelude}\nfrom wsis.engine.cli import main\nsys.exit(main())"
+        code = f"import sys\n{prelude}\nfrom wsis.cli import main\nsys.exit(main())"
         command = [sys.executable, "-c", code, *command]
     else:
         command = [sys.executable, str(ROOT / "train_net.py"), *command]
@@ -134,7 +134,7 @@ def train_net_here(
 
     Detectron2's loggers hold on to the streams that they first saw, so they start anew each time.
     """
-    from wsis.engine.cli import main
+    from wsis.cli import main
 
     command = _command(arguments, output, config, extra)
     out, err = io.StringIO(), io.StringIO()
