@@ -17,6 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 RANK = {
     "errors": 0,
     "compat": 0,
+    "pickles": 0,
     "layers": 1,
     "stage": 1,
     "data": 2,

@@ -95,7 +95,7 @@ def test_nothing_is_run(tmp_path, where):
         save_pickle(path, {"keys": np.array([evil], dtype=object)})
     else:
         np.save(path, {"keys": evil})
-    with pytest.raises(DataError, match=r"evil\.npy is not a result file"):
+    with pytest.raises(DataError, match=r"evil\.npy is no result file"):
         read_pickled_dict(path)
     assert not mark.exists()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from wsis.data.checks import short
-from wsis.data.pickles import check_file_size, load_pickle
 from wsis.errors import DataError
+from wsis.pickles import read_pickle
 
 Clusters = tuple[np.ndarray, np.ndarray]  # ids, classes; each (R,) int32
 
@@ -40,15 +40,7 @@ def read_cim_label_file(path: Path) -> dict[int, Clusters]:
     Raises:
         DataError: not such a file; no code in it is run.
     """
-    try:
-        with open(path, "rb") as stream:
-            check_file_size(stream)
-            content = load_pickle(stream)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except Exception as error:  # unpickling what is damaged raises nearly anything
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} is no label file of CIM ({reason})") from error
+    content = read_pickle(path, "label file of CIM")
     names = ("indexes", "mat")
     lists = [content.get(n) if isinstance(content, dict) else None for n in names]
     if not all(isinstance(v, list) for v in lists) or len(lists[0]) != len(lists[1]):

@@ -1,6 +1,6 @@
 """Readers for what the original IRNet code wrote: pickled ``.npy`` dictionaries and a COCO export.
 
-Pickles run code when loaded; these are read by the restricted unpickler of `wsis.data.pickles`.
+Pickles run code when loaded; these are read by the restricted unpickler of `wsis.pickles`.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from wsis.data.checks import checked, integer, load_json, number, numbers, short
 from wsis.data.images import MAX_PIXELS
-from wsis.data.pickles import check_file_size, load_pickle
 from wsis.data.rle import encode_mask
 from wsis.errors import DataError
+from wsis.pickles import load_pickle, read_pickle
 
 
 def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -29,30 +28,21 @@ def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         DataError: not such a file, or it asks for anything beyond arrays and tensors.
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as stream:
-            check_file_size(stream)
-            version = np.lib.format.read_magic(stream)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if read is None:
-                raise ValueError(f"it has the unusual version {version}")
-            shape, _, dtype = read(stream)
-            if shape != () or not dtype.hasobject:
-                raise ValueError("it holds a plain array, not a dictionary")
-            return _arrays(load_pickle(stream))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except Exception as error:  # unpickling what is damaged raises nearly anything
-        raise DataError(
-            f"{path} is not a result file of the original IRNet ({type(error).__name__}: {error})"
-        ) from error
+    return read_pickle(path, "result file of the original IRNet", _load_npy)
 
 
-def _arrays(content: Any) -> dict[str, np.ndarray]:
+def _load_npy(stream: IO[bytes]) -> dict[str, np.ndarray]:
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"it has the unusual version {version}")
+    shape, _, dtype = read(stream)
+    if shape != () or not dtype.hasobject:
+        raise ValueError("it holds a plain array, not a dictionary")
+    content = load_pickle(stream)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     arrays = {}

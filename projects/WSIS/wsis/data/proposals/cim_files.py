@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from wsis.data.checks import short
-from wsis.data.pickles import check_file_size, load_pickle
 from wsis.errors import DataError
+from wsis.pickles import read_pickle
 
 CROP_SIDE = 7
 
@@ -31,17 +31,6 @@ class Crops(NamedTuple):
     masks: np.ndarray
 
 
-def _load(path: Path, what: str) -> Any:
-    try:
-        with open(path, "rb") as stream:
-            check_file_size(stream)
-            return load_pickle(stream)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except Exception as error:  # unpickling what is damaged raises nearly anything
-        raise DataError(f"{path} is no {what} of CIM ({type(error).__name__}: {error})") from error
-
-
 def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
     """Read a ``cob/<split>.pkl``.
 
@@ -52,7 +41,7 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
         DataError: not such a file.
     """
     path = Path(path)
-    content = _load(path, "crop file")
+    content = read_pickle(path, "crop file of CIM")
     lists = [content.get(n) if isinstance(content, dict) else None for n in _CROP_NAMES]
     if not all(isinstance(v, list) for v in lists) or len({len(v) for v in lists}) != 1:
         raise DataError(
@@ -85,7 +74,7 @@ def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
         DataError: not such a file.
     """
     path = Path(path)
-    content = _load(path, "overlap map")
+    content = read_pickle(path, "overlap map of CIM")
     if not isinstance(content, np.ndarray) or content.ndim != 2 or content.dtype.kind != "f":
         raise DataError(f"{path} holds a {type(content).__name__}, not an array (R, R) of floats")
     if content.shape[0] != content.shape[1] or not np.isfinite(content).all():
