@@ -7,8 +7,35 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests at once share two
 import pytest
 import torch
 import wsis  # noqa: F401
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """What a test registers, sets in the environment or changes of a data set ends with it.
+
+    Fixtures of a wider scope come before this one, so that theirs stay as long as they live.
+    """
+    environment, folder = dict(os.environ), os.getcwd()
+    loaders = dict(DatasetCatalog)
+    metadata = {name: (entry, dict(vars(entry))) for name, entry in MetadataCatalog.items()}
+    yield
+    os.chdir(folder)
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    for catalog, before in ((DatasetCatalog, loaders), (MetadataCatalog, metadata)):
+        for name in set(catalog) - set(before):
+            catalog.pop(name)
+    for name, loader in loaders.items():
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, loader)
+    for name, (entry, values) in metadata.items():
+        MetadataCatalog[name] = entry
+        vars(entry).clear()
+        vars(entry).update(values)
 
 
 @pytest.fixture(scope="session")

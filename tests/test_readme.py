@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from wsis.engine.pipeline import load_pipeline
 
 from tests.tiny import ROOT
@@ -27,11 +27,7 @@ def birds(shapes_root, tmp_path, monkeypatch):
     ):
         shutil.copyfile(shapes / f"{source}.json", tmp_path / "birds" / f"{name}.json")
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for name in ("photos_train", "photos_val", "photos_salient"):
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+    return tmp_path
 
 
 @pytest.mark.parametrize("text", EXAMPLES, ids=["points", "boxes"])

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.detections import put_detections
 from wsis.data.user import register_user_datasets
@@ -75,13 +75,9 @@ def test_registered_in_the_config(shapes_root, tmp_path):
     entry = {"NAME": "test_detections", "FORMAT": "detections", "IMAGES": str(root / "JPEGImages")}
     entry |= {"JSON": str(root / "instances_train.json")}
     entry |= {"DETECTIONS": str(tmp_path / "found.json"), "MIN_SCORE": 0.7}
-    try:
-        register_user_datasets([entry])
-        records = get_dataset_dicts("test_detections")
-        assert sum(len(r["annotations"]) for r in records) == len(found)
-        assert MetadataCatalog.get("test_detections").supervision == "box"
-    finally:
-        DatasetCatalog.pop("test_detections", None)
-        MetadataCatalog.pop("test_detections", None)
+    register_user_datasets([entry])
+    records = get_dataset_dicts("test_detections")
+    assert sum(len(r["annotations"]) for r in records) == len(found)
+    assert MetadataCatalog.get("test_detections").supervision == "box"
     with pytest.raises(UsageError, match="MIN_SCORE is a number from 0 to 1, not 3"):
         register_user_datasets([entry | {"MIN_SCORE": 3}])

@@ -177,12 +177,8 @@ def test_stock_detectron2_reads_it(tmp_path, dataset, products):
     write(path, dataset, products)
     name = "wsis_test_stock"
     register_coco_instances(name, {}, str(path), str(tmp_path / "images"))
-    try:
-        records = DatasetCatalog.get(name)
-        assert MetadataCatalog.get(name).thing_classes == list(CLASSES)
-    finally:
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
+    records = DatasetCatalog.get(name)
+    assert MetadataCatalog.get(name).thing_classes == list(CLASSES)
     assert [r["file_name"] for r in records] == [d["file_name"] for d in dataset]
     ours = load_pseudo_labels(path, dataset)
     for stock, mine in zip(records, ours, strict=True):

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from wsis.data.builtin import get_dataset_dicts, is_salient
 from wsis.data.ground_truth import GroundTruth
@@ -135,13 +134,9 @@ def test_single_objects_of_annotations():
 def test_registered_in_the_config(tree):
     entry = {"NAME": "test_salient", "FORMAT": "salient"}
     entry |= {"IMAGES": str(tree / "images"), "MASKS": str(tree / "masks")}
-    try:
-        register_user_datasets([entry])
-        assert is_salient("test_salient")
-        assert len(get_dataset_dicts("test_salient")) == 3
-    finally:
-        DatasetCatalog.pop("test_salient", None)
-        MetadataCatalog.pop("test_salient", None)
+    register_user_datasets([entry])
+    assert is_salient("test_salient")
+    assert len(get_dataset_dicts("test_salient")) == 3
 
 
 def test_the_shapes_have_them(shapes_root, monkeypatch):

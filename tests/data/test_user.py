@@ -14,16 +14,6 @@ from tests.data.trees import voc_tree, xml
 NAMES = ("wsis_test_a", "wsis_test_b")
 
 
-@pytest.fixture(autouse=True)
-def _forget():
-    yield
-    for name in NAMES:
-        if name in DatasetCatalog.list():
-            DatasetCatalog.pop(name)
-        if name in MetadataCatalog.list():
-            MetadataCatalog.pop(name)
-
-
 @pytest.fixture
 def coco(tmp_path):
     content = {

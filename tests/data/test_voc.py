@@ -147,12 +147,8 @@ def test_missing_files(tmp_path):
 def test_registration_reads_nothing(tmp_path):
     name = "wsis_test_voc"
     register_voc(name, tmp_path / "nowhere", "train", classes=["a"], supervision="image")
-    try:
-        metadata = MetadataCatalog.get(name)
-        assert metadata.thing_classes == ["a"]
-        assert metadata.supervision == "image"
-        with pytest.raises(DataError, match="nowhere"):
-            DatasetCatalog.get(name)
-    finally:
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
+    metadata = MetadataCatalog.get(name)
+    assert metadata.thing_classes == ["a"]
+    assert metadata.supervision == "image"
+    with pytest.raises(DataError, match="nowhere"):
+        DatasetCatalog.get(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.engine.pipeline import load_pipeline, split_overrides
 from wsis.engine.status import relevant_config
 from wsis.errors import UsageError
@@ -112,14 +111,10 @@ def test_data_sets_from_the_command_line(text, request):
     overrides = ["WSIS.DATASETS", text % request.node.callspec.id]
     for key in ("WSIS.IMAGES", "DATASETS.TRAIN", "DATASETS.TEST"):
         overrides += [key, f"[{name}]"]
-    try:
-        for planned in load_pipeline(PIPELINE, overrides).stages:
-            assert list(planned.cfg.DATASETS.TRAIN) == [name]
-            assert planned.cfg.MODEL.CAMNET.NUM_CLASSES == 20
-            assert yaml.safe_load(planned.cfg.dump())["WSIS"]["DATASETS"][0]["ROOT"] == "birds"
-    finally:
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
+    for planned in load_pipeline(PIPELINE, overrides).stages:
+        assert list(planned.cfg.DATASETS.TRAIN) == [name]
+        assert planned.cfg.MODEL.CAMNET.NUM_CLASSES == 20
+        assert yaml.safe_load(planned.cfg.dump())["WSIS"]["DATASETS"][0]["ROOT"] == "birds"
 
 
 def filter_of(path, *overrides):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 from tests.golden import fill
 
 
+@dataclass(frozen=True)
 class Golden:
-    """The golden files of one folder."""
+    """The golden files of one folder; every test has the same one, so that none may change it."""
 
-    def __init__(self) -> None:
-        self.folder = Path(os.environ.get("WSIS_GOLDEN", Path(__file__).parent / "data"))
-        self.prefix = os.environ.get("WSIS_GOLDEN_PREFIX", "golden")
+    folder: Path
+    prefix: str
 
     def path(self, name: str) -> Path:
         """The path of a golden file; skips the test where it is absent."""
@@ -44,7 +45,8 @@ class Golden:
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     """Access to the golden files."""
-    return Golden()
+    folder = Path(os.environ.get("WSIS_GOLDEN", Path(__file__).parent / "data"))
+    return Golden(folder, os.environ.get("WSIS_GOLDEN_PREFIX", "golden"))
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, what: str = "") -> None:

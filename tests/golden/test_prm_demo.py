@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ DATA = Path(os.environ.get("WSIS_DATA", "../shared/data"))
 @pytest.fixture(scope="module")
 def arrays(golden):
     if not (golden.folder / "prm_demo.npz").is_file():
-        golden.folder = DATA.parent / "golden"  # made from photographs: never in the repository
+        # made from photographs: never in the repository
+        golden = replace(golden, folder=DATA.parent / "golden")
     return golden.load("prm_demo")
 
 
