@@ -76,6 +76,15 @@ HOSTILE = {
             *(False, POINTERS),
         ),
     ),
+    "numbers that say they are objects": Made(
+        RECONSTRUCT,
+        EMPTY,
+        (
+            *(1, (2,)),
+            Made(np.dtype, ("f8", False, True), (3, "<", None, None, None, -1, -1, 63)),
+            *(False, POINTERS),
+        ),
+    ),
     "void with fields": numbers("V8", (2,), POINTERS, order="|"),
     "a few bytes for gigabytes": Made(np.ndarray, ((1 << 31,),)),
     "a shape beyond its data": numbers("f8", (1 << 40,), b"12345678"),

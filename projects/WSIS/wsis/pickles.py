@@ -26,6 +26,7 @@ from wsis.errors import DataError
 
 MAX_FILE_BYTES = 4 << 30
 _KINDS = "biufSU"  # of arrays: numbers and text, nothing with pointers
+_TEXT_FLAG = 8  # NumPy's "needs initialisation"; other flags would make it follow pointers
 
 
 class _Array(np.ndarray):
@@ -63,7 +64,8 @@ class _Type:
             raise ValueError(f"the pickle has the data type {name}")
 
     def __setstate__(self, state: Any) -> None:
-        if len(state) < 5 or state[1] not in tuple("<>|=") or state[2:5] != (None, None, None):
+        plain = state[2:5] == (None, None, None) and set(state[7:]) <= {0, _TEXT_FLAG}
+        if len(state) < 5 or state[1] not in tuple("<>|=") or not plain:
             raise ValueError("the pickle has an unusual data type")
         self.dtype = self.dtype.newbyteorder(state[1])
 
