@@ -68,12 +68,13 @@ def summary(results: list[dict[str, Any]]) -> str:
 
 def evaluate(records: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what was written."""
+    from wsis.config import get_wsis_cfg
+    from wsis.data.artifacts import ArtifactFolder
     from wsis.data.builtin import class_names
-    from wsis.data.proposals.folder import ProposalFolder
-    from wsis.evaluation.registry import evaluate_product
+    from wsis.evaluation.proposals import check_proposals
 
-    names, product = class_names(options.dataset), ProposalFolder(options.output)
-    return evaluate_product("proposals", records, product, class_names=names)
+    names, product = class_names(options.dataset), ArtifactFolder(options.output)
+    return check_proposals(records, product, names, get_wsis_cfg())
 
 
 def next_steps(options: argparse.Namespace) -> str:

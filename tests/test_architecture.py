@@ -30,6 +30,9 @@ RANK = {
     "engine": 6,
     "report": 7,
 }
+SHARED = ("layers", "data", "modeling", "evaluation")
+# What these import serves every pipeline: configs name it, or list the stage that runs it.
+SERVE_ALL = {"config", "stages"}
 FORBIDDEN = {("modeling", "data"), ("layers", "stage"), ("stage", "layers"), ("data", "modeling")}
 
 
@@ -57,7 +60,16 @@ def imports_of(path: Path) -> set[str]:
 
 
 def layer(module: str) -> str:
-    return module.split(".")[1]
+    return module.split(".")[1] if "." in module else ""
+
+
+SCRIPTS = {
+    f"scripts.{path.stem}": path for f in ("tools", "datasets") for path in (ROOT / f).glob("*.py")
+}
+IMPORTERS = {module: set() for module in MODULES}
+for importer, path in (MODULES | SCRIPTS).items():
+    for target in imports_of(path) - {importer}:
+        IMPORTERS[target].add(importer)
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"wsis"}))
@@ -73,6 +85,41 @@ def test_imports_point_down(module):
         assert (here, there) not in FORBIDDEN, f"{module} -> {target}"
 
 
+def user(module: str) -> str:
+    """Who imports: one method, one room of the package, or one script."""
+    parts = module.split(".")
+    return ".".join(parts[1:3]) if parts[1] == "methods" else parts[1]
+
+
+def users_of(module: str) -> set[str]:
+    """Users of a shared file, also through other shared files; a room's own files are none."""
+    found, seen, waiting = set(), {module}, [module]
+    while waiting:
+        target = waiting.pop()
+        for importer in IMPORTERS[target] - seen:
+            seen.add(importer)
+            if layer(importer) in SHARED:
+                waiting.append(importer)
+            else:
+                found.add(user(importer))
+    return found
+
+
+@pytest.mark.parametrize(
+    "module", [m for m, p in MODULES.items() if layer(m) in SHARED and p.name != "__init__.py"]
+)
+def test_shared_files_have_two_users(module):
+    """What one method alone uses lies in its folder.
+
+    A user of a file in `SHARED` is a method, another room (engine, report, ...) or a script of
+    tools/ or datasets/ that imports it, or that imports a file in `SHARED` which does, and so on.
+    Two are wanted; of `SERVE_ALL` one is enough.
+    """
+    users = users_of(module)
+    shared = len(users) > 1 or bool(users & SERVE_ALL)
+    assert shared, f"{module} is used by {sorted(users)} alone"
+
+
 def test_no_import_cycles():
     graph = {
         module: {t for t in imports_of(path) if MODULES[t].name != "__init__.py"}
@@ -83,6 +130,17 @@ def test_no_import_cycles():
         leaves = {module for module, targets in graph.items() if not targets & graph.keys()}
         assert leaves, f"an import cycle among {sorted(graph)}"
         graph = {module: targets for module, targets in graph.items() if module not in leaves}
+
+
+def test_evaluation_has_at_most_four_floors():
+    """The longest chain of imports within ``evaluation/``: what one reads to follow a figure."""
+
+    def floor(module: str) -> int:
+        below = [t for t in imports_of(MODULES[module]) if layer(t) == "evaluation"]
+        return 1 + max((floor(t) for t in below if t.count(".") > 1), default=0)
+
+    floors = {m: floor(m) for m in MODULES if m.startswith("wsis.evaluation.")}
+    assert max(floors.values()) <= 4, floors
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))

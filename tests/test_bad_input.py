@@ -78,7 +78,7 @@ def test_the_entry_point_itself_passes_code_and_sentence_on(tmp_path):
         (["SOLVER.NO_KEY", "1"], ["NO_KEY"]),
         (["cams.SEED", "1"], ["'cams.SEED' is neither a config key nor <stage>.KEY"]),
         (["SEED"], ["KEY VALUE"]),
-        (["DATASETS.TRAIN", "('shapes_trian',)"], ["no data set 'shapes_trian'", "shapes_train"]),
+        (["DATA.TRAIN", "shapes_trian"], ["(nor a path) 'shapes_trian'", "shapes_train"]),
         (["MODEL.RESNETS.DEPTH", "17"], ["depth 17", "18, 34, 50"]),
         (["MODEL.META_ARCHITECTURE", "CAMNetz"], ["CAMNetz"]),
         (["SOLVER.IMS_PER_BATCH", "0"], ["SOLVER.IMS_PER_BATCH", "0"]),
@@ -249,23 +249,10 @@ def own_data_set(folder, *, annotations=(), sizes=True):
 
 
 def own_pipeline(folder, name="irnet_shapes"):
-    """A pipeline YAML beside the data set: the shipped stages on the user's images."""
-    stages = sorted((ROOT / "configs" / "stages" / name).glob("*.yaml"))
-    order = ["classifier", "cam", "inter_pixel_label", "relation_network", "displacement_mean"]
-    order += ["instances", "pseudo_labels", "mask_rcnn"]
-    stages = [str(path) for stem in order for path in stages if path.stem == stem]
-    data = f"mine_{folder.name}"
-    entry = {
-        "NAME": data,
-        "FORMAT": "coco",
-        "JSON": str(folder / "mine.json"),
-        "IMAGES": str(folder / "images"),
-    }
+    """A pipeline YAML beside the data set: a shipped one on the user's images."""
+    data = {"FORMAT": "coco", "JSON": "mine.json", "IMAGES": "images"}
     pipeline = folder / "mine.yaml"
-    content = {
-        "WSIS": {"STAGES": stages, "DATASETS": [entry], "IMAGES": [data]},
-        "DATASETS": {"TRAIN": [data], "TEST": [data]},
-    }
+    content = {"_BASE_": f"{name}.yaml", "DATA": {"TRAIN": data, "VAL": data}}
     pipeline.write_text(json.dumps(content))  # JSON is YAML
     return pipeline
 

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.mappers import build_mapper
-from wsis.data.user import register_user_datasets
+from wsis.data.user import register_datasets
 from wsis.engine.pipeline import load_pipeline
 from wsis.stages import cam_artifact
 
@@ -22,7 +22,7 @@ from tests.tiny import ROOT
 DATA = Path(os.environ.get("WSIS_DATA", "../shared/data"))
 PHOTOS = DATA / "coco_real"
 WEIGHTS = DATA / "weights" / "mobilenet_v2_tf2_ptq.pth"
-CONFIG = ROOT / "configs" / "irnet_mobilenet.yaml"
+CONFIG = ROOT / "configs" / "irnet_photos.yaml"
 # COCO's names of VOC's classes where they differ.
 COCO_NAMES = {
     "aeroplane": "airplane",
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def entries():
-    """``WSIS.DATASETS``: both splits, in both layouts."""
+    """Descriptions of both splits, in both layouts."""
     found = []
     for split in ("train", "val"):
         voc = {"FORMAT": "voc", "ROOT": str(PHOTOS), "SPLIT": split}
@@ -57,15 +57,15 @@ def entries():
 
 @pytest.fixture(scope="module")
 def names(entries):
-    return register_user_datasets(entries)
+    return register_datasets(entries)
 
 
 @pytest.fixture(scope="module")
 def stages(entries, names):
     if not WEIGHTS.is_file():
         pytest.skip(f"no {WEIGHTS}; set WSIS_DATA")
-    overrides = ["WSIS.DATASETS", str(entries), "MODEL.TORCHVISION.WEIGHTS", str(WEIGHTS)]
-    overrides += ["DATASETS.TRAIN", "[coco_real_train]", "DATASETS.TEST", "[coco_real_val]"]
+    overrides = ["MODEL.TORCHVISION.WEIGHTS", str(WEIGHTS)]
+    overrides += ["DATA.TRAIN", "coco_real_train", "DATA.VAL", "coco_real_val"]
     return {planned.name: planned for planned in load_pipeline(CONFIG, overrides).stages}
 
 

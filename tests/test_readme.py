@@ -14,8 +14,7 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re
 
 @pytest.fixture
 def birds(shapes_root, tmp_path, monkeypatch):
-    """A checkout with images of the user's own, in which the command is run."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    """A folder with images of the user's own, in which the command is run."""
     shapes = shapes_root / "shapes"
     (tmp_path / "birds").mkdir()
     (tmp_path / "birds" / "images").symlink_to(shapes / "JPEGImages")
@@ -32,7 +31,7 @@ def birds(shapes_root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", EXAMPLES, ids=["points", "boxes"])
 def test_own_images(text, birds):
-    path = birds / "configs" / "mine.yaml"
+    path = birds / "mine.yaml"
     path.write_text(text)
     pipeline = load_pipeline(path, ())
     assert pipeline.stages[-1].name == "mask_rcnn"

@@ -25,7 +25,7 @@ MEMORY_ONLY = {*_NEVER, "MODEL.BOXCASEG.MAX_CROPS", "MODEL.CIM.PROPOSAL_CHUNK"}
 @STAGES
 def test_keys_exist(stage):
     cfg = get_wsis_cfg()
-    for key in (*stage.config_keys, *stage.file_keys, *stage.evaluation_keys):
+    for key in (*stage.config_keys, *stage.file_keys, *stage.evaluation_keys, *stage.config):
         look_up(cfg, key)
 
 
@@ -57,7 +57,11 @@ def test_supervision(stage):
 @pytest.mark.parametrize("node", METHOD_NODES)
 def test_every_key_of_a_method_makes_some_stage_stale(node):
     cfg = get_wsis_cfg()
-    named = {key for stage in _STAGES.values() for key in (*stage.config_keys, *stage.file_keys)}
+    named = {
+        key
+        for stage in _STAGES.values()
+        for key in (*stage.config_keys, *stage.file_keys, *stage.config)
+    }
     covered = {leaf for key in named for leaf in flatten(look_up(cfg, key), key)}
     assert flatten(look_up(cfg, node), node).keys() - covered <= MEMORY_ONLY
 

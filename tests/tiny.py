@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import warnings
@@ -85,7 +84,9 @@ def environment(datasets: Path) -> dict[str, str]:
 
 def tiny_overrides(config: Path = PIPELINE, extra: Overrides = ()) -> list[str]:
     """The words ``KEY VALUE ...`` of TINY, as far as a pipeline has their stages, and ``extra``."""
-    stages = set(re.findall(r"(\w+)\.yaml", config.read_text()))
+    from wsis.engine.config_files import read_config_files, stage_names
+
+    stages = set(stage_names(read_config_files(config)))
     pairs = [pair for pair in TINY if pair[0][0].isupper() or pair[0].partition(".")[0] in stages]
     return [word for pair in (*pairs, *extra) for word in pair]
 

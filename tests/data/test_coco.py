@@ -191,3 +191,30 @@ def test_index_joins_by_the_end_of_the_path(tmp_path):
     with pytest.raises(DataError, match="several images"):
         index.find({"file_name": "/d/z/a.jpg", "image_id": "a"})
     assert index.find({"file_name": "/d/z/a.jpg", "image_id": 2})["image_id"] == 2
+
+
+def test_images_are_found_by_key_then_by_id_and_name(tmp_path):
+    size = {"width": 1, "height": 1}
+    images = [
+        {"id": 1, "file_name": "x/a.jpg", "image_key": "x_a", **size},
+        {"id": 2, "file_name": "y/a.jpg", "image_key": "y_a", **size},
+    ]
+    path = write(tmp_path, content(images=images, annotations=[]))
+    index = ImageIndex(read_coco(path))
+
+    def found(key, name, identity):
+        record = {"image_key": key, "file_name": name, "image_id": identity}
+        return (index.find(record) or {}).get("image_id")
+
+    assert found("y_a", "/moved/b.jpg", "?") == 2
+    assert found("a", "/d/x/a.jpg", 1) == 1
+    assert found("a", "/d/x/a.jpg", "a") is None
+    assert found("a", "/d/b.jpg", 1) is None
+    assert "image_key" not in load_coco_dataset(path, tmp_path)[0][0]
+    images[1]["image_key"] = "x_a"
+    file = read_coco(write(tmp_path, content(images=images, annotations=[])))
+    with pytest.raises(DataError, match="image 2: image_key x_a again"):
+        ImageIndex(file)
+    images[1]["image_key"] = 5
+    with pytest.raises(DataError, match="image 2: image_key is 5, not text"):
+        read_coco(write(tmp_path, content(images=images, annotations=[])))

@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.detections import put_detections
-from wsis.data.user import register_user_datasets
+from wsis.data.user import register_dataset
 from wsis.errors import DataError, UsageError
 
 RECORDS = [
@@ -75,9 +75,9 @@ def test_registered_in_the_config(shapes_root, tmp_path):
     entry = {"NAME": "test_detections", "FORMAT": "detections", "IMAGES": str(root / "JPEGImages")}
     entry |= {"JSON": str(root / "instances_train.json")}
     entry |= {"DETECTIONS": str(tmp_path / "found.json"), "MIN_SCORE": 0.7}
-    register_user_datasets([entry])
+    register_dataset(entry)
     records = get_dataset_dicts("test_detections")
     assert sum(len(r["annotations"]) for r in records) == len(found)
     assert MetadataCatalog.get("test_detections").supervision == "box"
     with pytest.raises(UsageError, match="MIN_SCORE is a number from 0 to 1, not 3"):
-        register_user_datasets([entry | {"MIN_SCORE": 3}])
+        register_dataset(entry | {"MIN_SCORE": 3})

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from wsis.data.ground_truth import has_ground_truth, load_ground_truth
-from wsis.data.rle import encode_mask
 from wsis.data.voc import load_voc
 from wsis.errors import DataError
+from wsis.layers.run_lengths import encode_mask
 
 from tests.data.trees import voc_tree, xml
 

@@ -7,12 +7,12 @@ from pycocotools import mask as coco_mask
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
-from wsis.data.proposal_mapper import crops_artifact
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
-from wsis.layers.overlaps import Overlaps
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import PreparedProposals
+from wsis.methods.cim.mappers import crops_artifact
+from wsis.methods.cim.overlaps import Overlaps
 
 SIZE = (40, 60)
 
@@ -168,24 +168,6 @@ def test_longer_side_and_flip(cfg, sample, products):
     assert flips > 0
 
 
-def test_label_follows_its_image(cfg, sample, products, tmp_path):
-    """A picture that is its own label: whatever is drawn, both stay together."""
-    values = np.zeros(SIZE, dtype=np.uint8)
-    values[:, 24:] = 200
-    Image.fromarray(np.repeat(values[:, :, None], 3, axis=2)).save(sample["file_name"])
-    write_artifact(products["inter_pixel_label"].path("a1"), {"label": values})
-    cfg.MODEL.PIXEL_MEAN = [255.0] * 3
-    cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
-    for seed in range(12):
-        out = run(cfg, "PixelLabelMapper", sample, products, seed=seed)
-        image, label = out["image"][0], out["inter_pixel_label"]
-        assert label.dtype == torch.uint8
-        assert label.shape == image.shape == (48, 48)
-        differ = (image - label.float()).abs() > 60  # bicubic against nearest, at the edge only
-        assert int(differ.any(dim=0).sum()) <= 2
-        assert torch.equal(image == 255, label == 255)
-
-
 def test_multi_scale_sizes(cfg, sample, products):
     out = run(cfg, "MultiScaleMapper", sample, products, is_train=False)
     assert [tuple(i.shape[1:]) for i in out["images"]] == [(40, 60), (20, 30), (60, 90), (80, 120)]
@@ -220,20 +202,6 @@ def test_channel_order(cfg, sample, products):
     cfg.INPUT.FORMAT = "YUV-BT.601"
     with pytest.raises(UsageError, match="INPUT.FORMAT"):
         run(cfg, "ProductImageMapper", sample, products)
-
-
-def test_product_of_the_image(cfg, sample, products):
-    out = run(cfg, "ProductImageMapper", sample, products, is_train=False)
-    assert out["keys"].tolist() == [2]
-    assert np.array_equal(out["cam"], products["cam"]["a1"]["cam"])
-    with pytest.raises(DataError, match="run --stage cam first"):
-        run(cfg, "ProductImageMapper", dict(sample, image_key="b"), products)
-
-
-def test_label_of_another_size(cfg, sample, products):
-    write_artifact(products["inter_pixel_label"].path("a1"), {"label": np.zeros((3, 3), np.uint8)})
-    with pytest.raises(DataError, match="inter-pixel label of a1"):
-        run(cfg, "PixelLabelMapper", sample, products)
 
 
 def test_instances(cfg, sample, products):
@@ -341,3 +309,28 @@ def test_trust_needs_bitmaps(cfg, sample, products):
     cfg.INPUT.MASK_FORMAT = "polygon"
     with pytest.raises(UsageError, match="need INPUT.MASK_FORMAT bitmask"):
         trusting(cfg, sample, products, MIN_CONFIDENCE=0.95)
+
+
+def test_proposals_have_the_size_of_the_file(cfg, sample, products):
+    masks = np.zeros((2, *SIZE), dtype=bool)
+    masks[0, 3:9, 4:20] = masks[1, 8:20] = True
+    given = {"proposals": {"a1": proposals_artifact(by_rank(Regions.from_masks(masks)))}}
+    cfg.INPUT.STRETCH = (64, 96)
+    out = run(cfg, "PeakImageMapper", sample, given, is_train=False)
+    assert out["image"].shape == (3, 64, 96)
+    assert (out["height"], out["width"]) == SIZE
+    assert np.array_equal(out["proposals"].decode(), masks)
+    assert out["image_labels"] == [2]
+    assert "annotations" not in out
+    other = proposals_artifact(by_rank(Regions.from_masks(np.ones((1, 40, 59), dtype=bool))))
+    with pytest.raises(DataError, match="image a1: .*run --from-stage proposals --force"):
+        run(cfg, "PeakImageMapper", sample, {"proposals": {"a1": other}}, is_train=False)
+
+
+def test_peaks_without_proposals_and_tags(cfg, sample, products):
+    del sample["image_labels"]
+    cfg.INPUT.LONGER_SIDE = 90
+    out = run(cfg, "PeakImageMapper", sample, {}, is_train=False)
+    assert out["image"].shape == (3, 60, 90)
+    assert "proposals" not in out
+    assert "image_labels" not in out

@@ -16,8 +16,8 @@ from wsis.data.pseudo_labels import (
     validate_pseudo_labels,
     write_pseudo_labels,
 )
-from wsis.data.rle import decode_rle
 from wsis.errors import DataError
+from wsis.layers.run_lengths import decode_rle
 
 CLASSES = ("robin", "wren", "owl")
 
@@ -97,6 +97,7 @@ def test_file(tmp_path, dataset, products):
     assert [c["id"] for c in content["categories"]] == [1, 2, 3]
     assert [i["file_name"] for i in content["images"]] == ["x/a.jpg", "x/b.jpg", "y/c.jpg"]
     assert [i["id"] for i in content["images"]] == [1, 2, 3]
+    assert [i["image_key"] for i in content["images"]] == ["a", "b", "c"]
     assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5]
     for annotation in content["annotations"]:
         assert isinstance(annotation["segmentation"]["counts"], str)
@@ -215,11 +216,33 @@ def test_join_checks(tmp_path, dataset, products):
     with pytest.raises(DataError, match="has the classes robin, wren, owl"):
         load_pseudo_labels(path, dataset, class_names=("a", "b", "c"))
     with pytest.raises(DataError, match="none of the 1 images"):
-        load_pseudo_labels(path, [dataset[0] | {"file_name": "z.jpg"}])
+        load_pseudo_labels(path, [dataset[0] | {"image_key": "z"}])
     with pytest.raises(DataError, match="image 1: height and width are 5 x 7"):
         load_pseudo_labels(path, [dataset[0] | {"width": 8}])
     moved = [d | {"file_name": d["file_name"].replace("images", "moved")} for d in dataset]
     assert len(load_pseudo_labels(path, moved)) == 3
+    renamed = [d | {"file_name": f"{number}.jpg"} for number, d in enumerate(dataset)]
+    assert len(load_pseudo_labels(path, renamed)) == 3
+
+
+def test_an_image_that_was_left_out_gets_no_labels_of_a_namesake(tmp_path, dataset, products):
+    """Two images a.jpg, of which the file has only the first; by name both would find it."""
+    path = tmp_path / "l.json"
+    first, second = dataset[0], dataset[0] | {"image_key": "y_a"}
+    second["file_name"] = second["file_name"].replace("/x/", "/y/")
+    write(path, [first], products)
+    assert [r["image_key"] for r in load_pseudo_labels(path, [second, first])] == ["a"]
+
+
+def test_older_files_are_joined_by_name(tmp_path, dataset, products):
+    path = tmp_path / "l.json"
+    write(path, dataset, products)
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        del image["image_key"]
+    path.write_text(json.dumps(content))
+    others = [d | {"image_key": str(number)} for number, d in enumerate(dataset)]
+    assert len(load_pseudo_labels(path, others)) == 3
 
 
 @pytest.mark.parametrize(

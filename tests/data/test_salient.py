@@ -9,7 +9,7 @@ from wsis.data.salient import (
     read_salient_mask,
     single_object_mask,
 )
-from wsis.data.user import register_user_datasets
+from wsis.data.user import register_dataset
 from wsis.errors import DataError
 
 SIZE = (20, 30)
@@ -134,7 +134,7 @@ def test_single_objects_of_annotations():
 def test_registered_in_the_config(tree):
     entry = {"NAME": "test_salient", "FORMAT": "salient"}
     entry |= {"IMAGES": str(tree / "images"), "MASKS": str(tree / "masks")}
-    register_user_datasets([entry])
+    register_dataset(entry)
     assert is_salient("test_salient")
     assert len(get_dataset_dicts("test_salient")) == 3
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.user import register_user_datasets
+from wsis.data.user import recognize, register_dataset, register_datasets, register_role
 from wsis.errors import DataError, UsageError
 
 from tests.data.trees import voc_tree, xml
@@ -27,7 +28,7 @@ def coco(tmp_path):
 
 
 def test_coco(coco):
-    register_user_datasets([coco | {"SUPERVISION": "box"}])
+    register_dataset(coco | {"SUPERVISION": "box"})
     assert MetadataCatalog.get(NAMES[0]).supervision == "box"
     assert class_names(NAMES[0]) == ("wren",)
     (record,) = get_dataset_dicts(NAMES[0])
@@ -38,7 +39,7 @@ def test_coco(coco):
 def test_voc_with_own_classes(tmp_path):
     root = voc_tree(tmp_path, {"a": {"xml": xml(("wren", 1, 1, 2, 2))}}, {"val": ["a"]})
     entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": str(root), "SPLIT": "val"}
-    register_user_datasets([entry | {"CLASSES": ["robin", "wren"]}])
+    register_dataset(entry | {"CLASSES": ["robin", "wren"]})
     assert class_names(NAMES[0]) == ("robin", "wren")
     assert MetadataCatalog.get(NAMES[0]).supervision == "mask"
     assert get_dataset_dicts(NAMES[0])[0]["image_labels"] == [1]
@@ -46,39 +47,39 @@ def test_voc_with_own_classes(tmp_path):
 
 def test_registration_reads_no_data_and_repeats(coco):
     entry = coco | {"JSON": "nowhere.json"}
-    assert register_user_datasets([entry]) == [NAMES[0]]
-    assert register_user_datasets([dict(entry)]) == [NAMES[0]]
+    assert register_dataset(entry) == NAMES[0]
+    assert register_dataset(dict(entry)) == NAMES[0]
     with pytest.raises(DataError, match=r"nowhere\.json does not exist"):
         get_dataset_dicts(NAMES[0])
     with pytest.raises(UsageError, match=f"{NAMES[0]} is taken"):
-        register_user_datasets([entry | {"IMAGES": "elsewhere"}])
+        register_dataset(entry | {"IMAGES": "elsewhere"})
 
 
 def test_a_missing_folder_of_images_is_told_before_any_work(coco):
-    register_user_datasets([coco | {"IMAGES": "birds/imagez"}])
-    with pytest.raises(DataError, match=r"birds/imagez does not exist in .* change IMAGES of"):
+    register_dataset(coco | {"IMAGES": "birds/imagez"})
+    with pytest.raises(DataError, match=r"birds/imagez does not exist in .* correct IMAGES of"):
         get_dataset_dicts(NAMES[0])
 
 
 def test_a_missing_folder_of_ones_own_is_no_matter_of_voc(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": "photos", "SPLIT": "train"}
-    register_user_datasets([entry])
+    register_dataset(entry)
     with pytest.raises(DataError) as error:
         get_dataset_dicts(NAMES[0])
     said = str(error.value)
     assert f"photos does not exist in {tmp_path}; put your own images" in said
-    assert f"change ROOT of {NAMES[0]} in WSIS.DATASETS" in said
+    assert f"correct ROOT of {NAMES[0]} where DATA describes it" in said
     assert "prepare_voc" not in said
 
 
 def test_builtin_name_is_taken(coco):
     with pytest.raises(UsageError, match="shapes_train is taken"):
-        register_user_datasets([coco | {"NAME": "shapes_train"}])
+        register_dataset(coco | {"NAME": "shapes_train"})
 
 
 def test_promised_supervision_is_checked(coco):
-    register_user_datasets([coco | {"SUPERVISION": "mask"}])
+    register_dataset(coco | {"SUPERVISION": "mask"})
     with pytest.raises(DataError, match="no segmentation, but SUPERVISION is mask"):
         get_dataset_dicts(NAMES[0])
 
@@ -88,15 +89,15 @@ def test_through_the_config(tmp_path, coco):
     path.write_text(json.dumps({"WSIS": {"DATASETS": [coco]}}))  # JSON is YAML
     cfg = get_wsis_cfg()
     cfg.merge_from_file(str(path))
-    register_user_datasets(cfg.WSIS.DATASETS)
+    register_datasets(cfg.WSIS.DATASETS)
     assert len(get_dataset_dicts(NAMES[0])) == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"NAME": None}, "entry 0 has no NAME"),
-        ({"FORMAT": "yolo"}, "FORMAT is one of coco, voc, detections, salient, not yolo"),
+        ({"NAME": None}, "data set has no NAME"),
+        ({"FORMAT": "yolo"}, "FORMAT is one of coco, voc, folders, detections, salient, not yolo"),
         ({"ROOT": "x"}, "unknown 'ROOT'; coco takes NAME, FORMAT, JSON, IMAGES, SUPERVISION"),
         ({"JSON": None}, "JSON is missing"),
         ({"IMAGES": 3}, "IMAGES is missing or no text"),
@@ -106,7 +107,7 @@ def test_through_the_config(tmp_path, coco):
 )
 def test_bad_entry(coco, changes, message):
     with pytest.raises(UsageError, match=message):
-        register_user_datasets([coco | changes])
+        register_dataset(coco | changes)
     assert NAMES[0] not in DatasetCatalog.list()
 
 
@@ -114,9 +115,77 @@ def test_bad_entry(coco, changes, message):
 def test_bad_classes(classes):
     entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": "r", "SPLIT": "s", "CLASSES": classes}
     with pytest.raises(UsageError, match="CLASSES is a list of different names"):
-        register_user_datasets([entry])
+        register_dataset(entry)
 
 
 def test_not_a_mapping():
-    with pytest.raises(UsageError, match="entry 0 is 'x'"):
-        register_user_datasets(["x"])
+    with pytest.raises(UsageError, match="data set is 'x'"):
+        register_dataset("x")
+
+
+# What a config says of data, by role.
+
+
+@pytest.fixture
+def sorted_birds(tmp_path, monkeypatch):
+    """A folder of class folders, in which the command is run."""
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("wren", 2), ("robin", 1), ("none", 0)):
+        (tmp_path / "birds" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (6, 4 + number)).save(tmp_path / "birds" / name / f"{number}.png")
+    return tmp_path / "birds"
+
+
+def test_a_folder_of_class_folders(sorted_birds):
+    names = register_role("TRAIN", "birds", stem="mine", source="mine.yaml")
+    assert names == ("mine_train",)
+    assert class_names("mine_train") == ("robin", "wren")
+    records = get_dataset_dicts("mine_train")
+    found = [(r["image_id"], r["image_labels"], r["height"]) for r in records]
+    assert found == [("robin/0.png", [0], 4), ("wren/0.png", [1], 4), ("wren/1.png", [1], 5)]
+    assert len({r["image_key"] for r in records}) == 3
+    assert MetadataCatalog.get("mine_train").supervision == "image"
+
+
+def test_a_role_may_have_several_sets_and_names(coco, sorted_birds):
+    value = [coco | {"NAME": NAMES[0]}, "birds", "shapes_train"]
+    found = register_role("VAL", value, stem="mine", source="x")
+    assert found == (NAMES[0], "mine_2_val", "shapes_train")
+
+
+def test_a_data_set_without_a_name_makes_way_for_the_next(coco, sorted_birds):
+    entry = {key: value for key, value in coco.items() if key != "NAME"}
+    for value in (entry, "birds"):
+        register_role("TRAIN", value, stem="mine", source="x")
+    assert class_names("mine_train") == ("robin", "wren")
+    register_role("TRAIN", coco, stem="mine", source="x")
+    with pytest.raises(UsageError, match=f"the name {NAMES[0]} is taken"):
+        register_role("TRAIN", coco | {"SUPERVISION": "box"}, stem="mine", source="x")
+
+
+def test_paths_count_from_here_or_from_beside_the_file(sorted_birds, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (name,) = register_role("TRAIN", "birds", stem="mine", source=str(tmp_path / "mine.yaml"))
+    assert len(get_dataset_dicts(name)) == 3
+
+
+def test_what_a_path_is(sorted_birds, tmp_path):
+    voc_tree(tmp_path / "voc", {"a": {}}, {"train": ["a"]})
+    assert recognize(tmp_path / "voc", "VAL")["SPLIT"] == "val"
+    assert recognize(tmp_path / "voc", "TRAIN")["SPLIT"] == "train"
+    (tmp_path / "a.json").write_text("{}")
+    assert recognize(tmp_path / "a.json", "TRAIN")["IMAGES"] == str(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert recognize(tmp_path / "a.json", "TRAIN")["IMAGES"] == str(tmp_path / "images")
+    assert recognize(sorted_birds, "TRAIN") == {"FORMAT": "folders", "IMAGES": str(sorted_birds)}
+    for wrong in (tmp_path / "images", sorted_birds / "wren" / "0.png"):
+        with pytest.raises(UsageError, match="is no COCO JSON, no VOC tree"):
+            recognize(wrong, "TRAIN")
+
+
+@pytest.mark.parametrize("value", [3, {"FORMAT": "coco"}, "nowhere", [["nowhere"]]])
+def test_bad_roles(value):
+    with pytest.raises(UsageError, match=r"mine.yaml: DATA.TRAIN"):
+        register_role("TRAIN", value, stem="mine", source="mine.yaml")

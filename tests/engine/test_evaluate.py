@@ -9,12 +9,12 @@ import pytest
 import torch
 from detectron2.structures import Instances
 from wsis.data.artifacts import ProductReader, write_artifact
-from wsis.data.rle import encode_mask
 from wsis.engine import evaluate
 from wsis.engine.evaluate import Evaluations
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError
 from wsis.evaluation.truth import load_truth
+from wsis.layers.run_lengths import encode_mask
 from wsis.report.figures import best_baseline, instance_entries
 
 from tests.tiny import PIPELINE

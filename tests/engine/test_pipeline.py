@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
-from wsis.engine.pipeline import load_pipeline, split_overrides
+from wsis.config import get_wsis_cfg
+from wsis.engine.config_files import split_overrides
+from wsis.engine.pipeline import load_pipeline
 from wsis.engine.status import relevant_config
 from wsis.errors import UsageError
 
@@ -78,43 +82,143 @@ def test_class_counts_come_from_the_data_set():
         assert cfg.MODEL.CAMNET.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == count
 
 
-def test_a_stage_config_runs_alone():
-    alone = load_pipeline(ROOT / "configs" / "stages" / "irnet_shapes" / "classifier.yaml", [])
-    within = load_pipeline(PIPELINE, [])
-    assert names(alone.stages) == ["classifier"]
-    assert alone.stages[0].folder == within.stages[0].folder
-    assert relevant_config(alone.stages[0]) == relevant_config(within.stages[0])
+def test_a_stage_that_runs_a_network_starts_from_its_config():
+    overrides = ["classifier.MODEL.RESNETS.DEPTH", "34", "cam.INPUT.SCALES", "(2.0,)"]
+    stages = {p.name: p.cfg for p in load_pipeline(PIPELINE, overrides).stages}
+    for name in ("classifier", "cam"):
+        assert stages[name].MODEL.META_ARCHITECTURE == "CAMNet"
+        assert stages[name].MODEL.RESNETS.DEPTH == 34
+    assert stages["cam"].INPUT.SCALES == (2.0,)
+    assert stages["classifier"].INPUT.SCALES != (2.0,)
+    assert stages["instances"].MODEL.META_ARCHITECTURE == "IRNet"
+    assert (
+        stages["instances"].MODEL.WEIGHTS
+        == "output/irnet_shapes/4_relation_network/model_final.pth"
+    )
 
 
-def test_a_later_stage_alone_finds_what_it_needs_in_the_output_folder(tmp_path):
-    path = ROOT / "configs" / "stages" / "irnet_shapes" / "cam.yaml"
-    (tmp_path / "1_classifier").mkdir()
-    (tmp_path / "1_classifier" / "manifest.json").write_text("{}")
-    pipeline = load_pipeline(path, ["OUTPUT_DIR", str(tmp_path)])
-    name, folder = pipeline.producer("classifier", pipeline.stages[0])
-    assert (name, folder) == ("classifier", tmp_path / "1_classifier")
-    empty = load_pipeline(path, ["OUTPUT_DIR", str(tmp_path / "none")])
-    with pytest.raises(UsageError, match="cam needs 'classifier'"):
-        empty.producer("classifier", empty.stages[0])
+def test_a_later_file_has_the_last_word_and_bases_may_lie_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = tmp_path / "first.yaml", tmp_path / "deep" / "second.yaml"
+    first.write_text(
+        "_BASE_: configs/irnet_shapes.yaml\n"  # of the checkout
+        "SOLVER: {BASE_LR: 0.3}\n"
+        "STAGES: {classifier: {SOLVER: {MAX_ITER: 9}}, cam: {SEED: 5}}\n"
+    )
+    second.parent.mkdir()
+    second.write_text("_BASE_: first.yaml\nSEED: 6\nOUTPUT_DIR: out\n")
+    pipeline = load_pipeline(second, [])
+    assert names(pipeline.stages) == NAMES
+    stages = {p.name: p.cfg for p in pipeline.stages}
+    assert {cfg.SOLVER.BASE_LR for cfg in stages.values()} == {0.3}
+    assert stages["classifier"].SOLVER.MAX_ITER == 9
+    assert {cfg.SEED for cfg in stages.values()} == {6}
+    assert {cfg.SEED for cfg in (p.cfg for p in load_pipeline(first, []).stages)} == {1, 5}
+    assert pipeline.output_dir == Path("out")
+
+
+def test_stages_are_listed_anew_where_one_is_new():
+    whole = load_pipeline(ROOT / "configs" / "irnet_voc.yaml", [])
+    semantic = load_pipeline(ROOT / "configs" / "irnet_voc_semantic.yaml", [])
+    assert names(semantic.stages) == [*NAMES[:4], "semantic_labels"]
+    assert relevant_config(semantic.stages[3]) == relevant_config(whole.stages[3])
+
+
+def test_a_base_of_another_network_replaces_the_first(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "_BASE_: configs/irnet_shapes.yaml\nSTAGES:\n  mask_rcnn:\n"
+        "    _BASE_: detectron2://COCO-Detection/retinanet_R_50_FPN_1x.yaml\n"
+        "    SOLVER: {MAX_ITER: 7}\n"
+    )
+    cfg = load_pipeline(path, []).stages[-1].cfg
+    assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    assert cfg.MODEL.RETINANET.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN[0]) == ("BGR", 103.53)  # of its weights
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (7, 0.01)
+    assert cfg.MODEL.RESNETS.DEPTH == 50
+    assert list(cfg.DATASETS.TRAIN) == ["shapes_train"]
+
+
+def test_a_stage_may_start_from_another_one(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "_BASE_: configs/cim_shapes.yaml\n"
+        "STAGES: {proposal_detections: {_BASE_: mined_instances, SEED: 8}}\n"
+    )
+    cfg = load_pipeline(path, ["mined_instances.MODEL.CIM.DETECTION.LIMIT", "3"]).stages[-3].cfg
+    assert (cfg.SEED, cfg.MODEL.CIM.DETECTION.LIMIT) == (8, 3)
+    assert cfg.MODEL.CIM.DETECTION.TARGETS == "classes"
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "[{NAME: birds_of_%s, FORMAT: voc, ROOT: birds, SPLIT: train}]",
-        "[{'NAME': 'birds_of_%s', 'FORMAT': 'voc', 'ROOT': 'birds', 'SPLIT': 'train'}]",
+        "{FORMAT: voc, ROOT: birds, SPLIT: train}",
+        "{'NAME': 'birds', 'FORMAT': 'voc', 'ROOT': 'birds', 'SPLIT': 'train'}",
     ],
     ids=["yaml", "python"],
 )
-def test_data_sets_from_the_command_line(text, request):
-    name = f"birds_of_{request.node.callspec.id}"
-    overrides = ["WSIS.DATASETS", text % request.node.callspec.id]
-    for key in ("WSIS.IMAGES", "DATASETS.TRAIN", "DATASETS.TEST"):
-        overrides += [key, f"[{name}]"]
-    for planned in load_pipeline(PIPELINE, overrides).stages:
-        assert list(planned.cfg.DATASETS.TRAIN) == [name]
+def test_data_from_the_command_line(text):
+    name = "birds" if "NAME" in text else "irnet_shapes_train"
+    for planned in load_pipeline(PIPELINE, ["DATA.TRAIN", text]).stages:
+        assert list(planned.cfg.DATASETS.TRAIN) == list(planned.cfg.WSIS.IMAGES) == [name]
+        assert list(planned.cfg.DATASETS.TEST) == []  # those of the base belong to other images
         assert planned.cfg.MODEL.CAMNET.NUM_CLASSES == 20
         assert yaml.safe_load(planned.cfg.dump())["WSIS"]["DATASETS"][0]["ROOT"] == "birds"
+
+
+def test_data_have_roles():
+    """VOC's figures are of train; whoever names other images is left with none of these sets."""
+    voc = ROOT / "configs" / "cim_voc.yaml"
+    stages = {p.name: p.cfg for p in load_pipeline(voc, []).stages}
+    train, val = ("voc_2012_trainaug_instance",), ("voc_2012_val_instance",)
+    assert train + val == stages["proposals"].WSIS.IMAGES
+    assert stages["proposal_detections"].WSIS.IMAGES == stages["mask_rcnn"].DATASETS.TEST == val
+    assert train == stages["mined_instances"].WSIS.IMAGES
+    assert stages["mined_instances"].WSIS.EVALUATION.IMAGES == ("voc_2012_train_instance",)
+    assert stages["proposal_detections"].WSIS.EVALUATION.IMAGES == ()
+    pipeline = load_pipeline(voc, ["DATA.TRAIN", "shapes_train"])
+    assert "proposal_detections" not in names(pipeline.stages)  # of val only
+    assert pipeline.stages[-1].folder.name == "10_mask_rcnn"  # numbers stay when val comes back
+    for planned in pipeline.stages:
+        named = {*planned.cfg.DATASETS.TRAIN, *planned.cfg.DATASETS.TEST, *planned.cfg.WSIS.IMAGES}
+        assert named | set(planned.cfg.WSIS.EVALUATION.IMAGES) == {"shapes_train"}
+        assert planned.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
+
+
+def test_a_stage_that_others_need_runs_without_val():
+    coco = ROOT / "configs" / "irnet_coco.yaml"
+    pipeline = load_pipeline(coco, ["DATA.TRAIN", "shapes_train"])
+    (planned,) = pipeline.select(stage="displacement_mean")
+    assert planned.cfg.WSIS.IMAGES == ("shapes_train",)
+
+
+def test_one_stage_may_have_other_data():
+    words = ["box_segmenter.DATA.TRAIN", "[voc_2012_train_instance, shapes_train]"]
+    first, second, *_ = load_pipeline(ROOT / "configs" / "boxcaseg_voc.yaml", words).stages
+    train = ("voc_2012_train_instance", "shapes_train", "duts_tr_single")
+    assert train == first.cfg.DATASETS.TRAIN
+    assert second.cfg.WSIS.IMAGES == ("voc_2012_trainaug_instance",)
+
+
+def test_a_saved_config_is_complete(tmp_path):
+    """Detectron2 alone needs nothing else: classes, weights, sizes of images."""
+    words = ["OUTPUT_DIR", str(tmp_path)]
+    for planned in load_pipeline(PIPELINE, words).stages:
+        path = tmp_path / "config.yaml"
+        path.write_text(planned.complete_config())
+        cfg = get_wsis_cfg()
+        cfg.merge_from_file(str(path))
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.CAMNET.NUM_CLASSES == 4
+        if planned.name in ("classifier", "relation_network", "mask_rcnn"):
+            assert str(planned.folder / "model_final.pth") == cfg.MODEL.WEIGHTS
+        assert (128 if planned.name == "mask_rcnn" else 0) == cfg.INPUT.MIN_SIZE_TEST
+
+
+def test_a_pipeline_is_no_config():
+    with pytest.raises(KeyError, match="a pipeline of several networks; run it with train_net"):
+        get_wsis_cfg().merge_from_file(str(PIPELINE))
 
 
 def filter_of(path, *overrides):
@@ -129,9 +233,8 @@ def test_a_word_may_be_a_number(text, tmp_path):
     assert filter_of(path, key, text) == text
     assert filter_of(path, f"peak_classifier.{key}", text) == text
     assert filter_of(path, key, repr(text)) == text
-    stage = ROOT / "configs" / "stages" / "prm_shapes" / "peak_classifier.yaml"
     own = tmp_path / "own.yaml"
-    own.write_text(f"_BASE_: {stage}\nMODEL:\n  PEAK_CLASSIFIER:\n    FILTER: {text}\n")
+    own.write_text(f"_BASE_: {path}\nMODEL: {{PEAK_CLASSIFIER: {{FILTER: {text}}}}}\n")
     found = filter_of(own)
     assert found == text or float(found) == float(text)
     with pytest.raises(UsageError, match="Type mismatch"):
@@ -141,10 +244,10 @@ def test_a_word_may_be_a_number(text, tmp_path):
 
 
 def test_split_overrides():
-    assert split_overrides(["A.B", "1", "cam.C", "2"], ["cam"]) == (
-        ["A.B", "1"],
-        {"cam": ["C", "2"]},
-    )
+    words = ["A.B", "1", "cam.C", "2", "DATA.VAL", "", "cam.DATA.TRAIN", "[a, b]"]
+    found = split_overrides(words, ["cam"])
+    assert (found.common, found.special) == (["A.B", "1"], {"cam": ["C", "2"]})
+    assert found.data == {"": {"VAL": None}, "cam": {"TRAIN": ["a", "b"]}}
     with pytest.raises(UsageError, match="'A' has no value"):
         split_overrides(["A"], [])
     with pytest.raises(UsageError, match="'cams.C' is neither a config key nor <stage>.KEY"):
@@ -156,16 +259,27 @@ def test_split_overrides():
     [
         (["SOLVER.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
         (["SOLVER.MAX_ITR", "1"], "SOLVER.MAX_ITR; did you mean SOLVER.MAX_ITER?"),
-        (["DATASETS.TRAIN", "shapes_train"], r'a list is written "\[a, b\]"'),
-        (["DATASETS.TEST", "('nowhere',)"], "DATASETS.TEST: there is no data set 'nowhere'"),
+        (["INPUT.SCALES", "1.0"], r'a list is written "\[a, b\]"'),
+        (["DATASETS.TRAIN", "[a]"], "DATASETS.TRAIN is filled in from DATA; name data sets there"),
+        (["cam.WSIS.EVALUATION.IMAGES", "[a]"], "WSIS.EVALUATION.IMAGES is filled in from DATA"),
+        (["cam.WSIS.IMAGES", "[a]"], "stage cam: WSIS.IMAGES names roles of DATA .*, not 'a'"),
+        (["DATA.TEST", "a"], "DATA has no role 'TEST'; roles are TRAIN, VAL, SALIENT"),
+        (["DATA.VAL", "nowhere"], r"DATA.VAL: there is no data set \(nor a path\) 'nowhere'"),
+        (["DATA.VAL", "{FORMAT: voc"], "not readable YAML"),
+        (["DATA.TRAIN", ""], "stage classifier needs DATA.TRAIN: a folder of class folders"),
+        (["DATA.TRAIN", "."], "DATA.TRAIN: . is no COCO JSON, no VOC tree"),
+        (["DATA.VAL", "shapes_salient"], "shapes_salient has salient images and no classes"),
         (
-            ["DATASETS.TEST", "('voc_2012_val_instance',)"],
+            ["DATA.VAL", "voc_2012_val_instance"],
             r"voc_2012_val_instance has 20; number 1 is '\w+' in the first and 'aeroplane' in the",
         ),
         (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
         (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
         (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
-        (["DATASETS.TRAIN", "('nowhere',)"], "nowhere"),
+        (["TEST.EXPECTED_RESULTS", "[1]"], "TEST.EXPECTED_RESULTS .* is not served"),
+        (["CUDNN_BENCHMARK", "True"], "CUDNN_BENCHMARK True is not served"),
+        (["DATALOADER.SAMPLER_TRAIN", "X"], "DATALOADER.SAMPLER_TRAIN X is not served"),
+        (["cam.TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE Gen"),
     ],
 )
 def test_wrong_overrides_are_usage_errors(overrides, message):
@@ -176,14 +290,29 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("WSIS: {STAGES: [absent.yaml]}", "no config file .*absent.yaml"),
-        ("WSIS: {STAGE: no_such_stage}", "no stage 'no_such_stage'; registered are: .*classifier"),
-        ("MODEL: {}", "names neither WSIS.STAGES"),
+        ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is not in"),
+        ("_BASE_: p.yaml", "builds on itself"),
+        ("_BASE_: 3", "_BASE_ is 3; it is the path of a file"),
+        ("STAGES: {no_such_stage: }", "no stage 'no_such_stage'; registered are: .*classifier"),
+        ("STAGES: {classifier: 3}", "stage classifier is 3, not a set of KEY: value lines"),
+        ("STAGES: [classifier]", "STAGES is not a set of stage names"),
+        ("STAGES: {classifier: {_BASE_: [cam, cam]}}", "names 2 stages"),
+        ("STAGES: {classifier: {_BASE_: cam}}", "'cam', which is no stage or file"),
+        ("STAGES: {classifier: {_BASE_: detectron2://x.yaml}}", "detectron2://x.yaml"),
+        ("STAGES: {classifier: {_BASE_: configs/irnet_voc.yaml}}", "is a pipeline"),
+        ("MODEL: {}", "has no STAGES: it is no pipeline"),
+        ("WSIS: {STAGE: cam}", "is the config of one stage.* run its pipeline with --stage"),
+        ("DATA: {TEST: a}", "DATA has no role 'TEST'"),
+        ("DATA: [a]", r"DATA is \['a'\]; it has the roles"),
         ("WSIS: [", "not readable YAML"),
-        ("", "not a set of keys"),
-        ("- a\n- b", "not a set of keys"),
-        ("WSIS: {STAGE: classifier, NO_KEY: 1}\nDATASETS: {TRAIN: [shapes_train]}", "NO_KEY"),
-        ("WSIS: {STAGE: classifier}", "name a data set"),
+        ("", "not a set of KEY: value lines"),
+        ("- a\n- b", "not a set of KEY: value lines"),
+        ("STAGES: {classifier: {NO_KEY: 1}}\nDATA: {TRAIN: shapes_train}", "NO_KEY"),
+        ("STAGES: {classifier: }", "needs DATA.TRAIN"),
+        (
+            "STAGES: {classifier: }\nWSIS: {IMPORTS: [no_such_module]}",
+            "IMPORTS names no_such_module",
+        ),
     ],
 )
 def test_wrong_files_are_usage_errors(tmp_path, text, message):

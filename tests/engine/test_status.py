@@ -208,7 +208,7 @@ def test_stale_for_each_reason(plan):
         ("MODEL.DEVICE", "cuda"),
         ("DATALOADER.NUM_WORKERS", "7"),
         ("SOLVER.CHECKPOINT_PERIOD", "9"),
-        ("classifier.DATASETS.TEST", "()"),
+        ("DATA.VAL", ""),
         ("MODEL.IRNET.BETA", "3.0"),
     ],
 )

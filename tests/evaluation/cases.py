@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from wsis.evaluation.streaming import InstancePair, InstancePrediction
+from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.evaluation.predictions import InstancePair, InstancePrediction
+from wsis.evaluation.truth import load_truth
+from wsis.layers.run_lengths import encode_mask
+
+NAMES = ("cat", "dog", "bird", "cow")
+SIZE = (40, 48)
 
 
 @dataclass(frozen=True)
@@ -76,3 +82,51 @@ def random_pair(seed, *, size=(40, 48), num_classes=4, key=None, distinct=False,
         prediction(found, labels, scores, size=size),
         truth(masks, classes, size=size, void=unknown, difficult=rng.random(objects) < 0.3),
     )
+
+
+def as_dict(index, pair, folder):
+    """A COCO-type dataset dict with RLE masks; the void region is a crowd."""
+    masks = [*pair.truth.masks, pair.truth.void]
+    classes = [*pair.truth.classes.tolist(), index % 4]
+    crowds = [0] * len(pair.truth.masks) + [1]
+    return {
+        "file_name": str(folder / "images" / f"{pair.key}.jpg"),
+        "image_key": pair.key,
+        "image_id": index + 1,
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "image_labels": sorted(set(pair.truth.classes.tolist())),
+        "annotations": [
+            {"segmentation": encode_mask(m), "category_id": c, "iscrowd": crowd, "id": i + 1}
+            for i, (m, c, crowd) in enumerate(zip(masks, classes, crowds, strict=True))
+        ],
+    }
+
+
+def cams_of(pair, rng):
+    """Class ids, and noisy maps of where the classes are."""
+    keys = np.unique(pair.truth.classes)
+    cam = np.zeros((len(keys), *SIZE))
+    for row, key in enumerate(keys):
+        cam[row] = pair.truth.masks[pair.truth.classes == key].any(axis=0)
+    return keys, (cam * rng.uniform(0.3, 1.0, cam.shape)).astype(np.float16)
+
+
+def write_product(folder, pairs, dataset):
+    """A stage's folder with the pairs' predictions, CAMs and label maps with a tenth unknown."""
+    reader = ProductReader(folder, "stage")
+    rng = np.random.default_rng(0)
+    for pair, record in zip(pairs, dataset, strict=True):
+        keys, cam = cams_of(pair, rng)
+        label = load_truth(record).semantic(4).astype(np.uint8)
+        label[rng.random(SIZE) < 0.1] = 255
+        arrays = {
+            "classes": pair.prediction.classes,
+            "scores": pair.prediction.scores,
+            "masks": pair.prediction.masks,
+            "keys": keys,
+            "high_res": cam,
+            "label": label,
+        }
+        write_artifact(reader.path(pair.key), arrays)
+    return reader

@@ -35,17 +35,9 @@ def test_components_become_instances():
     assert kept.scores[3] == pytest.approx(0.9)
 
 
-def test_components_of_each_class_alone_may_overlap():
-    keys, cam = two_blobs()
-    found = cam_components(keys, cam, threshold=0.15, exclusive=False)
-    assert found.masks.sum(axis=(1, 2)).tolist() == [9, 9, 15, 1]
-    assert (found.masks.sum(axis=0) > 1).any()
-
-
-@pytest.mark.parametrize("exclusive", [True, False])
-def test_no_class_no_instance(exclusive):
+def test_no_class_no_instance():
     keys, cam = np.zeros(0, dtype=np.int64), np.zeros((0, 5, 7), dtype=np.float32)
-    found = cam_components(keys, cam, threshold=0.15, exclusive=exclusive)
+    found = cam_components(keys, cam, threshold=0.15)
     assert found.masks.shape == (0, 5, 7)
     assert found.classes.shape == found.scores.shape == (0,)
     assert cam_label_map(keys, cam, threshold=0.15).shape == (5, 7)

@@ -10,11 +10,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
-from wsis.evaluation.coco import CocoMeasure, encode_rle, xywh_of_masks
-from wsis.evaluation.coco_results import to_coco_results
-from wsis.evaluation.streaming import InstancePair
+from wsis.evaluation.coco import CocoMeasure, to_coco_results, xywh_of_masks
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
 from wsis.evaluation.truth import load_truth
-from wsis.evaluation.voc import ProtocolOptions
+from wsis.layers.run_lengths import encode_mask
 
 from tests.evaluation.cases import SimpleTruth, box, prediction, random_pair, truth
 
@@ -37,11 +36,6 @@ def with_crowd(pair, number):
     return InstancePair(pair.key, pair.prediction, new)
 
 
-def text_rle(mask):
-    rle = encode_rle(mask[None])[0]
-    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-
-
 def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotation: annotation):
     """COCOeval on JSON files, as anybody would run it."""
     annotations, results = [], []
@@ -60,7 +54,7 @@ def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotat
                     "iscrowd": crowd,
                     "area": int(mask.sum()),
                     "bbox": xywh_of_masks(mask[None])[0].tolist(),
-                    "segmentation": text_rle(mask),
+                    "segmentation": encode_mask(mask),
                 }
                 annotations.append(alter(annotation))
         results += to_coco_results(pair.prediction, number, category_ids=(1, 2, 3, 4))

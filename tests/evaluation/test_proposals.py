@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from wsis.config import get_wsis_cfg
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import by_rank, proposals_artifact
-from wsis.evaluation.proposals import CoverMeasure
-from wsis.evaluation.registry import evaluate_product
+from wsis.evaluation import image_loop
+from wsis.evaluation.proposals import CoverMeasure, check_proposals
 from wsis.layers.regions import Regions
 
 
@@ -50,18 +51,13 @@ def test_worked_values():
     assert empty["objects"] == 0
 
 
-def test_the_product_check():
+def test_the_product_check(monkeypatch):
     mask = row((3, 9))
     artifact = proposals_artifact(by_rank(Regions.from_masks([mask])))
     dicts = [{"image_key": "a"}, {"image_key": "b"}, {"image_key": "c"}]
     truths = {"a": truth_of(mask), "b": truth_of(mask), "c": None}
-    results = evaluate_product(
-        "proposals",
-        dicts,
-        {"a": artifact},
-        class_names=("thing",),
-        load_ground_truth=lambda record: truths[record["image_key"]],
-    )
+    monkeypatch.setattr(image_loop, "load_truth", lambda record: truths[record["image_key"]])
+    results = check_proposals(dicts, {"a": artifact}, ("thing",), get_wsis_cfg())
     metrics = results[0]["metrics"]
     assert metrics["ABO"] == 50
     assert metrics["images_without_product"] == 1

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from wsis.evaluation.predictions import InstancePair
 from wsis.evaluation.pseudo_labels import (
     QualityMeasure,
     merged_objects,
     size_index,
     split_objects,
 )
-from wsis.evaluation.streaming import InstancePair
 
 from tests.evaluation.cases import box, prediction, random_pair, truth
 

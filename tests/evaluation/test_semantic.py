@@ -1,11 +1,10 @@
-"""Confusion matrices, mIoU, inter-pixel labels."""
+"""Confusion matrices and mIoU."""
 
 import math
 
 import numpy as np
 import pytest
 from wsis.errors import DataError
-from wsis.evaluation.labels import InterPixelLabelMeasure
 from wsis.evaluation.semantic import (
     LabelPair,
     SemanticMeasure,
@@ -30,14 +29,6 @@ def test_worked_values():
     assert metrics["mIoU"] == pytest.approx(100 * (1 / 3 + 1 / 3 + 1) / 3)
     assert metrics["pixel_accuracy"] == pytest.approx(60)
     assert metrics["IoU/background"] == pytest.approx(100 / 3)
-
-
-def test_unknown_predictions_can_be_left_out():
-    measure = SemanticMeasure(NAMES, unknown_as_background=False)
-    metrics = measure.summarise([measure.measure(LabelPair("a", FOUND, TRUE))])
-    assert metrics["IoU/background"] == pytest.approx(50)
-    assert metrics["IoU/cat"] == pytest.approx(50)
-    assert measure.protocol == "semantic, 255 left out"
 
 
 def test_labels_that_never_occur_do_not_count():
@@ -78,16 +69,3 @@ def test_the_best_instance_lies_on_top():
     tied = paint_instances(prediction([low, low], [1, 0], [0.5, 0.5]))
     assert (tied == 2).all()
     assert not paint_instances(prediction([], [], [])).any()
-
-
-def test_inter_pixel_labels():
-    measure = InterPixelLabelMeasure(NAMES)
-    metrics = measure.summarise([measure.measure(LabelPair("a", FOUND, TRUE))])
-    assert metrics == {
-        "unknown": pytest.approx(100 / 6),
-        "foreground_precision": pytest.approx(200 / 3),  # two of three outside void
-        "foreground_recall": pytest.approx(200 / 3),
-        "background_precision": pytest.approx(100),
-        "background_recall": pytest.approx(50),
-    }
-    assert all(math.isnan(value) for value in measure.summarise([]).values())

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from wsis.evaluation.matching import best_overlaps, true_at
-from wsis.evaluation.streaming import InstancePair
-from wsis.evaluation.voc import ProtocolOptions, VocMeasure
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
+from wsis.evaluation.voc import VocMeasure, match_instances
 
 from tests.evaluation.cases import box, prediction, random_pair, truth
 from tests.evaluation.test_average_precision import slow_ap
@@ -66,9 +65,9 @@ def test_agrees_with_plain_loops(start):
 def test_duplicates_are_false_and_the_better_score_wins():
     mask = box(0, 0, 4, 4)
     pair = InstancePair("a", prediction([mask, mask], [0, 0], [0.3, 0.9]), truth([mask], [0]))
-    matches = VocMeasure(NAMES).measure(pair)
+    matches = match_instances(pair)
     assert matches.scores.tolist() == pytest.approx([0.9, 0.3])
-    assert true_at(matches, 0.5)[0].tolist() == [True, False]
+    assert matches.true_at(0.5)[0].tolist() == [True, False]
     assert summarise([pair])["AP50/cat"] == 100.0
 
 
@@ -87,7 +86,7 @@ def test_a_taken_object_is_not_exchanged_for_the_second_best():
     pair = InstancePair(
         "a", prediction([left, wide], [0, 0], [0.9, 0.8]), truth([left, right], [0, 0])
     )
-    assert true_at(VocMeasure(NAMES).measure(pair), 0.5)[0].tolist() == [True, False]
+    assert match_instances(pair).true_at(0.5)[0].tolist() == [True, False]
 
 
 def test_reaching_the_threshold_exactly_counts():
@@ -176,6 +175,8 @@ def test_reordering_objects_and_distinct_predictions_changes_nothing():
 
 
 def test_best_overlaps_without_objects_of_the_class():
-    matches = best_overlaps(np.array([[0.9]]), np.ones(1), np.array([1]), np.array([0]))
+    mask = box(0, 0, 4, 4)
+    pair = InstancePair("a", prediction([mask], [1], [1]), truth([mask], [0]))
+    matches = match_instances(pair)
     assert matches.best_object.tolist() == [-1]
     assert matches.object_iou.tolist() == [0.0]

@@ -7,10 +7,10 @@ from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from wsis.config import get_wsis_cfg
-from wsis.layers.overlaps import Overlaps
 from wsis.methods.cim.convert import convert_cim
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead
 from wsis.methods.cim.mining import Assignment
+from wsis.methods.cim.overlaps import Overlaps
 from wsis.methods.cim.roi_heads import CIMROIHeads
 
 from tests.golden import fill

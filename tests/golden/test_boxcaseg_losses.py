@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
-from wsis.layers.crops import resize_nearest
-from wsis.layers.proxy_masks import normalise_maps
+from wsis.methods.boxcaseg.crops import resize_nearest
 from wsis.methods.boxcaseg.losses import (
     pairwise_loss,
     projection_loss,
     pseudo_label_loss,
     salient_loss,
 )
+from wsis.methods.boxcaseg.proxy_masks import normalize_maps
 
 from tests.golden.conftest import assert_close
 
@@ -78,5 +78,5 @@ def test_pseudo_labels(arrays):
 
 
 def test_normalised_maps(arrays, logits):
-    found = normalise_maps(logits.detach().sigmoid())
+    found = normalize_maps(logits.detach().sigmoid())
     assert_close(found, arrays["minmax_of_sigmoid"], 1e-6, "minmax")

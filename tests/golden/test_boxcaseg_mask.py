@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from wsis.data.rle import decode_rle, encode_mask, polygons_to_rle
-from wsis.evaluation.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
-from wsis.layers.proxy_masks import (
-    full_masks,
+from wsis.layers.run_lengths import decode_rle, encode_mask, polygons_to_rle
+from wsis.methods.boxcaseg.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
+from wsis.methods.boxcaseg.proxy_masks import (
     masks_in_boxes,
-    normalise_maps,
-    quantise_maps,
+    normalize_maps,
+    quantize_maps,
     resize_map,
 )
 
@@ -27,9 +26,9 @@ def expected_masks(arrays):
 
 
 def test_normalised_and_quantised(arrays):
-    found = normalise_maps(torch.from_numpy(arrays["logits"]).sigmoid())
+    found = normalize_maps(torch.from_numpy(arrays["logits"]).sigmoid())
     assert_close(found, arrays["normalised"], 1e-6, "normalised")
-    off = np.abs(quantise_maps(found).astype(int) - arrays["quantised"])
+    off = np.abs(quantize_maps(found).astype(int) - arrays["quantised"])
     assert off.max() <= 1
     assert (off > 0).mean() <= 1e-3
 
@@ -41,13 +40,13 @@ def test_maps_and_masks(golden, arrays):
             x0, y0, x1, y1 = boxes[int(name[4:])].tolist()
             found = resize_map(arrays["quantised"][int(name[4:])], (y1 - y0, x1 - x0))
             np.testing.assert_array_equal(found, arrays[name])
-    masks = full_masks(masks_in_boxes(arrays["quantised"], boxes), boxes, size)
+    masks = masks_in_boxes(arrays["quantised"], boxes, size)
     np.testing.assert_array_equal(masks, expected_masks(arrays))
     assert [encode_mask(mask) for mask in masks] == golden.text(arrays["rle"])
 
 
 def test_a_constant_map_makes_an_empty_mask():
-    levels = quantise_maps(normalise_maps(torch.full((1, 4, 4), 0.3)))
+    levels = quantize_maps(normalize_maps(torch.full((1, 4, 4), 0.3)))
     assert not levels.any()
 
 

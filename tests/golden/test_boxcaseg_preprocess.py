@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from wsis.layers.crops import integer_box, resize_crops
-from wsis.layers.joint_samples import box_sample, salient_sample
-from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, SALIENT_NORMALISATION, normalise
+from wsis.methods.boxcaseg.crops import integer_box, resize_crops
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, SALIENT_NORMALIZATION, normalize
+from wsis.methods.boxcaseg.training_crops import box_sample, salient_sample
 
 from tests.golden.conftest import assert_close
 
@@ -53,7 +53,7 @@ def test_box_samples(arrays, prefix):
         pixels, label, crop = box_sample(image, box, draws=arrays[f"{name}_draws"], size=size)
         assert list(crop) == arrays[f"{name}_crop"].tolist(), name
         np.testing.assert_array_equal(label[None], arrays[f"{name}_label"])
-        found = normalise(pixels, **BOX_NORMALISATION)
+        found = normalize(pixels, **BOX_NORMALIZATION)
         assert_close(found, arrays[f"{name}_img"], TOLERANCE, name)
 
 
@@ -73,7 +73,7 @@ def test_salient_samples(arrays):
             flips=(flip >= 0.5, False),
         )
         np.testing.assert_array_equal(label[None], arrays[f"train_{k}_label"])
-        found = normalise(pixels, **SALIENT_NORMALISATION)
+        found = normalize(pixels, **SALIENT_NORMALIZATION)
         assert_close(found, arrays[f"train_{k}_img"], TOLERANCE, f"train_{k}")
 
 
@@ -86,7 +86,7 @@ def test_inference_crops(arrays, prefix):
         assert list(box) == arrays[f"{name}_box"].tolist()
         image = torch.from_numpy(image_of(arrays, k, prefix).transpose(2, 0, 1).copy())
         crop = resize_crops(image, torch.tensor([box]), size=(side, side))[0]
-        found = normalise(crop, **BOX_NORMALISATION)
+        found = normalize(crop, **BOX_NORMALIZATION)
         assert_close(found, arrays[f"{name}_img"], TOLERANCE, name)
 
 
@@ -96,10 +96,10 @@ def test_the_published_sizes(arrays):
     tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
     large = resize_crops(tensor, torch.tensor([box]), size=(320, 320))[0]
     step = 320 // arrays["test320_0_img_sub"].shape[-1]
-    found = normalise(large, **BOX_NORMALISATION)[:, ::step, ::step]
+    found = normalize(large, **BOX_NORMALIZATION)[:, ::step, ::step]
     assert_close(found, arrays["test320_0_img_sub"], TOLERANCE, "test320")
     pixels, label, _ = box_sample(image, box, draws=arrays["train_0_draws"], size=288)
     step = 288 // arrays["train288_0_img_sub"].shape[-1]
-    found = normalise(pixels, **BOX_NORMALISATION)[:, ::step, ::step]
+    found = normalize(pixels, **BOX_NORMALIZATION)[:, ::step, ::step]
     assert_close(found, arrays["train288_0_img_sub"], TOLERANCE, "train288")
     np.testing.assert_array_equal(label[None, ::step, ::step], arrays["train288_0_label_sub"])

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from wsis.data.proposal_mapper import ProposalBagMapper, clip_boxes, flip_boxes
 from wsis.data.transforms import rescale_image
+from wsis.methods.cim.mappers import ProposalBagMapper, clip_boxes, flip_boxes
 
 MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from wsis.data.rle import check_rle, decode_rle
 from wsis.evaluation.coco import CocoMeasure
-from wsis.evaluation.streaming import InstancePair, InstancePrediction
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.truth import load_truth
-from wsis.evaluation.voc import ProtocolOptions
+from wsis.layers.run_lengths import check_rle, decode_rle
 
 from tests.golden.conftest import assert_close
 

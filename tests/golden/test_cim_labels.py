@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers.overlaps import overlaps_of_boxes
 from wsis.methods.cim.mining import MiningOptions, assign, mine, sample_truth, usable_proposals
+from wsis.methods.cim.overlaps import overlaps_of_boxes
 
 from tests.golden.cim_cases import overlaps_of
 

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from wsis.data.proposal_mapper import clip_boxes
 from wsis.data.pseudo_labels import write_pseudo_labels
-from wsis.data.rle import check_rle, decode_rle
 from wsis.layers.regions import Regions
+from wsis.layers.run_lengths import check_rle, decode_rle
 from wsis.methods.cim.detections import detect, pseudo_label_detections
+from wsis.methods.cim.mappers import clip_boxes
 from wsis.methods.cim.meta_arch import to_instances
 from wsis.methods.cim.stages import instances_artifact
 

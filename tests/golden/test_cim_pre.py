@@ -1,8 +1,8 @@
 """Boxes, 7x7 crops and overlaps of proposals (golden/cim.md, cim_pre)."""
 
 import numpy as np
-from wsis.layers.overlaps import overlaps_of_regions
 from wsis.layers.regions import Regions
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 from tests.golden.cim_cases import masks_of
 

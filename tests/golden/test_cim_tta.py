@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from wsis.data.proposal_mapper import ProposalBagMapper, crops_artifact
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.layers.regions import Regions
+from wsis.methods.cim.mappers import ProposalBagMapper, crops_artifact
 
 from tests.golden.cim_cases import masks_of, network_of
 
@@ -25,7 +25,7 @@ def test_mean_of_views(golden, tmp_path, monkeypatch):
         crops={"it": crops_artifact(proposals, side)},
         crop_size=side,
     )
-    monkeypatch.setattr("wsis.data.proposal_mapper.read_model_image", lambda *_: image)
+    monkeypatch.setattr("wsis.data.mappers.read_model_image", lambda *_: image)
     height, width = image.shape[:2]
     sample = mapper({"image_key": "it", "height": height, "width": width})
     found = sample["proposals"]

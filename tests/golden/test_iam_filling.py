@@ -53,7 +53,7 @@ def case(golden):
 
 @torch.no_grad()
 def test_every_step(case):
-    from wsis.layers.filling import fill as iterate
+    from wsis.methods.iam.filling import fill as iterate
 
     for setting in case.evaluated():
         name, arrays = setting["name"], case.arrays

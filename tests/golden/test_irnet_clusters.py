@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from wsis.config import get_wsis_cfg
 from wsis.layers.components import connected_components
-from wsis.layers.displacement import cluster_centroids, refine_centroids
+from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 
 
 def setting(arrays, name, default):

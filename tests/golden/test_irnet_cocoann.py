@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from wsis.data.originals import read_irnet_export
 from wsis.data.pseudo_labels import write_pseudo_labels
-from wsis.data.rle import decode_rle
+from wsis.layers.run_lengths import decode_rle
+from wsis.methods.irnet.original_files import read_irnet_export
 
 
 @pytest.fixture
@@ -65,7 +65,8 @@ def test_our_export_agrees(golden, export, tmp_path):
     )
     ours = json.loads((tmp_path / "ours.json").read_text())
     assert len({a["id"] for a in ours["annotations"]}) == len(ours["annotations"])
-    for ours_image, theirs in zip(ours["images"], content["images"], strict=True):
+    for ours_image, theirs, record in zip(ours["images"], content["images"], dicts, strict=True):
+        assert ours_image.pop("image_key") == record["image_key"]  # ours alone
         assert ours_image == {k: theirs[k] for k in ours_image}
     for mine, theirs in zip(ours["annotations"], content["annotations"], strict=True):
         for key in ("image_id", "bbox", "area", "iscrowd"):

@@ -6,9 +6,9 @@ import torch
 from detectron2.structures import ImageList
 from wsis.data.transforms import resize_image, scaled_size
 from wsis.layers.crf import crf_labels
-from wsis.layers.displacement import cluster_centroids, refine_centroids
-from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.labels import inter_pixel_label, seed_labels
+from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads
 
 from tests.golden.conftest import assert_close

@@ -3,9 +3,10 @@
 import re
 
 import numpy as np
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.semantic import confusion_matrix, iou_of_classes
-from wsis.evaluation.streaming import InstancePair, InstancePrediction, mean_of_defined
-from wsis.evaluation.voc import ProtocolOptions, VocMeasure
+from wsis.evaluation.streaming import mean_of_defined
+from wsis.evaluation.voc import Matches, VocMeasure
 
 from tests.evaluation.cases import truth
 from tests.golden.conftest import assert_close
@@ -48,7 +49,7 @@ def test_average_precision(golden):
             [str(i) for i in range(number)], options=ProtocolOptions(eleven_point=bool(name[1]))
         )
         records = [measure.measure(pair) for pair in pairs(arrays)]
-        actual = measure.average_precisions(records, threshold)
+        actual = measure.average_precisions(Matches.join(records), threshold)
         assert_same_nan(actual[: len(expected)], expected, name[0])
         mean = f"map_{name[2]}p{name[3]}_64"
         if not name[1] and mean in arrays:

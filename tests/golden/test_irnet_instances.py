@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import ImageList
-from wsis.layers.displacement import cluster_centroids, refine_centroids
-from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
+from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads
 
 from tests.golden.conftest import assert_close

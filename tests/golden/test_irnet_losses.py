@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers.affinity import pair_labels, pair_offsets, path_maxima
+from wsis.methods.irnet.affinity import pair_labels, pair_offsets, path_maxima
 from wsis.methods.irnet.convert import irnet_name
 from wsis.methods.irnet.meta_arch import reduce_labels
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from wsis.data.transforms import resize_image, scaled_size
-from wsis.layers.cam import fuse_cams
+from wsis.modeling.image_classifier import fuse_cams
 
 from tests.golden.conftest import assert_close
 from tests.golden.test_irnet_cam_forward import build_camnet, camnet_cfg, to_tensor

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers import affinity
+from wsis.methods.irnet import affinity
 from wsis.methods.irnet.meta_arch import reduce_labels
 
 

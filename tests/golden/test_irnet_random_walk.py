@@ -4,8 +4,8 @@ import re
 
 import torch
 from torch.nn import functional
-from wsis.layers.affinity import path_maxima
-from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.affinity import path_maxima
+from wsis.methods.irnet.random_walk import random_walk
 
 from tests.golden.conftest import assert_close
 

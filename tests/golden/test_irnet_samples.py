@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from wsis.data.originals import read_irnet_cam, read_irnet_instances
+from wsis.methods.irnet.original_files import read_irnet_cam, read_irnet_instances
 
 from tests.golden.conftest import assert_close
 

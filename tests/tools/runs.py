@@ -8,8 +8,8 @@ import yaml
 from PIL import Image
 from wsis.data.artifacts import write_artifact
 from wsis.data.files import write_json
-from wsis.data.rle import encode_mask
 from wsis.engine.manifest import Manifest
+from wsis.layers.run_lengths import encode_mask
 
 SIZES = [(24, 32), (31, 17), (20, 20), (1, 9)]
 CLASSES = ("bird", "cat")

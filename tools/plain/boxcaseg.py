@@ -15,18 +15,17 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
-from wsis.data.rle import decode_rle, encode_mask
-from wsis.layers.crops import resize_crops
-from wsis.layers.proxy_masks import (
-    full_masks,
+from wsis.layers.masks import mask_boxes
+from wsis.layers.run_lengths import decode_rle, encode_mask
+from wsis.methods.boxcaseg.crops import resize_crops
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, normalize
+from wsis.methods.boxcaseg.proxy_masks import (
     masks_in_boxes,
     merge_masks,
-    normalise_maps,
+    normalize_maps,
     original_confidence,
-    quantise_maps,
-    tight_boxes,
+    quantize_maps,
 )
-from wsis.methods.boxcaseg.meta_arch import BOX_NORMALISATION, normalise
 
 from plain import IMAGE, Benchmark, difference, register
 
@@ -94,7 +93,7 @@ def plain_merge(predictions: list[dict[str, Any]], annotations: list[dict[str, A
         areas = [(a["box"][2] - a["box"][0]) * (a["box"][3] - a["box"][1]) for a in own]
         for annotation, mask in zip(own, painted(np.stack(masks), np.array(areas)), strict=True):
             ys, xs = np.where(mask)
-            box = [xs.min(), ys.min(), xs.max(), ys.max()] if len(xs) else [0, 0, 0, 0]
+            box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0, 0, 0, 0]
             pair = np.array([box]), np.array([annotation["box"]])
             results[annotation["id"]] = encode_mask(mask), float(original_confidence(*pair)[0])
     return [results[a["id"]] for a in annotations]
@@ -103,7 +102,7 @@ def plain_merge(predictions: list[dict[str, Any]], annotations: list[dict[str, A
 def plain(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.Tensor]) -> tuple:
     """The original's way through everything but the network."""
     crops, predictions, annotations = [], [], []
-    mean = np.array(BOX_NORMALISATION["mean"])
+    mean = np.array(BOX_NORMALIZATION["mean"])
     for image_id, (image, corners, maps) in enumerate(zip(images, boxes, logits, strict=True)):
         for box, one in zip(corners.tolist(), maps, strict=True):
             x0, y0, x1, y1 = box
@@ -116,17 +115,17 @@ def plain(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.
 
 
 def ours(images: list[np.ndarray], boxes: list[np.ndarray], logits: list[torch.Tensor]) -> tuple:
-    """The same by image: crops together, masks inside their boxes, encoded once."""
+    """The same by image: crops together, masks encoded once."""
     crops, rles, confidences = [], [], []
     for image, corners, maps in zip(images, boxes, logits, strict=True):
         pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
         cut = resize_crops(pixels, torch.from_numpy(corners), size=(SIDE, SIDE))
-        crops.append(normalise(cut, **BOX_NORMALISATION).numpy())
-        parts = masks_in_boxes(quantise_maps(normalise_maps(maps.sigmoid())), corners)
-        areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
-        parts = merge_masks(parts, corners, IMAGE, areas=areas)
-        confidences.append(original_confidence(tight_boxes(parts, corners), corners))
-        masks = full_masks(parts, corners, IMAGE)
+        crops.append(normalize(cut, **BOX_NORMALIZATION).numpy())
+        levels = quantize_maps(normalize_maps(maps.sigmoid()))
+        masks = masks_in_boxes(levels, corners, IMAGE)
+        masks = merge_masks(masks, areas=(corners[:, 2:] - corners[:, :2]).prod(axis=1))
+        found = mask_boxes(torch.from_numpy(masks)).numpy()
+        confidences.append(original_confidence(found, corners))
         rles += [encode_mask(mask) for mask in masks]
     return np.concatenate(crops), rles, np.concatenate(confidences)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from wsis.layers.overlaps import Overlaps, overlaps_of_regions
 from wsis.layers.regions import Regions
 from wsis.methods.cim.mining import MiningOptions, assign, mine
+from wsis.methods.cim.overlaps import Overlaps, overlaps_of_regions
 
 from plain import IMAGE, Benchmark, difference, register, superpixel_unions
 

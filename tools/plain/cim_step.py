@@ -10,9 +10,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from wsis.config import get_wsis_cfg
-from wsis.data.proposal_mapper import clip_boxes
-from wsis.layers.overlaps import overlaps_of_regions
 from wsis.layers.regions import Regions
+from wsis.methods.cim.mappers import clip_boxes
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 from plain import Benchmark, register
 from plain.cim import grouped_masks

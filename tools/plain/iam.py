@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from wsis.layers.filling import fill, filling_weights
+from wsis.methods.iam.filling import fill, filling_weights
 
 from plain import Benchmark, difference, register
 

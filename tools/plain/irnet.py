@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from wsis.layers.affinity import PathIndex, pair_offsets, path_index, search_paths
-from wsis.layers.displacement import refine_centroids
-from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.affinity import PathIndex, pair_offsets, path_index, search_paths
+from wsis.methods.irnet.displacement import refine_centroids
 from wsis.methods.irnet.losses import relation_losses
+from wsis.methods.irnet.random_walk import random_walk
 
 from plain import Benchmark, difference, register
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
-from wsis.data.config import add_input_config
-from wsis.data.proposals.config import add_proposals_config
+from wsis.data import instance_mapper, mappers  # noqa: F401  (registers the shared mappers)
+from wsis.data.config import add_input_config, add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.boxcaseg.config import add_boxcaseg_config
 from wsis.methods.cim.config import add_cim_config
@@ -34,16 +37,18 @@ METHOD_NODES = (
 
 def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS = CfgNode()
-    # Pipeline: stage YAMLs in order, relative to the pipeline's file.
-    cfg.WSIS.STAGES = []
-    # Stage: the registered stage that this config runs.
+    # Filled in: the registered stage that this config runs.
     cfg.WSIS.STAGE = ""
     # Name of the method, for the record in pseudo labels.
     cfg.WSIS.METHOD = ""
-    # Data sets of the user's own; each entry as datasets/README.md describes it.
+    # Python modules of your own that register backbones, heads or architectures, and, as
+    # "package.module:function", functions that add config keys:
+    # ["detectron2.projects.point_rend:add_pointrend_config"].
+    cfg.WSIS.IMPORTS = []
+    # Filled in from DATA: the data sets of the user's own.
     cfg.WSIS.DATASETS = []
-    # Images that an infer, derive or export stage treats (names of registered data sets); () for
-    # DATASETS.TRAIN, which training stages use, as everywhere in Detectron2.
+    # Images that an infer, derive or export stage treats: roles of DATA, as [train, val]; () for
+    # the stage's own. In the config of a run, names of registered data sets.
     cfg.WSIS.IMAGES = ()
     # What to do with an image that cannot be processed: "raise" or "skip" (listed in the manifest).
     cfg.WSIS.ON_ERROR = "raise"
@@ -90,7 +95,8 @@ def _add_evaluation_config(cfg: CfgNode) -> None:
     cfg.WSIS.EVALUATION.ABSENT_IS_ZERO = False
     # Score above which a pseudo label counts for precision, recall and merged or split objects.
     cfg.WSIS.EVALUATION.MIN_SCORE = 0.0
-    # Data sets on which products are evaluated, by image key; () for all of WSIS.IMAGES.
+    # Filled in from DATA.EVALUATION: data sets on which products are evaluated, by image key; ()
+    # for all of WSIS.IMAGES.
     cfg.WSIS.EVALUATION.IMAGES = ()
     # Background scores at which CAMs and their components (the baseline) are evaluated.
     cfg.WSIS.EVALUATION.CAM_THRESHOLDS = (0.15, 0.25, 0.4, 0.6)
@@ -112,13 +118,58 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_cim_config(cfg)
     add_iam_config(cfg)
     add_boxcaseg_config(cfg)
+    for key in ("STAGES", "DATA"):  # a pipeline merged into one config would be no network of it
+        cfg.register_renamed_key(
+            key,
+            "the config.yaml of a run folder",
+            "the file is a pipeline of several networks; run it with train_net.py, then merge "
+            "OUTPUT_DIR/<n>_<stage>/config.yaml, or print one with --print-config STAGE",
+        )
 
 
 def get_wsis_cfg() -> CfgNode:
-    """Detectron2's defaults with WSIS's keys."""
+    """Detectron2's defaults with WSIS's keys.
+
+    ``merge_from_file`` takes the ``config.yaml`` of a run folder, which is complete: with it,
+    Detectron2's ``DefaultPredictor`` gives the stage's network.
+    """
     cfg = get_cfg()
     add_wsis_config(cfg)
     return cfg
+
+
+def import_modules(cfg: CfgNode, names: Iterable[str]) -> None:
+    """Import what ``WSIS.IMPORTS`` names, and let its functions add their keys, in place.
+
+    Args:
+        cfg: a config.
+        names: ``package.module`` or ``package.module:function``; the function takes the config.
+            Modules beside the present folder are found, too.
+
+    Raises:
+        UsageError: there is no such module or function.
+    """
+    for name in dict.fromkeys(names):
+        module, _, function = str(name).partition(":")
+        sys.path.append(os.getcwd())
+        try:
+            found = importlib.import_module(module)
+            if function:
+                getattr(found, function)(cfg)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
+        finally:
+            sys.path.remove(os.getcwd())
+
+
+def set_class_count(cfg: CfgNode, count: int) -> None:
+    """Set ``NUM_CLASSES`` of all parts of the network, in place; semantic heads count otherwise."""
+    nodes = [cfg.MODEL]
+    while nodes:
+        node = nodes.pop()
+        nodes += [v for k, v in node.items() if isinstance(v, CfgNode) and k != "SEM_SEG_HEAD"]
+        if "NUM_CLASSES" in node:
+            node.NUM_CLASSES = count
 
 
 def flatten(node: Any, prefix: str) -> dict[str, Any]:
@@ -131,12 +182,38 @@ def flatten(node: Any, prefix: str) -> dict[str, Any]:
     return flat
 
 
+# Keys of Detectron2 that WSIS does not serve, and what to do instead.
+_NOT_SERVED = {
+    "DATALOADER.SAMPLER_TRAIN": "images come in a shuffled order that a killed run can go on with",
+    "DATALOADER.REPEAT_THRESHOLD": "list an image twice in the data set to see it more often",
+    "DATALOADER.REPEAT_SQRT": "list an image twice in the data set to see it more often",
+    "DATASETS.PROPOSAL_FILES_TRAIN": "segment proposals are read by the stage proposals",
+    "DATASETS.PROPOSAL_FILES_TEST": "segment proposals are read by the stage proposals",
+    "MODEL.LOAD_PROPOSALS": "segment proposals are read by the stage proposals",
+    "MODEL.KEYPOINT_ON": "weak labels have no key points",
+    "CUDNN_BENCHMARK": "results would depend on the timing of a GPU",
+    "VIS_PERIOD": "tools/report.py draws what a stage made",
+    "TEST.EXPECTED_RESULTS": "compare OUTPUT_DIR/metrics.json",
+    "TEST.PRECISE_BN.ENABLED": "set MODEL.RESNETS.NORM FrozenBN, or train longer",
+}
+
+
+def _refuse_what_is_not_served(cfg: CfgNode) -> None:
+    stock, own = flatten(get_cfg(), ""), flatten(cfg, "")
+    for key, advice in _NOT_SERVED.items():
+        if key in stock and own[key] != stock[key]:
+            raise UsageError(f"{key} {own[key]} is not served: {advice}; leave it at {stock[key]}")
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise UsageError("TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE GeneralizedRCNN")
+
+
 def check_config(cfg: CfgNode) -> None:
-    """Refuse values of shared keys that no stage can run with.
+    """Refuse values of shared keys that no stage can run with, and keys that would do nothing.
 
     Raises:
         UsageError: naming the key.
     """
+    _refuse_what_is_not_served(cfg)
     least = {
         "SOLVER.IMS_PER_BATCH": (cfg.SOLVER.IMS_PER_BATCH, 1),
         "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1),

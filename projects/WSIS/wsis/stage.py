@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from wsis.errors import UsageError
@@ -24,9 +24,15 @@ class Stage:
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         file_keys: config keys that name a file or a folder outside the data set; other names or
             sizes of files there make the stage stale.
-        evaluation: name of the product check in ``wsis.evaluation``, or "" for none.
+        evaluation: compares the product with ground truth, see `wsis.evaluation.image_loop`;
+            None for nothing. That of a training stage makes an evaluator for its network:
+            ``(data set's name, dataset dicts, cfg, folder for predictions)`` to a Detectron2
+            evaluator that also has ``miss(dataset dict)``, for an image that cannot be read.
         evaluation_keys: config nodes on which the figures depend, but not the product.
         supervision: the most of the data set that it looks at: image, point, box or mask.
+        images: roles of the data (train, val, salient, evaluation) whose images it treats; the
+            config's WSIS.IMAGES may name others, but for training stages.
+        config: values of config keys that make the network this stage's own, by full name.
     """
 
     kind: ClassVar[str] = ""
@@ -36,9 +42,11 @@ class Stage:
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
     file_keys: tuple[str, ...] = ()
-    evaluation: str = ""
+    evaluation: Callable[..., Any] | None = None
     evaluation_keys: tuple[str, ...] = ()
     supervision: str = "image"
+    images: tuple[str, ...] = ("train",)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +74,8 @@ class InferStage(Stage):
         weights_from: the consumed product (a training stage's) whose weights it loads.
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY``.
         to_artifact: ``(output of the model for one image) -> {name: array}``, what is kept of it.
-        prepare_model: ``(model, {product name: ProductReader})``, called once after loading.
+        measured: ``{product name: ProductReader} -> {config key: value}``, what an earlier stage
+            measured and the network needs.
         reduce: ``(iterator over (image key, artifact) in data set order, cfg) -> {name: array}``,
             stored beside the artifacts as the product's summary.
     """
@@ -75,7 +84,7 @@ class InferStage(Stage):
     weights_from: str
     mapper: str
     to_artifact: Callable[[dict[str, Any]], dict[str, Any]]
-    prepare_model: Callable[[Any, dict[str, Any]], None] | None = None
+    measured: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     reduce: Callable[..., dict[str, Any]] | None = None
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.builtin import class_names
 from wsis.data.proposals.make import ProposalSource
 from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.errors import UsageError
-from wsis.layers.proposals import ProposalSettings
+from wsis.evaluation.checks import check_cam
+from wsis.evaluation.classification import ClassificationEvaluator
+from wsis.evaluation.image_loop import DatasetDicts
+from wsis.evaluation.predictions import ProtocolOptions
+from wsis.evaluation.proposals import check_proposals
+from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+from wsis.layers.segment_proposals import ProposalSettings
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, register_stage
 
 _CAMNET = "MODEL.CAMNET."
@@ -58,13 +66,34 @@ def derive_proposals(
     return proposal_source(cfg)(dataset_dict)
 
 
+def classification_evaluator(
+    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
+) -> ClassificationEvaluator:
+    """The evaluator of an image classifier; it needs no ground truth and writes no predictions."""
+    return ClassificationEvaluator(class_names(dataset_name))
+
+
+def detection_evaluator(
+    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
+) -> VOCInstanceEvaluator:
+    """The evaluator of a network whose output has ``instances``; boxes are always measured."""
+    protocols = dict.fromkeys((*cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox"))
+    return VOCInstanceEvaluator(
+        dataset_name,
+        tuple(protocols),
+        output_dir=output_dir,
+        options=ProtocolOptions.of(cfg),
+        dataset_dicts=dataset_dicts,
+    )
+
+
 CLASSIFIER = register_stage(
     TrainStage(
         name="classifier",
         title="Train the image classifier on tags",
         produces="classifier",
         config_keys=(_CAMNET + "NUM_CLASSES", _CAMNET + "IN_FEATURE"),
-        evaluation="classification",
+        evaluation=classification_evaluator,
         mapper="ImageLevelMapper",
         supervision="image",
     )
@@ -77,7 +106,7 @@ CAM = register_stage(
         consumes=("classifier",),
         produces="cam",
         config_keys=("MODEL.CAMNET",),
-        evaluation="cam",
+        evaluation=check_cam,
         weights_from="classifier",
         mapper="MultiScaleMapper",
         to_artifact=cam_artifact,
@@ -90,7 +119,7 @@ PEAK_CLASSIFIER = register_stage(
         title="Train the peak-stimulated classifier on tags",
         produces="peak_classifier",
         config_keys=(*_PEAK_NETWORK_KEYS, _PEAKS + "GRADIENT"),
-        evaluation="classification",
+        evaluation=classification_evaluator,
         mapper="ImageLevelMapper",
         supervision="image",
     )
@@ -103,7 +132,7 @@ PROPOSALS = register_stage(
         produces="proposals",
         config_keys=("WSIS.PROPOSALS",),
         file_keys=("WSIS.PROPOSALS.ROOT",),
-        evaluation="proposals",
+        evaluation=check_proposals,
         function=derive_proposals,
     )
 )
@@ -126,7 +155,8 @@ MASK_RCNN = register_stage(
         title="Train Mask R-CNN on the pseudo labels",
         consumes=("pseudo_labels",),
         produces="mask_rcnn",
-        evaluation="detection",
+        config={"INPUT.MASK_FORMAT": "bitmask"},  # pseudo labels are run lengths
+        evaluation=detection_evaluator,
         mapper="InstanceMapper",
         supervision="mask",
     )
@@ -137,7 +167,7 @@ SUPERVISED_MASK_RCNN = register_stage(
         name="supervised_mask_rcnn",
         title="Train Mask R-CNN on true masks, for comparison",
         produces="supervised_mask_rcnn",
-        evaluation="detection",
+        evaluation=detection_evaluator,
         mapper="InstanceMapper",
         supervision="mask",
     )

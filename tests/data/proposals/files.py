@@ -8,8 +8,8 @@ import numpy as np
 import scipy.io
 from wsis.data.artifacts import write_artifact
 from wsis.data.proposals.store import by_rank, proposals_artifact
-from wsis.data.rle import encode_mask
 from wsis.layers.regions import Regions
+from wsis.layers.run_lengths import encode_mask
 
 SIZE = (7, 9)
 

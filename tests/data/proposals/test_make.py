@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from wsis.config import get_wsis_cfg
-from wsis.data.proposals.folder import ProposalFolder, images_in, write_proposals
+from wsis.data.artifacts import ArtifactFolder
+from wsis.data.proposals.folder import images_in, write_proposals
 from wsis.data.proposals.make import ProposalSource
 from wsis.data.proposals.readers import read_proposals
 from wsis.data.proposals.store import proposals_from_artifact
@@ -14,7 +15,7 @@ from wsis.errors import DataError, UsageError
 from wsis.stages import derive_proposals, proposal_source
 
 from tests.data.proposals.files import masks_of, write
-from tests.layers.test_proposals import picture
+from tests.layers.test_segment_proposals import picture
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_folder_is_written_and_resumed(tmp_path, images):
     assert contents(tmp_path / "a") == whole
     for name, stamp in stamps.items():
         assert (tmp_path / "a" / name).stat().st_mtime_ns == stamp
-    found = ProposalFolder(tmp_path / "a")
+    found = ArtifactFolder(tmp_path / "a")
     assert "p0" in found
     assert "q" not in found
     proposals = proposals_from_artifact(found["p0"], size=(64, 80))
@@ -99,7 +100,7 @@ def test_the_stage_reads_its_config(tmp_path, images):
     cfg = get_wsis_cfg()
     made = derive_proposals(images[0], {}, cfg)
     write_proposals(images[:1], tmp_path / "a", source=ProposalSource())
-    stored = ProposalFolder(tmp_path / "a")["p0"]
+    stored = ArtifactFolder(tmp_path / "a")["p0"]
     for name, value in made.items():
         np.testing.assert_array_equal(value, stored[name])
     cfg.WSIS.PROPOSALS.FORMAT, cfg.WSIS.PROPOSALS.ROOT = "npz", str(tmp_path / "a")

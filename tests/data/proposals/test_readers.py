@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 from wsis.data.proposals.formats import FORMATS
 from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
-from wsis.data.rle import encode_mask
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
+from wsis.layers.run_lengths import encode_mask
 
 from tests.data.proposals.files import KINDS, SIZE, cells, masks_of, prm_entry, write
 
@@ -92,8 +92,8 @@ def long_runs(first, length):
         ({**long_runs(1, 1), "data": "AAAA"}, "pairs of four"),
         ({**long_runs(1, 1), "data": 5}, "not text"),
         ({"data": ""}, "has no RLE"),
-        ({"size": [7, 9], "counts": [0, 2**40]}, "neither text nor a list"),
-        ({"size": [7, 9], "counts": [60, 2]}, "covers 62 pixels"),
+        ({"size": [7, 9], "counts": [0, 2**40]}, "longer than the image"),
+        ({"size": [7, 9], "counts": [60, 2]}, "cover 62 pixels"),
         ({"size": [7, 9], "counts": "oooooooooooooooo1"}, "absurdly"),
         ({"size": [2**40, 9], "counts": [9 * 2**40]}, "no size of an image"),
         ({"counts": [63]}, "no RLE"),

@@ -77,16 +77,15 @@ def test_a_box_that_leaves_the_image_is_clipped(run):
 
 
 def test_salient_images_where_classes_are_wanted(run):
-    done = run(lambda root: None, ("box_masks.WSIS.IMAGES", "[shapes_salient]"))
+    done = run(lambda root: None, ("box_masks.DATA.TRAIN", "shapes_salient"))
     assert_refused(done, "shapes_salient has salient images and no classes", code=2)
 
 
 def test_tags_are_not_enough(run, shapes_root):
     root = shapes_root / "shapes"
-    entries = f"[{{NAME: just_tags, FORMAT: coco, JSON: {root}/tags_train.json, "
-    entries += f"IMAGES: {root}/JPEGImages, SUPERVISION: image}}]"
-    names = ("box_segmenter.DATASETS.TRAIN", "[just_tags, shapes_salient]")
-    done = run(lambda root: None, ("WSIS.DATASETS", entries), names)
+    entry = f"{{NAME: just_tags, FORMAT: coco, JSON: {root}/tags_train.json, "
+    entry += f"IMAGES: {root}/JPEGImages, SUPERVISION: image}}"
+    done = run(lambda root: None, ("DATA.TRAIN", entry))
     assert_refused(
         done, "box_segmenter trains on box annotations", "SUPERVISION image only", code=2
     )

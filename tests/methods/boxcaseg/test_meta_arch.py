@@ -4,7 +4,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from wsis.errors import DataError, UsageError
-from wsis.methods.boxcaseg.meta_arch import normalise
+from wsis.methods.boxcaseg.meta_arch import normalize
 
 from tests.modeling.test_image_classifier import image
 from tests.modeling.test_registry import boxcaseg
@@ -64,8 +64,8 @@ def test_two_normalisations():
     model(batch)
     box, salient = (x["image"] for x in batch)
     own = {"mean": cfg.MODEL.PIXEL_MEAN, "std": cfg.MODEL.PIXEL_STD}
-    torch.testing.assert_close(seen[0][0], normalise(box, **own))
-    expected = normalise(salient, mean=(1.0, 2.0, 3.0), std=(2.0, 2.0, 2.0))
+    torch.testing.assert_close(seen[0][0], normalize(box, **own))
+    expected = normalize(salient, mean=(1.0, 2.0, 3.0), std=(2.0, 2.0, 2.0))
     torch.testing.assert_close(seen[0][1], expected)
 
 

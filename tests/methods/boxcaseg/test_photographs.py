@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from wsis.data.coco import load_coco_dataset
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.salient import single_object_mask
 from wsis.data.voc import load_voc
-from wsis.evaluation.box_masks import object_of_boxes, paired_iou
-from wsis.layers.proxy_masks import fair_confidence, full_masks, parts_of, tight_boxes
+from wsis.layers.masks import mask_boxes
+from wsis.methods.boxcaseg.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_masks import object_of_boxes, paired_iou
 from wsis.methods.boxcaseg.mappers import given_boxes
+from wsis.methods.boxcaseg.proxy_masks import fair_confidence
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
 
 PHOTOS = Path(os.environ.get("WSIS_DATA", "../shared/data")) / "coco_real"
@@ -44,10 +47,10 @@ def test_true_masks_fill_their_boxes():
     for record in records[:SOME]:
         truth = load_ground_truth(record).masks
         boxes = given_boxes(record, outwards=True)
-        kept = full_masks(parts_of(truth, boxes), boxes, truth.shape[1:])
+        kept = truth & filled_boxes(boxes, truth.shape[1:])
         inside += paired_iou(kept, truth).tolist()
         stated = np.array([annotation_box(a) for a in boxed_annotations(record)]).reshape(-1, 4)
-        found = fair_confidence(tight_boxes(parts_of(truth, boxes), boxes), stated, tolerance=1.5)
+        found = fair_confidence(mask_boxes(torch.from_numpy(kept)).numpy(), stated, tolerance=1.5)
         sure += (found > 0.95).tolist()
     assert np.mean(inside) > 0.98
     assert np.mean(sure) > 0.95

@@ -132,15 +132,14 @@ def test_options_of_proxy_masks_make_them_stale_and_take_effect(finished, shapes
 def test_boxes_alone_give_the_same_pseudo_labels(finished, shapes_root, tmp_path):
     """``boxes_train.json`` has no masks, and nothing asks for them; Mask R-CNN has box AP."""
     root = shapes_root / "shapes"
-    entries = [
-        f"{{NAME: only_boxes_{split}, FORMAT: coco, JSON: {root}/boxes_{split}.json, "
-        f"IMAGES: {root}/JPEGImages, SUPERVISION: box}}"
+    extra = [
+        (
+            f"DATA.{split.upper()}",
+            f"{{FORMAT: coco, JSON: {root}/boxes_{split}.json, IMAGES: {root}/JPEGImages, "
+            "SUPERVISION: box}",
+        )
         for split in ("train", "val")
     ]
-    extra = [("WSIS.DATASETS", f"[{', '.join(entries)}]")]
-    extra += [("DATASETS.TEST", "[only_boxes_val]"), ("WSIS.IMAGES", "[only_boxes_train]")]
-    extra += [("DATASETS.TRAIN", "[only_boxes_train]")]
-    extra += [("box_segmenter.DATASETS.TRAIN", "[only_boxes_train, shapes_salient]")]
     run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
     done = train_net_here(datasets=shapes_root, output=tmp_path, **run)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -152,7 +151,7 @@ def test_boxes_alone_give_the_same_pseudo_labels(finished, shapes_root, tmp_path
 def test_a_trained_network_serves_without_training_and_salient_images(
     finished, shapes_root, tmp_path
 ):
-    extra = [("box_segmenter.SOLVER.MAX_ITER", "0"), ("DATASETS.TRAIN", "[shapes_train]")]
+    extra = [("box_segmenter.SOLVER.MAX_ITER", "0"), ("DATA.SALIENT", "")]
     words = ("--until-stage", "box_masks")
     run = RUN | {"extra": [*TINY_BOXCASEG, *extra]}
     done = train_net_here(*words, datasets=shapes_root, output=tmp_path / "none", **run)
@@ -174,8 +173,7 @@ def test_the_segmenter_learns_from_boxes_of_other_classes(tmp_path):
     content = {"images": [image], "categories": [{"id": 7, "name": "fish"}], "annotations": []}
     (tmp_path / "fish.json").write_text(json.dumps(content))
     entry = f"{{NAME: fish, FORMAT: coco, JSON: {tmp_path}/fish.json, IMAGES: {tmp_path}}}"
-    words = ["WSIS.DATASETS", f"[{entry}]"]
-    names = "[shapes_train, fish, shapes_salient]"
-    assert load_pipeline(CONFIG, [*words, "box_segmenter.DATASETS.TRAIN", names]).stages
+    both = f"[shapes_train, {entry}]"
+    assert load_pipeline(CONFIG, ["box_segmenter.DATA.TRAIN", both]).stages
     with pytest.raises(UsageError, match="different classes"):
-        load_pipeline(CONFIG, [*words, "mask_rcnn.DATASETS.TRAIN", "[shapes_train, fish]"])
+        load_pipeline(CONFIG, ["DATA.TRAIN", both])

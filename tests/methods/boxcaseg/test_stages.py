@@ -3,7 +3,6 @@ import pytest
 from detectron2.structures import BoxMode
 from wsis.config import get_wsis_cfg
 from wsis.errors import DataError, UsageError
-from wsis.layers.proxy_masks import full_masks
 from wsis.methods.boxcaseg.stages import confidence_of, derive_proxy_masks
 
 SIZE = (20, 30)
@@ -18,7 +17,8 @@ def case():
     ]
     annotations.insert(1, annotations[0] | {"iscrowd": 1})
     record = {"image_key": "a", "height": 20, "width": 30, "annotations": annotations}
-    parts = [np.ones((16, 20), bool), np.ones((6, 6), bool), np.zeros((6, 5), bool)]
+    masks = np.zeros((3, *SIZE), dtype=bool)
+    masks[0, 2:18, 2:22] = masks[1, 4:10, 4:10] = True
     levels = np.zeros((3, 4, 4), dtype=np.uint8)
     levels[:2] = 255
     levels[0, :, 2:] = 100
@@ -26,7 +26,7 @@ def case():
         "boxes": boxes,
         "classes": np.array([1, 1, 1]),
         "scores": np.array([0.5, 0.9, 0.0], dtype=np.float32),
-        "masks": full_masks(parts, boxes, SIZE),
+        "masks": masks,
         "levels": levels,
     }
     return record, {"box_masks": product}
@@ -72,11 +72,9 @@ def test_boxes_without_area(case):
 
 
 def test_a_single_pixel_in_the_corner():
-    one = [np.ones((1, 1), bool)], np.array([[0, 0, 1, 1]])
-    given = one[1].astype(float)
-    assert confidence_of(*one, given, kind="fair", tolerance=1).tolist() == [1]
-    empty = [np.zeros((1, 1), bool)], one[1]
-    assert confidence_of(*empty, given, kind="fair", tolerance=1).tolist() == [0]
+    one, given = np.ones((1, 1, 1), bool), np.array([[0.0, 0, 1, 1]])
+    assert confidence_of(one, given, kind="fair", tolerance=1).tolist() == [1]
+    assert confidence_of(~one, given, kind="fair", tolerance=1).tolist() == [0]
 
 
 def test_an_image_without_boxes(case):
@@ -93,9 +91,8 @@ def test_mistakes(case):
         derive_proxy_masks(
             record | {"annotations": record["annotations"][:1]}, products, get_wsis_cfg()
         )
-    one = [np.ones((1, 1), bool)], np.array([[0, 0, 1, 1]])
     with pytest.raises(UsageError, match="original or fair, not 'soft'"):
-        confidence_of(*one, one[1].astype(float), kind="soft", tolerance=1)
+        confidence_of(np.ones((1, 1, 1), bool), np.ones((1, 4)), kind="soft", tolerance=1)
     cfg = get_wsis_cfg()
     cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.5, 0.3)
     with pytest.raises(UsageError, match="two rising numbers"):

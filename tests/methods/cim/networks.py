@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
-from wsis.data.proposal_mapper import clip_boxes
-from wsis.layers.overlaps import overlaps_of_regions
 from wsis.layers.regions import Regions
+from wsis.methods.cim.mappers import clip_boxes
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
 

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from wsis.layers.overlaps import overlaps_of_regions
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Completion,
@@ -13,6 +12,7 @@ from wsis.methods.cim.detections import (
     inclusive_nms,
     pseudo_label_detections,
 )
+from wsis.methods.cim.overlaps import overlaps_of_regions
 
 
 def plain_nms(boxes, scores, threshold):

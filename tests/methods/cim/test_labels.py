@@ -5,7 +5,6 @@ import pytest
 import torch
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import encode_artifact, read_artifact
-from wsis.data.proposal_mapper import crops_from_artifact
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError
 from wsis.layers.regions import Regions
@@ -16,8 +15,9 @@ from wsis.methods.cim.labels import (
     derive_peak_clusters,
     derive_point_clusters,
 )
+from wsis.methods.cim.mappers import crops_from_artifact
 from wsis.methods.cim.stages import peaks_artifact
-from wsis.modeling.map_frame import MapFrame
+from wsis.modeling.peak_responses import MapFrame
 
 from tests.methods.cim.networks import boxes_as_masks
 

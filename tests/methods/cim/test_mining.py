@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers.overlaps import Overlaps, overlaps_of_regions
 from wsis.layers.regions import Regions
 from wsis.methods.cim.mining import (
     MiningOptions,
@@ -11,6 +10,7 @@ from wsis.methods.cim.mining import (
     sample_truth,
     usable_proposals,
 )
+from wsis.methods.cim.overlaps import Overlaps, overlaps_of_regions
 
 OPTIONS = MiningOptions()
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from plain.irnet import plain_losses
-from wsis.layers.affinity import path_index
 from wsis.methods.irnet import losses
+from wsis.methods.irnet.affinity import path_index
 from wsis.methods.irnet.losses import pair_sums, relation_losses
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.structures import ImageList
 from torch.nn import functional
-from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads, strongest, upsample
 
 from tests.layers.allocations import Allocations

@@ -30,26 +30,14 @@ def test_mean_displacement_of_one_image():
     assert mean.tolist() == [2.5, -1]
 
 
-class Model:
-    """The two attributes that a stage sets."""
-
-    def __init__(self):
-        self.mean_shift = torch.ones(2)
-        self.outputs = ()
-
-
 class Reader:
     summary = {"mean": np.array([3.0, -4.0])}  # noqa: RUF012
 
 
 def test_the_mean_is_measured_without_a_shift_and_used_with_it():
-    model = Model()
-    get_stage("displacement_mean").prepare_model(model, {"relation_network": None})
-    assert model.mean_shift.tolist() == [0, 0]
-    assert model.outputs == ("displacement",)
-    get_stage("instances").prepare_model(model, {"displacement_mean": Reader(), "cam": None})
-    assert model.mean_shift.tolist() == [3, -4]
-    assert "instances" in model.outputs
+    assert get_stage("displacement_mean").config["MODEL.IRNET.MEAN_DISPLACEMENT"] == [0, 0]
+    measured = get_stage("instances").measured({"displacement_mean": Reader(), "cam": None})
+    assert measured == {"MODEL.IRNET.MEAN_DISPLACEMENT": [3, -4]}
 
 
 def test_inter_pixel_label_of_a_file(tmp_path):

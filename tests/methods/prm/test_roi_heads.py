@@ -5,8 +5,7 @@ from detectron2.structures import BitMasks, ImageList
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, scaled_factors, smooth_map
-from wsis.modeling.map_frame import MapFrame
-from wsis.modeling.peak_classifier import PeakResponses
+from wsis.modeling.peak_responses import MapFrame, PeakResponses
 
 SIZE = (24, 30)
 

@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from detectron2.structures import Instances
 
 from wsis.data.files import atomic_write
 from wsis.errors import DataError
+from wsis.layers.run_lengths import decode_rles, encode_mask
 
 MAX_ARTIFACT_BYTES = 4 << 30
 SUMMARY = "summary"
@@ -40,7 +41,7 @@ def _encode(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, value in arrays.items():
         value = np.asarray(value)
         if value.dtype == bool and value.ndim == 3:
-            runs = [coco_mask.encode(np.asfortranarray(m, dtype=np.uint8))["counts"] for m in value]
+            runs = [encode_mask(mask)["counts"].encode() for mask in value]
             encoded[name + _RLE] = np.frombuffer(b"".join(runs), dtype=np.uint8)
             encoded[name + _LENGTHS] = np.array([len(r) for r in runs], dtype=np.int64)
             encoded[name + _SHAPE] = np.array(value.shape, dtype=np.int64)
@@ -56,11 +57,9 @@ def _decode_masks(runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray) -> n
     ends = np.cumsum(lengths)
     if len(lengths) != count or (count and int(ends[-1]) != len(runs)):
         raise ValueError("run lengths do not add up")
-    masks = np.zeros((count, height, width), dtype=bool)
-    for index, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-        counts = runs[end - length : end].tobytes()
-        masks[index] = coco_mask.decode({"size": [height, width], "counts": counts}).view(bool)
-    return masks
+    pieces = [runs[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
+    rles = [{"size": [height, width], "counts": counts} for counts in pieces]
+    return decode_rles(rles, (height, width))
 
 
 def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -139,7 +138,48 @@ def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ) from error
 
 
-class ProductReader:
+def instance_arrays(found: Instances) -> dict[str, np.ndarray]:
+    """What every product of instances holds of an image.
+
+    Args:
+        found: with ``pred_classes``, ``scores`` and ``pred_masks``.
+
+    Returns:
+        ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, as they came.
+    """
+    return {
+        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
+        "scores": found.scores.cpu().numpy().astype(np.float32),
+        "masks": found.pred_masks.cpu().numpy(),
+    }
+
+
+class ArtifactFolder:
+    """Reads the artifacts ``<image key>.npz`` of a folder.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = self.artifacts = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the artifact of image ``key`` lies."""
+        return self.artifacts / f"{check_key(key)}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        return read_artifact(self.path(key))
+
+    def keys(self) -> Iterator[str]:
+        """Image keys that have an artifact, in ascending order."""
+        return iter(sorted(path.stem for path in self.artifacts.glob("*.npz")))
+
+
+class ProductReader(ArtifactFolder):
     """Reads the product of a finished stage.
 
     Args:
@@ -148,29 +188,17 @@ class ProductReader:
     """
 
     def __init__(self, folder: str | os.PathLike[str], stage: str) -> None:
-        self.folder = Path(folder)
+        super().__init__(folder)
+        self.artifacts = self.folder / "artifacts"
         self.stage = stage
 
-    def path(self, key: str) -> Path:
-        """Where the artifact of image ``key`` lies."""
-        return self.folder / "artifacts" / f"{check_key(key)}.npz"
-
-    def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
-
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        path = self.path(key)
-        if not path.is_file():
+        if key not in self:
             raise DataError(
-                f"no {self.stage} artifact for image {key} in {path.parent}; "
+                f"no {self.stage} artifact for image {key} in {self.artifacts}; "
                 f"run --stage {self.stage} first"
             )
-        return read_artifact(path)
-
-    def keys(self) -> Iterator[str]:
-        """Image keys that have an artifact, in ascending order."""
-        folder = self.folder / "artifacts"
-        return iter(sorted(p.stem for p in folder.glob("*.npz")))
+        return super().__getitem__(key)
 
     @property
     def summary(self) -> dict[str, np.ndarray]:

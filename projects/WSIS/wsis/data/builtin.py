@@ -131,7 +131,7 @@ def is_salient(name: str) -> bool:
     Raises:
         UsageError: no such data set.
     """
-    return bool(_require(name).get("salient", False))
+    return bool(require_dataset(name).get("salient", False))
 
 
 def class_names(name: str) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def class_names(name: str) -> tuple[str, ...]:
         UsageError: no such data set.
         DataError: it cannot be read, or has no classes.
     """
-    known = _require(name)
+    known = require_dataset(name)
     if not known.get("thing_classes"):
         DatasetCatalog.get(name)
     names = known.get("thing_classes")
@@ -150,12 +150,18 @@ def class_names(name: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _require(name: str) -> Any:
+def require_dataset(name: str, where: str = "") -> Any:
+    """The metadata of a registered data set.
+
+    Raises:
+        UsageError: no such data set; ``where`` is named, and the data sets that are known.
+    """
     if name not in DatasetCatalog.list():
         ours = sorted(n for n in DatasetCatalog.list() if "supervision" in _metadata(n))
         raise UsageError(
-            f"there is no data set {name!r}; WSIS knows {', '.join(ours)}, Detectron2's COCO "
-            "names, and what WSIS.DATASETS of the config lists"
+            f"{where}{': ' if where else ''}there is no data set (nor a path) {name!r}; WSIS knows "
+            f"{', '.join(ours)} and Detectron2's COCO names; others are described in DATA "
+            "(datasets/README.md)"
         )
     return MetadataCatalog.get(name)
 
@@ -236,7 +242,7 @@ def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
         UsageError: no such data set; the message lists the known ones.
         DataError: it cannot be read.
     """
-    _require(name)
+    require_dataset(name)
     try:
         records = [dict(record) for record in DatasetCatalog.get(name)]
     except FileNotFoundError as error:

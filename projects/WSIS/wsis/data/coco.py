@@ -1,6 +1,7 @@
 """COCO JSON files of users and of ours, checked completely before anybody relies on them.
 
-Beyond COCO, an image may carry ``image_labels`` (category ids or names), and an annotation
+Beyond COCO, an image may carry ``image_labels`` (category ids or names) and ``image_key`` (the name
+of its artifacts, which pseudo labels state), and an annotation
 ``point`` [x, y], ``score``, ``confidence`` and ``ignore`` (an RLE of pixels that train nothing).
 An annotation needs a category and may have any of box, point and mask.
 """
@@ -26,8 +27,8 @@ from wsis.data.checks import (
     short,
 )
 from wsis.data.images import MAX_PIXELS, read_image_size
-from wsis.data.rle import RLE, check_rle, polygons_to_rle, rle_box
 from wsis.errors import DataError
+from wsis.layers.run_lengths import RLE, check_rle, polygons_to_rle, rle_box
 
 Record = dict[str, Any]
 
@@ -42,7 +43,8 @@ class CocoFile:
         class_names: by class id 0..C-1, which is the rank of the category id.
         class_ids: category id to class id.
         images: Detectron2 dataset dicts in ascending image id, ``file_name`` still relative;
-            ``image_labels`` only where the file states them; annotations keep their ``id``.
+            ``image_labels`` and ``image_key`` only where the file states them; annotations keep
+            their ``id``.
     """
 
     path: Path
@@ -85,6 +87,12 @@ def _side(value: Any) -> int:
     return value
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"is {short(value)}, not text")
+    return value
+
+
 def _labels(value: Any, names: Sequence[str], class_ids: dict[int, int]) -> list[int]:
     if not isinstance(value, list):
         raise ValueError(f"is {short(value)}, not a list of category ids or names")
@@ -114,6 +122,8 @@ def _image(path: Path, entry: Record, root: Path | None, file: tuple) -> Record:
     if height * width > MAX_PIXELS:
         raise DataError(f"{path}: {where}: height and width {height} x {width} are absurd")
     record = {"file_name": name, "image_id": identity, "height": height, "width": width}
+    if "image_key" in entry:
+        record["image_key"] = checked(path, where, "image_key", _text, entry["image_key"])
     if "image_labels" in entry:
         labels = entry["image_labels"]
         record["image_labels"] = checked(
@@ -276,30 +286,53 @@ def load_coco_dataset(
     file = read_coco(path, image_root=root)
     for record in file.images:
         record["file_name"] = str(root / record["file_name"])
+        record.pop("image_key", None)  # the data set has keys of its own
         present = {a["category_id"] for a in record["annotations"]}
         record.setdefault("image_labels", sorted(present))
     return file.images, file.class_names, file.class_ids
 
 
 class ImageIndex:
-    """Finds a dataset dict's image in a file by the longest common end of the paths.
+    """Finds a dataset dict's image in a file.
+
+    By ``image_key`` where the file states it, else, where keys changed because the data set is
+    another selection of the same images, by image id together with the file's name. In files
+    without keys (the originals', and older ones of ours) by the name alone: of several images of
+    one name that with the longest common end of the paths, then that with the same id.
 
     Args:
         file: where to look.
+
+    Raises:
+        DataError: an image key occurs twice.
     """
 
     def __init__(self, file: CocoFile) -> None:
         self.path = file.path
         self.by_name: dict[str, list[Record]] = {}
+        self.by_key: dict[str, Record] = {}
         for image in file.images:
             self.by_name.setdefault(Path(image["file_name"]).name, []).append(image)
+            key = image.get("image_key")
+            if key in self.by_key:
+                raise DataError(f"{file.path}: image {image['image_id']}: image_key {key} again")
+            if key is not None:
+                self.by_key[key] = image
 
     def find(self, record: Record) -> Record | None:
-        """The image, or None if the file has none of that name.
+        """The image, or None if the file has none for this dict.
 
         Raises:
             DataError: several images may be meant.
         """
+        if not self.by_key:
+            return self._find_by_name(record)
+        if record["image_key"] in self.by_key:
+            return self.by_key[record["image_key"]]
+        named = self.by_name.get(Path(record["file_name"]).name, [])
+        return next((image for image in named if image["image_id"] == record["image_id"]), None)
+
+    def _find_by_name(self, record: Record) -> Record | None:
         parts = Path(record["file_name"]).parts
         candidates = self.by_name.get(parts[-1], [])
         if len(candidates) < 2:

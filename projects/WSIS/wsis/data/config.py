@@ -1,4 +1,4 @@
-"""Config keys of what the mappers do to images."""
+"""Config keys of what mappers do to images, and of segment proposals."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ def add_input_config(cfg: CfgNode) -> None:
     cfg.INPUT.LONGER_SIDE = 0
     # Classifier training: the longer side becomes a uniform random integer of this range, pixels.
     cfg.INPUT.LONGER_SIDE_RANGE = (320, 640)
-    # Relation network training: image and label are rescaled by a uniform factor of this range (of
-    # the working size).
-    cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
     # Side of the square crops and canvases of training and of the displacement mean, pixels;
     # 0 takes whole images.
     cfg.INPUT.CROP_SIDE = 512
@@ -24,12 +21,28 @@ def add_input_config(cfg: CfgNode) -> None:
     # (divisor, remainder): every side becomes the nearest divisor k + remainder, k >= 1.
     # (32, 1) for trunks converted from TensorFlow, whose padding agrees at such sizes; (0, 0): off.
     cfg.INPUT.SIDE_RULE = (0, 0)
-    # Scoring of segment proposals: in training the longer side becomes one of these, pixels ...
-    cfg.INPUT.LONGER_SIDES_TRAIN = (480, 576, 688, 864, 1200)
-    # ... and in inference each of these, the scores being averaged;
-    cfg.INPUT.LONGER_SIDES_TEST = (480, 576, 688, 864, 1200)
-    # with a mirrored image of each.
-    cfg.INPUT.FLIP_TEST = True
     # (H, W) to which every image is stretched before anything else, its aspect not kept (bilinear,
     # as PRM does; scale and crop keys then do not count); (0, 0): off.
     cfg.INPUT.STRETCH = (0, 0)
+
+
+def add_proposals_config(cfg: CfgNode) -> None:
+    """Add ``WSIS.PROPOSALS``: where segment proposals come from."""
+    cfg.WSIS.PROPOSALS = CfgNode()
+    # "generate" makes them from the pictures (no learning). Otherwise the format of the files in
+    # ROOT: "auto" (by suffix and content), "npz" (of datasets/make_proposals.py), "mat" (MCG, COB,
+    # CIM's mask stacks), "prm" (JSON of PRM's demo), "rle" (JSON of COCO RLEs, Segment Anything's).
+    cfg.WSIS.PROPOSALS.FORMAT = "generate"
+    # Folder of the files, one an image, called as its image key or file (perhaps with COCO 2014's
+    # prefix); not used by "generate".
+    cfg.WSIS.PROPOSALS.ROOT = ""
+    # At most so many proposals of an image, the best; 0 keeps all that there are.
+    cfg.WSIS.PROPOSALS.MAX_COUNT = 1000
+    # Of "generate". One superpixel of a picture for so many pixels, but at most the second number.
+    cfg.WSIS.PROPOSALS.PIXELS_PER_SUPERPIXEL = 40
+    cfg.WSIS.PROPOSALS.MAX_SUPERPIXELS = 1200
+    # Smaller regions are no proposals, pixels.
+    cfg.WSIS.PROPOSALS.MIN_AREA = 40
+    # Of two proposals that overlap more than this (mask IoU) the better one stays; 1 drops equal
+    # ones only.
+    cfg.WSIS.PROPOSALS.NMS_THRESHOLD = 0.9

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from wsis.data.images import read_label_map
-from wsis.data.rle import check_rle, decode_rle, polygons_to_rle
 from wsis.errors import DataError
+from wsis.layers.run_lengths import check_rle, decode_rle, polygons_to_rle
 
 VOID = 255
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode, Instances
-from pycocotools import mask as coco_mask
 
-from wsis.data.artifacts import ProductReader
 from wsis.data.ground_truth import load_ground_truth
-from wsis.data.mapper_base import (
-    MAPPER_REGISTRY,
-    base_output,
-    image_format_of,
-    read_model_image,
-    to_tensor,
-)
-from wsis.data.supervision import restrict_supervision
+from wsis.data.mappers import Mapper, Products, register_mapper, to_tensor
 from wsis.errors import DataError, UsageError
+from wsis.layers.run_lengths import decode_rle, encode_mask, rle_box
 
 
 def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
@@ -33,16 +25,16 @@ def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[st
     """
     annotations = []
     for mask, class_id in zip(masks, classes, strict=True):
-        run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        box = coco_mask.toBbox(run_lengths).tolist()
+        rle = encode_mask(mask)
+        box = rle_box(rle)
         if box[2] > 0:
-            annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "segmentation": run_lengths}
+            annotation = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "segmentation": rle}
             annotations.append(annotation | {"category_id": int(class_id), "iscrowd": 0})
     return annotations
 
 
-@MAPPER_REGISTRY.register()
-class InstanceMapper:
+@register_mapper
+class InstanceMapper(Mapper):
     """Detectron2's mapping (its augmentations and keys of ``INPUT``), for every file we read.
 
     In training it adds ``instances`` with bitmaps (INPUT.MASK_FORMAT decides, "bitmask" is wanted
@@ -54,9 +46,7 @@ class InstanceMapper:
     ``min_confidence`` an instance with an empty mask stays, for its box, and Detectron2's own
     mapper would drop it.
 
-    Args:
-        is_train: augment, and add ``instances``.
-        image_format: channel order.
+    Attributes:
         augmentations: Detectron2's.
         mask_format: "bitmask" or "polygon".
         use_masks: whether the model has a mask head.
@@ -65,45 +55,32 @@ class InstanceMapper:
         use_ignore: likewise.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        image_format: str,
-        augmentations: Sequence[T.Augmentation],
-        mask_format: str = "bitmask",
-        use_masks: bool = True,
-        recompute_boxes: bool = False,
-        min_confidence: float = 0.0,
-        use_ignore: bool = False,
-    ) -> None:
-        self.min_confidence = min_confidence if use_masks else 0.0
-        self.use_ignore = use_ignore and use_masks
-        if (min_confidence > 0 or use_ignore) and mask_format != "bitmask":
+    augmentations: Sequence[T.Augmentation]
+    mask_format: str = "bitmask"
+    use_masks: bool = True
+    recompute_boxes: bool = False
+    min_confidence: float = 0.0
+    use_ignore: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.min_confidence > 0 or self.use_ignore) and self.mask_format != "bitmask":
             raise UsageError(
                 "MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE and USE_IGNORE need INPUT.MASK_FORMAT bitmask, "
-                f"not {mask_format}"
+                f"not {self.mask_format}"
             )
-        self.is_train = is_train
-        self.image_format = image_format
-        self.augmentations = T.AugmentationList(augmentations)
-        self.mask_format = mask_format
-        self.use_masks = use_masks
-        self.recompute_boxes = recompute_boxes
+        if not self.use_masks:
+            self.min_confidence, self.use_ignore = 0.0, False
+        self._augment = T.AugmentationList(self.augmentations)
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
         """Arguments from Detectron2's ``INPUT`` keys."""
         augmentations = detection_utils.build_augmentation(cfg, is_train)
         crops = is_train and cfg.INPUT.CROP.ENABLED
         if crops:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        return {
-            "is_train": is_train,
-            "image_format": image_format_of(cfg),
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {
             "augmentations": augmentations,
             "mask_format": cfg.INPUT.MASK_FORMAT,
             "use_masks": cfg.MODEL.MASK_ON,
@@ -112,20 +89,20 @@ class InstanceMapper:
             "use_ignore": cfg.MODEL.ROI_MASK_HEAD.USE_IGNORE,
         }
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        level = ("mask" if self.use_masks else "box") if self.is_train else "image"
-        dataset_dict = restrict_supervision(dataset_dict, level)
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
+    @property
+    def supervision(self) -> str:
+        """Masks or boxes in training; otherwise the image alone."""
+        return ("mask" if self.use_masks else "box") if self.is_train else "image"
+
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
         augmented = T.AugInput(image)
-        transforms = self.augmentations(augmented)
-        output["image"] = to_tensor(augmented.image)
+        transforms = self._augment(augmented)
+        found = {"image": to_tensor(augmented.image)}
         if self.is_train:
-            annotations = self._annotations(dataset_dict)
-            output["instances"] = self._instances(
-                annotations, transforms, augmented.image.shape[:2]
-            )
-        return output
+            annotations, size = self._annotations(dataset_dict), augmented.image.shape[:2]
+            found["instances"] = self._instances(annotations, transforms, size)
+        return found
 
     def _annotations(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
         if self.use_masks and "instance_file_name" in dataset_dict:
@@ -173,6 +150,6 @@ class InstanceMapper:
         masks = np.zeros((len(annotations), *instances.image_size), dtype=bool)
         for mask, annotation in zip(masks, annotations, strict=True):
             if annotation.get("ignore") is not None:
-                ignored = coco_mask.decode(annotation["ignore"])
+                ignored = decode_rle(annotation["ignore"]).view(np.uint8)
                 mask[:] = transforms.apply_segmentation(ignored).astype(bool)
         instances.gt_ignore_masks = BitMasks(torch.from_numpy(masks))

@@ -1,64 +1,56 @@
-"""From dataset dicts to model inputs.
+"""From dataset dicts to model inputs: what all mappers share, and those of more than one method.
 
 A mapper gives what a stage's model takes: ``image`` (3, H, W) in 0..255 (uint8, or float32 where a
 canvas is filled with the pixel mean), channels as ``INPUT.FORMAT`` says, and always ``image_key``,
-``image_id``, ``file_name``, ``height`` and ``width`` of the image file. Mappers of training first
-remove from the dict what the stage's supervision does not include.
+``image_id``, ``file_name``, ``height`` and ``width`` of the image file. It first removes from the
+dict what the stage's supervision does not include.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.utils.registry import Registry
 
-from wsis.data.artifacts import ProductReader
-from wsis.data.instance_mapper import InstanceMapper
-from wsis.data.mapper_base import (
-    MAPPER_REGISTRY,
-    base_output,
-    image_format_of,
-    read_model_image,
-    to_tensor,
-)
-from wsis.data.peak_mapper import PeakImageMapper
+from wsis.data.images import read_dataset_image
+from wsis.data.proposals.store import proposals_of_image
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import (
     Size,
     Sizing,
-    draw_factor,
     draw_flip,
     draw_integer,
     random_window,
     resize_image,
-    resize_label,
     ruled_size,
     scaled_size,
-    top_left_window,
 )
-from wsis.errors import DataError, UsageError
+from wsis.errors import UsageError
 
-__all__ = [
-    "MAPPER_REGISTRY",
-    "ImageLevelMapper",
-    "InstanceMapper",
-    "MultiScaleMapper",
-    "PeakImageMapper",
-    "PixelLabelMapper",
-    "ProductImageMapper",
-    "TopLeftCropMapper",
-    "build_mapper",
-]
-UNKNOWN_LABEL = 255
+MAPPER_REGISTRY = Registry("WSIS_MAPPER")
+MAPPER_REGISTRY.__doc__ = "Mappers: built as ``mapper(cfg, is_train=..., products=...)``."
+
+Products = Mapping[str, Any]  # by name; each gives the arrays of an image by its key
+Product = Mapping[str, Mapping[str, np.ndarray]]
+_KEPT = ("image_key", "image_id", "file_name", "height", "width")
+_MapperClass = TypeVar("_MapperClass", bound=type)
 
 
-def build_mapper(
-    cfg: CfgNode, name: str, *, is_train: bool, products: Mapping[str, ProductReader]
-) -> Any:
+@dataclass_transform(kw_only_default=True)
+def register_mapper(cls: _MapperClass) -> _MapperClass:
+    """Register a `Mapper`: a dataclass that is also built from a config (``from_config``)."""
+    made: Any = dataclass(kw_only=True, eq=False)(cls)
+    made.__init__ = configurable(made.__init__)
+    MAPPER_REGISTRY.register(made)
+    return made
+
+
+def build_mapper(cfg: CfgNode, name: str, *, is_train: bool, products: Products) -> Any:
     """The mapper registered under ``name``.
 
     Args:
@@ -76,80 +68,138 @@ def build_mapper(
     return MAPPER_REGISTRY.get(name)(cfg, is_train=is_train, products=products)
 
 
-def _flips(cfg: CfgNode) -> bool:
+def read_model_image(dataset_dict: dict[str, Any], image_format: str) -> np.ndarray:
+    """The image file as (H, W, 3) uint8 in channel order ``image_format``, "RGB" or "BGR"."""
+    image = read_dataset_image(dataset_dict)
+    return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) to (3, H, W), a copy."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).copy())
+
+
+def tags_of(dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    """``image_labels`` (class ids) where the data set has tags; otherwise nothing."""
+    tagged = "image_labels" in dataset_dict
+    return {"image_labels": list(dataset_dict["image_labels"])} if tagged else {}
+
+
+def wants_flips(cfg: CfgNode) -> bool:
+    """``INPUT.RANDOM_FLIP``, which must be horizontal or none."""
     if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
         raise UsageError(f"INPUT.RANDOM_FLIP {cfg.INPUT.RANDOM_FLIP!r}: use horizontal or none")
     return cfg.INPUT.RANDOM_FLIP == "horizontal"
 
 
-def _mean_color(cfg: CfgNode) -> np.ndarray:
-    """The canvas value that normalises to exactly 0."""
-    return np.asarray(cfg.MODEL.PIXEL_MEAN, dtype=np.float32)
+@dataclass(kw_only=True, eq=False)
+class Mapper:
+    """Base of all mappers: reads the image, passes on what names it, adds `model_inputs`.
+
+    Attributes:
+        is_train: whether it feeds training.
+        image_format: channel order, "RGB" or "BGR".
+    """
+
+    is_train: bool
+    image_format: str
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
+        """Arguments from the config and from the products of earlier stages."""
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise UsageError(f"INPUT.FORMAT is RGB or BGR, not {cfg.INPUT.FORMAT!r}")
+        return {"is_train": is_train, "image_format": cfg.INPUT.FORMAT}
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        dataset_dict = restrict_supervision(dataset_dict, self.supervision)
+        image = read_model_image(dataset_dict, self.image_format)
+        output = {"height": image.shape[0], "width": image.shape[1]}
+        output |= {key: dataset_dict[key] for key in _KEPT if key in dataset_dict}
+        return output | self.model_inputs(dataset_dict, image)
+
+    @property
+    def supervision(self) -> str:
+        """The most that it looks at, see `restrict_supervision`."""
+        return "image"
+
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """What the model takes besides the names and size of the image.
+
+        Args:
+            dataset_dict: without anything beyond `supervision`.
+            image: (H, W, 3) uint8 of the file.
+        """
+        raise NotImplementedError
 
 
-def _sizing(cfg: CfgNode) -> Sizing:
-    return Sizing.from_config(cfg)
+@dataclass(kw_only=True, eq=False)
+class SizedMapper(Mapper):
+    """Base of mappers that show images at a working size.
+
+    Attributes:
+        sizing: of whole images.
+    """
+
+    sizing: Sizing
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
+        """Arguments from ``INPUT``."""
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {"sizing": Sizing.from_config(cfg)}
 
 
-@MAPPER_REGISTRY.register()
-class ImageLevelMapper:
+@dataclass(kw_only=True, eq=False)
+class CanvasMapper(SizedMapper):
+    """Base of mappers that put crops onto a square canvas of the mean colour.
+
+    Attributes:
+        crop_side: side of the canvas in pixels; 0 for none: whole images.
+        fill: canvas value per channel, which becomes exactly 0 in the network.
+    """
+
+    crop_side: int
+    fill: np.ndarray
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
+        """Arguments from ``INPUT`` and ``MODEL.PIXEL_MEAN``."""
+        fill = np.asarray(cfg.MODEL.PIXEL_MEAN, dtype=np.float32)
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {"crop_side": cfg.INPUT.CROP_SIDE, "fill": fill}
+
+    def ruled(self, size: Size) -> Size:
+        """``size``, its sides ruled where no canvas decides the size of the input."""
+        return size if self.crop_side else ruled_size(size, self.sizing.rule)
+
+
+@register_mapper
+class ImageLevelMapper(CanvasMapper):
     """Images with their tags, for the classifier (`methods/irnet.md` 2).
 
     In training: the longer side becomes a uniform random integer (bicubic), flip, random crop onto
     a canvas of the mean colour. Otherwise the whole image. Adds ``image`` and ``image_labels``.
 
-    Args:
-        is_train: augment.
-        image_format: channel order.
+    Attributes:
         longer_side: range of the longer side in pixels, both ends included.
-        crop_side: side of the canvas; 0 for none.
-        fill: canvas value per channel.
         flip: flip half of the images.
-        sizing: of whole images.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        image_format: str,
-        longer_side: Size,
-        crop_side: int,
-        fill: np.ndarray,
-        flip: bool,
-        sizing: Sizing,
-    ) -> None:
-        self.is_train = is_train
-        self.image_format = image_format
-        self.longer_side = longer_side
-        self.crop_side = crop_side
-        self.fill = fill
-        self.flip = flip
-        self.sizing = sizing
+    longer_side: Size
+    flip: bool
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
         """Arguments from ``INPUT``."""
-        return {
-            "is_train": is_train,
-            "image_format": image_format_of(cfg),
-            "longer_side": cfg.INPUT.LONGER_SIDE_RANGE,
-            "crop_side": cfg.INPUT.CROP_SIDE,
-            "fill": _mean_color(cfg),
-            "flip": _flips(cfg),
-            "sizing": _sizing(cfg),
-        }
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {"longer_side": cfg.INPUT.LONGER_SIDE_RANGE, "flip": wants_flips(cfg)}
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "image")
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
         image = self._augment(image) if self.is_train else self.sizing.apply(image)
         labels = list(dataset_dict.get("image_labels", []))
-        return output | {"image": to_tensor(image), "image_labels": labels}
+        return {"image": to_tensor(image), "image_labels": labels}
 
     def _augment(self, image: np.ndarray) -> np.ndarray:
         if any(self.sizing.stretch):
@@ -157,9 +207,7 @@ class ImageLevelMapper:
             return image[:, ::-1] if self.flip and draw_flip() else image
         longer = draw_integer(*self.longer_side)
         size = scaled_size(image.shape[:2], longer / max(image.shape[:2]))
-        if not self.crop_side:
-            size = ruled_size(size, self.sizing.rule)
-        image = resize_image(image, size)
+        image = resize_image(image, self.ruled(size))
         if self.flip and draw_flip():
             image = image[:, ::-1]
         if self.crop_side:
@@ -167,221 +215,56 @@ class ImageLevelMapper:
         return image
 
 
-@MAPPER_REGISTRY.register()
-class MultiScaleMapper:
+@register_mapper
+class MultiScaleMapper(SizedMapper):
     """One image at several scales, for class activation maps (`methods/irnet.md` 3).
 
     Adds ``images`` (list of (3, H_s, W_s) uint8) and, where the data set has them,
     ``image_labels`` (ids). The model flips.
 
-    Args:
-        image_format: channel order.
+    Attributes:
         scales: factors of the working size.
-        sizing: of whole images.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        image_format: str,
-        scales: Sequence[float],
-        sizing: Sizing,
-    ) -> None:
-        self.image_format = image_format
-        self.scales = tuple(scales)
-        self.sizing = sizing
+    scales: Sequence[float]
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
         """Arguments from ``INPUT``."""
-        return {
-            "image_format": image_format_of(cfg),
-            "scales": cfg.INPUT.SCALES,
-            "sizing": _sizing(cfg),
-        }
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {"scales": cfg.INPUT.SCALES}
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "image")
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
-        if "image_labels" in dataset_dict:
-            output["image_labels"] = list(dataset_dict["image_labels"])
-        output["images"] = [
-            to_tensor(self.sizing.apply(image, scale=scale)) for scale in self.scales
-        ]
-        return output
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
+        images = [to_tensor(self.sizing.apply(image, scale=scale)) for scale in self.scales]
+        return tags_of(dataset_dict) | {"images": images}
 
 
-@MAPPER_REGISTRY.register()
-class PixelLabelMapper:
-    """Images with their inter-pixel labels, for the relation network (`methods/irnet.md` 5.5).
+@register_mapper
+class PeakImageMapper(SizedMapper):
+    """Whole images for peak response maps, with their segment proposals (`methods/prm.md` 6).
 
-    Image (bicubic) and label (nearest) are rescaled by one uniform random factor, flipped and
-    cropped at random onto a canvas, 255 in the label. Adds ``image`` and ``inter_pixel_label``
-    (H, W) uint8: 0 background, class id + 1, 255 unknown.
+    Adds ``image`` at its working size, and ``image_labels`` where the data set has tags. Where the
+    stage consumes segment proposals, also ``proposals``, a `wsis.layers.regions.Regions` at the
+    size of the file, best first.
 
-    Args:
-        product: reader of the labels.
-        image_format: channel order.
-        factors: range of the factor.
-        crop_side: side of the canvas; 0 for none.
-        fill: canvas value of the image per channel.
-        flip: flip half of the images.
-        sizing: of whole images.
+    Attributes:
+        proposals: reader of the proposals; None for none.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        product: Mapping[str, Mapping[str, np.ndarray]],
-        image_format: str,
-        factors: tuple[float, float],
-        crop_side: int,
-        fill: np.ndarray,
-        flip: bool,
-        sizing: Sizing,
-    ) -> None:
-        self.product = product
-        self.image_format = image_format
-        self.factors = factors
-        self.crop_side = crop_side
-        self.fill = fill
-        self.flip = flip
-        self.sizing = sizing
+    proposals: Product | None = None
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
         """Arguments from ``INPUT``."""
-        return {
-            "product": products["inter_pixel_label"],
-            "image_format": image_format_of(cfg),
-            "factors": cfg.INPUT.RESCALE_RANGE,
-            "crop_side": cfg.INPUT.CROP_SIDE,
-            "fill": _mean_color(cfg),
-            "flip": _flips(cfg),
-            "sizing": _sizing(cfg),
-        }
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {"proposals": products.get("proposals")}
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "image")
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
-        key = dataset_dict["image_key"]
-        label = np.asarray(self.product[key]["label"])
-        if label.shape != image.shape[:2]:
-            raise DataError(
-                f"the inter-pixel label of {key} has size {label.shape} but its image "
-                f"{image.shape[:2]}; run --from-stage inter_pixel_label --force"
-            )
-        factor = draw_factor(*self.factors)
-        size = self.sizing.scaled(label.shape, factor)
-        if not self.crop_side:
-            size = ruled_size(size, self.sizing.rule)
-        image, label = resize_image(image, size), resize_label(label, size)
-        if self.flip and draw_flip():
-            image, label = image[:, ::-1], label[:, ::-1]
-        if self.crop_side:
-            window = random_window(size, self.crop_side)
-            image = window.paste(image, self.fill)
-            label = window.paste(label, UNKNOWN_LABEL)
-        label = torch.from_numpy(np.ascontiguousarray(label).copy())
-        return output | {"image": to_tensor(image), "inter_pixel_label": label}
-
-
-@MAPPER_REGISTRY.register()
-class TopLeftCropMapper:
-    """Images in the top left corner of a canvas of the mean colour, for the displacement mean.
-
-    Args:
-        image_format: channel order.
-        crop_side: side of the canvas; 0 for none: whole images.
-        fill: canvas value per channel.
-        sizing: of whole images.
-    """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        image_format: str,
-        crop_side: int,
-        fill: np.ndarray,
-        sizing: Sizing,
-    ) -> None:
-        self.image_format = image_format
-        self.crop_side = crop_side
-        self.fill = fill
-        self.sizing = replace(sizing, rule=(0, 0)) if crop_side else sizing
-
-    @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        return {
-            "image_format": image_format_of(cfg),
-            "crop_side": cfg.INPUT.CROP_SIDE,
-            "fill": _mean_color(cfg),
-            "sizing": _sizing(cfg),
-        }
-
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "image")
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
-        image = self.sizing.apply(image)
-        if self.crop_side:
-            image = top_left_window(image.shape[:2], self.crop_side).paste(image, self.fill)
-        return output | {"image": to_tensor(image)}
-
-
-@MAPPER_REGISTRY.register()
-class ProductImageMapper:
-    """Whole images with their class activation maps: ``image``, ``keys`` (K,), ``cam`` (K, h, w).
-
-    The image has its working size, the maps are as they were stored; ``height`` and ``width`` are
-    the file's.
-
-    Args:
-        product: reader of the maps.
-        image_format: channel order.
-        sizing: of whole images.
-    """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        product: Mapping[str, Mapping[str, np.ndarray]],
-        image_format: str,
-        sizing: Sizing,
-    ) -> None:
-        self.product = product
-        self.image_format = image_format
-        self.sizing = sizing
-
-    @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        return {
-            "product": products["cam"],
-            "image_format": image_format_of(cfg),
-            "sizing": _sizing(cfg),
-        }
-
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "image")
-        image = read_model_image(dataset_dict, self.image_format)
-        artifact = self.product[dataset_dict["image_key"]]
-        maps = {name: torch.from_numpy(np.array(artifact[name])) for name in ("keys", "cam")}
-        output = base_output(dataset_dict, image)
-        image = self.sizing.apply(image)
-        return output | {"image": to_tensor(image)} | maps
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
+        found = tags_of(dataset_dict) | {"image": to_tensor(self.sizing.apply(image))}
+        if self.proposals is None:
+            return found
+        key, size = dataset_dict["image_key"], image.shape[:2]
+        proposals = proposals_of_image(self.proposals[key], key, size=size)
+        return found | {"proposals": proposals.regions}

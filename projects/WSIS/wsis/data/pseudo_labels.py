@@ -1,8 +1,9 @@
 """Pseudo labels: COCO JSON with run-length masks and scores, out and in.
 
 Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
-bitmask``. Beyond COCO an annotation has ``score`` and may have ``confidence`` in [0, 1] and
-``ignore``, an RLE of pixels that train nothing. ``category_id`` is the class id + 1, annotation
+bitmask``. Beyond COCO an image has ``image_key``, by which a data set finds it again; an annotation
+has ``score`` and may have ``confidence`` in [0, 1] and ``ignore``, an RLE of pixels that train
+nothing. ``category_id`` is the class id + 1, annotation
 ids run from 1, image ids are the data set's where those are integers. The bytes depend on the
 labels alone: no dates, no machine paths.
 
@@ -28,9 +29,9 @@ import wsis
 from wsis.data.builtin import class_names as names_of_dataset
 from wsis.data.coco import CocoFile, ImageIndex, read_coco
 from wsis.data.files import atomic_write
-from wsis.data.rle import encode_mask, rle_area, rle_box
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError, WSISError
+from wsis.layers.run_lengths import encode_mask, rle_area, rle_box
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def _image_entry(record: Record, image_id: int, root: str) -> Record:
     return {
         "id": image_id,
         "file_name": name.replace(os.sep, "/"),
+        "image_key": record["image_key"],
         "height": int(record["height"]),
         "width": int(record["width"]),
     }
@@ -297,7 +299,7 @@ def load_pseudo_labels(
 ) -> list[Record]:
     """Put pseudo labels in place of the annotations of dataset dicts.
 
-    Images are joined by file name (the longest common end of the paths, then the id).
+    Images are joined by key and id, in files without keys by name (`ImageIndex`).
 
     Args:
         path: what `write_pseudo_labels` wrote.

@@ -9,3 +9,12 @@ from pathlib import Path
 def datasets_root() -> Path:
     """The folder of all data sets: ``DETECTRON2_DATASETS``, default ``datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def find_in_datasets(name: str) -> str:
+    """A path ``datasets/...`` of a config, below `datasets_root` if it is not here but there."""
+    path = Path(name)
+    if path.parts[:1] != ("datasets",) or path.exists():
+        return name
+    there = datasets_root().joinpath(*path.parts[1:])
+    return str(there) if there.exists() else name

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from scipy import ndimage
+
+from wsis.layers.masks import mask_boxes
 
 SHAPES_CLASSES = ("disc", "square", "triangle", "star")
 
@@ -267,14 +270,10 @@ def draw_scene(rng: np.random.Generator, shapes: list[Shape], size: tuple[int, i
         empty = np.zeros(0, dtype=np.int64)
         return Scene(image, none, empty, np.zeros((0, 2)), np.zeros((0, 4)))
     masks, _ = _visible(shapes, size)
-    boxes = []
-    for mask in masks:
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     return Scene(
         image=image,
         masks=masks,
         classes=np.array([s.class_id for s in shapes], dtype=np.int64),
         points=np.array([_inner_point(mask, rng) for mask in masks]),
-        boxes=np.array(boxes, dtype=np.float64),
+        boxes=mask_boxes(torch.from_numpy(masks)).double().numpy(),
     )

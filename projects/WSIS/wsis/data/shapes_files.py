@@ -28,9 +28,9 @@ import numpy as np
 from PIL import Image
 
 from wsis.data.files import atomic_write, write_json
-from wsis.data.rle import encode_mask
 from wsis.data.shapes import SHAPES_CLASSES, Scene, arrange, arrange_single, draw_scene
 from wsis.errors import UsageError
+from wsis.layers.run_lengths import encode_mask
 
 GENERATOR = 1  # raise when the same arguments draw other pictures
 MIN_SIDE, MAX_SIDE = 32, 2048

@@ -107,7 +107,10 @@ class Sizing:
 
     def apply(self, image: np.ndarray, *, scale: float = 1.0) -> np.ndarray:
         """The image at ``scale`` times its working size, its sides ruled."""
-        size = ruled_size(self.scaled(image.shape[:2], scale), self.rule)
+        return self.resize(image, ruled_size(self.scaled(image.shape[:2], scale), self.rule))
+
+    def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
+        """The image at ``size``, bilinear where images are stretched, otherwise bicubic."""
         return stretch_image(image, size) if any(self.stretch) else resize_image(image, size)
 
 

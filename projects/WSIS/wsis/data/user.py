@@ -1,32 +1,39 @@
-"""Data sets of the user's own, from ``WSIS.DATASETS`` of the config (datasets/README.md)."""
+"""Data sets of the user's own, described by ``DATA`` of a config or in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from wsis.data.builtin import require_dataset
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
+from wsis.data.folders import class_folders, load_folders
 from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import load_voc, read_classes
 from wsis.errors import DataError, UsageError
 
+# What data are for: training, evaluation, exact masks of single objects; EVALUATION is the part of
+# the training images on which products are evaluated, where that is not all of them.
+ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
 _KEYS = {
     "coco": {"required": ("JSON", "IMAGES"), "optional": ("SUPERVISION",)},
     "voc": {"required": ("ROOT", "SPLIT"), "optional": ("SUPERVISION", "CLASSES")},
+    "folders": {"required": ("IMAGES",), "optional": ()},
     "detections": {"required": ("JSON", "IMAGES", "DETECTIONS"), "optional": ("MIN_SCORE",)},
     "salient": {"required": ("IMAGES", "MASKS"), "optional": ("LIST",)},
 }
+_PLACES = ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST")
+_GRANTED = {"detections": "box", "folders": "image"}
 # Entries registered here, by name, so that the same config may be read twice.
 _REGISTERED: dict[str, dict[str, Any]] = {}
 
 
-def _check_entry(entry: Any, index: int) -> dict[str, Any]:
-    where = f"WSIS.DATASETS entry {index}"
+def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} is {entry!r}, not a set of KEY: value pairs")
     entry = dict(entry)
@@ -60,7 +67,7 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
     score = entry.get("MIN_SCORE", 0.0)
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise UsageError(f"{where}: MIN_SCORE is a number from 0 to 1, not {score!r}")
-    for key in ("ROOT", "JSON", "IMAGES", "MASKS", "LIST", "DETECTIONS"):
+    for key in _PLACES:
         if key in entry:
             entry[key] = str(Path(entry[key]).expanduser())
     return entry | {"FORMAT": kind}
@@ -68,14 +75,14 @@ def _check_entry(entry: Any, index: int) -> dict[str, Any]:
 
 def _require_places(entry: dict[str, Any]) -> None:
     """Say where a data set's own files belong, before a reader misses one of them."""
-    for key in ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST"):
+    for key in _PLACES:
         path = Path(entry.get(key, "."))
         if not path.exists():
             counted = "" if path.is_absolute() else f" in {Path.cwd()}"
             raise DataError(
                 f"data set {entry['NAME']}: {path} does not exist{counted}; put your own images "
-                f"and labels there (datasets/README.md has the tree), or change {key} of "
-                f"{entry['NAME']} in WSIS.DATASETS of the config or its _BASE_"
+                f"and labels there (datasets/README.md has the tree), or correct {key} of "
+                f"{entry['NAME']} where DATA describes it"
             )
 
 
@@ -83,11 +90,14 @@ def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Read one data set; called when Detectron2 asks for it."""
     _require_places(entry)
     metadata = MetadataCatalog.get(entry["NAME"])
-    if entry["FORMAT"] == "salient":
+    kind = entry["FORMAT"]
+    if kind == "salient":
         return load_salient(entry["IMAGES"], entry["MASKS"], names=entry.get("LIST"))
-    if entry["FORMAT"] in ("coco", "detections"):
+    if kind == "folders":
+        return load_folders(entry["IMAGES"])
+    if kind in ("coco", "detections"):
         records, names, category_ids = load_coco_dataset(entry["JSON"], entry["IMAGES"])
-        if entry["FORMAT"] == "detections":
+        if kind == "detections":
             least = float(entry.get("MIN_SCORE", 0.5))
             records = put_detections(
                 records, entry["DETECTIONS"], class_ids=category_ids, min_score=least
@@ -103,49 +113,138 @@ def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
     return records
 
 
-def _granted(entry: dict[str, Any]) -> str:
-    return "box" if entry["FORMAT"] == "detections" else entry.get("SUPERVISION", "mask")
-
-
 def _register(entry: dict[str, Any]) -> None:
-    name = entry["NAME"]
+    name, kind = entry["NAME"], entry["FORMAT"]
+    classes = None
+    if kind == "voc":
+        classes = entry.get("CLASSES") or read_classes(Path(entry["ROOT"]))
+    elif kind == "folders":
+        _require_places(entry)
+        classes = class_folders(entry["IMAGES"])
+    if name in MetadataCatalog.list():
+        MetadataCatalog.pop(name)
     DatasetCatalog.register(name, lambda: _load(entry))
     metadata = MetadataCatalog.get(name)
-    metadata.set(supervision=_granted(entry))
-    if entry["FORMAT"] == "salient":
+    metadata.set(supervision=_GRANTED.get(kind) or entry.get("SUPERVISION", "mask"))
+    if kind == "salient":
         metadata.set(salient=True)
-    if entry["FORMAT"] == "voc":
-        names = entry.get("CLASSES") or read_classes(Path(entry["ROOT"]).expanduser())
-        metadata.set(thing_classes=list(names), split=entry["SPLIT"])
+    if kind == "voc":
+        metadata.set(split=entry["SPLIT"])
+    if classes is not None:
+        metadata.set(thing_classes=list(classes))
     _REGISTERED[name] = entry
 
 
-def register_user_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Register data sets with Detectron2; their files are read when they are asked for.
+def register_dataset(
+    entry: Mapping[str, Any], *, where: str = "data set", anew: bool = False
+) -> str:
+    """Register a data set with Detectron2; its files are read when they are asked for.
 
     Args:
-        entries: ``WSIS.DATASETS``. Every entry has ``NAME`` and ``FORMAT``; ``coco`` has ``JSON``
-            and ``IMAGES``, ``voc`` has ``ROOT``, ``SPLIT`` and optionally ``CLASSES`` (a list;
-            else ``classes.txt`` in the root, else VOC's twenty). ``SUPERVISION`` (image, point,
-            box, mask) is the most that training may look at; where it is given, every annotation
-            must have it. ``detections`` has ``JSON`` (images and categories), ``IMAGES``,
-            ``DETECTIONS`` (COCO's result format, as Detectron2's ``coco_instances_results.json``)
-            and optionally ``MIN_SCORE`` (0.5): its annotations are the detected boxes. ``salient``
-            has ``IMAGES``, ``MASKS`` and optionally ``LIST``, see `wsis.data.salient`.
+        entry: ``NAME``, ``FORMAT`` and the format's keys. ``coco`` has ``JSON`` and ``IMAGES``;
+            ``voc`` has ``ROOT``, ``SPLIT`` and optionally ``CLASSES`` (a list; else ``classes.txt``
+            in the root, else VOC's twenty); ``folders`` has ``IMAGES``, a folder with one folder
+            per class. ``SUPERVISION`` (image, point, box, mask) is the most that training may look
+            at; where it is given, every annotation must have it. ``detections`` has ``JSON``
+            (images and categories), ``IMAGES``, ``DETECTIONS`` (COCO's result format, as
+            Detectron2's ``coco_instances_results.json``) and optionally ``MIN_SCORE`` (0.5): its
+            annotations are the detected boxes. ``salient`` has ``IMAGES``, ``MASKS`` and optionally
+            ``LIST``, see `wsis.data.salient`.
+        where: what describes it, for messages.
+        anew: another entry of this name that was registered here makes way.
 
     Returns:
-        The names. Registering equal entries again does nothing.
+        The name. Registering an equal entry again does nothing.
 
     Raises:
         UsageError: unknown or missing key, bad value, or a name that is taken.
     """
-    checked = [_check_entry(entry, index) for index, entry in enumerate(entries)]
-    for entry in checked:
-        name = entry["NAME"]
-        if _REGISTERED.get(name) == entry and name in DatasetCatalog.list():
-            continue
-        if name in DatasetCatalog.list():
-            raise UsageError(f"WSIS.DATASETS: the name {name} is taken; choose another")
-        MetadataCatalog.pop(name, None) if name in MetadataCatalog.list() else None
-        _register(entry)
-    return [entry["NAME"] for entry in checked]
+    checked = _check_entry(entry, where)
+    name = checked["NAME"]
+    if name in DatasetCatalog.list():
+        if _REGISTERED.get(name) == checked:
+            return name
+        if not (anew and name in _REGISTERED):
+            raise UsageError(f"{where}: the name {name} is taken; choose another NAME")
+        DatasetCatalog.pop(name)
+    _register(checked)
+    return name
+
+
+def recognize(path: Path, role: str) -> dict[str, Any]:
+    """The entry, without NAME, for a path: a COCO JSON, a VOC tree or a folder of class folders.
+
+    A VOC tree's split is the role's, train or val. A JSON's images lie in ``images`` or
+    ``JPEGImages`` beside it, else beside it.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if path.is_file() and path.suffix.lower() == ".json":
+        folders = [path.parent / name for name in ("images", "JPEGImages")]
+        images = next((folder for folder in folders if folder.is_dir()), path.parent)
+        return {"FORMAT": "coco", "JSON": str(path), "IMAGES": str(images)}
+    if (path / "JPEGImages").is_dir():
+        split = "val" if role == "VAL" else "train"
+        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": split}
+    if path.is_dir() and class_folders(path):
+        return {"FORMAT": "folders", "IMAGES": str(path)}
+    raise UsageError(
+        f"DATA.{role}: {path} is no COCO JSON, no VOC tree (it has no JPEGImages) and has no class "
+        "folders with images; describe it with FORMAT (datasets/README.md)"
+    )
+
+
+def _beside(value: str, source: str) -> str:
+    """A relative path that is not here but beside the file that names it."""
+    here, there = Path(value).expanduser(), Path(source).parent / value
+    return str(there) if not here.exists() and there.exists() else str(here)
+
+
+def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str, ...]:
+    """Register what a config says of the data of one role.
+
+    Args:
+        role: TRAIN, VAL, SALIENT or EVALUATION.
+        value: a registered name, a path, an entry (see `register_dataset`), or a list of these.
+        stem: of the config file; an entry without NAME is called ``<stem>_<role>``.
+        source: the file that says so; paths count from the present folder, else from beside it.
+
+    Returns:
+        The names of the data sets.
+
+    Raises:
+        UsageError: neither a data set nor a path, or as `register_dataset`.
+    """
+    if isinstance(value, list | tuple):
+        found: list[str] = []
+        for number, part in enumerate(value, start=1):
+            found += register_role(role, part, stem=f"{stem}_{number}", source=source)
+        return tuple(found)
+    if isinstance(value, str):
+        if value in DatasetCatalog.list():
+            return (value,)
+        path = Path(_beside(value, source))
+        if not path.exists():
+            require_dataset(value, f"{source}: DATA.{role}")
+        value = recognize(path, role)
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"{source}: DATA.{role} is {value!r}; a name, a path or an entry is wanted"
+        )
+    entry = {"NAME": f"{stem}_{role.lower()}"} | dict(value)
+    for key in _PLACES:
+        if isinstance(entry.get(key), str):
+            entry[key] = _beside(entry[key], source)
+    where = f"{source}: DATA.{role}"
+    return (register_dataset(entry, where=where, anew="NAME" not in value),)
+
+
+def entries_of(names: Iterable[str]) -> list[dict[str, Any]]:
+    """The entries of those of the data sets that were registered here, each once."""
+    return [_REGISTERED[name] for name in dict.fromkeys(names) if name in _REGISTERED]
+
+
+def register_datasets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Register the entries that a stage's config lists, ``WSIS.DATASETS``; returns the names."""
+    return [register_dataset(entry, where="WSIS.DATASETS") for entry in entries]

@@ -22,6 +22,7 @@ examples:
   train_net.py --config-file configs/irnet_voc.yaml --list-stages
   train_net.py --config-file configs/irnet_voc.yaml --stage relation_network SOLVER.IMS_PER_BATCH 16
   train_net.py --config-file configs/irnet_voc.yaml classifier.SOLVER.BASE_LR 0.05
+  train_net.py --config-file configs/irnet_photos.yaml DATA.TRAIN birds OUTPUT_DIR output/birds
   train_net.py --config-file configs/irnet_voc.yaml --num-gpus 0 --num-processes 2
   torchrun --nnodes 2 --nproc-per-node 4 train_net.py --config-file configs/irnet_voc.yaml
 """
@@ -37,7 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config-file", required=True, metavar="YAML", help="a pipeline (or a single stage)")
+    add(
+        "--config-file",
+        required=True,
+        metavar="YAML",
+        help="a pipeline; configs/ has those of the papers",
+    )
     add("--num-gpus", type=int, metavar="N", help="GPUs on this machine; default 1 if there is one")
     add("--num-processes", type=int, metavar="N", help="CPU processes, for runs without a GPU")
     add("--stage", metavar="NAME", help="run this stage only")
@@ -53,10 +59,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")
     add("--list-stages", action="store_true", help="say what is done, stale, unfinished, missing")
     add(
+        "--print-config",
+        metavar="STAGE",
+        help="print the stage's whole config, as its run folder has it, and run nothing",
+    )
+    add(
         "opts",
         nargs="*",
         metavar="KEY VALUE",
-        help="config overrides, for every stage; stage.KEY VALUE for one",
+        help="config overrides, for every stage; stage.KEY VALUE for one; DATA.TRAIN, DATA.VAL and "
+        "DATA.SALIENT take a registered data set, a path or a description",
     )
     return parser
 
@@ -99,6 +111,10 @@ def _execute(args: argparse.Namespace) -> int:
     )
     pipeline = load_pipeline(request.config_file, request.overrides)
     chosen = request.chosen(pipeline)
+    if args.print_config:
+        (planned,) = pipeline.select(stage=args.print_config)
+        sys.stdout.write(planned.complete_config())
+        return 0
     if args.list_stages:
         logging.getLogger("detectron2").setLevel(logging.WARNING)
         sys.stdout.write(describe_stages(pipeline, chosen) + "\n")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from wsis.data.artifacts import ProductReader
@@ -26,71 +24,14 @@ from wsis.engine.progress import progress
 from wsis.engine.status import fingerprint, flatten, look_up
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
-from wsis.evaluation.box_masks import BoxMaskEvaluator
-from wsis.evaluation.classification import ClassificationEvaluator
-from wsis.evaluation.registry import evaluate_product
+from wsis.evaluation.image_loop import DatasetDicts, Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
-from wsis.evaluation.truth import load_box_truth, load_truth
-from wsis.evaluation.voc import ProtocolOptions
-from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.json"
 METRICS = "metrics.json"
-
-DatasetDicts = Sequence[dict[str, Any]]
-Results = list[dict[str, Any]]
-
-
-def _protocol_options(keys: CfgNode) -> ProtocolOptions:
-    return ProtocolOptions(
-        eleven_point=keys.ELEVEN_POINT,
-        use_difficult=keys.USE_DIFFICULT,
-        ignore_void=keys.IGNORE_VOID,
-        absent_is_zero=keys.ABSENT_IS_ZERO,
-    )
-
-
-def _detection_evaluator(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
-) -> VOCInstanceEvaluator:
-    protocols = tuple(dict.fromkeys((*planned.cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox")))
-    class_of_category = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", {})
-    categories = sorted(class_of_category, key=class_of_category.get)
-    return VOCInstanceEvaluator(
-        dataset_dicts,
-        class_names(name),
-        load_ground_truth=load_truth,
-        load_boxes=load_box_truth,
-        protocols=protocols,
-        options=_protocol_options(planned.cfg.WSIS.EVALUATION),
-        output_dir=planned.folder / "predictions" / name,
-        category_ids=categories or None,
-    )
-
-
-def _classification_evaluator(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
-) -> ClassificationEvaluator:
-    return ClassificationEvaluator(class_names(name))
-
-
-def _box_mask_evaluator(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, name: str
-) -> BoxMaskEvaluator:
-    iterations = planned.cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    return BoxMaskEvaluator(dataset_dicts, class_names(name), grabcut_iterations=iterations)
-
-
-# How a trained network is evaluated, by Stage.evaluation; they have `miss` beyond Detectron2's API.
-_NetworkEvaluator = VOCInstanceEvaluator | ClassificationEvaluator | BoxMaskEvaluator
-_NETWORK_EVALUATORS: dict[str, Callable[..., _NetworkEvaluator]] = {
-    "detection": _detection_evaluator,
-    "classification": _classification_evaluator,
-    "box_masks": _box_mask_evaluator,
-}
 
 
 @torch.no_grad()
@@ -101,11 +42,12 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     """
     stage, cfg = planned.stage, planned.cfg
     assert isinstance(stage, TrainStage)
+    assert stage.evaluation is not None
     model = build_inference_model(cfg, ProductReader(planned.folder, planned.name).weights)
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    evaluator = _NETWORK_EVALUATORS[stage.evaluation](planned, dataset_dicts, name)
+    evaluator = stage.evaluation(name, dataset_dicts, cfg, planned.folder / "predictions" / name)
     evaluator.reset()
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
@@ -128,17 +70,12 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
 
 
 def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
-    keys = planned.cfg.WSIS.EVALUATION
-    return evaluate_product(
-        planned.stage.evaluation,
+    assert planned.stage.evaluation is not None
+    return planned.stage.evaluation(
         dataset_dicts[comm.get_rank() :: comm.get_world_size()],
         ProductReader(planned.folder, planned.name),
-        class_names=class_names(name),
-        protocols=tuple(keys.PROTOCOLS),
-        protocol_options=_protocol_options(keys),
-        min_score=keys.MIN_SCORE,
-        cam_thresholds=tuple(keys.CAM_THRESHOLDS),
-        grabcut_iterations=keys.GRABCUT_ITERATIONS,
+        class_names(name),
+        planned.cfg,
     )
 
 

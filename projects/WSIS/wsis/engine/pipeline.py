@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import ast
+import functools
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from wsis.config import METHOD_NODES, check_config, flatten, get_wsis_cfg
+from wsis.config import check_config, get_wsis_cfg, import_modules, set_class_count
 from wsis.data.builtin import class_names, is_salient
-from wsis.data.user import register_user_datasets
-from wsis.engine.manifest import MANIFEST
+from wsis.data.root import find_in_datasets
+from wsis.data.user import ROLES, entries_of, register_role
+from wsis.engine.config_files import (
+    COMMAND_LINE,
+    ConfigFile,
+    Overrides,
+    apply_overrides,
+    base_stage,
+    lines_of_stage,
+    merge_lines,
+    read_config_files,
+    split_overrides,
+    stage_names,
+)
 from wsis.errors import UsageError
-from wsis.stage import Stage, TrainStage, get_stage
+from wsis.stage import InferStage, Stage, TrainStage, get_stage
+
+MODEL_FINAL = "model_final.pth"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +58,28 @@ class PlannedStage:
         initial = self.cfg.WSIS.INIT_FROM if isinstance(self.stage, TrainStage) else ""
         return self.stage.consumes + ((initial,) if initial else ())
 
+    def with_values(self, values: Mapping[str, Any]) -> PlannedStage:
+        """The same stage with other config values, by their full names."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        for key, value in values.items():
+            _set(cfg, key, value)
+        cfg.freeze()
+        return replace(self, cfg=cfg)
+
+    def complete_config(self) -> str:
+        """The config as YAML, with the weights that the stage ends with: nothing else is needed.
+
+        With `wsis.config.get_wsis_cfg` and Detectron2's ``DefaultPredictor`` it gives the stage's
+        own network.
+        """
+        initial, weights = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.WEIGHTS
+        if isinstance(self.stage, TrainStage):
+            weights = str(self.folder / MODEL_FINAL)
+        made = self.with_values({"MODEL.WEIGHTS": weights, "MODEL.TORCHVISION.WEIGHTS": ""})
+        note = f"# its training starts from MODEL.WEIGHTS {initial}\n" if initial != weights else ""
+        return note + made.cfg.dump()
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -63,23 +96,14 @@ class Pipeline:
     stages: tuple[PlannedStage, ...]
 
     def producer(self, product: str, consumer: PlannedStage) -> tuple[str, Path]:
-        """Name and run folder of the stage that makes ``product`` for ``consumer``.
-
-        That is the last stage before it in the pipeline; a stage config that runs alone takes what
-        lies in its OUTPUT_DIR.
-        """
-        earlier = self.stages[: self.stages.index(consumer)]
-        for planned in reversed(earlier):
+        """Name and run folder of the last stage before ``consumer`` that makes ``product``."""
+        names = [planned.name for planned in self.stages]
+        for planned in reversed(self.stages[: names.index(consumer.name)]):
             if planned.stage.produces == product:
                 return planned.name, planned.folder
-        if len(self.stages) == 1:
-            for path in sorted(self.output_dir.glob(f"*_*/{MANIFEST}"), reverse=True):
-                name = path.parent.name.partition("_")[2]
-                if get_stage(name).produces == product:
-                    return name, path.parent
         raise UsageError(
             f"stage {consumer.name} needs '{product}', which no stage before it in pipeline "
-            f"{self.name} makes and which is not in {self.output_dir}"
+            f"{self.name} makes"
         )
 
     def select(
@@ -108,116 +132,167 @@ class Pipeline:
         return self.stages[start : stop + 1]
 
 
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
-            raise UsageError(f"{path} is not a set of keys; it needs WSIS.STAGES or WSIS.STAGE")
-        return CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    except FileNotFoundError as error:
-        raise UsageError(f"no config file {error.filename or path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not readable YAML: {error}") from None
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    node, _, leaf = key.rpartition(".")
+    functools.reduce(lambda inner, part: inner[part], node.split(".") if node else [], cfg)[
+        leaf
+    ] = value
 
 
-def _as_word(value: Any) -> Any:
-    """A number, or text that yacs would take for one, so that it remains a word to yacs."""
-    number = value
-    if isinstance(value, str):
-        with suppress(ValueError, SyntaxError):
-            number = ast.literal_eval(value)
-    if isinstance(number, int | float) and not isinstance(number, bool):
-        return repr(str(value))
-    return value
+class _Plan:
+    """Everything that the files and the command line say, before stages are made of it."""
 
-
-def _with_words(values: dict[str, Any], cfg: Any) -> dict[str, Any]:
-    """Numbers as words where the config has a word: a key may take either (a peak filter)."""
-    made = {}
-    for key, value in values.items():
-        known = cfg.get(key) if isinstance(cfg, CfgNode) else None
-        if isinstance(value, dict):
-            value = _with_words(value, known)
-        elif isinstance(known, str):
-            value = _as_word(value)
-        made[key] = value
-    return made
-
-
-def _merge(cfg: CfgNode, values: dict[str, Any], source: Path | str) -> None:
-    try:
-        cfg.merge_from_other_cfg(CfgNode(_with_words(values, cfg)))
-    except (KeyError, ValueError, AssertionError) as error:
-        reason = error.args[0] if error.args else error
-        raise UsageError(f"{source}: {reason}") from None
-
-
-def split_overrides(
-    overrides: Sequence[str], stage_names: Sequence[str]
-) -> tuple[list[str], dict[str, list[str]]]:
-    """Separate ``KEY VALUE`` pairs for all stages from ``stage.KEY VALUE`` pairs for one.
-
-    Args:
-        overrides: as left on the command line.
-        stage_names: stages of the pipeline.
-
-    Returns:
-        pairs for every stage, and pairs by stage name.
-    """
-    if len(overrides) % 2:
-        raise UsageError(f"overrides come as KEY VALUE pairs; '{overrides[-1]}' has no value")
-    common: list[str] = []
-    special: dict[str, list[str]] = {name: [] for name in stage_names}
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        prefix, _, rest = key.partition(".")
-        if prefix in special:
-            special[prefix] += [rest, value]
-        elif prefix.isupper():
-            common += [key, value]
-        else:
+    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+        self.path = path
+        self.files: list[ConfigFile] = read_config_files(path)
+        self.names = stage_names(self.files)
+        if not self.names:
+            alone = any("STAGE" in (file.values.get("WSIS") or {}) for file in self.files)
             raise UsageError(
-                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(stage_names)}"
+                f"{path} is the config of one stage, made by a run; run its pipeline with --stage"
+                if alone
+                else f"{path} has no STAGES: it is no pipeline (see configs/)"
             )
-    return common, special
+        self.records = {name: get_stage(name) for name in self.names}
+        self.overrides: Overrides = split_overrides(overrides, self.names)
+
+    def data(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Names of the registered data sets of a stage by role, in lower case."""
+        told = [(file.source, file.data, self.path.stem) for file in self.files]
+        told.append((COMMAND_LINE, self.overrides.data[""], self.path.stem))
+        said: dict[str, tuple[str, Any, str]] = {}
+        for source, data, stem in told:
+            if "TRAIN" in data:  # these belong to the training images of the same file
+                said = {role: value for role, value in said.items() if role == "SALIENT"}
+            said |= {role: (source, value, stem) for role, value in data.items()}
+        own = [(file.source, file.stages[name].data) for file in self.files if name in file.stages]
+        for source, data in [*own, (COMMAND_LINE, self.overrides.data[name])]:
+            stem = f"{self.path.stem}_{name}"
+            said |= {role: (source, value, stem) for role, value in data.items()}
+        return {
+            role.lower(): register_role(role, value, stem=stem, source=source)
+            for role, (source, value, stem) in said.items()
+            if value is not None
+        }
+
+    def chain(self, name: str) -> list[str]:
+        """The stages from whose configs stage ``name`` starts, and itself at the end."""
+        start = base_stage(self.files, name)
+        record = self.records[name]
+        if start and start not in self.names:
+            raise UsageError(f"stage {name}: _BASE_ names {start!r}, which is no stage or file")
+        if not start and isinstance(record, InferStage):
+            start = self._producer(record.weights_from, name)
+        if start and self.names.index(start) >= self.names.index(name):
+            raise UsageError(f"stage {name}: _BASE_ names {start}, which does not come before it")
+        return [*(self.chain(start) if start else []), name]
+
+    def _producer(self, product: str, consumer: str) -> str:
+        earlier = self.names[: self.names.index(consumer)]
+        makers = [name for name in earlier if self.records[name].produces == product]
+        return makers[-1] if makers else ""
+
+    def config(self, name: str) -> CfgNode:
+        """The config of a stage, its data sets and class counts filled in; not frozen."""
+        cfg, chain = get_wsis_cfg(), self.chain(name)
+        lines = lines_of_stage(self.files, chain)
+        import_modules(cfg, (found for _, values in lines for found in _imports(values)))
+        for found in lines:
+            merge_lines(cfg, found)
+        apply_overrides(cfg, self.overrides.common)
+        for link in chain:
+            apply_overrides(cfg, self.overrides.special[link])
+        record = self.records[name]
+        for key, value in record.config.items():
+            _set(cfg, key, value)
+        cfg.WSIS.STAGE = name
+        check_config(cfg)
+        return cfg
+
+    def fill_in(self, cfg: CfgNode, record: Stage) -> bool:
+        """Set what follows from the data sets; whether there is an image for the stage."""
+        data = self.data(record.name)
+        roles = self._roles(cfg, record, data)
+        if not roles:
+            return False
+        names = {role: data.get(role, ()) for role in ("train", "val")}
+        own = tuple(name for role in roles for name in _names_of_role(role, record, data))
+        is_train = isinstance(record, TrainStage)
+        cfg.DATASETS.TRAIN = own if is_train else names["train"]
+        cfg.DATASETS.TEST = names["val"]
+        cfg.WSIS.IMAGES = names["train"] if is_train else own
+        if "train" in roles and "evaluation" in data:
+            cfg.WSIS.EVALUATION.IMAGES = data["evaluation"]
+        cfg.WSIS.DATASETS = entries_of([*cfg.DATASETS.TRAIN, *names["val"], *own])
+        _check_classes_of(cfg, record)
+        set_class_count(cfg, len(class_names(cfg.WSIS.IMAGES[0])))
+        cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
+        cfg.MODEL.TORCHVISION.WEIGHTS = find_in_datasets(cfg.MODEL.TORCHVISION.WEIGHTS)
+        if getattr(record, "mapper", "") != "InstanceMapper":
+            # As its mapper sizes images, so that Detectron2's own predictor does no other thing.
+            cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
+        return True
+
+    def _roles(self, cfg: CfgNode, record: Stage, data: Mapping[str, Any]) -> list[str]:
+        """The roles of the images that a stage treats; none where it has nothing to do."""
+        stated = [str(role) for role in cfg.WSIS.IMAGES]
+        unknown = [role for role in stated if role.upper() not in ROLES]
+        if unknown:
+            raise UsageError(
+                f"stage {record.name}: WSIS.IMAGES names roles of DATA "
+                f"({', '.join(ROLES).lower()}), not {unknown[0]!r}"
+            )
+        roles = stated if stated and not isinstance(record, TrainStage) else list(record.images)
+        absent = {"val"} - data.keys()
+        if cfg.SOLVER.MAX_ITER == 0:  # a network trained elsewhere needs nothing to learn from
+            absent |= {"salient"} - data.keys()
+        there = [role for role in roles if role not in absent]
+        needed = any(
+            record.produces in (*other.consumes, getattr(other, "weights_from", ""))
+            for other in self.records.values()
+        )
+        return there or (["train"] if needed else [])
 
 
-def _override_value(known: Any, text: str) -> Any:
-    """What is written for a key whose value is ``known``, as the YAML files have it.
+def _names_of_role(
+    role: str, record: Stage, data: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    if role == "evaluation" and role not in data:
+        role = "train"
+    if role not in data:
+        wanted = "DATA.TRAIN: a folder of class folders, a COCO JSON, a VOC tree or a known name"
+        if role == "salient":
+            wanted = "DATA.SALIENT: single objects with their masks"
+        raise UsageError(f"stage {record.name} needs {wanted} (datasets/README.md)")
+    return data[role]
 
-    Lists and dicts need no quotes around words, nor do numbers where the config has a word.
-    """
-    if isinstance(known, str) and _as_word(text) != text:
-        return _as_word(text)
-    if text.lstrip().startswith(("[", "{")):
+
+def _imports(values: Mapping[str, Any]) -> list[str]:
+    return list((values.get("WSIS") or {}).get("IMPORTS") or [])
+
+
+def _check_classes_of(cfg: CfgNode, record: Stage) -> None:
+    """Refuse a stage whose data sets have different classes."""
+    users = {
+        "DATA.TRAIN": (*cfg.DATASETS.TRAIN, *cfg.WSIS.IMAGES),
+        "DATA.EVALUATION": cfg.WSIS.EVALUATION.IMAGES,
+        "DATA.VAL": cfg.DATASETS.TEST,
+    }
+    known: dict[str, tuple[str, ...]] = {}
+    for role, name in ((role, name) for role, found in users.items() for name in found):
         try:
-            ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            with suppress(yaml.YAMLError):
-                return yaml.safe_load(text)
-    return text
-
-
-def _apply_overrides(cfg: CfgNode, pairs: list[str]) -> None:
-    known = flatten(cfg, "")
-    values = [
-        word
-        for key, text in zip(pairs[::2], pairs[1::2], strict=True)
-        for word in (key, _override_value(known.get(key), text))
-    ]
-    try:
-        cfg.merge_from_list(values)
-    except (KeyError, ValueError, AssertionError) as error:
-        reason = error.args[0] if error.args else error
-        hint = _hint(cfg, pairs[::2], str(reason))
-        raise UsageError(f"command line: {reason}{hint}") from None
-
-
-def _hint(cfg: CfgNode, keys: Sequence[str], reason: str) -> str:
-    """What may have been meant, for the two commonest mistakes."""
-    if reason.startswith("Type mismatch") and "tuple" in reason:
-        return '; a list is written "[a, b]", with one element too'
-    unknown = next((key for key in keys if reason == f"Non-existent key: {key}"), "")
-    known = get_close_matches(unknown, list(flatten(cfg, "")), n=1) if unknown else []
-    return f"; did you mean {known[0]}?" if known else ""
+            if is_salient(name):
+                if "salient" not in record.images:
+                    raise UsageError(
+                        f"data set {name} has salient images and no classes; its role is SALIENT"
+                    )
+                continue
+            known[name] = class_names(name)
+        except UsageError as error:
+            raise UsageError(f"{role}: {error}") from None
+        first = next(iter(known))
+        if not getattr(record, "class_agnostic", False):
+            _check_classes(first, known[first], name, known[name])
 
 
 def _check_classes(
@@ -238,87 +313,35 @@ def _check_classes(
     )
 
 
-def _check_place_of_salient(name: str, key: str) -> None:
-    if key != "DATASETS.TRAIN":
-        raise UsageError(
-            f"data set {name} has salient images and no classes; name it in DATASETS.TRAIN of the "
-            "stage that learns from it, and give that stage WSIS.IMAGES"
-        )
-
-
-def _fit_to_datasets(cfg: CfgNode, stage: Stage) -> None:
-    """Class counts come from the data set, so that a new data set needs no other edit."""
-    register_user_datasets(cfg.WSIS.DATASETS)
-    if not cfg.WSIS.IMAGES:
-        cfg.WSIS.IMAGES = tuple(cfg.DATASETS.TRAIN)
-    if not cfg.WSIS.IMAGES:
-        raise UsageError("DATASETS.TRAIN and WSIS.IMAGES are both empty: name a data set")
-    users = {
-        "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
-        "WSIS.IMAGES": cfg.WSIS.IMAGES,
-        "WSIS.EVALUATION.IMAGES": cfg.WSIS.EVALUATION.IMAGES,
-        "DATASETS.TEST": cfg.DATASETS.TEST,
-    }
-    classes: dict[str, tuple[str, ...]] = {}
-    for key, name in ((key, name) for key, found in users.items() for name in found):
-        try:
-            if is_salient(name):
-                _check_place_of_salient(name, key)
-                continue
-            classes[name] = class_names(name)
-        except UsageError as error:
-            raise UsageError(f"{key}: {error}") from None
-        first = next(iter(classes))
-        if not getattr(stage, "class_agnostic", False):
-            _check_classes(first, classes[first], name, classes[name])
-    for node in ("MODEL.ROI_HEADS", *METHOD_NODES):
-        keys = cfg.MODEL[node.removeprefix("MODEL.")]
-        if "NUM_CLASSES" in keys:
-            keys.NUM_CLASSES = len(classes[first])
-
-
 def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:
-    """Read a pipeline YAML (or a single stage's) and the configs of its stages.
+    """Read a pipeline YAML and make the configs of its stages.
 
-    A stage's config is, in this order: Detectron2's defaults, the stage YAML, what the pipeline
-    YAML says besides WSIS.STAGES, ``KEY VALUE`` and ``stage.KEY VALUE`` of the command line.
+    A stage's config is, in this order: Detectron2's defaults with WSIS's; file by file, those of
+    ``_BASE_`` first, what the file says to all stages and then what it says to this one; ``KEY
+    VALUE`` and ``stage.KEY VALUE`` of the command line. A stage that runs a trained network starts
+    from the lines of the stage that trains it. What depends on the data sets is filled in.
 
     Args:
-        config_file: YAML with WSIS.STAGES or with WSIS.STAGE.
+        config_file: YAML with STAGES, or one whose ``_BASE_`` has them.
         overrides: pairs from the command line.
 
     Raises:
         UsageError: a missing file, an unknown key, stage or data set.
     """
-    path = Path(config_file)
-    values = _load_yaml(path)
-    wsis = values.get("WSIS") or {}
-    stage_files = [path.parent / name for name in wsis.pop("STAGES", [])]
-    if not stage_files and not wsis.get("STAGE"):
-        raise UsageError(f"{path} names neither WSIS.STAGES (a pipeline) nor WSIS.STAGE (a stage)")
-    stage_values = [_load_yaml(file) for file in stage_files] or [values]
-    names = [str((v.get("WSIS") or {}).get("STAGE", "")) for v in stage_values]
-    records = [get_stage(name) for name in names]
-    if len(set(names)) != len(names):
-        raise UsageError(f"{path} lists a stage twice: {', '.join(names)}")
-    common, special = split_overrides(overrides, names)
-    planned, output_dir = [], None
-    for number, (record, own) in enumerate(zip(records, stage_values, strict=True), start=1):
-        cfg = get_wsis_cfg()
-        if stage_files:
-            _merge(cfg, own, stage_files[number - 1])
-        _merge(cfg, values, path)
-        _apply_overrides(cfg, common)
-        _apply_overrides(cfg, special[record.name])
-        check_config(cfg)
-        _fit_to_datasets(cfg, record)
+    plan = _Plan(Path(config_file), overrides)
+    planned: list[PlannedStage] = []
+    output_dir = Path()
+    for number, (name, record) in enumerate(plan.records.items(), start=1):
+        cfg = plan.config(name)
         output_dir = Path(cfg.OUTPUT_DIR)
-        folder = output_dir / f"{number}_{record.name}"
-        if not stage_files:  # alone, a stage finds its place among the folders that are there
-            places = sorted(output_dir.glob(f"*_{record.name}"))
-            own = (place for place in places if place.name.partition("_")[2] == record.name)
-            folder = next(own, folder)
+        folder = output_dir / f"{number}_{name}"
+        if not plan.fill_in(cfg, record):
+            continue
         cfg.OUTPUT_DIR = str(folder)
+        if isinstance(record, InferStage):
+            makers = [p for p in planned if p.stage.produces == record.weights_from]
+            cfg.MODEL.WEIGHTS = str(makers[-1].folder / MODEL_FINAL) if makers else ""
+            cfg.MODEL.TORCHVISION.WEIGHTS = ""
         cfg.freeze()
         planned.append(PlannedStage(record, cfg, folder))
-    return Pipeline(path.stem, output_dir, tuple(planned))
+    return Pipeline(Path(config_file).stem, output_dir, tuple(planned))

@@ -34,7 +34,7 @@ from wsis.engine.status import (
 )
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, UsageError, WSISError
-from wsis.stage import TrainStage
+from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,8 @@ def run_stage(
         for product in planned.consumes
         for name, folder in [pipeline.producer(product, planned)]
     }
+    if isinstance(planned.stage, InferStage) and planned.stage.measured is not None:
+        planned = planned.with_values(planned.stage.measured(products))
     config, inputs = relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
     manifest = Manifest(planned.name, planned.stage.kind, RUNNING, config, inputs)
     if comm.is_main_process():
@@ -242,7 +244,7 @@ def _open_folder(planned: PlannedStage, manifest: Manifest, *, force: bool) -> N
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write(folder)
         with atomic_write(folder / "config.yaml", "w") as stream:
-            stream.write(planned.cfg.dump())
+            stream.write(planned.complete_config())
     except OSError as error:
         raise WSISError(f"cannot write to {folder} ({error.strerror}); set OUTPUT_DIR") from None
 

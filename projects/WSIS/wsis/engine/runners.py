@@ -207,8 +207,6 @@ def run_infer(
     assert isinstance(stage, InferStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
     model = build_inference_model(cfg, products[stage.weights_from].weights)
-    if stage.prepare_model is not None:
-        stage.prepare_model(model, dict(products))
 
     @torch.no_grad()
     def finish(sample: dict[str, Any]) -> dict[str, Any]:

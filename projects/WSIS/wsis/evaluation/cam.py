@@ -5,15 +5,10 @@ K classes present, H x W pixels. CAMs are normalised to a maximum of 1 per class
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from wsis.evaluation.streaming import InstancePrediction
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.components import detect_components, winning_channels
-
-# IRNet evaluates its CAMs with a background score of 0.15 (methods/irnet.md, 7).
-CAM_THRESHOLD = 0.15
 
 
 def cam_label_map(keys: np.ndarray, cam: np.ndarray, *, threshold: float) -> np.ndarray:
@@ -32,50 +27,25 @@ def cam_label_map(keys: np.ndarray, cam: np.ndarray, *, threshold: float) -> np.
 
 
 def cam_components(
-    keys: np.ndarray,
-    cam: np.ndarray,
-    *,
-    threshold: float,
-    min_area: float = 0.01,
-    exclusive: bool = True,
+    keys: np.ndarray, cam: np.ndarray, *, threshold: float, min_area: float = 0.01
 ) -> InstancePrediction:
     """The baseline: connected components of thresholded CAMs as instances.
 
     It differs from IRNet's instances (``methods/irnet.md`` 6.5) only in that the CAMs were neither
     split by the displacement field nor spread by the random walk: 4-connected components, the
-    largest value in a component as its score, 0 if it is small.
+    largest value in a component as its score, 0 if it is small. A pixel goes to the class with the
+    largest CAM.
 
     Args:
         keys: (K,) class ids, ascending.
         cam: (K, H, W) float.
         threshold: a pixel belongs to a class only if its CAM exceeds this.
         min_area: components under this share of the image get score 0 and stay in the result.
-        exclusive: a pixel goes to the class with the largest CAM; otherwise to every class above
-            the threshold.
     """
     cam = np.asarray(cam, dtype=np.float32)
     smallest = min_area * cam.shape[1] * cam.shape[2]
-    if exclusive:
-        # No CAM (no label on the image) leaves everything to the background.
-        scores = cam.max(axis=0, initial=0.0)
-        found = detect_components(winning_channels(cam, threshold), scores, min_area=smallest)
-        classes = np.asarray(keys, dtype=np.int64)[found.channels]
-        return InstancePrediction(classes, found.scores, found.masks)
-    classes, scores, masks = [], [], [np.zeros((0, *cam.shape[1:]), dtype=bool)]
-    for key, one in zip(keys, cam, strict=True):
-        found = detect_components(np.where(one > threshold, 0, -1), one, min_area=smallest)
-        classes += [int(key)] * len(found.scores)
-        scores += found.scores.tolist()
-        masks.append(found.masks)
-    return InstancePrediction(
-        np.array(classes, dtype=np.int64),
-        np.array(scores, dtype=np.float32),
-        np.concatenate(masks),
-    )
-
-
-def cam_of_artifact(
-    arrays: Mapping[str, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class ids and full-size CAMs (K, H, W) float32 of one ``cam`` artifact."""
-    return arrays["keys"], arrays["high_res"].astype(np.float32)
+    # No CAM (no label on the image) leaves everything to the background.
+    scores = cam.max(axis=0, initial=0.0)
+    found = detect_components(winning_channels(cam, threshold), scores, min_area=smallest)
+    classes = np.asarray(keys, dtype=np.int64)[found.channels]
+    return InstancePrediction(classes, found.scores, found.masks)

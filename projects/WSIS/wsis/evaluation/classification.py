@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,13 @@ from detectron2.evaluation import DatasetEvaluator
 
 from wsis.errors import DataError
 from wsis.evaluation.average_precision import average_precision
-from wsis.evaluation.records import RecordTable
-from wsis.evaluation.streaming import Metrics, StreamingEvaluation
-from wsis.evaluation.voc import add_by_class
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """What a classifier says of an image, and what is in it.
-
-    Attributes:
-        scores: (1, C) float64; -inf where the image was not classified.
-        present: (1, C) bool.
-    """
-
-    scores: np.ndarray
-    present: np.ndarray
+from wsis.evaluation.streaming import (
+    Metrics,
+    Record,
+    RecordTable,
+    StreamingEvaluation,
+    add_by_class,
+)
 
 
 class ClassificationMeasure:
@@ -44,11 +34,11 @@ class ClassificationMeasure:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: ImageScores) -> ImageScores:
-        """The pair itself."""
+    def measure(self, pair: Record) -> Record:
+        """The pair itself: ``scores`` (1, C), -inf if not classified, and ``present`` (1, C)."""
         return pair
 
-    def summarise(self, records: RecordTable | Sequence[ImageScores]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """``mAP`` and ``mAP/<class>`` in per cent."""
         table, number = RecordTable.of(records), len(self.class_names)
         scores = table.column("scores", np.float64).reshape(-1, number)
@@ -72,12 +62,10 @@ class ClassificationEvaluator(DatasetEvaluator):
 
     Args:
         class_names: C names.
-        output_key: where a model's output holds its logits or scores, (C,).
     """
 
-    def __init__(self, class_names: Sequence[str], *, output_key: str = "logits") -> None:
+    def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-        self.output_key = output_key
         self._stream = StreamingEvaluation([ClassificationMeasure(class_names)])
 
     def reset(self) -> None:
@@ -87,9 +75,9 @@ class ClassificationEvaluator(DatasetEvaluator):
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Take a batch: inputs have ``image_key`` and ``image_labels``, outputs scores (C,)."""
+        """Take a batch: inputs have ``image_key`` and ``image_labels``, outputs ``logits`` (C,)."""
         for given, output in zip(inputs, outputs, strict=True):
-            scores = np.asarray(output[self.output_key].detach().cpu(), dtype=np.float64)
+            scores = np.asarray(output["logits"].detach().cpu(), dtype=np.float64)
             if scores.shape != (len(self.class_names),) or not np.isfinite(scores).all():
                 raise DataError(
                     f"image {given['image_key']}: expected {len(self.class_names)} finite scores, "
@@ -104,7 +92,7 @@ class ClassificationEvaluator(DatasetEvaluator):
     def _add(self, given: Mapping[str, Any], scores: np.ndarray) -> None:
         present = np.zeros(len(self.class_names), dtype=bool)
         present[list(given.get("image_labels", ()))] = True
-        self._stream.add(given["image_key"], ImageScores(scores[None], present[None]))
+        self._stream.add(given["image_key"], {"scores": scores[None], "present": present[None]})
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{"classification": metrics}`` on the main process, empty on the others."""

@@ -1,67 +1,47 @@
-"""Protocol ``coco``: pycocotools' own matching and accumulation, image by image.
+"""Protocol ``coco``: pycocotools' own matching and accumulation, image by image; result files.
 
-`pycocotools.cocoeval.COCOeval` matches one image at a time against a ground truth made in memory;
-only its scores and flags are kept, and its ``accumulate`` runs over them at the end, one class at a
-time. The figures are those of COCOeval on files; images are ordered by key, which breaks ties
-between scores. Areas and boxes of objects are those that the data set states (``areas``, ``boxes``
-of the ground truth), as in COCOeval; where it states none, they are those of the masks.
+`pycocotools.cocoeval.COCOeval` matches one image at a time; only its scores and flags are kept, and
+its ``accumulate`` runs over them at the end, one class at a time. The figures are those of COCOeval
+on files; images are ordered by key, which breaks ties between scores. Areas and boxes of objects
+are those that the data set states (``areas``, ``boxes`` of the ground truth), as in COCOeval; where
+it states none, they are those of the masks. Nothing is held but those flags: predictions go to a
+file while they stream by.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
+from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval, Params
 
-from wsis.evaluation.records import RecordTable
-from wsis.evaluation.streaming import InstancePair, InstancePrediction, Metrics, Truth
-from wsis.evaluation.voc import ProtocolOptions, add_by_class
+from wsis.data.files import atomic_write
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.evaluation.streaming import KeyedRecords, Metrics, Record, RecordTable, add_by_class
 from wsis.layers.masks import mask_boxes
+from wsis.layers.run_lengths import encode_mask
 
-AREAS = ("all", "small", "medium", "large")
-_SIZE_NAMES = {"small": "APs", "medium": "APm", "large": "APl"}
+_AREAS = 4  # COCO's: all, small, medium, large
 _EXTRA_THRESHOLD = 0.25  # the others are COCO's 0.50, 0.55, ..., 0.95
-_IMAGE = 1  # the id of the only image in a ground truth of one
+_MOST = 100  # predictions of a class in an image
+FILE_NAME = "coco_instances_results.json"  # as Detectron2 calls it
 
 
-@dataclass(frozen=True)
-class CocoMatches:
-    """COCOeval's flags of one image for the thresholds (as bits, lowest first) and the A areas.
-
-    Attributes:
-        classes: (n,) int64, ascending; within a class best score first.
-        scores: (n,) float64.
-        true: (n, A) int64 bits, the prediction found an object.
-        ignored: (n, A) int64 bits, it counts neither way.
-        object_classes: (m,) int64, classes that occur in prediction or truth, ascending.
-        objects: (m, A) int64, how many objects of the class count.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    true: np.ndarray
-    ignored: np.ndarray
-    object_classes: np.ndarray
-    objects: np.ndarray
-
-
-def encode_rle(masks: np.ndarray) -> list[dict[str, Any]]:
-    """COCO RLE (counts as bytes) of masks (N, H, W)."""
-    return [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
     """Tightest boxes (N, 4) of masks (N, H, W): x, y, width, height in pixels, int64."""
-    boxes = mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy()
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return _xywh(mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy())
 
 
 def xywh_of_prediction(prediction: InstancePrediction) -> np.ndarray:
@@ -71,26 +51,7 @@ def xywh_of_prediction(prediction: InstancePrediction) -> np.ndarray:
     """
     if prediction.boxes is None:
         return xywh_of_masks(prediction.masks)
-    boxes = np.asarray(prediction.boxes, dtype=np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def _parameters(iou_type: str) -> Params:
-    parameters = Params(iou_type)
-    parameters.iouThrs = np.concatenate([[_EXTRA_THRESHOLD], parameters.iouThrs])
-    parameters.maxDets = [100]
-    parameters.imgIds = [_IMAGE]
-    return parameters
-
-
-def _stated(truth: Truth | None, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (N,) and boxes (N, 4) that a ground truth states, NaN where it does not."""
-    areas = getattr(truth, f"{prefix}areas", None)
-    boxes = getattr(truth, f"{prefix}boxes", None)
-    return (
-        np.full(count, np.nan) if areas is None else areas,
-        np.full((count, 4), np.nan) if boxes is None else boxes,
-    )
+    return _xywh(np.asarray(prediction.boxes, dtype=np.float64))
 
 
 def _to_bits(flags: np.ndarray) -> np.ndarray:
@@ -101,22 +62,6 @@ def _to_bits(flags: np.ndarray) -> np.ndarray:
 def _from_bits(bits: np.ndarray, number: int) -> np.ndarray:
     """The opposite of `_to_bits` for ``number`` thresholds."""
     return (bits[None] >> np.arange(number)[:, None]) & 1 > 0
-
-
-def _in_memory(annotations: list[dict[str, Any]], size: tuple[int, int]) -> COCO:
-    """A COCO object of one image; categories are numbered class + 1."""
-    classes = sorted({annotation["category_id"] for annotation in annotations})
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": _IMAGE, "height": size[0], "width": size[1]}],
-        "categories": [{"id": number, "name": str(number)} for number in classes],
-        "annotations": [
-            {"image_id": _IMAGE, "id": number, **annotation}
-            for number, annotation in enumerate(annotations, start=1)
-        ],
-    }
-    coco.createIndex()
-    return coco
 
 
 class CocoMeasure:
@@ -146,111 +91,110 @@ class CocoMeasure:
         self.options = options or ProtocolOptions()
         self.protocol = self.options.name("coco" if iou_type == "segm" else "coco_bbox")
 
-    def measure(self, pair: InstancePair) -> CocoMatches:
-        """What COCOeval says of one image."""
-        size = tuple(pair.truth.void.shape)
+    def _parameters(self) -> Params:
+        parameters = Params(self.iou_type)
+        parameters.iouThrs = np.concatenate([[_EXTRA_THRESHOLD], parameters.iouThrs])
+        return parameters
+
+    def measure(self, pair: InstancePair) -> Record:
+        """What COCOeval says of one image, for T thresholds and A areas.
+
+        Returns:
+            ``classes`` (n,) ascending, within a class best score first; ``scores`` (n,); ``true``
+            and ``ignored`` (n, A), found an object or counts neither way, a bit per threshold
+            (lowest first); ``object_classes`` (m,) that occur in prediction or truth, ascending;
+            ``objects`` (m, A), how many objects of the class count.
+        """
         truth = self._true_annotations(pair.truth, pair.prediction.classes)
         predicted = self._predicted_annotations(pair.prediction)
-        parameters = _parameters(self.iou_type)
-        present = {annotation["category_id"] for annotation in truth + predicted}
-        if not present:
-            return self._compact([], [])
-        parameters.catIds = sorted(present)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by print
-            evaluation = COCOeval(
-                _in_memory(truth, size), _in_memory(predicted, size), self.iou_type
-            )
-            evaluation.params = parameters
-            evaluation.evaluate()
-        return self._compact(evaluation.evalImgs, parameters.catIds)
-
-    def _geometry(
-        self, masks: np.ndarray, areas: np.ndarray, boxes: np.ndarray
-    ) -> list[dict[str, Any]]:
-        areas = areas.tolist()
-        if self.iou_type == "bbox":
-            return [
-                {"bbox": box, "area": area} for box, area in zip(boxes.tolist(), areas, strict=True)
-            ]
-        return [
-            {"segmentation": rle, "area": area}
-            for rle, area in zip(encode_rle(masks), areas, strict=True)
+        evaluation = COCOeval(iouType=self.iou_type)
+        evaluation.params = self._parameters()
+        evaluation.params.maxDets = [_MOST]
+        # What COCOeval.evaluate would read from two COCO objects.
+        for known, entries in ((evaluation._gts, truth), (evaluation._dts, predicted)):
+            for entry in entries:
+                known[0, entry["category_id"]].append(entry)
+        classes = sorted({number for _, number in [*evaluation._gts, *evaluation._dts]})
+        evaluation.ious = {(0, number): evaluation.computeIoU(0, number) for number in classes}
+        found = [
+            [evaluation.evaluateImg(0, number, area, _MOST) for area in evaluation.params.areaRng]
+            for number in classes
         ]
+        none = np.zeros((0, _AREAS), dtype=np.int64)
+
+        def flags(name: str) -> np.ndarray:
+            rows = ([_to_bits(np.asarray(area[name]) > 0) for area in areas] for areas in found)
+            return np.concatenate([none, *(np.stack(columns, axis=1) for columns in rows)])
+
+        objects = [[np.sum(np.asarray(a["gtIgnore"]) == 0) for a in areas] for areas in found]
+        scores = [np.asarray(areas[0]["dtScores"], dtype=np.float64) for areas in found]
+        numbers = np.array(classes, dtype=np.int64)
+        return {
+            "classes": np.repeat(numbers, np.array([len(s) for s in scores], dtype=np.int64)),
+            "scores": np.concatenate([np.zeros(0), *scores]),
+            "true": flags("dtMatches"),
+            "ignored": flags("dtIgnore"),
+            "object_classes": numbers,
+            "objects": np.concatenate([none, np.array(objects, np.int64).reshape(-1, _AREAS)]),
+        }
+
+    def _annotations(
+        self, classes: np.ndarray, masks: np.ndarray, boxes: np.ndarray, **more: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """What COCOeval reads of objects or predictions, one dict each."""
+        numbers = range(1, len(classes) + 1)
+        columns = {"id": numbers, "category_id": np.asarray(classes).tolist()}
+        columns |= {name: values.tolist() for name, values in more.items()}
+        columns |= (
+            {"bbox": boxes.tolist()}
+            if self.iou_type == "bbox"
+            else {"segmentation": [encode_mask(mask) for mask in masks]}
+        )
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:
-        crowd_masks = getattr(truth, "crowd_masks", None)
-        masks, stated = [truth.masks], [_stated(truth, "", len(truth.masks))]
-        classes = [np.asarray(truth.classes)]
-        crowd = [truth.difficult & (not self.options.use_difficult)]
-        if crowd_masks is not None and len(crowd_masks):
-            masks.append(crowd_masks)
-            classes.append(np.asarray(truth.crowd_classes))
-            stated.append(_stated(truth, "crowd_", len(crowd_masks)))
-            crowd.append(np.ones(len(crowd_masks), dtype=bool))
-        if self.options.ignore_void and truth.void.any():
-            everywhere = np.unique(predicted)
-            masks.append(np.broadcast_to(truth.void, (len(everywhere), *truth.void.shape)))
-            classes.append(everywhere)
-            stated.append(_stated(None, "", len(everywhere)))
-            crowd.append(np.ones(len(everywhere), dtype=bool))
-        stacked = np.concatenate(masks)
-        areas, boxes = (np.concatenate(values) for values in zip(*stated, strict=True))
-        areas = np.where(np.isnan(areas), stacked.sum(axis=(1, 2)), areas)
-        boxes = np.where(np.isnan(boxes), xywh_of_masks(stacked), boxes)
-        shapes = self._geometry(stacked, areas, boxes)
-        return [
-            {**shape, "category_id": int(number) + 1, "iscrowd": int(ignored)}
-            for shape, number, ignored in zip(
-                shapes, np.concatenate(classes), np.concatenate(crowd), strict=True
-            )
-        ]
+        voids = np.unique(predicted) if self.options.ignore_void and truth.void.any() else []
+        everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
+        count, crowds = len(truth.masks), getattr(truth, "crowd_masks", everywhere[:0])
+        masks = np.concatenate([truth.masks, crowds, everywhere])
+        numbers = [truth.classes, getattr(truth, "crowd_classes", ()), voids]
+        crowd = np.ones(len(masks), dtype=bool)
+        crowd[:count] = truth.difficult & (not self.options.use_difficult)
+        areas, boxes = masks.sum(axis=(1, 2)).astype(float), xywh_of_masks(masks).astype(float)
+        for first, prefix in ((0, ""), (count, "crowd_")):
+            for values, name in ((areas, "areas"), (boxes, "boxes")):
+                stated = getattr(truth, prefix + name, None)
+                if stated is not None:
+                    part = values[first : first + len(stated)]
+                    np.copyto(part, stated, where=~np.isnan(stated))
+        return self._annotations(
+            np.concatenate([np.asarray(n, dtype=np.int64) for n in numbers]),
+            masks,
+            boxes,
+            area=areas,
+            iscrowd=crowd,
+            ignore=crowd,
+        )
 
     def _predicted_annotations(self, prediction: InstancePrediction) -> list[dict[str, Any]]:
         if self.iou_type == "bbox":
             boxes = xywh_of_prediction(prediction)
-            shapes = [{"bbox": box, "area": box[2] * box[3]} for box in boxes.tolist()]
+            areas, masks = boxes[:, 2] * boxes[:, 3], boxes
         else:
-            areas = prediction.masks.sum(axis=(1, 2))
-            shapes = self._geometry(prediction.masks, areas, np.zeros((len(areas), 4)))
-        return [
-            {**shape, "category_id": int(number) + 1, "score": float(score), "iscrowd": 0}
-            for shape, number, score in zip(
-                shapes, prediction.classes, prediction.scores, strict=True
-            )
-        ]
-
-    @staticmethod
-    def _compact(found: Sequence[dict[str, Any]], categories: list[int]) -> CocoMatches:
-        """COCOeval's results, which come class by class and within a class area by area."""
-        by_class = [found[i : i + len(AREAS)] for i in range(0, len(found), len(AREAS))]
-        sizes = [len(areas[0]["dtScores"]) for areas in by_class]
-        classes = np.array(categories, dtype=np.int64) - 1
-
-        def flags(name: str) -> np.ndarray:
-            rows = [
-                np.stack([_to_bits(np.asarray(area[name]) > 0) for area in areas], axis=1)
-                for areas in by_class
-            ]
-            return np.concatenate([np.zeros((0, len(AREAS)), dtype=np.int64), *rows])
-
-        objects = [[np.sum(np.asarray(a["gtIgnore"]) == 0) for a in areas] for areas in by_class]
-        return CocoMatches(
-            classes=np.repeat(classes, np.array(sizes, dtype=np.int64)),
-            scores=np.array([score for areas in by_class for score in areas[0]["dtScores"]]),
-            true=flags("dtMatches"),
-            ignored=flags("dtIgnore"),
-            object_classes=classes,
-            objects=np.array(objects, dtype=np.int64).reshape(-1, len(AREAS)),
-        )
+            masks = boxes = prediction.masks
+            areas = masks.sum(axis=(1, 2))
+        scores = np.asarray(prediction.scores)
+        return self._annotations(prediction.classes, masks, boxes, area=areas, score=scores)
 
     def _precision(self, found: dict[str, np.ndarray]) -> np.ndarray:
         """COCOeval's precision of one class, (T, 101, areas); -1 where there are no objects.
 
         ``accumulate`` sees all images as one, whose predictions it ranks as it would anyway.
         """
-        parameters = _parameters(self.iou_type)
+        parameters = self._parameters()
         number = len(parameters.iouThrs)
-        parameters.catIds, parameters.maxDets = [0], [max(1, len(found["scores"]))]
+        parameters.imgIds, parameters.catIds = [0], [0]
+        parameters.maxDets = [max(1, len(found["scores"]))]
         evaluation = COCOeval(iouType=self.iou_type)
         evaluation.params = evaluation._paramsEval = parameters
         evaluation.evalImgs = [
@@ -262,36 +206,42 @@ class CocoMeasure:
             }
             for area, objects in enumerate(found["objects"].sum(axis=0).tolist())
         ]
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by print
             evaluation.accumulate()
         return evaluation.eval["precision"][:, :, 0, :, 0]
 
     def _by_class(self, table: RecordTable) -> Iterator[dict[str, np.ndarray]]:
         """The rows of each class in turn; images keep their order."""
-        flags = {
-            name: table.column(name, np.int16).reshape(-1, len(AREAS))
-            for name in ("true", "ignored")
+        groups = {
+            "classes": {
+                "scores": table.column("scores", np.float64),
+                "true": table.column("true", np.int16).reshape(-1, _AREAS),
+                "ignored": table.column("ignored", np.int16).reshape(-1, _AREAS),
+            },
+            "object_classes": {"objects": table.column("objects", np.int64).reshape(-1, _AREAS)},
         }
-        objects = table.column("objects", np.int64).reshape(-1, len(AREAS))
-        classes = [table.column(name, np.int64) for name in ("classes", "object_classes")]
-        orders = [np.argsort(numbers, kind="stable") for numbers in classes]
         borders = np.arange(len(self.class_names) + 1)
-        ends = [np.searchsorted(n[o], borders) for n, o in zip(classes, orders, strict=True)]
-        scores = table.column("scores", np.float64)
+        orders, ends = {}, {}
+        for name in groups:
+            numbers = table.column(name, np.int64)
+            orders[name] = np.argsort(numbers, kind="stable")
+            ends[name] = np.searchsorted(numbers[orders[name]], borders)
         for index in range(len(self.class_names)):
-            rows, cells = (o[e[index] : e[index + 1]] for o, e in zip(orders, ends, strict=True))
-            of_class = {name: values[rows] for name, values in flags.items()}
-            yield {**of_class, "scores": scores[rows], "objects": objects[cells]}
+            found = {}
+            for name, columns in groups.items():
+                rows = orders[name][ends[name][index] : ends[name][index + 1]]
+                found |= {key: values[rows] for key, values in columns.items()}
+            yield found
 
-    def summarise(self, records: RecordTable | Sequence[CocoMatches]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """COCO's figures and the fixed thresholds, in per cent."""
         number = len(self.class_names)
-        thresholds = np.round(_parameters(self.iou_type).iouThrs, 2)
+        thresholds = np.round(self._parameters().iouThrs, 2)
         unknown = 0.0 if self.options.absent_is_zero else np.nan
-        shares = np.full((number, len(thresholds), len(AREAS)), unknown)
+        shares = np.full((number, len(thresholds), _AREAS), unknown)
         for index, found in enumerate(self._by_class(RecordTable.of(records))):
             precision = self._precision(found)
-            for area in range(len(AREAS)):
+            for area in range(_AREAS):
                 if (precision[..., area] > -1).all():
                     shares[index, :, area] = precision[..., area].mean(axis=1)
         strict = thresholds >= 0.5
@@ -301,7 +251,101 @@ class CocoMeasure:
             column = int(np.flatnonzero(thresholds == threshold)[0])
             name = f"AP{round(100 * threshold)}"
             add_by_class(metrics, name, shares[:, column, 0], self.class_names)
-        for area, name in _SIZE_NAMES.items():
-            by_size = shares[:, strict, AREAS.index(area)].mean(axis=1)
-            add_by_class(metrics, name, by_size, self.class_names)
+        for area, size in enumerate("sml", start=1):
+            by_size = shares[:, strict, area].mean(axis=1)
+            add_by_class(metrics, f"AP{size}", by_size, self.class_names)
         return metrics
+
+
+def to_coco_results(
+    prediction: InstancePrediction, image_id: int | str, *, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One entry per instance: image_id, category_id, bbox (x, y, w, h), score, segmentation (RLE).
+
+    Args:
+        prediction: instances of one image.
+        image_id: the JSON's image id.
+        category_ids: the JSON's category id of each class.
+    """
+    boxes = xywh_of_prediction(prediction).tolist()
+    entries = [
+        {
+            "image_id": image_id,
+            "category_id": int(category_ids[int(number)]),
+            "bbox": box,
+            "score": float(score),
+        }
+        for number, score, box in zip(prediction.classes, prediction.scores, boxes, strict=True)
+    ]
+    if prediction.masks is not None:
+        for entry, mask in zip(entries, prediction.masks, strict=True):
+            entry["segmentation"] = encode_mask(mask)
+    return entries
+
+
+class CocoResultWriter:
+    """Writes predictions in COCO's result format, ordered by image key.
+
+    Each process appends to a file of its own in the folder, which all processes share; the main
+    process joins them.
+
+    Args:
+        folder: where ``coco_instances_results.json`` goes; created.
+        category_ids: the JSON's category id of each class.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, category_ids: Sequence[int]) -> None:
+        self.folder = Path(folder)
+        self.category_ids = tuple(category_ids)
+        self._stream: IO[bytes] | None = None
+        self._places = KeyedRecords(1)
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self._close()
+        self._places = KeyedRecords(1)
+
+    def _part(self, rank: int) -> Path:
+        return self.folder / f".{FILE_NAME}.{rank}.tmp"
+
+    def add(self, key: str, image_id: int | str, prediction: InstancePrediction) -> None:
+        """Append the results of one image."""
+        rank = comm.get_rank()
+        if self._stream is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self._part(rank), "wb")  # noqa: SIM115  (closed by _close)
+        entries = to_coco_results(prediction, image_id, category_ids=self.category_ids)
+        data = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries).encode()
+        place = np.array([[rank, self._stream.tell(), len(data)]])
+        self._places.add(key, [{"place": place}])
+        self._stream.write(data)
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def finish(self, *, distributed: bool = True) -> Path | None:
+        """Join all processes' results; the file's path on the main process, None elsewhere.
+
+        Args:
+            distributed: False writes those of this process alone.
+        """
+        self._close()
+        tables = self._places.gather(distributed=distributed)
+        if tables is None:
+            return None
+        places = tables[0].column("place", np.int64).reshape(-1, 3)
+        path, ranks = self.folder / FILE_NAME, set(places[:, 0].tolist())
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(atomic_write(path))
+            parts = {rank: stack.enter_context(open(self._part(rank), "rb")) for rank in ranks}
+            separator = b"[\n"
+            for rank, offset, length in places[places[:, 2] > 0].tolist():
+                parts[rank].seek(offset)
+                stream.write(separator + parts[rank].read(length))
+                separator = b",\n"
+            stream.write(b"\n]\n" if separator == b",\n" else b"[\n]\n")
+        for rank in ranks:
+            self._part(rank).unlink(missing_ok=True)
+        return path

@@ -6,37 +6,25 @@ R proposals and K objects of one image. Classes play no part; crowds are no obje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 
-from wsis.data.artifacts import ProductReader
-from wsis.data.proposals.store import Proposals, proposals_from_artifact
-from wsis.errors import DataError
-from wsis.evaluation.pseudo_labels import SIZES, size_index
-from wsis.evaluation.records import RecordTable
-from wsis.evaluation.streaming import Metrics, StreamingEvaluation, Truth, percent, ratio
-from wsis.evaluation.walk import CheckOptions, Results, Walk
+from wsis.data.proposals.store import Proposals, proposals_of_image
+from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.predictions import SIZES, Truth, size_index
+from wsis.evaluation.streaming import (
+    Metrics,
+    Record,
+    RecordTable,
+    StreamingEvaluation,
+    percent,
+    ratio,
+)
 from wsis.layers.region_overlap import overlap_with_masks
 
 COUNTS = (100, 300, 1000)
 _THRESHOLDS = (0.5, 0.7)
-
-
-@dataclass(frozen=True)
-class CoverRecord:
-    """What is kept of an image.
-
-    Attributes:
-        best: (K, len(COUNTS) + 1) float64, best IoU among the first so many proposals, then all.
-        sizes: (K,) int64, index into `wsis.evaluation.pseudo_labels.SIZES`.
-        count: (1,) int64, R.
-    """
-
-    best: np.ndarray
-    sizes: np.ndarray
-    count: np.ndarray
 
 
 class CoverMeasure:
@@ -44,8 +32,13 @@ class CoverMeasure:
 
     protocol = "proposals"
 
-    def measure(self, pair: tuple[Proposals | None, Truth]) -> CoverRecord:
-        """The record of one image; no proposals find nothing."""
+    def measure(self, pair: tuple[Proposals | None, Truth]) -> Record:
+        """What is kept of one image; no proposals find nothing.
+
+        Returns:
+            ``best`` (K, len(COUNTS) + 1) float64, best IoU among the first so many proposals, then
+            all; ``sizes`` (K,), index into `SIZES`; ``count`` (1,), R.
+        """
         proposals, truth = pair
         masks = np.asarray(truth.masks, dtype=bool)
         best = np.zeros((len(masks), len(COUNTS) + 1))
@@ -54,9 +47,10 @@ class CoverMeasure:
             for column, count in enumerate((*COUNTS, len(iou))):
                 best[:, column] = iou[:count].max(axis=0)
         sizes = size_index(masks.sum(axis=(1, 2)))
-        return CoverRecord(best, sizes, np.array([0 if proposals is None else len(proposals)]))
+        count = np.array([0 if proposals is None else len(proposals)])
+        return {"best": best, "sizes": sizes, "count": count}
 
-    def summarise(self, records: RecordTable | Sequence[CoverRecord]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """Per cent over objects; ``objects`` and ``proposals`` (mean of an image) are numbers."""
         table = RecordTable.of(records)
         best = table.column("best", np.float64).reshape(-1, len(COUNTS) + 1)
@@ -80,18 +74,16 @@ def _cover(best: np.ndarray, suffix: str) -> Metrics:
 
 
 def check_proposals(
-    dataset_dicts: Sequence[dict[str, Any]], product: ProductReader, options: CheckOptions
+    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
     """Product ``proposals``: ABO and recall at IoU 0.5 and 0.7, of all and of the first ones."""
-    stream, walk = StreamingEvaluation([CoverMeasure()]), Walk("proposals", options)
-    for record, truth, arrays in walk.over(dataset_dicts, product):
-        try:
-            found = (
-                None if arrays is None else proposals_from_artifact(arrays, size=truth.void.shape)
-            )
-        except ValueError as error:
-            raise DataError(
-                f"image {record['image_key']}: {error}; run --from-stage proposals --force"
-            ) from error
-        stream.add(record["image_key"], (found, truth))
-    return walk.entries(stream.finish())
+    stream, loop = (
+        StreamingEvaluation([CoverMeasure()]),
+        ImageLoop("proposals", dataset_dicts, product),
+    )
+    for record, truth, arrays in loop:
+        found, key = None, record["image_key"]
+        if arrays is not None:
+            found = proposals_of_image(arrays, key, size=truth.void.shape)
+        stream.add(key, (found, truth))
+    return loop.results(stream.finish())

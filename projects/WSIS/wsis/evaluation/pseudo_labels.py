@@ -7,24 +7,18 @@ labels are used without a ranking.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 
-from wsis.evaluation.matching import best_overlaps, rank_by_score, true_at
-from wsis.evaluation.records import RecordTable
+from wsis.evaluation.average_precision import rank_by_score
+from wsis.evaluation.predictions import SIZES, InstancePair, size_index
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
-from wsis.evaluation.streaming import InstancePair, Metrics, ratio, shared_pixels
+from wsis.evaluation.streaming import Metrics, Record, RecordTable, ratio
+from wsis.evaluation.voc import match_instances
+from wsis.layers.masks import droppers, mask_intersection, stays
 
-SIZES = ("small", "medium", "large")
-_SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
 _COVERED = 0.5  # share that makes "mostly covered" and "mostly inside"
 _FRAGMENT = 0.1  # smallest share of an object that makes a fragment of it
-
-
-def size_index(areas: np.ndarray) -> np.ndarray:
-    """Index into `SIZES` of areas in pixels: below 32 x 32, below 96 x 96, and from there on."""
-    return np.digitize(areas, _SIZE_LIMITS)
 
 
 def merged_objects(pair: InstancePair) -> np.ndarray:
@@ -60,43 +54,10 @@ def split_objects(pair: InstancePair) -> np.ndarray:
     order = rank_by_score(prediction.scores)
     for index in np.flatnonzero(fragments.sum(axis=0) >= 2):
         rows = order[fragments[order, index]]
-        common = shared_pixels(prediction.masks[rows], prediction.masks[rows])
-        duplicate = common >= _COVERED * pair.predicted_areas[rows][:, None]  # [i, j]: i in j
-        kept: list[int] = []
-        for row in range(len(rows)):
-            if not duplicate[row, kept].any():
-                kept.append(row)
-        split[index] = len(kept) >= 2
+        common = mask_intersection(prediction.masks[rows], prediction.masks[rows])
+        duplicate = common >= _COVERED * pair.predicted_areas[rows][None, :]  # [i, j]: j in i
+        split[index] = len(stays(droppers(duplicate))) >= 2
     return split
-
-
-@dataclass(frozen=True)
-class QualityRecord:
-    """What pseudo-label quality keeps of an image.
-
-    Attributes:
-        found: (K,) bool, the object was found at IoU 0.5.
-        merged: (K,) bool.
-        split: (K,) bool.
-        object_classes: (K,) int64.
-        object_sizes: (K,) int64, index into `SIZES`.
-        true: (n,) bool, the prediction found an object.
-        classes: (n,) int64.
-        sizes: (n,) int64.
-        cells: (m,) int64, filled cells of the confusion matrix of the semantic union.
-        pixels: (m,) int64, their contents.
-    """
-
-    found: np.ndarray
-    merged: np.ndarray
-    split: np.ndarray
-    object_classes: np.ndarray
-    object_sizes: np.ndarray
-    true: np.ndarray
-    classes: np.ndarray
-    sizes: np.ndarray
-    cells: np.ndarray
-    pixels: np.ndarray
 
 
 class QualityMeasure:
@@ -113,33 +74,40 @@ class QualityMeasure:
         self.protocol = f"quality, score > {min_score:g}"
         self._semantic = SemanticMeasure(class_names)
 
-    def measure(self, pair: InstancePair) -> QualityRecord:
-        """The record of one image."""
+    def measure(self, pair: InstancePair) -> Record:
+        """What is kept of one image.
+
+        Returns:
+            of the objects, (K,): ``found`` at IoU 0.5, ``merged``, ``split``, ``object_classes``,
+            ``object_sizes`` (index into `SIZES`); of the predictions, (n,): ``true`` (found an
+            object), ``classes``, ``sizes``; and what `SemanticMeasure` keeps of their union.
+        """
         pair = pair.above(self.min_score)
         prediction, truth = pair.prediction, pair.truth
-        matches = best_overlaps(pair.iou, prediction.scores, prediction.classes, truth.classes)
-        true, _ = true_at(matches, 0.5)
+        matches = match_instances(pair)
+        true, _ = matches.true_at(0.5)
         found = np.zeros(len(truth.classes), dtype=bool)
         found[matches.best_object[true]] = True
         labels = LabelPair(
             pair.key, paint_instances(prediction), truth.semantic(len(self.class_names))
         )
-        return QualityRecord(
-            found=found,
-            merged=merged_objects(pair),
-            split=split_objects(pair),
-            object_classes=np.asarray(truth.classes, dtype=np.int64),
-            object_sizes=size_index(pair.true_areas),
-            true=true,
-            classes=matches.classes,
-            sizes=size_index(pair.predicted_areas[rank_by_score(prediction.scores)]),
-            **vars(self._semantic.measure(labels)),
-        )
+        return {
+            "found": found,
+            "merged": merged_objects(pair),
+            "split": split_objects(pair),
+            "object_classes": np.asarray(truth.classes, dtype=np.int64),
+            "object_sizes": size_index(pair.true_areas),
+            "true": true,
+            "classes": matches.classes,
+            "sizes": size_index(pair.predicted_areas[rank_by_score(prediction.scores)]),
+            **self._semantic.measure(labels),
+        }
 
-    def summarise(self, records: RecordTable | Sequence[QualityRecord]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """Per cent; ``images``, ``objects`` and ``instances`` are counts."""
         table = RecordTable.of(records)
-        joined = {name: table.column(name, dtype) for name, dtype in _RECORD_TYPES.items()}
+        joined = {name: table.column(name, bool) for name in _FLAGS}
+        joined |= {name: table.column(name, np.int64) for name in _NUMBERS}
         semantic = self._semantic.summarise(table)
         metrics: Metrics = {"mIoU": semantic["mIoU"], **_shares(joined, "")}
         metrics["images"] = len(table)
@@ -149,21 +117,14 @@ class QualityMeasure:
         groups |= {f"size {name}": (i, "sizes") for i, name in enumerate(SIZES)}
         for name, (index, field) in groups.items():
             predicted, objects = joined[field] == index, joined[f"object_{field}"] == index
-            chosen = {
-                key: values[predicted if key in _OF_PREDICTIONS else objects]
-                for key, values in joined.items()
-            }
+            chosen = {key: joined[key][predicted if key == "true" else objects] for key in _FLAGS}
             metrics |= _shares(chosen, f"/{name}")
         metrics |= {name: value for name, value in semantic.items() if name.startswith("IoU/")}
         return metrics
 
 
-_OF_PREDICTIONS = ("true", "classes", "sizes")
-_RECORD_TYPES = {
-    field.name: bool if field.name in ("found", "merged", "split", "true") else np.int64
-    for field in fields(QualityRecord)
-    if field.name not in ("cells", "pixels")
-}
+_FLAGS = ("found", "merged", "split", "true")
+_NUMBERS = ("object_classes", "object_sizes", "classes", "sizes")
 
 
 def _shares(joined: dict[str, np.ndarray], suffix: str) -> Metrics:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsis.errors import DataError
-from wsis.evaluation.records import RecordTable
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.evaluation.streaming import (
-    InstancePrediction,
     Metrics,
+    Record,
+    RecordTable,
     mean_of_defined,
     percent,
     ratio,
@@ -89,61 +90,39 @@ def paint_instances(prediction: InstancePrediction) -> np.ndarray:
     return label
 
 
-@dataclass(frozen=True)
-class ConfusionCells:
-    """The filled cells of an image's confusion matrix.
-
-    Attributes:
-        cells: (m,) int64, positions in the flattened matrix.
-        pixels: (m,) int64, their contents.
-    """
-
-    cells: np.ndarray
-    pixels: np.ndarray
-
-
 class SemanticMeasure:
-    """mIoU, IoU per class and pixel accuracy.
+    """mIoU, IoU per class and pixel accuracy; 255 in a prediction is background (IRNet's rule).
 
     Args:
         class_names: C names of the foreground classes.
-        unknown_as_background: count 255 in a prediction as background (IRNet's rule); otherwise
-            such pixels are left out altogether.
         protocol: the printed name.
     """
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        unknown_as_background: bool = True,
-        protocol: str = "semantic",
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], *, protocol: str = "semantic") -> None:
         self.labels = (BACKGROUND, *class_names)
-        self.unknown_as_background = unknown_as_background
-        self.protocol = protocol if unknown_as_background else f"{protocol}, 255 left out"
+        self.protocol = protocol
 
-    def measure(self, pair: LabelPair) -> ConfusionCells:
-        """The filled cells of the image's confusion matrix."""
+    def measure(self, pair: LabelPair) -> Record:
+        """The filled cells of the image's confusion matrix.
+
+        Returns:
+            ``cells`` (m,) int64, positions in the flattened matrix; ``pixels`` (m,), contents.
+        """
         number = len(self.labels)
         pair.check(number)
-        true, predicted = pair.true, pair.predicted
-        unknown = predicted == VOID
-        predicted = np.where(unknown, 0, predicted)
-        if not self.unknown_as_background:
-            true = np.where(unknown, VOID, true)
-        flat = confusion_matrix(true, predicted, num_labels=number).ravel()
+        predicted = np.where(pair.predicted == VOID, 0, pair.predicted)
+        flat = confusion_matrix(pair.true, predicted, num_labels=number).ravel()
         cells = np.flatnonzero(flat)
-        return ConfusionCells(cells, flat[cells])
+        return {"cells": cells, "pixels": flat[cells]}
 
-    def total(self, records: RecordTable | Sequence[ConfusionCells]) -> np.ndarray:
+    def total(self, records: RecordTable | Sequence[Record]) -> np.ndarray:
         """The confusion matrix of all images."""
         table, number = RecordTable.of(records), len(self.labels)
         flat = np.zeros(number * number, dtype=np.int64)
         np.add.at(flat, table.column("cells", np.int64), table.column("pixels", np.int64))
         return flat.reshape(number, number)
 
-    def summarise(self, records: RecordTable | Sequence[ConfusionCells]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """mIoU over labels that occur, each label's IoU, pixel accuracy, in per cent."""
         confusion = self.total(records)
         shares = iou_of_classes(confusion)

@@ -1,148 +1,144 @@
 """The core that every evaluation shares: one image in, a small record kept, one answer at the end.
 
-A measure turns an image (prediction and ground truth) into a record of a few numbers; masks are
-never kept, and records are packed into arrays (`wsis.evaluation.records`). At the end those of all
-processes come together on the main process, ordered by image key with duplicates dropped, so that
-the figures do not depend on how many processes there were. K ground-truth objects, n predictions,
-H x W pixels.
+A measure turns an image (prediction and ground truth) into a record: a few arrays by name whose
+first axis counts rows (predictions, objects, ...), a number that may differ between images and
+arrays. Masks are never kept, and the records of every `_CHUNK` images are packed: at 118 000 images
+that is what counts. At the end those of all processes come together on the main process, ordered by
+image key with duplicates dropped, so that the figures do not depend on how many processes there
+were.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-
-from wsis.errors import DataError
-from wsis.evaluation.records import KeyedRecords, RecordTable
-from wsis.layers.masks import mask_intersection
+from detectron2.utils import comm
 
 Metrics = dict[str, float]
+Record = Mapping[str, np.ndarray]
+
+_CHUNK = 128  # images whose records are apart until they are packed
+_SMALLER = {"i": (np.int8, np.int16, np.int32), "f": (np.float32,)}
 
 
-class Truth(Protocol):
-    """What is known of an image; `wsis.data.ground_truth.GroundTruth` is one.
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """The same numbers in the smallest type that holds every one exactly."""
+    for dtype in _SMALLER.get(values.dtype.kind, ()) if values.size else ():
+        if np.dtype(dtype).itemsize >= values.dtype.itemsize:
+            break
+        with np.errstate(over="ignore", invalid="ignore"):
+            small = values.astype(dtype)
+        if np.array_equal(small, values, equal_nan=values.dtype.kind == "f"):
+            return small
+    return values
 
-    Attributes:
-        masks: (K, H, W) bool.
-        classes: (K,) int64, 0..C-1.
-        void: (H, W) bool, pixels about which nothing is known.
-        difficult: (K,) bool.
+
+class RecordTable:
+    """The records of some images: of each name, one array with the rows of all of them.
+
+    Args:
+        values: name to the rows of all images, one image after another.
+        counts: name to (images,) int, the rows of each image.
     """
 
-    masks: np.ndarray
-    classes: np.ndarray
-    void: np.ndarray
-    difficult: np.ndarray
+    def __init__(self, values: dict[str, np.ndarray], counts: dict[str, np.ndarray]) -> None:
+        self._values = values
+        self._counts = counts
 
-    def semantic(self, num_classes: int) -> np.ndarray:
-        """Label map (H, W): 0 background, class + 1, 255 void."""
-
-
-@dataclass(frozen=True)
-class InstancePrediction:
-    """Predicted instances of one image, in any order.
-
-    Attributes:
-        classes: (n,) int64, 0..C-1.
-        scores: (n,) float, finite.
-        masks: (n, H, W) bool; None where only boxes were predicted.
-        boxes: (n, 4) float XYXY in pixels; None for the boxes of the masks.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray | None
-    boxes: np.ndarray | None = None
-
-    def check(self, key: str, *, size: tuple[int, int], num_classes: int) -> None:
-        """Raise `DataError` unless the fields agree with each other and with the image."""
-        count = len(self.classes)
-        expected = {"scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
-        for name, shape in expected.items():
-            value = getattr(self, name)
-            if value is not None and value.shape != shape:
-                raise DataError(
-                    f"predictions for image {key}: expected {name} of shape {shape}, got "
-                    f"{value.shape}; make them again at the size of the ground truth"
-                )
-        if not np.isfinite(self.scores).all():
-            raise DataError(f"predictions for image {key}: a score is not finite; train again")
-        if count and not 0 <= int(self.classes.min()) <= int(self.classes.max()) < num_classes:
-            raise DataError(
-                f"predictions for image {key}: expected classes 0..{num_classes - 1}, got "
-                f"{sorted(set(self.classes.tolist()))}; check MODEL.*.NUM_CLASSES"
-            )
-
-    def above(self, min_score: float) -> InstancePrediction:
-        """Those that score strictly more than ``min_score``."""
-        keep = self.scores > min_score
-        return InstancePrediction(
-            self.classes[keep],
-            self.scores[keep],
-            None if self.masks is None else self.masks[keep],
-            None if self.boxes is None else self.boxes[keep],
+    @classmethod
+    def of(cls, records: RecordTable | Sequence[Record]) -> RecordTable:
+        """Pack records of the same names; a table is returned as it is."""
+        if isinstance(records, RecordTable):
+            return records
+        columns = {name: [r[name] for r in records] for name in (records[0] if records else ())}
+        return cls(
+            {name: _narrow(np.concatenate(rows)) for name, rows in columns.items()},
+            {name: _narrow(np.array([len(r) for r in rows])) for name, rows in columns.items()},
         )
 
+    @classmethod
+    def join(cls, tables: Sequence[RecordTable]) -> RecordTable:
+        """One table after another."""
+        filled = [table for table in tables if len(table)]
+        names = list(filled[0]._values) if filled else []
+        return cls(
+            {name: np.concatenate([t._values[name] for t in filled]) for name in names},
+            {name: np.concatenate([t._counts[name] for t in filled]) for name in names},
+        )
 
-@dataclass(frozen=True)
-class InstancePair:
-    """Predicted and true instances of one image, with what several measures compute from them.
+    def __len__(self) -> int:
+        return len(next(iter(self._counts.values()), ()))
 
-    Attributes:
-        key: image key.
-        prediction: what was predicted.
-        truth: what is there.
+    def column(self, name: str, dtype: type) -> np.ndarray:
+        """The rows of a name over all images; (0,) without images."""
+        return self._values.get(name, np.zeros(0, dtype)).astype(dtype, copy=False)
+
+    def counts(self, name: str) -> np.ndarray:
+        """(images,) int64, the rows of each image under a name."""
+        return self._counts.get(name, np.zeros(0)).astype(np.int64)
+
+    def take(self, order: np.ndarray) -> RecordTable:
+        """The images at these positions, each at most once, in this order."""
+        places = np.full(len(self), -1)
+        places[order] = np.arange(len(order))
+        values = {}
+        for name, column in self._values.items():
+            of_rows = np.repeat(places, self._counts[name])
+            rows = np.argsort(of_rows, kind="stable")[(of_rows < 0).sum() :]
+            values[name] = column[rows]
+        return RecordTable(values, {name: column[order] for name, column in self._counts.items()})
+
+
+class KeyedRecords:
+    """Records by image key, packed as they come.
+
+    Args:
+        width: number of records that each image has.
     """
 
-    key: str
-    prediction: InstancePrediction
-    truth: Truth
+    def __init__(self, width: int) -> None:
+        self._pending: dict[str, Sequence[Record]] = {}
+        self._keys: list[str] = []
+        self._tables: list[list[RecordTable]] = [[] for _ in range(width)]
 
-    @cached_property
-    def shared(self) -> np.ndarray:
-        """(n, K) float64: pixels common to prediction and object."""
-        return shared_pixels(self.prediction.masks, self.truth.masks)
+    def add(self, key: str, records: Sequence[Record]) -> None:
+        """Take the records of one image; those of a key seen before are replaced."""
+        self._pending[key] = records
+        if len(self._pending) >= _CHUNK:
+            self._pack()
 
-    @cached_property
-    def predicted_areas(self) -> np.ndarray:
-        """(n,) int64: pixels of each prediction."""
-        return self.prediction.masks.sum(axis=(1, 2))
+    def _pack(self) -> None:
+        self._keys += self._pending
+        for index, tables in enumerate(self._tables):
+            tables.append(RecordTable.of([records[index] for records in self._pending.values()]))
+        self._pending = {}
 
-    @cached_property
-    def true_areas(self) -> np.ndarray:
-        """(K,) int64: pixels of each object."""
-        return self.truth.masks.sum(axis=(1, 2))
+    def gather(self, *, distributed: bool = True) -> list[RecordTable] | None:
+        """Tables in the order of image keys: all processes' on the main one, None elsewhere.
 
-    @cached_property
-    def iou(self) -> np.ndarray:
-        """(n, K) float64 mask IoU; 0 for two empty masks."""
-        union = self.predicted_areas[:, None] + self.true_areas[None, :] - self.shared
-        return self.shared / np.maximum(union, 1)
+        A key that several processes hold (samplers may repeat images) counts once.
 
-    def above(self, min_score: float) -> InstancePair:
-        """The same image with only the predictions that score more than ``min_score``."""
-        return InstancePair(self.key, self.prediction.above(min_score), self.truth)
-
-    def without_void(self) -> InstancePair:
-        """The same image with void cut out of every prediction; those with nothing left go."""
-        inside = self.prediction.masks & ~self.truth.void
-        keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
-        left = InstancePrediction(
-            self.prediction.classes[keep], self.prediction.scores[keep], inside[keep]
-        )
-        return InstancePair(self.key, left, self.truth)
-
-
-def shared_pixels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`wsis.layers.masks.mask_intersection` of NumPy stacks (A, H, W) and (B, H, W), as (A, B)."""
-    stacks = (torch.from_numpy(np.ascontiguousarray(masks, dtype=bool)) for masks in (a, b))
-    return mask_intersection(*stacks).numpy()
+        Args:
+            distributed: False keeps to the images of this process.
+        """
+        self._pack()
+        shares = [(self._keys, [RecordTable.join(tables) for tables in self._tables])]
+        if distributed:
+            comm.synchronize()
+            shares = comm.gather(shares[0], dst=0)
+            if not comm.is_main_process():
+                return None
+        places: dict[str, int] = {}
+        start = 0
+        for keys, _ in shares:  # the first process's record stands, of one process the last
+            places = {key: start + place for place, key in enumerate(keys)} | places
+            start += len(keys)
+        order = np.array([places[key] for key in sorted(places)], dtype=np.int64)
+        columns = zip(*(tables for _, tables in shares), strict=True)
+        return [RecordTable.join(tables).take(order) for tables in columns]
 
 
 class Measure(Protocol):
@@ -150,10 +146,10 @@ class Measure(Protocol):
 
     protocol: str
 
-    def measure(self, pair: Any) -> Any:
-        """A small record of one image: a dataclass of arrays, the first axis counting rows."""
+    def measure(self, pair: Any) -> Record:
+        """A small record of one image."""
 
-    def summarise(self, records: RecordTable | Sequence[Any]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """Metrics in per cent, NaN where undefined, from the records in the order of image keys."""
 
 
@@ -179,9 +175,13 @@ class StreamingEvaluation:
         """Measure one image; a key seen before is measured again and replaces its record."""
         self._records.add(key, [measure.measure(pair) for measure in self.measures])
 
-    def finish(self) -> OrderedDict[str, Metrics]:
-        """``{protocol: metrics}`` on the main process, empty on the others."""
-        tables = self._records.gather()
+    def finish(self, *, distributed: bool = True) -> OrderedDict[str, Metrics]:
+        """``{protocol: metrics}`` on the main process, empty on the others.
+
+        Args:
+            distributed: False gives every process the figures of its own images.
+        """
+        tables = self._records.gather(distributed=distributed)
         results: OrderedDict[str, Metrics] = OrderedDict()
         if tables is not None:
             for measure, table in zip(self.measures, tables, strict=True):
@@ -204,3 +204,10 @@ def mean_of_defined(values: Sequence[float] | np.ndarray) -> float:
 def ratio(part: float, whole: float) -> float:
     """``part / whole`` in per cent, NaN where ``whole`` is 0."""
     return percent(part / whole) if whole else float("nan")
+
+
+def add_by_class(metrics: Metrics, name: str, shares: np.ndarray, classes: Sequence[str]) -> None:
+    """Put the mean over classes and the value of each class into ``metrics``, in per cent."""
+    metrics[name] = percent(mean_of_defined(shares))
+    for class_name, share in zip(classes, shares, strict=True):
+        metrics[f"{name}/{class_name}"] = percent(share)

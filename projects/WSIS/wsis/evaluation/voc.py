@@ -1,7 +1,8 @@
 """Protocol ``voc``: mask AP at fixed IoU thresholds as chainercv measures it, and ABO.
 
 Pixels that the ground truth leaves void belong to no object but stay in the predictions, hence in
-the unions, unless the options say otherwise.
+the unions, unless the options say otherwise. Matches are kept so that any threshold applies later.
+n predictions and K objects of one image.
 """
 
 from __future__ import annotations
@@ -11,57 +12,88 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsis.evaluation.average_precision import average_precision
-from wsis.evaluation.matching import ImageMatches, best_overlaps, join_matches, rank_matches
-from wsis.evaluation.records import RecordTable
-from wsis.evaluation.streaming import InstancePair, Metrics, mean_of_defined, percent
+from wsis.evaluation.average_precision import average_precision, rank_by_score
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
+from wsis.evaluation.streaming import Metrics, Record, RecordTable, add_by_class
 
 THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProtocolOptions:
-    """Departures from a protocol; each changes its printed name.
+@dataclass(frozen=True)
+class Matches:
+    """All that average precision at any IoU and ABO need to know of one image or of many.
 
     Attributes:
-        eleven_point: VOC 2007's 11-point AP (``voc`` only).
-        use_difficult: count difficult objects like others. Otherwise ``voc`` neither asks for them
-            nor punishes finding them, and ``coco`` treats them as crowds.
-        ignore_void: cut void pixels out of the predictions and drop those with nothing left
-            (``voc``), or treat the void region as a crowd of every class (``coco``).
-        absent_is_zero: a class without any object has AP 0, as CIM counts it, and not none
-            (``coco`` only).
+        scores: (n,) float, highest first within an image.
+        classes: (n,) int64.
+        best_iou: (n,) float64, largest IoU with an object of the prediction's class; -1 if none.
+        best_object: (n,) int64, that object (the first of equals); -1 if none.
+        object_classes: (K,) int64.
+        object_iou: (K,) float64, largest IoU with a prediction of the object's class, 0 if none.
+        difficult: (K,) bool.
     """
 
-    eleven_point: bool = False
-    use_difficult: bool = True
-    ignore_void: bool = False
-    absent_is_zero: bool = False
+    scores: np.ndarray
+    classes: np.ndarray
+    best_iou: np.ndarray
+    best_object: np.ndarray
+    object_classes: np.ndarray
+    object_iou: np.ndarray
+    difficult: np.ndarray
 
-    def name(self, protocol: str) -> str:
-        """``protocol`` with the departures that apply to it, ``"voc, 11-point"``."""
-        parts = [protocol]
-        if self.eleven_point and protocol == "voc":
-            parts.append("11-point")
-        if not self.use_difficult:
-            parts.append("without difficult")
-        if self.ignore_void:
-            parts.append("void ignored")
-        if self.absent_is_zero and protocol.startswith("coco"):
-            parts.append("absent classes 0")
-        return ", ".join(parts)
+    @classmethod
+    def join(cls, images: RecordTable | Sequence[Record]) -> Matches:
+        """Those of all images as though they were one; objects are numbered through."""
+        table = RecordTable.of(images)
+        objects = table.counts("object_classes")
+        first = np.repeat(np.cumsum(objects) - objects, table.counts("best_object"))
+        best = table.column("best_object", np.int64)
+        return cls(
+            scores=table.column("scores", np.float64),
+            classes=table.column("classes", np.int64),
+            best_iou=table.column("best_iou", np.float64),
+            best_object=np.where(best < 0, -1, best + first),
+            object_classes=table.column("object_classes", np.int64),
+            object_iou=table.column("object_iou", np.float64),
+            difficult=table.column("difficult", bool),
+        )
+
+    def true_at(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """VOC's greedy rule at one IoU threshold.
+
+        Best score first, a prediction takes its best object if their IoU reaches the threshold; it
+        is true if that object was still free. It never turns to its second best (unlike COCO).
+
+        Returns:
+            true (n,) bool; difficult (n,) bool, whether the object that it reached is difficult.
+        """
+        reached = np.flatnonzero(self.best_iou >= threshold)
+        true = np.zeros(len(self.scores), dtype=bool)
+        _, first = np.unique(self.best_object[reached], return_index=True)
+        true[reached[first]] = True
+        difficult = np.zeros(len(true), dtype=bool)
+        difficult[reached] = self.difficult[self.best_object[reached]]
+        return true, difficult
 
 
-def threshold_name(threshold: float) -> str:
-    """``AP50`` for 0.5."""
-    return f"AP{round(100 * threshold)}"
-
-
-def add_by_class(metrics: Metrics, name: str, shares: np.ndarray, classes: Sequence[str]) -> None:
-    """Put the mean over classes and the value of each class into ``metrics``, in per cent."""
-    metrics[name] = percent(mean_of_defined(shares))
-    for class_name, share in zip(classes, shares, strict=True):
-        metrics[f"{name}/{class_name}"] = percent(share)
+def match_instances(pair: InstancePair) -> Matches:
+    """The best overlaps of one image."""
+    order = rank_by_score(pair.prediction.scores)
+    classes = np.asarray(pair.prediction.classes, dtype=np.int64)[order]
+    object_classes = np.asarray(pair.truth.classes, dtype=np.int64)
+    same = classes[:, None] == object_classes[None, :]
+    of_class = np.where(same, pair.iou[order], -1.0)  # (n, K)
+    best_iou = of_class.max(axis=1, initial=-1.0)
+    best_object = of_class.argmax(axis=1) if len(object_classes) else np.zeros(len(order), int)
+    return Matches(
+        scores=np.asarray(pair.prediction.scores)[order],
+        classes=classes,
+        best_iou=best_iou,
+        best_object=np.where(best_iou < 0, -1, best_object),
+        object_classes=object_classes,
+        object_iou=of_class.max(axis=0, initial=0.0),
+        difficult=np.asarray(pair.truth.difficult, dtype=bool),
+    )
 
 
 class VocMeasure:
@@ -72,72 +104,55 @@ class VocMeasure:
 
     Args:
         class_names: C names.
-        thresholds: IoU thresholds.
         options: departures from chainercv's rule.
     """
 
     def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        thresholds: Sequence[float] = THRESHOLDS,
-        options: ProtocolOptions | None = None,
+        self, class_names: Sequence[str], *, options: ProtocolOptions | None = None
     ) -> None:
         self.class_names = tuple(class_names)
-        self.thresholds = tuple(thresholds)
         self.options = options or ProtocolOptions()
         self.protocol = self.options.name("voc")
 
-    def measure(self, pair: InstancePair) -> ImageMatches:
-        """Best overlaps of one image."""
-        if self.options.ignore_void:
-            pair = pair.without_void()
-        prediction, truth = pair.prediction, pair.truth
-        return best_overlaps(
-            pair.iou,
-            prediction.scores,
-            prediction.classes,
-            truth.classes,
-            difficult=truth.difficult,
-        )
+    def measure(self, pair: InstancePair) -> Record:
+        """The fields of `Matches` of one image."""
+        pair = pair.without_void() if self.options.ignore_void else pair
+        return vars(match_instances(pair))
 
-    def average_precisions(
-        self, records: RecordTable | Sequence[ImageMatches], threshold: float
-    ) -> np.ndarray:
+    def average_precisions(self, matches: Matches, threshold: float) -> np.ndarray:
         """AP of each class at one IoU threshold, (C,) shares, NaN for classes without objects."""
-        ranked = rank_matches(records, threshold, use_difficult=self.options.use_difficult)
+        true, difficult = matches.true_at(threshold)
+        ignored = difficult & (not self.options.use_difficult)
+        counted = ~matches.difficult | self.options.use_difficult
         shares = []
         for index in range(len(self.class_names)):
-            of_class = ranked.classes == index
+            of_class = matches.classes == index
             shares.append(
                 average_precision(
-                    ranked.scores[of_class],
-                    ranked.true[of_class],
-                    positives=int((ranked.object_classes == index).sum()),
-                    ignored=ranked.ignored[of_class],
+                    matches.scores[of_class],
+                    true[of_class],
+                    positives=int((matches.object_classes[counted] == index).sum()),
+                    ignored=ignored[of_class],
                     eleven_point=self.options.eleven_point,
                 )
             )
         return np.array(shares)
 
-    def average_best_overlaps(self, records: RecordTable | Sequence[ImageMatches]) -> np.ndarray:
+    def average_best_overlaps(self, matches: Matches) -> np.ndarray:
         """ABO of each class, (C,) shares, NaN for classes without objects."""
-        joined = join_matches(records)
-        classes, overlaps = joined.object_classes, joined.object_iou
-        if not self.options.use_difficult:
-            counted = ~joined.difficult
-            classes, overlaps = classes[counted], overlaps[counted]
+        counted = ~matches.difficult | self.options.use_difficult
+        classes, overlaps = matches.object_classes[counted], matches.object_iou[counted]
         number = len(self.class_names)
         counts = np.bincount(classes, minlength=number).astype(np.float64)
         sums = np.bincount(classes, weights=overlaps, minlength=number)
         return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
 
-    def summarise(self, records: RecordTable | Sequence[ImageMatches]) -> Metrics:
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """AP at every threshold and ABO, means first within each, in per cent."""
-        records = RecordTable.of(records)
+        matches = Matches.join(records)
         metrics: Metrics = {}
-        for threshold in self.thresholds:
-            shares = self.average_precisions(records, threshold)
-            add_by_class(metrics, threshold_name(threshold), shares, self.class_names)
-        add_by_class(metrics, "ABO", self.average_best_overlaps(records), self.class_names)
+        for threshold in THRESHOLDS:
+            shares = self.average_precisions(matches, threshold)
+            add_by_class(metrics, f"AP{round(100 * threshold)}", shares, self.class_names)
+        add_by_class(metrics, "ABO", self.average_best_overlaps(matches), self.class_names)
         return metrics

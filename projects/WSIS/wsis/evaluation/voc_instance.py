@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-import numpy as np
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
 from detectron2.utils import comm
 
+from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.coco import CocoMeasure
-from wsis.evaluation.coco_results import CocoResultWriter
-from wsis.evaluation.streaming import (
-    InstancePair,
-    InstancePrediction,
-    Measure,
-    Metrics,
-    StreamingEvaluation,
-    Truth,
-)
-from wsis.evaluation.voc import ProtocolOptions, VocMeasure
+from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.evaluation.streaming import Measure, Metrics, StreamingEvaluation
+from wsis.evaluation.truth import load_box_truth, load_truth
+from wsis.evaluation.voc import VocMeasure
 
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("voc", "coco", "coco_bbox")
-# Dataset dict to its ground truth; None for an image that has none and is left out.
-TruthLoader = Callable[[dict[str, Any]], Truth | None]
 
 
 def build_measures(
@@ -59,82 +52,79 @@ def build_measures(
     return measures
 
 
-def prediction_of_instances(instances: Instances) -> InstancePrediction:
-    """Detectron2's output for one image as arrays.
-
-    Args:
-        instances: ``pred_classes``, ``scores``, and ``pred_masks`` (n, H, W) or ``pred_boxes``.
-    """
-    instances = instances.to("cpu")
-    masks = boxes = None
-    if instances.has("pred_masks"):
-        masks = np.asarray(instances.pred_masks).astype(bool, copy=False)
-    if instances.has("pred_boxes"):
-        boxes = instances.pred_boxes.tensor.numpy()
-    return InstancePrediction(
-        instances.pred_classes.numpy(), instances.scores.numpy(), masks, boxes
-    )
-
-
-def prediction_of_artifact(arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
-    """Product ``instances`` (classes, scores, masks) of one image."""
-    return InstancePrediction(arrays["classes"], arrays["scores"], arrays["masks"])
-
-
-def no_instances(size: tuple[int, int]) -> InstancePrediction:
-    """The prediction that an image of ``size`` (H, W) has nothing on it."""
-    return InstancePrediction(
-        np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), np.zeros((0, *size), bool)
-    )
-
-
 class VOCInstanceEvaluator(DatasetEvaluator):
-    """Average precision of instance masks against true masks.
+    """Average precision of instance masks against the true masks of a registered data set.
 
-    It streams: of an image only scores and match flags are kept. Every process evaluates its share
-    and the figures do not depend on the number of processes.
+    It is used as every evaluator of Detectron2::
+
+        evaluator = VOCInstanceEvaluator("voc_2012_val_instance", output_dir="predictions")
+        loader = build_detection_test_loader(cfg, "voc_2012_val_instance")
+        inference_on_dataset(predictor.model, loader, evaluator)["voc"]["AP50"]
+
+    It streams: of an image only scores and match flags are kept, and its true masks are read when
+    it is measured. Every process evaluates its share and the figures do not depend on the number of
+    processes. An image without true masks is left out, but for the boxes of ``coco_bbox``.
 
     Args:
-        dataset_dicts: the data set; looked up by ``image_key``, since mappers drop annotations.
-        class_names: C names.
-        load_ground_truth: dataset dict to ground truth, None for an image to leave out.
-        load_boxes: likewise for an image without masks; ``coco_bbox`` then counts it. None: never.
+        dataset_name: a data set registered with Detectron2.
         protocols: of `PROTOCOLS`.
-        options: departures from the protocols, which their names then show.
+        distributed: False gives every process the figures of its own images.
         output_dir: folder for the predictions in COCO's result format; None writes none.
-        category_ids: the result file's category id of each class; class + 1 by default.
-        extra_measures: further measures of `InstancePair`, as pseudo-label quality.
+        options: departures from the protocols, which their names then show.
+        dataset_dicts: those of `wsis.data.builtin.get_dataset_dicts`, where the caller has them;
+            None reads the data set when the first image comes.
 
     Attributes:
-        without_truth: keys of this process's images without masks, left out but for their boxes.
+        without_truth: keys of this process's images without masks.
+
+    Raises:
+        UsageError: no such data set, or no such protocol.
     """
 
     def __init__(
         self,
-        dataset_dicts: Sequence[dict[str, Any]],
-        class_names: Sequence[str],
-        *,
-        load_ground_truth: TruthLoader,
-        load_boxes: TruthLoader | None = None,
+        dataset_name: str,
         protocols: Sequence[str] = ("voc", "coco"),
-        options: ProtocolOptions | None = None,
+        distributed: bool = True,
         output_dir: str | os.PathLike[str] | None = None,
-        category_ids: Sequence[int] | None = None,
-        extra_measures: Sequence[Measure] = (),
+        *,
+        options: ProtocolOptions | None = None,
+        dataset_dicts: Sequence[dict[str, Any]] | None = None,
     ) -> None:
-        self.class_names = tuple(class_names)
-        self._dicts = {record["image_key"]: record for record in dataset_dicts}
-        self._load, self._load_boxes = load_ground_truth, load_boxes
-        of_masks = [name for name in protocols if name != "coco_bbox"]
-        of_boxes = [name for name in protocols if name == "coco_bbox"]
-        measures = build_measures(class_names, of_masks, options=options)
-        self._masks = StreamingEvaluation([*measures, *extra_measures])
-        self._boxes = StreamingEvaluation(build_measures(class_names, of_boxes, options=options))
+        self.dataset_name = dataset_name
+        self.class_names = class_names(dataset_name)
+        self._given, self._distributed = dataset_dicts, distributed
+        self._masks, self._boxes = (
+            StreamingEvaluation(build_measures(self.class_names, names, options=options))
+            for names in (
+                [name for name in protocols if name != "coco_bbox"],
+                [name for name in protocols if name == "coco_bbox"],
+            )
+        )
         self._writer = None
         if output_dir is not None:
-            ids = category_ids or range(1, len(self.class_names) + 1)
+            known = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id", {})
+            ids = sorted(known, key=known.get) or range(1, len(self.class_names) + 1)
             self._writer = CocoResultWriter(output_dir, category_ids=ids)
         self.reset()
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """Dataset dicts by image key; inputs do not do, since mappers drop annotations."""
+        given = get_dataset_dicts(self.dataset_name) if self._given is None else self._given
+        return {record["image_key"]: record for record in given}
+
+    @cached_property
+    def _key_of_file(self) -> dict[str, str]:
+        return {record["file_name"]: key for key, record in self._records.items()}
+
+    def _record(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The dataset dict of an input, which has an ``image_key`` if it comes from our loaders."""
+        key = given.get("image_key") or self._key_of_file.get(given["file_name"])
+        if key not in self._records:
+            name = key or given["file_name"]
+            raise DataError(f"image {name} was predicted but is not in {self.dataset_name}")
+        return self._records[key]
 
     def reset(self) -> None:
         """Forget every image."""
@@ -143,7 +133,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         if self._writer is not None:
             self._writer.reset()
         self.without_truth: set[str] = set()
-        self._counted = {"true masks": 0, "true boxes alone": 0}
+        self._counted = Counter[str]()
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -151,29 +141,28 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         """Measure a batch of model outputs.
 
         Args:
-            inputs: dicts with ``image_key``.
+            inputs: dicts with ``image_key`` or ``file_name``.
             outputs: dicts with ``instances``: `Instances` of the size of the original image.
-        """
-        for given, output in zip(inputs, outputs, strict=True):
-            self.add(given["image_key"], prediction_of_instances(output["instances"]))
-
-    def add(self, key: str, prediction: InstancePrediction, *, truth: Truth | None = None) -> None:
-        """Measure one image.
-
-        Args:
-            key: image key.
-            prediction: its instances, at the size of the ground truth.
-            truth: its ground truth where the caller has it; None loads it.
 
         Raises:
-            DataError: the prediction does not fit the image, or the image is not of the data set.
+            DataError: an image is not of the data set, or instances do not fit it.
         """
-        if key not in self._dicts:
-            raise DataError(f"image {key} was predicted but is not in the evaluated data set")
-        record = self._dicts[key]
-        truth = self._load(record) if truth is None else truth
-        size = (int(record["height"]), int(record["width"])) if truth is None else truth.void.shape
-        prediction.check(key, size=size, num_classes=len(self.class_names))
+        for given, output in zip(inputs, outputs, strict=True):
+            record = self._record(given)
+            prediction = InstancePrediction.of_instances(output["instances"])
+            self._add(record, prediction, load_truth(record))
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: nothing was found, all its objects are missed."""
+        record = self._record(dataset_dict)
+        truth = load_truth(record)
+        self._add(record, InstancePrediction.nothing(_size(record, truth)), truth)
+
+    def _add(
+        self, record: dict[str, Any], prediction: InstancePrediction, truth: Truth | None
+    ) -> None:
+        key = record["image_key"]
+        prediction.check(key, size=_size(record, truth), num_classes=len(self.class_names))
         if self._masks.measures and prediction.masks is None:
             raise DataError(
                 f"image {key}: a protocol for masks got boxes only; set MODEL.MASK_ON True or "
@@ -183,7 +172,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             self._writer.add(key, record.get("image_id", key), prediction)
         if truth is None:
             self.without_truth.add(key)
-            truth = self._load_boxes(record) if self._load_boxes else None
+            truth = load_box_truth(record)
             self._counted["true boxes alone"] += truth is not None
         else:
             self._counted["true masks"] += len(truth.masks)
@@ -191,23 +180,19 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         if truth is not None:
             self._boxes.add(key, InstancePair(key, prediction, truth))
 
-    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
-        """Count an image that could not be read: nothing was found, all its objects are missed."""
-        truth = self._load(self._dicts[dataset_dict["image_key"]])
-        size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
-        found = no_instances(size if truth is None else truth.void.shape)
-        self.add(dataset_dict["image_key"], found, truth=truth)
-
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: {metric: per cent}}`` on the main process, empty on the others."""
         if self._writer is not None:
-            path = self._writer.finish()
+            path = self._writer.finish(distributed=self._distributed)
             if path is not None:
                 logger.info("Predictions in COCO's result format: %s", path)
-        shares = comm.gather((self.without_truth, self._counted), dst=0)
+        shares = [(self.without_truth, self._counted)]
+        if self._distributed:
+            shares = comm.gather(shares[0], dst=0)
         left_out = set().union(*(keys for keys, _ in shares))
-        total = {name: sum(counted[name] for _, counted in shares) for name in self._counted}
-        of_masks, of_boxes = self._masks.finish(), self._boxes.finish()
+        total = sum((counted for _, counted in shares), Counter[str]())
+        of_masks = self._masks.finish(distributed=self._distributed)
+        of_boxes = self._boxes.finish(distributed=self._distributed)
         if left_out:
             logger.warning(
                 "%d images have no true masks; of these %d count for boxes, the others not at all",
@@ -217,3 +202,8 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         if total["true boxes alone"] and not total["true masks"]:
             return of_boxes
         return OrderedDict(**of_masks, **of_boxes)
+
+
+def _size(record: Mapping[str, Any], truth: Truth | None) -> tuple[int, int]:
+    """Height and width of an image, those of its true masks if it has any."""
+    return truth.void.shape if truth is not None else (int(record["height"]), int(record["width"]))

@@ -97,7 +97,7 @@ class DenseCRF:
             raise ValueError(f"the image must be (H, W, 3), not {tuple(pixels.shape)}")
         self.height, self.width = pixels.shape[:2]
         self._device = pixels.device
-        self._operators = [_normalised(kernel, pixels) for kernel in kernels]
+        self._operators = [_normalized(kernel, pixels) for kernel in kernels]
 
     @torch.no_grad()
     def infer(self, unary: Array, num_iterations: int) -> Array:
@@ -178,7 +178,7 @@ class DenseCRF:
         return q if isinstance(logits, Tensor) else q.cpu().numpy()
 
 
-def _normalised(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
+def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
     """The operator w D^(-1/2) K D^(-1/2), the factors folded into the lattice's matrices."""
     lattice = PermutohedralLattice(kernel.features(image))
     sums = lattice.filter(torch.ones((image.shape[0] * image.shape[1], 1), device=image.device))

@@ -1,22 +1,22 @@
-"""Overlaps of all pairs of the regions of one image.
+"""Overlaps of all pairs of the regions of one image, and of regions with other masks.
 
-Shared pixels of two regions are a product over atoms, or, where regions have little in common, a
-sum over the runs of one of them of a running total of the other. Both are exact; the cheaper one
-is taken. R regions, A atoms, S runs of one atom, T runs of one region.
+R regions, A atoms. Shared pixels of two regions are a sum over the atoms that both have. For 2000
+proposals made of 3000 superpixels that is a dense product of 0.2 s on one core, where a sparse one
+(SciPy) takes 0.9 s. Masks that have little in common make many atoms, and are compared by
+pycocotools: 2000 discs of 109,000 atoms take 3 s, and 7 s as a sparse product. Both are exact.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from wsis.layers.partition import segments
+from wsis.layers.masks import iou_of_areas
 from wsis.layers.regions import Regions
+from wsis.layers.run_lengths import RLE, encode_mask, rle_intersection
 
 _EXACT_IN_FLOAT32 = 1 << 24  # pixels
 _PIECE_BYTES = 64 << 20
-# Nanoseconds on one core of an AVX2 machine: of a product's multiply-add, of a run's look-up.
-_MULTIPLY_NS, _LOOKUP_NS = 0.04, 5.0
-_FEW_ATOMS = 4096  # fewer never pay the search for runs
+_MANY_ATOMS = 8192
 
 
 def region_intersection(regions: Regions, other: Regions | None = None) -> np.ndarray:
@@ -36,91 +36,24 @@ def region_intersection(regions: Regions, other: Regions | None = None) -> np.nd
         other.num_atoms != regions.num_atoms or other.labels is not regions.labels
     ):
         raise ValueError("the regions do not share their atoms")
-    target = regions if other is None else other
-    if len(regions) == 0 or len(target) == 0:
-        return np.zeros((len(regions), len(target)))
-    product = len(regions) * regions.num_atoms * _MULTIPLY_NS
-    if regions.num_atoms > _FEW_ATOMS and product > _LOOKUP_NS * _typical_runs(regions):
-        return _by_runs(regions, target)
-    return _by_product(regions, target)
-
-
-def _typical_runs(regions: Regions) -> float:
-    """Estimate of the number of runs of all regions, from a few of them."""
-    step = max(1, len(regions) // 16)
-    sample = regions[::step]
-    return len(sample.runs()[0]) * len(regions) / len(sample)
-
-
-def _by_product(regions: Regions, other: Regions) -> np.ndarray:
-    """A diag(pixels) A^T over the atoms."""
-    exact = regions.labels.size <= _EXACT_IN_FLOAT32
-    kind = np.float32 if exact else np.float64
-    shared = np.zeros((len(regions), len(other)))
-    bytes_each = (len(regions) + len(other)) * (1 + np.dtype(kind).itemsize)
-    step = max(64, _PIECE_BYTES // bytes_each)
-    one, two = regions.member_table(), None if other is regions else other.member_table()
+    if regions.num_atoms > _MANY_ATOMS:
+        runs = _run_lengths(regions)
+        return rle_intersection(runs, runs if other is None else _run_lengths(other))
+    kind = np.float32 if regions.labels.size <= _EXACT_IN_FLOAT32 else np.float64
+    one = regions.member_table()
+    two = one if other is None else other.member_table()
+    shared = np.zeros((len(one), len(two)))
+    step = max(64, _PIECE_BYTES // ((len(one) + len(two)) * (1 + np.dtype(kind).itemsize) or 1))
     for start in range(0, regions.num_atoms, step):
         piece = slice(start, start + step)
         left = one[:, piece].astype(kind)
-        right = left if two is None else two[:, piece].astype(kind)
+        right = left if two is one else two[:, piece].astype(kind)
         shared += (left * regions.atom_areas[piece].astype(kind)) @ right.T
     return shared
 
 
-def _by_runs(regions: Regions, other: Regions) -> np.ndarray:
-    """Running totals of each of ``other`` at the ends of the runs of ``regions``."""
-    first, stop, owners = regions.runs()
-    cuts, atoms = segments(regions.labels.ravel())
-    lengths = np.diff(cuts)
-    begin, end = np.searchsorted(cuts, first), np.searchsorted(cuts, stop)
-    shared = np.zeros((len(regions), len(other)))
-    filled, bounds = np.unique(owners, return_index=True)
-    table = np.zeros(regions.num_atoms, dtype=np.int64)
-    total = np.zeros(len(cuts), dtype=np.int64)
-    same = other is regions
-    for index in range(len(other)):
-        place = np.searchsorted(filled, index) if same else 0  # above the diagonal only
-        if place == len(filled):
-            break
-        mine = other.atoms[other.starts[index] : other.starts[index + 1]]
-        table[mine] = 1
-        np.cumsum(lengths * table[atoms], out=total[1:])
-        table[mine] = 0
-        low = bounds[place]
-        pixels = total[end[low:]]
-        pixels -= total[begin[low:]]
-        shared[filled[place:], index] = np.add.reduceat(pixels, bounds[place:] - low)
-    if same:
-        shared = np.maximum(shared, shared.T)
-    return shared
-
-
-def region_iou(regions: Regions, other: Regions | None = None) -> np.ndarray:
-    """Mask IoU of all pairs, (R, K) float64; 0 for two empty regions. See `region_intersection`."""
-    shared = region_intersection(regions, other)
-    target = regions if other is None else other
-    union = regions.areas[:, None] + target.areas[None, :] - shared
-    return shared / np.maximum(union, 1)
-
-
-def region_containment(regions: Regions, other: Regions | None = None) -> np.ndarray:
-    """Containment ``[i, j]``: the share of ``other[j]`` that ``regions[i]`` covers, (R, K) float64.
-
-    0 where ``other[j]`` is empty.
-    """
-    target = regions if other is None else other
-    return region_intersection(regions, other) / np.maximum(target.areas, 1)[None, :]
-
-
-def region_overlaps(regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-    """(IoU, containment) of all pairs of regions, both (R, R) float64, from one intersection."""
-    shared = region_intersection(regions)
-    areas = regions.areas
-    union = areas[:, None] + areas[None, :] - shared
-    iou = shared / np.maximum(union, 1, out=union)
-    shared /= np.maximum(areas, 1)[None, :]
-    return iou, shared
+def _run_lengths(regions: Regions) -> list[RLE]:
+    return [encode_mask(regions.decode([index])[0]) for index in range(len(regions))]
 
 
 def overlap_with_masks(regions: Regions, masks: np.ndarray) -> np.ndarray:
@@ -141,6 +74,5 @@ def overlap_with_masks(regions: Regions, masks: np.ndarray) -> np.ndarray:
         raise ValueError(f"masks of shape {masks.shape}, regions of an image of {regions.size}")
     if len(masks) == 0 or len(regions) == 0:
         return np.zeros((len(regions), len(masks)))
-    shared = regions.sums(masks)
-    union = regions.areas[:, None] + masks.reshape(len(masks), -1).sum(axis=1)[None, :] - shared
-    return shared / np.maximum(union, 1)
+    areas = masks.reshape(len(masks), -1).sum(axis=1)
+    return iou_of_areas(regions.sums(masks), regions.areas[:, None], areas[None, :])

@@ -132,16 +132,16 @@ class Regions:
         Raises:
             ValueError: ``labels`` is no integer image.
         """
-        labels = np.asarray(labels)
-        if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
-            raise ValueError(f"labels must be integers (H, W), got {labels.dtype} {labels.shape}")
+        labels = _label_image(labels)
         values, flat = np.unique(labels.ravel(), return_inverse=True)
         lists = []
         for ids in members:
             ids = np.unique(np.asarray(ids).ravel())
             place = np.minimum(np.searchsorted(values, ids), len(values) - 1)
             lists.append(place[values[place] == ids].astype(np.int32))
-        return _from_lists(flat.reshape(labels.shape).astype(np.int32), lists, len(values))
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])]).astype(np.int64)
+        atoms = np.concatenate([np.zeros(0, dtype=np.int32), *lists])
+        return Regions(flat.reshape(labels.shape).astype(np.int32), starts, atoms, len(values))
 
     @staticmethod
     def from_membership(labels: np.ndarray, membership: np.ndarray) -> Regions:
@@ -150,9 +150,7 @@ class Regions:
         Raises:
             ValueError: shapes or values that do not fit.
         """
-        labels, membership = np.asarray(labels), np.asarray(membership)
-        if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
-            raise ValueError(f"labels must be integers (H, W), got {labels.dtype} {labels.shape}")
+        labels, membership = _label_image(labels), np.asarray(membership)
         if membership.ndim != 2 or membership.dtype != bool:
             raise ValueError(
                 f"membership must be bool (R, A), got {membership.dtype} {membership.shape}"
@@ -252,9 +250,7 @@ class Regions:
     def decode_box(self, index: int, box: Sequence[int]) -> np.ndarray:
         """(y1 - y0, x1 - x0) bool: the mask of a region within a box (x0, y0, x1, y1)."""
         x0, y0, x1, y1 = (int(v) for v in box)
-        table = np.zeros(self.num_atoms, dtype=bool)
-        table[self.atoms[self.starts[index] : self.starts[index + 1]]] = True
-        return np.take(table, self.labels[y0:y1, x0:x1])
+        return np.take(self.member_table([index])[0], self.labels[y0:y1, x0:x1])
 
     def crops(self, size: int) -> np.ndarray:
         """Each mask cropped to its box and resized to ``size`` x ``size``, as Pillow's NEAREST.
@@ -268,9 +264,7 @@ class Regions:
                 continue
             rows = y0 + nearest_indices(y1 - y0, size)
             columns = x0 + nearest_indices(x1 - x0, size)
-            table = np.zeros(self.num_atoms, dtype=bool)
-            table[self.atoms[self.starts[index] : self.starts[index + 1]]] = True
-            result[index] = table[self.labels[np.ix_(rows, columns)]]
+            result[index] = self.member_table([index])[0, self.labels[np.ix_(rows, columns)]]
         return result
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray | slice) -> Regions:
@@ -305,34 +299,12 @@ class Regions:
         labels = np.ascontiguousarray(self.labels[:, ::-1])
         return Regions(labels, self.starts, self.atoms, self.num_atoms)
 
-    def crop(self, box: Sequence[int]) -> Regions:
-        """What lies in a box (x0, y0, x1, y1) of the image; regions outside become empty."""
-        x0, y0, x1, y1 = (int(v) for v in box)
-        labels = np.ascontiguousarray(self.labels[y0:y1, x0:x1])
-        if labels.size == 0:
-            raise ValueError(f"box {tuple(box)} holds no pixel of an image of {self.size}")
-        return Regions(labels, self.starts, self.atoms, self.num_atoms)
 
-    def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run lengths in row-major order: (T,) first, (T,) stop (exclusive), (T,) region."""
-        bounds, owners = [np.zeros(0, dtype=np.int64)], []
-        cuts, atoms = segments(self.labels.ravel())
-        table = np.zeros(self.num_atoms, dtype=bool)
-        for region in range(len(self)):
-            mine = self.atoms[self.starts[region] : self.starts[region + 1]]
-            table[mine] = True
-            flags = np.concatenate([[False], table[atoms], [False]])
-            table[mine] = False
-            bounds.append(cuts[np.flatnonzero(flags[1:] != flags[:-1])])
-            owners.append(len(bounds[-1]) // 2)
-        ends = np.concatenate(bounds)
-        return ends[::2], ends[1::2], np.repeat(np.arange(len(self)), owners)
-
-
-def _from_lists(labels: np.ndarray, lists: Sequence[np.ndarray], number: int) -> Regions:
-    starts = np.concatenate([[0], np.cumsum([len(ids) for ids in lists])]).astype(np.int64)
-    atoms = np.concatenate([np.zeros(0, dtype=np.int32), *lists])
-    return Regions(labels, starts, atoms, number)
+def _label_image(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
+        raise ValueError(f"labels must be integers (H, W), got {labels.dtype} {labels.shape}")
+    return labels
 
 
 def _extents(labels: np.ndarray, number: int) -> np.ndarray:

@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
+from wsis.layers.masks import droppers, iou_of_areas, stays
 from wsis.layers.region_overlap import region_intersection
 from wsis.layers.regions import Regions
 
-_UNION_FLOOR = 1e-10
+_EPSILON = 1e-10  # of the original's IoU
 Factors = tuple[float, float, float]
 
 
@@ -248,20 +249,15 @@ def retrieve_instances(
         return Retrieved(order, winners[order], classes[order], best[order], maps[order])
     regions = proposals.regions[winners]
     shared = region_intersection(regions)
-    union = regions.areas[:, None] + regions.areas[None, :] - shared
-    rivals = shared / (union + _UNION_FLOOR) >= nms_threshold
+    iou = iou_of_areas(shared, regions.areas[:, None], regions.areas[None, :], epsilon=_EPSILON)
+    rivals = iou >= nms_threshold
     if within_class:
         rivals &= classes[:, None] == classes[None, :]
-    kept = []
-    while len(order):
-        first, rest = order[0], order[1:]
-        kept.append(first)
-        gone = rivals[first, rest]
-        if merge:
-            for other in rest[gone]:
-                maps[first] += maps[other]
-        order = rest[~gone]
-    chosen = np.array(kept)
+    by = droppers(rivals[np.ix_(order, order)])
+    if merge:
+        for other in np.flatnonzero(by != np.arange(len(by))):
+            maps[order[by[other]]] += maps[order[other]]
+    chosen = order[stays(by)]
     return Retrieved(chosen, winners[chosen], classes[chosen], best[chosen], maps[chosen])
 
 
@@ -307,8 +303,8 @@ def sampling_candidates(
         if discard_threshold is not None and len(chosen):
             regions = proposals.regions[chosen]
             shared = region_intersection(regions[:1], regions)[0]
-            union = regions.areas[0] + regions.areas - shared
-            close = shared / (union + _UNION_FLOOR) > discard_threshold
+            iou = iou_of_areas(shared, regions.areas[:1], regions.areas, epsilon=_EPSILON)
+            close = iou > discard_threshold
             close[0] = True
             chosen, values = chosen[close], values[close]
         found.append((chosen, values))

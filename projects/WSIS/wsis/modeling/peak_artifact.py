@@ -6,7 +6,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsis.modeling.peak_classifier import PeakResponses
+from wsis.modeling.peak_responses import PeakResponses
 
 _REPORT_SIDE = 112  # longer side of the maps that are kept for the report
 

@@ -6,8 +6,8 @@ P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,42 +20,51 @@ from torch import Tensor, nn
 from wsis.errors import DataError, UsageError
 from wsis.layers.peak_response import peak_response_maps
 from wsis.layers.peak_tape import Tape, record, refusal
-from wsis.layers.peaks import confident_peaks, peak_stimulation, peak_values, upsample_maps
+from wsis.layers.peaks import (
+    FILTERS,
+    GRADIENTS,
+    confident_peaks,
+    peak_stimulation,
+    peak_values,
+    upsample_maps,
+)
 from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
-from wsis.modeling.map_frame import MapFrame
-from wsis.modeling.peak_options import check_options, parse_filter
+from wsis.modeling.peak_responses import MapFrame, PeakResponses
 from wsis.modeling.pixels import PixelModule
 
 
-@dataclass(frozen=True)
-class PeakResponses:
-    """What the classifier finds in one image.
+def parse_filter(name: str) -> str | float:
+    """``MODEL.PEAK_CLASSIFIER.FILTER``: a name, or a number."""
+    try:
+        return float(name)
+    except ValueError:
+        return name
 
-    Attributes:
-        scores: (C,) confidences, NaN where a class has no peak.
-        class_maps: (C, h, w) class response maps.
-        all_peaks: (Q, 3) int64 rows (class, y, x) of all stimulated peaks.
-        peaks: (P, 3) those that passed the thresholds, in their order.
-        values: (P,) class response at each of them.
-        responses: (P, H, W) peak response maps, of sum 1; None where they were not asked for.
-        features: the backbone's maps, (1, channels, h', w') each.
-        frame: where the class maps lie in the image.
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse what no classifier can work with.
+
+    Args:
+        options: by the config key below ``MODEL.PEAK_CLASSIFIER``.
+
+    Raises:
+        UsageError: naming the key.
     """
-
-    scores: Tensor
-    class_maps: Tensor
-    all_peaks: Tensor
-    peaks: Tensor
-    values: Tensor
-    responses: Tensor | None
-    features: dict[str, Tensor]
-    frame: MapFrame
-
-    @property
-    def logits(self) -> Tensor:
-        """(C,) confidences; a class without a peak has the maximum of its map."""
-        return self.scores.where(~self.scores.isnan(), self.class_maps.amax(dim=(1, 2)))
+    window, chosen, gradient = (options[key] for key in ("WINDOW", "FILTER", "GRADIENT"))
+    named = chosen in FILTERS if isinstance(chosen, str) else math.isfinite(chosen)
+    rules = {
+        "WINDOW": (window >= 3 and window % 2 == 1, "an odd number of cells, 3 or more"),
+        "FILTER": (named, f"one of {', '.join(FILTERS)}, or a number"),
+        "SUB_PIXEL_FACTOR": (options["SUB_PIXEL_FACTOR"] >= 1, "1 or more"),
+        "GRADIENT": (gradient in GRADIENTS, f"one of {', '.join(GRADIENTS)}"),
+        "MAX_PEAKS": (options["MAX_PEAKS"] >= 0, "0 (all) or more"),
+    }
+    for key, (good, wanted) in rules.items():
+        if not good:
+            raise UsageError(
+                f"MODEL.PEAK_CLASSIFIER.{key} is {options[key]!r}; it must be {wanted}"
+            )
 
 
 class PeakClassifier(PixelModule):

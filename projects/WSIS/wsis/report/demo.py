@@ -31,6 +31,7 @@ from wsis.errors import DataError, UsageError, WSISError
 from wsis.report.instances import INSTANCE_ARRAYS
 from wsis.report.products import Arrays, Picture, Scene, views_of
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
+from wsis.stages import detection_evaluator
 from wsis.visualization.instances import draw_detections, instance_labels
 from wsis.visualization.panels import photo_panel
 
@@ -43,7 +44,7 @@ _OF_INSTANCES = {*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_pe
 
 def is_detector(stage: Stage) -> bool:
     """Whether a stage trains a network that makes ``Instances`` of an image and of nothing else."""
-    return isinstance(stage, TrainStage) and stage.evaluation == "detection"
+    return isinstance(stage, TrainStage) and stage.evaluation is detection_evaluator
 
 
 def _is_for_all_images(stage: Stage) -> bool:
@@ -166,9 +167,9 @@ class Demo:
             )
         assert isinstance(stage, InferStage)
         mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
+        if stage.measured is not None:
+            cfg = planned.with_values(stage.measured(products)).cfg
         model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
-        if stage.prepare_model is not None:
-            stage.prepare_model(model, products)
         return lambda: stage.to_artifact(model([mapper(self._record)])[0])
 
     def _detector(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from wsis.data.pseudo_labels import load_pseudo_labels
-from wsis.data.rle import check_rle, decode_rle
 from wsis.errors import DataError
 from wsis.evaluation.average_precision import rank_by_score
-from wsis.evaluation.matching import best_overlaps, true_at
-from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.evaluation.voc import match_instances
+from wsis.layers.run_lengths import check_rle, decode_rles
 from wsis.report.runs import RunFolder, read_json
 from wsis.report.samples import Images
 
@@ -56,12 +56,8 @@ def sort_found(found: Found) -> Found:
 
 def found_in_annotations(annotations: Sequence[Record], size: tuple[int, int]) -> Found:
     """Instances of annotations with RLE masks; a missing score counts as 1."""
-    masks = np.zeros((len(annotations), *size), dtype=bool)
-    ignore = np.zeros(size, dtype=bool)
-    for row, annotation in enumerate(annotations):
-        masks[row] = decode_rle(annotation["segmentation"])
-        if "ignore" in annotation:
-            ignore |= decode_rle(annotation["ignore"])
+    masks = decode_rles([a["segmentation"] for a in annotations], size)
+    ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
     return sort_found(Found(classes, scores, masks, ignore))
@@ -127,7 +123,7 @@ def pseudo_label_file_source(path: Path, images: Images) -> Source:
 
 
 def prediction_source(run: RunFolder, images: Images) -> Source:
-    """Predictions in COCO's result format, as `wsis.evaluation.coco_results` writes them."""
+    """Predictions in COCO's result format, as `wsis.evaluation.coco` writes them."""
     path, content = run.predictions, read_json(run.predictions)
     by_image: defaultdict[Any, list[Record]] = defaultdict(list)
     try:
@@ -206,8 +202,8 @@ class Quality:
             record["image_key"], InstancePrediction(found.classes, found.scores, found.masks), truth
         )
         self.true_areas += pair.true_areas.tolist()
-        matches = best_overlaps(pair.iou, found.scores, found.classes, truth.classes)
-        self.true += true_at(matches, 0.5)[0].tolist()
+        matches = match_instances(pair)
+        self.true += matches.true_at(0.5)[0].tolist()
         self.matches += [
             Match(
                 record,

@@ -11,12 +11,12 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from wsis.data.artifacts import ProductReader, check_key
+from wsis.data.artifacts import ArtifactFolder, ProductReader, check_key
 from wsis.data.builtin import image_keys
 from wsis.data.coco import read_coco
 from wsis.data.files import atomic_write
 from wsis.data.images import read_dataset_image
-from wsis.data.proposals.folder import ProposalFolder, images_in
+from wsis.data.proposals.folder import images_in
 from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.progress import iterate
@@ -35,7 +35,6 @@ from wsis.report.weak import draw_given, draw_weak, level_around
 from wsis.visualization.panels import photo_panel, side_by_side
 
 Record = dict[str, Any]
-_Artifacts = ProductReader | ProposalFolder
 _Plan = tuple[list[Record], Callable[[Record], list[Picture]]]
 WIDTH = 480
 
@@ -57,7 +56,9 @@ def _draw_source(record: Record, source: Source, min_score: float, level: str) -
     return draw_given(scene, level) + drawn + draw_truth(scene)
 
 
-def _draw_proposals(record: Record, classes: tuple[str, ...], folder: _Artifacts) -> list[Picture]:
+def _draw_proposals(
+    record: Record, classes: tuple[str, ...], folder: ArtifactFolder
+) -> list[Picture]:
     scene, arrays = _scene(record, classes), folder[record["image_key"]]
     views = [view for view in views_of(arrays) if view.title == "proposals"]
     if not views:
@@ -68,11 +69,11 @@ def _draw_proposals(record: Record, classes: tuple[str, ...], folder: _Artifacts
     return [*views[0].draw(scene, arrays), *draw_truth(scene)]
 
 
-def _proposal_folder(path: str) -> _Artifacts:
+def _proposal_folder(path: str) -> ArtifactFolder:
     """Proposals by image key: of a run folder, or of what make_proposals.py wrote."""
     if (Path(path) / MANIFEST).is_file():
         return ProductReader(path, read_run(Path(path)).name)
-    return ProposalFolder(path)
+    return ArtifactFolder(path)
 
 
 def _given(args: argparse.Namespace) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from wsis.data.proposals.store import proposals_from_artifact
-from wsis.evaluation.box_masks import TRUSTED
-from wsis.evaluation.streaming import InstancePair, InstancePrediction, Truth
-from wsis.layers.proxy_masks import resize_map as paste_map
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
 from wsis.layers.region_overlap import overlap_with_masks
+from wsis.methods.boxcaseg.box_masks import TRUSTED
+from wsis.methods.boxcaseg.proxy_masks import resize_map as paste_map
 from wsis.report.instances import Found, sort_found
 from wsis.visualization.instances import (
     instance_labels,

@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.user import register_user_datasets
+from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
 from wsis.engine.manifest import MANIFEST, PIPELINE, Manifest
 from wsis.engine.status import seen_of_the_data_set
 from wsis.errors import UsageError, WSISError
-from wsis.evaluation.checks import PSEUDO_LABEL_FILE
-from wsis.evaluation.coco_results import FILE_NAME
+from wsis.evaluation.coco import FILE_NAME
 from wsis.stage import get_stage
+from wsis.stages import PSEUDO_LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class RunFolder:
     @property
     def pseudo_labels(self) -> Path | None:
         """The exported pseudo-label file, if this stage wrote one."""
-        path = self.folder / PSEUDO_LABEL_FILE
+        path = self.folder / PSEUDO_LABELS.file_name
         return path if path.is_file() else None
 
     @property
@@ -187,7 +187,7 @@ def read_run(folder: Path) -> RunFolder:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WSISError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
     run = RunFolder(folder, manifest, config if isinstance(config, dict) else {})
-    register_user_datasets(run.value("WSIS.DATASETS") or [])
+    register_datasets(run.value("WSIS.DATASETS") or [])
     return run
 
 

@@ -9,9 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wsis.data.artifacts import check_key, read_artifact, write_artifact
+from wsis.data.artifacts import ArtifactFolder, write_artifact
 from wsis.data.builtin import image_keys
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
@@ -22,23 +20,6 @@ from wsis.errors import DataError, UsageError
 
 STAMP = "proposals.json"
 Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]  # items, total, done before
-
-
-class ProposalFolder:
-    """Proposal artifacts ``<image key>.npz`` in a folder, by image key."""
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-
-    def path(self, key: str) -> Path:
-        """Where the proposals of image ``key`` lie."""
-        return self.folder / f"{check_key(key)}.npz"
-
-    def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
-
-    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
-        return read_artifact(self.path(key))
 
 
 def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -62,7 +43,7 @@ def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class _Writer:
     """Makes and writes the proposals of an image; runs in the worker processes."""
 
-    def __init__(self, folder: ProposalFolder, source: ProposalSource) -> None:
+    def __init__(self, folder: ArtifactFolder, source: ProposalSource) -> None:
         self.folder, self.source = folder, source
 
     def __call__(self, record: dict[str, Any]) -> int:
@@ -119,7 +100,7 @@ def write_proposals(
         UsageError: the folder's files were made with other settings.
         DataError: an image failed.
     """
-    folder = ProposalFolder(output)
+    folder = ArtifactFolder(output)
     _check_stamp(folder.folder, source, force=force)
     todo = [r for r in records if force or r["image_key"] not in folder]
     before = len(records) - len(todo)

@@ -13,7 +13,7 @@ from wsis.data.proposals.formats import FORMATS, GENERATE
 from wsis.data.proposals.readers import find_proposals, read_proposals
 from wsis.data.proposals.store import Proposals, proposals_artifact
 from wsis.errors import UsageError
-from wsis.layers.proposals import ProposalSettings, propose_segments
+from wsis.layers.segment_proposals import ProposalSettings, propose_segments
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from wsis.data.artifacts import check_key, read_artifact
-from wsis.data.checks import load_json
 from wsis.data.proposals.formats import FORMATS
+from wsis.data.proposals.json_files import read_json_proposals
 from wsis.data.proposals.mat import read_mat
-from wsis.data.proposals.runs import proposals_from_prm, proposals_from_rles
 from wsis.data.proposals.store import Proposals, proposals_from_artifact
 from wsis.errors import DataError, UsageError
 
-MAX_FILE_BYTES = 1 << 30  # of one image's JSON
 # Beginnings that the names of a collection's files may have before the image key.
 _PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")
 
@@ -29,39 +27,13 @@ def _read_npz(path: Path, *, size: tuple[int, int] | None, count: int) -> Propos
         raise DataError(f"{path}: {error}") from error
 
 
-def _load_small_json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size} bytes are too many for one image")
-    except OSError:
-        pass  # the loader says what is wrong
-    return load_json(path)
-
-
-def _read_prm(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
-    return proposals_from_prm(path, _load_small_json(path), size=size, count=count)
-
-
-def _read_rles(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
-    return proposals_from_rles(path, _load_small_json(path), size=size, count=count)
-
-
-def _read_json(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
-    """PRM's JSON or a list of RLEs, by what its first entry has."""
-    content = _load_small_json(path)
-    entry = content[0] if isinstance(content, list) and content else None
-    if isinstance(entry, dict) and "data" in entry and "shape" in entry:
-        return proposals_from_prm(path, content, size=size, count=count)
-    return proposals_from_rles(path, content, size=size, count=count)
-
-
 _READERS: dict[str, tuple[str, Callable[..., Proposals]]] = {
     "npz": (".npz", _read_npz),
     "mat": (".mat", read_mat),
-    "prm": (".json", _read_prm),
-    "rle": (".json", _read_rles),
+    "prm": (".json", partial(read_json_proposals, kind="prm")),
+    "rle": (".json", partial(read_json_proposals, kind="rle")),
 }
-_BY_SUFFIX = {".npz": _read_npz, ".mat": read_mat, ".json": _read_json}
+_BY_SUFFIX = {".npz": _read_npz, ".mat": read_mat, ".json": read_json_proposals}
 
 
 def read_proposals(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsis.data.images import MAX_PIXELS
+from wsis.errors import DataError
 from wsis.layers.regions import Regions
 
 MAX_PROPOSALS = 1 << 16  # of one image; no method makes nearly as many
@@ -106,3 +107,22 @@ def proposals_from_artifact(
         raise ValueError(f"proposals with members {members.shape} of {number} atoms")
     table = np.unpackbits(members, axis=1, count=number).view(bool)
     return Proposals(Regions.from_membership(labels, table), scores.astype(np.float32))
+
+
+def proposals_of_image(
+    arrays: Mapping[str, np.ndarray], key: str, *, size: tuple[int, int] | None
+) -> Proposals:
+    """`proposals_from_artifact`, its refusal with the image and the next command.
+
+    Args:
+        arrays: as `proposals_artifact` made them.
+        key: the image's.
+        size: (H, W) that the image must have, if known.
+
+    Raises:
+        DataError: arrays that are missing, do not fit together or not the image.
+    """
+    try:
+        return proposals_from_artifact(arrays, size=size)
+    except ValueError as error:
+        raise DataError(f"image {key}: {error}; run --from-stage proposals --force") from error

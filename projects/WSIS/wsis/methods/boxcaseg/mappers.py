@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.artifacts import ProductReader
-from wsis.data.mapper_base import (
-    MAPPER_REGISTRY,
-    base_output,
-    image_format_of,
-    read_model_image,
-    to_tensor,
-)
+from wsis.data.mappers import Mapper, Products, register_mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
-from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer
 from wsis.errors import DataError, UsageError
-from wsis.layers.crops import integer_box
-from wsis.layers.joint_samples import box_sample, object_sample, salient_sample
+from wsis.methods.boxcaseg.crops import integer_box
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
+from wsis.methods.boxcaseg.training_crops import box_sample, object_sample, salient_sample
 
 _FLIPS = {
     "none": (False, False),
@@ -50,8 +42,8 @@ def _flip_choice(name: str, key: str) -> tuple[bool, bool]:
     return _FLIPS[name]
 
 
-@MAPPER_REGISTRY.register()
-class BoxCasegMapper:
+@register_mapper
+class BoxCasegMapper(Mapper):
     """In training one crop, else an image with all its boxes (`methods/boxcaseg.md` 3, 6).
 
     Training takes what `wsis.methods.boxcaseg.samples.JointSamples` gives and adds ``image``
@@ -59,9 +51,7 @@ class BoxCasegMapper:
     ``image`` (3, H, W) and ``proposals``, Instances with ``proposal_boxes`` in whole pixels and
     ``gt_classes``.
 
-    Args:
-        is_train: which of the two.
-        image_format: channel order.
+    Attributes:
         train_side: S.
         salient_side: of salient images before they are cropped.
         shift: of a box's centre, in half extents.
@@ -74,48 +64,33 @@ class BoxCasegMapper:
         outwards: see `integer_box`.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        is_train: bool,
-        image_format: str,
-        train_side: int,
-        salient_side: int,
-        shift: float = 0.25,
-        stretch: Sequence[float] = (0.5, 1.5),
-        box_flips: tuple[bool, bool] = (False, False),
-        salient_flips: tuple[bool, bool] = (True, False),
-        salient_stretch: bool = True,
-        salient_crop: str = "image",
-        outwards: bool = False,
-    ) -> None:
-        if salient_side < train_side:
+    train_side: int
+    salient_side: int
+    shift: float = 0.25
+    stretch: Sequence[float] = (0.5, 1.5)
+    box_flips: tuple[bool, bool] = (False, False)
+    salient_flips: tuple[bool, bool] = (True, False)
+    salient_stretch: bool = True
+    salient_crop: str = "image"
+    outwards: bool = False
+
+    def __post_init__(self) -> None:
+        if self.salient_side < self.train_side:
             raise UsageError(
-                f"MODEL.BOXCASEG.SALIENT_SIDE {salient_side} is below TRAIN_SIDE {train_side}"
+                f"MODEL.BOXCASEG.SALIENT_SIDE {self.salient_side} is below TRAIN_SIDE "
+                f"{self.train_side}"
             )
-        self.is_train = is_train
-        self.image_format = image_format
-        self.train_side, self.salient_side = train_side, salient_side
-        self.shift, self.stretch = shift, tuple(stretch)
-        self.box_flips, self.salient_flips = box_flips, salient_flips
-        self.salient_stretch = salient_stretch
-        if salient_crop not in ("image", "object"):
+        if self.salient_crop not in ("image", "object"):
             raise UsageError(
-                f"MODEL.BOXCASEG.SALIENT_CROP is image or object, not {salient_crop!r}"
+                f"MODEL.BOXCASEG.SALIENT_CROP is image or object, not {self.salient_crop!r}"
             )
-        self.salient_crop = salient_crop
-        self.outwards = outwards
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, is_train: bool, products: Mapping[str, ProductReader]
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
         """Arguments from ``MODEL.BOXCASEG``."""
         keys = cfg.MODEL.BOXCASEG
-        return {
-            "is_train": is_train,
-            "image_format": image_format_of(cfg),
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {
             "train_side": keys.TRAIN_SIDE,
             "salient_side": keys.SALIENT_SIDE,
             "shift": keys.SHIFT,
@@ -127,19 +102,19 @@ class BoxCasegMapper:
             "outwards": keys.OUTWARDS,
         }
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        dataset_dict = restrict_supervision(dataset_dict, "box")
-        image = read_model_image(dataset_dict, self.image_format)
-        output = base_output(dataset_dict, image)
-        size = {"height": image.shape[0], "width": image.shape[1]}
+    @property
+    def supervision(self) -> str:
+        """Boxes, and the masks of salient images."""
+        return "box"
+
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
+        dataset_dict = dataset_dict | {"height": image.shape[0], "width": image.shape[1]}
         if not self.is_train:
-            return output | {"image": to_tensor(image)} | self._proposals(dataset_dict | size)
-        if SALIENT_KEY in dataset_dict:
-            pixels, label = self._salient(dataset_dict, image)
-        else:
-            pixels, label = self._box(dataset_dict | size, image)
+            return {"image": to_tensor(image)} | self._proposals(dataset_dict)
         salient = SALIENT_KEY in dataset_dict
-        return output | {"image": pixels, "label": label, "salient": salient}
+        pixels, label = (self._salient if salient else self._box)(dataset_dict, image)
+        return {"image": pixels, "label": label, "salient": salient}
 
     def _proposals(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         boxes = given_boxes(dataset_dict, outwards=self.outwards)

@@ -15,16 +15,16 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from wsis.errors import DataError
-from wsis.layers.crops import resize_crops
-from wsis.layers.joint_samples import add_neighbours
+from wsis.methods.boxcaseg.crops import resize_crops
+from wsis.methods.boxcaseg.training_crops import add_neighbours
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
 # of the first were meant for BGR.
-BOX_NORMALISATION = {"mean": (102.9801, 115.9465, 122.7717), "std": (255.0, 255.0, 255.0)}
-SALIENT_NORMALISATION = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+BOX_NORMALIZATION = {"mean": (102.9801, 115.9465, 122.7717), "std": (255.0, 255.0, 255.0)}
+SALIENT_NORMALIZATION = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
-def normalise(image: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(image: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(image - mean) / std per channel; image (..., 3, H, W) in 0..255."""
     mean, std = (torch.as_tensor(v, device=image.device).view(-1, 1, 1) for v in (mean, std))
     return (image - mean) / std
@@ -111,8 +111,8 @@ class BoxCaseg(nn.Module):
         crops = torch.stack([x["image"] for x in batched_inputs]).to(self.device).float()
         labels = torch.stack([x["label"] for x in batched_inputs]).to(self.device).float()
         crops, labels = add_neighbours(crops, labels, salient, probability=self.neighbours)
-        box = normalise(crops, mean=self.pixel_mean, std=self.pixel_std)
-        full = normalise(crops, mean=self.salient_pixel_mean, std=self.salient_pixel_std)
+        box = normalize(crops, mean=self.pixel_mean, std=self.pixel_std)
+        full = normalize(crops, mean=self.salient_pixel_mean, std=self.salient_pixel_std)
         crops = torch.where(salient[:, None, None, None], full, box)
         return self.roi_heads(None, self.backbone(crops), None, (labels, salient))[1]
 
@@ -123,7 +123,7 @@ class BoxCaseg(nn.Module):
         parts = []
         for some in boxes.split(self.max_crops):
             crops = resize_crops(image, some, size=side)
-            crops = normalise(crops, mean=self.pixel_mean, std=self.pixel_std)
+            crops = normalize(crops, mean=self.pixel_mean, std=self.pixel_std)
             parts.append(self.roi_heads.probabilities(self.backbone(crops)))
         return torch.cat(parts)
 

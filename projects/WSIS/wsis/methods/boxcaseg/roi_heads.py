@@ -19,9 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import UsageError
-from wsis.layers.proxy_masks import full_masks, masks_in_boxes, normalise_maps, quantise_maps
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
+from wsis.methods.boxcaseg.proxy_masks import (
+    masks_in_boxes,
+    normalize_maps,
+    quantize_maps,
+)
 
 
 def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -152,15 +156,15 @@ class BoxCasegROIHeads(nn.Module):
         """
         size = proposals.image_size
         boxes = proposals.proposal_boxes.tensor.cpu().numpy().astype(np.int64)
-        levels = quantise_maps(normalise_maps(probabilities))
-        parts = masks_in_boxes(levels, boxes, threshold=self.threshold)
+        levels = quantize_maps(normalize_maps(probabilities))
+        masks = masks_in_boxes(levels, boxes, size, threshold=self.threshold)
         inside = torch.from_numpy(levels >= self.threshold).to(probabilities.device)
         count = inside.flatten(1).sum(dim=1).clamp(min=1)
         result = Instances(size)
         result.pred_boxes = Boxes(proposals.proposal_boxes.tensor)
         result.pred_classes = proposals.gt_classes
         result.scores = (probabilities * inside).flatten(1).sum(dim=1) / count
-        result.pred_masks = torch.from_numpy(full_masks(parts, boxes, size))
+        result.pred_masks = torch.from_numpy(masks)
         return result, levels
 
     def forward(

@@ -17,7 +17,8 @@ from detectron2.structures import BoxMode
 from wsis.data.salient import SALIENT_KEY
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError
-from wsis.layers.crops import integer_box
+from wsis.layers.masks import box_iou
+from wsis.methods.boxcaseg.crops import integer_box
 
 Record = dict[str, Any]
 
@@ -46,14 +47,7 @@ def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
         (K,) bool.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    union = areas[:, None] + areas[None, :] - shared
-    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    np.fill_diagonal(iou, 0.0)
-    return (iou > threshold).any(axis=1)
+    return (box_iou(boxes, boxes).fill_diagonal_(0.0) > threshold).any(dim=1).numpy()
 
 
 @dataclass(frozen=True)
@@ -190,8 +184,7 @@ def joint_samples(
     if not len(samples.salient):
         raise UsageError(
             f"no salient image to train on in {', '.join(cfg.DATASETS.TRAIN)}; masks are learnt "
-            "from nothing else: describe a data set of FORMAT salient in WSIS.DATASETS and name "
-            "it, too, in box_segmenter.DATASETS.TRAIN"
+            "from nothing else: name or describe a data set of FORMAT salient in DATA.SALIENT"
         )
     if keys.BOX_SHARE <= 0:
         return samples, None

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 
+from wsis.data.artifacts import instance_arrays
 from wsis.errors import DataError, UsageError
-from wsis.layers.proxy_masks import (
+from wsis.layers.masks import mask_boxes
+from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_box_masks, check_proxy_masks
+from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     fair_confidence,
-    full_masks,
     merge_masks,
     original_confidence,
-    parts_of,
     resize_map,
-    tight_boxes,
 )
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations, joint_samples
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
@@ -48,14 +49,9 @@ def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
         ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
         (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
     """
-    found = output["instances"]
-    return {
-        "boxes": found.pred_boxes.tensor.cpu().numpy().astype(np.int64),
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
-        "levels": output["levels"].cpu().numpy(),
-    }
+    boxes = output["instances"].pred_boxes.tensor.cpu().numpy().astype(np.int64)
+    levels = output["levels"].cpu().numpy()
+    return instance_arrays(output["instances"]) | {"boxes": boxes, "levels": levels}
 
 
 def _truncated(boxes: np.ndarray) -> np.ndarray:
@@ -65,42 +61,29 @@ def _truncated(boxes: np.ndarray) -> np.ndarray:
 
 
 def confidence_of(
-    parts: list[np.ndarray],
-    boxes: np.ndarray,
-    given: np.ndarray,
-    *,
-    kind: str,
-    tolerance: float,
+    masks: np.ndarray, given: np.ndarray, *, kind: str, tolerance: float
 ) -> np.ndarray:
     """(K,) float64 in 0..1: how well masks fill their boxes.
 
     Args:
-        parts: K arrays (h, w) bool, the masks inside ``boxes``.
-        boxes: (K, 4) in whole pixels.
+        masks: (K, H, W) bool.
         given: (K, 4) float, the annotated boxes, far edges exclusive.
         kind: "original" or "fair".
         tolerance: of the fair one, pixels.
     """
-    mask_boxes = tight_boxes(parts, boxes)
+    found = mask_boxes(torch.from_numpy(masks)).numpy()
     if kind == "original":
-        return np.clip(original_confidence(mask_boxes, _truncated(given)), 0.0, 1.0)
+        return np.clip(original_confidence(found, _truncated(given)), 0.0, 1.0)
     if kind != "fair":
         raise UsageError(f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {kind!r}")
-    empty = np.array([not part.any() for part in parts], dtype=bool)
-    return fair_confidence(mask_boxes, given, tolerance=tolerance, empty=empty)
+    return fair_confidence(found, given, tolerance=tolerance)
 
 
 def _ignored(
-    parts: list[np.ndarray],
-    merged: list[np.ndarray],
-    levels: np.ndarray,
-    boxes: np.ndarray,
-    keys: CfgNode,
-) -> list[np.ndarray]:
+    masks: np.ndarray, merged: np.ndarray, levels: np.ndarray, boxes: np.ndarray, keys: CfgNode
+) -> np.ndarray:
     """Inside each box: pixels lost to a smaller box, and pixels of which the map is not sure."""
-    ignored = [np.zeros_like(part) for part in parts]
-    if keys.IGNORE_CONTESTED:
-        ignored = [part & ~left for part, left in zip(parts, merged, strict=True)]
+    ignored = masks & ~merged if keys.IGNORE_CONTESTED else np.zeros_like(masks)
     if len(keys.IGNORE_BETWEEN):
         limits = (0, *keys.IGNORE_BETWEEN, 1)
         if len(limits) != 4 or not limits[0] <= limits[1] < limits[2] <= limits[3]:
@@ -111,7 +94,7 @@ def _ignored(
         low, high = (LEVELS * float(v) for v in keys.IGNORE_BETWEEN)
         for one, level, (x0, y0, x1, y1) in zip(ignored, levels, boxes.tolist(), strict=True):
             values = resize_map(level, (y1 - y0, x1 - x0))
-            one |= (values > low) & (values < high)
+            one[y0:y1, x0:x1] |= (values > low) & (values < high)
     return ignored
 
 
@@ -128,7 +111,6 @@ def derive_proxy_masks(
         DataError: the artifact has another number of boxes than the data set.
     """
     found, keys = artifacts["box_masks"], cfg.MODEL.BOXCASEG.PROXY
-    size = int(dataset_dict["height"]), int(dataset_dict["width"])
     given = [annotation_box(a) for a in boxed_annotations(dataset_dict)]
     given = np.array(given, dtype=np.float64).reshape(-1, 4)
     boxes = found["boxes"]
@@ -140,21 +122,19 @@ def derive_proxy_masks(
     # COCO has boxes without area: these are the whole pixels in which their mask was looked for.
     flat = (given[:, 2:] <= given[:, :2]).any(axis=1)
     given[flat] = boxes[flat]
-    parts = parts_of(found["masks"], boxes)
     # Rounded, as x + w - x is: boxes of one size must tie wherever they are.
     areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
-    merged = merge_masks(parts, boxes, size, areas=areas)
-    confidence = confidence_of(merged, boxes, given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE)
+    merged = merge_masks(found["masks"], areas=areas)
+    confidence = confidence_of(merged, given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE)
     result = {
         "classes": found["classes"],
         "scores": found["scores"],
-        "masks": full_masks(merged, boxes, size),
+        "masks": merged,
         "boxes": given.astype(np.float32),
         "confidence": confidence,
     }
     if keys.IGNORE_CONTESTED or len(keys.IGNORE_BETWEEN):
-        ignored = _ignored(parts, merged, found["levels"], boxes, keys)
-        result["ignore"] = full_masks(ignored, boxes, size)
+        result["ignore"] = _ignored(found["masks"], merged, found["levels"], boxes, keys)
     return result
 
 
@@ -164,12 +144,13 @@ BOX_SEGMENTER = register_stage(
         title="Train the class-agnostic segmenter on boxes and salient objects",
         produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
-        evaluation="box_masks",
+        evaluation=box_mask_evaluator,
         evaluation_keys=(_NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
         mapper="BoxCasegMapper",
         supervision="box",
         samples=joint_samples,
         class_agnostic=True,
+        images=("train", "salient"),
     )
 )
 
@@ -180,7 +161,7 @@ BOX_MASKS = register_stage(
         consumes=("box_segmenter",),
         produces="box_masks",
         config_keys=(*_NETWORK_KEYS, _NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
-        evaluation="box_masks",
+        evaluation=check_box_masks,
         weights_from="box_segmenter",
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
@@ -195,7 +176,7 @@ PROXY_MASKS = register_stage(
         consumes=("box_masks",),
         produces="instances",
         config_keys=(_NODE + "PROXY",),
-        evaluation="proxy_masks",
+        evaluation=check_proxy_masks,
         function=derive_proxy_masks,
         supervision="box",
     )

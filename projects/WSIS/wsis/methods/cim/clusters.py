@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsis.layers.masks import iou_of_areas
 from wsis.layers.peaks import find_peaks
 from wsis.layers.regions import Regions
 
@@ -127,8 +128,7 @@ def cluster_proposals(
         agree = np.asarray(members[covering].sum(axis=0)).ravel() / len(covering)
         shape = agree > mean_threshold
         shared = members @ (areas * shape)
-        union = regions.areas + areas[shape].sum() - shared
-        iou = (shared / np.maximum(union, 1)).astype(np.float32)
+        iou = iou_of_areas(shared, regions.areas, areas[shape].sum()).astype(np.float32)
         inside = iou > iou_threshold
         ids[inside], classes[inside] = number, int(class_id) + 1
         near |= (iou > 0) & ~inside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.cim import meta_arch, peaks, roi_heads, stages  # noqa: F401  (registers them)
+from wsis.methods.cim import mappers, meta_arch, peaks, roi_heads, stages  # noqa: F401
 
 
 def _add_mining_config(keys: CfgNode) -> None:
@@ -61,6 +61,9 @@ def _add_label_config(keys: CfgNode) -> None:
 
 def _add_detection_config(keys: CfgNode) -> None:
     keys.DETECTION = CfgNode()
+    # What is detected: "classes", all of them; "tags", those of the image only (images without tags
+    # then have none); "points", one object at each point. The stages set it.
+    keys.DETECTION.TARGETS = "classes"
     # A detection scores above this.
     keys.DETECTION.MIN_SCORE = 1e-5
     # IoU of boxes from which the weaker one is dropped, within a class.
@@ -76,8 +79,18 @@ def _add_detection_config(keys: CfgNode) -> None:
     keys.DETECTION.COMPLETE_IOU = 0.5
 
 
+def _add_view_config(cfg: CfgNode) -> None:
+    # In training the longer side becomes one of these, pixels ...
+    cfg.INPUT.LONGER_SIDES_TRAIN = (480, 576, 688, 864, 1200)
+    # ... and in inference each of these, the scores being averaged;
+    cfg.INPUT.LONGER_SIDES_TEST = (480, 576, 688, 864, 1200)
+    # with a mirrored image of each.
+    cfg.INPUT.FLIP_TEST = True
+
+
 def add_cim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.CIM.*``, in place."""
+    """Add ``MODEL.CIM.*`` and the views of ``INPUT``, in place."""
+    _add_view_config(cfg)
     cfg.MODEL.CIM = CfgNode()
     keys = cfg.MODEL.CIM
     # Foreground classes of the data set.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from wsis.layers.overlaps import Overlaps, exceeds
+from wsis.methods.cim.overlaps import Overlaps, exceeds
 
 
 @dataclass(frozen=True)

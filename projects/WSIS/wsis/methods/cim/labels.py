@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.data.cim_labels import read_cim_label_file, read_cim_points
-from wsis.data.proposal_mapper import crops_artifact
-from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters, cluster_proposals, peaks_to_pixels
+from wsis.methods.cim.mappers import crops_artifact
+from wsis.methods.cim.original_files import read_cim_label_file, read_cim_points
 
 Arrays = dict[str, np.ndarray]
 _REPORT_SIDE = 112  # longer side of the maps that are kept for the report
@@ -25,12 +25,7 @@ def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Pr
     size = None
     if "height" in dataset_dict and "width" in dataset_dict:
         size = int(dataset_dict["height"]), int(dataset_dict["width"])
-    try:
-        return proposals_from_artifact(artifacts["proposals"], size=size)
-    except ValueError as error:
-        raise DataError(
-            f"image {dataset_dict['image_key']}: {error}; run --from-stage proposals --force"
-        ) from error
+    return proposals_of_image(artifacts["proposals"], dataset_dict["image_key"], size=size)
 
 
 def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
@@ -57,7 +52,7 @@ def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
 
 
 def derive_crops(dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode) -> Arrays:
-    """Boxes and crops of the proposals of one image (`wsis.data.proposal_mapper`)."""
+    """Boxes and crops of the proposals of one image (`wsis.methods.cim.mappers`)."""
     return crops_artifact(_proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.CROP_SIZE)
 
 

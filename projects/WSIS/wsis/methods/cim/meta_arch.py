@@ -72,6 +72,11 @@ class CIM(PixelModule):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.CIM``."""
         keys = cfg.MODEL.CIM
+        targets = keys.DETECTION.TARGETS
+        if targets not in ("classes", "tags", "points"):
+            raise UsageError(
+                f"MODEL.CIM.DETECTION.TARGETS is {targets!r}; it is classes, tags or points"
+            )
         backbone = build_backbone(cfg)
         known = backbone.output_shape()
         if keys.IN_FEATURE not in known:
@@ -87,6 +92,8 @@ class CIM(PixelModule):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "best_only": keys.BEST_ONLY,
+            "restrict_to_labels": targets == "tags",
+            "at_points": targets == "points",
         }
 
     def features(self, image: Tensor) -> Tensor:

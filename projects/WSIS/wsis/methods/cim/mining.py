@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsis.layers.overlaps import Overlaps, exceeds, overlap_nms, rounded
+from wsis.methods.cim.overlaps import Overlaps, exceeds, overlap_nms, rounded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wsis.layers.overlaps import Overlaps, overlaps_of_boxes, overlaps_of_regions
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import Completion, Detections, box_area_filter, detect
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead, Scores
@@ -31,6 +30,7 @@ from wsis.methods.cim.mining import (
     sample_truth,
     usable_proposals,
 )
+from wsis.methods.cim.overlaps import Overlaps, overlaps_of_boxes, overlaps_of_regions
 
 LOSSES = ("loss_classes", "loss_integrity", "loss_bag", "loss_clusters")
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.methods.cim.labels import (
     derive_crops,
     derive_original_clusters,
@@ -31,6 +33,7 @@ _NETWORK_KEYS = tuple(
     )
 )
 _NEEDED = ("proposals", "proposal_crops")
+_TARGETS = _NODE + "DETECTION.TARGETS"
 
 
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -58,24 +61,8 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's detections: the product "instances" of any method."""
     found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
-        "proposals": found.proposal_index.cpu().numpy().astype(np.int64),
-    }
-
-
-def _only_tags(model: Any, products: dict[str, Any]) -> None:
-    model.restrict_to_labels = True
-
-
-def _all_classes(model: Any, products: dict[str, Any]) -> None:
-    model.restrict_to_labels = False
-
-
-def _at_points(model: Any, products: dict[str, Any]) -> None:
-    model.at_points = True
+    index = found.proposal_index.cpu().numpy().astype(np.int64)
+    return instance_arrays(found) | {"proposals": index}
 
 
 CLASS_PEAKS = register_stage(
@@ -85,6 +72,7 @@ CLASS_PEAKS = register_stage(
         consumes=("peak_classifier",),
         produces="class_peaks",
         config_keys=("MODEL.PEAK_CLASSIFIER", _NODE + "LABEL.PEAK_THRESHOLD"),
+        config={"MODEL.META_ARCHITECTURE": "ClassPeaks"},
         weights_from="peak_classifier",
         mapper="ImageLevelMapper",
         to_artifact=peaks_artifact,
@@ -98,6 +86,7 @@ PROPOSAL_CROPS = register_stage(
         consumes=("proposals",),
         produces="proposal_crops",
         config_keys=(_NODE + "CROP_SIZE",),
+        images=("train", "val"),
         function=derive_crops,
     )
 )
@@ -157,11 +146,11 @@ MINED_INSTANCES = register_stage(
         consumes=("complete_instances", *_NEEDED),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION", _NODE + "BEST_ONLY"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
-        prepare_model=_only_tags,
+        config={_TARGETS: "tags"},
     )
 )
 
@@ -172,11 +161,11 @@ POINT_INSTANCES = register_stage(
         consumes=("complete_instances", *_NEEDED, "proposal_clusters"),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
-        prepare_model=_at_points,
+        config={_TARGETS: "points"},
     )
 )
 
@@ -187,10 +176,11 @@ PROPOSAL_DETECTIONS = register_stage(
         consumes=("complete_instances", *_NEEDED),
         produces="detections",
         config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="complete_instances",
         mapper="ProposalBagMapper",
         to_artifact=instances_artifact,
-        prepare_model=_all_classes,
+        images=("val",),
+        config={_TARGETS: "classes"},
     )
 )

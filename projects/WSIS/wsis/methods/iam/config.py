@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.iam import mapper, meta_arch, roi_heads, stages  # noqa: F401  (registers)
+from wsis.methods.iam import mappers, meta_arch, roi_heads, stages  # noqa: F401  (registers)
 
 
 def _add_network_config(keys: CfgNode) -> None:

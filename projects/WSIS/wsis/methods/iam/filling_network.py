@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.layers.filling import fill, filling_weights
 from wsis.layers.precision import at_least_float32, full_precision
+from wsis.methods.iam.filling import fill, filling_weights
 
 STATISTICS = ("running", "batch")
 _WIDTH = 64  # channels next to the input and output resolution

@@ -20,7 +20,8 @@ from torch.nn import functional
 from wsis.errors import DataError, UsageError
 from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
-from wsis.modeling.peak_classifier import PeakClassifier, PeakResponses, build_peak_classifier
+from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
+from wsis.modeling.peak_responses import PeakResponses
 
 logger = logging.getLogger(__name__)
 _SUSPICIOUS = 10  # batches in a row without a peak that is taught

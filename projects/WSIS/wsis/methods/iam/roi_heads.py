@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from wsis.errors import UsageError
 from wsis.layers.crf import BilateralKernel, GaussianKernel, Kernel
-from wsis.layers.masks import mask_areas, mask_boxes, mask_nms
+from wsis.layers.masks import mask_boxes, mask_nms
 from wsis.methods.iam.refinement import IAM_KERNELS, refine_by_crf
 
 SCORES = ("class", "mask", "product")
@@ -133,7 +133,7 @@ class IAMROIHeads(nn.Module):
         mean = (maps * inside).flatten(1).sum(1) / area
         scores = {"class": logits.sigmoid(), "mask": mean, "product": mean * logits.sigmoid()}
         scores = scores[self.score]
-        enough = mask_areas(masks) >= max(1, self.min_area * size[0] * size[1])
+        enough = masks.flatten(1).sum(dim=1) >= max(1, self.min_area * size[0] * size[1])
         kept = enough.nonzero().flatten()
         groups = None if self.nms_across_classes else classes[kept]
         kept = kept[mask_nms(masks[kept], scores[kept], self.nms_threshold, groups=groups)]

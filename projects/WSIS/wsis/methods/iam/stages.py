@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_artifact import response_artifact, small_maps
 from wsis.stage import InferStage, TrainStage, register_stage
 
@@ -46,13 +48,11 @@ def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
         of every peak; and what `wsis.modeling.peak_artifact.response_artifact` keeps.
     """
     found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
+    own = {
         "instance_peaks": found.peak.cpu().numpy().astype(np.int64),
         "activation": small_maps(output["activation"]),
-    } | response_artifact(output["responses"])
+    }
+    return instance_arrays(found) | own | response_artifact(output["responses"])
 
 
 FILLING_NETWORK = register_stage(
@@ -74,7 +74,7 @@ FILLED_INSTANCES = register_stage(
         consumes=("filling_network",),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="filling_network",
         mapper="PeakImageMapper",
         to_artifact=filled_instances_artifact,

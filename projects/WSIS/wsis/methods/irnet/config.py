@@ -1,10 +1,10 @@
-"""Config keys of IRNet; importing this module registers its networks and stages."""
+"""Config keys of IRNet; importing this module registers its networks, mappers and stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.irnet import meta_arch, roi_heads, stages  # noqa: F401  (registers them)
+from wsis.methods.irnet import mappers, meta_arch, roi_heads, stages  # noqa: F401
 
 
 def _add_label_config(keys: CfgNode) -> None:
@@ -68,10 +68,18 @@ def _add_inference_config(keys: CfgNode) -> None:
     keys.MIN_AREA = 0.01
     # Divide scores by the maximum of each class, not by that of all classes (original: all).
     keys.PER_CLASS_NORMALISATION = False
+    # What inference makes: some of displacement, boundary, instances, semantic. The stages set it.
+    keys.OUTPUTS = ["boundary", "instances"]
+    # (dy, dx) in cells, subtracted from displacements; [] for that of the weights, which those of
+    # the original have. Stage instances fills in what stage displacement_mean measured.
+    keys.MEAN_DISPLACEMENT = []
 
 
 def add_irnet_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.IRNET.*``, in place."""
+    """Add ``MODEL.IRNET.*`` and ``INPUT.RESCALE_RANGE``, in place."""
+    # Relation network training: image and label are rescaled by a uniform factor of this range (of
+    # the working size).
+    cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
     cfg.MODEL.IRNET = CfgNode()
     _add_label_config(cfg.MODEL.IRNET)
     _add_network_config(cfg.MODEL.IRNET)

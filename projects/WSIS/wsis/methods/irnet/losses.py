@@ -1,6 +1,6 @@
 """IRNet's training loss: pairs of pixels with equal or different labels (spec 5.4).
 
-B images, h x w grid, P pairs of one source; see `wsis.layers.affinity` for windows and offsets.
+B images, h x w grid, P pairs of one source; windows, offsets: see `wsis.methods.irnet.affinity`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wsis.layers.affinity import (
+from wsis.methods.irnet.affinity import (
     PAIR_BACKGROUND,
     PAIR_DIFFERENT,
     PAIR_FOREGROUND,

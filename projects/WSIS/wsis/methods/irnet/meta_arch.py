@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
+from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.modeling.pixels import PixelModule
 
@@ -76,6 +76,8 @@ class IRNet(PixelModule):
         cluster_threshold: displacement is weak below this length, in cells.
         align_corners: see `reduce_labels` and `branches.Reduce`.
         outputs: what inference is to make: some of displacement, boundary, instances, semantic.
+        mean_displacement: (dy, dx) to subtract at test time; () for the weights' own, which those
+            of the original have.
     """
 
     @configurable
@@ -96,6 +98,7 @@ class IRNet(PixelModule):
         cluster_threshold: float = 2.5,
         align_corners: bool = False,
         outputs: Sequence[str] = ("boundary", "instances"),
+        mean_displacement: Sequence[float] = (),
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
@@ -105,6 +108,7 @@ class IRNet(PixelModule):
         self.roi_heads = roi_heads
         # Mean displacement (dy, dx) of the training set, subtracted in eval mode (spec 5.3).
         self.register_buffer("mean_shift", torch.zeros(2))
+        self.mean_displacement = tuple(mean_displacement)
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             backbone.requires_grad_(False)
@@ -150,6 +154,8 @@ class IRNet(PixelModule):
             "num_refinement_steps": keys.REFINEMENT_STEPS,
             "cluster_threshold": keys.CLUSTER_THRESHOLD,
             "align_corners": align,
+            "outputs": keys.OUTPUTS,
+            "mean_displacement": keys.MEAN_DISPLACEMENT,
         }
 
     def train(self, mode: bool = True) -> IRNet:
@@ -169,7 +175,10 @@ class IRNet(PixelModule):
         taps = [features[name] for name in self.in_features]
         displacement = self.displacement_branch(taps)
         if not self.training:
-            displacement = displacement - self.mean_shift.view(2, 1, 1)
+            mean = self.mean_shift
+            if self.mean_displacement:
+                mean = mean.new_tensor(self.mean_displacement)
+            displacement = displacement - mean.view(2, 1, 1)
         return self.boundary_branch(taps), displacement
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from wsis.layers.components import detect_components
 from wsis.layers.masks import mask_boxes
-from wsis.layers.random_walk import random_walk
+from wsis.methods.irnet.random_walk import random_walk
 
 _CHANNELS_AT_ONCE = 16  # upsampled maps that are held together; 16 MB for 500 x 500
 

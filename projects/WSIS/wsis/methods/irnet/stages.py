@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 
+from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
+from wsis.evaluation.checks import check_instances, check_semantic
 from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
+from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
 from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
 
 _NODE = "MODEL.IRNET."
+_OUTPUTS, _MEAN = _NODE + "OUTPUTS", _NODE + "MEAN_DISPLACEMENT"
 _NETWORK_KEYS = tuple(
     _NODE + key
     for key in (
@@ -80,17 +83,9 @@ def derive_inter_pixel_label(
     return {"label": label}
 
 
-def _prepare(*outputs: str) -> Callable[[Any, dict[str, Any]], None]:
-    """Sets what the network is to make, and its mean shift where it was measured."""
-
-    def prepare(model: Any, products: dict[str, Any]) -> None:
-        model.outputs = outputs
-        model.mean_shift.zero_()  # weights of the original may hold one, measured elsewhere
-        if "displacement_mean" in products:
-            mean = products["displacement_mean"].summary["mean"]
-            model.mean_shift.copy_(torch.as_tensor(mean))
-
-    return prepare
+def measured_mean(products: Mapping[str, Any]) -> dict[str, Any]:
+    """The config value that holds the mean displacement of stage displacement_mean."""
+    return {_MEAN: products["displacement_mean"].summary["mean"].tolist()}
 
 
 def mean_displacement(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -115,11 +110,7 @@ def reduce_displacement(
 
 def instance_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image: its instances, and the maps that made them for the report."""
-    found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
+    return instance_arrays(output["instances"]) | {
         "boundary": output["boundary"].cpu().numpy().astype(np.float16),
         "displacement": output["displacement"].cpu().numpy().astype(np.float16),
         "clusters": output["clusters"].cpu().numpy().astype(np.int32),
@@ -138,7 +129,7 @@ INTER_PIXEL_LABEL = register_stage(
         consumes=("cam",),
         produces="inter_pixel_label",
         config_keys=(_NODE + "LABEL",),
-        evaluation="inter_pixel_label",
+        evaluation=check_inter_pixel_label,
         function=derive_inter_pixel_label,
     )
 )
@@ -165,7 +156,8 @@ DISPLACEMENT_MEAN = register_stage(
         weights_from="relation_network",
         mapper="TopLeftCropMapper",
         to_artifact=mean_displacement,
-        prepare_model=_prepare("displacement"),
+        # weights of the original may hold a mean, measured elsewhere
+        config={_OUTPUTS: ["displacement"], _MEAN: [0.0, 0.0]},
         reduce=reduce_displacement,
     )
 )
@@ -177,11 +169,12 @@ INSTANCES = register_stage(
         consumes=("relation_network", "displacement_mean", "cam"),
         produces="instances",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, *_INSTANCE_KEYS),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=instance_artifact,
-        prepare_model=_prepare("boundary", "instances"),
+        config={_OUTPUTS: ["boundary", "instances"]},
+        measured=measured_mean,
     )
 )
 
@@ -192,10 +185,10 @@ SEMANTIC_LABELS = register_stage(
         consumes=("relation_network", "cam"),
         produces="semantic",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, _NODE + "SEMANTIC_BACKGROUND"),
-        evaluation="semantic",
+        evaluation=check_semantic,
         weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
-        prepare_model=_prepare("semantic"),
+        config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},
     )
 )

@@ -18,7 +18,7 @@ from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes, mask_nms
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
-from wsis.modeling.peak_classifier import PeakResponses
+from wsis.modeling.peak_responses import PeakResponses
 
 MASKS = ("proposals", "response")
 SCORES = ("retrieval", "peak", "probability", "product")

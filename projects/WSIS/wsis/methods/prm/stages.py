@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.artifacts import instance_arrays
+from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_artifact import response_artifact
 from wsis.stage import InferStage, register_stage
 
 
 def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """Instances ``classes``, ``scores``, ``masks`` of an image, and `response_artifact`."""
-    found = output["instances"]
-    return {
-        "classes": found.pred_classes.cpu().numpy().astype(np.int64),
-        "scores": found.scores.cpu().numpy().astype(np.float32),
-        "masks": found.pred_masks.cpu().numpy(),
-    } | response_artifact(output["responses"])
+    return instance_arrays(output["instances"]) | response_artifact(output["responses"])
 
 
 PEAK_INSTANCES = register_stage(
@@ -27,7 +24,7 @@ PEAK_INSTANCES = register_stage(
         consumes=("peak_classifier", "proposals"),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation="instances",
+        evaluation=check_instances,
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
         to_artifact=peak_instances_artifact,
@@ -41,7 +38,8 @@ RESPONSE_INSTANCES = register_stage(
         consumes=("peak_classifier",),
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation="instances",
+        config={"MODEL.PRM.MASKS": "response"},
+        evaluation=check_instances,
         weights_from="peak_classifier",
         mapper="PeakImageMapper",
         to_artifact=peak_instances_artifact,

@@ -30,7 +30,7 @@ class VGG16(Backbone):
         in_channels: of the image.
     """
 
-    cell_centre = 0.5  # see `wsis.modeling.map_frame.MapFrame`: pooling without padding
+    cell_centre = 0.5  # see `wsis.modeling.peak_responses.MapFrame`: pooling without padding
 
     def __init__(
         self,

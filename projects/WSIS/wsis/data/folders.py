@@ -1,0 +1,47 @@
+"""Image tags as people sort photographs: one folder per class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from wsis.data.images import read_image_size
+from wsis.data.voc import IMAGE_SUFFIXES
+from wsis.errors import DataError
+
+
+def _pictures(folder: Path) -> list[Path]:
+    names = sorted(os.listdir(folder))
+    return [folder / name for name in names if os.path.splitext(name)[1] in IMAGE_SUFFIXES]
+
+
+def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of the folders in ``root`` that hold images, in ascending order: the classes."""
+    folders = sorted(path for path in Path(root).iterdir() if path.is_dir())
+    return tuple(path.name for path in folders if _pictures(path))
+
+
+def load_folders(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Dataset dicts of a folder of class folders; an image has the tag of its folder.
+
+    Returns:
+        Dicts with ``file_name``, ``image_id`` (the path below ``root``), ``height``, ``width``,
+        ``image_labels`` (one class id) and no ``annotations``.
+
+    Raises:
+        DataError: there is no folder with images, or a picture cannot be read.
+    """
+    classes = class_folders(root)
+    if not classes:
+        raise DataError(
+            f"{root} has no folder with images in it; make a folder for each class, named like it"
+        )
+    records = []
+    for index, name in enumerate(classes):
+        for path in _pictures(Path(root) / name):
+            height, width = read_image_size(path)
+            record = {"file_name": str(path), "image_id": f"{name}/{path.name}"}
+            record |= {"height": height, "width": width, "image_labels": [index]}
+            records.append(record | {"annotations": []})
+    return records

@@ -1,0 +1,98 @@
+"""The images of a product check one after another, and what of them could not be compared.
+
+A product check compares a product that is on disk with the ground truth, and is what a stage's
+record holds as its ``evaluation``: ``(dataset dicts, product, class names, cfg) -> results``. Every
+process calls it with its share of the dataset dicts (any shares: the figures do not depend on them)
+and it gathers inside. The results are ``[{"protocol": name, "metrics": {name: per cent}}]`` on the
+main process, empty on the others and where nothing has ground truth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from detectron2.utils import comm
+from tqdm import tqdm
+
+from wsis.evaluation.predictions import Truth
+from wsis.evaluation.streaming import Metrics
+from wsis.evaluation.truth import load_truth
+
+logger = logging.getLogger(__name__)
+
+Arrays = Mapping[str, np.ndarray]
+DatasetDicts = Sequence[dict[str, Any]]
+Results = list[dict[str, Any]]
+_LEFT_OUT = ("images_without_ground_truth", "images_without_product")
+
+
+class Product(Protocol):
+    """Artifacts by image key, as `wsis.data.artifacts.ProductReader` gives them."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def __getitem__(self, key: str) -> Arrays: ...
+
+
+class ImageLoop:
+    """A process's share of the images with what is true and what was made.
+
+    Iterating gives (dataset dict, ground truth, artifact) and counts the images. One without ground
+    truth is left out; the artifact is None where there is none, since the objects of such an image
+    are missed, not forgiven.
+
+    Args:
+        title: left of the progress bar.
+        dataset_dicts: the share.
+        product: its artifacts.
+    """
+
+    def __init__(self, title: str, dataset_dicts: DatasetDicts, product: Product) -> None:
+        self.title = title
+        self._dataset_dicts, self._product = dataset_dicts, product
+        self._counts = dict.fromkeys(("images", *_LEFT_OUT, "objects"), 0)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Truth, Arrays | None]]:
+        with tqdm(
+            self._dataset_dicts,
+            desc=f"evaluate {self.title}",
+            unit="img",
+            disable=not comm.is_main_process(),
+            dynamic_ncols=True,
+        ) as bar:
+            for record in bar:
+                truth = load_truth(record)
+                if truth is None:
+                    self._counts["images_without_ground_truth"] += 1
+                    continue
+                self._counts["images"] += 1
+                self._counts["objects"] += len(truth.masks)
+                key, product = record["image_key"], self._product
+                arrays = product[key] if key in product else None  # noqa: SIM401  (it has no get)
+                self._counts["images_without_product"] += arrays is None
+                yield record, truth, arrays
+
+    def results(self, figures: Mapping[str, Metrics]) -> Results:
+        """The main process's figures, with the counts of all processes; empty elsewhere.
+
+        Empty, with a line in the log, if there was no ground truth at all, but for images that
+        hold nothing.
+
+        Args:
+            figures: protocol to its metrics.
+        """
+        shares = comm.gather(self._counts, dst=0)
+        if not comm.is_main_process():
+            return []
+        total = {name: sum(share[name] for share in shares) for name in self._counts}
+        objects = total.pop("objects")
+        for name in _LEFT_OUT:
+            if total[name]:
+                what = name.replace("_", " ")
+                logger.warning("evaluation of %s: %d %s", self.title, total[name], what)
+        if not total["images"] or (total["images_without_ground_truth"] and not objects):
+            return []
+        return [{"protocol": name, "metrics": found | total} for name, found in figures.items()]

@@ -1,0 +1,204 @@
+"""Predicted instances beside the true ones, and the options of the protocols that compare them.
+
+K true objects, n predictions, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+
+from wsis.errors import DataError
+from wsis.layers.masks import iou_of_areas, mask_intersection
+
+SIZES = ("small", "medium", "large")
+_SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
+
+
+class Truth(Protocol):
+    """What is known of an image; `wsis.data.ground_truth.GroundTruth` is one.
+
+    Attributes:
+        masks: (K, H, W) bool.
+        classes: (K,) int64, 0..C-1.
+        void: (H, W) bool, pixels about which nothing is known.
+        difficult: (K,) bool.
+    """
+
+    masks: np.ndarray
+    classes: np.ndarray
+    void: np.ndarray
+    difficult: np.ndarray
+
+    def semantic(self, num_classes: int) -> np.ndarray:
+        """Label map (H, W): 0 background, class + 1, 255 void."""
+
+
+@dataclass(frozen=True)
+class InstancePrediction:
+    """Predicted instances of one image, in any order.
+
+    Attributes:
+        classes: (n,) int64, 0..C-1.
+        scores: (n,) float, finite.
+        masks: (n, H, W) bool; None where only boxes were predicted.
+        boxes: (n, 4) float XYXY in pixels; None for the boxes of the masks.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None
+    boxes: np.ndarray | None = None
+
+    @classmethod
+    def of_instances(cls, instances: Instances) -> InstancePrediction:
+        """Detectron2's output for one image.
+
+        Args:
+            instances: ``pred_classes``, ``scores``, and ``pred_masks`` (n, H, W) or ``pred_boxes``.
+        """
+        instances = instances.to("cpu")
+        masks = boxes = None
+        if instances.has("pred_masks"):
+            masks = np.asarray(instances.pred_masks).astype(bool, copy=False)
+        if instances.has("pred_boxes"):
+            boxes = instances.pred_boxes.tensor.numpy()
+        return cls(instances.pred_classes.numpy(), instances.scores.numpy(), masks, boxes)
+
+    @classmethod
+    def of_artifact(cls, arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
+        """Product ``instances`` (classes, scores, masks) of one image."""
+        return cls(arrays["classes"], arrays["scores"], arrays["masks"])
+
+    @classmethod
+    def nothing(cls, size: tuple[int, int]) -> InstancePrediction:
+        """No instances on an image of ``size`` (H, W)."""
+        masks = np.zeros((0, *size), dtype=bool)
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), masks)
+
+    def check(self, key: str, *, size: tuple[int, int], num_classes: int) -> None:
+        """Raise `DataError` unless the fields agree with each other and with the image."""
+        count = len(self.classes)
+        expected = {"scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise DataError(
+                    f"predictions for image {key}: expected {name} of shape {shape}, got "
+                    f"{value.shape}; make them again at the size of the ground truth"
+                )
+        if not np.isfinite(self.scores).all():
+            raise DataError(f"predictions for image {key}: a score is not finite; train again")
+        if count and not 0 <= int(self.classes.min()) <= int(self.classes.max()) < num_classes:
+            raise DataError(
+                f"predictions for image {key}: expected classes 0..{num_classes - 1}, got "
+                f"{sorted(set(self.classes.tolist()))}; check MODEL.*.NUM_CLASSES"
+            )
+
+    def above(self, min_score: float) -> InstancePrediction:
+        """Those that score strictly more than ``min_score``."""
+        keep = self.scores > min_score
+        return InstancePrediction(
+            self.classes[keep],
+            self.scores[keep],
+            None if self.masks is None else self.masks[keep],
+            None if self.boxes is None else self.boxes[keep],
+        )
+
+
+@dataclass(frozen=True)
+class InstancePair:
+    """Predicted and true instances of one image, with what several measures compute from them.
+
+    Attributes:
+        key: image key.
+        prediction: what was predicted.
+        truth: what is there.
+    """
+
+    key: str
+    prediction: InstancePrediction
+    truth: Truth
+
+    @cached_property
+    def shared(self) -> np.ndarray:
+        """(n, K) float64: pixels common to prediction and object."""
+        return mask_intersection(self.prediction.masks, self.truth.masks)
+
+    @cached_property
+    def predicted_areas(self) -> np.ndarray:
+        """(n,) int64: pixels of each prediction."""
+        return self.prediction.masks.sum(axis=(1, 2))
+
+    @cached_property
+    def true_areas(self) -> np.ndarray:
+        """(K,) int64: pixels of each object."""
+        return self.truth.masks.sum(axis=(1, 2))
+
+    @cached_property
+    def iou(self) -> np.ndarray:
+        """(n, K) float64 mask IoU; 0 for two empty masks."""
+        return iou_of_areas(self.shared, self.predicted_areas[:, None], self.true_areas[None, :])
+
+    def above(self, min_score: float) -> InstancePair:
+        """The same image with only the predictions that score more than ``min_score``."""
+        return InstancePair(self.key, self.prediction.above(min_score), self.truth)
+
+    def without_void(self) -> InstancePair:
+        """The same image with void cut out of every prediction; those with nothing left go."""
+        inside = self.prediction.masks & ~self.truth.void
+        keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
+        left = InstancePrediction(
+            self.prediction.classes[keep], self.prediction.scores[keep], inside[keep]
+        )
+        return InstancePair(self.key, left, self.truth)
+
+
+def size_index(areas: np.ndarray) -> np.ndarray:
+    """Index into `SIZES` of areas in pixels: below 32 x 32, below 96 x 96, and from there on."""
+    return np.digitize(areas, _SIZE_LIMITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions:
+    """Departures from a protocol; each changes its printed name.
+
+    Attributes:
+        eleven_point: VOC 2007's 11-point AP (``voc`` only).
+        use_difficult: count difficult objects like others. Otherwise ``voc`` neither asks for them
+            nor punishes finding them, and ``coco`` treats them as crowds.
+        ignore_void: cut void pixels out of the predictions and drop those with nothing left
+            (``voc``), or treat the void region as a crowd of every class (``coco``).
+        absent_is_zero: a class without any object has AP 0, as CIM counts it, and not none
+            (``coco`` only).
+    """
+
+    eleven_point: bool = False
+    use_difficult: bool = True
+    ignore_void: bool = False
+    absent_is_zero: bool = False
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> ProtocolOptions:
+        """What ``WSIS.EVALUATION`` of a config says."""
+        keys = cfg.WSIS.EVALUATION
+        return cls(**{field.name: keys[field.name.upper()] for field in fields(cls)})
+
+    def name(self, protocol: str) -> str:
+        """``protocol`` with the departures that apply to it, ``"voc, 11-point"``."""
+        parts = [protocol]
+        if self.eleven_point and protocol == "voc":
+            parts.append("11-point")
+        if not self.use_difficult:
+            parts.append("without difficult")
+        if self.ignore_void:
+            parts.append("void ignored")
+        if self.absent_is_zero and protocol.startswith("coco"):
+            parts.append("absent classes 0")
+        return ", ".join(parts)

@@ -1,0 +1,135 @@
+"""From maps of probabilities inside boxes to the masks of an image (`methods/boxcaseg.md` 6, 7).
+
+Boxes are (x0, y0, x1, y1) in whole pixels, far edges exclusive. K boxes; H x W image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsis.layers.masks import box_iou
+
+LEVELS = 255
+
+
+def normalize_maps(probabilities: Tensor) -> Tensor:
+    """Each map stretched to 0..1: (p - min) / (max - min); a constant map becomes NaN.
+
+    Args:
+        probabilities: (K, s, s) float.
+    """
+    flat = probabilities.flatten(1)
+    low, high = flat.amin(dim=1)[:, None, None], flat.amax(dim=1)[:, None, None]
+    return (probabilities - low) / (high - low)
+
+
+def quantize_maps(normalized: Tensor) -> np.ndarray:
+    """(K, s, s) uint8: 255 times the value, truncated; NaN becomes 0.
+
+    Args:
+        normalized: (K, s, s) float in 0..1.
+    """
+    levels = (normalized * LEVELS).nan_to_num(0.0)
+    return levels.to(torch.uint8).cpu().numpy()
+
+
+def resize_map(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's antialiased bilinear on uint8.
+
+    Args:
+        levels: (s, s) uint8.
+        size: (height, width).
+    """
+    height, width = size
+    return np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def masks_in_boxes(
+    levels: np.ndarray, boxes: np.ndarray, size: tuple[int, int], *, threshold: int = 128
+) -> np.ndarray:
+    """The mask of every map, at the size and the place of its box.
+
+    Args:
+        levels: (K, s, s) uint8.
+        boxes: (K, 4) integers, inside the image.
+        size: (H, W).
+        threshold: a pixel belongs to the mask from this level on.
+
+    Returns:
+        (K, H, W) bool.
+    """
+    masks = np.zeros((len(levels), *size), dtype=bool)
+    for mask, one, (x0, y0, x1, y1) in zip(masks, levels, boxes.tolist(), strict=True):
+        mask[y0:y1, x0:x1] = resize_map(one, (y1 - y0, x1 - x0)) >= threshold
+    return masks
+
+
+def painting_order(areas: np.ndarray) -> np.ndarray:
+    """(K,) indices, largest area first; of equal areas the later index first, so the first wins."""
+    return np.argsort(np.asarray(areas), kind="stable")[::-1]
+
+
+def merge_masks(masks: np.ndarray, *, areas: np.ndarray) -> np.ndarray:
+    """Give every pixel to the smallest box that claims it (spec 7).
+
+    Args:
+        masks: (K, H, W) bool, what each instance claims.
+        areas: (K,) of the annotated boxes, which may differ from the boxes in whole pixels.
+
+    Returns:
+        (K, H, W) bool: what is left to each instance.
+    """
+    left, free = np.zeros_like(masks), np.ones(masks.shape[1:], dtype=bool)
+    for index in painting_order(areas)[::-1]:
+        np.logical_and(masks[index], free, out=left[index])
+        free &= ~masks[index]
+    return left
+
+
+def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return box_iou(a.astype(np.float64), b.astype(np.float64)).diagonal().numpy()
+
+
+def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.ndarray:
+    """Agreement of a mask with its box as published (spec 7): IoU with +1 on both.
+
+    The corner of the mask is inclusive and that of the box exclusive, so a perfect mask of w x h
+    scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels.
+
+    Args:
+        mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
+        given_boxes: (K, 4) integers x, y, x + w, y + h, each truncated before adding.
+
+    Returns:
+        (K,) float64.
+    """
+    # The original's box of an empty mask is its first pixel.
+    found = np.where(mask_boxes.any(axis=1, keepdims=True), mask_boxes, [0, 0, 1, 1])
+    return _paired_iou(found, given_boxes + [0, 0, 1, 1])
+
+
+def fair_confidence(
+    mask_boxes: np.ndarray,
+    given_boxes: np.ndarray,
+    *,
+    tolerance: float = 1.0,
+) -> np.ndarray:
+    """Agreement of a mask with its box that asks of small objects no more than of large ones.
+
+    IoU of the two areas, after every edge of the mask that misses its edge of the box by no more
+    than ``tolerance`` has been moved there: a pixel is what rounding costs, whatever the size.
+
+    Args:
+        mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
+        given_boxes: (K, 4) float x0, y0, x1, y1, far edges exclusive, with an area.
+        tolerance: pixels; 0 gives the plain IoU.
+
+    Returns:
+        (K,) float64; 1 for a perfect mask, 0 for an empty one.
+    """
+    close = np.abs(mask_boxes - given_boxes) <= tolerance
+    found = np.where(close, given_boxes, mask_boxes)
+    return np.where(mask_boxes.any(axis=1), _paired_iou(found, given_boxes), 0.0)

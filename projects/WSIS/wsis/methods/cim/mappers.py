@@ -1,0 +1,229 @@
+"""Images with segment proposals and all that is known of them, for networks that score proposals.
+
+R proposals. Boxes are (x0, y0, x1, y1), the last pixel included (`clip_boxes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+
+from wsis.data.mappers import (
+    Mapper,
+    Product,
+    Products,
+    register_mapper,
+    tags_of,
+    to_tensor,
+)
+from wsis.data.proposals.store import Proposals, proposals_of_image
+from wsis.data.transforms import draw_flip, draw_integer, rescale_image
+from wsis.errors import DataError, UsageError
+from wsis.methods.cim.overlaps import overlaps_of_regions
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes with exclusive ends as the original CIM uses them: cut to the last row and column.
+
+    Args:
+        boxes: (R, 4) integers, x1 and y1 exclusive.
+        size: (H, W) of the image.
+
+    Returns:
+        (R, 4) float32. An end inside the image keeps its value, one at the border loses a pixel.
+    """
+    height, width = size
+    limits = np.array([width, height, width, height]) - 1
+    return np.clip(boxes.astype(np.float32), 0, limits.astype(np.float32))
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Mirror boxes (R, 4) whose last pixel is included in an image of ``width`` pixels."""
+    flipped = boxes.copy()
+    flipped[:, 0], flipped[:, 2] = width - boxes[:, 2] - 1, width - boxes[:, 0] - 1
+    return flipped
+
+
+def crops_artifact(proposals: Proposals, crop_size: int) -> dict[str, np.ndarray]:
+    """What an artifact keeps of the shapes of proposals.
+
+    Returns:
+        ``boxes`` (R, 4) int32 with exclusive ends; ``crops`` (R, ceil(r^2 / 8)) uint8, the bits of
+        the masks within their boxes, resized to r x r by Pillow's nearest rule; ``crop_size`` ().
+    """
+    crops = proposals.regions.crops(crop_size)
+    return {
+        "boxes": proposals.regions.boxes.astype(np.int32),
+        "crops": np.packbits(crops.reshape(len(crops), crop_size**2), axis=1),
+        "crop_size": np.array(crop_size, dtype=np.int64),
+    }
+
+
+def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (R, 4) and crops (R, r, r) bool of what `crops_artifact` made.
+
+    Raises:
+        ValueError: arrays that are missing or do not fit together.
+    """
+    try:
+        boxes, packed = arrays["boxes"], arrays["crops"]
+        side = int(arrays["crop_size"].item())
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no {error}") from None
+    if boxes.shape != (len(packed), 4) or side < 1 or packed.shape[1:] != (-(-(side**2) // 8),):
+        raise ValueError(f"boxes {boxes.shape} and crops {packed.shape} of side {side}")
+    bits = np.unpackbits(packed, axis=1, count=side**2).view(bool)
+    return boxes, bits.reshape(len(boxes), side, side)
+
+
+@register_mapper
+class ProposalBagMapper(Mapper):
+    """An image as a bag of segment proposals (CIM; `methods/cim.md` 2 and 7).
+
+    In training one view: the longer side becomes one of several lengths, half of the images are
+    mirrored. It adds ``image``, ``proposals`` (Instances with ``proposal_boxes`` on the scale of
+    the view, ``proposal_crops`` (R, r, r) bool, ``cluster_ids`` and ``cluster_classes`` (R,)
+    int64), ``overlaps`` and ``image_labels``. Overlaps are computed from the regions for each
+    sample, in the loading process: nothing quadratic in R lies on disk.
+
+    Otherwise all views: ``images``, ``flips`` and ``scales`` (lists), ``proposals`` at the scale of
+    the file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also
+    their points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
+
+    Attributes:
+        sides: lengths of the longer side, pixels.
+        flip: mirror half of the training images; in inference add a mirrored view of each.
+        proposals: product reader.
+        crops: product reader.
+        clusters: product reader, in training; in inference where points are wanted.
+        crop_size: r.
+    """
+
+    sides: Sequence[int]
+    flip: bool
+    proposals: Product
+    crops: Product
+    clusters: Product | None = None
+    crop_size: int = 7
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
+        """Arguments from ``INPUT`` and ``MODEL.CIM.CROP_SIZE``."""
+        mirrored = cfg.INPUT.RANDOM_FLIP == "horizontal" if is_train else cfg.INPUT.FLIP_TEST
+        sides = cfg.INPUT.LONGER_SIDES_TRAIN if is_train else cfg.INPUT.LONGER_SIDES_TEST
+        if not sides or min(sides) < 1:
+            key = "TRAIN" if is_train else "TEST"
+            raise UsageError(f"INPUT.LONGER_SIDES_{key} is {tuple(sides)}; it lists lengths >= 1")
+        shared = super().from_config(cfg, is_train=is_train, products=products)
+        return shared | {
+            "sides": sides,
+            "flip": mirrored,
+            "proposals": products["proposals"],
+            "crops": products["proposal_crops"],
+            "clusters": products.get("proposal_clusters"),
+            "crop_size": cfg.MODEL.CIM.CROP_SIZE,
+        }
+
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
+        key = dataset_dict["image_key"]
+        proposals, boxes, crops = self._read(key, image.shape[:2])
+        found = tags_of(dataset_dict)
+        if self.is_train:
+            side = self.draw_side()
+            view = self.view(image, boxes, crops, side, self.flip and draw_flip())
+            found["image"], instances, _ = view
+            self._add_clusters(instances, key)
+            return found | {
+                "proposals": instances,
+                "overlaps": overlaps_of_regions(proposals.regions),
+            }
+        flips = (False, True) if self.flip else (False,)
+        views = [(side, flip) for side in self.sides for flip in flips]
+        found["flips"] = [flip for _, flip in views]
+        found["scales"] = [side / max(image.shape[:2]) for side, _ in views]
+        found["images"] = [
+            to_tensor(rescale_image(image[:, ::-1] if flip else image, scale))
+            for flip, scale in zip(found["flips"], found["scales"], strict=True)
+        ]
+        instances = self._instances(image.shape[:2], boxes, crops)
+        if self.clusters is not None:
+            found |= self._points(key)
+        return found | {"proposals": instances, "regions": proposals.regions}
+
+    def draw_side(self) -> int:
+        """One of the lengths of the longer side, at random."""
+        return int(self.sides[draw_integer(0, len(self.sides) - 1)])
+
+    def view(
+        self, image: np.ndarray, boxes: np.ndarray, crops: np.ndarray, side: int, flip: bool
+    ) -> tuple[torch.Tensor, Instances, float]:
+        """An image at a longer side of ``side`` pixels, its proposals on that scale, the scale.
+
+        Args:
+            image: (H, W, 3) uint8.
+            boxes: (R, 4) float32 as `clip_boxes` gives them.
+            crops: (R, r, r) bool.
+            side: pixels.
+            flip: mirror first.
+        """
+        scale = side / max(image.shape[:2])
+        if flip:
+            boxes, crops = flip_boxes(boxes, image.shape[1]), crops[:, :, ::-1]
+            image = image[:, ::-1]
+        scaled = rescale_image(image, scale)
+        instances = self._instances(scaled.shape[:2], boxes * np.float32(scale), crops)
+        return to_tensor(scaled), instances, scale
+
+    @staticmethod
+    def _instances(size: tuple[int, int], boxes: np.ndarray, crops: np.ndarray) -> Instances:
+        instances = Instances(size)
+        instances.proposal_boxes = Boxes(torch.from_numpy(boxes.astype(np.float32)))
+        instances.proposal_crops = torch.from_numpy(np.ascontiguousarray(crops).copy())
+        return instances
+
+    def _read(self, key: str, size: tuple[int, int]) -> tuple[Proposals, np.ndarray, np.ndarray]:
+        """Proposals, their clipped boxes and their crops."""
+        proposals = proposals_of_image(self.proposals[key], key, size=size)
+        try:
+            boxes, crops = crops_from_artifact(self.crops[key])
+            if len(boxes) != len(proposals) or crops.shape[1] != self.crop_size:
+                raise ValueError(
+                    f"{len(boxes)} crops of side {crops.shape[1]} for {len(proposals)} proposals "
+                    f"and MODEL.CIM.CROP_SIZE {self.crop_size}"
+                )
+        except DataError:
+            raise
+        except ValueError as error:
+            raise DataError(f"image {key}: {error}; run --from-stage proposals --force") from error
+        return proposals, clip_boxes(boxes, size), crops
+
+    def _points(self, key: str) -> dict[str, torch.Tensor]:
+        """The points that the clusters of an image were made of."""
+        found, names = self.clusters[key], ("points_yx", "point_classes")
+        if any(name not in found for name in names):
+            raise DataError(
+                f"image {key}: its clusters were not made of points; name the stage point_clusters "
+                "in WSIS.STAGES and run it with --force"
+            )
+        return {name: torch.from_numpy(found[name].astype(np.int64)) for name in names}
+
+    def _add_clusters(self, instances: Instances, key: str) -> None:
+        if self.clusters is None:
+            return
+        found = self.clusters[key]
+        ids, classes = found["ids"], found["classes"]
+        if len(ids) != len(instances) or len(classes) != len(instances):
+            raise DataError(
+                f"image {key}: clusters of {len(ids)} proposals, there are {len(instances)}; "
+                "run --from-stage proposals --force"
+            )
+        instances.cluster_ids = torch.from_numpy(ids.astype(np.int64))
+        instances.cluster_classes = torch.from_numpy(classes.astype(np.int64))

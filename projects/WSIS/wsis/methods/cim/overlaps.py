@@ -1,0 +1,122 @@
+"""IoU and containment of all pairs of the candidates of one image, as mining compares them.
+
+N candidates. Maps are kept in half precision, as CIM's are: 2 x 2 N^2 bytes, 16 MB for 2000.
+Whatever is compared with a map is rounded to its precision first (`rounded`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wsis.layers.masks import box_iou, droppers, iou_of_areas, stays
+from wsis.layers.region_overlap import region_intersection
+from wsis.layers.regions import Regions
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """How the candidates of one image overlap.
+
+    Attributes:
+        iou: (N, N) in [0, 1], symmetric, any floating dtype.
+        containment: (N, N) in [0, 1]; ``[i, j]`` is the share of j that i covers. Columns are
+            asked for, so they had better be contiguous.
+        suppress_equal: an IoU equal to a threshold counts as above it; so with masks in CIM's
+            mining, but not with boxes, which go through torchvision's rule.
+    """
+
+    iou: Tensor
+    containment: Tensor
+    suppress_equal: bool = True
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+    def to(self, device: torch.device | str) -> Overlaps:
+        """The same on another device."""
+        return Overlaps(
+            self.iou.to(device, non_blocking=True),
+            self.containment.to(device, non_blocking=True),
+            self.suppress_equal,
+        )
+
+
+def exceeds(values: Tensor, threshold: float) -> Tensor:
+    """``values > threshold``, the threshold rounded to their dtype.
+
+    Args:
+        values: non-negative. In half precision they are compared as integers, whose order is the
+            same and whose comparison is an instruction of every processor.
+        threshold: non-negative.
+    """
+    limit = rounded(threshold, values)
+    if values.dtype == torch.float16:
+        return values.view(torch.int16) > limit.view(torch.int16)
+    return values > limit
+
+
+def rounded(value: float, like: Tensor) -> Tensor:
+    """A threshold in the dtype of what it is compared with: 0.35 is 0.35009765625 in half."""
+    return torch.tensor(value, dtype=like.dtype, device=like.device)
+
+
+def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512) -> Overlaps:
+    """Half-precision maps from counts of shared pixels.
+
+    Args:
+        shared: (N, N) symmetric, whole numbers below 2^24, floating: pixels that two share.
+        areas: (N,) whole numbers, pixels of each.
+        rows: rows treated at a time, which bounds memory.
+
+    Returns:
+        maps rounded as the original's files are: the quotient to float32, then to float16; 0 where
+        a quotient has no denominator (empty masks).
+    """
+    count = len(areas)
+    areas = areas.to(torch.float32)
+    iou = torch.empty((count, count), dtype=torch.float16)
+    covered = torch.empty_like(iou)  # [j, i]: the share of j that i covers
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        block = shared[part].to(torch.float32)
+        # Whole numbers below 2^24 divide in float32 as in float64 rounded to float32.
+        covered[part] = block / areas[part, None].clamp(min=1)
+        iou[part] = iou_of_areas(block, areas[part, None], areas)
+    return Overlaps(iou, covered.T)
+
+
+def overlaps_of_regions(regions: Regions) -> Overlaps:
+    """Half-precision maps of the masks of an image, on the CPU; see `overlaps_of_intersections`."""
+    shared = torch.from_numpy(region_intersection(regions))
+    return overlaps_of_intersections(shared, torch.from_numpy(regions.areas))
+
+
+def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
+    """Maps of boxes (N, 4) XYXY in float32, for mining without masks (an ablation of CIM)."""
+    width_height = (boxes[:, None, 2:].minimum(boxes[:, 2:])) - boxes[:, None, :2].maximum(
+        boxes[:, :2]
+    )
+    shared = width_height.clamp(min=0).prod(dim=2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    containment = torch.where(area > 0, shared / area, torch.zeros_like(shared))
+    return Overlaps(box_iou(boxes, boxes), containment, suppress_equal=False)
+
+
+def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> Tensor:
+    """Greedy suppression on an IoU map.
+
+    Args:
+        overlaps: of N candidates.
+        order: (K,) int64, some of the candidates, the best first.
+        threshold: a candidate stays if its IoU with all that stayed is below this.
+
+    Returns:
+        (k,) int64, those of ``order`` that stay, in its order.
+    """
+    table = overlaps.iou[order[:, None], order]
+    limit = rounded(threshold, table)
+    rivals = table >= limit if overlaps.suppress_equal else table > limit
+    return order[stays(droppers(rivals.cpu().numpy()))]

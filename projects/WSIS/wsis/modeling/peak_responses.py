@@ -1,0 +1,103 @@
+"""What the peak classifier finds in an image, and where the cells of its maps lie there.
+
+C classes, P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MapFrame:
+    """The place of class maps that were enlarged corner to corner (`upsample_maps`), for pictures.
+
+    Cell c of a padded network sees the pixels around c x stride. Drawn as the c-th part of the
+    image it would lie up to a cell too far to the right and down.
+
+    Attributes:
+        size: (H, W) of the image, pixels.
+        stride: of a cell before the enlargement, pixels.
+        factor: of the enlargement.
+        cell_centre: 0 where padding puts cell 0 at pixel 0; 0.5 where pooling without padding
+            puts it into the middle of the first ``stride`` pixels.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    factor: int = 1
+    cell_centre: float = 0.0
+
+    def places(self, cells: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(y, x) as shares of the image.
+
+        Args:
+            cells: (P, 2) rows and columns of maps of ``shape``.
+            shape: (h, w) of the enlarged maps.
+
+        Returns:
+            (P, 2) float32 in 0..1.
+        """
+        return torch.stack([self._shares(cells[:, a].float(), a, shape[a]) for a in (0, 1)], dim=1)
+
+    def _shares(self, cells: Tensor, axis: int, length: int) -> Tensor:
+        pixels = cells / self._enlargement(length) * self.stride + self._first
+        return ((pixels + 0.5) / self.size[axis]).clamp(0, 1)
+
+    @property
+    def _first(self) -> float:
+        """Pixel of cell 0."""
+        return self.cell_centre * (self.stride - 1)
+
+    def _enlargement(self, length: int) -> float:
+        """Enlarged cells to a cell, corner to corner."""
+        before = length // self.factor
+        return 1.0 if before < 2 else (length - 1) / (before - 1)
+
+    def on_image(self, maps: Tensor) -> Tensor:
+        """Maps (K, h, w) resampled to h x w cells that tile the image."""
+        grids = []
+        for axis in (0, 1):
+            length = maps.shape[1 + axis]
+            shares = (torch.arange(length, device=maps.device) + 0.5) / length
+            pixels = shares * self.size[axis] - 0.5
+            cells = (pixels - self._first) / self.stride * self._enlargement(length)
+            grids.append(2 * cells / max(length - 1, 1) - 1)
+        rows, columns = torch.meshgrid(*grids, indexing="ij")
+        grid = torch.stack([columns, rows], dim=-1)[None].to(maps.dtype)
+        options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
+        return F.grid_sample(maps[None], grid, **options)[0] if len(maps) else maps
+
+
+@dataclass(frozen=True)
+class PeakResponses:
+    """What the classifier finds in one image.
+
+    Attributes:
+        scores: (C,) confidences, NaN where a class has no peak.
+        class_maps: (C, h, w) class response maps.
+        all_peaks: (Q, 3) int64 rows (class, y, x) of all stimulated peaks.
+        peaks: (P, 3) those that passed the thresholds, in their order.
+        values: (P,) class response at each of them.
+        responses: (P, H, W) peak response maps, of sum 1; None where they were not asked for.
+        features: the backbone's maps, (1, channels, h', w') each.
+        frame: where the class maps lie in the image.
+    """
+
+    scores: Tensor
+    class_maps: Tensor
+    all_peaks: Tensor
+    peaks: Tensor
+    values: Tensor
+    responses: Tensor | None
+    features: dict[str, Tensor]
+    frame: MapFrame
+
+    @property
+    def logits(self) -> Tensor:
+        """(C,) confidences; a class without a peak has the maximum of its map."""
+        return self.scores.where(~self.scores.isnan(), self.class_maps.amax(dim=(1, 2)))

@@ -1,0 +1,143 @@
+"""Product checks on real artifacts, alone and in shares."""
+
+import numpy as np
+import pytest
+from wsis.config import get_wsis_cfg
+from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.errors import DataError
+from wsis.evaluation.cam import cam_components
+from wsis.evaluation.checks import check_cam, check_instances, check_semantic
+from wsis.evaluation.coco import CocoMeasure
+from wsis.evaluation.predictions import InstancePair
+from wsis.evaluation.streaming import StreamingEvaluation
+from wsis.evaluation.truth import load_truth
+from wsis.evaluation.voc import VocMeasure
+
+from tests.evaluation.cases import NAMES, as_dict, random_pair, write_product
+from tests.evaluation.sharding import run_sharded
+
+CHECKS = (check_instances, check_cam, check_semantic)
+
+
+@pytest.fixture
+def pairs():
+    return [random_pair(i, void=True) for i in range(10)]
+
+
+@pytest.fixture
+def dataset(pairs, tmp_path):
+    return [as_dict(index, pair, tmp_path) for index, pair in enumerate(pairs)]
+
+
+@pytest.fixture
+def product(pairs, dataset, tmp_path):
+    return write_product(tmp_path / "stage", pairs, dataset)
+
+
+def run(check, dataset, product, **options):
+    cfg = get_wsis_cfg()
+    for name, value in options.items():
+        cfg.WSIS.EVALUATION[name] = value
+    return check(dataset, product, NAMES, cfg)
+
+
+def figures(*arguments, **options):
+    return {entry["protocol"]: entry["metrics"] for entry in run(*arguments, **options)}
+
+
+def same(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        assert a[name] == pytest.approx(b[name], abs=0, nan_ok=True)
+
+
+def test_truth_keeps_crowds_apart(dataset, pairs):
+    for index, (record, pair) in enumerate(zip(dataset, pairs, strict=True)):
+        truth = load_truth(record)
+        np.testing.assert_array_equal(truth.masks, pair.truth.masks)
+        np.testing.assert_array_equal(truth.crowd_masks, pair.truth.void[None])
+        assert truth.crowd_classes.tolist() == [index % 4]
+    tags_only = {key: value for key, value in dataset[0].items() if key != "annotations"}
+    assert load_truth(tags_only | {"image_labels": [1]}) is None
+
+
+def test_instances_are_measured_against_the_truth_of_the_data_set(dataset, pairs, product):
+    stream = StreamingEvaluation([VocMeasure(NAMES), CocoMeasure(NAMES)])
+    for record, pair in zip(dataset, pairs, strict=True):
+        stream.add(pair.key, InstancePair(pair.key, pair.prediction, load_truth(record)))
+    found = figures(check_instances, dataset, product)
+    assert list(found) == ["voc", "coco", "quality, score > 0"]
+    for protocol, metrics in stream.finish().items():
+        same({name: found[protocol][name] for name in metrics}, metrics)
+    assert found["voc"]["images"] == len(pairs)
+    assert 0 < found["voc"]["AP50"] < 100
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_shares_give_the_same_figures(dataset, product, monkeypatch, check):
+    single = run(check, dataset, product)
+    main, other = run_sharded(monkeypatch, 2, lambda rank: run(check, dataset[rank::2], product))
+    assert other == []
+    for one, two in zip(single, main, strict=True):
+        assert one["protocol"] == two["protocol"]
+        same(one["metrics"], two["metrics"])
+
+
+def test_cam_gives_miou_and_the_baseline(dataset, product):
+    found = figures(check_cam, dataset, product, PROTOCOLS=("voc",), CAM_THRESHOLDS=(0.2, 0.5))
+    assert list(found) == [
+        "semantic, CAM > 0.2",
+        "voc, baseline CAM > 0.2",
+        "voc, baseline CAM > 0.5",
+    ]
+    stream = StreamingEvaluation([VocMeasure(NAMES)])
+    for record in dataset:
+        key = record["image_key"]
+        components = cam_components(product[key]["keys"], product[key]["high_res"], threshold=0.5)
+        stream.add(key, InstancePair(key, components, load_truth(record)))
+    expected = stream.finish()["voc"]
+    actual = found["voc, baseline CAM > 0.5"]
+    same({name: actual[name] for name in expected}, expected)
+
+
+def test_labels(dataset, product):
+    (semantic,) = run(check_semantic, dataset, product)
+    assert semantic["protocol"] == "semantic"
+    assert 50 < semantic["metrics"]["mIoU"] < 100  # a tenth was blotted out
+
+
+def test_missing_products_are_missed_and_missing_truth_is_left_out(dataset, product, caplog):
+    index = next(i for i, d in enumerate(dataset) if len(d["annotations"]) > 1)
+    full = figures(check_instances, dataset, product)
+    product.path(dataset[index]["image_key"]).unlink()
+    less = figures(check_instances, dataset, product)
+    quality = "quality, score > 0"
+    assert less[quality]["objects"] == full[quality]["objects"]
+    assert less[quality]["images_without_product"] == 1
+    assert "1 images without product" in caplog.text
+    del dataset[index]["annotations"]
+    dataset[index]["image_labels"] = [0]
+    rest = figures(check_instances, dataset, product)
+    assert rest[quality]["objects"] < full[quality]["objects"]
+    assert rest[quality]["images_without_ground_truth"] == 1
+    for record in dataset:
+        record.pop("annotations", None)
+        record["image_labels"] = [0]
+    assert run(check_instances, dataset, product) == []
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_missing_products_count_as_nothing(dataset, tmp_path, check):
+    nothing = ProductReader(tmp_path / "none", "cam")
+    results = run(check, dataset, nothing)
+    assert results[0]["metrics"]["images_without_product"] == len(dataset)
+
+
+def test_errors_name_the_image(dataset, product, pairs):
+    write_artifact(product.path(pairs[0].key), {"label": np.zeros((2, 2), np.uint8)})
+    with pytest.raises(DataError, match=pairs[0].key):
+        run(check_semantic, dataset, product)
+    wrong = {"classes": np.array([0]), "scores": np.ones(1), "masks": np.ones((1, 2, 2), bool)}
+    write_artifact(product.path(pairs[0].key), wrong)
+    with pytest.raises(DataError, match=pairs[0].key):
+        run(check_instances, dataset, product)

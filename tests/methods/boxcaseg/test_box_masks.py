@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+from detectron2.structures import BoxMode
+from PIL import Image
+from wsis.config import get_wsis_cfg
+from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.ground_truth import GroundTruth
+from wsis.errors import DataError
+from wsis.methods.boxcaseg.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_masks import (
+    BoxMaskEvaluator,
+    BoxMaskMeasure,
+    BoxMasks,
+    BoxMaskStream,
+    check_box_masks,
+    check_proxy_masks,
+    class_mean_iou,
+    object_of_boxes,
+    paired_iou,
+)
+
+SIZE = (40, 50)
+NAMES = ("cat", "dog", "cow")
+CHECKS = {check_box_masks: "box masks", check_proxy_masks: "proxy masks"}
+
+
+def mask(x0, y0, x1, y1):
+    return filled_boxes(np.array([[x0, y0, x1, y1]]), SIZE)[0]
+
+
+def truth_of(masks, classes):
+    masks = np.array(masks).reshape(-1, *SIZE)
+    return GroundTruth(masks, np.array(classes), np.zeros(SIZE, bool), np.zeros(len(masks), bool))
+
+
+def box(*corners, category=0, **more):
+    return {"bbox": list(corners), "bbox_mode": BoxMode.XYXY_ABS, "category_id": category} | more
+
+
+def test_iou_and_class_means():
+    a, b = (
+        np.array([mask(0, 0, 10, 10), mask(0, 0, 0, 0)]),
+        np.array([mask(0, 0, 10, 5), mask(0, 0, 0, 0)]),
+    )
+    assert paired_iou(a, b).tolist() == [0.5, 0]
+    means, mean = class_mean_iou(np.array([0.5, 1.0, 0.3]), np.array([0, 0, 2]), num_classes=3)
+    np.testing.assert_allclose(means, [0.75, 0, 0.3])
+    assert mean == pytest.approx(0.35)
+
+
+def test_measure():
+    measure = BoxMaskMeasure("x", NAMES)
+    found, truths = np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)])
+    pair = BoxMasks({"x": found}, truths, np.array([2]))
+    found = measure.summarise([measure.measure(pair)])
+    assert found["mIoU"] == pytest.approx(60)
+    assert found["mIoU*"] == pytest.approx(20)
+    assert (found["IoU@50"], found["IoU@70"], found["boxes"]) == (100, 0, 1)
+    assert found["mIoU/cow"] == pytest.approx(60)
+    assert np.isnan(found["mIoU/cat"])
+    assert np.isnan(measure.summarise([])["mIoU"])
+
+
+def test_annotations_with_masks_name_their_objects():
+    record = {"annotations": [box(0, 0, 9, 9), box(0, 0, 5, 5, iscrowd=1), {"category_id": 1}]}
+    record["annotations"].append(box(1, 1, 4, 4))
+    assert object_of_boxes(record, truth_of([mask(0, 0, 1, 1)] * 3, [0, 1, 0])).tolist() == [0, 2]
+
+
+def test_boxes_beside_pictures_are_matched_by_class_and_overlap():
+    truth = truth_of([mask(0, 0, 10, 10), mask(20, 20, 40, 30), mask(0, 0, 9, 10)], [0, 1, 0])
+    annotations = [
+        box(20, 20, 40, 31, category=1),
+        box(0, 0, 9, 10),
+        box(0, 0, 10, 10),
+        box(0, 0, 10, 10, category=2),
+        box(45, 0, 49, 3),
+    ]
+    record = {"annotations": annotations, "instance_file_name": "a.png"}
+    assert object_of_boxes(record, truth).tolist() == [1, 2, 0, -1, -1]
+    assert object_of_boxes({"annotations": [], "instance_file_name": "a.png"}, truth).size == 0
+
+
+@pytest.fixture
+def case(tmp_path):
+    """One image with two boxes and its artifact."""
+    image = np.full((*SIZE, 3), 30, dtype=np.uint8)
+    image[5:20, 5:20] = 200
+    Image.fromarray(image).save(tmp_path / "a.png")
+    masks = [mask(5, 5, 20, 20), mask(30, 10, 45, 30)]
+    from wsis.layers.run_lengths import encode_mask
+
+    boxes = [[5, 5, 20, 20], [30, 10, 45, 30]]
+    annotations = [
+        box(*corners, category=i, segmentation=encode_mask(m), iscrowd=0)
+        for i, (corners, m) in enumerate(zip(boxes, masks, strict=True))
+    ]
+    record = {"file_name": str(tmp_path / "a.png"), "image_id": 1, "image_key": "a"}
+    record |= {"height": SIZE[0], "width": SIZE[1], "annotations": annotations}
+    found = {
+        "masks": np.array([masks[0], mask(30, 10, 45, 20)]),
+        "boxes": np.array(boxes),
+        "classes": np.array([0, 1]),
+        "scores": np.array([0.9, 0.8], dtype=np.float32),
+        "confidence": np.array([1.0, 0.5]),
+    }
+    write_artifact(tmp_path / "artifacts" / "a.npz", found)
+    return record, ProductReader(tmp_path, "box_masks")
+
+
+def figures(check, *records, reader, iterations=5):
+    cfg = get_wsis_cfg()
+    cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS = iterations
+    entries = check(list(records), reader, NAMES, cfg)
+    return {entry["protocol"]: entry["metrics"] for entry in entries}
+
+
+def test_box_masks_with_baselines(case):
+    record, reader = case
+    found = figures(check_box_masks, record, reader=reader)
+    assert found["box masks"]["mIoU"] == pytest.approx(75)
+    assert found["baseline filled box"]["mIoU"] == pytest.approx(100)
+    assert "baseline GrabCut" in found
+    assert set(figures(check_box_masks, record, reader=reader, iterations=0)) == {
+        "box masks",
+        "baseline filled box",
+    }
+
+
+def test_proxy_masks_and_those_to_be_trusted(case):
+    record, reader = case
+    found = figures(check_proxy_masks, record, reader=reader)
+    assert found["proxy masks"]["mIoU"] == pytest.approx(75)
+    assert found["proxy masks, confidence > 0.95"]["mIoU"] == pytest.approx(100)
+    assert found["proxy masks, confidence > 0.95"]["boxes"] == 1
+    assert "voc" in found
+
+
+def test_boxes_without_an_artifact_are_missed(case):
+    record, reader = case
+    both = [record, record | {"image_key": "b"}]
+    for check, protocol in CHECKS.items():
+        found = figures(check, *both, reader=reader, iterations=0)
+        assert found[protocol]["mIoU"] == pytest.approx(75 / 2)
+        assert found[protocol]["boxes"] == 4
+
+
+def test_a_test_set_without_masks_has_no_figures(case, caplog):
+    record, _ = case
+    alone = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
+    evaluator = BoxMaskEvaluator([record | {"annotations": alone}], NAMES)
+    evaluator.reset()
+    evaluator.process([record], [{"instances": None}])
+    assert not evaluator.evaluate()
+    assert "no image has true masks" in caplog.text
+
+
+def test_masks_of_other_boxes_are_joined_to_objects(case):
+    """A detector's boxes: more than there are objects, in another order."""
+    record, reader = case
+    first, second = record["annotations"]
+    record["annotations"] = [second, first, second | {"category_id": 2}]
+    for check, protocol in CHECKS.items():
+        found = figures(check, record, reader=reader)
+        assert found[protocol]["mIoU"] == pytest.approx(75)
+        assert found[protocol]["boxes"] == 2
+
+
+def test_masks_of_another_size(case):
+    record, reader = case
+    smaller = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
+    small = truth_of([mask(5, 5, 20, 20)], [0])
+    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
+    with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
+        stream.take(
+            record | {"annotations": smaller},
+            small,
+            np.zeros((2, 9, 9), bool),
+            reader["a"]["boxes"],
+        )
+
+
+def test_no_boxes_at_all():
+    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
+    none = np.zeros((0, *SIZE), dtype=bool)
+    record = {"image_key": "a", "annotations": []}
+    stream.take(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
+    assert np.isnan(stream.finish()["box masks"]["mIoU"])
+
+
+def test_an_unreadable_image_is_missed(case):
+    record, _ = case
+    evaluator = BoxMaskEvaluator([record], NAMES, grabcut_iterations=1)
+    evaluator.reset()
+    evaluator.miss(record)
+    found = evaluator.evaluate()
+    assert [(m["mIoU"], m["boxes"]) for m in found.values()] == [(0, 2)] * 3

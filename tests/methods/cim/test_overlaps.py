@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+from plain.cim import plain_overlaps
+from wsis.layers.regions import Regions
+from wsis.methods.cim.overlaps import (
+    Overlaps,
+    exceeds,
+    overlap_nms,
+    overlaps_of_boxes,
+    overlaps_of_intersections,
+    overlaps_of_regions,
+    rounded,
+)
+
+
+def random_masks(seed, count=20, size=(13, 17)):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, *size)) < rng.random((count, 1, 1))
+    masks[0] = False
+    return masks
+
+
+def test_by_hand():
+    masks = np.zeros((3, 2, 4), dtype=bool)
+    masks[0, :, :2], masks[1, 0], masks[2, 1, 3] = True, True, True
+    found = overlaps_of_regions(Regions.from_masks(masks))
+    assert found.iou.dtype == torch.float16
+    third = np.float16(1 / 3)
+    np.testing.assert_array_equal(found.iou, [[1, third, 0], [third, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(found.containment, [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]])
+    assert len(found) == 3
+    assert len(found.to("cpu")) == 3
+
+
+@pytest.mark.parametrize("rows", [3, 512])
+def test_pair_by_pair(rows):
+    masks = random_masks(1)
+    regions = Regions.from_masks(masks)
+    shared = np.array([[(a & b).sum() for b in masks] for a in masks], dtype=float)
+    found = overlaps_of_intersections(
+        torch.from_numpy(shared), torch.from_numpy(regions.areas), rows=rows
+    )
+    iou, containment = plain_overlaps(masks, len(masks))
+    for maps in (found, overlaps_of_regions(regions)):
+        np.testing.assert_array_equal(maps.iou, iou)
+        np.testing.assert_array_equal(maps.containment, containment)
+
+
+def test_of_nothing():
+    empty = overlaps_of_regions(Regions.from_masks(np.zeros((0, 3, 3), dtype=bool)))
+    assert empty.iou.shape == empty.containment.shape == (0, 0)
+    assert len(overlap_nms(empty, torch.zeros(0, dtype=torch.int64), threshold=0.5)) == 0
+
+
+def test_boxes():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [2, 0, 4, 4], [8, 8, 9, 9], [1, 1, 1, 1]])
+    found = overlaps_of_boxes(boxes)
+    assert found.iou[0, 1] == 0.5
+    assert found.containment[0, 1] == 1
+    assert found.containment[1, 0] == 0.5
+    assert found.iou[0, 2] == found.containment[0, 3] == 0
+    assert bool(torch.isfinite(found.iou).all())
+
+
+def test_thresholds_are_rounded():
+    values = torch.tensor([0.35009765625, 0.3503], dtype=torch.float16)
+    assert rounded(0.35, values) == values[0]
+    assert exceeds(values, 0.35).tolist() == [False, True]
+    assert exceeds(values.double(), 0.35).tolist() == [True, True]
+
+
+def test_suppression_against_the_plain_loop():
+    for seed in range(5):
+        overlaps = overlaps_of_regions(Regions.from_masks(random_masks(seed, 40)))
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(40)[:25])
+        kept = []
+        for i in order.tolist():
+            if all(overlaps.iou[i, j] < rounded(0.3, overlaps.iou) for j in kept):
+                kept.append(i)
+        found = overlap_nms(overlaps, order, threshold=0.3)
+        assert found.tolist() == kept
+        assert overlap_nms(overlaps, found, threshold=0.3).tolist() == kept
+
+
+def test_an_equal_overlap():
+    iou = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    order = torch.tensor([1, 0])
+    assert overlap_nms(Overlaps(iou, iou), order, threshold=0.5).tolist() == [1]
+    strict = Overlaps(iou, iou, suppress_equal=False)
+    assert overlap_nms(strict, order, threshold=0.5).tolist() == [1, 0]
