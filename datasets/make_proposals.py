@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from wsis.commands import command
 from wsis.data.proposals.formats import FORMATS, GENERATE
-from wsis.errors import DataError, run_command
+from wsis.errors import DataError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -150,11 +151,7 @@ def make(options: argparse.Namespace) -> None:
     print(next_steps(options))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    return run_command(lambda: make(options))
-
+main = command(parse, make)
 
 if __name__ == "__main__":
     sys.exit(main())

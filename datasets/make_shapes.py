@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from tqdm import tqdm
+from wsis.commands import command
 from wsis.data.root import datasets_root
 from wsis.data.shapes_files import ShapesArguments, write_shapes
-from wsis.errors import run_command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,11 +72,7 @@ def make(options: argparse.Namespace) -> None:
     print(f"shapes {what}: {options.output} ({options.train} train, {options.val} val images)")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    return run_command(lambda: make(options))
-
+main = command(parse, make)
 
 if __name__ == "__main__":
     sys.exit(main())

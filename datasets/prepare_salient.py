@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from wsis.commands import command
 from wsis.data.checks import load_json
 from wsis.data.files import atomic_write
 from wsis.data.root import datasets_root
-from wsis.errors import DataError, run_command
+from wsis.errors import DataError
 
 
 def write_list(path: Path, names: Sequence[str]) -> None:
@@ -134,11 +135,7 @@ def prepare(given: argparse.Namespace) -> None:
         print(from_coco(given.coco, given.coco_images, given.output, given.names))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
-    given = parse(arguments)
-    return run_command(lambda: prepare(given))
-
+main = command(parse, prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from tqdm import tqdm
+from wsis.commands import command
 from wsis.data.download import download, extract_tar, verify_md5
 from wsis.data.root import datasets_root
-from wsis.errors import DataError, run_command
+from wsis.errors import DataError
 
 NAME = "benchmark.tgz"
 URL = (
@@ -82,11 +83,7 @@ def prepare(options: argparse.Namespace) -> None:
         print(f"note: with the complete VOC and SBD there are {TRAINAUG_IMAGES}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    return run_command(lambda: prepare(options))
-
+main = command(parse, prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,9 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from wsis.commands import command
 from wsis.data.download import download, extract_tar, verify_md5
 from wsis.data.root import datasets_root
-from wsis.errors import DataError, run_command
+from wsis.errors import DataError
 
 NAME = "VOCtrainval_11-May-2012.tar"
 URL = f"http://host.robots.ox.ac.uk/pascal/VOC/voc2012/{NAME}"
@@ -56,11 +57,7 @@ def prepare(options: argparse.Namespace) -> None:
     print(f"{tree} is complete; next: python datasets/prepare_sbd.py (for trainaug)")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    return run_command(lambda: prepare(options))
-
+main = command(parse, prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

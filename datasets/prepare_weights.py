@@ -1,7 +1,7 @@
 """Fetch the ImageNet weights that the shipped configs start from, or check what is there.
 
 The files are torchvision's; the end of each name is the beginning of the file's SHA-256, which is
-checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TORCHVISION.WEIGHTS of
+checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TIMM.WEIGHTS of
 the configs look for them; with --root elsewhere, give that key on the command line of train_net.py.
 """
 
@@ -10,9 +10,10 @@ import sys
 import urllib.error
 from pathlib import Path
 
+from wsis.commands import command
 from wsis.data.files import sha256_of_file
 from wsis.data.weights import FOLDER, URL, WEIGHTS, how_to_get
-from wsis.errors import DataError, run_command
+from wsis.errors import DataError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,9 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def prepare(name: str, options: argparse.Namespace) -> None:
+def prepare(options: argparse.Namespace) -> None:
     """Check one file, after downloading it where that is wanted."""
-    path = options.root / WEIGHTS[name]
+    path = options.root / WEIGHTS[options.name]
     digest = path.stem.rpartition("-")[2]
     if not path.is_file():
         if not options.download:
@@ -47,11 +48,7 @@ def prepare(name: str, options: argparse.Namespace) -> None:
     print(f"{path} is whole")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    return run_command(lambda: prepare(options.name, options))
-
+main = command(parse, prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,6 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # An import may point from a layer to itself (within a folder) or to a lower one.
 RANK = {
     "errors": 0,
+    "commands": 0,
     "compat": 0,
     "pickles": 0,
     "layers": 1,
@@ -26,9 +27,13 @@ RANK = {
     "methods": 4,
     "stages": 4,
     "visualization": 4,
+    "views": 5,
     "config": 5,
     "engine": 6,
-    "report": 7,
+    "trained_stage": 7,
+    "demo": 8,
+    "peak_thresholds": 8,
+    "report": 8,
 }
 SHARED = ("layers", "data", "modeling", "evaluation")
 # What these import serves every pipeline: configs name it, or list the stage that runs it.

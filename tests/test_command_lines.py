@@ -1,7 +1,10 @@
 """Command lines answer before torch and Detectron2 are imported; those wait for their stand-ins."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from wsis import compat
@@ -67,6 +70,53 @@ def test_numbers_that_are_none(command, option, wrong, said, tmp_path):
     assert said in done.stderr
 
 
+WITHOUT_DETECTRON2 = """
+import runpy, sys
+
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "detectron2":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Nothing())
+import wsis, wsis.layers.masks
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train_net.py", "--config-file", "configs/irnet_shapes.yaml"),
+        (
+            "tools/demo.py",
+            "--config-file",
+            "configs/irnet_shapes.yaml",
+            "--input",
+            "a",
+            "--output",
+            "b",
+        ),
+    ],
+    ids=["train_net", "demo"],
+)
+def test_without_detectron2_one_sentence_says_where_it_comes_from(words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DETECTRON2, *words],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the package detectron2 is not installed; README.md")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
 COMPAT = """
 import sys
 import wsis
@@ -92,6 +142,17 @@ def test_detectron2_finds_its_stand_ins_when_it_is_imported(tmp_path):
         check=False,
     )
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_a_compiled_detectron2_gets_pkg_resources(monkeypatch):
+    """setuptools 82 has dropped it, and the model zoo of every detectron2 imports it."""
+    monkeypatch.setitem(sys.modules, "detectron2._C", ModuleType("detectron2._C"))
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)  # so that monkeypatch puts it back
+    del sys.modules["pkg_resources"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not compat.apply()
+    found = sys.modules["pkg_resources"].resource_filename("detectron2", "model_zoo")
+    assert (Path(found) / "model_zoo.py").is_file()
 
 
 def test_stand_ins_are_tried_again_after_a_failure(monkeypatch):

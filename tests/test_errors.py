@@ -9,6 +9,7 @@ from wsis.errors import DataError, UsageError, run_command
     [
         (DataError("a.json is damaged"), 1, "a.json is damaged"),
         (UsageError("no such stage"), 2, "no such stage"),
+        (ModuleNotFoundError("none", name="detectron2.config"), 1, "detectron2 is not installed"),
         (PermissionError(13, "Permission denied", "out"), 1, "Permission denied: 'out'"),
     ],
 )
@@ -27,3 +28,11 @@ def test_success_and_bugs():
     assert run_command(lambda: None) == 0
     with pytest.raises(KeyError):  # a bug keeps its traceback
         run_command(lambda: {}["x"])
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug():
+    def work():
+        raise ModuleNotFoundError("none", name="wsis.no_such_module")
+
+    with pytest.raises(ModuleNotFoundError):
+        run_command(work)

@@ -64,7 +64,7 @@ def names(entries):
 def stages(entries, names):
     if not WEIGHTS.is_file():
         pytest.skip(f"no {WEIGHTS}; set WSIS_DATA")
-    overrides = ["MODEL.TORCHVISION.WEIGHTS", str(WEIGHTS)]
+    overrides = ["MODEL.TIMM.WEIGHTS", str(WEIGHTS)]
     overrides += ["DATA.TRAIN", "coco_real_train", "DATA.VAL", "coco_real_val"]
     return {planned.name: planned for planned in load_pipeline(CONFIG, overrides).stages}
 

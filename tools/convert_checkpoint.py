@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from wsis.errors import DataError, run_command
+from wsis.commands import command
+from wsis.errors import DataError
 
 if TYPE_CHECKING:  # torch and the converters are imported after the command line is parsed
     import torch
@@ -120,11 +121,7 @@ def convert(options: argparse.Namespace) -> None:
     print(f"{len(converted)} of {entries} entries of {names} -> {options.output}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    return run_command(lambda: convert(options))
-
+main = command(parse, convert)
 
 if __name__ == "__main__":
     sys.exit(main())

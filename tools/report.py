@@ -1,9 +1,64 @@
 #!/usr/bin/env python
-"""Writes the HTML report of a run; ``python tools/report.py --help`` explains."""
+"""Write one HTML file with pictures, plots and figures of a run, finished or not.
 
+The file needs no network and nothing beside it. Stages of any method appear; what they made is
+drawn for a sample of the images.
+"""
+
+import argparse
 import sys
+from collections.abc import Sequence
 
-from wsis.report.cli import report
+from wsis.commands import command, finite, make_parser, positive
+from wsis.report import ReportOptions
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    defaults = ReportOptions()
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("output_dir", metavar="OUTPUT_DIR", help="the OUTPUT_DIR of a run of train_net.py")
+    add("--output", metavar="FILE", help="file to write; default OUTPUT_DIR/report.html")
+    add(
+        "--images",
+        type=positive,
+        metavar="N",
+        default=defaults.images,
+        help=f"images shown of each data set; default {defaults.images}",
+    )
+    add(
+        "--statistics",
+        type=positive,
+        metavar="N",
+        default=defaults.statistics,
+        help="images measured at most for plots and for the worst and best pseudo labels; "
+        f"default {defaults.statistics}",
+    )
+    add(
+        "--min-score",
+        type=finite,
+        metavar="S",
+        default=defaults.min_score,
+        help=f"draw predictions that score at least this; default {defaults.min_score:g}",
+    )
+    add(
+        "--if-changed",
+        action="store_true",
+        help="leave the file as it is where it is newer than everything in the run folders",
+    )
+    add("--seed", type=int, metavar="N", default=0, help="choose other images; default 0")
+    return parser.parse_args(arguments)
+
+
+def work(options: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    from wsis.report.build import make_report
+
+    make_report(options)
+
+
+main = command(parse, work)
 
 if __name__ == "__main__":
-    sys.exit(report())
+    sys.exit(main())

@@ -90,8 +90,10 @@ def network_of(golden, arrays):
         cfg.MODEL.RESNETS.NORM = "RunningStatsBN"
         cfg.MODEL.RESNETS.OUT_FEATURES = [cfg.MODEL.CIM.IN_FEATURE]
     else:
-        cfg.MODEL.BACKBONE.NAME = "build_vgg16_backbone"
-        cfg.MODEL.CIM.IN_FEATURE = "conv5"
+        cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+        cfg.MODEL.BACKBONE.FREEZE_AT = 1
+        cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUTPUT_STRIDE = "vgg16", 8
+        cfg.MODEL.TIMM.OUT_FEATURES, cfg.MODEL.CIM.IN_FEATURE = ["res4"], "res4"
     with torch.device("meta"):
         model = build_model(cfg)
     state = convert_cim(weights_of(golden, arrays))

@@ -1,4 +1,4 @@
-"""Class peaks and the clusters around them (golden/cim.md, cim_agpl)."""
+"""Class peaks and the clusters around them (cim_agpl.npz)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images, boxes and their flips as the network gets them (golden/cim.md, cim_data)."""
+"""Images, boxes and their flips as the network gets them (cim_data.npz)."""
 
 import numpy as np
 import pytest

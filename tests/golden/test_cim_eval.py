@@ -1,4 +1,4 @@
-"""Instance AP as CIM reports it (golden/cim.md, cim_eval)."""
+"""Instance AP as CIM reports it (cim_eval.npz)."""
 
 import numpy as np
 import pytest

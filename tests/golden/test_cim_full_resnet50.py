@@ -1,4 +1,4 @@
-"""The whole network on its backbone (golden/cim.md, cim_full_resnet50)."""
+"""The whole network on its backbone (cim_full_resnet50.npz)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The whole network on its backbone (golden/cim.md, cim_full_vgg16)."""
+"""The whole network on its backbone (cim_full_vgg16.npz)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Mining, anti-noise sampling and assignment (golden/cim.md, cim_labels)."""
+"""Mining, anti-noise sampling and assignment (cim_labels.npz)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every loss of CIM with its gradient (golden/cim.md, cim_losses)."""
+"""Every loss of CIM with its gradient (cim_losses.npz)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""RoIAlign, mask-guided features and scores (golden/cim.md, cim_maskfuse)."""
+"""RoIAlign, mask-guided features and scores (cim_maskfuse.npz)."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Pseudo labels for Mask R-CNN (golden/cim.md, cim_msrcnn)."""
+"""Pseudo labels for Mask R-CNN (cim_msrcnn.npz)."""
 
 import itertools
 import json

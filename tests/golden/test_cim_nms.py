@@ -1,4 +1,4 @@
-"""Test-time detections (golden/cim.md, cim_nms)."""
+"""Test-time detections (cim_nms.npz)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Learning rate, doubled bias rate, momentum that follows the rate (golden/cim.md, cim_optim)."""
+"""Learning rate, doubled bias rate, momentum that follows the rate (cim_optim.npz)."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Boxes, 7x7 crops and overlaps of proposals (golden/cim.md, cim_pre)."""
+"""Boxes, 7x7 crops and overlaps of proposals (cim_pre.npz)."""
 
 import numpy as np
 from wsis.layers.regions import Regions

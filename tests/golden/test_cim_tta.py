@@ -1,4 +1,4 @@
-"""Scores averaged over scales and flips (golden/cim.md, cim_tta)."""
+"""Scores averaged over scales and flips (cim_tta.npz)."""
 
 import numpy as np
 import pytest

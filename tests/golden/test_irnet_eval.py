@@ -1,4 +1,4 @@
-"""Mask AP (VOC style) and mIoU as chainercv computes them (golden/irnet.md, irnet_eval)."""
+"""Mask AP (VOC style) and mIoU as chainercv computes them (irnet_eval.npz)."""
 
 import re
 

@@ -18,7 +18,7 @@ def test_cam(golden):
 
 
 def test_cam_is_the_one_of_make_cam(golden):
-    """golden/irnet.md: same content as irnet_make_cam."""
+    """Same content as irnet_make_cam."""
     cam = read_irnet_cam(golden.path("irnet_sample_cam.npy"))
     expected = golden.load("irnet_make_cam")
     if cam["high_res"].shape != expected["high_res"].shape:
@@ -38,7 +38,7 @@ def test_instances(golden):
 
 
 def test_instances_are_those_of_irnet_instances(golden):
-    """golden/irnet.md: same content as irnet_instances."""
+    """Same content as irnet_instances."""
     found = read_irnet_instances(golden.path("irnet_sample_ins.npy"))
     expected = golden.load("irnet_instances")
     shape = tuple(expected["mask_shape"].tolist())

@@ -7,15 +7,11 @@ import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from wsis.config import get_wsis_cfg
-from wsis.layers.peak_backward import PeakProgram
-from wsis.layers.peak_response import (
-    PeakRule,
-    normalize_response,
-    peak_response_maps,
-    record,
-)
-from wsis.layers.peak_tape import refusal
+from wsis.layers import peak_response
+from wsis.layers.peak_response import normalize_response, peak_response_maps, record, refusal
 from wsis.layers.peaks import peak_stimulation, upsample_maps
+
+from tests.layers.peak_rule import PeakRule
 
 
 def perturb(network):
@@ -118,7 +114,7 @@ def test_detectron2_resnet(norm):
 
 
 class Odd(nn.Module):
-    """In-place changes after use, constants, signs, leaky and clamped limits, resampling."""
+    """In-place changes, constants, signs, leaky and clamped limits, resampling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +125,7 @@ class Odd(nn.Module):
     def forward(self, x):
         x = F.leaky_relu(self.first(x * 2.0 - 0.5), 0.1)
         y = self.second(x)
-        x += 1.0
+        x = x + 1.0
         x.relu_()
         y = (y + y - x / 2).clamp(min=0.0, max=3.0)
         small = F.avg_pool2d(F.pad(y, (1, 2, 0, 1)), 2)
@@ -175,7 +171,7 @@ def test_groups_and_no_peaks():
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
     images = torch.randn(2, 3, 20, 24)
     tape = record(network.eval(), images)
-    _, peaks = peak_stimulation(tape.output)
+    _, peaks = peak_stimulation(tape.output.detach())
     assert len(peaks) > 20
     together = peak_response_maps(tape, peaks)
     one_by_one = peak_response_maps(tape, peaks, memory=1)
@@ -197,12 +193,15 @@ def test_a_silent_peak_gives_zeros():
 @pytest.mark.parametrize(
     ("network", "name"),
     [
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 1)), "silu"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)), "group_norm"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 1)), "Silu"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)),
+            "NativeGroupNorm",
+        ),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 2, 2)), "transposed"),
         (
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.ChannelShuffle(2), nn.Conv2d(4, 2, 1)),
-            "shuffle|view",
+            "ChannelShuffle|View",
         ),
     ],
 )
@@ -222,7 +221,7 @@ def test_training_mode_gates_and_constants_are_refused():
     with pytest.raises(ValueError, match="do not depend on the images"):
         peak_response_maps(record(lambda x: torch.ones(1, 1, 3, 3), image), peak)
     with pytest.raises(ValueError, match="offset"):
-        PeakProgram(record(nn.Conv2d(3, 1, 1), image), offset="pixel")
+        peak_response_maps(record(nn.Conv2d(3, 1, 1), image), peak, offset="pixel")
 
 
 def test_an_unsupported_side_branch_does_no_harm():
@@ -250,23 +249,13 @@ def written_views(first, second):
     """Networks with a branch that goes through memory which is written to in parts."""
 
     def part_of_a_buffer(x):
-        b = torch.zeros(x.shape)
+        b = torch.zeros_like(x)
         b[:, :, 1:] = x[:, :, 1:]
         return first(x).relu() + second(b).relu()
 
     def whole_buffer_by_a_view(x):
-        b = torch.zeros(x.shape)
+        b = torch.zeros_like(x)
         b[:].add_(x)
-        return first(x).relu() + second(b).relu()
-
-    def given_out(x):
-        b = torch.zeros(x.shape)
-        torch.mul(x, 2.0, out=b[:, :])
-        return first(x).relu() + second(b).relu()
-
-    def constant_times_map(x):
-        b = torch.ones(x.shape)
-        b.mul_(x)
         return first(x).relu() + second(b).relu()
 
     def part_of_a_map(x):
@@ -274,14 +263,13 @@ def written_views(first, second):
         y[:, :, 1:] += second(x)[:, :, 1:]
         return y
 
-    return part_of_a_buffer, whole_buffer_by_a_view, given_out, constant_times_map, part_of_a_map
+    return part_of_a_buffer, whole_buffer_by_a_view, part_of_a_map
 
 
 def test_writing_into_a_part_is_refused_by_name():
     torch.manual_seed(0)
-    networks = written_views(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1))
-    for network, name in zip(networks, ("copy_", "add_", "mul", "mul_", "copy_"), strict=True):
-        refused(network, name)
+    for network in written_views(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)):
+        refused(network, "CopySlices")
 
 
 def test_writing_into_a_whole_tensor_is_not():
@@ -291,9 +279,11 @@ def test_writing_into_a_whole_tensor_is_not():
     def network(x):
         total = torch.zeros(1, 2, 8, 8).double()
         total += first(x).relu_()
-        part = second(x)
+        scaled = torch.full_like(x, 2.0)
+        scaled.mul_(x)
+        part = second(scaled)
         part.relu_()
-        return total[:, :, :].add_(part)
+        return total.add_(part)
 
     images = torch.randn(1, 3, 8, 8).double()
     peaks = torch.tensor([[0, 0, 2, 3], [0, 1, 5, 5]])
@@ -301,20 +291,16 @@ def test_writing_into_a_whole_tensor_is_not():
     assert_same(ours, by_autograd(network, images, peaks))
 
 
-def test_what_was_saved_outlives_writing_into_a_part():
-    torch.manual_seed(0)
-    first, second = nn.Conv2d(3, 4, 3, padding=1).double(), nn.Conv2d(4, 2, 1).double()
+def test_writing_over_what_a_convolution_saw_is_refused_by_name():
+    first, second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
 
-    def network(x, *, spoil=True):
+    def network(x):
         y = first(x).relu()
         made = second(y)
-        if spoil:
-            y[:, :, 2:5].zero_()
+        y[:, :, 2:5].zero_()
         return made
 
-    images, peak = torch.randn(1, 3, 8, 8).double(), torch.tensor([[0, 1, 3, 3]])
-    kept = peak_response_maps(record(lambda x: network(x, spoil=False), images), peak)
-    assert torch.equal(peak_response_maps(record(network, images), peak), kept)
+    refused(network, "Convolution, whose arguments are written to afterwards")
 
 
 def test_mixed_precision_around_makes_no_difference():
@@ -326,7 +312,7 @@ def test_mixed_precision_around_makes_no_difference():
         assert torch.equal(peak_response_maps(record(network, image), peak), plain)
 
 
-def test_no_tf32_while_peaks_are_traced():
+def test_no_tf32_while_peaks_are_traced(monkeypatch):
     convolutions = torch.backends.cudnn
     before, convolutions.allow_tf32 = convolutions.allow_tf32, True
     layer, seen = nn.Conv2d(3, 2, 1), []
@@ -339,9 +325,10 @@ def test_no_tf32_while_peaks_are_traced():
         seen.append(convolutions.allow_tf32)
         return normalize_response(gradient)
 
+    monkeypatch.setattr(peak_response, "normalize_response", reduce)
     try:
         tape = record(network, torch.rand(1, 3, 5, 5))
-        peak_response_maps(tape, torch.tensor([[0, 0, 2, 3]]), reduce=reduce)
+        peak_response_maps(tape, torch.tensor([[0, 0, 2, 3]]))
         assert seen == [False, False]
         assert convolutions.allow_tf32
     finally:
@@ -353,4 +340,4 @@ def test_refusals_of_whole_networks(name):
     trunk = torchvision.models.get_model(name, weights=None).eval()
     trunk = getattr(trunk, "features", None) or nn.Sequential(*list(trunk.children())[:-2])
     said = refusal(record(trunk, torch.zeros(1, 3, 32, 32)))
-    assert ("hardswish" in said) if name == "mobilenet_v3_small" else said is None
+    assert ("Hardswish" in said) if name == "mobilenet_v3_small" else said is None

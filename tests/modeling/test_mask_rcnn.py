@@ -58,9 +58,7 @@ def samples(tmp_path):
     return found
 
 
-@pytest.mark.parametrize(
-    "backbone", ["build_wsis_resnet_fpn_backbone", "build_torchvision_fpn_backbone"]
-)
+@pytest.mark.parametrize("backbone", ["build_wsis_resnet_fpn_backbone", "build_timm_fpn_backbone"])
 def test_two_iterations_and_inference(samples, backbone):
     cfg = tiny_cfg(backbone)
     torch.manual_seed(0)

@@ -180,14 +180,14 @@ def test_bad_options(options, said):
 
 def unsupported_cfg():
     cfg = tiny_cfg(IN_FEATURE="res3")
-    cfg.MODEL.BACKBONE.NAME = "build_torchvision_backbone"
-    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v3_small"
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.TIMM.NAME = "mobilenetv3_small_100"
     return cfg
 
 
 def test_a_backbone_that_peaks_cannot_pass():
     with pytest.raises(
-        UsageError, match=r"mobilenet_v3_small\): .* through product of two maps"
+        UsageError, match=r"mobilenetv3_small_100\): .* through product of two maps"
     ) as error:
         build_peak_classifier(unsupported_cfg(), traceable=True)
     assert "MODEL.BACKBONE" in str(error.value)

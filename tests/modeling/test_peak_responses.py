@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 from wsis.layers.peaks import upsample_maps
-from wsis.modeling.backbones.vgg import VGG16
+from wsis.modeling.backbones import TimmBackbone
+from wsis.modeling.backbones.timm import create_body
 from wsis.modeling.peak_responses import MapFrame
 
 
@@ -12,11 +13,12 @@ def padded():
 
 
 def vgg():
-    backbone = VGG16(("conv3",), pooled_stages=3)
-    return lambda image: backbone(image)["conv3"]
+    backbone = TimmBackbone(create_body("vgg11"), {"res3": "res3"})
+    assert backbone.cell_centre == 0.5
+    return lambda image: backbone(image)["res3"]
 
 
-@pytest.mark.parametrize(("make", "centre"), [(padded, 0.0), (vgg, VGG16.cell_centre)])
+@pytest.mark.parametrize(("make", "centre"), [(padded, 0.0), (vgg, 0.5)])
 def test_a_cell_lies_in_the_middle_of_what_it_sees(make, centre):
     torch.manual_seed(0)
     network, side, cell = make(), 128, (7, 9)

@@ -12,13 +12,16 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
 from wsis.engine.status import fingerprint
-from wsis.report import cli
-from wsis.report.instances import Found, Quality
-from wsis.report.runs import find_runs
-from wsis.report.samples import spread
+from wsis.report.image_sets import spread
+from wsis.report.run_folders import find_run_folders
+from wsis.report.sources import Quality
+from wsis.visualization.canvas import Found
 
+from tests.scripts import main_of
 from tests.tiny import ROOT, environment
 from tests.tools.runs import SIZES, Run, masks_of
+
+main = main_of("tools/report.py")
 
 TOOL = ROOT / "tools" / "report.py"
 
@@ -81,7 +84,7 @@ class Outline(HTMLParser):
 
 
 def report(run, *arguments):
-    assert cli.report([str(run.output), *arguments]) == 0
+    assert main([str(run.output), *arguments]) == 0
     return (run.output / "report.html").read_text()
 
 
@@ -109,8 +112,8 @@ def test_whole_pipeline(whole):
 
 
 def test_predictions_are_found_where_the_engine_writes_them(tiny_run):
-    (run,) = [run for run in find_runs(tiny_run) if run.name == "mask_rcnn"]
-    assert run.predictions is not None
+    (folder,) = [folder for folder in find_run_folders(tiny_run) if folder.name == "mask_rcnn"]
+    assert folder.predictions.keys() == {"shapes_val"}
 
 
 def test_it_refers_to_nothing_outside(whole):
@@ -183,7 +186,7 @@ def test_drawn_anew_only_if_something_changed(make_run, capsys):
     written = run.output / "report.html"
     first = written.stat().st_mtime_ns
     capsys.readouterr()
-    assert cli.report([str(run.output), "--if-changed"]) == 0
+    assert main([str(run.output), "--if-changed"]) == 0
     assert capsys.readouterr().out == f"nothing to draw anew\nreport: {written.resolve()}\n"
     assert written.stat().st_mtime_ns == first
     os.utime(folder / "manifest.json", ns=(first + 1, first + 1))
@@ -220,7 +223,7 @@ def test_images_that_changed_since(make_run):
     path = run.output / "2_cam" / "manifest.json"
     manifest = json.loads(path.read_text())
     words = "has changed since cam ran"
-    find_runs(run.output)  # registers the data set
+    find_run_folders(run.output)  # registers the data set
     digests = {"0123": True, fingerprint(get_dataset_dicts(run.name), "image"): False}
     for digest, changed in digests.items():
         path.write_text(json.dumps(manifest | {"inputs": {"images": digest}}))
@@ -233,7 +236,7 @@ def test_a_box_stage_is_compared_with_the_boxes_that_it_saw(make_run):
     folder = run.stage(1, "box_masks", "infer")
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    find_runs(run.output)
+    find_run_folders(run.output)
     records = get_dataset_dicts(run.name)
     digests = {fingerprint(records, "box"): False, fingerprint(records, "image"): True}
     assert len(digests) == 2
@@ -274,14 +277,14 @@ def test_errors_are_sentences(make_run, tmp_path, capsys):
         (tmp_path / "images", "holds no run folder"),
         (run.stage(1, "cam", "infer"), "is the run folder of one stage"),
     ):
-        assert cli.report([str(path)]) == 1
+        assert main([str(path)]) == 1
         error = capsys.readouterr().err
         assert words in error
         assert str(path) in error
-    assert cli.report([str(run.output), "--output", str(run.json / "x.html")]) == 1
+    assert main([str(run.output), "--output", str(run.json / "x.html")]) == 1
     assert "choose --output" in capsys.readouterr().err
     (run.output / "1_cam" / "manifest.json").write_text("{")
-    assert cli.report([str(run.output)]) == 1
+    assert main([str(run.output)]) == 1
     assert "is not a manifest" in capsys.readouterr().err
 
 
@@ -302,7 +305,7 @@ def test_runs_come_in_order_and_losses_once_for_each_iteration(make_run):
     folder = run.training(11, "last")
     with open(folder / "metrics.json", "a") as stream:
         stream.write('\n{"iteration": 39, "total_loss": 7.0}\n{"iteration": 5, "lr": 1}\n[]\n')
-    runs = find_runs(run.output)
+    runs = find_run_folders(run.output)
     assert [r.name for r in runs] == ["early", "late", "last"]
     assert runs[2].losses()["total_loss"] == [(19, 2 / 19), (39, 7.0)]
 

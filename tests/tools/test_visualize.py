@@ -7,10 +7,12 @@ from PIL import Image
 from wsis.data.artifacts import write_artifact
 from wsis.data.proposals.store import Proposals, proposals_artifact
 from wsis.layers.regions import Regions
-from wsis.report.cli import visualize
-from wsis.report.runs import read_run
+from wsis.report.run_folders import read_run_folder
 
+from tests.scripts import main_of
 from tests.tools.runs import SIZES, Run, masks_of
+
+visualize = main_of("tools/visualize.py")
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_data_set_and_pseudo_labels(run):
     path = run.pseudo_labels()
     run.cam()
     assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
-    read_run(run.output / "2_cam")  # registers the data set
+    read_run_folder(run.output / "2_cam")  # registers the data set
     assert draw(run, "dataset", run.name)["im0"] == 480
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 2 * 480 + 8
 
@@ -82,7 +84,7 @@ def test_proposals_of_a_folder_and_of_a_run(run):
     """Beside the first ones stand, where there are true masks, the best for each and the truth."""
     write_proposals(run.root / "mine")
     write_proposals(run.stage(1, "proposals", "derive") / "artifacts")
-    read_run(run.output / "1_proposals")
+    read_run_folder(run.output / "1_proposals")
     for folder in (run.root / "mine", run.output / "1_proposals"):
         assert draw(run, "proposals", folder, "--dataset", run.name)["im0"] == 3 * 480 + 2 * 8
         assert draw(run, "proposals", folder, "--images", run.root / "images")["im0"] == 480
@@ -92,7 +94,7 @@ def test_given_boxes_stand_beside_pseudo_labels(run):
     """A box stage in the pipeline: what it was given is drawn at the left."""
     path = run.pseudo_labels()
     run.stage(1, "box_masks", "infer")
-    read_run(path.parent)
+    read_run_folder(path.parent)
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 3 * 480 + 2 * 8
     assert draw(run, "predictions", path.parent)["im0"] == 3 * 480 + 2 * 8
     # photographs alone: what the method was given is not known, and no empty panel says so
@@ -106,5 +108,5 @@ def test_boxes_without_masks(run):
         annotation |= {"bbox": [1, 1, 5, 5], "point": [3, 3]}
     run.json.write_text(json.dumps(content))
     run.cam()
-    read_run(run.output / "2_cam")
+    read_run_folder(run.output / "2_cam")
     assert all(draw(run, "dataset", run.name).values())

@@ -41,7 +41,9 @@ def build_step(count: int, *, masks: bool = True, chunk: int = 0) -> Any:
     cfg = get_wsis_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "CIM", "CIMROIHeads"
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CIM.IN_FEATURE = "build_vgg16_backbone", "conv5"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_timm_backbone", 1
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.OUTPUT_STRIDE = "vgg16", 8
+    cfg.MODEL.TIMM.OUT_FEATURES, cfg.MODEL.CIM.IN_FEATURE = ["res4"], "res4"
     cfg.MODEL.CIM.MASK_GUIDED, cfg.MODEL.CIM.PROPOSAL_CHUNK = masks, chunk
     torch.manual_seed(0)
     model, batch = build_model(cfg).train(), [sample(count)]

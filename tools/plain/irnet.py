@@ -40,7 +40,7 @@ def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def plain_path_index(height: int, width: int, radius: int) -> list[np.ndarray]:
-    """The tables of `path_index` by one loop over points (spec 5.1)."""
+    """The tables of `path_index` by one loop over points (irnet spec 5.1)."""
     by_length: dict[int, list[list[tuple[int, int]]]] = {}
     for dy, dx in itertools.product(range(radius), range(1 - radius, radius)):
         if dy * dy + dx * dx >= radius * radius or (dy == 0 and dx <= 0):
@@ -63,7 +63,7 @@ def plain_path_index(height: int, width: int, radius: int) -> list[np.ndarray]:
 
 
 def dense_matrix(boundary: np.ndarray, *, radius: int, beta: float) -> np.ndarray:
-    """The whole transition matrix (N, N) float64 of a boundary map (spec 6.1), pair by pair.
+    """The whole transition matrix (N, N) float64 of a boundary map (irnet spec 6.1), pair by pair.
 
     Its columns sum to 1.
     """
@@ -129,7 +129,7 @@ def build_walk(height: int, width: int) -> Benchmark:
 def plain_losses(
     logits: Tensor, field: Tensor, labels: Tensor, *, radius: int, index: PathIndex
 ) -> dict[str, Tensor]:
-    """Spec 5.4 with every pair of the batch in memory, by autograd.
+    """IRNet spec 5.4 with every pair of the batch in memory, by autograd.
 
     Args:
         logits: (B, 1, h, w) of the boundary.
@@ -189,7 +189,7 @@ def build_losses(side: int, count: int) -> Benchmark:
 
 
 def plain_refinement(field: np.ndarray, *, steps: int) -> np.ndarray:
-    """All steps of all pixels (spec 6.2), float32; field (2, h, w), result the same in int64."""
+    """All steps of all pixels (irnet spec 6.2); float32 field (2, h, w) to int64 of that shape."""
     height, width = field.shape[1:]
     y, x = (grid.astype(np.float32) for grid in np.mgrid[:height, :width])
     for _ in range(steps):

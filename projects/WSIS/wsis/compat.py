@@ -1,10 +1,11 @@
 """Makes one code base run on pure-Python detectron2 0.5 and on official detectron2 0.6 or later.
 
 After ``import wsis``, :func:`apply` is called as soon as detectron2 is imported, before any of its
-modules (at once where it has been imported already); until then nothing heavy is loaded. With a
-compiled detectron2 (one that has ``detectron2._C``) it changes nothing, so it can never hide a
-fault of a proper build. Without one it puts back what release 0.5 expects of its compiled ops and
-of older NumPy, Pillow, setuptools and PyTorch. Nothing else in WSIS patches anything.
+modules (at once where it has been imported already); until then nothing heavy is loaded. Every
+detectron2 gets ``pkg_resources`` where setuptools has dropped it (82 and later). Beside that a
+compiled detectron2 (one that has ``detectron2._C``) is left as it is, so that no fault of a proper
+build is hidden. Without compiled ops, what release 0.5 expects of them and of older NumPy, Pillow
+and PyTorch is put back. Nothing else in WSIS patches anything.
 """
 
 import importlib
@@ -51,6 +52,17 @@ def _stand_in(name: str, **contents: Any) -> types.ModuleType:
     return module
 
 
+def _restore_pkg_resources() -> None:
+    """The one function of ``pkg_resources`` that detectron2's model zoo calls."""
+    if importlib.util.find_spec("pkg_resources") is None:
+        _stand_in(
+            "pkg_resources",
+            resource_filename=lambda package, path: str(
+                importlib.resources.files(package).joinpath(path)
+            ),
+        )
+
+
 def _restore_old_names() -> None:
     """Names that detectron2 0.5 uses and its dependencies have since dropped."""
     import numpy as np
@@ -62,13 +74,6 @@ def _restore_old_names() -> None:
             setattr(np, kind.__name__, kind)
     if not hasattr(Image, "LINEAR"):
         Image.LINEAR = Image.BILINEAR
-    if importlib.util.find_spec("pkg_resources") is None:
-        _stand_in(
-            "pkg_resources",
-            resource_filename=lambda package, path: str(
-                importlib.resources.files(package).joinpath(path)
-            ),
-        )
     # detectron2's scheduler hook asks isinstance(..., _LRScheduler) before it saves a scheduler's
     # state; PyTorch 2's own schedulers derive from LRScheduler only and would be left out silently.
     lr_scheduler._LRScheduler = lr_scheduler.LRScheduler
@@ -94,6 +99,8 @@ def apply() -> bool:
         detectron2 = importlib.import_module("detectron2")
     except ModuleNotFoundError:  # the layers work without it; whoever needs it gets Python's error
         return False
+    if "pkg_resources" not in sys.modules:
+        _restore_pkg_resources()
     if "detectron2._C" in sys.modules:
         return isinstance(sys.modules["detectron2._C"], MissingOps)
     if importlib.util.find_spec("detectron2._C") is not None:  # a broken build speaks for itself

@@ -22,6 +22,22 @@ class DataError(WSISError, ValueError):
     """A file from outside is missing, damaged or contradicts itself."""
 
 
+_SOURCES = {
+    "detectron2": "the section on installing in README.md says where it comes from",
+    "cv2": "pip install opencv-python-headless",
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """One sentence about a package that is not installed and where to get it.
+
+    Returns:
+        the sentence, or None for a module that no user is asked to install, which is a bug.
+    """
+    name = (error.name or "").partition(".")[0]
+    return f"the package {name} is not installed; {_SOURCES[name]}" if name in _SOURCES else None
+
+
 def run_command(work: Callable[[], None]) -> int:
     """What every small command does around its work: one sentence instead of a traceback.
 
@@ -36,6 +52,12 @@ def run_command(work: Callable[[], None]) -> int:
     except WSISError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        said = missing_package(error)
+        if said is None:
+            raise
+        sys.stderr.write(f"error: {said}\n")
+        return 1
     except OSError as error:
         said = f"a file cannot be read or written ({error}); correct that and run again"
         sys.stderr.write(f"error: {said}\n")

@@ -20,9 +20,9 @@ def test_vgg_and_heads():
         "roi_heads.head.fuse.weight",
         "roi_heads.scorer.classifier.weight",
         "roi_heads.scorer.refine_integrity.2.bias",
-        "backbone.conv3.0.weight",
+        "backbone.body.features.10.weight",
     }
-    assert found["backbone.conv3.0.weight"] == 3
+    assert found["backbone.body.features.10.weight"] == 3
 
 
 def test_resnet():
@@ -44,7 +44,7 @@ def test_resnet():
 def test_hrnet_keeps_its_names():
     names = ("stage2.0.branches.0.0.conv1.weight", "classifier.weight", "bn1.num_batches_tracked")
     found = convert_trunk({name: torch.zeros(1) for name in names}, "")
-    assert set(found) == {"stage2.0.branches.0.0.conv1.weight"}
+    assert set(found) == {"body.stage2.0.branches.0.0.conv1.weight"}
 
 
 def test_other_files():

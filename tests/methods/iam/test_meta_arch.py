@@ -201,8 +201,8 @@ def test_mixed_precision_trains(model):
 
 def test_the_backbone_is_checked():
     cfg = tiny_iam_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_torchvision_backbone"
-    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v3_small"
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.TIMM.NAME = "mobilenetv3_small_100"
     cfg.MODEL.PEAK_CLASSIFIER.IN_FEATURE = "res3"
     with pytest.raises(UsageError, match="product of two maps"):
         build_model(cfg)

@@ -9,10 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from wsis.data.artifacts import ProductReader
-from wsis.report.cli import demo, peak_thresholds, report
 
+from tests.scripts import main_of
 from tests.test_end_to_end import kill_training, kill_writing
 from tests.tiny import ROOT, tiny_overrides, train_net, train_net_here
+
+demo = main_of("tools/demo.py")
+peak_thresholds = main_of("tools/peak_thresholds.py")
+report = main_of("tools/report.py")
 
 CONFIG = ROOT / "configs" / "iam_shapes.yaml"
 EXTRA = (

@@ -28,8 +28,8 @@ def tiny_cfg(backbone="resnet"):
         cfg.MODEL.RESNETS.OUT_FEATURES = ["stem", "res2", "res3", "res4", "res5"]
         cfg.MODEL.WSIS_RESNETS.STRIDES = (1, 2, 2, 1)
     else:
-        cfg.MODEL.BACKBONE.NAME = "build_torchvision_backbone"
-        cfg.MODEL.TORCHVISION.NAME = backbone
+        cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+        cfg.MODEL.TIMM.NAME = backbone
         cfg.MODEL.IRNET.IN_FEATURES = ["res1", "res2", "res3", "res4", "res5"]
     return cfg
 
@@ -151,7 +151,7 @@ def test_mean_shift_acts_in_eval_mode_only_and_survives_a_state_dict(model):
 
 @pytest.mark.parametrize("align", [False, True])
 def test_mobilenet_with_strides_2_to_32(align):
-    cfg = tiny_cfg("mobilenet_v2")
+    cfg = tiny_cfg("mobilenetv2_100")
     cfg.MODEL.IRNET.ALIGN_CORNERS = align
     cfg.MODEL.IRNET.INFERENCE_SIZE = 65
     cfg.MODEL.IRNET.SIZE_DIVISOR, cfg.MODEL.IRNET.SIZE_REMAINDER = 32, 1

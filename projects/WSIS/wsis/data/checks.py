@@ -16,7 +16,7 @@ MAX_JSON_BYTES = 8 << 30
 
 
 def number(value: Any) -> float:
-    """A finite JSON number as float; booleans and text are none."""
+    """A finite JSON number as float; booleans and text do not count as numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"is {short(value)}, not a number")
     try:

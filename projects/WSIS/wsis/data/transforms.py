@@ -1,4 +1,4 @@
-"""Geometry of images and label maps: resizing, flips, crops onto a canvas (`methods/irnet.md` 1).
+"""Geometry of images and label maps: resizing, flips, crops onto a canvas (irnet spec 1).
 
 Images are (H, W, 3) uint8 or float32, label maps (H, W) uint8; sizes are (height, width). Every
 random choice is drawn from ``numpy.random``'s global state, as in Detectron2: the engine seeds it

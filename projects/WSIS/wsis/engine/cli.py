@@ -52,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         action="store_true",
-        help="changes nothing: with and without it a run goes on from the last checkpoint and the "
-        "last image that is done; --force starts anew",
+        help="accepted, because Detectron2 has it: a run always goes on from its last checkpoint "
+        "and its last finished image; --force starts anew",
     )
     add("--force", action="store_true", help="redo the chosen stages from scratch")
     add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")

@@ -6,7 +6,7 @@ import errno
 
 import torch
 
-from wsis.errors import WSISError
+from wsis.errors import WSISError, missing_package
 
 _NEXT = "then run the same command again; it goes on where it stopped"
 _ADVICE = {
@@ -31,6 +31,9 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     """
     if isinstance(error, WSISError):
         return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        said = missing_package(error)
+        return (said, 1) if said else None
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_ADVICE[error.errno]}, {_NEXT}", 1

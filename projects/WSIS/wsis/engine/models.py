@@ -44,7 +44,7 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
         raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.MODEL.TORCHVISION.WEIGHTS = str(weights), ""  # nothing else is loaded
+    cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS = str(weights), ""  # nothing else is loaded
     model = build_network(cfg)
     load_weights(model, str(weights), strict=True)
     return model.eval()

@@ -86,7 +86,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 class PolyParamScheduler(ParamScheduler):
-    """(1 - t/T)^power at step t of T (`methods/irnet.md` 2); the rate of step T - 1 stays.
+    """(1 - t/T)^power at step t of T (irnet spec 2); the rate of step T - 1 stays.
 
     Args:
         power: 0.9 in IRNet.
@@ -103,7 +103,7 @@ class PolyParamScheduler(ParamScheduler):
 
 
 class _MomentumFollowsRate:
-    """Multiplies momentum buffers by new over old rate where the rate jumps (CIM, spec 6).
+    """Multiplies momentum buffers by new over old rate where the rate jumps (CIM spec 6).
 
     Args:
         optimizer: whose rates change in ``step``.

@@ -76,7 +76,7 @@ class PlannedStage:
         initial, weights = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.WEIGHTS
         if isinstance(self.stage, TrainStage):
             weights = str(self.folder / MODEL_FINAL)
-        made = self.with_values({"MODEL.WEIGHTS": weights, "MODEL.TORCHVISION.WEIGHTS": ""})
+        made = self.with_values({"MODEL.WEIGHTS": weights, "MODEL.TIMM.WEIGHTS": ""})
         note = f"# its training starts from MODEL.WEIGHTS {initial}\n" if initial != weights else ""
         return note + made.cfg.dump()
 
@@ -227,7 +227,7 @@ class _Plan:
         _check_classes_of(cfg, record)
         set_class_count(cfg, len(class_names(cfg.WSIS.IMAGES[0])))
         cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
-        cfg.MODEL.TORCHVISION.WEIGHTS = find_in_datasets(cfg.MODEL.TORCHVISION.WEIGHTS)
+        cfg.MODEL.TIMM.WEIGHTS = find_in_datasets(cfg.MODEL.TIMM.WEIGHTS)
         if getattr(record, "mapper", "") != "InstanceMapper":
             # As its mapper sizes images, so that Detectron2's own predictor does no other thing.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
@@ -341,7 +341,7 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
         if isinstance(record, InferStage):
             makers = [p for p in planned if p.stage.produces == record.weights_from]
             cfg.MODEL.WEIGHTS = str(makers[-1].folder / MODEL_FINAL) if makers else ""
-            cfg.MODEL.TORCHVISION.WEIGHTS = ""
+            cfg.MODEL.TIMM.WEIGHTS = ""
         cfg.freeze()
         planned.append(PlannedStage(record, cfg, folder))
     return Pipeline(Path(config_file).stem, output_dir, tuple(planned))

@@ -9,7 +9,7 @@ import detectron2
 
 import wsis
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pycocotools")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pycocotools")
 
 
 def package_versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ def cam_components(
 ) -> InstancePrediction:
     """The baseline: connected components of thresholded CAMs as instances.
 
-    It differs from IRNet's instances (``methods/irnet.md`` 6.5) only in that the CAMs were neither
+    It differs from IRNet's instances (irnet spec 6.5) only in that the CAMs were neither
     split by the displacement field nor spread by the random walk: 4-connected components, the
     largest value in a component as its score, 0 if it is small. A pixel goes to the class with the
     largest CAM.

@@ -52,7 +52,7 @@ def winning_channels(scores: np.ndarray, background: float) -> np.ndarray:
 
 
 def detect_components(winners: np.ndarray, scores: np.ndarray, *, min_area: float) -> Detections:
-    """One detection for each 4-connected component of each channel (spec 6.5).
+    """One detection for each 4-connected component of each channel (irnet spec 6.5).
 
     Args:
         winners: (H, W) int, the winning channel of a pixel, -1 for background.

@@ -252,7 +252,7 @@ def crf_labels(
     label_probability: float = 0.7,
     kernels: Sequence[Kernel] = IRNET_KERNELS,
 ) -> Array:
-    """Label maps cleaned by the CRF, as IRNet does with its seeds (methods/irnet.md, section 4).
+    """Label maps cleaned by the CRF, as IRNet does with its seeds (irnet spec 4).
 
     Args:
         image: (H, W, 3) uint8, RGB.

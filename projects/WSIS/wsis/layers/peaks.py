@@ -1,4 +1,4 @@
-"""Peaks of class response maps, and their stimulation (`methods/prm.md` 3; PRM, equations 1 and 2).
+"""Peaks of class response maps, and their stimulation (prm spec 3; PRM, equations 1 and 2).
 
 N images, C classes, h x w cells of a (possibly upsampled) class response map, P peaks. A peak is a
 row (image, class, y, x) of int64; lists of peaks are in lexicographic order.
@@ -161,7 +161,7 @@ def confident_peaks(
     class_threshold: float = 0.0,
     peak_threshold: float = 30.0,
 ) -> Tensor:
-    """The peaks that are back-propagated (`methods/prm.md` 5).
+    """The peaks that are back-propagated (prm spec 5).
 
     Args:
         maps: (N, C, h, w).

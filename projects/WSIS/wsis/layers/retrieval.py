@@ -1,8 +1,8 @@
 """Which segment proposal belongs to a peak: PRM's retrieval; and which ones IAM draws from.
 
-PRM (Zhou et al., CVPR 2018), spec 6 and 12; IAM's sampler, iam spec 4. A peak response map R picks
-the mask that holds most of it (instance cue), whose contour runs along it (boundary cue) and that
-holds little of what the class map calls background (class cue). All proposals of an image are
+PRM (Zhou et al., CVPR 2018), prm spec 6 and 12; IAM's sampler, iam spec 4. A peak response map R
+picks the mask that holds most of it (instance cue), whose contour runs along it (boundary cue) and
+that holds little of what the class map calls background (class cue). All proposals of an image are
 prepared once; then every score is a sum over atoms or over the pixels of a contour.
 
 P peaks, R proposals, C classes, H x W pixels of the peak response maps.

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from wsis.errors import DataError
-from wsis.modeling.vgg_checkpoint import torchvision_vgg16_to_wsis
+from wsis.modeling.trunk_names import to_timm_names
 from wsis.pickles import load_pickle
 
 logger = logging.getLogger(__name__)
@@ -90,19 +92,25 @@ def _unwrap(value: object) -> dict[str, torch.Tensor] | None:
     return {name.removeprefix("module."): tensor for name, tensor in value.items()}
 
 
+_UNREADABLE = (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, SafetensorError)
+
+
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """The tensors of a PyTorch checkpoint, on the CPU; no code of the file is run.
 
     Args:
-        path: a state dict, or a dict that holds one under "model" or "state_dict"; a leading
-            "module." of names is removed.
+        path: a state dict (timm's ``.safetensors``, too), or a dict that holds one under "model" or
+            "state_dict"; a leading "module." of names is removed.
 
     Raises:
         DataError: the file is missing or damaged, holds objects other than tensors that PyTorch
             does not load safely, or holds no state dict.
     """
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        if str(path).endswith(".safetensors"):
+            value: object = load_file(path)
+        else:
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"no weight file {path}") from None
     except pickle.UnpicklingError as error:  # PyTorch's own words advise to run the file's code
@@ -110,7 +118,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
             f"{path} is not a plain PyTorch state dict of tensors; save model.state_dict() with "
             "torch.save and give that file"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as a weight file: {_first_line(error)}") from error
     state = _unwrap(value)
     if state is None:
@@ -176,7 +184,9 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
     if marker in state and marker not in own:
         found = next((name for name in own if name.endswith("." + marker)), None)
         if found is not None:
-            return hrnet_trunk(state, found.removesuffix(marker))
+            prefix = found.removesuffix(marker)
+            rest = {prefix + name: v for name, v in state.items() if prefix + name in own}
+            return hrnet_trunk(state, prefix) | rest
     if "resnet50.conv1.weight" in state and "classifier.weight" in own:
         return camnet_from_original(state)
     if {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
@@ -184,9 +194,7 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
         if stem is not None:
             prefix = stem.removesuffix("stem.conv1.weight")
             return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
-    if "backbone.conv1.0.weight" in own and any("features.0.weight" in name for name in state):
-        return torchvision_vgg16_to_wsis(state, prefix_to="backbone.")
-    return _to_prefix_of(own, state)
+    return _to_prefix_of(own, to_timm_names(state, own))
 
 
 def _to_prefix_of(
@@ -194,12 +202,13 @@ def _to_prefix_of(
 ) -> dict[str, torch.Tensor]:
     """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
 
-    Of the names as they are and these two ways of changing them, the first with most names that
-    the model has.
+    The names are kept or changed in one of these ways: whichever gives most names that the model
+    has, the first on equality.
     """
     ways = (
         state,
         {f"backbone.{name}": value for name, value in state.items()},
+        {f"backbone.body.{name.removeprefix('0.')}": value for name, value in state.items()},
         {name.removeprefix("peak_classifier."): value for name, value in state.items()},
     )
     return max(ways, key=lambda way: len(own.keys() & way.keys()))

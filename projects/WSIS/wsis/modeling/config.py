@@ -15,30 +15,30 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     # Dilation of all 3x3 convolutions of res2, res3, res4, res5.
     cfg.MODEL.WSIS_RESNETS.DILATIONS = (1, 1, 1, 1)
 
-    # build_vgg16_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes conv1 to conv<k>.
-    cfg.MODEL.VGG = CfgNode()
-    # Some of conv1 to conv5, each after its max-pooling.
-    cfg.MODEL.VGG.OUT_FEATURES = ["conv5"]
-    # The first so many stages end in a max-pooling; 3 gives CIM's stride of 8.
-    cfg.MODEL.VGG.POOLED_STAGES = 3
-    # Dilation of the convolutions of each stage.
-    cfg.MODEL.VGG.DILATIONS = (1, 1, 1, 1, 2)
 
-    # build_torchvision_backbone; MODEL.BACKBONE.FREEZE_AT = k freezes up to stride 2^k (0: none).
-    cfg.MODEL.TORCHVISION = CfgNode()
-    # A classification network of torchvision.models ("mobilenet_v2", "resnet18", "vgg16", ...).
-    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v2"
-    # Its state dict, a file; "" starts from random values (or from MODEL.WEIGHTS).
-    cfg.MODEL.TORCHVISION.WEIGHTS = ""
-    # [feature name, module name] pairs, as [["res4", "features.13"], ["res5", "features.18"]];
-    # empty: res1, res2, ... are the last maps of stride 2, 4, ... of the unchanged network.
-    cfg.MODEL.TORCHVISION.OUT_FEATURES = []
-    # "FrozenBN", "RunningStatsBN" (fixed statistics, trained weight and bias) or "BN".
-    cfg.MODEL.TORCHVISION.NORM = "FrozenBN"
+def _add_timm_config(cfg: CfgNode) -> None:
+    # build_timm_backbone and build_timm_fpn_backbone, see docs/backbones.md; FREEZE_AT k of
+    # MODEL.BACKBONE freezes up to the last map of stride 2^k, 0 nothing.
+    cfg.MODEL.TIMM = CfgNode()
+    # A network of timm: see timm.list_models().
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
+    # Start from timm's own weights of that name, a download; not where WEIGHTS or MODEL.WEIGHTS is.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # A file of its weights, timm's (.safetensors, .pth) or torchvision's (MobileNetV2, VGG,
+    # ResNet); "" starts from random values (or from MODEL.WEIGHTS).
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # Maps by name: res1, res2, ... are the stages of stride 2, 4, ... of the unchanged network,
+    # "final" is what its classifier pools, others are modules ("blocks.5"). A pair [name, map]
+    # renames: [res4, [res5, final]]. Empty: all res<k>.
+    cfg.MODEL.TIMM.OUT_FEATURES = []
+    # Batch norm: "FrozenBN", "RunningStatsBN" (fixed statistics, trained weight and bias) or "BN".
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
+    # Names of modules that do not train, besides those of MODEL.BACKBONE.FREEZE_AT.
+    cfg.MODEL.TIMM.FROZEN = []
     # Coarsest stride in pixels: later strides are set to 1 (16 gives denser CAMs); 0 keeps all.
-    cfg.MODEL.TORCHVISION.OUTPUT_STRIDE = 0
-    # Dilate the convolutions behind a removed stride, which keeps their field of view.
-    cfg.MODEL.TORCHVISION.DILATE = False
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 0
+    # Dilate the convolutions behind a removed stride: their weights see what they were trained on.
+    cfg.MODEL.TIMM.DILATE = True
 
 
 def _add_hrnet_config(cfg: CfgNode) -> None:
@@ -122,6 +122,7 @@ def _add_peak_classifier_config(cfg: CfgNode) -> None:
 def add_modeling_config(cfg: CfgNode) -> None:
     """Add ``MODEL.*`` keys of the shared networks, in place."""
     _add_backbone_config(cfg)
+    _add_timm_config(cfg)
     _add_hrnet_config(cfg)
     _add_mask_head_config(cfg)
     _add_camnet_config(cfg)

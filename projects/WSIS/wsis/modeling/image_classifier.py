@@ -136,7 +136,7 @@ def normalize_by_maximum(maps: torch.Tensor) -> torch.Tensor:
 
 @META_ARCH_REGISTRY.register()
 class CAMNet(PixelModule):
-    """Backbone, global average pooling, 1x1 convolution without bias (`methods/irnet.md` 2, 3).
+    """Backbone, global average pooling, 1x1 convolution without bias (irnet spec 2, 3).
 
     ``MODEL.BACKBONE.FREEZE_AT`` says where the gradient is cut. State-dict names: ``backbone.*``
     and ``classifier.weight`` (C, channels, 1, 1).

@@ -1,4 +1,4 @@
-"""A mask head for pseudo masks that are not all to be trusted (`methods/boxcaseg.md` 8).
+"""A mask head for pseudo masks that are not all to be trusted (boxcaseg spec 8).
 
 P foreground proposals, M side of the mask logits, K objects of an image of H x W pixels.
 """

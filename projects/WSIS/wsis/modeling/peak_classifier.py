@@ -1,4 +1,4 @@
-"""The peak-stimulated image classifier and its peak response maps (`methods/prm.md` 2 to 5).
+"""The peak-stimulated image classifier and its peak response maps (prm spec 2 to 5).
 
 Serves PRM and IAM (which freezes it) and gives CIM its peak-guided labels. N images, C classes,
 P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor).
@@ -18,8 +18,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.peak_response import peak_response_maps
-from wsis.layers.peak_tape import Tape, record, refusal
+from wsis.layers.peak_response import Tape, peak_response_maps, record, refusal
 from wsis.layers.peaks import (
     FILTERS,
     GRADIENTS,
@@ -74,7 +73,7 @@ class PeakClassifier(PixelModule):
 
     Args:
         backbone: a convolutional ReLU network that gives ``in_feature``
-            (`wsis.layers.peak_tape` says which operations it may have).
+            (`wsis.layers.peak_backward` says which operations it may have).
         in_feature: the backbone's feature to classify.
         num_classes: C.
         pixel_mean: per channel, in 0..255.
@@ -183,7 +182,7 @@ class PeakClassifier(PixelModule):
         return scores, maps, peaks
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Multi-label soft margin loss (spec 4).
+        """Multi-label soft margin loss (prm spec 4).
 
         Images of one size run together, others each by themselves, so that nobody's padding makes
         peaks. A class without any peak (where the filter is a number) counts by its maximum.
@@ -292,7 +291,7 @@ class PeakClassifier(PixelModule):
     ) -> list[PeakResponses]:
         if back_propagate:
             tape = record(self._network, images, select=_first)
-            raw, features = tape.made
+            raw, features = tape.output.detach(), _detached(tape.made[1])
         else:
             # as `record` lays them out: the same maps with and without back-propagation
             images = images.contiguous(memory_format=map_layout(images.device))
@@ -350,6 +349,10 @@ def _first(made: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
     return made[0]
 
 
+def _detached(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: feature.detach() for name, feature in features.items()}
+
+
 def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:
     """The ``count`` highest peaks, in their old order; of equal ones the first."""
     order = torch.argsort(peak_values(maps, peaks), descending=True, stable=True)[:count]
@@ -378,7 +381,7 @@ def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClass
     classifier = PeakClassifier(cfg)
     if traceable:
         name = cfg.MODEL.BACKBONE.NAME
-        if name == "build_torchvision_backbone":
-            name = f"{name}, {cfg.MODEL.TORCHVISION.NAME}"
+        if name == "build_timm_backbone":
+            name = f"{name}, {cfg.MODEL.TIMM.NAME}"
         classifier.check_backbone(name)
     return classifier

@@ -6,51 +6,56 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsis.commands import writing
 from wsis.data.files import atomic_write
 from wsis.engine.status import fingerprint
 from wsis.errors import WSISError
 from wsis.evaluation.results import format_table
-from wsis.report.figures import figure_table, headline, stage_table
-from wsis.report.instances import (
-    INSTANCE_ARRAYS,
-    Quality,
+from wsis.report import ReportOptions
+from wsis.report.figures import figures_section, stages_section
+from wsis.report.image_sets import ImageSet, read_images
+from wsis.report.page import Section, render
+from wsis.report.run_folders import (
+    RunFolder,
+    find_run_folders,
+    read_figures,
+    read_stage_names,
+)
+from wsis.report.sections import (
+    classes_section,
+    extremes_section,
+    images_section,
+    losses_section,
+    measure,
+    predictions_section,
+    quality_section,
+)
+from wsis.report.sources import (
     Source,
     artifact_source,
     prediction_source,
     pseudo_label_source,
 )
-from wsis.report.options import Options
-from wsis.report.page import Page, escape, problem
-from wsis.report.runs import RunFolder, find_runs, read_figures, read_stage_names
-from wsis.report.samples import ImageCatalog, Images
-from wsis.report.sections import (
-    class_section,
-    extreme_labels,
-    loss_section,
-    measure,
-    prediction_rows,
-    product_rows,
-    quality_section,
-)
+from wsis.views import instances, views_of
 
 logger = logging.getLogger(__name__)
 
 Entries = list[dict[str, Any]]
 
 
-def _array_names(run: RunFolder) -> set[str]:
-    """What the first readable artifact of a run folder holds."""
-    reader = run.reader
-    for key in reader.keys():  # noqa: SIM118  (it is no dict)
+def _makes_instances(folder: RunFolder) -> bool:
+    """Whether the first readable artifact of a run folder holds instances."""
+    reader = folder.reader
+    for key in reader.keys() if folder.has_artifacts else ():  # noqa: SIM118  (it is no dict)
         try:
-            return set(reader[key])
+            return instances in views_of(reader[key])
         except WSISError as error:
             logger.warning("%s", error)
-    return set()
+    return False
 
 
 class Report:
@@ -62,122 +67,123 @@ class Report:
 
     Attributes:
         entries: the figures of ``metrics.json``.
+        problems: sentences about what could not be shown, as far as that is known.
     """
 
-    def __init__(self, output_dir: Path, options: Options) -> None:
+    def __init__(self, output_dir: Path, options: ReportOptions) -> None:
         self.output_dir = output_dir
         self.options = options
-        self.runs = find_runs(output_dir)
-        self.entries = read_figures(output_dir, self.runs)
-        self.catalog = ImageCatalog()
+        self.folders = find_run_folders(output_dir)
+        self.entries = read_figures(output_dir, self.folders)
+        self.problems: list[str] = []
+        self._known: dict[tuple[str, ...], ImageSet | None] = {(): None}
 
-    def _product_images(self) -> tuple[Images | None, list[RunFolder]]:
-        """The images that the stages treat, and the runs that treat them."""
-        makers = [run for run in self.runs if run.manifest.kind != "train"]
+    def _note(self, problem: str) -> None:
+        logger.warning("%s", problem)
+        self.problems.append(problem)
+
+    def _images(self, names: tuple[str, ...]) -> ImageSet | None:
+        """The images of data sets, None (and a problem) if they cannot be read or are none."""
+        if names not in self._known:
+            self._known[names] = None
+            try:
+                self._known[names] = read_images(names)
+            except WSISError as error:
+                self._note(f"No pictures of {', '.join(names)}: {error}")
+        return self._known[names]
+
+    def _product_images(self) -> tuple[ImageSet | None, list[RunFolder]]:
+        """The images that the stages treat, and the run folders of those that treat them."""
+        makers = [folder for folder in self.folders if folder.manifest.kind != "train"]
         key = "WSIS.IMAGES" if makers else "DATASETS.TRAIN"
-        for run in reversed(makers or self.runs):
-            names = run.dataset_names(key)
-            images = self.catalog.get(names)
+        for folder in reversed(makers or self.folders):
+            names = folder.dataset_names(key)
+            images = self._images(names)
             if images is not None:
-                return images, [run for run in makers if run.dataset_names(key) == names]
+                return images, [f for f in makers if f.dataset_names(key) == names]
         return None, []
 
-    def _note_changed_images(self, images: Images, runs: Sequence[RunFolder]) -> None:
+    def _note_changed_images(self, images: ImageSet, folders: Sequence[RunFolder]) -> None:
         """Products of other images than these would be drawn on the wrong photographs."""
-        seen = {run.name: run.supervision for run in runs}
-        now = {level: fingerprint(images.records, level) for level in set(seen.values())}
+        levels = {folder.supervision for folder in folders}
+        now = {level: fingerprint(images.records, level) for level in levels}
         changed = [
-            run.name
-            for run in runs
-            if run.manifest.inputs.get("images", now[seen[run.name]]) != now[seen[run.name]]
+            folder.name
+            for folder in folders
+            if folder.manifest.inputs.get("images") not in (None, now[folder.supervision])
         ]
         if changed:
-            text = (
+            self._note(
                 f"{images.title} has changed since {', '.join(changed)} ran: the pictures below do "
                 "not belong together; run those stages again"
             )
-            logger.warning("%s", text)
-            self.catalog.problems.append(text)
 
-    def _try(self, make: Callable[..., Source], run: RunFolder, images: Images) -> Source | None:
+    def _try(self, folder: RunFolder, make: Callable[..., Source], *values: Any) -> list[Source]:
         try:
-            return make(run, images)
+            return [make(*values)]
         except WSISError as error:
-            logger.warning("%s is left out: %s", run.name, error)
-            self.catalog.problems.append(f"{run.name} is left out: {error}")
-            return None
+            self._note(f"{folder.name} is left out: {error}")
+            return []
 
-    def _pseudo_labels(self, runs: Sequence[RunFolder], images: Images) -> Source | None:
+    def _pseudo_labels(self, folders: Sequence[RunFolder], images: ImageSet) -> list[Source]:
         """The exported labels, or else the last stage's instances."""
-        for run in reversed(runs):
-            if run.pseudo_labels is not None:
-                return self._try(pseudo_label_source, run, images)
-        for run in reversed(runs):
-            if run.has_artifacts and _array_names(run) >= INSTANCE_ARRAYS:
-                return self._try(artifact_source, run, images)
-        return None
+        for folder in reversed(folders):
+            if folder.pseudo_labels is not None:
+                return self._try(folder, pseudo_label_source, folder.pseudo_labels, images)
+        for folder in reversed(folders):
+            if _makes_instances(folder):
+                return self._try(folder, artifact_source, folder, images)
+        return []
 
-    def _predictions(self) -> list[Source]:
-        sources = []
-        for run in self.runs:
-            images = (
-                self.catalog.get(run.dataset_names("DATASETS.TEST")) if run.predictions else None
-            )
-            source = self._try(prediction_source, run, images) if images else None
-            if source is not None:
-                sources.append(source)
-        return sources
+    def _predictions(self) -> Iterator[Source]:
+        """Of every network and data set that it was evaluated on."""
+        for folder in self.folders:
+            for name in folder.predictions:
+                images = self._images((name,))
+                if images is not None:
+                    yield from self._try(folder, prediction_source, folder, images)
 
-    def page(self) -> Page:
+    def sections(self) -> list[Section]:
         """All sections for which there is something."""
-        page = Page(
-            f"WSIS report: {self.output_dir.resolve().name}",
-            footer="Made by <code>tools/report.py</code>. This file needs nothing beside it.",
-        )
-        page.add("figures", "Figures", self._figures())
-        page.add("stages", "Stages", stage_table(self.runs))
-        images, runs = self._product_images()
-        measured: list[tuple[Source, Quality]] = []
+        options = self.options
+        sections = [figures_section(self.entries, self.folders), stages_section(self.folders)]
+        images, folders = self._product_images()
+        measured = []
         if images is not None:
-            self._note_changed_images(images, runs)
-            page.add("images", "Images, stage by stage", product_rows(images, runs, self.options))
-            source = self._pseudo_labels(runs, images)
-            if source is not None:
-                measured.append((source, measure(source, self.options)))
-                content = extreme_labels(*measured[0], self.options)
-                page.add("extremes", "Worst and best pseudo labels", content)
+            self._note_changed_images(images, folders)
+            sections.append(images_section(images, folders, options))
+            for source in self._pseudo_labels(folders, images):
+                measured.append((source, measure(source, options)))
+                sections.append(extremes_section(*measured[0], options))
         for source in self._predictions():
-            measured.append((source, measure(source, self.options)))
-            content = prediction_rows(source, self.options)
-            page.add(f"predictions-{source.key}", f"Predictions of {source.title}", content)
-        page.add("losses", "Training", loss_section(self.runs))
-        page.add("classes", "Classes", class_section(self.entries))
-        page.add("quality", "Scores and sizes", quality_section(measured))
-        page.subtitle = self._subtitle(images)
-        return page
+            measured.append((source, measure(source, options)))
+            sections.append(predictions_section(source, options))
+        sections += [
+            losses_section(self.folders),
+            classes_section(self.entries),
+            quality_section(measured),
+        ]
+        return [section for section in sections if section]
 
-    def _figures(self) -> str:
-        if self.entries:
-            return headline(self.entries, self.runs) + figure_table(self.entries)
-        return (
-            '<p class="soft">Nothing has been evaluated yet, or the data set has no ground '
-            "truth to evaluate against. The pictures below are what there is.</p>"
-        )
-
-    def _subtitle(self, images: Images | None) -> str:
-        done = sum(run.manifest.status == "done" for run in self.runs)
-        known = {run.name for run in self.runs} | set(read_stage_names(self.output_dir))
-        parts = [f"{done} of {len(known)} stages finished"]
+    def _facts(self) -> list[str]:
+        """What the line below the headline says."""
+        images, _ = self._product_images()
+        done = sum(folder.manifest.status == "done" for folder in self.folders)
+        known = {folder.name for folder in self.folders} | set(read_stage_names(self.output_dir))
+        facts = [f"{done} of {len(known)} stages finished"]
         if images is not None:
-            parts.append(f"{len(images.records)} images of {images.title}")
-            parts.append(f"{len(images.classes)} classes")
-        versions = next(
-            (r.manifest.versions for r in reversed(self.runs) if r.manifest.versions), {}
-        )
-        shown = [f"{k} {versions[k]}" for k in ("wsis", "detectron2", "torch") if k in versions]
-        text = " · ".join([*parts, *shown])
-        problems = "".join(problem(text) for text in self.catalog.problems)
-        return f'<p class="soft">{escape(text)}</p>{problems}'
+            facts.append(f"{len(images.records)} images of {images.title}")
+            facts.append(f"{len(images.classes)} classes")
+        manifests = [folder.manifest for folder in reversed(self.folders)]
+        versions = next((m.versions for m in manifests if m.versions), {})
+        names = [name for name in ("wsis", "detectron2", "torch") if name in versions]
+        return [*facts, *(f"{name} {versions[name]}" for name in names)]
+
+    def html(self) -> str:
+        """The whole page."""
+        title = f"WSIS report: {self.output_dir.resolve().name}"
+        sections = self.sections()
+        return render(title, facts=self._facts(), problems=self.problems, sections=sections)
 
 
 def report_path(
@@ -203,7 +209,7 @@ def write_report(
     output_dir: str | os.PathLike[str],
     *,
     path: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
+    options: ReportOptions | None = None,
 ) -> tuple[Path, Entries]:
     """Write ``report.html``.
 
@@ -219,14 +225,11 @@ def write_report(
         WSISError: no such folder, no run in it, a damaged manifest, or no place to write.
     """
     output_dir = Path(output_dir)
-    report = Report(output_dir, options or Options())
-    text = report.page().render()
+    report = Report(output_dir, options or ReportOptions())
+    text = report.html()
     target = report_path(output_dir, path)
-    try:
-        with atomic_write(target, "w") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise WSISError(f"cannot write {target} ({error.strerror}); choose --output") from None
+    with writing(target, "--output"), atomic_write(target, "w") as stream:
+        stream.write(text)
     return target, report.entries
 
 
@@ -236,7 +239,7 @@ def make_report(args: argparse.Namespace) -> None:
         path = report_path(args.output_dir, args.output)
         sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
         return
-    options = Options(
+    options = ReportOptions(
         images=args.images,
         statistics=args.statistics,
         seed=args.seed,

@@ -1,14 +1,10 @@
-"""Colours: of classes, of instances, of directions.
-
-Colours are uint8 RGB. Fields are (2, h, w): channel 0 is dy (down), channel 1 is dx (right).
-"""
+"""Colours of classes and instances, uint8 RGB."""
 
 from __future__ import annotations
 
 import colorsys
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 
 BACKGROUND = (38, 42, 54)
 UNKNOWN = (150, 150, 150)
@@ -54,37 +50,3 @@ def label_colors(num_classes: int) -> np.ndarray:
     palette[_BACKGROUND_LABEL] = BACKGROUND
     palette[_UNKNOWN_LABEL] = UNKNOWN
     return palette
-
-
-def displacement_colors(field: np.ndarray, *, longest: float) -> np.ndarray:
-    """Directions as hues, lengths as saturation.
-
-    Right is red (hue 0), up is yellow-green (1/4), left is cyan (1/2), down is violet (3/4);
-    no displacement is white.
-
-    Args:
-        field: (2, h, w) float, (dy, dx).
-        longest: length that has full saturation; what is not positive counts as 1.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
-    dy, dx = np.nan_to_num(np.asarray(field, dtype=np.float64))
-    hue = np.arctan2(-dy, dx) / (2 * np.pi) % 1.0
-    saturation = np.clip(np.hypot(dy, dx) / (longest if longest > 0 else 1.0), 0.0, 1.0)
-    rgb = hsv_to_rgb(np.stack([hue % 1.0, saturation, np.ones_like(hue)], axis=-1))
-    return np.round(255 * rgb).astype(np.uint8)
-
-
-def color_wheel(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The legend of `displacement_colors`: the colour at a place is that of pointing there.
-
-    Args:
-        side: pixels, at least 1.
-
-    Returns:
-        (side, side, 3) uint8 and the disc (side, side) bool outside which it means nothing.
-    """
-    axis = (np.arange(side) - (side - 1) / 2) / max((side - 1) / 2, 1)
-    field = np.stack(np.meshgrid(axis, axis, indexing="ij"))  # (2, side, side): dy, dx
-    return displacement_colors(field, longest=1.0), np.hypot(*field) <= 1.0

@@ -9,21 +9,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib import colormaps
 
-from wsis.visualization.colors import (
-    color_wheel,
-    displacement_colors,
-    distinct_colors,
-    label_colors,
-)
-from wsis.visualization.resizing import (
-    PANEL_WIDTH,
-    panel_size,
-    resize_image,
-    resize_labels,
-    resize_map,
-)
+from wsis.visualization.resizing import PANEL_WIDTH, panel_size, resize_image, resize_map
 
-_HEAT, _PROBABILITY = "turbo", "magma"
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
@@ -51,7 +38,8 @@ def faint_photo(image: np.ndarray, width: int) -> np.ndarray:
     return np.repeat((photo @ np.array(_GREY_WEIGHTS))[:, :, None], 3, axis=2)
 
 
-def _blend(below: np.ndarray, above: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
+def blend(below: np.ndarray, above: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
+    """Colours (P, Q, 3) in 0..255 laid over others, with the share ``alpha``, as uint8."""
     mixed = below * (1.0 - alpha) + above * alpha
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
 
@@ -70,75 +58,7 @@ def heat_panel(
     photo = faint_photo(image, width)
     heat = resize_map(values, photo.shape[:2]) / (highest if highest > 0 else 1.0)
     heat = np.clip(heat, 0.0, 1.0)
-    return _blend(photo, 255.0 * colormaps[_HEAT](heat)[:, :, :3], 0.35 + 0.35 * heat[:, :, None])
-
-
-def label_panel(
-    image: np.ndarray, label: np.ndarray, num_classes: int, *, width: int = PANEL_WIDTH
-) -> np.ndarray:
-    """A label map over the photograph: background dark, classes coloured, unknown grey.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        label: (h, w) integers: 0 background, class + 1, 255 unknown.
-        num_classes: C.
-        width: of the panel, pixels.
-    """
-    photo = faint_photo(image, width)
-    colors = label_colors(num_classes)[resize_labels(np.asarray(label), photo.shape[:2]) & 255]
-    return _blend(photo, colors, 0.75)
-
-
-def probability_panel(
-    image: np.ndarray, values: np.ndarray, *, width: int = PANEL_WIDTH
-) -> np.ndarray:
-    """A map of probabilities (boundaries) by itself, from black (0) to white (1).
-
-    Args:
-        image: (H, W, 3) uint8 RGB; only its size counts.
-        values: (h, w) float in 0..1.
-        width: of the panel, pixels.
-    """
-    size = panel_size(*image.shape[:2], panel_width=width)
-    shown = np.clip(resize_map(values, size), 0.0, 1.0)
-    return np.round(255 * colormaps[_PROBABILITY](shown)[:, :, :3]).astype(np.uint8)
-
-
-def longest_displacement(field: np.ndarray) -> float:
-    """The length that `displacement_panel` shows saturated: the 99th percentile, in cells."""
-    lengths = np.hypot(*np.nan_to_num(np.asarray(field, dtype=np.float64)))
-    return float(np.quantile(lengths, 0.99)) if lengths.size else 0.0
-
-
-def displacement_panel(
-    image: np.ndarray, field: np.ndarray, *, legend: bool = True, width: int = PANEL_WIDTH
-) -> np.ndarray:
-    """A displacement field: hue is the direction, saturation the length.
-
-    Args:
-        image: (H, W, 3) uint8 RGB; only its size counts.
-        field: (2, h, w) float, (dy, dx), in cells of its grid.
-        legend: draw the colour wheel in the lower right corner.
-        width: of the panel, pixels.
-    """
-    size = panel_size(*image.shape[:2], panel_width=width)
-    enlarged = np.stack([resize_map(component, size) for component in field])
-    panel = displacement_colors(enlarged, longest=longest_displacement(field))
-    side = min(80, min(size) // 4)
-    if legend and side >= 8:
-        _draw_wheel(panel, side)
-    return panel
-
-
-def _draw_wheel(panel: np.ndarray, side: int, *, margin: int = 6, rim: int = 2) -> None:
-    """Put the colour wheel with a dark rim into the lower right corner, in place."""
-    outer = side + 2 * rim
-    margin = min(margin, min(panel.shape[:2]) - outer)
-    corner = panel[panel.shape[0] - outer - margin :, panel.shape[1] - outer - margin :]
-    corner = corner[:outer, :outer]
-    corner[color_wheel(outer)[1]] = (40, 40, 40)
-    colors, disc = color_wheel(side)
-    corner[rim : rim + side, rim : rim + side][disc] = colors[disc]
+    return blend(photo, 255.0 * colormaps["turbo"](heat)[:, :, :3], 0.35 + 0.35 * heat[:, :, None])
 
 
 def mark_places(panel: np.ndarray, places: np.ndarray, *, radius: int = 5) -> np.ndarray:
@@ -162,22 +82,6 @@ def mark_places(panel: np.ndarray, places: np.ndarray, *, radius: int = 5) -> np
                 rows = slice(max(0, row - tall), row + tall + 1)
                 marked[rows, max(0, column - wide) : column + wide + 1] = color
     return marked
-
-
-def cluster_panel(
-    image: np.ndarray, clusters: np.ndarray, *, width: int = PANEL_WIDTH
-) -> np.ndarray:
-    """A map of cluster numbers over the photograph, neighbouring numbers in different colours.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        clusters: (h, w) integers, any.
-        width: of the panel, pixels.
-    """
-    photo = faint_photo(image, width)
-    numbers, inverse = np.unique(np.asarray(clusters), return_inverse=True)
-    shown = resize_labels(inverse.reshape(np.shape(clusters)), photo.shape[:2])
-    return _blend(photo, distinct_colors(len(numbers))[shown], 0.6)
 
 
 def side_by_side(panels: list[np.ndarray], *, gap: int = 8) -> np.ndarray:

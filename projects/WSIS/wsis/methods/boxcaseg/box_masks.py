@@ -49,7 +49,7 @@ _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the sam
 def class_mean_iou(
     ious: np.ndarray, classes: np.ndarray, *, num_classes: int, divisor: int | None = None
 ) -> tuple[np.ndarray, float]:
-    """The original's mIoU*: mean of the classes' mean IoU (`methods/boxcaseg.md` 6).
+    """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
 
     Args:
         ious: (K,) float.

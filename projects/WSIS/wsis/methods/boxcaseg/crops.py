@@ -1,4 +1,4 @@
-"""Parts of an image at a fixed size, as scikit-image resizes them (`methods/boxcaseg.md` 3.4).
+"""Parts of an image at a fixed size, as scikit-image resizes them (boxcaseg spec 3.4).
 
 Boxes are (x0, y0, x1, y1) in pixels, 0-based, far edges exclusive. H, W image, h, w box, S side of
 the result, K boxes.
@@ -113,7 +113,7 @@ def resize_nearest(label: Tensor, *, size: tuple[int, int]) -> Tensor:
 def shaken_crop(
     box: Sequence[int], draws: Sequence[float], *, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A crop around a box, moved and stretched at random (spec 3.2).
+    """A crop around a box, moved and stretched at random (boxcaseg spec 3.2).
 
     Args:
         box: x0, y0, x1, y1.
@@ -148,8 +148,8 @@ def integer_box(
     Args:
         box: x0, y0, x1, y1 inside the image.
         size: (H, W) of the image.
-        outwards: take every pixel that the box touches. Otherwise as the original (spec 3.2): x, y,
-            width and height are truncated, width and height are at least 1.
+        outwards: take every pixel that the box touches. Otherwise as the original (boxcaseg spec
+            3.2): x, y, width and height are truncated, width and height are at least 1.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
     if outwards:

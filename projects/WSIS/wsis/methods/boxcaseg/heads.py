@@ -1,4 +1,4 @@
-"""BoxCaseg's two mask heads and the transfer from one to the other (`methods/boxcaseg.md` 2).
+"""BoxCaseg's two mask heads and the transfer from one to the other (spec 2).
 
 N crops, C channels of the feature, h x w its grid.
 """

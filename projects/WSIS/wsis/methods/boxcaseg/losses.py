@@ -1,4 +1,4 @@
-"""BoxCaseg's loss terms on mask logits (`methods/boxcaseg.md` 4).
+"""BoxCaseg's loss terms on mask logits (spec 4).
 
 N crops of H x W pixels; labels in 0..1.
 """

@@ -1,6 +1,6 @@
 """What joint training goes through: one sample per box, one per salient image, in which order.
 
-Nw box samples come first, then Nf salient images (`methods/boxcaseg.md` 3.1, 3.5).
+Nw box samples come first, then Nf salient images (spec 3.1, 3.5).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two kinds of training samples of BoxCaseg, given their random draws (spec 3.2, 3.3).
+"""The two kinds of training samples of BoxCaseg, given their random draws (boxcaseg spec 3.2, 3.3).
 
 H, W image, S side of a sample.
 """

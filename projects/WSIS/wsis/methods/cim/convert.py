@@ -22,6 +22,7 @@ _BRANCHES = {
     "cls_iou_model.refine_iou": "roi_heads.scorer.refine_integrity",
 }
 _TRUNK = "Conv_Body."
+_VGG = {1: 0, 2: 5, 3: 10, 4: 17, 5: 24}  # stage of VGG-16 to the place of its first convolution
 
 
 def _head_name(name: str) -> str | None:
@@ -44,17 +45,23 @@ def _torchvision_name(name: str) -> str:
     return f"layer{int(match[1]) - 1}.{match[2]}" if match else name
 
 
+def _vgg_name(name: str) -> str:
+    """``conv3.0.weight`` of the original's VGG-16 as timm has it; other names as they are."""
+    match = re.fullmatch(r"conv([1-5])\.(\d)\.(.*)", name)
+    return f"features.{_VGG[int(match[1])] + int(match[2])}.{match[3]}" if match else name
+
+
 def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> dict[str, Tensor]:
     """The backbone of a checkpoint, its names without ``Conv_Body.``, in ours.
 
-    VGG-16 as ``conv3.0.weight``; ResNet-50 as ``res2.0.conv1.weight``; any other (HRNet-W48, whose
-    names we keep) unchanged but for its unused classifier and its counters.
+    VGG-16 as timm's ``body.features.10.weight``; ResNet-50 as ``res2.0.conv1.weight``; any other
+    (HRNet-W48, whose names are timm's) unchanged but for its unused classifier and its counters.
     """
     if "res1.0.weight" in state:
         renamed = {_torchvision_name(name): value for name, value in state.items()}
         return torchvision_resnet_to_detectron2(renamed, prefix_to=prefix_to)
     return {
-        prefix_to + name: value
+        f"{prefix_to}body.{_vgg_name(name)}": value
         for name, value in state.items()
         if not name.startswith("classifier.") and not name.endswith("num_batches_tracked")
     }

@@ -1,4 +1,4 @@
-"""Checkpoints of simple-IAM: names translated (`methods/iam.md` section 7)."""
+"""Checkpoints of simple-IAM: names translated (spec 7)."""
 
 from __future__ import annotations
 

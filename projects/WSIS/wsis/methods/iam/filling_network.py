@@ -1,6 +1,6 @@
 """IAM's extent filling: from the incomplete response of a peak to the mask of its instance.
 
-`methods/iam.md` section 3; the public re-implementation is LiuYiwai/simple-IAM
+Spec 3; the public re-implementation is LiuYiwai/simple-IAM
 (``InstanceExtentFilling``).
 
 P peaks, B images, H x W input, h x w grid of stride 4, k x k window.

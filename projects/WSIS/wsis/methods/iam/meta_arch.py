@@ -1,4 +1,4 @@
-"""IAM: a frozen peak classifier and the filling network on top of it (`methods/iam.md` 1).
+"""IAM: a frozen peak classifier and the filling network on top of it (spec 1).
 
 N images, P peaks, H x W network input.
 """

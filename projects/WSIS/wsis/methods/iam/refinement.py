@@ -1,4 +1,4 @@
-"""From activation maps to masks: a two-class dense CRF per instance (`methods/iam.md` 6)."""
+"""From activation maps to masks: a two-class dense CRF per instance (spec 6)."""
 
 from __future__ import annotations
 

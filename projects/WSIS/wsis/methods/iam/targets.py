@@ -1,4 +1,4 @@
-"""Pseudo masks for training the filling network (`methods/iam.md` 4).
+"""Pseudo masks for training the filling network (spec 4).
 
 P peaks of one image, R proposals, H x W input.
 """

@@ -146,8 +146,8 @@ def path_maxima(
 ) -> tuple[Tensor, Tensor | None]:
     """The largest boundary value on the path of every pair.
 
-    Spec 5.4 (``a = 1 - max``). Works on shifted views, so nothing but the result is allocated:
-    P x h' x w' floats per image, and one byte per pair for the argmax.
+    IRNet spec 5.4 (``a = 1 - max``). Works on shifted views, so nothing but the result is
+    allocated: P x h' x w' floats per image, and one byte per pair for the argmax.
 
     Args:
         boundary: (B, h, w) float, the probability of a boundary.
@@ -184,7 +184,7 @@ def path_maxima(
 
 
 def pair_labels(labels: Tensor, *, radius: int, ignore_label: int = 255) -> Tensor:
-    """What a label map says about every pair (spec 5.2).
+    """What a label map says about every pair (irnet spec 5.2).
 
     Args:
         labels: (B, h, w) integers, 0 background, class id + 1, ``ignore_label`` unknown.

@@ -1,7 +1,8 @@
 """From a displacement field to class-agnostic clusters of pixels.
 
-IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.2; spec 6.2 and 6.3. Fields are (2, h, w): channel 0
-is y, channel 1 is x, in cells of the grid, pointing from a pixel to its instance's centroid.
+IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.2; irnet spec 6.2 and 6.3. Fields are (2, h, w):
+channel 0 is y, channel 1 is x, in cells of the grid, pointing from a pixel to its instance's
+centroid.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _sample(field: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
-    """Follow the displacement field from every pixel to its centroid (spec 6.2).
+    """Follow the displacement field from every pixel to its centroid (irnet spec 6.2).
 
     ``num_steps`` times: add the displacement at the current place, clip to the map. A point that
     a step leaves where it was stays there for good, so it is taken out of the loop: the result is
@@ -73,7 +74,7 @@ def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
 
 @torch.no_grad()
 def cluster_centroids(displacement: Tensor, centroids: Tensor, *, threshold: float = 2.5) -> Tensor:
-    """Group pixels whose centroids lie in one component of weak displacement (spec 6.3).
+    """Group pixels whose centroids lie in one component of weak displacement (irnet spec 6.3).
 
     Args:
         displacement: (2, h, w) float, (dy, dx), in cells.

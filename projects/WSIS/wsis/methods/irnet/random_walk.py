@@ -1,6 +1,6 @@
 """Random walk on a boundary map as a sparse operator, never a dense matrix.
 
-IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.3; spec 6.4. K maps on an h x w grid, N = h w.
+IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.3; irnet spec 6.4. K maps on an h x w grid, N = h w.
 """
 
 from __future__ import annotations
@@ -144,12 +144,12 @@ def random_walk(
 ) -> Tensor:
     """Spread maps within boundaries by ``2**exp_times`` steps of a random walk.
 
-    Spec 6.4: ``T^(2^exp_times) (map * (1 - boundary))``, where row i of T holds the affinities of
-    pixel i to the power ``beta``, divided by their sum. The power is taken as a Chebyshev series:
-    about 96 products for 256 steps on a 94 x 125 grid, error under 1e-6 of the largest value.
-    Computed in float64, since 256 averages in float32 are off by 2e-4. Memory beside input and
-    output does not grow with the number of maps, which are walked some at a time: some 25 numbers
-    per pair of pixels, about 40 MB for 94 x 125 with radius 5.
+    IRNet spec 6.4: ``T^(2^exp_times) (map * (1 - boundary))``, where row i of T holds the
+    affinities of pixel i to the power ``beta``, divided by their sum. The power is taken as a
+    Chebyshev series: about 96 products for 256 steps on a 94 x 125 grid, error under 1e-6 of the
+    largest value. Computed in float64, since 256 averages in float32 are off by 2e-4. Memory beside
+    input and output does not grow with the number of maps, which are walked some at a time: some 25
+    numbers per pair of pixels, about 40 MB for 94 x 125 with radius 5.
 
     Args:
         maps: (K, h, w) float.

@@ -66,8 +66,8 @@ def strongest(
 ) -> tuple[Tensor, Tensor]:
     """Upsample, divide each group of channels by its maximum, argmax with a background constant.
 
-    Channels that never exceed the background are told by their maximum and not looked at again, and
-    the rest is treated some at a time: memory does not grow with the number of channels.
+    Channels whose maximum does not exceed the background can win nowhere and are left out. The rest
+    is treated some at a time, so that memory does not grow with the number of channels.
 
     Args:
         maps: (C, h, w) float, not negative.

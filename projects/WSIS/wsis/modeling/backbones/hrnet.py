@@ -1,11 +1,16 @@
 """HRNet (Sun et al. 2019): branches of several resolutions side by side, fused again and again.
 
 Module names are those of the original repositories, so that their weights fit as they are.
+timm's HRNet does not serve here: it joins branches by nearest neighbours, where BoxCaseg's is
+bilinear; takes only sides that are multiples of 32; its stem ends in 64 channels whatever the
+config says; and it draws other initial values. Where CIM wants what the ImageNet classifier ends
+in, it serves (`wsis.modeling.backbones.timm`, "hrnet_w48").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
@@ -13,6 +18,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from wsis.errors import UsageError
 from wsis.modeling.backbones.norm import get_norm as norm_by_name
@@ -29,65 +35,15 @@ def _conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, bias=False)
 
 
-class HRNetBasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added.
-
-    Args:
-        inputs: channels.
-        planes: channels of the output.
-        norm: as `detectron2.layers.get_norm` takes it.
-    """
-
-    expansion = 1
-
-    def __init__(self, inputs: int, planes: int, *, norm: object) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = _conv3x3(inputs, planes), get_norm(norm, planes)
-        self.conv2, self.bn2 = _conv3x3(planes, planes), get_norm(norm, planes)
-        self.downsample = None
-        if inputs != planes:
-            self.downsample = nn.Sequential(_conv1x1(inputs, planes), get_norm(norm, planes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, h, w) to (N, planes, h, w)."""
-        out = functional.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return functional.relu(out + (x if self.downsample is None else self.downsample(x)))
-
-
-class HRNetBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around which the input is added.
-
-    Args:
-        inputs: channels.
-        planes: a quarter of the channels of the output.
-        norm: as `detectron2.layers.get_norm` takes it.
-    """
-
-    expansion = 4
-
-    def __init__(self, inputs: int, planes: int, *, norm: object) -> None:
-        super().__init__()
-        outputs = planes * self.expansion
-        self.conv1, self.bn1 = _conv1x1(inputs, planes), get_norm(norm, planes)
-        self.conv2, self.bn2 = _conv3x3(planes, planes), get_norm(norm, planes)
-        self.conv3, self.bn3 = _conv1x1(planes, outputs), get_norm(norm, outputs)
-        self.downsample = None
-        if inputs != outputs:
-            self.downsample = nn.Sequential(_conv1x1(inputs, outputs), get_norm(norm, outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, h, w) to (N, 4 planes, h, w)."""
-        out = functional.relu(self.bn1(self.conv1(x)))
-        out = functional.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return functional.relu(out + (x if self.downsample is None else self.downsample(x)))
-
-
 def _blocks(kind: type, inputs: int, planes: int, count: int, norm: object) -> nn.Sequential:
+    """``count`` residual blocks of torchvision's ResNet; the first may change the channels."""
     outputs = planes * kind.expansion
-    sources = [inputs] + [outputs] * (count - 1)
-    return nn.Sequential(*(kind(source, planes, norm=norm) for source in sources))
+    widens = None
+    if inputs != outputs:
+        widens = nn.Sequential(_conv1x1(inputs, outputs), get_norm(norm, outputs))
+    block = partial(kind, planes=planes, norm_layer=partial(get_norm, norm))
+    rest = (block(outputs) for _ in range(count - 1))
+    return nn.Sequential(block(inputs, downsample=widens), *rest)
 
 
 def _down_path(source: int, target: int, channels: Sequence[int], norm: object) -> nn.Sequential:
@@ -116,9 +72,7 @@ class HRNetModule(nn.Module):
     ) -> None:
         super().__init__()
         self.upsample = upsample
-        self.branches = nn.ModuleList(
-            _blocks(HRNetBasicBlock, c, c, blocks, norm) for c in channels
-        )
+        self.branches = nn.ModuleList(_blocks(BasicBlock, c, c, blocks, norm) for c in channels)
         rows = []
         for target, outputs in enumerate(channels):
             row: list[nn.Module] = []
@@ -216,8 +170,8 @@ class HRNet(Backbone):
             _conv3x3(stem_channels, stem_channels, 2),
             get_norm(kind, stem_channels),
         )
-        self.layer1 = _blocks(HRNetBottleneck, stem_channels, first_planes, first_blocks, kind)
-        before: Sequence[int] = (first_planes * HRNetBottleneck.expansion,)
+        self.layer1 = _blocks(Bottleneck, stem_channels, first_planes, first_blocks, kind)
+        before: Sequence[int] = (first_planes * Bottleneck.expansion,)
         for stage, count in enumerate(modules, start=2):
             after = tuple(channels[:stage])
             setattr(self, f"transition{stage - 1}", _transition(before, after, kind))

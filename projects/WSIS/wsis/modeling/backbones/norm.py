@@ -13,7 +13,7 @@ from torch import nn
 class RunningStatsBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that always normalises by its running statistics, which never change.
 
-    Weight and bias are ordinary parameters and train (IRNet's classifier, `methods/irnet.md` 2);
+    Weight and bias are ordinary parameters and train (IRNet's classifier, irnet spec 2);
     Detectron2's FrozenBatchNorm2d keeps them as buffers, which would leave them untrained. The
     state-dict keys are those of `torch.nn.BatchNorm2d`.
     """

@@ -1,0 +1,96 @@
+"""What the command lines of ``tools/`` and ``datasets/`` share.
+
+Nothing heavy (torch, Detectron2, matplotlib) is imported here, nor by a script before its command
+line is parsed, so that ``--help`` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wsis.errors import WSISError, run_command
+
+
+def make_parser(
+    description: str | None, *, epilog: str | None = None, **settings: Any
+) -> argparse.ArgumentParser:
+    """A parser that prints texts as they are written, and takes no abbreviated options.
+
+    Args:
+        description: the script's docstring.
+        epilog: below the options.
+        **settings: of ``ArgumentParser``.
+    """
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **settings,
+    )
+
+
+def command(
+    parse: Callable[[list[str] | None], argparse.Namespace],
+    work: Callable[[argparse.Namespace], object],
+) -> Callable[[list[str] | None], int]:
+    """The ``main`` of a script: command line in, exit code out, errors as sentences on stderr.
+
+    Args:
+        parse: reads the command line; None is that of the process.
+        work: does what it says.
+    """
+
+    def main(arguments: list[str] | None = None) -> int:
+        options = parse(arguments)
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        return run_command(lambda: work(options))
+
+    return main
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for ``type=`` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """A finite number, for ``type=`` of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return value
+
+
+def add_pipeline(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Add what names a pipeline: its file, and overrides at the end of the command line."""
+    parser.add_argument("--config-file", required=True, metavar="YAML", help=help_text)
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config overrides, as for train_net.py"
+    )
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], option: str) -> Iterator[None]:
+    """Turns what keeps a file from being written into a sentence.
+
+    Args:
+        path: the file.
+        option: that names another place.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise WSISError(f"cannot write {path} ({reason}); choose {option}") from None

@@ -1,0 +1,186 @@
+"""``tools/demo.py``: a trained stage on photographs of the user's, as one picture each."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from wsis.commands import writing
+from wsis.data.builtin import image_keys
+from wsis.data.files import atomic_write
+from wsis.data.images import read_image, read_image_size
+from wsis.data.proposals.folder import images_in
+from wsis.data.pseudo_labels import image_root, write_pseudo_labels
+from wsis.engine.versions import package_versions
+from wsis.errors import DataError, UsageError
+from wsis.trained_stage import (
+    INSTANCE_ARRAYS,
+    Arrays,
+    Record,
+    TrainedStage,
+    choose_instances,
+    choose_stage,
+    has_instances,
+    open_pipeline,
+)
+from wsis.views import views_of
+from wsis.visualization.canvas import Canvas, Picture, counted
+from wsis.visualization.instances import draw_detections, instance_labels
+from wsis.visualization.panels import photo_panel
+
+_COLUMNS = 4
+_MOST_DRAWN = 20  # instances in one picture of a stage that gives every candidate a score
+
+
+def save_picture(trained: TrainedStage, record: Record, arrays: Arrays, path: Path) -> None:
+    """Draw what a stage made of a photograph, as a PNG."""
+    image = read_image(record["file_name"])
+    if trained.is_detector:
+        labels = instance_labels(arrays["classes"], trained.classes, arrays["scores"])
+        drawn = draw_detections(image, arrays["boxes"], labels, masks=arrays.get("masks"))
+        with atomic_write(path) as stream:
+            Image.fromarray(drawn).save(stream, "PNG")
+        return
+    arrays = strongest(arrays)
+    canvas = Canvas(record, image, trained.classes, None, stage=trained.name)
+    shown = [picture for view in views_of(arrays) for picture in view.draw(canvas, arrays)]
+    _save_figure([Picture(photo_panel(image), "photograph"), *shown], path)
+
+
+def strongest(arrays: Arrays) -> Arrays:
+    """An artifact with its best instances only, as many as a picture can show."""
+    if not has_instances(arrays) or len(arrays["scores"]) <= _MOST_DRAWN:
+        return arrays
+    best = np.argsort(-arrays["scores"], kind="stable")[:_MOST_DRAWN]
+    return choose_instances(arrays, np.sort(best))
+
+
+def _save_figure(pictures: Sequence[Picture], path: Path) -> None:
+    """Panels with their titles, four in a row, as a PNG."""
+    rows = -(-len(pictures) // _COLUMNS)
+    columns = min(len(pictures), _COLUMNS)
+    height, width = pictures[0].panel.shape[:2]
+    figure = Figure(figsize=(3.6 * columns, rows * (3.6 * height / width + 0.5)), dpi=110)
+    for number, picture in enumerate(pictures):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(picture.panel)
+        axes.set_axis_off()
+        axes.set_title(picture.title + (f": {picture.note}" if picture.note else ""), fontsize=8)
+    figure.tight_layout()
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png")
+
+
+def find_images(words: Sequence[str]) -> list[str]:
+    """Image files that the words name: files, folders and patterns.
+
+    Raises:
+        DataError: a word that names nothing.
+    """
+    found: list[str] = []
+    for word in words:
+        path = os.path.expanduser(word)
+        if os.path.isdir(path):
+            found += [record["file_name"] for record in images_in(path)]
+        elif os.path.isfile(path):
+            found.append(path)
+        else:
+            matches = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            if not matches:
+                raise DataError(f"--input {word} names no file; it takes files, folders, patterns")
+            found += matches
+    return list({os.path.abspath(name): name for name in found}.values())
+
+
+def _records(names: Sequence[str]) -> list[Record]:
+    keys = image_keys([os.path.abspath(name) for name in names])
+    records = []
+    for number, (name, key) in enumerate(zip(names, keys, strict=True), start=1):
+        height, width = read_image_size(name)
+        record = {"file_name": name, "image_key": key, "image_id": number}
+        records.append(record | {"height": height, "width": width})
+    return records
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    names = find_images(args.input)
+    pipeline = open_pipeline(args.config_file, args.opts)
+    planned = choose_stage(pipeline, args.stage)
+    weights = Path(args.weights) if args.weights else None
+    if weights is not None and not weights.is_file():
+        raise DataError(f"--weights {weights} names no file")
+    trained = TrainedStage(pipeline, planned, weights=weights, min_score=args.confidence_threshold)
+    tags = {} if args.tags is None else {"image_labels": trained.class_ids(args.tags)}
+    folder, records = Path(args.output), _records(names)
+    if args.json is not None and Path(args.json).is_dir():
+        raise UsageError(f"--json {args.json} is a folder; name a file in it")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def show(record: Record) -> Mapping[str, Any]:
+        arrays = trained.run(record | tags)
+        target = folder / f"{record['image_key']}.{trained.name}.png"
+        with writing(target, "--output"):
+            save_picture(trained, record, arrays, target)
+        sys.stdout.write(f"{target}{_said(arrays, trained, tagged=bool(tags))}\n")
+        return arrays
+
+    if args.json is None:
+        for record in records:
+            show(record)
+        return
+    _write_json(Path(args.json), records, show, trained)
+
+
+def _said(arrays: Arrays, trained: TrainedStage, *, tagged: bool) -> str:
+    """ ": 3 instances", nothing where the stage makes none."""
+    if not has_instances(arrays):
+        return ""
+    count = len(arrays["scores"])
+    text = f": {counted(count, 'instance', none='no')}"
+    if trained.is_detector:
+        return text
+    if count > _MOST_DRAWN:
+        text += f", the best {_MOST_DRAWN} drawn (--confidence-threshold S shows fewer)"
+    if not count and not tagged:
+        text += " (--tags CLASS ... tells the stage which classes are there)"
+    return text
+
+
+def _write_json(
+    path: Path,
+    records: list[Record],
+    show: Callable[[Record], Mapping[str, Any]],
+    trained: TrainedStage,
+) -> None:
+    def instances(record: Record) -> Mapping[str, Any]:
+        arrays = show(record)
+        missing = INSTANCE_ARRAYS - set(arrays)
+        if missing:
+            raise UsageError(f"--json: stage {trained.name} makes no {min(missing)}")
+        # with a detector's boxes all that it finds is written, also what has no mask
+        return {name: arrays[name] for name in (*INSTANCE_ARRAYS, "boxes") if name in arrays}
+
+    info = {"description": f"made by stage {trained.name}", "versions": package_versions()}
+    with writing(path, "--json"):
+        counts = write_pseudo_labels(
+            path,
+            records,
+            read_instances=instances,
+            class_names=trained.classes,
+            info=info,
+            min_score=trained.min_score,
+        )
+    root = os.path.relpath(image_root(records))
+    sys.stdout.write(
+        f"{path}: {counts['annotations']} instances in {counts['images']} images below {root}\n"
+    )

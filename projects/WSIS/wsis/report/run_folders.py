@@ -1,0 +1,258 @@
+"""What lies in an OUTPUT_DIR: the run folders of its stages, whatever the method."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.user import register_datasets
+from wsis.engine.evaluate import EVALUATION, METRICS
+from wsis.engine.manifest import MANIFEST, PIPELINE, Manifest
+from wsis.engine.status import seen_of_the_data_set
+from wsis.errors import UsageError, WSISError
+from wsis.evaluation.coco import FILE_NAME
+from wsis.stage import get_stage
+from wsis.stages import PSEUDO_LABELS
+
+logger = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"(\d+)_")
+_HIGHLIGHTS = {
+    "MODEL.META_ARCHITECTURE": "model",
+    "MODEL.BACKBONE.NAME": "backbone",
+    "SOLVER.MAX_ITER": "iterations",
+    "SOLVER.IMS_PER_BATCH": "images per batch",
+    "SOLVER.BASE_LR": "learning rate",
+}
+_DATASETS = ("WSIS.IMAGES", "DATASETS.TRAIN")
+_SHOWN = 6  # settings of the stage's own method
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The run folder of one stage.
+
+    Attributes:
+        folder: ``OUTPUT_DIR/<n>_<stage>``.
+        manifest: what it says of itself.
+        config: its ``config.yaml`` as plain values; {} where that is missing.
+    """
+
+    folder: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.manifest.stage
+
+    @property
+    def title(self) -> str:
+        """The stage's name for people."""
+        return self.name.replace("_", " ")
+
+    @property
+    def supervision(self) -> str:
+        """The most of the data set that the stage looks at: image, point, box or mask."""
+        try:
+            return seen_of_the_data_set(get_stage(self.name))
+        except UsageError:  # a stage of a method that is not installed here
+            return "image"
+
+    @property
+    def reader(self) -> ProductReader:
+        """Its artifacts."""
+        return ProductReader(self.folder, self.name)
+
+    @property
+    def has_artifacts(self) -> bool:
+        """Whether there is one file for each image (perhaps not yet for all)."""
+        return (self.folder / "artifacts").is_dir()
+
+    @property
+    def pseudo_labels(self) -> Path | None:
+        """The exported pseudo-label file, if this stage wrote one."""
+        path = self.folder / PSEUDO_LABELS.file_name
+        return path if path.is_file() else None
+
+    @property
+    def predictions(self) -> dict[str, Path]:
+        """By data set, predictions in COCO's result format, where the network was evaluated."""
+        return {p.parent.name: p for p in sorted(self.folder.glob(f"predictions/*/{FILE_NAME}"))}
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """A config value by its full name, ``DATASETS.TEST``."""
+        node: Any = self.config
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+    def dataset_names(self, key: str) -> tuple[str, ...]:
+        """Data set names under a config key, ``WSIS.IMAGES``."""
+        names = self.value(key, ())
+        return tuple(str(n) for n in names) if isinstance(names, list | tuple) else ()
+
+    @property
+    def highlights(self) -> dict[str, str]:
+        """The few settings that a reader asks for first."""
+        settings = self.manifest.config
+        model = str(settings.get("MODEL.META_ARCHITECTURE", ""))
+        if self.manifest.kind == "train":
+            found = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
+            keys = ("WSIS.INIT_FROM", "MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS")
+            start = next((self.value(key) for key in keys if self.value(key)), "")
+            found["starts from"] = os.path.basename(str(start)) if start else "random weights"
+            return found
+        prefix = f"MODEL.{model.upper()}." if model else ""
+        own = {
+            k: v
+            for k, v in settings.items()
+            if k.startswith(prefix) and k not in _DATASETS and not isinstance(v, bool | list)
+        }
+        names = {k: k.removeprefix(prefix) if prefix else k.rpartition(".")[2] for k in own}
+        words = str.maketrans("._", "  ")
+        short = {names[k].lower().translate(words): str(v) for k, v in own.items()}
+        return ({"model": model} if model else {}) | dict(list(short.items())[:_SHOWN])
+
+    def losses(self) -> dict[str, list[tuple[float, float]]]:
+        """Losses of a training stage: name to (iteration, value), in the order of iterations.
+
+        Of an iteration that an interrupted run did twice the last record counts.
+        """
+        found: dict[str, dict[int, float]] = {}
+        for record in _json_lines(self.folder / METRICS):
+            iteration = record.get("iteration")
+            for key, value in record.items():
+                if "loss" in key and isinstance(value, int | float) and math.isfinite(value):
+                    found.setdefault(key, {})[int(iteration or 0)] = float(value)
+        return {key: sorted(values.items()) for key, values in found.items()}
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    records = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the half line of a killed process
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is none.
+
+    Raises:
+        WSISError: the file is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise WSISError(f"{path} cannot be read ({error}); delete it and run again") from None
+
+
+def read_run_folder(folder: Path) -> RunFolder:
+    """One run folder.
+
+    Raises:
+        WSISError: it has no manifest, or a damaged one.
+    """
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        config = {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WSISError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
+    run = RunFolder(folder, manifest, config if isinstance(config, dict) else {})
+    register_datasets(run.value("WSIS.DATASETS") or [])
+    return run
+
+
+def find_run_folders(output_dir: Path) -> list[RunFolder]:
+    """The run folders of a pipeline in their order; data sets of the user's own get registered.
+
+    Args:
+        output_dir: the pipeline's OUTPUT_DIR.
+
+    Raises:
+        WSISError: there is no such folder, or no run in it.
+    """
+    if not output_dir.is_dir():
+        raise WSISError(
+            f"{output_dir} does not exist; give the OUTPUT_DIR of a run of train_net.py"
+        )
+    if (output_dir / MANIFEST).is_file():
+        raise WSISError(
+            f"{output_dir} is the run folder of one stage; give the folder around it, "
+            f"{output_dir.resolve().parent}"
+        )
+    folders = [path.parent for path in output_dir.glob(f"*/{MANIFEST}")]
+    if not folders:
+        raise WSISError(
+            f"{output_dir} holds no run folder (<n>_<stage>/{MANIFEST}); "
+            "run train_net.py --config-file ... first"
+        )
+
+    def order(folder: Path) -> tuple[float, str]:
+        number = _NUMBER.match(folder.name)
+        return (float(number[1]) if number else math.inf, folder.name)
+
+    return [read_run_folder(folder) for folder in sorted(folders, key=order)]
+
+
+def given_level(folders: Sequence[RunFolder]) -> str:
+    """The most that weak stages among ``folders`` look at: "box", "point", or "" for tags alone."""
+    levels = {folder.supervision for folder in folders}
+    return next((level for level in ("box", "point") if level in levels), "")
+
+
+def level_around(path: Path) -> str:
+    """`given_level` of the pipeline in whose run folder ``path`` lies; "" elsewhere."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / MANIFEST).is_file():
+        return ""
+    try:
+        return given_level(find_run_folders(folder.resolve().parent))
+    except WSISError:  # a damaged neighbour is no reason to draw nothing
+        return ""
+
+
+def read_stage_names(output_dir: Path) -> list[str]:
+    """Stages of the pipeline that was run last, begun or not; [] where that was not noted."""
+    names = read_json(output_dir / PIPELINE)
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def read_figures(output_dir: Path, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Entries of ``metrics.json``, and of stages evaluated since it was written."""
+    stored = read_json(output_dir / METRICS)
+    entries = list(stored.get("stages", [])) if isinstance(stored, dict) else []
+    known = {entry.get("stage") for entry in entries}
+    for folder in folders:
+        if folder.name not in known:
+            own = read_json(folder.folder / EVALUATION)
+            entries += own.get("results", []) if isinstance(own, dict) else []
+    return entries

@@ -1,0 +1,208 @@
+"""Where instances come from: pseudo-label files, artifacts, predictions; and how good they are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+
+from wsis.data.pseudo_labels import load_pseudo_labels
+from wsis.errors import DataError
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.evaluation.voc import match_instances
+from wsis.layers.run_lengths import check_rle, decode_rles
+from wsis.report.image_sets import ImageSet
+from wsis.report.run_folders import RunFolder, read_json
+from wsis.views import instances, views_of
+from wsis.visualization.canvas import Found
+
+Record = dict[str, Any]
+
+
+def found_in_annotations(annotations: Sequence[Record], size: tuple[int, int]) -> Found:
+    """Instances of annotations with RLE masks; a missing score counts as 1."""
+    masks = decode_rles([a["segmentation"] for a in annotations], size)
+    ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
+    classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+    scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
+    return Found.ranked(classes, scores, masks, ignore)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Instances of the images of a data set.
+
+    Attributes:
+        key: short name for ids in the page.
+        title: for people, "pseudo labels".
+        images: the data set.
+        find: dataset dict to its instances, None for an image without a product.
+        keys: of the images that have a product, where that is known beforehand.
+    """
+
+    key: str
+    title: str
+    images: ImageSet
+    find: Callable[[Record], Found | None]
+    keys: Collection[str] | None = None
+
+
+def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
+    """Product ``instances`` of an infer or derive stage."""
+    reader = folder.reader
+
+    def find(record: Record) -> Found | None:
+        key = record["image_key"]
+        if key not in reader:
+            return None
+        arrays = reader[key]
+        if instances not in views_of(arrays):
+            raise DataError(
+                f"{folder.folder} holds no instances but {', '.join(sorted(arrays))}; "
+                "tools/report.py shows those"
+            )
+        return Found.of_artifact(arrays)
+
+    return Source(folder.folder.name, folder.title, images, find)
+
+
+def pseudo_label_source(path: Path, images: ImageSet) -> Source:
+    """An exported pseudo-label file of a data set."""
+    records = load_pseudo_labels(path, images.records, class_names=images.classes)
+    by_key = {record["image_key"]: record for record in records}
+
+    def find(record: Record) -> Found | None:
+        labelled = by_key.get(record["image_key"])
+        if labelled is None:
+            return None
+        size = (int(record["height"]), int(record["width"]))
+        return found_in_annotations(labelled["annotations"], size)
+
+    return Source("pseudo_labels", "pseudo labels", images, find, by_key.keys())
+
+
+def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
+    """Predictions for one data set in COCO's result format, as ``wsis.evaluation`` writes them.
+
+    Args:
+        folder: of the trained network.
+        images: a single data set, one of ``folder.predictions``.
+    """
+    (name,) = images.names
+    path = folder.predictions[name]
+    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    class_ids = known or {number + 1: number for number in range(len(images.classes))}
+    by_image: defaultdict[Any, list[Record]] = defaultdict(list)
+    try:
+        for entry in read_json(path):
+            class_id = class_ids[entry["category_id"]]
+            by_image[entry["image_id"]].append(entry | {"category_id": class_id})
+    except (TypeError, KeyError) as error:
+        raise DataError(
+            f"{path} is not in COCO's result format or not of {name} ({error!r}); evaluate again"
+        ) from None
+
+    def find(record: Record) -> Found:
+        size = (int(record["height"]), int(record["width"]))
+        try:
+            checked = [
+                entry | {"segmentation": check_rle(entry["segmentation"], size)}
+                for entry in by_image.get(record["image_id"], [])
+            ]
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{path}: image {record['image_id']}: segmentation {error}") from None
+        return found_in_annotations(checked, size)
+
+    several = len(folder.predictions) > 1
+    key = f"{folder.folder.name}-{name}" if several else folder.folder.name
+    return Source(key, f"{folder.title} on {name}" if several else folder.title, images, find)
+
+
+@dataclass(frozen=True)
+class Match:
+    """An instance and the object of its class with which it overlaps most.
+
+    Attributes:
+        record: dataset dict of the image.
+        index: of the instance in the image, best score first.
+        object_index: of the object, -1 if the class is not there.
+        class_id: of the instance.
+        score: of the instance.
+        iou: with the object, 0 if there is none.
+    """
+
+    record: Record
+    index: int
+    object_index: int
+    class_id: int
+    score: float
+    iou: float
+
+
+@dataclass
+class Quality:
+    """How good the instances of a source are; grows image by image.
+
+    Attributes:
+        matches: of every instance on an image with ground truth.
+        true: whether each of them found an object at IoU 0.5 (VOC's rule).
+        areas: of all instances, pixels.
+        true_areas: of all true objects, pixels.
+        images: images looked at.
+        with_truth: those of them that have ground truth.
+    """
+
+    matches: list[Match] = field(default_factory=list)
+    true: list[bool] = field(default_factory=list)
+    areas: list[int] = field(default_factory=list)
+    true_areas: list[int] = field(default_factory=list)
+    images: int = 0
+    with_truth: int = 0
+
+    def add(self, record: Record, found: Found, truth: Truth | None) -> None:
+        """Take in one image."""
+        self.images += 1
+        self.areas += found.masks.sum(axis=(1, 2)).tolist()
+        if truth is None:
+            return
+        self.with_truth += 1
+        pair = InstancePair(
+            record["image_key"], InstancePrediction(found.classes, found.scores, found.masks), truth
+        )
+        self.true_areas += pair.true_areas.tolist()
+        matches = match_instances(pair)
+        self.true += matches.true_at(0.5)[0].tolist()
+        self.matches += [
+            Match(
+                record,
+                index,
+                int(matches.best_object[index]),
+                int(found.classes[index]),
+                float(found.scores[index]),
+                max(float(matches.best_iou[index]), 0.0),
+            )
+            for index in range(len(found.scores))
+        ]
+
+    def extremes(self, number: int) -> tuple[list[Match], list[Match]]:
+        """The worst and the best instances by IoU, at most one of an image in each list.
+
+        Among equals the better score is the worse mistake, and the greater success.
+        """
+        worst = sorted(self.matches, key=lambda m: (m.iou, -m.score))
+        best = sorted(self.matches, key=lambda m: (-m.iou, -m.score))
+        return _one_per_image(worst, number), _one_per_image(best, number)
+
+
+def _one_per_image(matches: Iterable[Match], number: int) -> list[Match]:
+    chosen: dict[str, Match] = {}
+    for match in matches:
+        if len(chosen) == number:
+            break
+        chosen.setdefault(match.record["image_key"], match)
+    return list(chosen.values())

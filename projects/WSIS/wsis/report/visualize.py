@@ -1,0 +1,190 @@
+"""``tools/visualize.py``: data sets, proposals, pseudo labels and predictions as PNG files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from PIL import Image
+
+from wsis.commands import writing
+from wsis.data.artifacts import ArtifactFolder, ProductReader, check_key
+from wsis.data.builtin import image_keys
+from wsis.data.coco import read_coco
+from wsis.data.files import atomic_write
+from wsis.data.images import read_dataset_image
+from wsis.data.proposals.folder import images_in
+from wsis.engine.manifest import MANIFEST
+from wsis.engine.pipeline import load_pipeline
+from wsis.engine.progress import iterate
+from wsis.errors import UsageError
+from wsis.report.image_sets import ImageSet, choose, read_images
+from wsis.report.run_folders import level_around, read_run_folder
+from wsis.report.sections import make_canvas
+from wsis.report.sources import (
+    Record,
+    Source,
+    artifact_source,
+    found_in_annotations,
+    prediction_source,
+    pseudo_label_source,
+)
+from wsis.views import proposals, views_of
+from wsis.visualization.canvas import (
+    Picture,
+    draw_annotations,
+    draw_found,
+    draw_given,
+    draw_truth,
+)
+from wsis.visualization.panels import photo_panel, side_by_side
+
+# An image, what draws it, and the folder below --output where the picture goes.
+_Job = tuple[Record, Callable[[Record], list[Picture]], str]
+WIDTH = 480
+
+
+def _draw_dataset(record: Record, classes: tuple[str, ...]) -> list[Picture]:
+    canvas = make_canvas(record, classes, WIDTH)
+    return draw_truth(canvas) or [draw_annotations(canvas)]
+
+
+def _draw_source(record: Record, source: Source, min_score: float, level: str) -> list[Picture]:
+    canvas = make_canvas(record, source.images.classes, WIDTH)
+    found = source.find(record)
+    drawn = [] if found is None else [draw_found(canvas, found.above(min_score), source.title)]
+    return draw_given(canvas, level) + drawn + draw_truth(canvas)
+
+
+def _draw_proposals(
+    record: Record, classes: tuple[str, ...], folder: ArtifactFolder
+) -> list[Picture]:
+    canvas, arrays = make_canvas(record, classes, WIDTH), folder[record["image_key"]]
+    if proposals not in views_of(arrays):
+        raise UsageError(
+            f"{record['image_key']}: no proposals but {', '.join(sorted(arrays))}; give the folder "
+            "that datasets/make_proposals.py wrote, or a run folder <n>_proposals"
+        )
+    return [*proposals.draw(canvas, arrays), *draw_truth(canvas)]
+
+
+def _proposal_folder(path: str) -> ArtifactFolder:
+    """Proposals by image key: of a run folder, or of what make_proposals.py wrote."""
+    if (Path(path) / MANIFEST).is_file():
+        return ProductReader(path, read_run_folder(Path(path)).name)
+    return ArtifactFolder(path)
+
+
+def _given(args: argparse.Namespace) -> str:
+    """What the method of the labels was given: of the run folders, else of the data set."""
+    if args.kind == "predictions":
+        run = read_run_folder(Path(args.folder))
+        return "" if run.predictions else level_around(run.folder)
+    level = level_around(Path(args.file))
+    if not level and args.dataset:
+        level = MetadataCatalog.get(args.dataset).get("supervision", "")
+    return level if level in ("point", "box") else ""
+
+
+def _file_source(path: str, folder: str) -> Source:
+    """A pseudo-label file with images in a folder, without a registered data set."""
+    file = read_coco(path)
+    records = [r | {"file_name": str(Path(folder) / r["file_name"])} for r in file.images]
+    for record, key in zip(records, image_keys([r["file_name"] for r in records]), strict=True):
+        record["image_key"] = key
+    labels = {record["image_key"]: record.pop("annotations") for record in records}
+
+    def find(record: Record) -> Any:
+        size = (int(record["height"]), int(record["width"]))
+        masks = [a for a in labels[record["image_key"]] if isinstance(a.get("segmentation"), dict)]
+        return found_in_annotations(masks, size)
+
+    return Source("file", "pseudo labels", ImageSet((path,), file.class_names, records), find)
+
+
+def _run_sources(path: str) -> list[Source]:
+    """Of a trained network one source for each data set that it was evaluated on."""
+    run = read_run_folder(Path(path))
+    if run.predictions:
+        return [prediction_source(run, read_images((name,))) for name in run.predictions]
+    images = read_images(run.dataset_names("WSIS.IMAGES"))
+    if run.pseudo_labels is not None:
+        return [pseudo_label_source(run.pseudo_labels, images)]
+    if not run.has_artifacts:
+        raise UsageError(
+            f"{path} has no predictions; run train_net.py --stage {run.name} --eval-only first"
+        )
+    return [artifact_source(run, images)]
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    if args.kind == "predictions":
+        return _run_sources(args.folder)
+    if args.dataset:
+        return [pseudo_label_source(Path(args.file), read_images((args.dataset,)))]
+    return [_file_source(args.file, args.images)]
+
+
+def _proposal_jobs(args: argparse.Namespace) -> list[_Job]:
+    folder = _proposal_folder(args.folder)
+    if args.dataset:
+        images = read_images((args.dataset,))
+    else:
+        images = ImageSet((args.images,), (), images_in(args.images))
+    records = [record for record in images.records if record["image_key"] in folder]
+    if not records:
+        raise UsageError(
+            f"{args.folder} has no proposals of {images.title}; make some with python "
+            "datasets/make_proposals.py"
+        )
+    draw_one = partial(_draw_proposals, classes=images.classes, folder=folder)
+    return [(record, draw_one, "") for record in records]
+
+
+def _source_jobs(args: argparse.Namespace) -> list[_Job]:
+    sources, level, min_score = _sources(args), _given(args), args.min_score
+    if min_score is None:
+        min_score = 0.5 if args.kind == "predictions" else 0.0
+    jobs: list[_Job] = []
+    for source in sources:
+        draw_one = partial(_draw_source, source=source, min_score=min_score, level=level)
+        place = source.images.title if len(sources) > 1 else ""  # two sets may share image keys
+        jobs += [
+            (record, draw_one, place)
+            for record in source.images.records
+            # a picture of nothing but truth misleads
+            if source.keys is None or record["image_key"] in source.keys
+        ]
+    return jobs
+
+
+def _jobs(args: argparse.Namespace) -> list[_Job]:
+    """The images that can be drawn, and how."""
+    if args.kind == "dataset":
+        images = read_images((args.name,))
+        draw_one = partial(_draw_dataset, classes=images.classes)
+        return [(record, draw_one, "") for record in images.records]
+    return _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if args.number < 0:
+        raise UsageError(f"--number is {args.number}; 0 means all images")
+    if args.config_file:
+        load_pipeline(args.config_file, ())
+    jobs = _jobs(args)
+    chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
+    for record, draw_one, place in iterate(chosen, args.kind, total=len(chosen)):
+        pictures = draw_one(record)
+        panels = [picture.panel for picture in pictures]
+        panels = panels or [photo_panel(read_dataset_image(record), width=WIDTH)]
+        path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
+        with writing(path, "--output"), atomic_write(path, sync=False) as stream:
+            Image.fromarray(side_by_side(panels)).save(stream, "PNG")
+    sys.stdout.write(f"{len(chosen)} pictures in {Path(args.output).resolve()}\n")

@@ -1,0 +1,249 @@
+"""A trained stage that takes any image: which stages can, and how they are loaded and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from wsis.data.artifacts import ProductReader
+from wsis.data.builtin import class_names
+from wsis.data.mappers import build_mapper
+from wsis.engine.launch import choose_devices
+from wsis.engine.models import build_inference_model
+from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
+from wsis.errors import UsageError
+from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
+from wsis.stages import detection_evaluator
+
+Record = dict[str, Any]
+Arrays = Mapping[str, np.ndarray]
+INSTANCE_ARRAYS = {"classes", "scores", "masks"}
+_OF_INSTANCES = {*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_peaks", "proposals"}
+_CONFIDENT = 0.5  # as Detectron2's demo
+
+
+def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
+    """A pipeline as it was trained, on this machine's GPU if it has one."""
+    device, _ = choose_devices(None, None)
+    return load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
+
+
+def load_network(
+    cfg: CfgNode, weights: Path, mapper: str, products: Mapping[str, Any] | None = None
+) -> tuple[Callable[[Record], Any], nn.Module]:
+    """The mapper and the network, in eval mode, that a stage's config describes.
+
+    Args:
+        cfg: of the stage.
+        weights: a checkpoint.
+        mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY``.
+        products: what the mapper reads of earlier stages.
+
+    Raises:
+        WSISError: the checkpoint is not there.
+    """
+    map_image = build_mapper(cfg, mapper, is_train=False, products=products or {})
+    return map_image, build_inference_model(cfg, weights)
+
+
+def is_detector(stage: Stage) -> bool:
+    """Whether a stage trains a network that makes ``Instances`` of an image and of nothing else."""
+    return isinstance(stage, TrainStage) and stage.evaluation is detection_evaluator
+
+
+def has_instances(arrays: Arrays) -> bool:
+    """Whether an artifact has instances; a detector of boxes alone has no masks."""
+    return INSTANCE_ARRAYS - {"masks"} <= set(arrays)
+
+
+def choose_instances(arrays: Arrays, keep: np.ndarray) -> dict[str, np.ndarray]:
+    """An artifact with some of its instances: a mask or indices."""
+    return {k: v[keep] if k in _OF_INSTANCES else v for k, v in arrays.items()}
+
+
+def _is_for_all_images(stage: Stage) -> bool:
+    """Whether a product belongs to all images together: weights, or a summary."""
+    return isinstance(stage, TrainStage) or getattr(stage, "reduce", None) is not None
+
+
+def _can_show(pipeline: Pipeline, planned: PlannedStage) -> bool:
+    """Whether a stage works on a photograph with, at most, tags."""
+    stage = planned.stage
+    if isinstance(stage, TrainStage):
+        return is_detector(stage)
+    if not isinstance(stage, InferStage | DeriveStage) or _is_for_all_images(stage):
+        return False
+    known = {other.name: other for other in pipeline.stages}
+    for product in stage.consumes:
+        name, _ = pipeline.producer(product, planned)
+        if not _is_for_all_images(get_stage(name)) and not (
+            name in known and _can_show(pipeline, known[name])
+        ):
+            return False
+    return stage.supervision == "image"
+
+
+def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
+    """The stage to show: ``name``, or the last one that makes instances of a photograph.
+
+    Raises:
+        UsageError: it is not there, or cannot be shown; the message lists those that can.
+    """
+    shown = [planned for planned in pipeline.stages if _can_show(pipeline, planned)]
+    names = ", ".join(planned.name for planned in shown)
+    advice = f"--stage shows {names}" if shown else "give another pipeline"
+    if name is None:
+        makers = [p for p in shown if is_detector(p.stage) or p.stage.produces == "instances"]
+        if makers:
+            return makers[-1]
+        raise UsageError(
+            f"no stage of pipeline {pipeline.name} makes instances of a photograph; {advice}"
+        )
+    (planned,) = pipeline.select(stage=name)
+    if planned not in shown:
+        raise UsageError(f"stage {name} makes nothing of a photograph alone; {advice}")
+    return planned
+
+
+class _Fresh(dict[str, Arrays]):
+    """Artifacts of a stage by image key, made of the image at hand when they are asked for."""
+
+    def __init__(self, make: Callable[[], Arrays]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: str) -> Arrays:
+        return self.setdefault(key, self._make())
+
+
+class TrainedStage:
+    """A trained stage that takes any image; earlier stages are run on it as far as needed.
+
+    Args:
+        pipeline: as it was trained.
+        planned: one of its stages (`choose_stage`).
+        weights: a checkpoint of the stage's network; by default the one that the pipeline trained.
+        min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
+
+    Attributes:
+        classes: class names by class id.
+
+    Raises:
+        UsageError: weights for a stage without a network.
+        WSISError: it is not trained.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        planned: PlannedStage,
+        *,
+        weights: Path | None = None,
+        min_score: float | None = None,
+    ) -> None:
+        self.is_detector = is_detector(planned.stage)
+        if min_score is None:
+            min_score = _CONFIDENT if self.is_detector else 0.0
+        self.pipeline, self.name, self.min_score = pipeline, planned.name, min_score
+        self.classes = tuple(class_names(planned.cfg.WSIS.IMAGES[0]))
+        self._record: Record = {}
+        self._fresh: dict[str, _Fresh] = {}
+        self._make = self._maker(planned, weights)
+
+    def _products(self, planned: PlannedStage) -> dict[str, Any]:
+        stages = {other.name: other for other in self.pipeline.stages}
+        products: dict[str, Any] = {}
+        for product in planned.stage.consumes:
+            name, folder = self.pipeline.producer(product, planned)
+            if _is_for_all_images(get_stage(name)):
+                products[product] = ProductReader(folder, name)
+                continue
+            if name not in self._fresh:
+                self._fresh[name] = _Fresh(self._maker(stages[name], None))
+            products[product] = self._fresh[name]
+        return products
+
+    def _maker(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:
+        """What makes a stage's artifact of the image at hand."""
+        stage, cfg = planned.stage, planned.cfg
+        if isinstance(stage, TrainStage):
+            trained = weights or ProductReader(planned.folder, planned.name).weights
+            mapper, model = load_network(with_threshold(cfg, self.min_score), trained, stage.mapper)
+            return lambda: self._detections(model([mapper(self._record)])[0]["instances"])
+        if weights is not None and isinstance(stage, DeriveStage):
+            raise UsageError(f"--weights: stage {planned.name} has no network of its own")
+        products = self._products(planned)
+        if isinstance(stage, DeriveStage):
+            return lambda: stage.function(
+                self._record,
+                {name: reader[self._record["image_key"]] for name, reader in products.items()},
+                cfg,
+            )
+        assert isinstance(stage, InferStage)
+        if stage.measured is not None:
+            cfg = planned.with_values(stage.measured(products)).cfg
+        trained = weights or products[stage.weights_from].weights
+        mapper, model = load_network(cfg, trained, stage.mapper, products)
+        return lambda: stage.to_artifact(model([mapper(self._record)])[0])
+
+    def _detections(self, instances: Any) -> Arrays:
+        """``Instances`` of the image at hand as arrays; of its tags only, where they are known."""
+        found = instances.to("cpu")
+        arrays = {
+            "classes": found.pred_classes.numpy(),
+            "scores": found.scores.numpy(),
+            "boxes": found.pred_boxes.tensor.numpy(),
+        }
+        if found.has("pred_masks"):
+            arrays["masks"] = found.pred_masks.numpy().astype(bool)
+        if "image_labels" not in self._record:
+            return arrays
+        keep = np.isin(arrays["classes"], self._record["image_labels"])
+        return {name: values[keep] for name, values in arrays.items()}
+
+    @torch.no_grad()
+    def run(self, record: Record) -> dict[str, np.ndarray]:
+        """The stage's artifact of an image, without instances that score too low.
+
+        Args:
+            record: ``file_name``, ``image_key``, ``height``, ``width`` and, where the classes in it
+                are known, ``image_labels``.
+        """
+        self._record = record
+        for fresh in self._fresh.values():
+            fresh.clear()
+        return drop_below({k: np.asarray(v) for k, v in self._make().items()}, self.min_score)
+
+    def class_ids(self, names: Sequence[str]) -> list[int]:
+        """Class ids of tags.
+
+        Raises:
+            UsageError: a class that the network does not know.
+        """
+        for name in names:
+            if name not in self.classes:
+                raise UsageError(f"there is no class {name!r}; it knows {', '.join(self.classes)}")
+        return sorted({self.classes.index(name) for name in names})
+
+
+def with_threshold(cfg: CfgNode, min_score: float) -> CfgNode:
+    """A detector makes what is shown, as in Detectron2's demo: no less, and no masks in vain."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for node in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
+        node.SCORE_THRESH_TEST = min_score
+    return cfg
+
+
+def drop_below(arrays: Arrays, min_score: float) -> dict[str, np.ndarray]:
+    """An artifact without the instances that score less, where it has instances."""
+    if not has_instances(arrays):
+        return dict(arrays)
+    # a stage gives score 0 to what it rejects
+    return choose_instances(arrays, (arrays["scores"] >= min_score) & (arrays["scores"] > 0))

@@ -1,0 +1,225 @@
+"""What a view is, and the pictures that more than one tool shows: instances, truth, what was given.
+
+A view draws the arrays of one artifact. Those of one method lie in ``methods/<m>/views.py``, shared
+ones in `wsis.views`. n instances, K true objects, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from wsis.evaluation.average_precision import rank_by_score
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.visualization.instances import (
+    instance_labels,
+    instances_panel,
+    matched_colors,
+    weak_panel,
+)
+from wsis.visualization.panels import heat_panel
+from wsis.visualization.resizing import PANEL_WIDTH
+
+Arrays = Mapping[str, np.ndarray]
+TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."
+GIVEN_EXPLANATION = "What the stages were given, and nothing more: boxes or points with classes."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A panel with its caption.
+
+    Attributes:
+        panel: (P, Q, 3) uint8 RGB.
+        title: which kind it is; "" for the title of the view that drew it.
+        note: what there is to say of this one.
+    """
+
+    panel: np.ndarray
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What the pictures of an image are drawn on and with.
+
+    Attributes:
+        record: dataset dict.
+        image: (H, W, 3) uint8 RGB.
+        classes: class names.
+        truth: ground truth, None where there is none.
+        width: of the panels, pixels.
+        stage: that made the arrays, for people.
+    """
+
+    record: Mapping[str, Any]
+    image: np.ndarray
+    classes: tuple[str, ...]
+    truth: Truth | None
+    width: int = PANEL_WIDTH
+    stage: str = ""
+
+    def heat(self, values: np.ndarray, *, highest: float = 1.0) -> np.ndarray:
+        """`heat_panel` of a map (h, w) over the photograph."""
+        return heat_panel(self.image, values, highest=highest, width=self.width)
+
+
+@dataclass(frozen=True)
+class View:
+    """How arrays become pictures.
+
+    Attributes:
+        title: what it is, in general.
+        needs: names of arrays that an artifact must have for this view.
+        explanation: one sentence for the reader.
+        function: the canvas and the arrays to pictures.
+    """
+
+    title: str
+    needs: tuple[str, ...]
+    explanation: str
+    function: Callable[[Canvas, Arrays], list[Picture]]
+
+    def draw(self, canvas: Canvas, arrays: Arrays) -> list[Picture]:
+        """The pictures of one artifact."""
+        drawn = self.function(canvas, arrays)
+        return [replace(picture, title=picture.title or self.title) for picture in drawn]
+
+
+def view(title: str, *needs: str) -> Callable[[Callable[[Canvas, Arrays], list[Picture]]], View]:
+    """Make a `View` of the function below; its docstring is what readers of a report see.
+
+    Args:
+        title: of the pictures, unless they have one of their own.
+        *needs: names of arrays without which the function is not called.
+    """
+
+    def declare(function: Callable[[Canvas, Arrays], list[Picture]]) -> View:
+        return View(title, needs, " ".join((inspect.getdoc(function) or "").split()), function)
+
+    return declare
+
+
+def note_rest(pictures: list[Picture], left_out: int, what: str) -> list[Picture]:
+    """The same pictures; where some are left out, the last one says how many: "(3 more peaks)"."""
+    if left_out > 0:
+        pictures[-1] = replace(pictures[-1], note=f"{pictures[-1].note} ({left_out} more {what})")
+    return pictures
+
+
+def counted(number: int, what: str, *, none: str = "0") -> str:
+    """ "1 object", "2 objects"; ``none`` stands for 0."""
+    return f"{number or none} {what}{'' if number == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Instances of one image, best score first; ties in the order given.
+
+    Attributes:
+        classes: (n,) int64.
+        scores: (n,) float.
+        masks: (n, H, W) bool.
+        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray
+    ignore: np.ndarray | None = None
+
+    @classmethod
+    def ranked(
+        cls,
+        classes: np.ndarray,
+        scores: np.ndarray,
+        masks: np.ndarray,
+        ignore: np.ndarray | None = None,
+    ) -> Found:
+        """Of instances in any order."""
+        order = rank_by_score(scores)
+        return cls(classes[order], scores[order], masks[order], ignore)
+
+    @classmethod
+    def of_artifact(cls, arrays: Arrays) -> Found:
+        """Of product ``instances``; score 0 is what the stage rejected."""
+        ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
+        found = cls.ranked(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
+        return found._chosen(found.scores > 0)
+
+    def above(self, min_score: float) -> Found:
+        """Those that score at least ``min_score``."""
+        return self._chosen(self.scores >= min_score)
+
+    def _chosen(self, keep: np.ndarray) -> Found:
+        return Found(self.classes[keep], self.scores[keep], self.masks[keep], self.ignore)
+
+
+def draw_found(canvas: Canvas, found: Found, title: str = "") -> Picture:
+    """Instances on the photograph; where there is ground truth, coloured as what they found."""
+    colors = None
+    if canvas.truth is not None:
+        prediction = InstancePrediction(found.classes, found.scores, found.masks)
+        colors = matched_colors(InstancePair("", prediction, canvas.truth).iou)
+    labels = instance_labels(found.classes, canvas.classes, found.scores)
+    panel = instances_panel(
+        canvas.image, found.masks, labels, colors=colors, ignore=found.ignore, width=canvas.width
+    )
+    return Picture(panel, title, counted(len(found.classes), "instance", none="no"))
+
+
+def draw_truth(canvas: Canvas) -> list[Picture]:
+    """The true objects, none if there is no ground truth."""
+    truth = canvas.truth
+    if truth is None:
+        return []
+    labels = instance_labels(truth.classes, canvas.classes)
+    panel = instances_panel(
+        canvas.image, truth.masks, labels, ignore=truth.void, width=canvas.width
+    )
+    return [Picture(panel, "ground truth", counted(len(truth.classes), "object", none="no"))]
+
+
+def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -> Picture:
+    """Boxes and points of an image, or, where it has no annotations, its tags.
+
+    Args:
+        canvas: the image.
+        kinds: "bbox", "point" or both.
+    """
+    annotations = [a for a in canvas.record.get("annotations", ()) if not a.get("iscrowd")]
+    if not annotations:
+        annotations = [{"category_id": i} for i in canvas.record.get("image_labels", ())]
+    corners = np.full((len(annotations), 4), np.nan)
+    places = np.full((len(annotations), 2), np.nan)
+    for row, annotation in enumerate(annotations):
+        if "bbox" in kinds and "bbox" in annotation:
+            mode = annotation["bbox_mode"]
+            corners[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
+        if "point" in kinds and "point" in annotation:
+            places[row] = annotation["point"]
+    names = [canvas.classes[a["category_id"]] for a in annotations]
+    panel = weak_panel(canvas.image, corners, places, names, width=canvas.width)
+    return Picture(panel, "annotations")
+
+
+def draw_given(canvas: Canvas, level: str) -> list[Picture]:
+    """The boxes or points that a method was given; nothing where it had tags alone.
+
+    Nothing either where the image's record has none, as in a folder of images.
+
+    Args:
+        canvas: the image.
+        level: "box", "point" or "".
+    """
+    key = {"box": "bbox", "point": "point"}.get(level)
+    if not any(key in annotation for annotation in canvas.record.get("annotations", ())):
+        return []
+    title = f"given {'boxes' if level == 'box' else 'points'}"
+    return [replace(draw_annotations(canvas, (str(key),)), title=title)]
