@@ -68,11 +68,15 @@ TINY_BOXCASEG = (
 
 
 def environment(datasets: Path) -> dict[str, str]:
-    """Environment of a subprocess that sees the package of this checkout and these data sets."""
+    """Environment of a subprocess that sees these data sets and the package of this checkout.
+
+    The caller's PYTHONPATH stays behind it: Detectron2 may lie there.
+    """
+    package = str(ROOT / "projects" / "WSIS")
     return {
         **os.environ,
         "DETECTRON2_DATASETS": str(datasets),
-        "PYTHONPATH": str(ROOT / "projects" / "WSIS"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
