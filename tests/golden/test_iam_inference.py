@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from wsis.methods.iam.convert import convert_iam
-from wsis.methods.iam.refinement import refine_by_crf
+from wsis.methods.iam.roi_heads import refine_by_crf
 
 from tests.golden import fill
 from tests.golden.conftest import assert_close

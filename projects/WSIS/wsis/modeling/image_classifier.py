@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.modeling.backbone import Backbone
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import nn
 
 from wsis.errors import DataError
-from wsis.modeling.pixels import PixelModule
+from wsis.modeling.network import PixelModule, network, options_of, shapes_of
 
 
 def multi_hot(
@@ -135,61 +134,39 @@ def normalize_by_maximum(maps: torch.Tensor) -> torch.Tensor:
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class CAMNet(PixelModule):
     """Backbone, global average pooling, 1x1 convolution without bias (irnet spec 2, 3).
 
     ``MODEL.BACKBONE.FREEZE_AT`` says where the gradient is cut. State-dict names: ``backbone.*``
     and ``classifier.weight`` (C, channels, 1, 1).
 
-    Args:
-        backbone: gives ``in_feature``.
+    Attributes:
         in_feature: the backbone's feature to classify.
         num_classes: C.
-        pixel_mean: per channel, in 0..255.
-        pixel_std: per channel.
         score_threshold: an image without tags gets the maps of the classes that score above it.
         predict_labels: ignore the tags and always take the predicted classes.
         align_corners: see `fuse_cams`.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        in_feature: str,
-        num_classes: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        score_threshold: float = 0.5,
-        predict_labels: bool = False,
-        align_corners: bool = False,
-    ) -> None:
-        super().__init__(pixel_mean, pixel_std)
-        self.backbone = backbone
-        self.in_feature = in_feature
-        self.num_classes = num_classes
-        self.score_threshold = score_threshold
-        self.predict_labels = predict_labels
-        self.align_corners = align_corners
-        shape = backbone.output_shape()[in_feature]
+    in_feature: str
+    num_classes: int
+    score_threshold: float = 0.5
+    predict_labels: bool = False
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (shape,) = shapes_of(
+            self.backbone.output_shape(), [self.in_feature], "MODEL.CAMNET.IN_FEATURE"
+        )
         self.stride = shape.stride
-        self.classifier = nn.Conv2d(shape.channels, num_classes, 1, bias=False)
+        self.classifier = nn.Conv2d(shape.channels, self.num_classes, 1, bias=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.CAMNET``."""
-        keys = cfg.MODEL.CAMNET
-        return {
-            "backbone": build_backbone(cfg),
-            "in_feature": keys.IN_FEATURE,
-            "num_classes": keys.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "score_threshold": keys.SCORE_THRESHOLD,
-            "predict_labels": keys.PREDICT_LABELS,
-            "align_corners": keys.ALIGN_CORNERS,
-        }
+        return super().from_config(cfg) | options_of(cls, cfg.MODEL.CAMNET)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Classify, or make class activation maps.

@@ -1,11 +1,14 @@
 """The scale of pixels."""
 
 import torch
-from wsis.modeling.pixels import PixelModule
+from torch import nn
+from wsis.modeling.network import PixelModule
 
 
 def test_normalises_any_dtype():
-    module = PixelModule([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
+    module = PixelModule(
+        backbone=nn.Identity(), pixel_mean=[1.0, 2.0, 3.0], pixel_std=[1.0, 2.0, 4.0]
+    )
     image = torch.tensor([3, 6, 11], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 5)
     wanted = torch.tensor([2.0, 2.0, 2.0]).view(3, 1, 1).expand(3, 2, 5)
     assert torch.equal(module.normalize(image), wanted)
