@@ -15,27 +15,17 @@ from wsis.evaluation.checks import check_instances, check_semantic
 from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
 from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
-from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NODE = "MODEL.IRNET."
 _OUTPUTS, _MEAN = _NODE + "OUTPUTS", _NODE + "MEAN_DISPLACEMENT"
-_NETWORK_KEYS = tuple(
-    _NODE + key
-    for key in (
-        "IN_FEATURES",
-        "FREEZE_BACKBONE",
-        "BOUNDARY_WIDTH",
-        "DISPLACEMENT_WIDTH",
-        "ALIGN_CORNERS",
-    )
+_NETWORK_KEYS = keys_below(
+    "MODEL.IRNET", "IN_FEATURES FREEZE_BACKBONE BOUNDARY_WIDTH DISPLACEMENT_WIDTH ALIGN_CORNERS"
 )
-_CANVAS_KEYS = tuple(_NODE + key for key in ("INFERENCE_SIZE", "SIZE_DIVISOR", "SIZE_REMAINDER"))
-_WALK_KEYS = tuple(
-    _NODE + key for key in ("WALK_RADIUS", "BETA", "EXP_TIMES", "PER_CLASS_NORMALISATION")
-)
-_INSTANCE_KEYS = tuple(
-    _NODE + key
-    for key in ("REFINEMENT_STEPS", "CLUSTER_THRESHOLD", "INSTANCE_BACKGROUND", "MIN_AREA")
+_CANVAS_KEYS = keys_below("MODEL.IRNET", "INFERENCE_SIZE SIZE_DIVISOR SIZE_REMAINDER")
+_WALK_KEYS = keys_below("MODEL.IRNET", "WALK_RADIUS BETA EXP_TIMES PER_CLASS_NORMALISATION")
+_INSTANCE_KEYS = keys_below(
+    "MODEL.IRNET", "REFINEMENT_STEPS CLUSTER_THRESHOLD INSTANCE_BACKGROUND MIN_AREA"
 )
 
 
@@ -122,7 +112,7 @@ def semantic_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"label": output["semantic"].cpu().numpy()}
 
 
-INTER_PIXEL_LABEL = register_stage(
+register_stages(
     DeriveStage(
         name="inter_pixel_label",
         title="Confident classes and background from CAMs, cleaned by a dense CRF",
@@ -131,10 +121,7 @@ INTER_PIXEL_LABEL = register_stage(
         config_keys=(_NODE + "LABEL",),
         evaluation=check_inter_pixel_label,
         function=derive_inter_pixel_label,
-    )
-)
-
-RELATION_NETWORK = register_stage(
+    ),
     TrainStage(
         name="relation_network",
         title="Train IRNet: class boundaries and displacements to centroids",
@@ -143,10 +130,7 @@ RELATION_NETWORK = register_stage(
         config_keys=(*_NETWORK_KEYS, _NODE + "TRAIN_RADIUS"),
         mapper="PixelLabelMapper",
         supervision="image",
-    )
-)
-
-DISPLACEMENT_MEAN = register_stage(
+    ),
     InferStage(
         name="displacement_mean",
         title="Mean displacement over the images, to be subtracted afterwards",
@@ -159,10 +143,7 @@ DISPLACEMENT_MEAN = register_stage(
         # weights of the original may hold a mean, measured elsewhere
         config={_OUTPUTS: ["displacement"], _MEAN: [0.0, 0.0]},
         reduce=reduce_displacement,
-    )
-)
-
-INSTANCES = register_stage(
+    ),
     InferStage(
         name="instances",
         title="Instance masks: centroids, random walk within boundaries, components",
@@ -175,10 +156,7 @@ INSTANCES = register_stage(
         to_artifact=instance_artifact,
         config={_OUTPUTS: ["boundary", "instances"]},
         measured=measured_mean,
-    )
-)
-
-SEMANTIC_LABELS = register_stage(
+    ),
     InferStage(
         name="semantic_labels",
         title="Semantic labels by random walk of the CAMs",
@@ -190,5 +168,5 @@ SEMANTIC_LABELS = register_stage(
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
         config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},
-    )
+    ),
 )
