@@ -39,12 +39,7 @@ class Detections(NamedTuple):
 def winning_channels(scores: np.ndarray, background: float) -> np.ndarray:
     """Channel with the largest score at each pixel, -1 where none exceeds ``background``.
 
-    Args:
-        scores: (C, H, W) float; ties go to the lower channel, and to the background first.
-        background: the constant score of the background.
-
-    Returns:
-        (H, W) int64.
+    Of scores (C, H, W), to (H, W) int64; ties go to the lower channel, and to the background first.
     """
     if len(scores) == 0:
         return np.full(scores.shape[1:], -1, dtype=np.int64)

@@ -116,15 +116,7 @@ def prepare_proposals(
 
 
 def byte_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map scaled by its range to 0..255 and resized by Pillow (bicubic) as bytes.
-
-    Args:
-        values: (h, w) float.
-        size: (H, W).
-
-    Returns:
-        (H, W) uint8.
-    """
+    """(H, W) uint8: a map (h, w) scaled by its range to 0..255, and resized by Pillow (bicubic)."""
     low = values.min()
     extent = values.max() - low
     scale = 255.0 / (extent if extent != 0 else 1)

@@ -18,6 +18,8 @@ from torch import nn
 from wsis.errors import DataError
 from wsis.modeling.network import PixelModule, network, options_of, shapes_of
 
+_CAM_STRIDE = 4  # pixels per cell of the small maps that are kept
+
 
 def multi_hot(
     labels: torch.Tensor | Sequence[int],
@@ -92,7 +94,6 @@ def fuse_cams(
     keys: torch.Tensor,
     *,
     stride: int = 16,
-    cam_stride: int = 4,
     align_corners: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fuse the class maps of several scales (IRNet; `methods/irnet.md` 3).
@@ -105,22 +106,22 @@ def fuse_cams(
         keys: (K,) int64, the classes to keep.
         stride: of the network: the high-resolution map is made for the image rounded up to a
             multiple of it, and then cut.
-        cam_stride: of the small map, (H - 1) // cam_stride + 1 cells high.
         align_corners: False as IRNet has it. True puts the outer cells of ``maps`` on the outer
             pixels, which is where networks whose sides are ``stride * k + 1`` have them; the small
-            map's cell i then lies on pixel ``cam_stride * i``.
+            map's cell i then lies on pixel ``4 * i``.
 
     Returns:
-        ``cam`` (K, h4, w4) and ``high_res`` (K, H, W), both in [0, 1), of the maps' dtype.
+        ``cam`` (K, (H - 1) // 4 + 1, (W - 1) // 4 + 1) and ``high_res`` (K, H, W), both in [0, 1),
+        of the maps' dtype.
     """
     height, width = image_size
-    small = tuple((side - 1) // cam_stride + 1 for side in image_size)
+    small = tuple((side - 1) // _CAM_STRIDE + 1 for side in image_size)
     kept = [m[keys.to(m.device)] for m in maps]
     if len(keys) == 0:
         return maps[0].new_zeros((0, *small)), maps[0].new_zeros((0, height, width))
     if align_corners:
         high_res = sum(_resize(m, image_size, True) for m in kept)
-        cam = high_res[:, ::cam_stride, ::cam_stride]
+        cam = high_res[:, ::_CAM_STRIDE, ::_CAM_STRIDE]
     else:
         large = tuple((side - 1) // stride * stride + stride for side in image_size)
         high_res = sum(_resize(m, large, False) for m in kept)[:, :height, :width]

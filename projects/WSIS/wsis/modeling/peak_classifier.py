@@ -116,10 +116,7 @@ class PeakClassifier(PixelModule):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify normalised images of one size.
-
-        Args:
-            images: (N, 3, H, W).
+        """Classify normalised images (N, 3, H, W).
 
         Returns:
             scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows

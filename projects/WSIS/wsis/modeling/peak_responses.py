@@ -33,15 +33,7 @@ class MapFrame:
     cell_centre: float = 0.0
 
     def places(self, cells: Tensor, shape: tuple[int, int]) -> Tensor:
-        """(y, x) as shares of the image.
-
-        Args:
-            cells: (P, 2) rows and columns of maps of ``shape``.
-            shape: (h, w) of the enlarged maps.
-
-        Returns:
-            (P, 2) float32 in 0..1.
-        """
+        """(P, 2) float32 in 0..1: cells (y, x) of maps (h, w) as shares of the image."""
         return torch.stack([self._shares(cells[:, a].float(), a, shape[a]) for a in (0, 1)], dim=1)
 
     def _shares(self, cells: Tensor, axis: int, length: int) -> Tensor:

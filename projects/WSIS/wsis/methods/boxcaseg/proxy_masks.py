@@ -16,33 +16,20 @@ LEVELS = 255
 
 
 def normalize_maps(probabilities: Tensor) -> Tensor:
-    """Each map stretched to 0..1: (p - min) / (max - min); a constant map becomes NaN.
-
-    Args:
-        probabilities: (K, s, s) float.
-    """
+    """Each map (K, s, s) stretched to 0..1: (p - min) / (max - min); a constant map becomes NaN."""
     flat = probabilities.flatten(1)
     low, high = flat.amin(dim=1)[:, None, None], flat.amax(dim=1)[:, None, None]
     return (probabilities - low) / (high - low)
 
 
 def quantize_maps(normalized: Tensor) -> np.ndarray:
-    """(K, s, s) uint8: 255 times the value, truncated; NaN becomes 0.
-
-    Args:
-        normalized: (K, s, s) float in 0..1.
-    """
+    """(K, s, s) uint8: 255 times a value of 0..1, truncated; NaN becomes 0."""
     levels = (normalized * LEVELS).nan_to_num(0.0)
     return levels.to(torch.uint8).cpu().numpy()
 
 
 def resize_map(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pillow's antialiased bilinear on uint8.
-
-    Args:
-        levels: (s, s) uint8.
-        size: (height, width).
-    """
+    """Pillow's antialiased bilinear on (s, s) uint8, to ``size`` (height, width)."""
     height, width = size
     return np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR))
 

@@ -19,7 +19,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     original_confidence,
     resize_map,
 )
-from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations, joint_samples
+from wsis.methods.boxcaseg.samples import annotated_boxes, joint_samples
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
@@ -100,9 +100,7 @@ def derive_proxy_masks(
         DataError: the artifact has another number of boxes than the data set.
     """
     found, keys = artifacts["box_masks"], cfg.MODEL.BOXCASEG.PROXY
-    given = [annotation_box(a) for a in boxed_annotations(dataset_dict)]
-    given = np.array(given, dtype=np.float64).reshape(-1, 4)
-    boxes = found["boxes"]
+    given, boxes = annotated_boxes(dataset_dict), found["boxes"]
     if len(given) != len(boxes):
         raise DataError(
             f"image {dataset_dict['image_key']} has {len(given)} boxes, its masks were made for "

@@ -76,13 +76,6 @@ class Assignment:
     weights: Tensor
     integrity: Tensor
 
-    def one_hot(self, num_classes: int) -> Tensor:
-        """(N, num_classes + 1) float32, a zero row where a proposal teaches nothing."""
-        table = self.weights.new_zeros((len(self.labels), num_classes + 1), dtype=torch.float32)
-        rows = (self.labels >= 0).nonzero()[:, 0]
-        table[rows, self.labels[rows]] = 1
-        return table
-
 
 def usable_proposals(overlaps: Overlaps, options: MiningOptions) -> Tensor:
     """(N,) bool: False for a proposal that contains ``too_big`` of all proposals."""

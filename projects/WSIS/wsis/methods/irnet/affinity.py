@@ -11,12 +11,13 @@ plane, so each unordered pair occurs once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from wsis.methods.irnet.labels import UNKNOWN
 
 PAIR_IGNORED = 0  # one of the labels is unknown
 PAIR_BACKGROUND = 1  # both are background
@@ -74,37 +75,6 @@ def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
     rows, columns = source_window((maps.shape[-2], maps.shape[-1]), radius=radius)
     top, left = int(offset[0]), radius - 1 + int(offset[1])
     return maps[..., top : top + rows, left : left + columns]
-
-
-@dataclass(frozen=True)
-class PathIndex:
-    """The original's index tables for one map size; for comparison only, they are large.
-
-    Attributes:
-        sources: (S,) flat index of each source pixel.
-        partners: (P, S) flat index of the partner.
-        tables: per path length, ascending: (paths, points, S) flat indices.
-    """
-
-    sources: np.ndarray
-    partners: np.ndarray
-    tables: tuple[np.ndarray, ...]
-
-
-def path_index(size: tuple[int, int], *, radius: int) -> PathIndex:
-    """Index tables of a map of ``size`` (h, w); 223 MB for radius 10 on 128 x 128.
-
-    Nothing in WSIS computes with them: `path_maxima` uses shifted views instead.
-    """
-    height, width = size
-    flat = torch.arange(height * width).reshape(height, width)
-    sources = shifted(flat, (0, 0), radius=radius).reshape(-1).numpy()
-    paths = search_paths(radius)
-    lengths = sorted({len(path) for path in paths})
-    offsets = [np.stack([p for p in paths if len(p) == length]) for length in lengths]
-    tables = tuple((o[..., 0] * width + o[..., 1])[..., None] + sources for o in offsets)
-    ends = pair_offsets(radius)
-    return PathIndex(sources, (ends[:, 0] * width + ends[:, 1])[:, None] + sources, tables)
 
 
 @lru_cache(maxsize=8)
@@ -183,13 +153,12 @@ def path_maxima(
     return maxima, argmax
 
 
-def pair_labels(labels: Tensor, *, radius: int, ignore_label: int = 255) -> Tensor:
+def pair_labels(labels: Tensor, *, radius: int) -> Tensor:
     """What a label map says about every pair (irnet spec 5.2).
 
     Args:
-        labels: (B, h, w) integers, 0 background, class id + 1, ``ignore_label`` unknown.
+        labels: (B, h, w) integers, 0 background, class id + 1, 255 unknown.
         radius: see `search_paths`.
-        ignore_label: pairs with this label at either end are `PAIR_IGNORED`.
 
     Returns:
         (P, B, h', w') uint8: ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or
@@ -199,9 +168,9 @@ def pair_labels(labels: Tensor, *, radius: int, ignore_label: int = 255) -> Tens
     offsets = pair_offsets(radius)
     kinds = torch.empty((len(offsets), *source.shape), dtype=torch.uint8, device=labels.device)
     same = torch.where(source == 0, PAIR_BACKGROUND, PAIR_FOREGROUND)
-    known = source != ignore_label
+    known = source != UNKNOWN
     for index, offset in enumerate(offsets):
         partner = shifted(labels, offset, radius=radius)
         kind = torch.where(partner == source, same, PAIR_DIFFERENT)
-        kinds[index] = kind * (known & (partner != ignore_label))
+        kinds[index] = kind * (known & (partner != UNKNOWN))
     return kinds

@@ -32,10 +32,7 @@ class RunningStatsBatchNorm2d(nn.BatchNorm2d):
 
 
 def get_norm(name: str) -> str | Callable[[int], nn.Module]:
-    """What to pass as ``norm`` to Detectron2's blocks.
-
-    Args:
-        name: "RunningStatsBN", or a name that Detectron2 knows ("FrozenBN", "BN", "SyncBN", "GN").
+    """What to pass as ``norm`` to Detectron2's blocks for "RunningStatsBN", or a name of its own.
 
     Raises:
         ValueError: an unknown name.
