@@ -4,7 +4,7 @@ from wsis.config import get_wsis_cfg
 from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.methods.prm.roi_heads import PRMROIHeads
 from wsis.methods.prm.stages import peak_instances_artifact
-from wsis.modeling.peak_artifact import response_artifact, small_maps
+from wsis.modeling.peak_responses import response_artifact, small_maps
 from wsis.stage import get_stage
 
 from tests.methods.prm.test_roi_heads import SIZE, discs, found_in, run

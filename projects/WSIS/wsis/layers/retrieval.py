@@ -64,10 +64,6 @@ class PreparedProposals:
     valid: np.ndarray
     contours: sparse.csr_matrix
 
-    def inside_sums(self, maps: np.ndarray) -> np.ndarray:
-        """(R, P) float64: sum of each map (P, H, W) in each mask."""
-        return self.regions.sums(maps)
-
     def contour_sums(self, maps: np.ndarray) -> np.ndarray:
         """(R, P) float64: sum of each map (P, H, W) on each contour."""
         sums = np.zeros((len(self.regions), len(maps)))
@@ -175,9 +171,9 @@ def retrieval_scores(
     place = np.searchsorted(present, classes) if present else np.zeros(0, dtype=np.int64)
     penalty = np.array([t[1] for t in triples])[place] if present else np.zeros(0)
     balance = np.array([t[2] for t in triples])[place] if present else np.zeros(0)
-    scores = balance[:, None] * proposals.inside_sums(peak_maps).T
+    scores = balance[:, None] * proposals.regions.sums(peak_maps).T
     scores += proposals.contour_sums(peak_maps).T
-    scores -= penalty[:, None] * proposals.inside_sums(background).T[place]
+    scores -= penalty[:, None] * proposals.regions.sums(background).T[place]
     scores[:, ~proposals.valid] = np.nan
     return scores
 
@@ -285,7 +281,7 @@ def sampling_candidates(
     size = proposals.regions.size
     if peak_maps.shape[1:] != size:
         raise ValueError(f"response maps {peak_maps.shape}, proposals of {size}")
-    scores = balance * proposals.inside_sums(peak_maps) + proposals.contour_sums(peak_maps)
+    scores = balance * proposals.regions.sums(peak_maps) + proposals.contour_sums(peak_maps)
     scores -= area_cost * proposals.regions.areas[:, None] / (size[0] * size[1])
     valid = np.flatnonzero(proposals.valid)
     found = []

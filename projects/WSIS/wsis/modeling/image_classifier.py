@@ -142,12 +142,7 @@ class CAMNet(PixelModule):
     ``MODEL.BACKBONE.FREEZE_AT`` says where the gradient is cut. State-dict names: ``backbone.*``
     and ``classifier.weight`` (C, channels, 1, 1).
 
-    Attributes:
-        in_feature: the backbone's feature to classify.
-        num_classes: C.
-        score_threshold: an image without tags gets the maps of the classes that score above it.
-        predict_labels: ignore the tags and always take the predicted classes.
-        align_corners: see `fuse_cams`.
+    Its options are the keys of ``MODEL.CAMNET``, in lower case.
     """
 
     in_feature: str

@@ -48,17 +48,11 @@ class PeakClassifier(PixelModule):
     it may have). State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and
     ``.bias``.
 
+    Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case, and these.
+
     Attributes:
-        in_feature: the backbone's feature to classify.
-        num_classes: C.
-        window: of peaks, in cells; odd.
         peak_filter: see `wsis.layers.peaks.peak_thresholds`.
         factor: sub-pixel locating factor: class maps are enlarged before peaks are searched.
-        gradient: see `wsis.layers.peaks.peak_stimulation`.
-        stimulate: False classifies by the mean of the maps, which are then not enlarged.
-        class_threshold: peaks of classes that score at least this count.
-        peak_threshold: peaks higher than this count.
-        max_peaks: of an image, the highest; 0 for all.
         memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
             device's default.
 

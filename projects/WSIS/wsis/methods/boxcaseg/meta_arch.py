@@ -40,13 +40,10 @@ class BoxCaseg(PixelModule):
     4. Inference takes whole images with ``proposals`` and returns a dict per image, see
     `inference`. The mean and deviation of pixels are those of box crops and of inference.
 
+    Its options are the keys of ``MODEL.BOXCASEG``, in lower case, and these.
+
     Attributes:
         roi_heads: makes masks of the backbone's features (`BoxCasegROIHeads`).
-        salient_pixel_mean: of salient images; empty for that of box crops.
-        salient_pixel_std: likewise.
-        inference_side: of the crops of inference, pixels.
-        max_crops: crops that go through the network together in inference.
-        neighbours: probability that a salient crop gets another one's object at its rim.
     """
 
     roi_heads: nn.Module

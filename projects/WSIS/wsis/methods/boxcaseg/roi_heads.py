@@ -39,13 +39,10 @@ def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 class BoxCasegROIHeads(nn.Module):
     """One mask per crop.
 
+    Its options are the keys of ``MODEL.BOXCASEG``, in lower case, and these.
+
     Attributes:
-        in_features: of the backbone, fine to coarse; all are resized to the first one's grid.
-        channels: of their concatenation.
-        own_share: see `TransferredHead`.
-        norm: a name that Detectron2 knows.
-        norm_momentum: of batch norm's running statistics.
-        threshold: level (of 255) from which a pixel belongs to the mask.
+        channels: of all features of ``in_features`` together.
     """
 
     in_features: Sequence[str]

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
-from torch.nn import functional
 
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
@@ -37,12 +36,11 @@ from wsis.modeling.network import (
 class CIM(PixelModule):
     """Backbone and `CIMROIHeads`. Images of different sizes are never padded to each other's.
 
+    Its options are the keys of ``MODEL.CIM``, in lower case, and these.
+
     Attributes:
-        in_feature: the backbone's feature to pool.
         roi_heads: scores proposals, mines and learns.
-        num_classes: C.
-        targets: "classes", "tags" or "points", see ``MODEL.CIM.DETECTION.TARGETS``.
-        best_only: of each tag only the best ones (those that tie).
+        targets: ``DETECTION.TARGETS``.
     """
 
     in_feature: str
@@ -72,11 +70,8 @@ class CIM(PixelModule):
         Zeros (the mean colour) at the right and bottom make the sides divisible, where the backbone
         wants that; a backbone that pads by itself declares no divisibility.
         """
-        image = self.normalize(image)
-        divisor = max(int(self.backbone.size_divisibility), 1)
-        height, width = image.shape[-2:]
-        padded = functional.pad(image, (0, -width % divisor, 0, -height % divisor))
-        return self.backbone(padded[None])[self.in_feature]
+        images = ImageList.from_tensors([self.normalize(image)], self.backbone.size_divisibility)
+        return self.backbone(images.tensor)[self.in_feature]
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, else one dict per image (`inference`).

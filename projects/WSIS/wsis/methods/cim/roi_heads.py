@@ -53,11 +53,7 @@ class BagTarget:
 class LossOptions:
     """Weights and switches of the losses.
 
-    Attributes:
-        integrity_weight: of the integrity loss.
-        cluster_weight: of the proposal cluster loss.
-        first_weight: factor of all weights of proposals in the first branch.
-        bag_uses_integrity: multiply the scores of bags by integrity.
+    They are the keys of ``MODEL.CIM.LOSS``, in lower case.
     """
 
     integrity_weight: float = 3.0
@@ -70,13 +66,7 @@ class LossOptions:
 class DetectionOptions:
     """See `wsis.methods.cim.detections.detect` and `box_area_filter`.
 
-    Attributes:
-        min_score: a detection scores above this.
-        nms: IoU of boxes that suppresses.
-        limit: detections per image.
-        area_range: shares of the image that a box may cover; (0, 1) leaves none out.
-        complete_share: of `Completion`; 0 for none.
-        complete_iou: of `Completion`.
+    They are the keys of ``MODEL.CIM.DETECTION``, in lower case.
     """
 
     min_score: float = 1e-5

@@ -15,7 +15,7 @@ from wsis.methods.cim.labels import (
     derive_peak_clusters,
     derive_point_clusters,
 )
-from wsis.modeling.peak_artifact import compact
+from wsis.modeling.peak_responses import compact
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _LABEL_KEYS = keys_below("MODEL.CIM.LABEL", "MEAN_THRESHOLD IOU_THRESHOLD")

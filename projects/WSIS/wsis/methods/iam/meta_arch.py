@@ -186,9 +186,5 @@ class IAM(nn.Module):
 
 def _chosen(found: PeakResponses, places: Tensor) -> PeakResponses:
     """The same image with some of its peaks."""
-    return replace(
-        found,
-        peaks=found.peaks[places],
-        values=found.values[places],
-        responses=found.responses[places],
-    )
+    names = ("peaks", "values", "responses")
+    return replace(found, **{name: getattr(found, name)[places] for name in names})

@@ -65,17 +65,11 @@ def _logits(maps: Tensor) -> Tensor:
 class IAMROIHeads(nn.Module):
     """Makes instances of an image's activation maps; nothing is trained here.
 
+    Its options are the keys of ``MODEL.IAM``, in lower case, and these.
+
     Attributes:
         crf_iterations: mean-field steps of the dense CRF on the network's input; 0 for none.
         crf_kernels: its pairwise terms.
-        mask_threshold: probability above which a pixel belongs to the instance.
-        min_area: share of the image below which an instance is left out; empty ones always are.
-        nms_threshold: mask IoU from which the better of two instances suppresses the other; above
-            1: never.
-        nms_across_classes: whatever their classes; False: only instances of one class.
-        score: "class" (sigmoid of the class's score), "mask" (mean activation inside the mask,
-            before the CRF) or their "product".
-        max_instances: the best so many of an image; 0 keeps all.
     """
 
     crf_iterations: int = 5

@@ -8,7 +8,7 @@ import numpy as np
 
 from wsis.data.artifacts import instance_arrays
 from wsis.evaluation.checks import check_instances
-from wsis.modeling.peak_artifact import response_artifact, small_maps
+from wsis.modeling.peak_responses import response_artifact, small_maps
 from wsis.stage import InferStage, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below(
@@ -27,7 +27,7 @@ def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     Returns:
         ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
         ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced,
-        of every peak; and what `wsis.modeling.peak_artifact.response_artifact` keeps.
+        of every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
     """
     found = output["instances"]
     own = {

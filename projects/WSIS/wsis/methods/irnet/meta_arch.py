@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
+from wsis.methods.irnet.labels import UNKNOWN
 from wsis.methods.irnet.losses import relation_losses
 from wsis.modeling.network import (
     PixelModule,
@@ -68,20 +69,14 @@ class IRNet(PixelModule):
     Training takes ``{"image", "inter_pixel_label"}`` per image and returns weighted losses whose
     sum is the loss of spec 5.4. Inference returns a dict per image, see `inference`.
 
+    Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
+
     Attributes:
-        in_features: five of the backbone's features, fine to coarse.
         boundary_branch: taps to logits (N, 1, h, w).
         displacement_branch: taps to (N, 2, h, w).
         roi_heads: makes instances and semantic labels of dense maps (`IRNetROIHeads`).
-        freeze_backbone: keep the backbone untrained and in eval mode, as the original.
         radius: of the training pairs, in cells.
         canvas: `canvas_size`'s options; group norm sees the padding, so they shape the result.
-        refinement_steps: of the centroids.
-        cluster_threshold: displacement is weak below this length, in cells.
-        align_corners: see `reduce_labels` and `branches.Reduce`.
-        outputs: what inference is to make: some of displacement, boundary, instances, semantic.
-        mean_displacement: (dy, dx) to subtract at test time; () for the weights' own, which those
-            of the original have.
     """
 
     in_features: Sequence[str]
@@ -163,11 +158,8 @@ class IRNet(PixelModule):
         if not self.training:
             return [self.inference(sample) for sample in batched_inputs]
         images = ImageList.from_tensors([self.normalize(x["image"]) for x in batched_inputs], 0)
-        height, width = images.tensor.shape[-2:]
-        labels = images.tensor.new_full((len(images), height, width), 255, dtype=torch.uint8)
-        for target, sample in zip(labels, batched_inputs, strict=True):
-            label = sample["inter_pixel_label"].to(self.device)
-            target[: label.shape[0], : label.shape[1]] = label
+        labels = [x["inter_pixel_label"].to(self.device) for x in batched_inputs]
+        labels = ImageList.from_tensors(labels, 0, pad_value=UNKNOWN).tensor
         logits, displacement = self.dense_maps(images.tensor)
         grid = reduce_labels(labels, tuple(logits.shape[-2:]), align_corners=self.align_corners)
         return relation_losses(logits, displacement, grid, radius=self.radius)

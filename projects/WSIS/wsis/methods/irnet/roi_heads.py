@@ -112,17 +112,12 @@ def strongest(
 class IRNetROIHeads(nn.Module):
     """Makes instances and semantic labels of an image's dense maps; nothing is trained here.
 
+    Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
+
     Attributes:
-        walk_radius: pixels closer than this, in cells, are neighbours in the random walk.
-        beta: exponent of the affinity.
-        exp_times: binary logarithm of the number of steps.
-        background: score of the background in the argmax over instances.
-        semantic_background: the same for semantic labels.
-        min_area: share of the image below which a component gets score 0.
-        per_class: divide by the maximum of a class, not of all: no class is suppressed by a
-            stronger one. The original divides by the overall maximum.
+        background: ``INSTANCE_BACKGROUND``.
+        per_class: ``PER_CLASS_NORMALISATION``.
         stride: of the boundary map's grid, in pixels.
-        align_corners: cells of the maps lie on pixels ``stride`` i; see `upsample`.
     """
 
     walk_radius: int = 5

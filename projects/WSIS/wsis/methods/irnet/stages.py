@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,19 +42,12 @@ def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
             weight=keys.CRF_BILATERAL_WEIGHT,
         ),
     )
-    iterations, probability = keys.CRF_ITERATIONS, keys.CRF_LABEL_PROBABILITY
-
-    def refine(image: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-        return crf_labels(
-            image,
-            labels,
-            num_labels,
-            num_iterations=iterations,
-            label_probability=probability,
-            kernels=kernels,
-        )
-
-    return refine
+    return partial(
+        crf_labels,
+        num_iterations=keys.CRF_ITERATIONS,
+        label_probability=keys.CRF_LABEL_PROBABILITY,
+        kernels=kernels,
+    )
 
 
 def derive_inter_pixel_label(
@@ -94,7 +87,7 @@ def reduce_displacement(
     group = cfg.MODEL.IRNET.MEAN_DISPLACEMENT_BATCH
     means = [artifact["mean"] for _, artifact in artifacts]
     if group and len(means) >= group:
-        means = list(islice(means, len(means) - len(means) % group))
+        means = means[: len(means) - len(means) % group]
     return {"mean": np.mean(means, axis=0) if means else np.zeros(2)}
 
 

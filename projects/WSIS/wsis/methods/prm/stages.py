@@ -9,7 +9,7 @@ import numpy as np
 
 from wsis.data.artifacts import instance_arrays
 from wsis.evaluation.checks import check_instances
-from wsis.modeling.peak_artifact import response_artifact
+from wsis.modeling.peak_responses import response_artifact
 from wsis.stage import InferStage, register_stages
 
 
