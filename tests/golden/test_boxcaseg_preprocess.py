@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import torch
 from wsis.methods.boxcaseg.crops import integer_box, resize_crops
-from wsis.methods.boxcaseg.meta_arch import normalize
+from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, SALIENT_NORMALIZATION, normalize
 from wsis.methods.boxcaseg.training_crops import box_sample, salient_sample
 
 from tests.golden.conftest import assert_close
 
-# The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
-# of the first were meant for BGR.
-BOX_NORMALIZATION = {"mean": (102.9801, 115.9465, 122.7717), "std": (255.0, 255.0, 255.0)}
-SALIENT_NORMALIZATION = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 TOLERANCE = 1e-5
 
 

@@ -30,19 +30,14 @@ def test_paths(arrays):
 def test_index_tables(arrays):
     for case in cases(arrays):
         height, width = (int(side) for side in arrays[f"{case}_size"])
-        radius = int(arrays[f"{case}_radius"])
-        flat = torch.arange(height * width).reshape(height, width)
-        sources = affinity.shifted(flat, (0, 0), radius=radius).reshape(-1).numpy()
-        paths = affinity.search_paths(radius)
-        lengths = sorted({len(path) for path in paths})
-        offsets = [np.stack([p for p in paths if len(p) == length]) for length in lengths]
-        tables = [(o[..., 0] * width + o[..., 1])[..., None] + sources for o in offsets]
-        partners = [y * width + x + sources for y, x in affinity.pair_offsets(radius)]
-        np.testing.assert_array_equal(sources, arrays[f"{case}_src"])
-        np.testing.assert_array_equal(np.stack(partners), arrays[f"{case}_dst"])
-        np.testing.assert_array_equal(tables[0], arrays[f"{case}_idx0"])
-        np.testing.assert_array_equal(tables[-1], arrays[f"{case}_idxlast"])
-        sums = [int((table.ravel() * (np.arange(table.size) % 997 + 1)).sum()) for table in tables]
+        index = affinity.path_index((height, width), radius=int(arrays[f"{case}_radius"]))
+        np.testing.assert_array_equal(index.sources, arrays[f"{case}_src"])
+        np.testing.assert_array_equal(index.partners, arrays[f"{case}_dst"])
+        np.testing.assert_array_equal(index.tables[0], arrays[f"{case}_idx0"])
+        np.testing.assert_array_equal(index.tables[-1], arrays[f"{case}_idxlast"])
+        sums = [
+            int((table.ravel() * (np.arange(table.size) % 997 + 1)).sum()) for table in index.tables
+        ]
         assert sums == arrays[f"{case}_checksum"].tolist()
 
 

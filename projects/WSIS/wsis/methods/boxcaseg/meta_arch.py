@@ -24,6 +24,11 @@ from wsis.modeling.network import (
     require_finite,
 )
 
+# The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
+# of the first were meant for BGR.
+BOX_NORMALIZATION = {"mean": (102.9801, 115.9465, 122.7717), "std": (255.0, 255.0, 255.0)}
+SALIENT_NORMALIZATION = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
 
 def normalize(image: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(image - mean) / std per channel; image (..., 3, H, W) in 0..255."""
