@@ -12,11 +12,10 @@ from scipy import ndimage
 
 
 def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Label the 4-connected components of a mask (H, W) in raster order.
+    """Label the 4-connected components of a mask (H, W) in raster order of their first pixels.
 
     Returns:
-        labels (H, W) int32, 0 outside, components numbered from 1 by their first pixel in raster
-        order; and the number of components.
+        labels (H, W) int32, 0 outside, components numbered from 1; and their number.
     """
     labels, count = ndimage.label(mask)
     return labels, int(count)

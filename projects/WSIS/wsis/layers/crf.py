@@ -231,7 +231,7 @@ def crf_labels(
     """Label maps cleaned by the CRF, as IRNet does with its seeds (irnet spec 4).
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: see `DenseCRF`.
         labels: (H, W) or (B, H, W) integers, 0 <= label < ``num_labels``.
         num_labels: L, background included. With one, nothing is to be decided: all zero.
         num_iterations: mean-field updates.

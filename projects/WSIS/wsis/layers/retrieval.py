@@ -126,11 +126,6 @@ def background_map(values: np.ndarray, size: tuple[int, int], factor: float) -> 
     return resized < factor * resized.mean()
 
 
-def _factors_of(factors: Factors | Sequence[Factors], class_id: int) -> Factors:
-    """One triple for all classes (a tuple), or a list of one for each class."""
-    return factors if isinstance(factors, tuple) else factors[class_id]
-
-
 def retrieval_scores(
     proposals: PreparedProposals,
     class_maps: np.ndarray,
@@ -164,7 +159,7 @@ def retrieval_scores(
             f"{len(classes)} peaks, response maps {peak_maps.shape}, proposals of {size}"
         )
     present = sorted({int(c) for c in classes})
-    triples = [_factors_of(factors, c) for c in present]
+    triples = [factors if isinstance(factors, tuple) else factors[c] for c in present]
     background = np.zeros((len(present), *size), dtype=bool)
     for row, (class_id, triple) in enumerate(zip(present, triples, strict=True)):
         background[row] = background_map(class_maps[class_id], size, triple[0])
@@ -209,17 +204,10 @@ def retrieve_instances(
 ) -> Retrieved:
     """The best proposal of each peak, after suppression of those that overlap a better one.
 
-    Args:
-        proposals: of the image.
-        class_maps: (C, h, w) float.
-        classes: (P,) int, class id of each peak.
-        peak_maps: (P, H, W) float.
-        factors: see `retrieval_scores`.
-        nms_threshold: instances whose mask IoU with a better one is this or more go; None keeps
-            all.
-        merge: add the response map of a suppressed instance to the one that suppressed it.
-        within_class: only instances of one class suppress each other; the original does it
-            across classes.
+    Instances whose mask IoU with a better one is ``nms_threshold`` or more go (None keeps all),
+    with ``within_class`` only those of its class (the original does it across classes). ``merge``
+    adds the response map of a suppressed instance to the one that suppressed it. All else is as in
+    `retrieval_scores`.
 
     Returns:
         n instances; 0 without peaks or without valid proposals.

@@ -98,10 +98,8 @@ def mobilenet_v2_name(name: str) -> str | None:
 def to_timm_names(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
     """A state dict with the entries of torchvision's MobileNetV2 under timm's names.
 
-    Args:
-        state: it is not changed. Prefixes ("backbone.body.") stay; entries that ``own`` has, and
-            those of other networks, keep their names.
-        own: names that the model has.
+    Prefixes ("backbone.body.") stay; entries that the model has (``own``), and those of other
+    networks, keep their names.
     """
     renamed = {}
     for name, value in state.items():
@@ -177,9 +175,8 @@ def _first_line(error: Exception) -> str:
 def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The original IRNet's classifier (``res50_cam.pth``) in `CAMNet`'s names.
 
-    Args:
-        state: ``resnet50.*`` and ``classifier.weight``; its aliases (``stage1.*``, ``backbone.*``,
-            ``newly_added.*``) are the same tensors again and are left out.
+    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) of ``resnet50.*`` and
+    ``classifier.weight`` are the same tensors again and are left out.
 
     Raises:
         DataError: it is not such a state dict.

@@ -177,11 +177,8 @@ class PeakClassifier(PixelModule):
     def check_backbone(self, name: str) -> None:
         """Refuse a backbone that peaks cannot be traced back through; a pass of a tiny image.
 
-        Args:
-            name: of the backbone, for the message.
-
         Raises:
-            UsageError: naming the operation.
+            UsageError: naming the backbone and the operation.
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()

@@ -17,10 +17,7 @@ _FACTOR = 4  # of its hidden width
 class MaskHead(nn.Sequential):
     """1x1 convolution, norm, ReLU, 1x1 convolution to one logit; (N, C, h, w) to (N, 1, h, w).
 
-    Args:
-        channels: C.
-        norm: a name that Detectron2 knows.
-        momentum: of batch norm's running statistics.
+    ``norm`` is a name that Detectron2 knows, ``momentum`` that of batch norm's statistics.
     """
 
     def __init__(self, channels: int, *, norm: str, momentum: float) -> None:

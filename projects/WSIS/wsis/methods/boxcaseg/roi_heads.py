@@ -98,10 +98,8 @@ class BoxCasegROIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """The three terms (spec 4); their sum is the loss.
 
-        Args:
-            features: of N crops.
-            labels: (N, S, S) float: filled boxes, and masks of salient objects.
-            salient: (N,) bool.
+        Of N crops: features, labels (N, S, S) float (filled boxes, and masks of salient objects)
+        and ``salient`` (N,) bool.
         """
         weak, full = self.logits(features, salient)
         size = tuple(labels.shape[-2:])

@@ -76,13 +76,9 @@ class CombinedOrder:
         return max(total - total % self.batch, self.batch) if self.whole_batches else total
 
     def epoch(self, generator: np.random.Generator) -> np.ndarray:
-        """Indices of one epoch.
+        """Indices of one epoch, drawn by ``generator``: (len,) int64.
 
-        Args:
-            generator: all randomness.
-
-        Returns:
-            (len,) int64; every whole batch holds max(int(batch share), 1) box samples.
+        Every whole batch holds max(int(batch share), 1) box samples.
         """
         per_batch = max(int(self.batch * self.share), 1)
         kept = self._kept(generator)

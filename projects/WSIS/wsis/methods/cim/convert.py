@@ -66,14 +66,9 @@ def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> 
 
 
 def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a checkpoint of the original to the names of our `CIM`.
+    """A checkpoint of the original in the names of our `CIM`.
 
-    Args:
-        state: the original's state dict ("model" in its files) on VGG-16, ResNet-50 or HRNet-W48;
-            it is not changed.
-
-    Returns:
-        the same tensors under our names.
+    ``state`` ("model" in its files) is of a network on VGG-16, ResNet-50 or HRNet-W48.
 
     Raises:
         DataError: this is no CIM checkpoint: an entry is missing.

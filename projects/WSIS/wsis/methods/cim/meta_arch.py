@@ -144,13 +144,13 @@ class CIM(PixelModule):
             classes = sample["point_classes"].to(self.device)
             covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
             found = detect_at_points(scores, covers, classes, completion=completion)
-            return {"instances": to_instances(found, sample["regions"]), "scores": scores}
-        found = self.roi_heads.detect(scores, boxes, size)
-        if self.targets == "tags":
-            present = self._labels({"image_labels": []} | sample) > 0
-            found = pseudo_label_detections(found, present, best_only=self.best_only)
-        if completion is not None:
-            found = completion(found, scores)
+        else:
+            found = self.roi_heads.detect(scores, boxes, size)
+            if self.targets == "tags":
+                present = self._labels({"image_labels": []} | sample) > 0
+                found = pseudo_label_detections(found, present, best_only=self.best_only)
+            if completion is not None:
+                found = completion(found, scores)
         return {"instances": to_instances(found, sample["regions"]), "scores": scores}
 
 

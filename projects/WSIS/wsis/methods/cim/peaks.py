@@ -53,10 +53,6 @@ class ClassPeaks(nn.Module):
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)
-        return self._find(batched_inputs)
-
-    @torch.no_grad()
-    def _find(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         classifier = self.peak_classifier
         images = [classifier.normalize(sample["image"]) for sample in batched_inputs]
         found = classifier.respond(images, back_propagate=False)

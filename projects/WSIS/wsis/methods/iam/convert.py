@@ -33,10 +33,6 @@ def filling_name(name: str) -> str | None:
 def convert_filling(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """``model_filling_latest.pth.tar``'s state dict in the names of our `FillingNetwork`.
 
-    Args:
-        state: the original's; it is not changed.
-        prefix: put before our names.
-
     Raises:
         DataError: an entry that does not belong, or none at all.
     """

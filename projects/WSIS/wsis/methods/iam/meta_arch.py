@@ -140,7 +140,8 @@ class IAM(nn.Module):
                 kept = _chosen(one, places.to(one.peaks.device))
                 groups.setdefault(tuple(masks.shape[1:]), []).append((kept, masks))
         self._warn_of_nothing(bool(groups))
-        loss, pixels = self._nothing(), 0
+        # zero, with a gradient of zero for every trained weight
+        loss, pixels = sum(p.sum() * 0.0 for p in self.filling.parameters()), 0
         for group in groups.values():
             target = torch.cat([masks for _, masks in group]).to(loss.device)
             logits = self.fill([one for one, _ in group])
@@ -161,10 +162,6 @@ class IAM(nn.Module):
                 _SUSPICIOUS,
                 self.peak_classifier.peak_threshold,
             )
-
-    def _nothing(self) -> Tensor:
-        """Zero, with a gradient of zero for every trained weight."""
-        return sum(p.sum() * 0.0 for p in self.filling.parameters())
 
     @torch.no_grad()
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:

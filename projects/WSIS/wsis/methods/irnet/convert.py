@@ -36,15 +36,10 @@ def irnet_name(name: str) -> str | None:
 
 
 def convert_irnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate ``res50_irn.pth`` to the names of our `IRNet` on ``build_wsis_resnet_backbone``.
+    """``res50_irn.pth`` in the names of our `IRNet` on ``build_wsis_resnet_backbone``.
 
-    Args:
-        state: the original's state dict; it is not changed. Aliases of entries (``backbone.*``,
-            ``edge_layers.*``, ...), index tables (``path_indices*``, ``disp_target``) and
-            ``num_batches_tracked`` are left out.
-
-    Returns:
-        the same tensors under our names.
+    Aliases of entries (``backbone.*``, ``edge_layers.*``, ...), index tables (``path_indices*``,
+    ``disp_target``) and ``num_batches_tracked`` are left out.
 
     Raises:
         DataError: this is no IRNet checkpoint: an entry is missing.
