@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_model
 from wsis.methods.iam.convert import convert_filling
 from wsis.methods.iam.roi_heads import refine_by_crf
-from wsis.modeling.prm_checkpoint import peak_classifier_from_original
+from wsis.methods.prm.convert import peak_classifier_from_original
 
 from tests.golden import fill
 from tests.golden.conftest import assert_close
