@@ -55,8 +55,8 @@ def test_truth_keeps_crowds_apart(dataset, pairs):
     for index, (record, pair) in enumerate(zip(dataset, pairs, strict=True)):
         truth = load_truth(record)
         np.testing.assert_array_equal(truth.masks, pair.truth.masks)
-        np.testing.assert_array_equal(truth.crowd_masks, pair.truth.void[None])
-        assert truth.crowd_classes.tolist() == [index % 4]
+        np.testing.assert_array_equal(truth.crowds.masks, pair.truth.void[None])
+        assert truth.crowds.classes.tolist() == [index % 4]
     tags_only = {key: value for key, value in dataset[0].items() if key != "annotations"}
     assert load_truth(tags_only | {"image_labels": [1]}) is None
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import pytest
 import wsis
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
+from wsis.data.ground_truth import GroundTruth
 from wsis.engine.status import fingerprint
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.report.image_sets import spread
 from wsis.report.run_folders import find_run_folders
 from wsis.report.sources import Quality
-from wsis.visualization.canvas import Found
 
 from tests.scripts import main_of
 from tests.tools.runs import SIZES, Run, masks_of
@@ -321,20 +323,18 @@ def test_spread():
 
 
 def test_quality_finds_the_worst_and_the_best():
-    class Truth:
-        masks = masks_of(0)
-        classes = np.array([0, 1])
-        void = np.zeros(SIZES[0], dtype=bool)
-        difficult = np.zeros(2, dtype=bool)
-
+    nothing = np.zeros(SIZES[0], dtype=bool)
+    truth = GroundTruth(masks_of(0), np.array([0, 1]), nothing, np.zeros(2, dtype=bool))
     quality = Quality()
-    half = Truth.masks[0].copy()
+    half = truth.masks[0].copy()
     half[:6] = False
-    found = Found(np.array([1, 0]), np.array([0.9, 0.4]), np.stack([Truth.masks[1], half]))
-    quality.add({"image_key": "a"}, found, Truth)
-    alien = Found(np.array([0]), np.array([0.3]), Truth.masks[:1])
-    Truth.classes = np.array([1, 1])
-    quality.add({"image_key": "b"}, alien, Truth)
+    found = InstancePrediction(
+        np.array([1, 0]), np.array([0.9, 0.4]), np.stack([truth.masks[1], half])
+    )
+    quality.add({"image_key": "a"}, found, truth)
+    alien = InstancePrediction(np.array([0]), np.array([0.3]), truth.masks[:1])
+    truth = replace(truth, classes=np.array([1, 1]))
+    quality.add({"image_key": "b"}, alien, truth)
     quality.add({"image_key": "c"}, alien, None)
     assert quality.true == [True, True, False]
     assert [m.iou for m in quality.matches] == [1.0, 0.5, 0.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsis.data.proposals.store import proposals_from_artifact
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.region_overlap import overlap_with_masks
 from wsis.methods.boxcaseg.views import VIEWS as BOXCASEG
 from wsis.methods.cim.views import VIEWS as CIM
@@ -13,7 +14,6 @@ from wsis.methods.irnet.views import VIEWS as IRNET
 from wsis.visualization.canvas import (
     Arrays,
     Canvas,
-    Found,
     Picture,
     View,
     draw_found,
@@ -93,12 +93,18 @@ def proposals(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     return [*pictures, Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}")]
 
 
+def accepted(arrays: Arrays) -> InstancePrediction:
+    """The instances of an artifact, best first; score 0 is what the stage rejected."""
+    found = InstancePrediction.of_artifact(arrays).ranked()
+    return found.take(found.scores > 0)
+
+
 @view("instances", "classes", "scores", "masks")
 def instances(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """Instance masks with class and score, in the colour of the true object that each overlaps
     where ground truth exists; hatched pixels train nothing.
     """
-    return [draw_found(canvas, Found.of_artifact(arrays))]
+    return [draw_found(canvas, accepted(arrays))]
 
 
 # In the order in which the pictures of one artifact stand.

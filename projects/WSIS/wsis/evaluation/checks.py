@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.cam import cam_components, cam_label_map
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure
 from wsis.evaluation.streaming import Measure, StreamingEvaluation
@@ -24,7 +25,7 @@ class _Instances(StreamingEvaluation):
         super().__init__([*build_measures(class_names, names, options=options), *more])
         self._num_classes = len(class_names)
 
-    def take(self, key: str, found: InstancePrediction, truth: Truth) -> None:
+    def take(self, key: str, found: InstancePrediction, truth: GroundTruth) -> None:
         """Measure one image; `DataError` where the instances do not fit it."""
         found.check(key, size=truth.void.shape, num_classes=self._num_classes)
         self.add(key, InstancePair(key, found, truth))

@@ -24,8 +24,10 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval, Params
 
 from wsis.data.files import atomic_write
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.data.ground_truth import GroundTruth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.streaming import KeyedRecords, Metrics, Record, RecordTable, add_by_class
+from wsis.evaluation.truth import EvaluationTruth
 from wsis.layers.masks import mask_boxes
 from wsis.layers.run_lengths import encode_mask
 
@@ -152,21 +154,20 @@ class CocoMeasure:
         )
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:
+    def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
         voids = np.unique(predicted) if self.options.ignore_void and truth.void.any() else []
         everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
-        count, crowds = len(truth.masks), getattr(truth, "crowd_masks", everywhere[:0])
-        masks = np.concatenate([truth.masks, crowds, everywhere])
-        numbers = [truth.classes, getattr(truth, "crowd_classes", ()), voids]
+        crowds = getattr(truth, "crowds", None)
+        known = [truth] if crowds is None else [truth, crowds]
+        masks = np.concatenate([*(part.masks for part in known), everywhere])
+        numbers = [*(part.classes for part in known), voids]
         crowd = np.ones(len(masks), dtype=bool)
-        crowd[:count] = truth.difficult & (not self.options.use_difficult)
+        crowd[: len(truth.masks)] = truth.difficult & (not self.options.use_difficult)
         areas, boxes = masks.sum(axis=(1, 2)).astype(float), xywh_of_masks(masks).astype(float)
-        for first, prefix in ((0, ""), (count, "crowd_")):
+        if isinstance(truth, EvaluationTruth):
             for values, name in ((areas, "areas"), (boxes, "boxes")):
-                stated = getattr(truth, prefix + name, None)
-                if stated is not None:
-                    part = values[first : first + len(stated)]
-                    np.copyto(part, stated, where=~np.isnan(stated))
+                stated = np.concatenate([getattr(part, name) for part in known])
+                np.copyto(values[: len(stated)], stated, where=~np.isnan(stated))
         return self._annotations(
             np.concatenate([np.asarray(n, dtype=np.int64) for n in numbers]),
             masks,

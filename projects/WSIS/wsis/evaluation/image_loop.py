@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from wsis.evaluation.predictions import Truth
+from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.streaming import Metrics
 from wsis.evaluation.truth import load_truth
 
@@ -55,7 +55,7 @@ class ImageLoop:
         self._dataset_dicts, self._product = dataset_dicts, product
         self._counts = dict.fromkeys(("images", *_LEFT_OUT, "objects"), 0)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Truth, Arrays | None]]:
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], GroundTruth, Arrays | None]]:
         with tqdm(
             self._dataset_dicts,
             desc=f"evaluate {self.title}",

@@ -158,7 +158,7 @@ def predictions_section(source: Source, options: ReportOptions) -> Section | Non
         assert found is not None
         return [
             Picture(photo_panel(canvas.image), "photograph"),
-            draw_found(canvas, found.above(options.min_score), "prediction"),
+            draw_found(canvas, found.take(found.scores >= options.min_score), "prediction"),
             *draw_truth(canvas),
         ]
 

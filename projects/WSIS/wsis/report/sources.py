@@ -11,26 +11,28 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 
+from wsis.data.ground_truth import GroundTruth
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.errors import DataError
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.evaluation.voc import match_instances
 from wsis.layers.run_lengths import check_rle, decode_rles
 from wsis.report.image_sets import ImageSet
 from wsis.report.run_folders import RunFolder, read_json
-from wsis.views import instances, views_of
-from wsis.visualization.canvas import Found
+from wsis.views import accepted, instances, views_of
 
 Record = dict[str, Any]
 
 
-def found_in_annotations(annotations: Sequence[Record], size: tuple[int, int]) -> Found:
-    """Instances of annotations with RLE masks; a missing score counts as 1."""
+def found_in_annotations(
+    annotations: Sequence[Record], size: tuple[int, int]
+) -> InstancePrediction:
+    """Instances of annotations with RLE masks, best first; a missing score counts as 1."""
     masks = decode_rles([a["segmentation"] for a in annotations], size)
     ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-    return Found.ranked(classes, scores, masks, ignore)
+    return InstancePrediction(classes, scores, masks, ignore=ignore).ranked()
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,14 @@ class Source:
         key: short name for ids in the page.
         title: for people, "pseudo labels".
         images: the data set.
-        find: dataset dict to its instances, None for an image without a product.
+        find: dataset dict to its instances, best first, None for an image without a product.
         keys: of the images that have a product, where that is known beforehand.
     """
 
     key: str
     title: str
     images: ImageSet
-    find: Callable[[Record], Found | None]
+    find: Callable[[Record], InstancePrediction | None]
     keys: Collection[str] | None = None
 
 
@@ -56,7 +58,7 @@ def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
     """Product ``instances`` of an infer or derive stage."""
     reader = folder.reader
 
-    def find(record: Record) -> Found | None:
+    def find(record: Record) -> InstancePrediction | None:
         key = record["image_key"]
         if key not in reader:
             return None
@@ -66,7 +68,7 @@ def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
                 f"{folder.folder} holds no instances but {', '.join(sorted(arrays))}; "
                 "tools/report.py shows those"
             )
-        return Found.of_artifact(arrays)
+        return accepted(arrays)
 
     return Source(folder.folder.name, folder.title, images, find)
 
@@ -76,7 +78,7 @@ def pseudo_label_source(path: Path, images: ImageSet) -> Source:
     records = load_pseudo_labels(path, images.records, class_names=images.classes)
     by_key = {record["image_key"]: record for record in records}
 
-    def find(record: Record) -> Found | None:
+    def find(record: Record) -> InstancePrediction | None:
         labelled = by_key.get(record["image_key"])
         if labelled is None:
             return None
@@ -107,7 +109,7 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
             f"{path} is not in COCO's result format or not of {name} ({error!r}); evaluate again"
         ) from None
 
-    def find(record: Record) -> Found:
+    def find(record: Record) -> InstancePrediction:
         size = (int(record["height"]), int(record["width"]))
         try:
             checked = [
@@ -164,16 +166,14 @@ class Quality:
     images: int = 0
     with_truth: int = 0
 
-    def add(self, record: Record, found: Found, truth: Truth | None) -> None:
+    def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
         """Take in one image."""
         self.images += 1
         self.areas += found.masks.sum(axis=(1, 2)).tolist()
         if truth is None:
             return
         self.with_truth += 1
-        pair = InstancePair(
-            record["image_key"], InstancePrediction(found.classes, found.scores, found.masks), truth
-        )
+        pair = InstancePair(record["image_key"], found, truth)
         self.true_areas += pair.true_areas.tolist()
         matches = match_instances(pair)
         self.true += matches.true_at(0.5)[0].tolist()

@@ -56,9 +56,11 @@ def _draw_dataset(record: Record, classes: tuple[str, ...]) -> list[Picture]:
 
 def _draw_source(record: Record, source: Source, min_score: float, level: str) -> list[Picture]:
     canvas = make_canvas(record, source.images.classes, WIDTH)
-    found = source.find(record)
-    drawn = [] if found is None else [draw_found(canvas, found.above(min_score), source.title)]
-    return draw_given(canvas, level) + drawn + draw_truth(canvas)
+    found, drawn = source.find(record), draw_given(canvas, level)
+    if found is not None:
+        shown = found.take(found.scores >= min_score)
+        drawn = [*drawn, draw_found(canvas, shown, source.title)]
+    return drawn + draw_truth(canvas)
 
 
 def _draw_proposals(

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from wsis.evaluation.average_precision import rank_by_score
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.data.ground_truth import GroundTruth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.visualization.instances import (
     instance_labels,
     instances_panel,
@@ -61,7 +61,7 @@ class Canvas:
     record: Mapping[str, Any]
     image: np.ndarray
     classes: tuple[str, ...]
-    truth: Truth | None
+    truth: GroundTruth | None
     width: int = PANEL_WIDTH
     stage: str = ""
 
@@ -118,55 +118,11 @@ def counted(number: int, what: str, *, none: str = "0") -> str:
     return f"{number or none} {what}{'' if number == 1 else 's'}"
 
 
-@dataclass(frozen=True)
-class Found:
-    """Instances of one image, best score first; ties in the order given.
-
-    Attributes:
-        classes: (n,) int64.
-        scores: (n,) float.
-        masks: (n, H, W) bool.
-        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray
-    ignore: np.ndarray | None = None
-
-    @classmethod
-    def ranked(
-        cls,
-        classes: np.ndarray,
-        scores: np.ndarray,
-        masks: np.ndarray,
-        ignore: np.ndarray | None = None,
-    ) -> Found:
-        """Of instances in any order."""
-        order = rank_by_score(scores)
-        return cls(classes[order], scores[order], masks[order], ignore)
-
-    @classmethod
-    def of_artifact(cls, arrays: Arrays) -> Found:
-        """Of product ``instances``; score 0 is what the stage rejected."""
-        ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
-        found = cls.ranked(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
-        return found._chosen(found.scores > 0)
-
-    def above(self, min_score: float) -> Found:
-        """Those that score at least ``min_score``."""
-        return self._chosen(self.scores >= min_score)
-
-    def _chosen(self, keep: np.ndarray) -> Found:
-        return Found(self.classes[keep], self.scores[keep], self.masks[keep], self.ignore)
-
-
-def draw_found(canvas: Canvas, found: Found, title: str = "") -> Picture:
-    """Instances on the photograph; where there is ground truth, coloured as what they found."""
+def draw_found(canvas: Canvas, found: InstancePrediction, title: str = "") -> Picture:
+    """Ranked instances on the photograph; where there is truth, coloured as what they found."""
     colors = None
     if canvas.truth is not None:
-        prediction = InstancePrediction(found.classes, found.scores, found.masks)
-        colors = matched_colors(InstancePair("", prediction, canvas.truth).iou)
+        colors = matched_colors(InstancePair("", found, canvas.truth).iou)
     labels = instance_labels(found.classes, canvas.classes, found.scores)
     panel = instances_panel(
         canvas.image, found.masks, labels, colors=colors, ignore=found.ignore, width=canvas.width
