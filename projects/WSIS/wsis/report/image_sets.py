@@ -51,27 +51,17 @@ def read_images(names: tuple[str, ...]) -> ImageSet:
     )
 
 
-def spread(count: int, number: int, *, seed: int = 0) -> list[int]:
-    """Indices spread evenly over ``range(count)``, ascending and different.
-
-    Args:
-        count: how many there are.
-        number: how many to take at most.
-        seed: 0 takes the middle of each of ``number`` equal parts, other seeds a random one.
-    """
-    number = min(count, number)
-    edges = np.linspace(0, count, number + 1)
-    if seed:
-        generator = np.random.default_rng(seed)
-        chosen = [generator.uniform(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    else:
-        chosen = ((edges[:-1] + edges[1:]) / 2).tolist()
-    return [min(int(place), count - 1) for place in chosen]
-
-
 def choose(items: Sequence[Any], number: int, *, seed: int = 0) -> list[Any]:
-    """Items spread evenly over a sequence, see `spread`."""
-    return [items[index] for index in spread(len(items), number, seed=seed)]
+    """At most ``number`` items spread evenly over a sequence, in its order.
+
+    Seed 0 takes the middle of each of ``number`` equal parts, other seeds a random place in it.
+    """
+    count, number = len(items), min(len(items), number)
+    edges = np.linspace(0, count, number + 1)
+    places = (edges[:-1] + edges[1:]) / 2
+    if seed:
+        places = np.random.default_rng(seed).uniform(edges[:-1], edges[1:])
+    return [items[min(int(place), count - 1)] for place in places.tolist()]
 
 
 def true_objects(record: dict[str, Any]) -> GroundTruth | None:

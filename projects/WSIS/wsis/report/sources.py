@@ -155,20 +155,17 @@ class Quality:
         true: whether each of them found an object at IoU 0.5 (VOC's rule).
         areas: of all instances, pixels.
         true_areas: of all true objects, pixels.
-        images: images looked at.
-        with_truth: those of them that have ground truth.
+        with_truth: images that have ground truth.
     """
 
     matches: list[Match] = field(default_factory=list)
     true: list[bool] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
     true_areas: list[int] = field(default_factory=list)
-    images: int = 0
     with_truth: int = 0
 
     def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
         """Take in one image."""
-        self.images += 1
         self.areas += found.masks.sum(axis=(1, 2)).tolist()
         if truth is None:
             return
@@ -177,16 +174,12 @@ class Quality:
         self.true_areas += pair.true_areas.tolist()
         matches = match_instances(pair)
         self.true += matches.true_at(0.5)[0].tolist()
+        numbers = zip(matches.best_object.tolist(), matches.best_iou.tolist(), strict=True)
         self.matches += [
-            Match(
-                record,
-                index,
-                int(matches.best_object[index]),
-                int(found.classes[index]),
-                float(found.scores[index]),
-                max(float(matches.best_iou[index]), 0.0),
+            Match(record, row, object_index, int(class_id), float(score), max(iou, 0.0))
+            for row, ((object_index, iou), class_id, score) in enumerate(
+                zip(numbers, found.classes, found.scores, strict=True)
             )
-            for index in range(len(found.scores))
         ]
 
     def extremes(self, number: int) -> tuple[list[Match], list[Match]]:

@@ -22,8 +22,7 @@ from wsis.visualization.instances import (
     matched_colors,
     weak_panel,
 )
-from wsis.visualization.panels import heat_panel
-from wsis.visualization.resizing import PANEL_WIDTH
+from wsis.visualization.panels import PANEL_WIDTH, heat_panel
 
 Arrays = Mapping[str, np.ndarray]
 TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."

@@ -11,8 +11,7 @@ from matplotlib.colors import hsv_to_rgb
 
 from wsis.visualization.canvas import Arrays, Canvas, Picture, counted, view
 from wsis.visualization.colors import distinct_colors, label_colors
-from wsis.visualization.panels import blend, faint_photo
-from wsis.visualization.resizing import panel_size, resize_labels, resize_map
+from wsis.visualization.panels import blend, faint_photo, panel_size, resize_labels, resize_map
 
 
 @view("label map", "label")
