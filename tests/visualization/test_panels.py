@@ -71,8 +71,8 @@ def test_heat_is_red_at_the_maximum_and_leaves_the_rest_nearly_grey():
 
 def test_side_by_side():
     joined = side_by_side([np.zeros((2, 3, 3), np.uint8), np.zeros((4, 1, 3), np.uint8)])
-    assert joined.shape == (4, 6, 3)
-    assert (joined[:, 3:5] == 255).all()
+    assert joined.shape == (4, 12, 3)
+    assert (joined[:, 3:11] == 255).all()
     assert (joined[2:, :3] == 255).all()
     assert not joined[:2, :3].any()
 

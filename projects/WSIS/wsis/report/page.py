@@ -33,13 +33,8 @@ def section(name: str, title: str, **shown: Any) -> Section:
 def encode(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
     """Pictures as they stand in the page: encoded, since many of them do not fit into memory."""
     return [
-        {
-            "title": p.title,
-            "note": p.note,
-            "size": p.panel.shape[1::-1],
-            "source": _address(p.panel),
-        }
-        for p in pictures
+        {**vars(picture), "size": picture.panel.shape[1::-1], "panel": _address(picture.panel)}
+        for picture in pictures
     ]
 
 
