@@ -40,7 +40,7 @@ def cam_components(
         keys: (K,) class ids, ascending.
         cam: (K, H, W) float.
         threshold: a pixel belongs to a class only if its CAM exceeds this.
-        min_area: components under this share of the image get score 0 and stay in the result.
+        min_area: components under this share of the image get score 0.
     """
     cam = np.asarray(cam, dtype=np.float32)
     smallest = min_area * cam.shape[1] * cam.shape[2]

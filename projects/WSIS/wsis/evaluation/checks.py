@@ -87,15 +87,15 @@ def check_labels(
     *,
     missing: int,
 ) -> Results:
-    """A product of label maps.
+    """A product of label maps, ``label`` (H, W); without one every pixel counts as ``missing``.
 
     Args:
         title: of the progress bar.
         measure: of a `LabelPair`.
-        dataset_dicts: this process's share of the images.
-        product: artifacts with ``label`` (H, W).
-        class_names: C names.
-        missing: the label where there is no product.
+        dataset_dicts: as for every check.
+        product: likewise.
+        class_names: likewise.
+        missing: a label.
 
     Raises:
         DataError: a label map of another size, or with unknown labels.

@@ -14,7 +14,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -152,7 +152,7 @@ class CocoMeasure:
             if self.iou_type == "bbox"
             else {"segmentation": [encode_mask(mask) for mask in masks]}
         )
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return _rows(columns)
 
     def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
         voids = np.unique(predicted) if self.options.ignore_void and truth.void.any() else []
@@ -213,26 +213,19 @@ class CocoMeasure:
 
     def _by_class(self, table: RecordTable) -> Iterator[dict[str, np.ndarray]]:
         """The rows of each class in turn; images keep their order."""
-        groups = {
-            "classes": {
-                "scores": table.column("scores", np.float64),
-                "true": table.column("true", np.int16).reshape(-1, _AREAS),
-                "ignored": table.column("ignored", np.int16).reshape(-1, _AREAS),
-            },
-            "object_classes": {"objects": table.column("objects", np.int64).reshape(-1, _AREAS)},
+        classes, of_objects = (
+            table.column(name, np.int64) for name in ("classes", "object_classes")
+        )
+        objects = table.column("objects", np.int64).reshape(-1, _AREAS)
+        columns = {
+            "scores": table.column("scores", np.float64),
+            "true": table.column("true", np.int16).reshape(-1, _AREAS),
+            "ignored": table.column("ignored", np.int16).reshape(-1, _AREAS),
         }
-        borders = np.arange(len(self.class_names) + 1)
-        orders, ends = {}, {}
-        for name in groups:
-            numbers = table.column(name, np.int64)
-            orders[name] = np.argsort(numbers, kind="stable")
-            ends[name] = np.searchsorted(numbers[orders[name]], borders)
         for index in range(len(self.class_names)):
-            found = {}
-            for name, columns in groups.items():
-                rows = orders[name][ends[name][index] : ends[name][index + 1]]
-                found |= {key: values[rows] for key, values in columns.items()}
-            yield found
+            rows = classes == index
+            found = {name: values[rows] for name, values in columns.items()}
+            yield found | {"objects": objects[of_objects == index]}
 
     def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """COCO's figures and the fixed thresholds, in per cent."""
@@ -268,20 +261,20 @@ def to_coco_results(
         image_id: the JSON's image id.
         category_ids: the JSON's category id of each class.
     """
-    boxes = xywh_of_prediction(prediction).tolist()
-    entries = [
-        {
-            "image_id": image_id,
-            "category_id": int(category_ids[int(number)]),
-            "bbox": box,
-            "score": float(score),
-        }
-        for number, score, box in zip(prediction.classes, prediction.scores, boxes, strict=True)
-    ]
+    ids = [int(category_ids[int(number)]) for number in prediction.classes]
+    columns = {
+        "category_id": ids,
+        "bbox": xywh_of_prediction(prediction).tolist(),
+        "score": [float(score) for score in prediction.scores],
+    }
     if prediction.masks is not None:
-        for entry, mask in zip(entries, prediction.masks, strict=True):
-            entry["segmentation"] = encode_mask(mask)
-    return entries
+        columns["segmentation"] = [encode_mask(mask) for mask in prediction.masks]
+    return [{"image_id": image_id, **row} for row in _rows(columns)]
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """A table by columns as a dict for each row."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 class CocoResultWriter:

@@ -170,13 +170,10 @@ class ProtocolOptions:
 
     def name(self, protocol: str) -> str:
         """``protocol`` with the departures that apply to it, ``"voc, 11-point"``."""
-        parts = [protocol]
-        if self.eleven_point and protocol == "voc":
-            parts.append("11-point")
-        if not self.use_difficult:
-            parts.append("without difficult")
-        if self.ignore_void:
-            parts.append("void ignored")
-        if self.absent_is_zero and protocol.startswith("coco"):
-            parts.append("absent classes 0")
-        return ", ".join(parts)
+        departures = {
+            "11-point": self.eleven_point and protocol == "voc",
+            "without difficult": not self.use_difficult,
+            "void ignored": self.ignore_void,
+            "absent classes 0": self.absent_is_zero and protocol.startswith("coco"),
+        }
+        return ", ".join([protocol, *(name for name, applies in departures.items() if applies)])

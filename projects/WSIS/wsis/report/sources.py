@@ -195,7 +195,5 @@ class Quality:
 def _one_per_image(matches: Iterable[Match], number: int) -> list[Match]:
     chosen: dict[str, Match] = {}
     for match in matches:
-        if len(chosen) == number:
-            break
         chosen.setdefault(match.record["image_key"], match)
-    return list(chosen.values())
+    return list(chosen.values())[:number]

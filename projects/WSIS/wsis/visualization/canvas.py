@@ -31,12 +31,10 @@ GIVEN_EXPLANATION = "What the stages were given, and nothing more: boxes or poin
 
 @dataclass(frozen=True)
 class Picture:
-    """A panel with its caption.
+    """A panel (P, Q, 3) uint8 RGB with its caption.
 
-    Attributes:
-        panel: (P, Q, 3) uint8 RGB.
-        title: which kind it is; "" for the title of the view that drew it.
-        note: what there is to say of this one.
+    The title says which kind it is, "" for that of the view that drew it; the note what there is to
+    say of this one.
     """
 
     panel: np.ndarray
@@ -92,12 +90,7 @@ class View:
 
 
 def view(title: str, *needs: str) -> Callable[[Callable[[Canvas, Arrays], list[Picture]]], View]:
-    """Make a `View` of the function below; its docstring is what readers of a report see.
-
-    Args:
-        title: of the pictures, unless they have one of their own.
-        *needs: names of arrays without which the function is not called.
-    """
+    """Make a `View` of the function below; its docstring is what readers of a report see."""
 
     def declare(function: Callable[[Canvas, Arrays], list[Picture]]) -> View:
         return View(title, needs, " ".join((inspect.getdoc(function) or "").split()), function)
@@ -142,12 +135,7 @@ def draw_truth(canvas: Canvas) -> list[Picture]:
 
 
 def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -> Picture:
-    """Boxes and points of an image, or, where it has no annotations, its tags.
-
-    Args:
-        canvas: the image.
-        kinds: "bbox", "point" or both.
-    """
+    """Boxes and points (or one kind) of an image, or, where it has no annotations, its tags."""
     annotations = [a for a in canvas.record.get("annotations", ()) if not a.get("iscrowd")]
     if not annotations:
         annotations = [{"category_id": i} for i in canvas.record.get("image_labels", ())]
@@ -165,16 +153,13 @@ def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -
 
 
 def draw_given(canvas: Canvas, level: str) -> list[Picture]:
-    """The boxes or points that a method was given; nothing where it had tags alone.
+    """The boxes or points that a method was given (level "box" or "point").
 
-    Nothing either where the image's record has none, as in a folder of images.
-
-    Args:
-        canvas: the image.
-        level: "box", "point" or "".
+    Nothing where it had tags alone (""), or the record has none, as in a folder of images.
     """
-    key = {"box": "bbox", "point": "point"}.get(level)
+    key, title = {"box": ("bbox", "given boxes"), "point": ("point", "given points")}.get(
+        level, ("", "")
+    )
     if not any(key in annotation for annotation in canvas.record.get("annotations", ())):
         return []
-    title = f"given {'boxes' if level == 'box' else 'points'}"
-    return [replace(draw_annotations(canvas, (str(key),)), title=title)]
+    return [replace(draw_annotations(canvas, (key,)), title=title)]
