@@ -17,9 +17,8 @@ from wsis.data.builtin import get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.engine.status import fingerprint
 from wsis.evaluation.predictions import InstancePrediction
-from wsis.report.image_sets import choose
 from wsis.report.run_folders import find_run_folders
-from wsis.report.sources import Quality
+from wsis.report.sources import Quality, choose
 
 from tests.scripts import main_of
 from tests.tools.runs import SIZES, Run, masks_of

@@ -17,6 +17,7 @@ from wsis.visualization.canvas import (
     Picture,
     View,
     draw_found,
+    highest_peaks,
     note_rest,
     view,
 )
@@ -25,7 +26,6 @@ from wsis.visualization.panels import mark_places
 
 _MOST_CLASSES = 4
 _FIRST_PROPOSALS = 12
-_MOST_PEAKS = 6
 
 
 @view("CAM", "keys", "cam")
@@ -63,14 +63,12 @@ def responses(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     of the map, from blue (0) to red (its maximum).
     """
     pictures = []
-    values, peaks = arrays["peak_values"], arrays["peaks"]
-    for p in np.argsort(-values, kind="stable")[:_MOST_PEAKS].tolist():
+    for p, note in highest_peaks(canvas, arrays):
         # The root shows what is faint beside the few brightest pixels.
         response = np.sqrt(np.asarray(arrays["responses"][p], dtype=np.float32))
         panel = canvas.heat(response, highest=float(response.max()))
-        note = f"{canvas.classes[peaks[p, 0]]} {values[p]:.3g}"
         pictures.append(Picture(mark_places(panel, arrays["peak_places"][p : p + 1]), note=note))
-    return note_rest(pictures, len(values) - len(pictures), "peaks")
+    return note_rest(pictures, len(arrays["peaks"]) - len(pictures), "peaks")
 
 
 @view("proposals", "members", "num_atoms")

@@ -15,7 +15,6 @@ from wsis.engine.status import fingerprint
 from wsis.errors import WSISError
 from wsis.evaluation.results import format_table
 from wsis.report.figures import figures_section, stages_section
-from wsis.report.image_sets import ImageSet, read_images
 from wsis.report.page import Section, render
 from wsis.report.run_folders import RunFolder, find_run_folders, read_figures, read_stage_names
 from wsis.report.sections import (
@@ -27,7 +26,14 @@ from wsis.report.sections import (
     predictions_section,
     quality_section,
 )
-from wsis.report.sources import Source, artifact_source, prediction_source, pseudo_label_source
+from wsis.report.sources import (
+    ImageSet,
+    Source,
+    artifact_source,
+    prediction_source,
+    pseudo_label_source,
+    read_images,
+)
 from wsis.views import instances, views_of
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,17 @@ from wsis.data.images import read_dataset_image
 from wsis.engine.progress import iterate
 from wsis.errors import WSISError
 from wsis.report.figures import best_baseline, instance_entries, number_of
-from wsis.report.image_sets import ImageSet, choose, true_objects
 from wsis.report.page import Section, encode, section
 from wsis.report.run_folders import RunFolder, given_level
-from wsis.report.sources import Match, Quality, Record, Source
+from wsis.report.sources import (
+    ImageSet,
+    Match,
+    Quality,
+    Record,
+    Source,
+    choose,
+    true_objects,
+)
 from wsis.views import views_of
 from wsis.visualization.canvas import (
     GIVEN_EXPLANATION,

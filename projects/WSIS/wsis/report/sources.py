@@ -1,7 +1,8 @@
-"""Where instances come from: pseudo-label files, artifacts, predictions; and how good they are."""
+"""Images, and where their instances come from: files, artifacts, predictions; how good they are."""
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +12,75 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 
+from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.pseudo_labels import load_pseudo_labels
-from wsis.errors import DataError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
+from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
 from wsis.layers.run_lengths import check_rle, decode_rles
-from wsis.report.image_sets import ImageSet
 from wsis.report.run_folders import RunFolder, read_json
 from wsis.views import accepted, instances, views_of
 
 Record = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one or more data sets with the same classes.
+
+    Attributes:
+        names: of the data sets.
+        classes: class names by class id.
+        records: dataset dicts.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    records: list[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """The data sets' names for people."""
+        return ", ".join(self.names)
+
+
+def read_images(names: tuple[str, ...]) -> ImageSet:
+    """Read data sets, one after another.
+
+    Raises:
+        WSISError: no name, an unknown one, or a data set that cannot be read.
+    """
+    if not names:
+        raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
+    classes = class_names(names[0])
+    return ImageSet(
+        names, classes, [record for name in names for record in get_dataset_dicts(name)]
+    )
+
+
+def choose(items: Sequence[Any], number: int, *, seed: int = 0) -> list[Any]:
+    """At most ``number`` items spread evenly over a sequence, in its order.
+
+    Seed 0 takes the middle of each of ``number`` equal parts, other seeds a random place in it.
+    """
+    count, number = len(items), min(len(items), number)
+    edges = np.linspace(0, count, number + 1)
+    places = (edges[:-1] + edges[1:]) / 2
+    if seed:
+        places = np.random.default_rng(seed).uniform(edges[:-1], edges[1:])
+    return [items[min(int(place), count - 1)] for place in places.tolist()]
+
+
+def true_objects(record: dict[str, Any]) -> GroundTruth | None:
+    """The ground truth of an image; None where there is none or it cannot be read."""
+    try:
+        return load_truth(record)
+    except WSISError as error:
+        logger.warning("no ground truth for %s: %s", record["image_key"], error)
+        return None
 
 
 def found_in_annotations(

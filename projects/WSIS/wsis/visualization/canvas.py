@@ -105,6 +105,13 @@ def note_rest(pictures: list[Picture], left_out: int, what: str) -> list[Picture
     return pictures
 
 
+def highest_peaks(canvas: Canvas, arrays: Arrays) -> list[tuple[int, str]]:
+    """The rows of the six highest peaks of an artifact, with class and height for people."""
+    values, classes = arrays["peak_values"], arrays["peaks"][:, 0]
+    rows = np.argsort(-values, kind="stable")[:6].tolist()
+    return [(row, f"{canvas.classes[classes[row]]} {values[row]:.3g}") for row in rows]
+
+
 def counted(number: int, what: str, *, none: str = "0") -> str:
     """ "1 object", "2 objects"; ``none`` stands for 0."""
     return f"{number or none} {what}{'' if number == 1 else 's'}"

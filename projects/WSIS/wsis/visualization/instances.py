@@ -71,27 +71,23 @@ def hatch(panel: np.ndarray, region: np.ndarray) -> np.ndarray:
     return result
 
 
-def _inside(x: float, half_length: float, limit: int) -> float:
-    """The centre of a text of a certain length that shows whole, if it can."""
-    if 2 * half_length >= limit:
-        return limit / 2
-    return float(np.clip(x, half_length, limit - half_length))
+def _write(drawing: Visualizer, text: str, x: float, y: float, color: Sequence[float]) -> None:
+    """Put a text, its middle at x and its top at y, so that it shows whole, if it can."""
+    height, width = drawing.img.shape[:2]
+    half_length = _LETTER * len(text) / 2 + 3
+    x = width / 2 if 2 * half_length >= width else np.clip(x, half_length, width - half_length)
+    y = min(max(y, 1), max(height - _LINE, 0))
+    pale = tuple(_PALE + (1 - _PALE) * c for c in color)
+    drawing.draw_text(text, (float(x), y), color=pale, font_size=_FONT)
 
 
-def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: tuple) -> None:
+def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: Sequence[float]) -> None:
     rows, columns = np.nonzero(mask)
-    height, width = mask.shape
-    x = _inside(float(np.median(columns)), _LETTER * len(text) / 2 + 3, width)
     top, bottom = int(rows.min()), int(rows.max())
     y = float(np.median(rows)) - _LINE / 2
     if bottom - top < 3 * _LINE:  # a small object: the text stands above or below it
         y = top - _LINE - 2 if top > _LINE + 2 else bottom + 3
-    y = min(max(y, 1), max(height - _LINE, 0))
-    drawing.draw_text(text, (x, y), color=_pale(color), font_size=_FONT)
-
-
-def _pale(color: tuple) -> tuple:
-    return tuple(_PALE + (1 - _PALE) * c for c in color)
+    _write(drawing, text, float(np.median(columns)), y, color)
 
 
 def instances_panel(
@@ -212,7 +208,5 @@ def weak_panel(
         if not np.isfinite(anchor).all():
             anchor, line = np.array([3, line]), line + _LINE
         if text:
-            x = _inside(anchor[0] + _LETTER * len(text) / 2, _LETTER * len(text) / 2 + 3, size[1])
-            y = min(max(anchor[1], 1), max(size[0] - _LINE, 0))
-            drawing.draw_text(text, (x, y), color=_pale(tuple(color)), font_size=_FONT)
+            _write(drawing, text, anchor[0] + _LETTER * len(text) / 2, anchor[1], color)
     return np.ascontiguousarray(drawing.get_output().get_image())
