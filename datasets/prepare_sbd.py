@@ -49,13 +49,7 @@ def find_sbd(options: argparse.Namespace) -> Path:
         return folder
     archive = options.archive or options.root / NAME
     if options.sbd is None and options.download and not archive.is_file():
-        with tqdm(unit="B", unit_scale=True, desc=NAME) as bar:
-
-            def report(done: int, total: int) -> None:
-                bar.total = total or None
-                bar.update(done - bar.n)
-
-            download(options.url, archive, md5=MD5, report=report)
+        download(options.url, archive, md5=MD5)
     if options.sbd is not None or not archive.is_file():
         raise DataError(
             f"{problems[0]} and there is no {archive}; run python datasets/prepare_sbd.py "
@@ -67,7 +61,6 @@ def find_sbd(options: argparse.Namespace) -> Path:
         options.root / "SBD",
         strip=1,
         wanted=lambda name: "/dataset/" in name and "/img/" not in name and "/cls/" not in name,
-        progress=lambda entries: tqdm(entries, desc="extracting"),
     )
     problems = missing_in_sbd(folder)
     if problems:

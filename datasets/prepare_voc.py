@@ -9,7 +9,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
 from wsis.commands import command
 from wsis.data.download import download, extract_tar, verify_md5
 from wsis.data.root import datasets_root
@@ -44,20 +43,14 @@ def prepare(options: argparse.Namespace) -> None:
         return
     archive = options.archive or options.root / NAME
     if options.download and not archive.is_file():
-        with tqdm(unit="B", unit_scale=True, desc=NAME) as bar:
-
-            def report(done: int, total: int) -> None:
-                bar.total = total or None
-                bar.update(done - bar.n)
-
-            download(options.url, archive, md5=MD5, report=report)
+        download(options.url, archive, md5=MD5)
     if not archive.is_file():
         raise DataError(
             f"{problems[0]} and there is no {archive}; run python datasets/prepare_voc.py "
             "--download (1.9 GB), or name the archive with --archive"
         )
     verify_md5(archive, MD5)
-    extract_tar(archive, options.root, strip=1, progress=lambda e: tqdm(e, desc="extracting"))
+    extract_tar(archive, options.root, strip=1)
     problems = missing_in_voc(tree)
     if problems:
         raise DataError(f"after extracting {archive}, {'; '.join(problems)}")

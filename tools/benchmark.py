@@ -17,6 +17,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import pkgutil
 import platform
 import resource
 import statistics
@@ -26,19 +27,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MODULES = (
-    "boxcaseg",
-    "dense_crf",
-    "iam",
-    "irnet",
-    "cim",
-    "cim_step",
-    "prm",
-    "proposals",
-    "training",
-)  # files of plain/, each registers its benchmarks when imported
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
 MIB = 2**20
+COLUMNS = (  # of the table: figure, title, width, format
+    ("plain_s", "plain", 10, ".3f"),
+    ("plain_cpu_s", "cpu", 10, ".3f"),
+    ("ours_s", "ours", 9, ".3f"),
+    ("ours_cpu_s", "cpu", 9, ".3f"),
+    ("ratio", "ratio", 9, ".2f"),
+    ("max_error", "error", 9, ".1e"),
+    ("plain_peak_mb", "MiB", 9, ".0f"),
+    ("peak_mb", "MiB", 8, ".0f"),
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -146,17 +146,11 @@ def _summary(way: str, runs: list[tuple[float, float]]) -> dict[str, Any]:
 
 def machine(threads: int) -> dict[str, Any]:
     """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = models[0] if models else cpu
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": cpu,
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",
@@ -175,23 +169,12 @@ def versions() -> dict[str, str]:
 
 
 def table_row(figures: dict[str, Any]) -> str:
-    def show(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    mark = "*" if figures["extrapolated"] else ""
-    cells = [
-        f"{figures['name']:<32}",
-        f"{show(figures['plain_s'], '.3f') + mark:>10}",
-        f"{show(figures.get('plain_cpu_s'), '.3f'):>10}",
-        f"{figures['ours_s']:>9.3f}",
-        f"{figures['ours_cpu_s']:>9.3f}",
-        f"{show(figures['ratio'], '.2f'):>9}",
-        f"{show(figures['max_error'], '.1e'):>9}",
-        f"{show(figures['plain_peak_mb'], '.0f'):>9}",
-        f"{figures['peak_mb']:>8.0f}",
-        f"  {figures['note']}",
-    ]
-    return " ".join(cells)
+    cells = [f"{figures['name']:<32}"]
+    for key, _, width, form in COLUMNS:
+        text = "-" if figures.get(key) is None else format(figures[key], form)
+        text += "*" if key == "plain_s" and figures["extrapolated"] else ""
+        cells.append(f"{text:>{width}}")
+    return " ".join([*cells, "", figures["note"]])
 
 
 def main() -> None:
@@ -202,24 +185,21 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    from plain import REGISTRY
+    import plain
 
-    for module in MODULES:
-        importlib.import_module(f"plain.{module}")
-    names = select(list(REGISTRY), args.only)
+    for module in pkgutil.iter_modules(plain.__path__):
+        importlib.import_module(f"plain.{module.name}")  # each registers its benchmarks
+    names = select(list(plain.REGISTRY), args.only)
     if args.list:
         print("\n".join(names))
         return
     report = {"machine": machine(args.threads), "versions": versions(), "benchmarks": []}
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     print(", ".join(f"{key} {value}" for key, value in report["versions"].items()))
-    columns = ("plain", 10), ("cpu", 10), ("ours", 9), ("cpu", 9), ("ratio", 9), ("error", 9)
-    columns += ("MiB", 9), ("MiB", 8)  # of plain, of ours
-    print(
-        f"\n{'medians in seconds':<32} " + " ".join(f"{name:>{width}}" for name, width in columns)
-    )
+    titles = (f"{title:>{width}}" for _, title, width, _ in COLUMNS)
+    print(f"\n{'medians in seconds':<32}", *titles)
     for name in names:
-        figures = run(name, REGISTRY[name], args.repeats)
+        figures = run(name, plain.REGISTRY[name], args.repeats)
         report["benchmarks"].append(figures)
         print(table_row(figures), flush=True)
     if any(figures["extrapolated"] for figures in report["benchmarks"]):

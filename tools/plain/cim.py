@@ -12,39 +12,23 @@ from wsis.layers.regions import Regions
 from wsis.methods.cim.mining import MiningOptions, assign, mine
 from wsis.methods.cim.overlaps import Overlaps, overlaps_of_regions
 
-from plain import Benchmark, register
+from plain import IMAGE, Benchmark, difference, register, superpixel_unions
 
-HEIGHT, WIDTH = 375, 500
 COLUMNS = 4  # proposals whose overlaps with all others the plain way computes
 
 
 def grouped_masks(count: int) -> np.ndarray:
-    """(N, H, W) bool: unions of neighbouring superpixels, as grouping makes proposals."""
-    generator = np.random.default_rng(0)
-    seeds = generator.random((300, 2)) * (HEIGHT, WIDTH)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    labels = np.zeros((HEIGHT, WIDTH), dtype=np.int64)
-    nearest = np.full((HEIGHT, WIDTH), np.inf)
-    for number, (row, column) in enumerate(seeds):
-        distance = (y - row) ** 2 + (x - column) ** 2
-        labels = np.where(distance < nearest, number, labels)
-        nearest = np.minimum(distance, nearest)
-    masks = np.zeros((count, HEIGHT, WIDTH), dtype=bool)
-    for mask in masks:
-        centre, radius = generator.random(2) * (HEIGHT, WIDTH), generator.uniform(20, 150)
-        chosen = np.hypot(*(seeds - centre).T) < radius
-        chosen[np.hypot(*(seeds - centre).T).argmin()] = True
-        mask[:] = chosen[labels]
-    return masks
+    """(N, H, W) bool, which share their borders as proposals do."""
+    return superpixel_unions(count, 300, ((20, 150),))
 
 
 def unrelated_masks(count: int) -> np.ndarray:
     """(N, H, W) bool: ellipses anywhere, which share no borders."""
     generator = np.random.default_rng(0)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    masks = np.zeros((count, HEIGHT, WIDTH), dtype=bool)
+    y, x = np.mgrid[: IMAGE[0], : IMAGE[1]]
+    masks = np.zeros((count, *IMAGE), dtype=bool)
     for mask in masks:
-        (row, column), (tall, wide) = generator.random((2, 2)) * (HEIGHT, WIDTH)
+        (row, column), (tall, wide) = generator.random((2, 2)) * IMAGE
         tall, wide, angle = tall / 2 + 3, wide / 2 + 3, generator.uniform(0, math.pi)
         u = (x - column) * math.cos(angle) + (y - row) * math.sin(angle)
         v = (y - row) * math.cos(angle) - (x - column) * math.sin(angle)
@@ -53,19 +37,20 @@ def unrelated_masks(count: int) -> np.ndarray:
     return masks
 
 
-def plain_overlaps(masks: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and containment of all masks with the first few, pair by pair over all pixels."""
-    iou = np.zeros((len(masks), columns))
-    containment = np.zeros((len(masks), columns))
+def plain_overlaps(masks: np.ndarray, columns: int) -> list[np.ndarray]:
+    """IoU and containment of all masks with the first few, pair by pair over all pixels.
+
+    Returns:
+        two arrays (N, columns) float16, by way of float32; 0 where nothing is shared.
+    """
+    iou = np.zeros((len(masks), columns), dtype=np.float32)
+    containment = np.zeros((len(masks), columns), dtype=np.float32)
     for j in range(columns):
         for i in range(len(masks)):
             shared = np.bitwise_and(masks[i], masks[j]).sum()
-            iou[i, j] = shared / np.bitwise_or(masks[i], masks[j]).sum()
-            containment[i, j] = np.bitwise_and(masks[i], masks[j]).sum() / masks[j].sum()
-    return (
-        iou.astype(np.float32).astype(np.float16),
-        containment.astype(np.float32).astype(np.float16),
-    )
+            iou[i, j] = shared / max(np.bitwise_or(masks[i], masks[j]).sum(), 1)
+            containment[i, j] = shared / max(masks[j].sum(), 1)
+    return [iou.astype(np.float16), containment.astype(np.float16)]
 
 
 def build_overlap(make: Any, count: int) -> Benchmark:
@@ -73,9 +58,8 @@ def build_overlap(make: Any, count: int) -> Benchmark:
     masks = make(count)
     stored = masks.astype(np.uint8)  # as MATLAB files give them
 
-    def error(plain: tuple[np.ndarray, np.ndarray], ours: Overlaps) -> float:
-        maps = ours.iou.numpy()[:, :COLUMNS], ours.containment.numpy()[:, :COLUMNS]
-        return max(float(np.abs(p - o).max()) for p, o in zip(plain, maps, strict=True))
+    def error(plain: list[np.ndarray], ours: Overlaps) -> float:
+        return difference(plain, [ours.iou[:, :COLUMNS], ours.containment[:, :COLUMNS]])
 
     return Benchmark(
         ours=lambda: overlaps_of_regions(Regions.from_masks(masks)),
@@ -151,11 +135,8 @@ def build_mining(count: int) -> Benchmark:
         return assign(truth, maps, branch=0, options=options)
 
     def error(plain: Any, found: Any) -> float:
-        mine_of = (found.labels, found.weights, found.integrity)
-        return max(
-            float((p.double() - o.double()).abs().max())
-            for p, o in zip(plain, mine_of, strict=True)
-        )
+        plain = [value.double() for value in plain]
+        return difference(plain, [found.labels, found.weights, found.integrity])
 
     return Benchmark(
         ours=ours,

@@ -55,31 +55,19 @@ def build_step(count: int, *, masks: bool = True, chunk: int = 0) -> Any:
     return step
 
 
-def without_masks(count: int) -> Benchmark:
-    """The whole step; the plain way leaves the masked half of the features out."""
+def build(count: int, *, chunk: int = 0, note: str = "all at once", **plain: Any) -> Benchmark:
+    """The whole step in chunks of ``chunk``; ``plain``: what the plain way has otherwise."""
     return Benchmark(
-        ours=build_step(count),
-        plain=build_step(count, masks=False),
-        note="plain: no mask-guided features; the ratio is what is left of its speed",
+        ours=build_step(count, chunk=chunk),
+        plain=build_step(count, **plain) if plain else None,
+        note=note,
     )
 
 
-def in_chunks(count: int) -> Benchmark:
-    """Chunks of 100 against all proposals at once: the same losses, less memory."""
-    return Benchmark(
-        ours=build_step(count, chunk=100),
-        plain=build_step(count),
-        note="MODEL.CIM.PROPOSAL_CHUNK 100 against all at once",
-    )
-
-
-def alone(count: int) -> Benchmark:
-    """The whole step, by itself: the time of many proposals is long enough."""
-    return Benchmark(ours=build_step(count), note="all at once")
-
-
+UNMASKED = "plain: no mask-guided features; the ratio is what is left of its speed"
+IN_CHUNKS = "MODEL.CIM.PROPOSAL_CHUNK 100 against all at once: the same losses, less memory"
 for number in (100, 250, 500):
-    register(f"cim_step/{number}", partial(without_masks, number))
-for number in (1000, 2000):
-    register(f"cim_step/{number}", partial(alone, number))
-register("cim_step_chunks/300", partial(in_chunks, 300))
+    register(f"cim_step/{number}", partial(build, number, masks=False, note=UNMASKED))
+for number in (1000, 2000):  # by themselves, which takes long enough
+    register(f"cim_step/{number}", partial(build, number))
+register("cim_step_chunks/300", partial(build, 300, chunk=100, masks=True, note=IN_CHUNKS))

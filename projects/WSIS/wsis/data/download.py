@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
+
+from tqdm import tqdm
 
 from wsis.data.files import atomic_write
 from wsis.errors import DataError
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
-# Called with the bytes that are there and the bytes that there will be (0 if unknown).
-Report = Callable[[int, int], None]
-
-
-def md5_of_file(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal MD5 of a file, the checksum that the data sets' authors publish."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def verify_md5(path: str | os.PathLike[str], md5: str) -> None:
-    """Raise `DataError` unless the file has this MD5."""
-    found = md5_of_file(path)
+    """Raise `DataError` unless the file has this MD5, as the data sets' authors publish it."""
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:
         raise DataError(
             f"{path} has MD5 {found}, not {md5}: it is incomplete or another file; delete it and "
@@ -38,35 +33,31 @@ def verify_md5(path: str | os.PathLike[str], md5: str) -> None:
         )
 
 
-def _fetch(request: urllib.request.Request, part: Path, report: Report) -> None:
+def _fetch(url: str, part: Path) -> None:
+    """Append what is missing of ``url`` to ``part``, or write it anew if the server so wants."""
+    done = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         resumed = response.status == 206
+        done = done if resumed else 0
         length = int(response.headers.get("Content-Length") or 0)
-        done = part.stat().st_size if resumed else 0
-        total = done + length if length else 0
-        with open(part, "ab" if resumed else "wb") as stream:
-            while chunk := response.read(_CHUNK):
-                stream.write(chunk)
-                done += len(chunk)
-                report(done, total)
-        if total and done < total:
-            raise OSError(f"the connection ended after {done} of {total} bytes")
+        options = {"total": done + length if length else None, "initial": done, "desc": part.stem}
+        with (
+            open(part, "ab" if resumed else "wb") as stream,
+            tqdm.wrapattr(stream, "write", **options) as counted,
+        ):
+            shutil.copyfileobj(response, counted, _CHUNK)
+    if length and part.stat().st_size < done + length:
+        raise OSError(f"the connection ended after {part.stat().st_size} of {done + length} bytes")
 
 
-def download(
-    url: str,
-    path: str | os.PathLike[str],
-    *,
-    md5: str,
-    report: Report = lambda done, total: None,
-) -> Path:
+def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
     """Download a file unless it is there, going on where an earlier attempt stopped.
 
     Args:
         url: http or https.
         path: final file; until it is complete and verified, ``<path>.part`` holds what came.
         md5: its checksum.
-        report: called after each piece.
 
     Raises:
         DataError: the server cannot be reached or refuses, or the checksum is wrong. What came
@@ -75,37 +66,37 @@ def download(
     path = Path(path)
     if path.is_file():
         verify_md5(path, md5)
-        return path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    start = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        _fetch(request, part, report)
+        _fetch(url, part)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing is left to fetch; the checksum decides
             raise DataError(f"{url} cannot be downloaded ({error})") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{url} cannot be downloaded ({error}); run again to go on") from error
-    if md5_of_file(part) != md5:
+    try:
+        verify_md5(part, md5)
+    except DataError:
         part.unlink()
-        raise DataError(f"{url} gave a file with another MD5 than {md5}; it was removed, try again")
+        raise DataError(
+            f"{url} gave a file with another MD5 than {md5}; it was removed, try again"
+        ) from None
     part.rename(path)
-    return path
 
 
 def _target(name: str, folder: Path, strip: int) -> Path | None:
-    """Where an archive's entry belongs; None for what ``strip`` cuts off entirely."""
+    """Where an archive's entry belongs; None for what ``strip`` cuts off entirely.
+
+    The standard library's ``filter="data"`` is no help here: it takes ``/x`` for ``x`` and refuses
+    folders that are links to another drive.
+    """
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or ":" in (pure.parts or ("",))[0]:
         raise DataError(f"the archive's entry {name!r} leaves the folder; it was not extracted")
     parts = [p for p in pure.parts if p != "."][strip:]
     return folder.joinpath(*parts) if parts else None
-
-
-def _write(source: IO[bytes], path: Path) -> None:
-    with atomic_write(path, sync=False) as stream:
-        shutil.copyfileobj(source, stream, _CHUNK)
 
 
 def extract_tar(
@@ -114,7 +105,6 @@ def extract_tar(
     *,
     strip: int = 0,
     wanted: Callable[[str], bool] = lambda name: True,
-    progress: Callable[[Iterable[tarfile.TarInfo]], Iterable[tarfile.TarInfo]] = iter,
 ) -> int:
     """Extract the plain files of a tar archive; every file appears whole or not at all.
 
@@ -126,7 +116,6 @@ def extract_tar(
         folder: where to.
         strip: number of leading folders cut off each name.
         wanted: whether to extract an entry, by its full name.
-        progress: wraps the loop over entries.
 
     Returns:
         Number of files written.
@@ -134,28 +123,20 @@ def extract_tar(
     Raises:
         DataError: not an archive, damaged, or an entry that would land outside the folder.
     """
-    folder = Path(folder)
     count = 0
     try:
         with tarfile.open(archive) as stored:
-            for entry in progress(_entries(stored)):
-                target = _target(entry.name, folder, strip)
+            for entry in tqdm(stored, desc="extracting"):
+                target = _target(entry.name, Path(folder), strip) if entry.isreg() else None
                 if target is None or not wanted(entry.name):
                     continue
                 if target.is_file() and target.stat().st_size == entry.size:
                     continue
-                source = stored.extractfile(entry)
-                if source is not None:
-                    _write(source, target)
-                    count += 1
+                with atomic_write(target, sync=False) as stream:
+                    shutil.copyfileobj(stored.extractfile(entry), stream, _CHUNK)
+                count += 1
     except FileNotFoundError:
         raise DataError(f"{archive} does not exist") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} is not a sound archive ({error})") from error
     return count
-
-
-def _entries(stored: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    for entry in stored:
-        if entry.isreg():
-            yield entry
