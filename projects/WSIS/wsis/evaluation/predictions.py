@@ -15,7 +15,6 @@ from detectron2.structures import Instances
 
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.evaluation.average_precision import rank_by_score
 from wsis.layers.masks import iou_of_areas, mask_intersection
 
 SIZES = ("small", "medium", "large")
@@ -94,7 +93,7 @@ class InstancePrediction:
 
     def ranked(self) -> InstancePrediction:
         """The same, best score first; equal scores keep their order."""
-        return self.take(rank_by_score(self.scores))
+        return self.take(np.argsort(-self.scores, kind="stable"))
 
 
 @dataclass(frozen=True)

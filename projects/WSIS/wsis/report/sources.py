@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
+from wsis.evaluation.read_results import read_coco_results
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
-from wsis.layers.run_lengths import check_rle, decode_rles
-from wsis.report.run_folders import RunFolder, read_json
+from wsis.layers.run_lengths import decode_rles
+from wsis.report.run_folders import RunFolder
 from wsis.views import accepted, instances, views_of
 
 Record = dict[str, Any]
@@ -156,28 +155,18 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
     """
     (name,) = images.names
     path = folder.predictions[name]
-    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
-    class_ids = known or {number + 1: number for number in range(len(images.classes))}
-    by_image: defaultdict[Any, list[Record]] = defaultdict(list)
     try:
-        for entry in read_json(path):
-            class_id = class_ids[entry["category_id"]]
-            by_image[entry["image_id"]].append(entry | {"category_id": class_id})
-    except (TypeError, KeyError) as error:
+        predicted = read_coco_results(path, name)
+    except DataError as error:
         raise DataError(
-            f"{path} is not in COCO's result format or not of {name} ({error!r}); evaluate again"
+            f"{path} is not in COCO's result format or not of {name} ({error}); evaluate again"
         ) from None
 
     def find(record: Record) -> InstancePrediction:
-        size = (int(record["height"]), int(record["width"]))
-        try:
-            checked = [
-                entry | {"segmentation": check_rle(entry["segmentation"], size)}
-                for entry in by_image.get(record["image_id"], [])
-            ]
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{path}: image {record['image_id']}: segmentation {error}") from None
-        return found_in_annotations(checked, size)
+        found = InstancePrediction.of_instances(predicted(record)).ranked()
+        if found.masks is None:
+            raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
+        return found
 
     several = len(folder.predictions) > 1
     key = f"{folder.folder.name}-{name}" if several else folder.folder.name
