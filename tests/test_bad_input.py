@@ -309,14 +309,14 @@ def test_own_annotations_with_a_bad_rle(tmp_path):
     [
         ({"JSON": "absent.json"}, ["absent.json", "does not exist"]),
         ({"IMAGES": "absent"}, ["absent", "does not exist"]),
-        ({"FORMAT": "csv"}, ["FORMAT is one of coco, voc, detections, salient, not csv"]),
+        ({"FORMAT": "csv"}, ["FORMAT is one of coco, voc, folders, detections, salient, not csv"]),
     ],
 )
 def test_own_data_set_described_wrongly(tmp_path, change, words):
     name = "data_" + "_".join(change)
     pipeline = own_data_set(tmp_path / name, sizes=False)
     content = json.loads(pipeline.read_text())
-    content["WSIS"]["DATASETS"][0].update(change)
+    content["DATA"]["TRAIN"].update(change)
     pipeline.write_text(json.dumps(content))
     done = train_net_here(datasets=tmp_path, output=tmp_path / "out", config=pipeline)
     assert_refused(done, *words, code=2 if "FORMAT" in change else 1)

@@ -113,7 +113,7 @@ def test_without_detectron2_one_sentence_says_where_it_comes_from(words, tmp_pat
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: the package detectron2 is not installed; README.md")
+    assert done.stderr.startswith("error: the package detectron2 is not installed; the section")
     assert done.stderr.count("\n") == 1, done.stderr
 
 

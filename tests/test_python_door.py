@@ -26,6 +26,7 @@ def checkout(shapes_root, tiny_run, tmp_path, monkeypatch):
     (tmp_path / "output").mkdir()
     shutil.copytree(tiny_run, tmp_path / "output" / "irnet_shapes")
     (tmp_path / "datasets").symlink_to(shapes_root)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
     return tmp_path

@@ -64,7 +64,7 @@ def convert_boxcaseg_file(state: Mapping[str, torch.Tensor]) -> State:
 
 def convert_prm_file(state: Mapping[str, torch.Tensor]) -> State:
     """A peak classifier of PRM, ultra-thin-PRM or simple-IAM."""
-    from wsis.modeling.prm_checkpoint import peak_classifier_from_original
+    from wsis.methods.prm.convert import peak_classifier_from_original
 
     return peak_classifier_from_original(state)
 

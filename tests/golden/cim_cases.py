@@ -59,7 +59,6 @@ def heads_of(shapes, shape: ShapeSpec):
         pooler=ROIPooler(resolution, (1 / shape.stride,), 0, "ROIAlignV2"),
         head=MaskGuidedHead(shape.channels, resolution, dim),
         scorer=ScoreHead(dim, width - 1, num_branches=branches),
-        num_classes=width - 1,
     ).eval()
 
 

@@ -2,8 +2,8 @@
 
 import torch
 from wsis.config import get_wsis_cfg
+from wsis.methods.prm.convert import peak_classifier_from_original
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
-from wsis.modeling.prm_checkpoint import peak_classifier_from_original
 
 
 def prm_cfg(num_classes: int, *, factor: int = 8, stimulate: bool = True):

@@ -8,7 +8,6 @@ from wsis.methods.boxcaseg.crops import resize_nearest
 from wsis.methods.boxcaseg.losses import (
     pairwise_loss,
     projection_loss,
-    pseudo_label_loss,
     salient_loss,
 )
 from wsis.methods.boxcaseg.proxy_masks import normalize_maps
@@ -69,12 +68,6 @@ def test_after_enlarging(arrays, logits):
     check(arrays, "mil_up4", projection_loss(large, label), logits)
     large = interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     check(arrays, "pairwise_up4", pairwise_loss(large), logits)
-
-
-def test_pseudo_labels(arrays):
-    full = maps(arrays["psd_full_logits"]).requires_grad_()
-    loss = pseudo_label_loss(maps(arrays["logits"]).sigmoid(), full.sigmoid())
-    check(arrays, "psd", loss, full)
 
 
 def test_normalised_maps(arrays, logits):

@@ -33,7 +33,7 @@ def instances(arrays, prefix, best_only):
     present = torch.from_numpy(arrays[f"{prefix}labels"][0] > 0)
     found = pseudo_label_detections(detect(boxes, scores), present, best_only=best_only)
     regions = Regions.from_masks(masks)
-    return instances_artifact({"instances": to_instances(found, regions, masks.shape[1:])})
+    return instances_artifact({"instances": to_instances(found, regions)})
 
 
 def written(arrays, path, **options):

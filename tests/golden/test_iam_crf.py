@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from wsis.methods.iam.refinement import refine_by_crf
+from wsis.methods.iam.roi_heads import refine_by_crf
 
 from tests.golden.conftest import assert_close
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from wsis.methods.iam.convert import convert_iam
-from wsis.methods.iam.refinement import refine_by_crf
+from wsis.methods.iam.convert import convert_filling
+from wsis.methods.iam.roi_heads import refine_by_crf
+from wsis.methods.prm.convert import peak_classifier_from_original
 
 from tests.golden import fill
 from tests.golden.conftest import assert_close
@@ -39,7 +40,8 @@ def case(golden):
     cfg.MODEL.IAM.STATISTICS = "batch"
     cfg.MODEL.IAM.NMS_THRESHOLD = 1.1
     model = build_model(cfg).eval()
-    missing, unexpected = model.load_state_dict(convert_iam(*parts), strict=False)
+    state = peak_classifier_from_original(parts[0]) | convert_filling(parts[1], "filling.")
+    missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing)
     image = torch.from_numpy(arrays["image"]).permute(2, 0, 1)

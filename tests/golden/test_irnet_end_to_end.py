@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import ImageList
 from wsis.data.transforms import resize_image, scaled_size
 from wsis.layers.crf import crf_labels
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
@@ -141,11 +140,7 @@ def test_instances_from_stored_maps(arrays):
     background = float(arrays["thresholds_fg_bg_ins64"][2])
     heads = IRNetROIHeads(background=background, semantic_background=background)
     size = arrays["image"].shape[:2]
-    features = {
-        "boundary": [torch.from_numpy(arrays["edge"][0])],
-        "cam": [torch.from_numpy(arrays["cam"])],
-        "keys": [torch.from_numpy(arrays["keys"])],
-    }
+    maps = (torch.from_numpy(a) for a in (arrays["edge"][0], arrays["cam"], arrays["keys"]))
     clusters = torch.from_numpy(arrays["cluster_map"]).long()
-    (found,), _ = heads(ImageList(torch.zeros(1, 3, *size), [size]), features, [clusters])
+    found = heads(*maps, clusters, (size, size))
     check_instances(arrays, found)

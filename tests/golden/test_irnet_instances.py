@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import ImageList
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads
@@ -17,13 +16,10 @@ def arrays(golden):
 
 
 def inputs(arrays):
-    features = {
-        "boundary": [torch.from_numpy(arrays["edge"][0])],
-        "cam": [torch.from_numpy(arrays["cam"])],
-        "keys": [torch.from_numpy(arrays["keys"])],
-    }
+    """Boundary, CAM, class ids; sizes of the image and of the result."""
+    maps = (torch.from_numpy(a) for a in (arrays["edge"][0], arrays["cam"], arrays["keys"]))
     size = tuple(int(side) for side in arrays["image_size"])
-    return ImageList(torch.zeros(1, 3, *size), [size]), features
+    return (*maps, (size, size))
 
 
 def test_centroids_and_clusters(arrays):
@@ -47,11 +43,10 @@ def test_walk(arrays):
 
 
 def test_instances(arrays):
-    images, features = inputs(arrays)
+    boundary, cam, keys, sizes = inputs(arrays)
     field = torch.from_numpy(arrays["dp"])
     clusters = cluster_centroids(field, refine_centroids(field))
-    (found,), losses = IRNetROIHeads()(images, features, [clusters])
-    assert losses == {}
+    found = IRNetROIHeads()(boundary, cam, keys, clusters, sizes)
     assert_close(found.scores, arrays["score64"], 2e-4, "scores")
     np.testing.assert_array_equal(found.pred_classes, arrays["class"])
     width = int(arrays["mask_shape"][-1])
@@ -61,6 +56,5 @@ def test_instances(arrays):
 
 
 def test_semantic_labels(arrays):
-    images, features = inputs(arrays)
-    (found,) = IRNetROIHeads().semantic(images, features)
+    found = IRNetROIHeads().semantic(*inputs(arrays))
     assert (found.numpy() == arrays["sem_seg"]).mean() >= 0.9995

@@ -25,7 +25,7 @@ def model(golden, arrays):
 
 def apply_settings(model, case):
     name = case["filter"]
-    model.stimulation = model.stimulation | {"window": case["win_size"], "peak_filter": name}
+    model.window, model.peak_filter = case["win_size"], name
     model.factor = case["sub_pixel_locating_factor"]
     model.class_threshold = case["class_threshold"]
     model.peak_threshold = case["peak_threshold"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from wsis.modeling.prm_checkpoint import peak_classifier_from_original
+from wsis.methods.prm.convert import peak_classifier_from_original
 
 from tests.golden import fill
 from tests.golden.conftest import assert_close

@@ -30,7 +30,7 @@ def test_parts(scene):
 
 @pytest.mark.parametrize(
     "cost",
-    [similarity_cost(), similarity_cost(texture=0, fill=0), edge_cost(power=0.5, edge_weight=1)],
+    [similarity_cost(), similarity_cost(texture=False), edge_cost(power=0.5, edge_weight=1)],
     ids=["similar", "color and size", "edges"],
 )
 def test_trees(scene, cost):

@@ -168,7 +168,7 @@ def test_area_speaks_against_a_candidate():
     contour = {
         i: v - s
         for i, v, s in zip(
-            free[0], free[1], prepared.inside_sums(response)[free[0], 0], strict=True
+            free[0], free[1], prepared.regions.sums(response)[free[0], 0], strict=True
         )
     }
     assert dear[1].tolist() == pytest.approx([0.9 - 0.09 + contour[0], 1.0 - 0.9 + contour[1]])

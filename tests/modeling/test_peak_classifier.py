@@ -103,7 +103,7 @@ def test_maps_that_are_not_finite(model):
 def test_options():
     assert parse_filter("median") == "median"
     assert parse_filter("0.5") == 0.5
-    with pytest.raises(UsageError, match="IN_FEATURE is 'res9'"):
+    with pytest.raises(UsageError, match="IN_FEATURE names 'res9'"):
         build_peak_classifier(tiny_cfg(IN_FEATURE="res9"))
 
 

@@ -53,7 +53,7 @@ def test_data_set_and_pseudo_labels(run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("dataset", "no_such_set"), "there is no data set 'no_such_set'"),
+        (("dataset", "no_such_set"), "there is no data set (nor a path) 'no_such_set'"),
         (("predictions", "{root}/images"), "is no run folder"),
         (("pseudo-labels", "{root}/none.json", "--images", "{root}/images"), "none.json"),
         (("predictions", "{root}/output/2_cam"), "holds no instances but cam, high_res, keys"),

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from wsis.layers.crf import BilateralKernel, GaussianKernel, dense_crf, unary_from_labels
+from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, unary_from_labels
 
 from plain import Benchmark, difference, register
 
@@ -78,7 +78,7 @@ def build(make_image, height: int, width: int, num_labels: int) -> Benchmark:
     unary = unary_from_labels(labels_of(image, num_labels), num_labels)
     compiled = importlib.util.find_spec("pydensecrf") is not None
     return Benchmark(
-        ours=lambda: dense_crf(image, unary, kernels=(GAUSSIAN, BILATERAL), num_iterations=10),
+        ours=lambda: DenseCRF(image, (GAUSSIAN, BILATERAL)).infer(unary, 10),
         plain=(lambda: pydensecrf(image, unary, 10)) if compiled else None,
         error=difference,
         note="plain: pydensecrf2, C++" if compiled else "pydensecrf2 is not installed",

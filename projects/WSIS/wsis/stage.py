@@ -115,12 +115,17 @@ class ExportStage(Stage):
     function: Callable[..., dict[str, Any]]
 
 
-def register_stage(stage: Stage) -> Stage:
-    """Add a stage under its name, which must be new."""
-    if stage.name in _STAGES:
-        raise AssertionError(f"two stages are called {stage.name!r}")
-    _STAGES[stage.name] = stage
-    return stage
+def register_stages(*stages: Stage) -> None:
+    """Add stages under their names, which must be new."""
+    for stage in stages:
+        if stage.name in _STAGES:
+            raise AssertionError(f"two stages are called {stage.name!r}")
+        _STAGES[stage.name] = stage
+
+
+def keys_below(node: str, names: str) -> tuple[str, ...]:
+    """Config keys of one node: ``keys_below("MODEL.PRM", "MASKS SCORE")``."""
+    return tuple(f"{node}.{name}" for name in names.split())
 
 
 def get_stage(name: str) -> Stage:

@@ -19,13 +19,14 @@ from wsis.evaluation.predictions import ProtocolOptions
 from wsis.evaluation.proposals import check_proposals
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.layers.segment_proposals import ProposalSettings
-from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, register_stage
+from wsis.modeling.network import options_of
+from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, keys_below, register_stages
 
-_CAMNET = "MODEL.CAMNET."
-_PEAKS = "MODEL.PEAK_CLASSIFIER."
-_PEAK_NETWORK_KEYS = tuple(
-    _PEAKS + key
-    for key in ("NUM_CLASSES", "IN_FEATURE", "STIMULATE", "WINDOW", "FILTER", "SUB_PIXEL_FACTOR")
+PSEUDO_LABELS_FILE = "pseudo_labels.json"
+_CAMNET_KEYS = keys_below("MODEL.CAMNET", "NUM_CLASSES IN_FEATURE")
+_PEAK_NETWORK_KEYS = keys_below(
+    "MODEL.PEAK_CLASSIFIER",
+    "NUM_CLASSES IN_FEATURE STIMULATE WINDOW FILTER SUB_PIXEL_FACTOR GRADIENT",
 )
 
 
@@ -47,13 +48,7 @@ def proposal_source(cfg: CfgNode) -> ProposalSource:
     """
     keys = cfg.WSIS.PROPOSALS
     try:
-        settings = ProposalSettings(
-            max_count=keys.MAX_COUNT,
-            pixels_per_superpixel=keys.PIXELS_PER_SUPERPIXEL,
-            max_superpixels=keys.MAX_SUPERPIXELS,
-            min_area=keys.MIN_AREA,
-            nms_threshold=keys.NMS_THRESHOLD,
-        )
+        settings = ProposalSettings(**options_of(ProposalSettings, keys))
     except ValueError as error:
         raise UsageError(f"WSIS.PROPOSALS: {error}") from None
     return ProposalSource(kind=keys.FORMAT, root=keys.ROOT, settings=settings)
@@ -87,19 +82,16 @@ def detection_evaluator(
     )
 
 
-CLASSIFIER = register_stage(
+register_stages(
     TrainStage(
         name="classifier",
         title="Train the image classifier on tags",
         produces="classifier",
-        config_keys=(_CAMNET + "NUM_CLASSES", _CAMNET + "IN_FEATURE"),
+        config_keys=_CAMNET_KEYS,
         evaluation=classification_evaluator,
         mapper="ImageLevelMapper",
         supervision="image",
-    )
-)
-
-CAM = register_stage(
+    ),
     InferStage(
         name="cam",
         title="Class activation maps at several scales",
@@ -110,22 +102,16 @@ CAM = register_stage(
         weights_from="classifier",
         mapper="MultiScaleMapper",
         to_artifact=cam_artifact,
-    )
-)
-
-PEAK_CLASSIFIER = register_stage(
+    ),
     TrainStage(
         name="peak_classifier",
         title="Train the peak-stimulated classifier on tags",
         produces="peak_classifier",
-        config_keys=(*_PEAK_NETWORK_KEYS, _PEAKS + "GRADIENT"),
+        config_keys=_PEAK_NETWORK_KEYS,
         evaluation=classification_evaluator,
         mapper="ImageLevelMapper",
         supervision="image",
-    )
-)
-
-PROPOSALS = register_stage(
+    ),
     DeriveStage(
         name="proposals",
         title="Segment proposals, generated or converted",
@@ -134,22 +120,16 @@ PROPOSALS = register_stage(
         file_keys=("WSIS.PROPOSALS.ROOT",),
         evaluation=check_proposals,
         function=derive_proposals,
-    )
-)
-
-PSEUDO_LABELS = register_stage(
+    ),
     ExportStage(
         name="pseudo_labels",
         title="Write the instances as COCO JSON",
         consumes=("instances",),
         produces="pseudo_labels",
         config_keys=("WSIS.PSEUDO_LABELS",),
-        file_name="pseudo_labels.json",
+        file_name=PSEUDO_LABELS_FILE,
         function=export_pseudo_labels,
-    )
-)
-
-MASK_RCNN = register_stage(
+    ),
     TrainStage(
         name="mask_rcnn",
         title="Train Mask R-CNN on the pseudo labels",
@@ -159,10 +139,7 @@ MASK_RCNN = register_stage(
         evaluation=detection_evaluator,
         mapper="InstanceMapper",
         supervision="mask",
-    )
-)
-
-SUPERVISED_MASK_RCNN = register_stage(
+    ),
     TrainStage(
         name="supervised_mask_rcnn",
         title="Train Mask R-CNN on true masks, for comparison",
@@ -170,5 +147,5 @@ SUPERVISED_MASK_RCNN = register_stage(
         evaluation=detection_evaluator,
         mapper="InstanceMapper",
         supervision="mask",
-    )
+    ),
 )

@@ -98,7 +98,7 @@ def test_detections():
     values = found["scores"][instances.proposal_index, instances.pred_classes]
     assert torch.equal(values, instances.scores)
     assert set(instances.pred_classes.tolist()) == {0, 1, 2}
-    model.restrict_to_labels = True
+    model.targets = "tags"
     chosen = model([sample])[0]["instances"]
     assert set(chosen.pred_classes.tolist()) == {2}
     assert chosen.scores.tolist() == sorted(chosen.scores.tolist(), reverse=True)

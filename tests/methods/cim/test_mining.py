@@ -71,9 +71,6 @@ def test_assignment():
     assert found.labels.tolist() == [5, 3, 5, 0, -1]
     assert found.weights.tolist() == pytest.approx([0.7, 0.3, 0.7, 0.7, 0])
     assert found.integrity.tolist() == [True, True, True, False, False]
-    rows = found.one_hot(6)
-    assert rows.shape == (5, 7)
-    assert rows.sum(dim=1).tolist() == [1, 1, 1, 1, 0]
 
 
 def test_sampling_keeps_whole_rows_and_follows_weights():

@@ -160,7 +160,10 @@ def test_the_size_of_the_file(model):
 def test_response_mean(model):
     model.response_mean = 1.0
     (found,) = model.eval().respond([sample()])
-    means = model._scaled(found.responses).mean(dim=(1, 2))
+    seen = []
+    model.filling.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.fill([found])
+    means = seen[0].mean(dim=(1, 2))
     torch.testing.assert_close(means, torch.ones_like(means))
 
 

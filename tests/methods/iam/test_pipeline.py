@@ -160,9 +160,9 @@ def test_peak_heights(run, shapes_root, monkeypatch, capsys):
     words = [*tiny_overrides(CONFIG, EXTRA), "OUTPUT_DIR", str(run)]
     assert peak_thresholds(["--config-file", str(CONFIG), "--images", "3", *words]) == 0
     assert "PEAK_THRESHOLD" in capsys.readouterr().out
-    stage = CONFIG.parent / "stages" / "iam_shapes" / "filling_network.yaml"
-    assert peak_thresholds(["--config-file", str(stage)]) == 2
-    assert "filling_network.yaml has no stage that trains" in capsys.readouterr().err
+    other = CONFIG.with_name("irnet_shapes.yaml")
+    assert peak_thresholds(["--config-file", str(other)]) == 2
+    assert "irnet_shapes.yaml has no stage that trains" in capsys.readouterr().err
 
 
 def test_report_and_demo(run, shapes_root, tmp_path, monkeypatch, capsys):

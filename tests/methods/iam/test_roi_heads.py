@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import BitMasks, ImageList
+from detectron2.structures import BitMasks
 from wsis.errors import UsageError
-from wsis.methods.iam.refinement import refine_by_crf
-from wsis.methods.iam.roi_heads import IAMROIHeads
+from wsis.methods.iam.roi_heads import IAMROIHeads, refine_by_crf
 
 SIZE = (24, 32)
 
@@ -23,13 +22,8 @@ def scene():
     return picture, maps, logits, torch.tensor([2, 0, 2, 1])
 
 
-def run(heads, scene, **options):
-    picture, maps, logits, classes = scene
-    images = ImageList(picture[None], [SIZE])
-    features = {"activation": [maps], "class_scores": [logits]}
-    (found,), losses = heads(images, features, [classes], **options)
-    assert losses == {}
-    return found
+def run(heads, scene, size=SIZE):
+    return heads(*scene, size)
 
 
 def test_without_crf(monkeypatch):
@@ -83,7 +77,7 @@ def test_crf_follows_the_picture():
 
 
 def test_at_the_size_of_the_picture():
-    found = run(IAMROIHeads(crf_iterations=0), scene(), output_sizes=[(48, 96)])
+    found = run(IAMROIHeads(crf_iterations=0), scene(), size=(48, 96))
     assert found.image_size == (48, 96)
     assert found.pred_masks.shape == (2, 48, 96)
     large = found.pred_masks[1].float().mean() * 24 * 32
@@ -95,22 +89,6 @@ def test_without_peaks():
     found = run(IAMROIHeads(), (picture, maps[:0], logits[:0], classes[:0]))
     assert len(found) == 0
     assert found.pred_masks.shape == (0, *SIZE)
-
-
-def test_a_batch_of_different_sizes():
-    picture, maps, logits, classes = scene()
-    tensors = torch.zeros(2, 3, 40, 40)
-    tensors[0, :, :24, :32], tensors[1] = picture, 7
-    images = ImageList(tensors, [SIZE, (40, 40)])
-    features = {
-        "activation": [maps, torch.zeros(0, 40, 40)],
-        "class_scores": [logits, logits[:0]],
-    }
-    heads = IAMROIHeads()
-    results, _ = heads(images, features, [classes, classes[:0]])
-    alone = run(heads, scene())
-    assert torch.equal(results[0].pred_masks, alone.pred_masks)
-    assert len(results[1]) == 0
 
 
 def test_bad_score():

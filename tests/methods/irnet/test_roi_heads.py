@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
-from detectron2.structures import ImageList
 from torch.nn import functional
 from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads, strongest, upsample
 
 from tests.layers.allocations import Allocations
+
+SIZES = ((38, 63), (38, 63))  # of the image, of the result
 
 
 def scene():
@@ -19,14 +20,12 @@ def scene():
     boundary[2:8, 7:9] = 0.9
     cam = torch.zeros(1, 10, 16)
     cam[0, 2:8, 2:8], cam[0, 2:8, 8:14] = 0.9, 0.8
-    images = ImageList(torch.zeros(1, 3, 38, 63), [(38, 63)])
-    return images, {"boundary": [boundary], "cam": [cam], "keys": [torch.tensor([6])]}, clusters
+    return {"boundary": boundary, "cam": cam, "keys": torch.tensor([6])}, clusters
 
 
 def test_touching_objects_of_one_class_are_separated():
-    images, features, clusters = scene()
-    (found,), losses = IRNetROIHeads()(images, features, [clusters])
-    assert losses == {}
+    features, clusters = scene()
+    found = IRNetROIHeads()(**features, clusters=clusters, sizes=SIZES)
     kept = found[found.scores > 0]
     assert len(kept) == 2
     assert kept.pred_classes.tolist() == [6, 6]
@@ -77,10 +76,9 @@ def test_groups_need_not_be_numbered_and_cost_no_loop():
 def test_many_clusters_are_held_once():
     clusters = torch.arange(400).view(20, 20)
     boundary = torch.rand(20, 20, generator=torch.Generator().manual_seed(3))
-    features = {"boundary": [boundary], "cam": [torch.ones(2, 20, 20)], "keys": [torch.arange(2)]}
-    images = ImageList(torch.zeros(1, 3, 80, 80), [(80, 80)])
+    heads, cam = IRNetROIHeads(exp_times=1), torch.ones(2, 20, 20)
     with Allocations() as made:
-        IRNetROIHeads(exp_times=1)(images, features, [clusters])
+        heads(boundary, cam, torch.arange(2), clusters, ((80, 80), (80, 80)))
     assert made.at_least(800 * 20 * 20) == 1
     assert made.at_least(800 * 20 * 20 // 2) == 1  # nothing else comes near
 
@@ -100,46 +98,46 @@ def test_upsampling_puts_cells_where_they_lie():
 
 
 def test_per_class_normalisation_saves_a_weak_class():
-    images, features, clusters = scene()
-    cam = features["cam"][0]
+    features, clusters = scene()
+    cam = features["cam"]
     weak = torch.zeros_like(cam)
     weak[0, 2:8, 8:14] = 0.05
     cam[0, 2:8, 8:14] = 0
-    features["cam"], features["keys"] = [torch.cat([cam, weak])], [torch.tensor([2, 9])]
+    features["cam"], features["keys"] = torch.cat([cam, weak]), torch.tensor([2, 9])
     for per_class, classes in ((False, {2}), (True, {2, 9})):
-        (found,), _ = IRNetROIHeads(per_class=per_class)(images, features, [clusters])
+        found = IRNetROIHeads(per_class=per_class)(**features, clusters=clusters, sizes=SIZES)
         assert set(found.pred_classes.tolist()) == classes
 
 
 def test_semantic_labels_and_cams_of_another_grid():
-    images, features, clusters = scene()
-    (label,) = IRNetROIHeads().semantic(images, features)
+    features, clusters = scene()
+    label = IRNetROIHeads().semantic(**features, sizes=SIZES)
     assert label.dtype == torch.uint8
     assert label.shape == (38, 63)
     assert set(label.unique().tolist()) == {0, 7}
-    half = functional.interpolate(features["cam"][0][None], scale_factor=0.5, mode="nearest")[0]
-    (other,) = IRNetROIHeads().semantic(images, features | {"cam": [half]})
+    half = functional.interpolate(features["cam"][None], scale_factor=0.5, mode="nearest")[0]
+    other = IRNetROIHeads().semantic(**features | {"cam": half}, sizes=SIZES)
     assert (other == label).float().mean() > 0.9
 
 
 def test_all_zero_and_missing_cams():
-    images, features, clusters = scene()
-    zero = features | {"cam": [torch.zeros(1, 10, 16)]}
-    none = features | {"cam": [torch.zeros(0, 10, 16)], "keys": [torch.zeros(0, dtype=torch.long)]}
+    features, clusters = scene()
+    zero = features | {"cam": torch.zeros(1, 10, 16)}
+    none = features | {"cam": torch.zeros(0, 10, 16), "keys": torch.zeros(0, dtype=torch.long)}
     for given in (zero, none):
-        (found,), _ = IRNetROIHeads()(images, given, [clusters])
+        found = IRNetROIHeads()(**given, clusters=clusters, sizes=SIZES)
         assert len(found) == 0
         assert found.pred_masks.shape == (0, 38, 63)
-        (label,) = IRNetROIHeads().semantic(images, given)
+        label = IRNetROIHeads().semantic(**given, sizes=SIZES)
         assert np.all(label.numpy() == 0)
 
 
 def test_leaving_out_empty_channels_changes_nothing():
-    _, features, clusters = scene()
-    cam, boundary = features["cam"][0], features["boundary"][0]
+    features, clusters = scene()
+    cam, boundary = features["cam"], features["boundary"]
     indicator = functional.one_hot(clusters, 3).permute(2, 0, 1)
     every = random_walk((cam[:, None] * indicator).flatten(0, 1), boundary)
-    channels, maps = IRNetROIHeads()._candidates(features, 0, clusters)
+    channels, maps = IRNetROIHeads()._candidates(cam, clusters)
     torch.testing.assert_close(random_walk(maps, boundary), every[3 * channels[0] + channels[1]])
     assert (every[0] == 0).all()
     assert channels[1].tolist() == [1, 2]

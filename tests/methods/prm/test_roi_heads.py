@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import BitMasks, ImageList
+from detectron2.structures import BitMasks
 from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.prm.roi_heads import PRMROIHeads, response_masks, scaled_factors, smooth_map
@@ -35,9 +35,8 @@ def found_in(masks, classes, values):
 
 
 def run(heads, found, masks, size=SIZE):
-    images = ImageList(torch.zeros(1, 3, *SIZE), [SIZE])
     regions = None if masks is None else Regions.from_masks(masks)
-    return heads(images, [found], [regions], output_sizes=[size])[0][0]
+    return heads(found, regions, size)
 
 
 def test_each_peak_finds_its_proposal():

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from wsis.methods.prm.roi_heads import PRMROIHeads
 from wsis.methods.prm.stages import peak_instances_artifact
-from wsis.modeling.peak_artifact import response_artifact, small_maps
+from wsis.modeling.peak_responses import response_artifact, small_maps
 
 from tests.methods.prm.test_roi_heads import SIZE, discs, found_in, run
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from scipy import ndimage
 
-from wsis.layers.masks import mask_boxes
+from wsis.layers.run_lengths import encode_mask, rle_box
 
 SHAPES_CLASSES = ("disc", "square", "triangle", "star")
 
@@ -270,10 +269,12 @@ def draw_scene(rng: np.random.Generator, shapes: list[Shape], size: tuple[int, i
         empty = np.zeros(0, dtype=np.int64)
         return Scene(image, none, empty, np.zeros((0, 2)), np.zeros((0, 4)))
     masks, _ = _visible(shapes, size)
+    boxes = np.array([rle_box(encode_mask(mask)) for mask in masks])
+    boxes[:, 2:] += boxes[:, :2]
     return Scene(
         image=image,
         masks=masks,
         classes=np.array([s.class_id for s in shapes], dtype=np.int64),
         points=np.array([_inner_point(mask, rng) for mask in masks]),
-        boxes=mask_boxes(torch.from_numpy(masks)).double().numpy(),
+        boxes=boxes,
     )

@@ -12,11 +12,10 @@ from scipy import ndimage
 
 
 def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Label the 4-connected components of a mask (H, W) in raster order.
+    """Label the 4-connected components of a mask (H, W) in raster order of their first pixels.
 
     Returns:
-        labels (H, W) int32, 0 outside, components numbered from 1 by their first pixel in raster
-        order; and the number of components.
+        labels (H, W) int32, 0 outside, components numbered from 1; and their number.
     """
     labels, count = ndimage.label(mask)
     return labels, int(count)
@@ -39,12 +38,7 @@ class Detections(NamedTuple):
 def winning_channels(scores: np.ndarray, background: float) -> np.ndarray:
     """Channel with the largest score at each pixel, -1 where none exceeds ``background``.
 
-    Args:
-        scores: (C, H, W) float; ties go to the lower channel, and to the background first.
-        background: the constant score of the background.
-
-    Returns:
-        (H, W) int64.
+    Of scores (C, H, W), to (H, W) int64; ties go to the lower channel, and to the background first.
     """
     if len(scores) == 0:
         return np.full(scores.shape[1:], -1, dtype=np.int64)

@@ -191,24 +191,6 @@ def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
     return lattice
 
 
-def dense_crf(
-    image: Array,
-    unary: Array,
-    *,
-    kernels: Sequence[Kernel] = IRNET_KERNELS,
-    num_iterations: int = 10,
-) -> Array:
-    """Label probabilities of one image: ``DenseCRF(image, kernels).infer(unary, num_iterations)``.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        unary: (L, H, W) or (B, L, H, W) float32, see ``unary_from_labels``.
-        kernels: the pairwise terms.
-        num_iterations: mean-field updates.
-    """
-    return DenseCRF(image, kernels).infer(unary, num_iterations)
-
-
 def unary_from_labels(labels: Array, num_labels: int, *, label_probability: float = 0.7) -> Array:
     """Unary (L, H, W) float32 of a certain label map: -log of ``label_probability`` or the rest.
 
@@ -237,12 +219,6 @@ def unary_from_labels(labels: Array, num_labels: int, *, label_probability: floa
     return unary if isinstance(labels, Tensor) else unary.numpy()
 
 
-def unary_from_softmax(probabilities: Array, *, minimum: float = 1e-5) -> Array:
-    """Unary -log(p) float32 of probabilities (any shape), which are raised to ``minimum`` first."""
-    unary = -_as_tensor(probabilities).float().clamp(minimum, 1.0).log()
-    return unary if isinstance(probabilities, Tensor) else unary.numpy()
-
-
 def crf_labels(
     image: Array,
     labels: Array,
@@ -255,7 +231,7 @@ def crf_labels(
     """Label maps cleaned by the CRF, as IRNet does with its seeds (irnet spec 4).
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: see `DenseCRF`.
         labels: (H, W) or (B, H, W) integers, 0 <= label < ``num_labels``.
         num_labels: L, background included. With one, nothing is to be decided: all zero.
         num_iterations: mean-field updates.
@@ -267,7 +243,7 @@ def crf_labels(
     """
     unary = unary_from_labels(labels, num_labels, label_probability=label_probability)
     if num_labels > 1:
-        unary = dense_crf(image, unary, kernels=kernels, num_iterations=num_iterations)
+        unary = DenseCRF(image, kernels).infer(unary, num_iterations)
     return unary.argmax(-3)
 
 

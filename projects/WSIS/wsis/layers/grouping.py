@@ -72,12 +72,7 @@ def _histograms(
 
 
 def describe_parts(labels: np.ndarray, lab: np.ndarray) -> Parts:
-    """Sizes, colours, textures and boxes of superpixels.
-
-    Args:
-        labels: (H, W) int32, from 0 without gaps.
-        lab: (H, W, 3) float32.
-    """
+    """Superpixels ``labels`` (H, W) int32, from 0 without gaps, of a picture (H, W, 3) float32."""
     height, width = labels.shape
     flat = labels.ravel().astype(np.int64)
     number = int(flat.max()) + 1
@@ -112,23 +107,17 @@ def _shared(histogram: np.ndarray, size: np.ndarray, pairs: Neighbours) -> np.nd
     return np.minimum(one, two).sum(axis=1)
 
 
-def similarity_cost(
-    *, color: float = 1, texture: float = 1, size: float = 1, fill: float = 1
-) -> Cost:
-    """Less similar neighbours cost more; the numbers weigh the four similarities."""
+def similarity_cost(*, texture: bool = True) -> Cost:
+    """Less similar neighbours cost more: in colour, size, fill and, if asked for, texture."""
 
     def cost(parts: Parts, pairs: Neighbours, pixels: float) -> np.ndarray:
         together = parts.size[pairs.one] + parts.size[pairs.two]
-        total = size * together / pixels
-        if color:
-            total = total - color * _shared(parts.color_histogram, parts.size, pairs)
+        total = together / pixels - _shared(parts.color_histogram, parts.size, pairs)
         if texture:
-            total = total - texture * _shared(parts.texture_histogram, parts.size, pairs)
-        if fill:
-            low = np.minimum(parts.boxes[pairs.one, :2], parts.boxes[pairs.two, :2])
-            high = np.maximum(parts.boxes[pairs.one, 2:], parts.boxes[pairs.two, 2:])
-            total = total + fill * ((high - low).prod(axis=1) - together) / pixels
-        return total
+            total = total - _shared(parts.texture_histogram, parts.size, pairs)
+        low = np.minimum(parts.boxes[pairs.one, :2], parts.boxes[pairs.two, :2])
+        high = np.maximum(parts.boxes[pairs.one, 2:], parts.boxes[pairs.two, 2:])
+        return total + ((high - low).prod(axis=1) - together) / pixels
 
     return cost
 

@@ -50,11 +50,7 @@ def iou_of_areas(
 
 
 def mask_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Number of pixels that two masks share, for all pairs.
-
-    Args:
-        a: (A, H, W) bool.
-        b: (B, H, W) bool.
+    """Number of pixels that masks (A, H, W) and (B, H, W) bool share, for all pairs.
 
     Returns:
         (A, B) float64 holding whole numbers.
@@ -73,20 +69,14 @@ def mask_iou(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
         b: (B, H, W) bool; default the same as ``a``.
 
     Returns:
-        (A, B) float64 in [0, 1].
-
-    Raises:
-        ValueError: as `mask_intersection`.
+        (A, B) float64 in [0, 1]; `mask_intersection` says what is refused.
     """
     encoded = _run_lengths(a) if b is None else _run_lengths(a, b)
     return rle_iou(encoded[0], encoded[-1])
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Tightest boxes of masks.
-
-    Args:
-        masks: (N, H, W) bool.
+    """Tightest boxes of masks (N, H, W) bool.
 
     Returns:
         (N, 4) int64, (x0, y0, x1, y1) in pixels, 0-based, x1 and y1 exclusive, so that a mask of
@@ -105,12 +95,7 @@ def mask_boxes(masks: Tensor) -> Tensor:
 
 
 def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
-    """IoU of all pairs of boxes, (A, B) of their dtype (floating): torchvision's, 0 for 0 / 0.
-
-    Args:
-        a: (A, 4) floating.
-        b: (B, 4), alike.
-    """
+    """IoU of all pairs of boxes (A, 4) and (B, 4), floating: torchvision's, 0 for 0 / 0."""
     return torch.nan_to_num(ops.box_iou(torch.as_tensor(a), torch.as_tensor(b)), nan=0.0)
 
 

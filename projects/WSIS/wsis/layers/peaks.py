@@ -21,9 +21,7 @@ GRADIENTS = ("undivided", "mean")
 def upsample_maps(maps: Tensor, factor: int) -> Tensor:
     """Class maps (N, C, h, w) enlarged for peaks between cells: bilinear, corner to corner.
 
-    Args:
-        maps: floating-point.
-        factor: sub-pixel locating factor; 1 returns ``maps`` themselves.
+    A sub-pixel locating factor of 1 returns ``maps`` themselves.
     """
     if factor < 1:
         raise ValueError(f"the sub-pixel locating factor must be at least 1, not {factor}")
@@ -87,16 +85,7 @@ def peak_thresholds(maps: Tensor, peak_filter: str | float) -> Tensor | None:
 
 @torch.no_grad()
 def find_peaks(maps: Tensor, *, window: int = 3, peak_filter: str | float = "median") -> Tensor:
-    """Filtered local maxima of class maps.
-
-    Args:
-        maps: (N, C, h, w) floating-point.
-        window: see `local_maxima`.
-        peak_filter: see `peak_thresholds`.
-
-    Returns:
-        (N, C, h, w) bool.
-    """
+    """(N, C, h, w) bool: those `local_maxima` of class maps that reach the `peak_thresholds`."""
     kept = local_maxima(maps, window=window)
     thresholds = peak_thresholds(maps, peak_filter)
     return kept if thresholds is None else kept & (maps >= thresholds)

@@ -44,9 +44,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
     Peak responses are many orders of magnitude smaller than 1, and how they compare decides which
     proposal is chosen; a GPU shall choose as a CPU does.
-
-    Args:
-        device: that computes.
     """
     undo = _set_exact()
     try:

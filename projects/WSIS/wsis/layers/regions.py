@@ -63,10 +63,7 @@ class Regions:
 
     @staticmethod
     def from_masks(masks: np.ndarray | Sequence[np.ndarray]) -> Regions:
-        """From masks.
-
-        Args:
-            masks: (R, H, W) bool, or a list of at least one (H, W) bool.
+        """From masks (R, H, W) bool, or a list of at least one (H, W) bool.
 
         Raises:
             ValueError: anything else.
@@ -224,14 +221,7 @@ class Regions:
         return result
 
     def sums(self, maps: np.ndarray) -> np.ndarray:
-        """Sum of each map over each region.
-
-        Args:
-            maps: (P, H, W) numbers; the sums are taken in float64.
-
-        Returns:
-            (R, P) float64.
-        """
+        """(R, P) float64: sum of each map (P, H, W), in float64, over each region."""
         cuts, atoms = segments(self.labels.ravel())
         totals = np.zeros((self.num_atoms, len(maps)))
         for column, values in enumerate(maps):
@@ -253,10 +243,9 @@ class Regions:
         return np.take(self.member_table([index])[0], self.labels[y0:y1, x0:x1])
 
     def crops(self, size: int) -> np.ndarray:
-        """Each mask cropped to its box and resized to ``size`` x ``size``, as Pillow's NEAREST.
+        """(R, size, size) bool: masks cropped to their boxes and resized as Pillow's NEAREST does.
 
-        Returns:
-            (R, size, size) bool; empty masks give empty crops.
+        Empty masks give empty crops.
         """
         result = np.zeros((len(self), size, size), dtype=bool)
         for index, (x0, y0, x1, y1) in enumerate(self.boxes.tolist()):

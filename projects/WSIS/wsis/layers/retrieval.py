@@ -64,10 +64,6 @@ class PreparedProposals:
     valid: np.ndarray
     contours: sparse.csr_matrix
 
-    def inside_sums(self, maps: np.ndarray) -> np.ndarray:
-        """(R, P) float64: sum of each map (P, H, W) in each mask."""
-        return self.regions.sums(maps)
-
     def contour_sums(self, maps: np.ndarray) -> np.ndarray:
         """(R, P) float64: sum of each map (P, H, W) on each contour."""
         sums = np.zeros((len(self.regions), len(maps)))
@@ -116,15 +112,7 @@ def prepare_proposals(
 
 
 def byte_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map scaled by its range to 0..255 and resized by Pillow (bicubic) as bytes.
-
-    Args:
-        values: (h, w) float.
-        size: (H, W).
-
-    Returns:
-        (H, W) uint8.
-    """
+    """(H, W) uint8: a map (h, w) scaled by its range to 0..255, and resized by Pillow (bicubic)."""
     low = values.min()
     extent = values.max() - low
     scale = 255.0 / (extent if extent != 0 else 1)
@@ -136,11 +124,6 @@ def background_map(values: np.ndarray, size: tuple[int, int], factor: float) -> 
     """(H, W) bool: where the class map (h, w), as bytes, is below ``factor`` times its mean."""
     resized = byte_map(values, size)
     return resized < factor * resized.mean()
-
-
-def _factors_of(factors: Factors | Sequence[Factors], class_id: int) -> Factors:
-    """One triple for all classes (a tuple), or a list of one for each class."""
-    return factors if isinstance(factors, tuple) else factors[class_id]
 
 
 def retrieval_scores(
@@ -176,16 +159,16 @@ def retrieval_scores(
             f"{len(classes)} peaks, response maps {peak_maps.shape}, proposals of {size}"
         )
     present = sorted({int(c) for c in classes})
-    triples = [_factors_of(factors, c) for c in present]
+    triples = [factors if isinstance(factors, tuple) else factors[c] for c in present]
     background = np.zeros((len(present), *size), dtype=bool)
     for row, (class_id, triple) in enumerate(zip(present, triples, strict=True)):
         background[row] = background_map(class_maps[class_id], size, triple[0])
     place = np.searchsorted(present, classes) if present else np.zeros(0, dtype=np.int64)
     penalty = np.array([t[1] for t in triples])[place] if present else np.zeros(0)
     balance = np.array([t[2] for t in triples])[place] if present else np.zeros(0)
-    scores = balance[:, None] * proposals.inside_sums(peak_maps).T
+    scores = balance[:, None] * proposals.regions.sums(peak_maps).T
     scores += proposals.contour_sums(peak_maps).T
-    scores -= penalty[:, None] * proposals.inside_sums(background).T[place]
+    scores -= penalty[:, None] * proposals.regions.sums(background).T[place]
     scores[:, ~proposals.valid] = np.nan
     return scores
 
@@ -221,17 +204,10 @@ def retrieve_instances(
 ) -> Retrieved:
     """The best proposal of each peak, after suppression of those that overlap a better one.
 
-    Args:
-        proposals: of the image.
-        class_maps: (C, h, w) float.
-        classes: (P,) int, class id of each peak.
-        peak_maps: (P, H, W) float.
-        factors: see `retrieval_scores`.
-        nms_threshold: instances whose mask IoU with a better one is this or more go; None keeps
-            all.
-        merge: add the response map of a suppressed instance to the one that suppressed it.
-        within_class: only instances of one class suppress each other; the original does it
-            across classes.
+    Instances whose mask IoU with a better one is ``nms_threshold`` or more go (None keeps all),
+    with ``within_class`` only those of its class (the original does it across classes). ``merge``
+    adds the response map of a suppressed instance to the one that suppressed it. All else is as in
+    `retrieval_scores`.
 
     Returns:
         n instances; 0 without peaks or without valid proposals.
@@ -293,7 +269,7 @@ def sampling_candidates(
     size = proposals.regions.size
     if peak_maps.shape[1:] != size:
         raise ValueError(f"response maps {peak_maps.shape}, proposals of {size}")
-    scores = balance * proposals.inside_sums(peak_maps) + proposals.contour_sums(peak_maps)
+    scores = balance * proposals.regions.sums(peak_maps) + proposals.contour_sums(peak_maps)
     scores -= area_cost * proposals.regions.areas[:, None] / (size[0] * size[1])
     valid = np.flatnonzero(proposals.valid)
     found = []

@@ -18,7 +18,7 @@ from wsis.layers.superpixels import edge_maps, superpixels, to_lab
 
 _COSTS: tuple[Cost, ...] = (
     similarity_cost(),
-    similarity_cost(texture=0),
+    similarity_cost(texture=False),
     edge_cost(power=0.35, edge_weight=4.0),
     edge_cost(power=0.5, edge_weight=1.0),
 )
@@ -90,7 +90,8 @@ def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) 
     for start in range(0, len(table), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(table)))
         weighted = table[block] * weights
-        block = block[~_any_close(weighted, areas[block], table[kept], areas[kept], threshold)]
+        close = _close(weighted, areas[block], table[kept], areas[kept], threshold)
+        block = block[~close.any(axis=1)]
         weighted = table[block] * weights
         close = _close(weighted, areas[block], table[block], areas[block], threshold)
         kept = np.concatenate([kept, block[stays(droppers(close))]])
@@ -105,14 +106,6 @@ def _close(
     """Whether the IoU of each region (rows) with each other one (columns) exceeds a limit."""
     shared = weighted @ table.T.astype(np.float32)
     return shared > limit * (areas[:, None] + others[None, :] - shared)
-
-
-def _any_close(
-    weighted: np.ndarray, areas: np.ndarray, table: np.ndarray, others: np.ndarray, limit: float
-) -> np.ndarray:
-    if len(table) == 0:
-        return np.zeros(len(weighted), dtype=bool)
-    return _close(weighted, areas, table, others, limit).any(axis=1)
 
 
 def propose_segments(

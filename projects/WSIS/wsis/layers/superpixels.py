@@ -24,12 +24,8 @@ def to_lab(image: np.ndarray) -> np.ndarray:
 def color_gradient(image: np.ndarray, sigma: float) -> np.ndarray:
     """Largest rate of change over all directions of a colour image (Di Zenzo).
 
-    Args:
-        image: (H, W, C) float32.
-        sigma: of the Gaussian that smooths it first, pixels.
-
-    Returns:
-        (H, W) float32, units of the image per pixel.
+    Of (H, W, C) float32, smoothed first by a Gaussian of ``sigma`` pixels, to (H, W) float32, units
+    of the image per pixel.
     """
     smooth = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     dx = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32)
@@ -56,11 +52,7 @@ def _without_gaps(labels: np.ndarray) -> np.ndarray:
 def watershed_basins(edges: np.ndarray) -> np.ndarray:
     """One basin for each local minimum (3 x 3, connected plateaus count once) of a gradient.
 
-    Args:
-        edges: (H, W) float32, not negative.
-
-    Returns:
-        (H, W) int32, basins numbered from 0 without gaps, each pixel in one.
+    Of (H, W) float32, not negative, to (H, W) int32, numbered from 0 without gaps.
     """
     lowest = cv2.erode(edges, np.ones((3, 3), np.uint8))
     _, markers = cv2.connectedComponents((edges <= lowest).astype(np.uint8), connectivity=8)

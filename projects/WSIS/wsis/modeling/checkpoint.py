@@ -6,17 +6,17 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from wsis.errors import DataError
-from wsis.modeling.trunk_names import to_timm_names
 from wsis.pickles import load_pickle
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,17 @@ def torchvision_resnet_name(name: str) -> str | None:
     return None
 
 
+def renamed(
+    state: Mapping[str, Tensor], name_of: Callable[[str], str | None], prefix: str = ""
+) -> dict[str, Tensor]:
+    """The entries for which ``name_of`` has a name, under it behind ``prefix``."""
+    names = ((name_of(name), value) for name, value in state.items())
+    return {prefix + name: value for name, value in names if name is not None}
+
+
 def torchvision_resnet_to_detectron2(
-    state: Mapping[str, torch.Tensor], prefix_from: str = "", prefix_to: str = ""
-) -> dict[str, torch.Tensor]:
+    state: Mapping[str, Tensor], prefix_from: str = "", prefix_to: str = ""
+) -> dict[str, Tensor]:
     """Translate the names of a torchvision ResNet to Detectron2's.
 
     Args:
@@ -57,37 +65,71 @@ def torchvision_resnet_to_detectron2(
         the same tensors under ``stem.conv1``, ``res2.0.conv1.norm``, ``res2.0.shortcut`` and so on;
         ``fc`` and ``num_batches_tracked`` are left out.
     """
-    converted = {}
+    own = {k.removeprefix(prefix_from): v for k, v in state.items() if k.startswith(prefix_from)}
+    return renamed(own, torchvision_resnet_name, prefix_to)
+
+
+# torchvision's ``features.<k>`` that begins each of timm's ``blocks``.
+_STARTS = (1, 2, 4, 7, 11, 14, 17)
+_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}  # does not expand
+_LATER = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2"}
+_LATER |= {"2": "conv_pwl", "3": "bn3"}
+_ENDS = {"0.0": "conv_stem", "0.1": "bn1", "18.0": "conv_head", "18.1": "bn2"}
+_END = re.compile(r"features\.((?:0|18)\.[01])")
+_BLOCK = re.compile(r"features\.(\d+)\.conv\.([\d.]+)")
+
+
+def mobilenet_v2_name(name: str) -> str | None:
+    """timm's name of a module of torchvision's MobileNetV2; None for what is none.
+
+    torchvision's ResNets and VGGs have timm's names.
+    """
+    if match := _END.fullmatch(name):
+        return _ENDS[match[1]]
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return None
+    block = int(match[1])
+    layer = (_FIRST if block == 1 else _LATER).get(match[2])
+    stage = bisect_right(_STARTS, block) - 1
+    return f"blocks.{stage}.{block - _STARTS[stage]}.{layer}" if layer and stage >= 0 else None
+
+
+def to_timm_names(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
+    """A state dict with the entries of torchvision's MobileNetV2 under timm's names.
+
+    Prefixes ("backbone.body.") stay; entries that the model has (``own``), and those of other
+    networks, keep their names.
+    """
+    renamed = {}
     for name, value in state.items():
-        if name.startswith(prefix_from):
-            translated = torchvision_resnet_name(name.removeprefix(prefix_from))
-            if translated:
-                converted[prefix_to + translated] = value
-    return converted
+        prefix, features, rest = name.rpartition("features.")
+        module, _, leaf = (features + rest).rpartition(".")
+        ours = None if name in own else mobilenet_v2_name(module)
+        renamed[f"{prefix}{ours}.{leaf}" if ours else name] = value
+    return renamed
 
 
 # Entries of HRNet's ImageNet classifier behind the trunk.
 _HRNET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 
 
-def hrnet_trunk(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
-    """The trunk of an original HRNet's state dict under ``prefix``; the classifier is left out.
+def hrnet_trunk(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """The trunk of an original HRNet's state dict, unchanged, under ``prefix`` ("backbone.").
 
-    Args:
-        state: names as in the HRNet repositories; it is not changed.
-        prefix: what shall precede them ("backbone.").
+    The classifier is left out.
     """
     return {prefix + k: v for k, v in state.items() if not k.startswith(_HRNET_HEAD)}
 
 
-def _unwrap(value: object) -> dict[str, torch.Tensor] | None:
+def _unwrap(value: object) -> dict[str, Tensor] | None:
     """The state dict inside what a file held: bare, or under "model" or "state_dict"."""
     for key in ("model", "state_dict"):
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
     if not isinstance(value, Mapping) or not value:
         return None
-    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()):
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
         return None
     return {name.removeprefix("module."): tensor for name, tensor in value.items()}
 
@@ -95,7 +137,7 @@ def _unwrap(value: object) -> dict[str, torch.Tensor] | None:
 _UNREADABLE = (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, SafetensorError)
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a PyTorch checkpoint, on the CPU; no code of the file is run.
 
     Args:
@@ -130,12 +172,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def camnet_from_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The original IRNet's classifier (``res50_cam.pth``) in `CAMNet`'s names.
 
-    Args:
-        state: ``resnet50.*`` and ``classifier.weight``; its aliases (``stage1.*``, ``backbone.*``,
-            ``newly_added.*``) are the same tensors again and are left out.
+    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) of ``resnet50.*`` and
+    ``classifier.weight`` are the same tensors again and are left out.
 
     Raises:
         DataError: it is not such a state dict.
@@ -177,7 +218,7 @@ def _check_pickle(path: str) -> None:
         raise DataError(f"{path} is no weight file: {_first_line(error)}") from error
 
 
-def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate the layouts that can be told by their names; others pass unchanged."""
     own = model.state_dict()
     marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
@@ -197,9 +238,7 @@ def _to_names_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, 
     return _to_prefix_of(own, to_timm_names(state, own))
 
 
-def _to_prefix_of(
-    own: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _to_prefix_of(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
 
     The names are kept or changed in one of these ways: whichever gives most names that the model
@@ -263,7 +302,7 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadRe
     return report
 
 
-def _mark_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def _mark_weights(model: nn.Module) -> dict[str, Tensor]:
     """Overwrite all weights, so that it shows which a checkpoint leaves alone.
 
     Detectron2's checkpointer only logs what it could not match. Buffers keep their values: files

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.modeling.backbone import Backbone
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import nn
 
 from wsis.errors import DataError
-from wsis.modeling.pixels import PixelModule
+from wsis.modeling.network import PixelModule, network, options_of, shapes_of
+
+_CAM_STRIDE = 4  # pixels per cell of the small maps that are kept
 
 
 def multi_hot(
@@ -93,7 +94,6 @@ def fuse_cams(
     keys: torch.Tensor,
     *,
     stride: int = 16,
-    cam_stride: int = 4,
     align_corners: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fuse the class maps of several scales (IRNet; `methods/irnet.md` 3).
@@ -106,22 +106,22 @@ def fuse_cams(
         keys: (K,) int64, the classes to keep.
         stride: of the network: the high-resolution map is made for the image rounded up to a
             multiple of it, and then cut.
-        cam_stride: of the small map, (H - 1) // cam_stride + 1 cells high.
         align_corners: False as IRNet has it. True puts the outer cells of ``maps`` on the outer
             pixels, which is where networks whose sides are ``stride * k + 1`` have them; the small
-            map's cell i then lies on pixel ``cam_stride * i``.
+            map's cell i then lies on pixel ``4 * i``.
 
     Returns:
-        ``cam`` (K, h4, w4) and ``high_res`` (K, H, W), both in [0, 1), of the maps' dtype.
+        ``cam`` (K, (H - 1) // 4 + 1, (W - 1) // 4 + 1) and ``high_res`` (K, H, W), both in [0, 1),
+        of the maps' dtype.
     """
     height, width = image_size
-    small = tuple((side - 1) // cam_stride + 1 for side in image_size)
+    small = tuple((side - 1) // _CAM_STRIDE + 1 for side in image_size)
     kept = [m[keys.to(m.device)] for m in maps]
     if len(keys) == 0:
         return maps[0].new_zeros((0, *small)), maps[0].new_zeros((0, height, width))
     if align_corners:
         high_res = sum(_resize(m, image_size, True) for m in kept)
-        cam = high_res[:, ::cam_stride, ::cam_stride]
+        cam = high_res[:, ::_CAM_STRIDE, ::_CAM_STRIDE]
     else:
         large = tuple((side - 1) // stride * stride + stride for side in image_size)
         high_res = sum(_resize(m, large, False) for m in kept)[:, :height, :width]
@@ -135,61 +135,34 @@ def normalize_by_maximum(maps: torch.Tensor) -> torch.Tensor:
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class CAMNet(PixelModule):
     """Backbone, global average pooling, 1x1 convolution without bias (irnet spec 2, 3).
 
     ``MODEL.BACKBONE.FREEZE_AT`` says where the gradient is cut. State-dict names: ``backbone.*``
     and ``classifier.weight`` (C, channels, 1, 1).
 
-    Args:
-        backbone: gives ``in_feature``.
-        in_feature: the backbone's feature to classify.
-        num_classes: C.
-        pixel_mean: per channel, in 0..255.
-        pixel_std: per channel.
-        score_threshold: an image without tags gets the maps of the classes that score above it.
-        predict_labels: ignore the tags and always take the predicted classes.
-        align_corners: see `fuse_cams`.
+    Its options are the keys of ``MODEL.CAMNET``, in lower case.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        in_feature: str,
-        num_classes: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        score_threshold: float = 0.5,
-        predict_labels: bool = False,
-        align_corners: bool = False,
-    ) -> None:
-        super().__init__(pixel_mean, pixel_std)
-        self.backbone = backbone
-        self.in_feature = in_feature
-        self.num_classes = num_classes
-        self.score_threshold = score_threshold
-        self.predict_labels = predict_labels
-        self.align_corners = align_corners
-        shape = backbone.output_shape()[in_feature]
+    in_feature: str
+    num_classes: int
+    score_threshold: float = 0.5
+    predict_labels: bool = False
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (shape,) = shapes_of(
+            self.backbone.output_shape(), [self.in_feature], "MODEL.CAMNET.IN_FEATURE"
+        )
         self.stride = shape.stride
-        self.classifier = nn.Conv2d(shape.channels, num_classes, 1, bias=False)
+        self.classifier = nn.Conv2d(shape.channels, self.num_classes, 1, bias=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.CAMNET``."""
-        keys = cfg.MODEL.CAMNET
-        return {
-            "backbone": build_backbone(cfg),
-            "in_feature": keys.IN_FEATURE,
-            "num_classes": keys.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "score_threshold": keys.SCORE_THRESHOLD,
-            "predict_labels": keys.PREDICT_LABELS,
-            "align_corners": keys.ALIGN_CORNERS,
-        }
+        return super().from_config(cfg) | options_of(cls, cfg.MODEL.CAMNET)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Classify, or make class activation maps.

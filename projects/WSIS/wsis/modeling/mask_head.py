@@ -58,13 +58,7 @@ def eroded_targets(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
 def crop_any(masks: BitMasks, boxes: Tensor, side: int) -> Tensor:
     """Like ``BitMasks.crop_and_resize``, but a cell counts if any of its area does.
 
-    Args:
-        masks: P bitmaps.
-        boxes: (P, 4) float.
-        side: M.
-
-    Returns:
-        (P, M, M) bool.
+    Of P bitmaps and boxes (P, 4) float, to (P, M, M) bool.
     """
     from torchvision.ops import roi_align
 
@@ -145,12 +139,7 @@ def _share(part: Tensor, whole: Tensor) -> float:
 class ConfidenceMaskHead(MaskRCNNConvUpsampleHead):
     """Detectron2's mask head with `confident_mask_loss`; with no option set, its very own loss.
 
-    Args:
-        input_shape: of the pooled features.
-        min_confidence: see `confident_mask_loss`.
-        use_ignore: likewise.
-        targets: likewise.
-        **kwargs: of the parent.
+    Its options are those of `confident_mask_loss`, and the parent's.
     """
 
     @configurable

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import build_backbone
-from detectron2.modeling.backbone import Backbone
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
@@ -29,8 +28,8 @@ from wsis.layers.peaks import (
 )
 from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
+from wsis.modeling.network import PixelModule, network, options_of, shapes_of
 from wsis.modeling.peak_responses import MapFrame, PeakResponses
-from wsis.modeling.pixels import PixelModule
 
 
 def parse_filter(name: str) -> str | float:
@@ -41,128 +40,77 @@ def parse_filter(name: str) -> str | float:
         return name
 
 
-def check_options(options: dict[str, Any]) -> None:
-    """Refuse what no classifier can work with.
-
-    Args:
-        options: by the config key below ``MODEL.PEAK_CLASSIFIER``.
-
-    Raises:
-        UsageError: naming the key.
-    """
-    window, chosen, gradient = (options[key] for key in ("WINDOW", "FILTER", "GRADIENT"))
-    named = chosen in FILTERS if isinstance(chosen, str) else math.isfinite(chosen)
-    rules = {
-        "WINDOW": (window >= 3 and window % 2 == 1, "an odd number of cells, 3 or more"),
-        "FILTER": (named, f"one of {', '.join(FILTERS)}, or a number"),
-        "SUB_PIXEL_FACTOR": (options["SUB_PIXEL_FACTOR"] >= 1, "1 or more"),
-        "GRADIENT": (gradient in GRADIENTS, f"one of {', '.join(GRADIENTS)}"),
-        "MAX_PEAKS": (options["MAX_PEAKS"] >= 0, "0 (all) or more"),
-    }
-    for key, (good, wanted) in rules.items():
-        if not good:
-            raise UsageError(
-                f"MODEL.PEAK_CLASSIFIER.{key} is {options[key]!r}; it must be {wanted}"
-            )
-
-
+@network
 class PeakClassifier(PixelModule):
     """Backbone and 1x1 convolution; scores are means over the peaks of class response maps.
 
-    State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and ``.bias``.
+    The backbone is a convolutional ReLU network (`wsis.layers.peak_backward` says which operations
+    it may have). State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and
+    ``.bias``.
 
-    Args:
-        backbone: a convolutional ReLU network that gives ``in_feature``
-            (`wsis.layers.peak_backward` says which operations it may have).
-        in_feature: the backbone's feature to classify.
-        num_classes: C.
-        pixel_mean: per channel, in 0..255.
-        pixel_std: per channel.
-        window: of peaks, in cells; odd.
+    Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case, and these.
+
+    Attributes:
         peak_filter: see `wsis.layers.peaks.peak_thresholds`.
         factor: sub-pixel locating factor: class maps are enlarged before peaks are searched.
-        gradient: see `wsis.layers.peaks.peak_stimulation`.
-        stimulate: False classifies by the mean of the maps, which are then not enlarged.
-        class_threshold: peaks of classes that score at least this count.
-        peak_threshold: peaks higher than this count.
-        max_peaks: of an image, the highest; 0 for all.
         memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
             device's default.
+
+    Raises:
+        UsageError: naming the key of an option that no classifier can work with.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        in_feature: str,
-        num_classes: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        window: int = 3,
-        peak_filter: str | float = "median",
-        factor: int = 8,
-        gradient: str = "undivided",
-        stimulate: bool = True,
-        class_threshold: float = 0.0,
-        peak_threshold: float = 30.0,
-        max_peaks: int = 0,
-        memory: int | None = None,
-    ) -> None:
-        super().__init__(pixel_mean, pixel_std)
-        check_options(
-            {
-                "WINDOW": window,
-                "FILTER": peak_filter,
-                "SUB_PIXEL_FACTOR": factor,
-                "GRADIENT": gradient,
-                "MAX_PEAKS": max_peaks,
-            }
-        )
-        shapes = backbone.output_shape()
-        if in_feature not in shapes:
-            raise UsageError(
-                f"MODEL.PEAK_CLASSIFIER.IN_FEATURE is {in_feature!r}, but the backbone has "
-                f"{', '.join(shapes)}"
-            )
-        self.backbone = backbone
-        self.in_feature = in_feature
-        self.num_classes = num_classes
-        self.classifier = nn.Conv2d(shapes[in_feature].channels, num_classes, 1)
-        self.stimulation = {"window": window, "peak_filter": peak_filter, "gradient": gradient}
-        self.factor = factor if stimulate else 1
-        self.stimulate = stimulate
-        self.class_threshold = class_threshold
-        self.peak_threshold = peak_threshold
-        self.max_peaks = max_peaks
-        self.memory = memory
+    in_feature: str
+    num_classes: int
+    window: int = 3
+    peak_filter: str | float = "median"
+    factor: int = 8
+    gradient: str = "undivided"
+    stimulate: bool = True
+    class_threshold: float = 0.0
+    peak_threshold: float = 30.0
+    max_peaks: int = 0
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_options()
+        key = "MODEL.PEAK_CLASSIFIER.IN_FEATURE"
+        (shape,) = shapes_of(self.backbone.output_shape(), [self.in_feature], key)
+        self.classifier = nn.Conv2d(shape.channels, self.num_classes, 1)
+        self.factor = self.factor if self.stimulate else 1
+
+    def _check_options(self) -> None:
+        chosen, window = self.peak_filter, self.window
+        named = chosen in FILTERS if isinstance(chosen, str) else math.isfinite(chosen)
+        odd = window >= 3 and window % 2 == 1
+        known = self.gradient in GRADIENTS
+        for key, value, good, wanted in (
+            ("WINDOW", window, odd, "an odd number of cells, 3 or more"),
+            ("FILTER", chosen, named, f"one of {', '.join(FILTERS)}, or a number"),
+            ("SUB_PIXEL_FACTOR", self.factor, self.factor >= 1, "1 or more"),
+            ("GRADIENT", self.gradient, known, f"one of {', '.join(GRADIENTS)}"),
+            ("MAX_PEAKS", self.max_peaks, self.max_peaks >= 0, "0 (all) or more"),
+        ):
+            if not good:
+                raise UsageError(f"MODEL.PEAK_CLASSIFIER.{key} is {value!r}; it must be {wanted}")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.PEAK_CLASSIFIER``."""
         keys = cfg.MODEL.PEAK_CLASSIFIER
-        return {
-            "backbone": build_backbone(cfg),
-            "in_feature": keys.IN_FEATURE,
-            "num_classes": keys.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "window": keys.WINDOW,
-            "peak_filter": parse_filter(keys.FILTER),
-            "factor": keys.SUB_PIXEL_FACTOR,
-            "gradient": keys.GRADIENT,
-            "stimulate": keys.STIMULATE,
-            "class_threshold": keys.CLASS_THRESHOLD,
-            "peak_threshold": keys.PEAK_THRESHOLD,
-            "max_peaks": keys.MAX_PEAKS,
-            "memory": keys.MEMORY_MB * 2**20 or None,
-        }
+        return (
+            super().from_config(cfg)
+            | options_of(cls, keys)
+            | {
+                "peak_filter": parse_filter(keys.FILTER),
+                "factor": keys.SUB_PIXEL_FACTOR,
+                "memory": keys.MEMORY_MB * 2**20 or None,
+            }
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify normalised images of one size.
-
-        Args:
-            images: (N, 3, H, W).
+        """Classify normalised images (N, 3, H, W).
 
         Returns:
             scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows
@@ -176,7 +124,9 @@ class PeakClassifier(PixelModule):
 
     def _classify(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = upsample_maps(at_least_float32(maps), self.factor)
-        scores, peaks = peak_stimulation(maps, **self.stimulation)
+        scores, peaks = peak_stimulation(
+            maps, window=self.window, peak_filter=self.peak_filter, gradient=self.gradient
+        )
         if not self.stimulate:
             scores = maps.mean(dim=(2, 3))
         return scores, maps, peaks
@@ -227,11 +177,8 @@ class PeakClassifier(PixelModule):
     def check_backbone(self, name: str) -> None:
         """Refuse a backbone that peaks cannot be traced back through; a pass of a tiny image.
 
-        Args:
-            name: of the backbone, for the message.
-
         Raises:
-            UsageError: naming the operation.
+            UsageError: naming the backbone and the operation.
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
@@ -249,9 +196,9 @@ class PeakClassifier(PixelModule):
     def _tape_of_nothing(self) -> Tape:
         image = self.pixel_mean.new_zeros((1, len(self.pixel_mean), 32, 32))
         try:
-            return record(self._network, image, select=_first)
+            return record(self._network, image, select=itemgetter(0))
         except RuntimeError:  # too small for its windows
-            return record(self._network, F.pad(image, (0, 96, 0, 96)), select=_first)
+            return record(self._network, F.pad(image, (0, 96, 0, 96)), select=itemgetter(0))
 
     @torch.no_grad()
     def respond(
@@ -290,8 +237,9 @@ class PeakClassifier(PixelModule):
         self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
     ) -> list[PeakResponses]:
         if back_propagate:
-            tape = record(self._network, images, select=_first)
-            raw, features = tape.output.detach(), _detached(tape.made[1])
+            tape = record(self._network, images, select=itemgetter(0))
+            raw, features = tape.output.detach(), tape.made[1]
+            features = {name: feature.detach() for name, feature in features.items()}
         else:
             # as `record` lays them out: the same maps with and without back-propagation
             images = images.contiguous(memory_format=map_layout(images.device))
@@ -334,23 +282,12 @@ class PeakClassifier(PixelModule):
             if given is not None:
                 own = self.multi_hot(given).to(row.device) > 0
                 row.copy_(torch.where(own, float("inf"), float("nan")))
-        thresholds = {
-            "class_threshold": self.class_threshold,
-            "peak_threshold": self.peak_threshold,
-        }
-        chosen = confident_peaks(maps, present, peaks, **thresholds)
+        limits = {"class_threshold": self.class_threshold, "peak_threshold": self.peak_threshold}
+        chosen = confident_peaks(maps, present, peaks, **limits)
         if not self.max_peaks:
             return chosen
         kept = [_highest(maps, chosen[chosen[:, 0] == i], self.max_peaks) for i in range(len(maps))]
         return torch.cat(kept)
-
-
-def _first(made: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
-    return made[0]
-
-
-def _detached(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: feature.detach() for name, feature in features.items()}
 
 
 def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:

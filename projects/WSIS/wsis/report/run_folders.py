@@ -23,7 +23,7 @@ from wsis.engine.status import seen_of_the_data_set
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
 from wsis.stage import get_stage
-from wsis.stages import PSEUDO_LABELS
+from wsis.stages import PSEUDO_LABELS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class RunFolder:
     @property
     def pseudo_labels(self) -> Path | None:
         """The exported pseudo-label file, if this stage wrote one."""
-        path = self.folder / PSEUDO_LABELS.file_name
+        path = self.folder / PSEUDO_LABELS_FILE
         return path if path.is_file() else None
 
     @property

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from wsis.data.builtin import class_names as class_names_of
@@ -37,6 +36,7 @@ from wsis.evaluation.streaming import (
 from wsis.evaluation.truth import load_truth
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
+from wsis.methods.boxcaseg.samples import annotated_boxes, boxed_annotations
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the sam
 
 
 def class_mean_iou(
-    ious: np.ndarray, classes: np.ndarray, *, num_classes: int, divisor: int | None = None
+    ious: np.ndarray, classes: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, float]:
     """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
 
@@ -55,24 +55,18 @@ def class_mean_iou(
         ious: (K,) float.
         classes: (K,) class ids.
         num_classes: C.
-        divisor: of the sum over classes; ``num_classes`` if None.
 
     Returns:
-        (C,) float64, 0 for a class without instance, and their sum over the divisor.
+        (C,) float64, 0 for a class without instance, and their sum over C.
     """
     sums = np.bincount(classes, weights=ious, minlength=num_classes)
     counts = np.bincount(classes, minlength=num_classes)
     means = sums / np.maximum(counts, 1)
-    return means, float(means.sum() / (divisor or num_classes))
+    return means, float(means.sum() / num_classes)
 
 
 def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """(K,) float64 IoU of mask k with truth k; 0 where both are empty.
-
-    Args:
-        masks: (K, H, W) bool.
-        truths: (K, H, W) bool.
-    """
+    """(K,) float64 IoU of mask k with truth k, both (K, H, W) bool; 0 where both are empty."""
     shared = (masks & truths).sum(axis=(1, 2), dtype=np.float64)
     return iou_of_areas(shared, masks.sum(axis=(1, 2)), truths.sum(axis=(1, 2)))
 
@@ -90,17 +84,12 @@ def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray
     Returns:
         (K,) int64, -1 where there is none.
     """
-    boxed = [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
+    boxed = boxed_annotations(record)
     objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
     if "instance_file_name" not in record:
         position = {id(a): i for i, a in enumerate(objects)}
         return np.array([position[id(a)] for a in boxed], dtype=np.int64)
-    return _matched(_corners(boxed), np.array([a["category_id"] for a in boxed]), truth)
-
-
-def _corners(boxed: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in boxed]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    return _matched(annotated_boxes(record), np.array([a["category_id"] for a in boxed]), truth)
 
 
 def objects_of_product(
@@ -120,8 +109,7 @@ def objects_of_product(
     Returns:
         (K,) int64, -1 where there is none.
     """
-    boxed = [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
-    stated, boxes = _corners(boxed), np.asarray(boxes, dtype=np.float64)
+    stated, boxes = annotated_boxes(record), np.asarray(boxes, dtype=np.float64)
     if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
         return object_of_boxes(record, truth)
     return _matched(boxes, np.asarray(classes), truth)
@@ -158,12 +146,7 @@ class BoxMasks:
 
 
 class BoxMaskMeasure:
-    """mIoU of masks inside given boxes.
-
-    Args:
-        protocol: name of what is measured.
-        class_names: C names.
-    """
+    """mIoU of masks inside given boxes: of ``protocol``, with C ``class_names``."""
 
     def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
         self.protocol = protocol
@@ -309,13 +292,7 @@ def check_proxy_masks(
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
-    """mIoU of a network that takes boxes, on a test set.
-
-    Args:
-        dataset_dicts: of the test set.
-        class_names: C names.
-        grabcut_iterations: 0 leaves GrabCut out.
-    """
+    """mIoU of a network that takes boxes, on a test set; arguments as of `BoxMaskStream`."""
 
     def __init__(
         self,

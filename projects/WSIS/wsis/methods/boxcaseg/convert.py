@@ -28,10 +28,7 @@ def boxcaseg_name(name: str) -> str:
 
 
 def convert_boxcaseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate the original's network (or ImageNet's HRNet) to the names of our `BoxCaseg`.
-
-    Args:
-        state: ``model.*`` of the trained network, or the ImageNet file's names; not changed.
+    """The original's network, or ImageNet's HRNet, in the names of our `BoxCaseg`.
 
     Raises:
         DataError: it is neither.

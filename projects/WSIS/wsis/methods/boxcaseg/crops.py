@@ -152,11 +152,10 @@ def integer_box(
             3.2): x, y, width and height are truncated, width and height are at least 1.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
+    left, top = int(x0), int(y0)
     if outwards:
-        left, top = int(x0), int(y0)
         right, bottom = -int(-x1 // 1), -int(-y1 // 1)
     else:
-        left, top = int(x0), int(y0)
         right = left + max(int(round(x1 - x0, 6)), 1)
         bottom = top + max(int(round(y1 - y0, 6)), 1)
     left, top = min(left, size[1] - 1), min(top, size[0] - 1)

@@ -17,10 +17,7 @@ _FACTOR = 4  # of its hidden width
 class MaskHead(nn.Sequential):
     """1x1 convolution, norm, ReLU, 1x1 convolution to one logit; (N, C, h, w) to (N, 1, h, w).
 
-    Args:
-        channels: C.
-        norm: a name that Detectron2 knows.
-        momentum: of batch norm's running statistics.
+    ``norm`` is a name that Detectron2 knows, ``momentum`` that of batch norm's statistics.
     """
 
     def __init__(self, channels: int, *, norm: str, momentum: float) -> None:
@@ -42,11 +39,7 @@ def _norm(name: str, channels: int, momentum: float) -> nn.Module:
 
 
 class WeightTransfer(nn.Module):
-    """Makes the weights of a 1x1 convolution from those of another one, row by row.
-
-    Args:
-        channels: C, the length of a row.
-    """
+    """Makes the weights of a 1x1 convolution from those of another one, row of C by row."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,11 +65,8 @@ class WeightTransfer(nn.Module):
 class TransferredHead(nn.Module):
     """The head of full supervision: its own head blended with one transferred from the weak head.
 
-    Args:
-        channels: C.
-        own_share: of the own head in the blend of logits (the paper's alpha).
-        norm: a name that Detectron2 knows.
-        momentum: of batch norm's running statistics.
+    ``own_share`` is that of the own head in the blend of logits (the paper's alpha); the rest is as
+    of `MaskHead`.
     """
 
     def __init__(self, channels: int, *, own_share: float, norm: str, momentum: float) -> None:

@@ -24,12 +24,8 @@ def _line_maxima(maps: Tensor) -> Tensor:
 def projection_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Multiple instances: each column and row is a bag, positive where the label has a pixel.
 
-    Args:
-        logits: (N, H, W).
-        labels: (N, H, W) float: a filled box, or a mask.
-
-    Returns:
-        mean binary cross-entropy over N (H + W) bags, of their highest logits.
+    Mean binary cross-entropy over N (H + W) bags, of their highest logits; logits and labels (a
+    filled box, or a mask) are (N, H, W) floats.
     """
     return functional.binary_cross_entropy_with_logits(_line_maxima(logits), _line_maxima(labels))
 
@@ -37,10 +33,7 @@ def projection_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def pairwise_loss(logits: Tensor) -> Tensor:
     """0.05 times the mean squared difference of a pixel's probability and its 8 neighbours'.
 
-    Neighbours outside have probability 0, so the rim is drawn to the background.
-
-    Args:
-        logits: (N, H, W).
+    Neighbours outside have probability 0, so the rim is drawn to the background; logits (N, H, W).
     """
     padded = functional.pad(logits.sigmoid(), (1, 1, 1, 1))
     height, width = logits.shape[-2:]
@@ -55,30 +48,5 @@ def pairwise_loss(logits: Tensor) -> Tensor:
 
 
 def salient_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy over all pixels of salient images.
-
-    Args:
-        logits: (N, H, W).
-        labels: (N, H, W) float.
-    """
+    """Mean binary cross-entropy over all pixels of salient images, both (N, H, W) float."""
     return functional.binary_cross_entropy_with_logits(logits, labels)
-
-
-def pseudo_label_loss(
-    weak: Tensor, full: Tensor, *, high: float = 0.85, low: float = 0.05
-) -> Tensor:
-    """The original's unused fourth term: sure pixels of the weak map teach the full one.
-
-    Args:
-        weak: (N, H, W) probabilities; stretched to 0..1 over the whole tensor, no gradient.
-        full: (N, H, W) probabilities.
-        high: a pixel is foreground from here on.
-        low: and background below this.
-    """
-    weak = weak.detach()
-    weak = (weak - weak.min()) / (weak.max() - weak.min())
-    full = full.clamp(1e-4, 1 - 1e-4)
-    sure, never = (weak > high).to(full), (weak < low).to(full)
-    foreground = -(full.log() * sure).sum() / (sure.sum() + 1e-4)
-    background = -((1 - full).log() * never).sum() / (never.sum() + 1e-4)
-    return foreground + background

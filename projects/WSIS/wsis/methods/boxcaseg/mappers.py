@@ -17,6 +17,7 @@ from wsis.errors import DataError, UsageError
 from wsis.methods.boxcaseg.crops import integer_box
 from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
 from wsis.methods.boxcaseg.training_crops import box_sample, object_sample, salient_sample
+from wsis.modeling.network import options_of
 
 _FLIPS = {
     "none": (False, False),
@@ -51,17 +52,11 @@ class BoxCasegMapper(Mapper):
     ``image`` (3, H, W) and ``proposals``, Instances with ``proposal_boxes`` in whole pixels and
     ``gt_classes``.
 
+    Its options are the keys of ``MODEL.BOXCASEG``, in lower case, and these.
+
     Attributes:
-        train_side: S.
-        salient_side: of salient images before they are cropped.
-        shift: of a box's centre, in half extents.
-        stretch: range of the factor of a box's half extents.
         box_flips: top to bottom, left to right, of box crops.
         salient_flips: of salient images.
-        salient_stretch: divide a salient crop by its largest value.
-        salient_crop: "image" for a part of the resized image, "object" for a crop around the
-            object as around a box.
-        outwards: see `integer_box`.
     """
 
     train_side: int
@@ -90,17 +85,14 @@ class BoxCasegMapper(Mapper):
         """Arguments from ``MODEL.BOXCASEG``."""
         keys = cfg.MODEL.BOXCASEG
         shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {
-            "train_side": keys.TRAIN_SIDE,
-            "salient_side": keys.SALIENT_SIDE,
-            "shift": keys.SHIFT,
-            "stretch": keys.STRETCH,
-            "box_flips": _flip_choice(keys.BOX_FLIP, "BOX_FLIP"),
-            "salient_flips": _flip_choice(keys.SALIENT_FLIP, "SALIENT_FLIP"),
-            "salient_stretch": keys.SALIENT_STRETCH,
-            "salient_crop": keys.SALIENT_CROP,
-            "outwards": keys.OUTWARDS,
-        }
+        return (
+            shared
+            | options_of(cls, keys)
+            | {
+                "box_flips": _flip_choice(keys.BOX_FLIP, "BOX_FLIP"),
+                "salient_flips": _flip_choice(keys.SALIENT_FLIP, "SALIENT_FLIP"),
+            }
+        )
 
     @property
     def supervision(self) -> str:

@@ -16,33 +16,20 @@ LEVELS = 255
 
 
 def normalize_maps(probabilities: Tensor) -> Tensor:
-    """Each map stretched to 0..1: (p - min) / (max - min); a constant map becomes NaN.
-
-    Args:
-        probabilities: (K, s, s) float.
-    """
+    """Each map (K, s, s) stretched to 0..1: (p - min) / (max - min); a constant map becomes NaN."""
     flat = probabilities.flatten(1)
     low, high = flat.amin(dim=1)[:, None, None], flat.amax(dim=1)[:, None, None]
     return (probabilities - low) / (high - low)
 
 
 def quantize_maps(normalized: Tensor) -> np.ndarray:
-    """(K, s, s) uint8: 255 times the value, truncated; NaN becomes 0.
-
-    Args:
-        normalized: (K, s, s) float in 0..1.
-    """
+    """(K, s, s) uint8: 255 times a value of 0..1, truncated; NaN becomes 0."""
     levels = (normalized * LEVELS).nan_to_num(0.0)
     return levels.to(torch.uint8).cpu().numpy()
 
 
 def resize_map(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pillow's antialiased bilinear on uint8.
-
-    Args:
-        levels: (s, s) uint8.
-        size: (height, width).
-    """
+    """Pillow's antialiased bilinear on (s, s) uint8, to ``size`` (height, width)."""
     height, width = size
     return np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR))
 
@@ -52,14 +39,8 @@ def masks_in_boxes(
 ) -> np.ndarray:
     """The mask of every map, at the size and the place of its box.
 
-    Args:
-        levels: (K, s, s) uint8.
-        boxes: (K, 4) integers, inside the image.
-        size: (H, W).
-        threshold: a pixel belongs to the mask from this level on.
-
-    Returns:
-        (K, H, W) bool.
+    Of levels (K, s, s) uint8 and boxes (K, 4), integers inside the image of ``size`` (H, W), to
+    (K, H, W) bool: a pixel belongs to the mask from the level ``threshold`` on.
     """
     masks = np.zeros((len(levels), *size), dtype=bool)
     for mask, one, (x0, y0, x1, y1) in zip(masks, levels, boxes.tolist(), strict=True):
@@ -75,12 +56,8 @@ def painting_order(areas: np.ndarray) -> np.ndarray:
 def merge_masks(masks: np.ndarray, *, areas: np.ndarray) -> np.ndarray:
     """Give every pixel to the smallest box that claims it (spec 7).
 
-    Args:
-        masks: (K, H, W) bool, what each instance claims.
-        areas: (K,) of the annotated boxes, which may differ from the boxes in whole pixels.
-
-    Returns:
-        (K, H, W) bool: what is left to each instance.
+    Of what each instance claims, (K, H, W) bool, to what is left to it. ``areas`` (K,) are those of
+    the annotated boxes, which may differ from the boxes in whole pixels.
     """
     left, free = np.zeros_like(masks), np.ones(masks.shape[1:], dtype=bool)
     for index in painting_order(areas)[::-1]:
@@ -94,7 +71,7 @@ def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.ndarray:
-    """Agreement of a mask with its box as published (spec 7): IoU with +1 on both.
+    """Agreement of a mask with its box as published (spec 7), (K,) float64: IoU with +1 on both.
 
     The corner of the mask is inclusive and that of the box exclusive, so a perfect mask of w x h
     scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels.
@@ -102,9 +79,6 @@ def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.n
     Args:
         mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
         given_boxes: (K, 4) integers x, y, x + w, y + h, each truncated before adding.
-
-    Returns:
-        (K,) float64.
     """
     # The original's box of an empty mask is its first pixel.
     found = np.where(mask_boxes.any(axis=1, keepdims=True), mask_boxes, [0, 0, 1, 1])

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import UsageError
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
 from wsis.methods.boxcaseg.proxy_masks import (
@@ -26,6 +25,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     normalize_maps,
     quantize_maps,
 )
+from wsis.modeling.network import network, options_of, shapes_of
 
 
 def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -35,54 +35,36 @@ def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @ROI_HEADS_REGISTRY.register()
+@network
 class BoxCasegROIHeads(nn.Module):
     """One mask per crop.
 
-    Args:
-        in_features: of the backbone, fine to coarse; all are resized to the first one's grid.
-        channels: of their concatenation.
-        own_share: see `TransferredHead`.
-        norm: a name that Detectron2 knows.
-        norm_momentum: of batch norm's running statistics.
-        threshold: level (of 255) from which a pixel belongs to the mask.
+    Its options are the keys of ``MODEL.BOXCASEG``, in lower case, and these.
+
+    Attributes:
+        channels: of all features of ``in_features`` together.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        in_features: Sequence[str],
-        channels: int,
-        own_share: float = 0.7,
-        norm: str = "BN",
-        norm_momentum: float = 0.01,
-        threshold: int = 128,
-    ) -> None:
-        super().__init__()
-        self.in_features = tuple(in_features)
-        self.weak = MaskHead(channels, norm=norm, momentum=norm_momentum)
-        self.full = TransferredHead(
-            channels, own_share=own_share, norm=norm, momentum=norm_momentum
-        )
-        self.threshold = threshold
+    in_features: Sequence[str]
+    channels: int
+    own_share: float = 0.7
+    norm: str = "BN"
+    norm_momentum: float = 0.01
+    threshold: int = 128
+
+    def __post_init__(self) -> None:
+        norm = {"norm": self.norm, "momentum": self.norm_momentum}
+        self.weak = MaskHead(self.channels, **norm)
+        self.full = TransferredHead(self.channels, own_share=self.own_share, **norm)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.BOXCASEG``."""
         keys = cfg.MODEL.BOXCASEG
-        missing = [name for name in keys.IN_FEATURES if name not in input_shape]
-        if missing:
-            raise UsageError(
-                f"MODEL.BOXCASEG.IN_FEATURES names {missing[0]!r}, but the backbone has "
-                f"{', '.join(input_shape)}"
-            )
-        return {
-            "in_features": keys.IN_FEATURES,
-            "channels": sum(input_shape[name].channels for name in keys.IN_FEATURES),
-            "own_share": keys.OWN_SHARE,
+        taps = shapes_of(input_shape, keys.IN_FEATURES, "MODEL.BOXCASEG.IN_FEATURES")
+        return options_of(cls, keys) | {
+            "channels": sum(tap.channels for tap in taps),
             "norm": "BN" if keys.NORM == "SyncBN" and cfg.MODEL.DEVICE == "cpu" else keys.NORM,
-            "norm_momentum": keys.NORM_MOMENTUM,
-            "threshold": keys.THRESHOLD,
         }
 
     def join(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -116,10 +98,8 @@ class BoxCasegROIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """The three terms (spec 4); their sum is the loss.
 
-        Args:
-            features: of N crops.
-            labels: (N, S, S) float: filled boxes, and masks of salient objects.
-            salient: (N,) bool.
+        Of N crops: features, labels (N, S, S) float (filled boxes, and masks of salient objects)
+        and ``salient`` (N,) bool.
         """
         weak, full = self.logits(features, salient)
         size = tuple(labels.shape[-2:])
@@ -166,25 +146,3 @@ class BoxCasegROIHeads(nn.Module):
         result.scores = (probabilities * inside).flatten(1).sum(dim=1) / count
         result.pred_masks = torch.from_numpy(masks)
         return result, levels
-
-    def forward(
-        self,
-        images: Any,
-        features: Mapping[str, Tensor],
-        proposals: None,
-        targets: tuple[Tensor, Tensor],
-    ) -> tuple[None, dict[str, Tensor]]:
-        """As Detectron2's ROI heads, in training, on crops.
-
-        Inference goes by `probabilities`, a number of crops at a time, and `instances`.
-
-        Args:
-            images: not used.
-            features: of N crops.
-            proposals: not used: every crop shows one box.
-            targets: labels (N, S, S) and salient (N,).
-
-        Returns:
-            None and the losses.
-        """
-        return None, self.losses(features, *targets)

@@ -25,10 +25,8 @@ Record = dict[str, Any]
 
 def annotation_box(annotation: Record) -> list[float]:
     """x0, y0, x1, y1 of an annotation in pixels, far edges exclusive."""
-    return [
-        float(v)
-        for v in BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    ]
+    box, mode = list(annotation["bbox"]), annotation["bbox_mode"]
+    return [float(v) for v in BoxMode.convert(box, mode, BoxMode.XYXY_ABS)]
 
 
 def boxed_annotations(record: Record) -> list[Record]:
@@ -36,16 +34,14 @@ def boxed_annotations(record: Record) -> list[Record]:
     return [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
 
 
+def annotated_boxes(record: Record) -> np.ndarray:
+    """(K, 4) float64 x0, y0, x1, y1 of `boxed_annotations`."""
+    boxes = [annotation_box(a) for a in boxed_annotations(record)]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
 def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
-    """Which boxes of an image overlap another one by an IoU above ``threshold`` (spec 3.5).
-
-    Args:
-        boxes: (K, 4) integers x0, y0, x1, y1.
-        threshold: plain IoU.
-
-    Returns:
-        (K,) bool.
-    """
+    """(K,) bool: boxes (K, 4) that overlap another one by an IoU above ``threshold`` (spec 3.5)."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     return (box_iou(boxes, boxes).fill_diagonal_(0.0) > threshold).any(dim=1).numpy()
 
@@ -80,13 +76,9 @@ class CombinedOrder:
         return max(total - total % self.batch, self.batch) if self.whole_batches else total
 
     def epoch(self, generator: np.random.Generator) -> np.ndarray:
-        """Indices of one epoch.
+        """Indices of one epoch, drawn by ``generator``: (len,) int64.
 
-        Args:
-            generator: all randomness.
-
-        Returns:
-            (len,) int64; every whole batch holds max(int(batch share), 1) box samples.
+        Every whole batch holds max(int(batch share), 1) box samples.
         """
         per_batch = max(int(self.batch * self.share), 1)
         kept = self._kept(generator)
@@ -114,12 +106,9 @@ class CombinedOrder:
 
 
 class JointSamples(Sequence[Record]):
-    """Box samples and salient images as dataset dicts, made when asked for.
+    """Box samples and salient images of dataset dicts as dataset dicts, made when asked for.
 
     A box sample is its image's dict with one annotation, without any mask.
-
-    Args:
-        records: dataset dicts of images with boxes and of salient images.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:

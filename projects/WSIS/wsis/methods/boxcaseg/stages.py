@@ -19,26 +19,15 @@ from wsis.methods.boxcaseg.proxy_masks import (
     original_confidence,
     resize_map,
 )
-from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations, joint_samples
-from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+from wsis.methods.boxcaseg.samples import annotated_boxes, joint_samples
+from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
-_NODE = "MODEL.BOXCASEG."
-_NETWORK_KEYS = tuple(
-    _NODE + key for key in ("IN_FEATURES", "OWN_SHARE", "NORM", "NORM_MOMENTUM", "OUTWARDS")
-)
-_SAMPLE_KEYS = tuple(
-    _NODE + key
-    for key in (
-        *("TRAIN_SIDE", "SALIENT_SIDE", "SHIFT", "STRETCH", "BOX_FLIP", "SALIENT_FLIP"),
-        *(
-            "NEIGHBOURS",
-            "SALIENT_CROP",
-            "SALIENT_STRETCH",
-            "SALIENT_PIXEL_MEAN",
-            "SALIENT_PIXEL_STD",
-            "SAMPLER",
-        ),
-    )
+_NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
+_MASK_KEYS = keys_below("MODEL.BOXCASEG", "INFERENCE_SIDE THRESHOLD")
+_SAMPLE_KEYS = keys_below(
+    "MODEL.BOXCASEG",
+    "TRAIN_SIDE SALIENT_SIDE SHIFT STRETCH BOX_FLIP SALIENT_FLIP NEIGHBOURS SALIENT_CROP "
+    "SALIENT_STRETCH SALIENT_PIXEL_MEAN SALIENT_PIXEL_STD SAMPLER",
 )
 
 
@@ -111,9 +100,7 @@ def derive_proxy_masks(
         DataError: the artifact has another number of boxes than the data set.
     """
     found, keys = artifacts["box_masks"], cfg.MODEL.BOXCASEG.PROXY
-    given = [annotation_box(a) for a in boxed_annotations(dataset_dict)]
-    given = np.array(given, dtype=np.float64).reshape(-1, 4)
-    boxes = found["boxes"]
+    given, boxes = annotated_boxes(dataset_dict), found["boxes"]
     if len(given) != len(boxes):
         raise DataError(
             f"image {dataset_dict['image_key']} has {len(given)} boxes, its masks were made for "
@@ -138,46 +125,40 @@ def derive_proxy_masks(
     return result
 
 
-BOX_SEGMENTER = register_stage(
+register_stages(
     TrainStage(
         name="box_segmenter",
         title="Train the class-agnostic segmenter on boxes and salient objects",
         produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
         evaluation=box_mask_evaluator,
-        evaluation_keys=(_NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
+        evaluation_keys=_MASK_KEYS,
         mapper="BoxCasegMapper",
         supervision="box",
         samples=joint_samples,
         class_agnostic=True,
         images=("train", "salient"),
-    )
-)
-
-BOX_MASKS = register_stage(
+    ),
     InferStage(
         name="box_masks",
         title="A mask for every box",
         consumes=("box_segmenter",),
         produces="box_masks",
-        config_keys=(*_NETWORK_KEYS, _NODE + "INFERENCE_SIDE", _NODE + "THRESHOLD"),
+        config_keys=(*_NETWORK_KEYS, *_MASK_KEYS),
         evaluation=check_box_masks,
         weights_from="box_segmenter",
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",
-    )
-)
-
-PROXY_MASKS = register_stage(
+    ),
     DeriveStage(
         name="proxy_masks",
         title="Give contested pixels to the smallest box, rate the masks",
         consumes=("box_masks",),
         produces="instances",
-        config_keys=(_NODE + "PROXY",),
+        config_keys=("MODEL.BOXCASEG.PROXY",),
         evaluation=check_proxy_masks,
         function=derive_proxy_masks,
         supervision="box",
-    )
+    ),
 )

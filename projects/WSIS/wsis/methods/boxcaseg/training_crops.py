@@ -17,8 +17,11 @@ from wsis.methods.boxcaseg.crops import nearest_index, resize_crops, resize_near
 _DARK = 1e-6  # below this a maximum does not divide
 
 
-def _pixels(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).copy())
+def _resized(image: np.ndarray, side: int) -> Tensor:
+    """(h, w, 3) uint8 to (3, side, side) float32."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).copy())
+    whole = torch.tensor([[0, 0, image.shape[1], image.shape[0]]])
+    return resize_crops(pixels, whole, size=(side, side))[0]
 
 
 def box_sample(
@@ -35,9 +38,8 @@ def box_sample(
     Returns:
         image (3, S, S) float32 in 0..255, label (S, S) float32, 1 inside the box, and the crop.
     """
-    crop = shaken_crop(box, draws, size=image.shape[:2])
-    x0, y0, x1, y1 = crop
-    pixels = resize_crops(_pixels(image[y0:y1, x0:x1]), _whole(crop), size=(size, size))[0]
+    crop = x0, y0, x1, y1 = shaken_crop(box, draws, size=image.shape[:2])
+    pixels = _resized(image[y0:y1, x0:x1], size)
     spans = []
     for start, stop, low, high in ((y0, y1, box[1], box[3]), (x0, x1, box[0], box[2])):
         place = nearest_index(stop - start, size) + start
@@ -63,17 +65,11 @@ def object_sample(
         image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
     """
     box = mask_boxes(torch.from_numpy(mask != 0)[None])[0].tolist()
-    crop = shaken_crop(box, draws, size=image.shape[:2])
-    x0, y0, x1, y1 = crop
-    pixels = resize_crops(_pixels(image[y0:y1, x0:x1]), _whole(crop), size=(size, size))[0]
+    x0, y0, x1, y1 = shaken_crop(box, draws, size=image.shape[:2])
+    pixels = _resized(image[y0:y1, x0:x1], size)
     part = torch.from_numpy(np.ascontiguousarray(mask[y0:y1, x0:x1]))
     label = resize_nearest(part, size=(size, size)).float() / float(mask.max())
     return pixels, label
-
-
-def _whole(crop: Sequence[int]) -> Tensor:
-    x0, y0, x1, y1 = crop
-    return torch.tensor([[0, 0, x1 - x0, y1 - y0]])
 
 
 def _divided_by_maximum(values: Tensor, scale: float) -> Tensor:
@@ -105,8 +101,7 @@ def salient_sample(
     Returns:
         image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
     """
-    whole = torch.tensor([[0, 0, image.shape[1], image.shape[0]]])
-    pixels = resize_crops(_pixels(image), whole, size=(resized, resized))[0]
+    pixels = _resized(image, resized)
     label = resize_nearest(torch.from_numpy(np.ascontiguousarray(mask)), size=(resized, resized))
     directions = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
     if directions:

@@ -77,13 +77,7 @@ def class_peaks(
 def peaks_to_pixels(
     peaks_yx: np.ndarray, grid: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Pixels (P, 2) int64 (y, x) of peaks (P, 2) int on a map of ``grid`` (h, w) cells.
-
-    Args:
-        peaks_yx: cells.
-        grid: (h, w).
-        size: (H, W) of the image.
-    """
+    """Pixels (y, x) int64, in ``size``, of cells (P, 2) of a map of ``grid`` (h, w)."""
     return np.asarray(peaks_yx, dtype=np.int64) * np.array(size) // np.array(grid)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from wsis.errors import DataError
-from wsis.modeling.checkpoint import torchvision_resnet_to_detectron2
+from wsis.modeling.checkpoint import renamed, torchvision_resnet_to_detectron2
 
 _HEADS = {
     "Box_Head.mask_branch.0": "roi_heads.head.fuse",
@@ -30,10 +30,8 @@ def _head_name(name: str) -> str | None:
     stem, _, leaf = name.rpartition(".")
     if stem in _HEADS:
         return f"{_HEADS[stem]}.{leaf}"
-    for theirs, ours in _BRANCHES.items():
-        if re.fullmatch(re.escape(theirs) + r"\.\d+", stem):
-            return f"{ours}{stem.removeprefix(theirs)}.{leaf}"
-    return None
+    stem, _, branch = stem.rpartition(".")
+    return f"{_BRANCHES[stem]}.{branch}.{leaf}" if stem in _BRANCHES else None
 
 
 def _torchvision_name(name: str) -> str:
@@ -68,14 +66,9 @@ def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> 
 
 
 def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a checkpoint of the original to the names of our `CIM`.
+    """A checkpoint of the original in the names of our `CIM`.
 
-    Args:
-        state: the original's state dict ("model" in its files) on VGG-16, ResNet-50 or HRNet-W48;
-            it is not changed.
-
-    Returns:
-        the same tensors under our names.
+    ``state`` ("model" in its files) is of a network on VGG-16, ResNet-50 or HRNet-W48.
 
     Raises:
         DataError: this is no CIM checkpoint: an entry is missing.
@@ -84,9 +77,4 @@ def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if needed not in state:
             raise DataError(f"these are not CIM's weights: no entry {needed}")
     trunk = {k.removeprefix(_TRUNK): v for k, v in state.items() if k.startswith(_TRUNK)}
-    converted = convert_trunk(trunk)
-    for name, value in state.items():
-        ours = _head_name(name)
-        if ours is not None:
-            converted[ours] = value
-    return converted
+    return convert_trunk(trunk) | renamed(state, _head_name)

@@ -34,17 +34,12 @@ class Detections:
 
 
 def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
-    """Greedy suppression of boxes whose last pixel belongs to them.
+    """Greedy suppression of boxes (N, 4), XYXY in pixels, whose last pixel belongs to them.
 
-    A box is as wide as x1 - x0 + 1, and an IoU equal to the threshold suppresses.
-
-    Args:
-        boxes: (N, 4) float32 XYXY in pixels.
-        scores: (N,).
-        threshold: IoU, compared in float32.
+    A box is as wide as x1 - x0 + 1, and an IoU (in float32) equal to the threshold suppresses.
 
     Returns:
-        (K,) int64, ascending indices of what stays; of equal scores the lower index wins.
+        (K,) int64, ascending indices of what stays; of equal scores (N,) the lower index wins.
     """
     wide = boxes.float() + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     # A float32, since the CUDA kernel would round a double back to the threshold itself.
@@ -92,10 +87,8 @@ def pseudo_label_detections(
 ) -> Detections:
     """Those detections of an image that may become pseudo labels.
 
-    Args:
-        detections: of all classes.
-        present: (C,) bool, the classes of the image's tags.
-        best_only: of each class only those that score as high as its best.
+    They are of the classes ``present`` (C,) bool, those of the image's tags; with ``best_only`` of
+    each class only those that score as high as its best.
 
     Returns:
         by class, the best first; ties in the order of the detections.
@@ -113,13 +106,9 @@ def pseudo_label_detections(
 def box_area_filter(
     boxes: Tensor, size: tuple[int, int], *, smallest: float, largest: float
 ) -> Tensor:
-    """(N,) bool: whose box (x0, y0, x1, y1) covers a share of the image within the limits.
+    """(N,) bool: boxes (N, 4), last pixel included, that cover a share within the limits.
 
-    Args:
-        boxes: (N, 4), last pixel included.
-        size: (H, W) of the image.
-        smallest: boxes covering less than this share are left out.
-        largest: boxes covering more than this share are left out.
+    The limits, both inclusive, are shares of an image of ``size`` (H, W).
     """
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     share = sides.prod(dim=1) / (size[0] * size[1])
@@ -148,11 +137,9 @@ class Completion:
     iou: float = 0.5
 
     def largest(self, index: Tensor, scores: Tensor) -> Tensor:
-        """Proposals (K,) in place of ``index`` (K,).
+        """Proposals (K,) in place of ``index`` (K,) int64.
 
-        Args:
-            index: int64.
-            scores: (K, N), of all proposals for the class of each detection.
+        ``scores`` (K, N) are those of all proposals for the class of each detection.
         """
         if len(index) == 0:
             return index

@@ -51,6 +51,13 @@ def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
     return found | {"cluster_labels": owners, "cluster_maps": maps}
 
 
+def _clustered(proposals: Proposals, pixels: np.ndarray, classes: np.ndarray, cfg: Any) -> Arrays:
+    keys = cfg.MODEL.CIM.LABEL
+    limits = {"mean_threshold": keys.MEAN_THRESHOLD, "iou_threshold": keys.IOU_THRESHOLD}
+    clusters = cluster_proposals(proposals.regions, pixels, classes, **limits)
+    return clusters_artifact(clusters, proposals)
+
+
 def derive_crops(dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode) -> Arrays:
     """Boxes and crops of the proposals of one image (`wsis.methods.cim.mappers`)."""
     return crops_artifact(_proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.CROP_SIZE)
@@ -60,18 +67,10 @@ def derive_peak_clusters(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> Arrays:
     """``ids`` and ``classes`` (R,) int32 of one image from its class peaks (spec 1.4)."""
-    proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
-    found = artifacts["class_peaks"]
+    proposals, found = _proposals_of(dataset_dict, artifacts), artifacts["class_peaks"]
     grid = tuple(int(side) for side in found["grid"])
     pixels = peaks_to_pixels(found["peaks"][:, 1:], grid, proposals.size)
-    clusters = cluster_proposals(
-        proposals.regions,
-        pixels,
-        found["peaks"][:, 0],
-        mean_threshold=keys.MEAN_THRESHOLD,
-        iou_threshold=keys.IOU_THRESHOLD,
-    )
-    return clusters_artifact(clusters, proposals)
+    return _clustered(proposals, pixels, found["peaks"][:, 0], cfg)
 
 
 def derive_point_clusters(
@@ -92,15 +91,8 @@ def derive_point_clusters(
         points_xy, classes = points_of(restrict_supervision(dataset_dict, "point"))
     limits = np.array(proposals.size[::-1]) - 1  # a point on the far border is the last pixel's
     pixels = np.minimum(np.floor(points_xy).astype(np.int64), limits)[:, ::-1]
-    clusters = cluster_proposals(
-        proposals.regions,
-        pixels,
-        classes,
-        mean_threshold=keys.MEAN_THRESHOLD,
-        iou_threshold=keys.IOU_THRESHOLD,
-    )
     points = {"points_yx": np.ascontiguousarray(pixels), "point_classes": classes}
-    return clusters_artifact(clusters, proposals) | points
+    return _clustered(proposals, pixels, classes, cfg) | points
 
 
 def derive_original_clusters(

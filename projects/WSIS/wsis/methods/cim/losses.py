@@ -92,10 +92,8 @@ def instance_learning_loss(
 ) -> Tensor:
     """Multiple-instance loss: cross entropy of the image's class probabilities.
 
-    Args:
-        class_scores: (N, C + 1) softmax over classes.
-        detection_scores: (N, C + 1) softmax over proposals.
-        labels: (C,) 1 for the classes present, floating.
+    Of (N, C + 1) scores, softmax over classes and softmax over proposals, and labels (C,), floating
+    1 for the classes present.
     """
     image = clamp_probability((class_scores * detection_scores).sum(dim=0))
     return functional.binary_cross_entropy(image, _with_background(labels))

@@ -5,18 +5,15 @@ N proposals, C classes, h x w feature grid, H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
-from detectron2.structures import Boxes, Instances
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
-from torch.nn import functional
 
-from wsis.errors import DataError, UsageError
-from wsis.layers.masks import mask_boxes
+from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Detections,
@@ -25,76 +22,47 @@ from wsis.methods.cim.detections import (
 )
 from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
-from wsis.modeling.pixels import PixelModule
+from wsis.modeling.network import (
+    PixelModule,
+    mask_instances,
+    network,
+    options_of,
+    require_finite,
+)
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class CIM(PixelModule):
     """Backbone and `CIMROIHeads`. Images of different sizes are never padded to each other's.
 
-    Args:
-        backbone: a Detectron2 backbone.
-        in_feature: its feature to pool.
+    Its options are the keys of ``MODEL.CIM``, in lower case, and these.
+
+    Attributes:
         roi_heads: scores proposals, mines and learns.
-        num_classes: C.
-        pixel_mean: per channel, on the scale of the images.
-        pixel_std: likewise.
-        restrict_to_labels: inference gives detections of the image's tags only, best first: pseudo
-            labels. Images without tags then have none. False: of all classes.
-        best_only: of each tag only the best ones (those that tie).
-        at_points: inference gives one detection for each point of the image, and no others.
+        targets: ``DETECTION.TARGETS``.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        in_feature: str,
-        roi_heads: nn.Module,
-        num_classes: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        restrict_to_labels: bool = False,
-        best_only: bool = False,
-        at_points: bool = False,
-    ) -> None:
-        super().__init__(pixel_mean, pixel_std)
-        self.backbone = backbone
-        self.in_feature = in_feature
-        self.roi_heads = roi_heads
-        self.num_classes = num_classes
-        self.restrict_to_labels = restrict_to_labels
-        self.best_only = best_only
-        self.at_points = at_points
+    in_feature: str
+    roi_heads: nn.Module
+    num_classes: int
+    targets: str = "classes"
+    best_only: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targets not in ("classes", "tags", "points"):
+            raise UsageError(
+                f"MODEL.CIM.DETECTION.TARGETS is {self.targets!r}; it is classes, tags or points"
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.CIM``."""
-        keys = cfg.MODEL.CIM
-        targets = keys.DETECTION.TARGETS
-        if targets not in ("classes", "tags", "points"):
-            raise UsageError(
-                f"MODEL.CIM.DETECTION.TARGETS is {targets!r}; it is classes, tags or points"
-            )
-        backbone = build_backbone(cfg)
-        known = backbone.output_shape()
-        if keys.IN_FEATURE not in known:
-            raise UsageError(
-                f"MODEL.CIM.IN_FEATURE names {keys.IN_FEATURE!r}, but the backbone has "
-                f"{', '.join(known)}"
-            )
-        return {
-            "backbone": backbone,
-            "in_feature": keys.IN_FEATURE,
-            "roi_heads": build_roi_heads(cfg, known),
-            "num_classes": keys.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "best_only": keys.BEST_ONLY,
-            "restrict_to_labels": targets == "tags",
-            "at_points": targets == "points",
-        }
+        shared = super().from_config(cfg)
+        heads = build_roi_heads(cfg, shared["backbone"].output_shape())
+        own = {"roi_heads": heads, "targets": cfg.MODEL.CIM.DETECTION.TARGETS}
+        return shared | options_of(cls, cfg.MODEL.CIM) | own
 
     def features(self, image: Tensor) -> Tensor:
         """(1, D, h, w) of an image (3, H, W) in 0..255.
@@ -102,11 +70,8 @@ class CIM(PixelModule):
         Zeros (the mean colour) at the right and bottom make the sides divisible, where the backbone
         wants that; a backbone that pads by itself declares no divisibility.
         """
-        image = self.normalize(image)
-        divisor = max(int(self.backbone.size_divisibility), 1)
-        height, width = image.shape[-2:]
-        padded = functional.pad(image, (0, -width % divisor, 0, -height % divisor))
-        return self.backbone(padded[None])[self.in_feature]
+        images = ImageList.from_tensors([self.normalize(image)], self.backbone.size_divisibility)
+        return self.backbone(images.tensor)[self.in_feature]
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, else one dict per image (`inference`).
@@ -123,7 +88,7 @@ class CIM(PixelModule):
             proposals.append(sample["proposals"].to(self.device))
             labels = self._labels(sample)
             targets.append(BagTarget(labels, sample["overlaps"].to(self.device)))
-        return self.roi_heads(None, features, proposals, targets)[1]
+        return self.roi_heads(features, proposals, targets)
 
     def _labels(self, sample: dict[str, Any]) -> Tensor:
         present = multi_hot(
@@ -171,25 +136,22 @@ class CIM(PixelModule):
             ``proposal_index`` (n,), by class; ``scores`` (N, C) of all proposals.
         """
         scores = self.scores(sample)
-        if not bool(torch.isfinite(scores).all()):
-            raise DataError(
-                f"image {sample.get('image_key', '?')}: scores are not finite; training diverged"
-            )
+        require_finite(scores, sample, "the scores")
         size = int(sample["height"]), int(sample["width"])
         boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)
         completion = self.roi_heads.completion(sample["regions"], self.device)
-        if self.at_points:
+        if self.targets == "points":
             classes = sample["point_classes"].to(self.device)
             covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
             found = detect_at_points(scores, covers, classes, completion=completion)
-            return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
-        found = self.roi_heads.detect(scores, boxes, size)
-        if self.restrict_to_labels:
-            present = self._labels({"image_labels": []} | sample) > 0
-            found = pseudo_label_detections(found, present, best_only=self.best_only)
-        if completion is not None:
-            found = completion(found, scores)
-        return {"instances": to_instances(found, sample["regions"], size), "scores": scores}
+        else:
+            found = self.roi_heads.detect(scores, boxes, size)
+            if self.targets == "tags":
+                present = self._labels({"image_labels": []} | sample) > 0
+                found = pseudo_label_detections(found, present, best_only=self.best_only)
+            if completion is not None:
+                found = completion(found, scores)
+        return {"instances": to_instances(found, sample["regions"]), "scores": scores}
 
 
 def covering(regions: Regions, points_yx: Tensor) -> Tensor:
@@ -205,13 +167,7 @@ def covering(regions: Regions, points_yx: Tensor) -> Tensor:
     return torch.from_numpy(found)
 
 
-def to_instances(found: Detections, regions: Regions, size: tuple[int, int]) -> Instances:
+def to_instances(found: Detections, regions: Regions) -> Instances:
     """Detectron2's Instances of detections: masks are the proposals', boxes those of the masks."""
-    index = found.index.cpu().numpy()
-    result = Instances(size)
-    result.pred_masks = torch.from_numpy(regions.decode(index)).to(found.index.device)
-    result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
-    result.pred_classes = found.classes
-    result.scores = found.scores
-    result.proposal_index = found.index
-    return result
+    masks = torch.from_numpy(regions.decode(found.index.cpu().numpy())).to(found.index.device)
+    return mask_instances(masks, found.classes, found.scores, proposal_index=found.index)

@@ -19,15 +19,7 @@ from wsis.methods.cim.overlaps import Overlaps, exceeds, overlap_nms, rounded
 class MiningOptions:
     """Thresholds of mining and assignment.
 
-    Attributes:
-        seed_share: share of the proposals that seed each class.
-        containment: a proposal contains a seed if it covers more than this of it.
-        nms: IoU from which a seed is dropped; also the IoU below which a proposal is background.
-        integrity: IoU above which a proposal counts as complete.
-        step: by how much both grow from a branch to the next.
-        too_big: a proposal that contains this share of all proposals is never mined.
-        complete: mine what contains the seeds; False takes the seeds themselves (MIST).
-        sample: draw pseudo ground truths by weight (anti-noise sampling).
+    They are the keys of ``MODEL.CIM.MINING``, in lower case.
     """
 
     seed_share: float = 0.1
@@ -75,13 +67,6 @@ class Assignment:
     labels: Tensor
     weights: Tensor
     integrity: Tensor
-
-    def one_hot(self, num_classes: int) -> Tensor:
-        """(N, num_classes + 1) float32, a zero row where a proposal teaches nothing."""
-        table = self.weights.new_zeros((len(self.labels), num_classes + 1), dtype=torch.float32)
-        rows = (self.labels >= 0).nonzero()[:, 0]
-        table[rows, self.labels[rows]] = 1
-        return table
 
 
 def usable_proposals(overlaps: Overlaps, options: MiningOptions) -> Tensor:

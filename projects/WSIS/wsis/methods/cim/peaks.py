@@ -5,30 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from wsis.methods.cim.clusters import class_peaks
+from wsis.modeling.network import network
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class ClassPeaks(nn.Module):
     """The peak classifier, asked for the peaks of the classes that an image's tags name.
 
     It takes the weights of a ``peak_classifier`` stage, and trains like it.
 
-    Args:
+    Attributes:
         peak_classifier: the network.
         threshold: see `wsis.methods.cim.clusters.class_peaks`.
     """
 
-    @configurable
-    def __init__(self, *, peak_classifier: PeakClassifier, threshold: float = 10.0) -> None:
-        super().__init__()
-        self.peak_classifier = peak_classifier
-        self.threshold = threshold
+    peak_classifier: PeakClassifier
+    threshold: float = 10.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -48,35 +47,37 @@ class ClassPeaks(nn.Module):
         Returns:
             per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
             (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, ``maps``
-            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these; the maps'
-            ``frame``; also
-            ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM` gives them.
+            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these, the maps'
+            ``frame``; also ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM`
+            gives them.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)
-        return self._find(batched_inputs)
-
-    @torch.no_grad()
-    def _find(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        network = self.peak_classifier
-        images = [network.normalize(sample["image"]) for sample in batched_inputs]
-        found = network.respond(images, back_propagate=False)
+        classifier = self.peak_classifier
+        images = [classifier.normalize(sample["image"]) for sample in batched_inputs]
+        found = classifier.respond(images, back_propagate=False)
         results = []
         for sample, response in zip(batched_inputs, found, strict=True):
             labels, key = sample.get("image_labels", []), sample.get("image_key", "")
-            present = network.multi_hot(labels, image_key=key).nonzero()[:, 0]
+            present = classifier.multi_hot(labels, image_key=key).nonzero()[:, 0]
             present = present.to(response.class_maps.device)
             peaks, values = class_peaks(
                 response.class_maps,
                 present,
-                window=network.stimulation["window"],
-                peak_filter=network.stimulation["peak_filter"],
+                window=classifier.window,
+                peak_filter=classifier.peak_filter,
                 threshold=self.threshold,
             )
-            grid = torch.tensor(response.class_maps.shape[1:])
-            maps = response.class_maps[present]
-            found_here = {"peaks": peaks, "values": values, "grid": grid}
-            found_here |= {"logits": response.logits, "scores": response.logits.sigmoid()}
-            found_here |= {"maps": maps, "classes": present, "frame": response.frame}
-            results.append(found_here)
+            results.append(
+                {
+                    "peaks": peaks,
+                    "values": values,
+                    "grid": torch.tensor(response.class_maps.shape[1:]),
+                    "logits": response.logits,
+                    "scores": response.logits.sigmoid(),
+                    "maps": response.class_maps[present],
+                    "classes": present,
+                    "frame": response.frame,
+                }
+            )
         return results

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +31,7 @@ from wsis.methods.cim.mining import (
     usable_proposals,
 )
 from wsis.methods.cim.overlaps import Overlaps, overlaps_of_boxes, overlaps_of_regions
+from wsis.modeling.network import network, options_of, shapes_of
 
 LOSSES = ("loss_classes", "loss_integrity", "loss_bag", "loss_clusters")
 
@@ -52,11 +53,7 @@ class BagTarget:
 class LossOptions:
     """Weights and switches of the losses.
 
-    Attributes:
-        integrity_weight: of the integrity loss.
-        cluster_weight: of the proposal cluster loss.
-        first_weight: factor of all weights of proposals in the first branch.
-        bag_uses_integrity: multiply the scores of bags by integrity.
+    They are the keys of ``MODEL.CIM.LOSS``, in lower case.
     """
 
     integrity_weight: float = 3.0
@@ -69,13 +66,7 @@ class LossOptions:
 class DetectionOptions:
     """See `wsis.methods.cim.detections.detect` and `box_area_filter`.
 
-    Attributes:
-        min_score: a detection scores above this.
-        nms: IoU of boxes that suppresses.
-        limit: detections per image.
-        area_range: shares of the image that a box may cover; (0, 1) leaves none out.
-        complete_share: of `Completion`; 0 for none.
-        complete_iou: of `Completion`.
+    They are the keys of ``MODEL.CIM.DETECTION``, in lower case.
     """
 
     min_score: float = 1e-5
@@ -87,56 +78,43 @@ class DetectionOptions:
 
 
 @ROI_HEADS_REGISTRY.register()
+@network
 class CIMROIHeads(nn.Module):
     """Detectron2's ROI heads where proposals are masks and the targets are tags.
 
-    Args:
+    Attributes:
         pooler: RoIAlign of one feature map.
         head: `MaskGuidedHead`.
         scorer: `ScoreHead`.
-        num_classes: C.
         mining: thresholds of mining.
         losses: weights of the losses.
         detection: of `detect`.
         overlap: "mask", or "box" to mine with the overlaps of boxes (an ablation).
         chunk: proposals that pass the head together; in training a chunk keeps its vectors only
             and is computed a second time on the way back. 0: all at once, computed once.
+        generator: draws of anti-noise sampling; None draws the seed from torch, which the trainer
+            seeds.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        pooler: nn.Module,
-        head: MaskGuidedHead,
-        scorer: ScoreHead,
-        num_classes: int,
-        mining: MiningOptions | None = None,
-        losses: LossOptions | None = None,
-        detection: DetectionOptions | None = None,
-        overlap: str = "mask",
-        chunk: int = 0,
-    ) -> None:
-        super().__init__()
-        if overlap not in ("mask", "box"):
-            raise ValueError(f"MODEL.CIM.MINING.OVERLAP is mask or box, not {overlap!r}")
-        self.pooler = pooler
-        self.head = head
-        self.scorer = scorer
-        self.num_classes = num_classes
-        self.mining = mining or MiningOptions()
-        self.losses = losses or LossOptions()
-        self.detection = detection or DetectionOptions()
-        self.overlap = overlap
-        self.chunk = chunk
-        # Draws of anti-noise sampling; None draws the seed from torch, which the trainer seeds.
-        self.generator: np.random.RandomState | None = None
+    pooler: nn.Module
+    head: MaskGuidedHead
+    scorer: ScoreHead
+    mining: MiningOptions = MiningOptions()
+    losses: LossOptions = LossOptions()
+    detection: DetectionOptions = DetectionOptions()
+    overlap: str = "mask"
+    chunk: int = 0
+    generator: np.random.RandomState | None = None
+
+    def __post_init__(self) -> None:
+        if self.overlap not in ("mask", "box"):
+            raise ValueError(f"MODEL.CIM.MINING.OVERLAP is mask or box, not {self.overlap!r}")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.CIM`` and the backbone's feature."""
-        keys, shape = cfg.MODEL.CIM, input_shape[cfg.MODEL.CIM.IN_FEATURE]
-        mined, lost, found = keys.MINING, keys.LOSS, keys.DETECTION
+        keys = cfg.MODEL.CIM
+        (shape,) = shapes_of(input_shape, [keys.IN_FEATURE], "MODEL.CIM.IN_FEATURE")
         pooler = ROIPooler(
             output_size=keys.CROP_SIZE,
             scales=(1.0 / shape.stride,),
@@ -156,32 +134,10 @@ class CIMROIHeads(nn.Module):
             "pooler": pooler,
             "head": head,
             "scorer": scorer,
-            "num_classes": keys.NUM_CLASSES,
-            "mining": MiningOptions(
-                seed_share=mined.SEED_SHARE,
-                containment=mined.CONTAINMENT,
-                nms=mined.NMS,
-                integrity=mined.INTEGRITY,
-                step=mined.STEP,
-                too_big=mined.TOO_BIG,
-                complete=mined.COMPLETE,
-                sample=mined.SAMPLE,
-            ),
-            "losses": LossOptions(
-                integrity_weight=lost.INTEGRITY_WEIGHT,
-                cluster_weight=lost.CLUSTER_WEIGHT,
-                first_weight=lost.FIRST_WEIGHT,
-                bag_uses_integrity=lost.BAG_USES_INTEGRITY,
-            ),
-            "detection": DetectionOptions(
-                min_score=found.MIN_SCORE,
-                nms=found.NMS,
-                limit=found.LIMIT,
-                area_range=tuple(found.AREA_RANGE),
-                complete_share=found.COMPLETE_SHARE,
-                complete_iou=found.COMPLETE_IOU,
-            ),
-            "overlap": mined.OVERLAP,
+            "mining": MiningOptions(**options_of(MiningOptions, keys.MINING)),
+            "losses": LossOptions(**options_of(LossOptions, keys.LOSS)),
+            "detection": DetectionOptions(**options_of(DetectionOptions, keys.DETECTION)),
+            "overlap": keys.MINING.OVERLAP,
             "chunk": keys.PROPOSAL_CHUNK,
         }
 
@@ -217,37 +173,25 @@ class CIMROIHeads(nn.Module):
 
     def forward(
         self,
-        images: ImageList | None,
         features: Sequence[Tensor],
         proposals: Sequence[Instances],
-        targets: Sequence[BagTarget] | None = None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Final scores (N, C) of every image; with targets, in training, the losses instead.
+        targets: Sequence[BagTarget],
+    ) -> dict[str, Tensor]:
+        """The mean over the images of each loss; `score` and `detect` serve inference.
 
         Args:
-            images: unused; sizes are those of the proposals.
             features: (1, D, h, w) of each image.
-            proposals: per image ``proposal_boxes`` on the scale of the network's input and
-                ``proposal_crops`` (N, r, r) bool; in training also ``cluster_ids`` and
-                ``cluster_classes`` (N,) int64, see `cluster_loss`.
-            targets: per image, in training.
-
-        Returns:
-            scores, and no losses; or nothing, and the mean over the images of each loss.
+            proposals: per image ``proposal_boxes`` on the scale of the network's input,
+                ``proposal_crops`` (N, r, r) bool, ``cluster_ids`` and ``cluster_classes`` (N,)
+                int64, see `cluster_loss`.
+            targets: per image.
         """
-        del images
-        scored = [
-            self.score(feature, p.proposal_boxes, p.proposal_crops)
-            for feature, p in zip(features, proposals, strict=True)
-        ]
-        if targets is None:
-            return [scores.final() for scores in scored], {}
-        with torch.autocast(features[0].device.type, enabled=False):
-            each = [
-                self.image_losses(scores, instances, target)
-                for scores, instances, target in zip(scored, proposals, targets, strict=True)
-            ]
-        return [], {name: torch.stack([losses[name] for losses in each]).mean() for name in LOSSES}
+        each = []
+        for feature, instances, target in zip(features, proposals, targets, strict=True):
+            scores = self.score(feature, instances.proposal_boxes, instances.proposal_crops)
+            with torch.autocast(feature.device.type, enabled=False):
+                each.append(self.image_losses(scores, instances, target))
+        return {name: torch.stack([losses[name] for losses in each]).mean() for name in LOSSES}
 
     def image_losses(
         self, scores: Scores, proposals: Instances, target: BagTarget

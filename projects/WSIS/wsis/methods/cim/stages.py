@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,26 +15,16 @@ from wsis.methods.cim.labels import (
     derive_peak_clusters,
     derive_point_clusters,
 )
-from wsis.modeling.peak_artifact import compact
-from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+from wsis.modeling.peak_responses import compact
+from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
-_NODE = "MODEL.CIM."
-_CLASSES = (_NODE + "NUM_CLASSES",)
-_LABEL_KEYS = tuple(_NODE + "LABEL." + key for key in ("MEAN_THRESHOLD", "IOU_THRESHOLD"))
-_NETWORK_KEYS = tuple(
-    _NODE + key
-    for key in (
-        "NUM_CLASSES",
-        "IN_FEATURE",
-        "CROP_SIZE",
-        "HEAD_DIM",
-        "NUM_BRANCHES",
-        "MASK_GUIDED",
-        "CLASS_AGNOSTIC_INTEGRITY",
-    )
+_LABEL_KEYS = keys_below("MODEL.CIM.LABEL", "MEAN_THRESHOLD IOU_THRESHOLD")
+_NETWORK_KEYS = keys_below(
+    "MODEL.CIM",
+    "NUM_CLASSES IN_FEATURE CROP_SIZE HEAD_DIM NUM_BRANCHES MASK_GUIDED CLASS_AGNOSTIC_INTEGRITY",
 )
 _NEEDED = ("proposals", "proposal_crops")
-_TARGETS = _NODE + "DETECTION.TARGETS"
+_TARGETS = "MODEL.CIM.DETECTION.TARGETS"
 
 
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -65,33 +56,35 @@ def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(found) | {"proposals": index}
 
 
-CLASS_PEAKS = register_stage(
+_SCORING = partial(
+    InferStage,
+    evaluation=check_instances,
+    weights_from="complete_instances",
+    mapper="ProposalBagMapper",
+    to_artifact=instances_artifact,
+)
+
+register_stages(
     InferStage(
         name="class_peaks",
         title="Peaks of the classes that the tags name",
         consumes=("peak_classifier",),
         produces="class_peaks",
-        config_keys=("MODEL.PEAK_CLASSIFIER", _NODE + "LABEL.PEAK_THRESHOLD"),
+        config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.CIM.LABEL.PEAK_THRESHOLD"),
         config={"MODEL.META_ARCHITECTURE": "ClassPeaks"},
         weights_from="peak_classifier",
         mapper="ImageLevelMapper",
         to_artifact=peaks_artifact,
-    )
-)
-
-PROPOSAL_CROPS = register_stage(
+    ),
     DeriveStage(
         name="proposal_crops",
         title="Small masks of the proposals within their boxes",
         consumes=("proposals",),
         produces="proposal_crops",
-        config_keys=(_NODE + "CROP_SIZE",),
+        config_keys=("MODEL.CIM.CROP_SIZE",),
         images=("train", "val"),
         function=derive_crops,
-    )
-)
-
-PEAK_CLUSTERS = register_stage(
+    ),
     DeriveStage(
         name="peak_clusters",
         title="Clusters of proposals around class peaks",
@@ -99,88 +92,58 @@ PEAK_CLUSTERS = register_stage(
         produces="proposal_clusters",
         config_keys=_LABEL_KEYS,
         function=derive_peak_clusters,
-    )
-)
-
-POINT_CLUSTERS = register_stage(
+    ),
     DeriveStage(
         name="point_clusters",
         title="Clusters of proposals around a point for each object",
         consumes=("proposals",),
         produces="proposal_clusters",
-        config_keys=(*_LABEL_KEYS, _NODE + "LABEL.POINTS", *_CLASSES),
-        file_keys=(_NODE + "LABEL.POINTS",),
+        config_keys=(*_LABEL_KEYS, "MODEL.CIM.LABEL.POINTS", "MODEL.CIM.NUM_CLASSES"),
+        file_keys=("MODEL.CIM.LABEL.POINTS",),
         function=derive_point_clusters,
         supervision="point",
-    )
-)
-
-IMPORTED_CLUSTERS = register_stage(
+    ),
     DeriveStage(
         name="imported_clusters",
         title="Clusters of proposals from a file of the original",
         consumes=("proposals",),
         produces="proposal_clusters",
-        config_keys=(_NODE + "LABEL.FILE", *_CLASSES),
-        file_keys=(_NODE + "LABEL.FILE",),
+        config_keys=("MODEL.CIM.LABEL.FILE", "MODEL.CIM.NUM_CLASSES"),
+        file_keys=("MODEL.CIM.LABEL.FILE",),
         function=derive_original_clusters,
-    )
-)
-
-COMPLETE_INSTANCES = register_stage(
+    ),
     TrainStage(
         name="complete_instances",
         title="Train CIM: scores and integrity of proposals",
         consumes=(*_NEEDED, "proposal_clusters"),
         produces="complete_instances",
-        config_keys=(*_NETWORK_KEYS, _NODE + "MINING", _NODE + "LOSS"),
+        config_keys=(*_NETWORK_KEYS, "MODEL.CIM.MINING", "MODEL.CIM.LOSS"),
         mapper="ProposalBagMapper",
         supervision="image",
-    )
-)
-
-MINED_INSTANCES = register_stage(
-    InferStage(
+    ),
+    _SCORING(
         name="mined_instances",
         title="The best proposals of each tag, by several scales and flips",
         consumes=("complete_instances", *_NEEDED),
         produces="instances",
-        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION", _NODE + "BEST_ONLY"),
-        evaluation=check_instances,
-        weights_from="complete_instances",
-        mapper="ProposalBagMapper",
-        to_artifact=instances_artifact,
+        config_keys=(*_NETWORK_KEYS, "MODEL.CIM.DETECTION", "MODEL.CIM.BEST_ONLY"),
         config={_TARGETS: "tags"},
-    )
-)
-
-POINT_INSTANCES = register_stage(
-    InferStage(
+    ),
+    _SCORING(
         name="point_instances",
         title="The best proposal over each point, by several scales and flips",
         consumes=("complete_instances", *_NEEDED, "proposal_clusters"),
         produces="instances",
-        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation=check_instances,
-        weights_from="complete_instances",
-        mapper="ProposalBagMapper",
-        to_artifact=instances_artifact,
+        config_keys=(*_NETWORK_KEYS, "MODEL.CIM.DETECTION"),
         config={_TARGETS: "points"},
-    )
-)
-
-PROPOSAL_DETECTIONS = register_stage(
-    InferStage(
+    ),
+    _SCORING(
         name="proposal_detections",
         title="Detections among proposals, without any tags",
         consumes=("complete_instances", *_NEEDED),
         produces="detections",
-        config_keys=(*_NETWORK_KEYS, _NODE + "DETECTION"),
-        evaluation=check_instances,
-        weights_from="complete_instances",
-        mapper="ProposalBagMapper",
-        to_artifact=instances_artifact,
+        config_keys=(*_NETWORK_KEYS, "MODEL.CIM.DETECTION"),
         images=("val",),
         config={_TARGETS: "classes"},
-    )
+    ),
 )

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from wsis.errors import DataError
-from wsis.modeling.prm_checkpoint import peak_classifier_from_original
 
 _PARTS = {"0": "conv", "1": "norm"}  # index in the original's Sequentials
 _BLOCKS = {"latlayer3": "lateral3", "latlayer2": "lateral2", "smooth3": "smooth3"}
@@ -34,10 +33,6 @@ def filling_name(name: str) -> str | None:
 def convert_filling(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """``model_filling_latest.pth.tar``'s state dict in the names of our `FillingNetwork`.
 
-    Args:
-        state: the original's; it is not changed.
-        prefix: put before our names.
-
     Raises:
         DataError: an entry that does not belong, or none at all.
     """
@@ -53,18 +48,3 @@ def convert_filling(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, 
     if not converted:
         raise DataError("not the filling module of simple-IAM: the state dict is empty")
     return converted
-
-
-def convert_iam(
-    classifier: Mapping[str, Tensor], filling: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Both files of simple-IAM in the names of our `IAM` on ``build_wsis_resnet_backbone``.
-
-    Args:
-        classifier: the state dict of ``model_prm_latest.pth.tar``.
-        filling: the state dict of ``model_filling_latest.pth.tar``.
-
-    Raises:
-        DataError: one of them is not what it should be.
-    """
-    return peak_classifier_from_original(classifier) | convert_filling(filling, "filling.")

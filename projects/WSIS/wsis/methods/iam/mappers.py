@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from wsis.data.mappers import PeakImageMapper, Products, register_mapper, wants_flips
 from wsis.data.transforms import draw_flip
 from wsis.layers.retrieval import prepare_proposals
+from wsis.modeling.network import options_of
 
 
 @register_mapper
@@ -19,16 +20,14 @@ class FillingMapper(PeakImageMapper):
     Adds ``image``, ``image_labels`` where the data set has tags, and ``proposals``, a
     `wsis.layers.retrieval.PreparedProposals`.
 
+    Its options are the keys of ``MODEL.IAM.SAMPLER``, in lower case, and these.
+
     Attributes:
         flip: flip half of the images.
-        count: so many proposals are looked at; 0 for all.
-        shrink: lose the soft border of resized masks, as simple-IAM.
-        contour_width: see `wsis.layers.retrieval.prepare_proposals`.
-        size_limits: likewise.
     """
 
     flip: bool
-    count: int = 100
+    proposal_count: int = 100
     shrink: bool = False
     contour_width: int = 5
     size_limits: tuple[float, float] = (0.00002, 0.85)
@@ -38,20 +37,14 @@ class FillingMapper(PeakImageMapper):
         """Arguments from ``INPUT`` and ``MODEL.IAM.SAMPLER``."""
         keys = cfg.MODEL.IAM.SAMPLER
         shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {
-            "flip": wants_flips(cfg) and is_train,
-            "count": keys.PROPOSAL_COUNT,
-            "shrink": keys.SHRINK,
-            "contour_width": keys.CONTOUR_WIDTH,
-            "size_limits": tuple(keys.SIZE_LIMITS),
-        }
+        return shared | options_of(cls, keys) | {"flip": wants_flips(cfg) and is_train}
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
         found = super().model_inputs(dataset_dict, image)
         regions, size = found["proposals"], tuple(found["image"].shape[1:])
-        if self.count:
-            regions = regions[: self.count]
+        if self.proposal_count:
+            regions = regions[: self.proposal_count]
         # A mask of the whole image is none before it is resized, see prepare_proposals.
         regions = regions[np.flatnonzero(regions.areas < regions.labels.size)]
         regions = regions.shrink_to(size) if self.shrink else regions.resize(size)

@@ -11,15 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
-from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import DataError, UsageError
 from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
+from wsis.modeling.network import network, options_of, result_size
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 from wsis.modeling.peak_responses import PeakResponses
 
@@ -28,6 +28,7 @@ _SUSPICIOUS = 10  # batches in a row without a peak that is taught
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class IAM(nn.Module):
     """Learns to fill peak responses to the masks of sampled proposals; fills them at test time.
 
@@ -35,7 +36,7 @@ class IAM(nn.Module):
     ``{"loss_filling"}``. Inference returns a dict per image, see `inference`. The classifier is
     never trained here and stays in evaluation mode. Images of a batch may differ in size.
 
-    Args:
+    Attributes:
         peak_classifier: gives peaks, their responses and the backbone's features.
         filling: the filling network.
         roi_heads: makes instances of activation maps (`IAMROIHeads`).
@@ -46,26 +47,16 @@ class IAM(nn.Module):
         response_mean: peak responses are scaled to this mean; 0 leaves their sum at 1.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        peak_classifier: PeakClassifier,
-        filling: FillingNetwork,
-        roi_heads: nn.Module,
-        in_features: Sequence[str],
-        sampler: PseudoMaskSampler,
-        use_tags: bool = True,
-        response_mean: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.peak_classifier = peak_classifier.requires_grad_(False)
-        self.filling = filling
-        self.roi_heads = roi_heads
-        self.in_features = tuple(in_features)
-        self.sampler = sampler
-        self.use_tags = use_tags
-        self.response_mean = response_mean
+    peak_classifier: PeakClassifier
+    filling: FillingNetwork
+    roi_heads: nn.Module
+    in_features: Sequence[str]
+    sampler: PseudoMaskSampler
+    use_tags: bool = True
+    response_mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.peak_classifier.requires_grad_(False)
         self._empty_batches = 0
 
     @classmethod
@@ -83,7 +74,7 @@ class IAM(nn.Module):
         if keys.STATISTICS not in STATISTICS:
             known = " or ".join(STATISTICS)
             raise UsageError(f"MODEL.IAM.STATISTICS is {keys.STATISTICS!r}; it must be {known}")
-        return {
+        return options_of(cls, keys) | {
             "peak_classifier": classifier,
             "filling": FillingNetwork(
                 [shapes[name].channels for name in keys.IN_FEATURES],
@@ -94,16 +85,7 @@ class IAM(nn.Module):
                 statistics=keys.STATISTICS,
             ),
             "roi_heads": build_roi_heads(cfg, shapes),
-            "in_features": keys.IN_FEATURES,
-            "sampler": PseudoMaskSampler(
-                balance=keys.SAMPLER.BALANCE,
-                area_cost=keys.SAMPLER.AREA_COST,
-                num_candidates=keys.SAMPLER.NUM_CANDIDATES,
-                discard_threshold=keys.SAMPLER.DISCARD_THRESHOLD,
-                choice=keys.SAMPLER.CHOICE,
-            ),
-            "use_tags": keys.USE_TAGS,
-            "response_mean": keys.RESPONSE_MEAN,
+            "sampler": PseudoMaskSampler(**options_of(PseudoMaskSampler, keys.SAMPLER)),
         }
 
     def train(self, mode: bool = True) -> IAM:
@@ -128,15 +110,13 @@ class IAM(nn.Module):
     def respond(self, batched_inputs: Sequence[dict[str, Any]]) -> list[PeakResponses]:
         """Peaks, responses and features of images; a failure names the image."""
         images = [self.peak_classifier.normalize(sample["image"]) for sample in batched_inputs]
-        tags = [self._tags(sample) for sample in batched_inputs]
+        known = self.peak_classifier.tags_of
+        tags = [known(sample) if self.use_tags else None for sample in batched_inputs]
         try:
             return self.peak_classifier.respond(images, tags=tags)
         except DataError as error:
             keys = ", ".join(str(sample.get("image_key", "?")) for sample in batched_inputs)
             raise DataError(f"images {keys}: {error}") from error
-
-    def _tags(self, sample: dict[str, Any]) -> list[int] | None:
-        return self.peak_classifier.tags_of(sample) if self.use_tags else None
 
     def fill(self, found: Sequence[PeakResponses]) -> Tensor:
         """Logits (P, H, W) of the activation maps of all peaks of images of one size, in order."""
@@ -144,12 +124,9 @@ class IAM(nn.Module):
         counts = torch.tensor([len(one.peaks) for one in found])
         index = torch.arange(len(found)).repeat_interleave(counts).to(responses.device)
         features = [torch.cat([one.features[name] for one in found]) for name in self.in_features]
-        return self.filling(self._scaled(responses), index, features)
-
-    def _scaled(self, responses: Tensor) -> Tensor:
-        if self.response_mean == 0:
-            return responses
-        return responses * (self.response_mean * responses[0].numel() if len(responses) else 1)
+        if self.response_mean and len(responses):
+            responses = responses * (self.response_mean * responses[0].numel())
+        return self.filling(responses, index, features)
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Binary cross entropy to the sampled masks, a mean over all pixels of all peaks (spec 5).
@@ -163,7 +140,8 @@ class IAM(nn.Module):
                 kept = _chosen(one, places.to(one.peaks.device))
                 groups.setdefault(tuple(masks.shape[1:]), []).append((kept, masks))
         self._warn_of_nothing(bool(groups))
-        loss, pixels = self._nothing(), 0
+        # zero, with a gradient of zero for every trained weight
+        loss, pixels = sum(p.sum() * 0.0 for p in self.filling.parameters()), 0
         for group in groups.values():
             target = torch.cat([masks for _, masks in group]).to(loss.device)
             logits = self.fill([one for one, _ in group])
@@ -185,10 +163,6 @@ class IAM(nn.Module):
                 self.peak_classifier.peak_threshold,
             )
 
-    def _nothing(self) -> Tensor:
-        """Zero, with a gradient of zero for every trained weight."""
-        return sum(p.sum() * 0.0 for p in self.filling.parameters())
-
     @torch.no_grad()
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Instances of one image; they do not depend on the images beside it.
@@ -198,30 +172,16 @@ class IAM(nn.Module):
             pred_classes, scores, peak), ``responses``
             (`wsis.modeling.peak_classifier.PeakResponses`) and ``activation`` (P, H, W) in [0, 1].
         """
-        image = sample["image"]
         (found,) = self.respond([sample])
         activation = self.fill([found]).sigmoid()
-        size = tuple(int(side) for side in image.shape[-2:])
-        output = int(sample.get("height", size[0])), int(sample.get("width", size[1]))
         classes = found.peaks[:, 0]
-        features = {"activation": [activation], "class_scores": [found.scores[classes]]}
-        images = ImageList(self._colours(image)[None], [size])
-        instances, _ = self.roi_heads(images, features, [classes], output_sizes=[output])
-        return {
-            "instances": instances[0],
-            "responses": found,
-            "activation": activation,
-        }
-
-    def _colours(self, image: Tensor) -> Tensor:
-        return image.to(self.peak_classifier.device).float()
+        image = sample["image"].to(activation.device).float()
+        logits = found.scores[classes]
+        instances = self.roi_heads(image, activation, logits, classes, result_size(sample))
+        return {"instances": instances, "responses": found, "activation": activation}
 
 
 def _chosen(found: PeakResponses, places: Tensor) -> PeakResponses:
     """The same image with some of its peaks."""
-    return replace(
-        found,
-        peaks=found.peaks[places],
-        values=found.values[places],
-        responses=found.responses[places],
-    )
+    names = ("peaks", "values", "responses")
+    return replace(found, **{name: getattr(found, name)[places] for name in names})

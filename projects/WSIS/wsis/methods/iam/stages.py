@@ -8,34 +8,16 @@ import numpy as np
 
 from wsis.data.artifacts import instance_arrays
 from wsis.evaluation.checks import check_instances
-from wsis.modeling.peak_artifact import response_artifact, small_maps
-from wsis.stage import InferStage, TrainStage, register_stage
+from wsis.modeling.peak_responses import response_artifact, small_maps
+from wsis.stage import InferStage, TrainStage, keys_below, register_stages
 
-_NODE = "MODEL.IAM."
-_NETWORK_KEYS = tuple(
-    _NODE + key
-    for key in (
-        "IN_FEATURES",
-        "CHANNELS",
-        "KERNEL_SIZE",
-        "ITERATIONS",
-        "PYRAMID_WIDTH",
-        "RESPONSE_MEAN",
-        "USE_TAGS",
-    )
+_NETWORK_KEYS = keys_below(
+    "MODEL.IAM",
+    "IN_FEATURES CHANNELS KERNEL_SIZE ITERATIONS PYRAMID_WIDTH RESPONSE_MEAN USE_TAGS",
 )
-_INFERENCE_KEYS = tuple(
-    _NODE + key
-    for key in (
-        "STATISTICS",
-        "CRF",
-        "MASK_THRESHOLD",
-        "MIN_AREA",
-        "NMS_THRESHOLD",
-        "NMS_ACROSS_CLASSES",
-        "SCORE",
-        "MAX_INSTANCES",
-    )
+_INFERENCE_KEYS = keys_below(
+    "MODEL.IAM",
+    "STATISTICS CRF MASK_THRESHOLD MIN_AREA NMS_THRESHOLD NMS_ACROSS_CLASSES SCORE MAX_INSTANCES",
 )
 
 
@@ -45,7 +27,7 @@ def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     Returns:
         ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
         ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced,
-        of every peak; and what `wsis.modeling.peak_artifact.response_artifact` keeps.
+        of every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
     """
     found = output["instances"]
     own = {
@@ -55,19 +37,16 @@ def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(found) | own | response_artifact(output["responses"])
 
 
-FILLING_NETWORK = register_stage(
+register_stages(
     TrainStage(
         name="filling_network",
         title="Train IAM's filling network on sampled proposals",
         consumes=("peak_classifier", "proposals"),
         produces="filling_network",
-        config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, _NODE + "SAMPLER"),
+        config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, "MODEL.IAM.SAMPLER"),
         mapper="FillingMapper",
         supervision="image",
-    )
-)
-
-FILLED_INSTANCES = register_stage(
+    ),
     InferStage(
         name="filled_instances",
         title="Instance activation maps: filled peak responses, cleaned by a dense CRF",
@@ -78,5 +57,5 @@ FILLED_INSTANCES = register_stage(
         weights_from="filling_network",
         mapper="PeakImageMapper",
         to_artifact=filled_instances_artifact,
-    )
+    ),
 )

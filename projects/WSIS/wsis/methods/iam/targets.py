@@ -20,13 +20,7 @@ CHOICES = ("random", "best")
 class PseudoMaskSampler:
     """Which proposal a peak learns to fill.
 
-    Attributes:
-        balance: weight of the response inside a proposal against that on its contour.
-        area_cost: what a mask costs that covers the image.
-        num_candidates: so many of the best take part.
-        discard_threshold: of these only the best and those whose mask IoU with it is larger;
-            None keeps all.
-        choice: "random" draws one of them anew each time, "best" takes the best.
+    They are the keys of ``MODEL.IAM.SAMPLER``, in lower case.
     """
 
     balance: float = 0.1

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsis.methods.irnet.labels import UNKNOWN
+
 PAIR_IGNORED = 0  # one of the labels is unknown
 PAIR_BACKGROUND = 1  # both are background
 PAIR_FOREGROUND = 2  # both are the same class
@@ -183,13 +185,12 @@ def path_maxima(
     return maxima, argmax
 
 
-def pair_labels(labels: Tensor, *, radius: int, ignore_label: int = 255) -> Tensor:
+def pair_labels(labels: Tensor, *, radius: int) -> Tensor:
     """What a label map says about every pair (irnet spec 5.2).
 
     Args:
-        labels: (B, h, w) integers, 0 background, class id + 1, ``ignore_label`` unknown.
+        labels: (B, h, w) integers, 0 background, class id + 1, 255 unknown.
         radius: see `search_paths`.
-        ignore_label: pairs with this label at either end are `PAIR_IGNORED`.
 
     Returns:
         (P, B, h', w') uint8: ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or
@@ -199,9 +200,9 @@ def pair_labels(labels: Tensor, *, radius: int, ignore_label: int = 255) -> Tens
     offsets = pair_offsets(radius)
     kinds = torch.empty((len(offsets), *source.shape), dtype=torch.uint8, device=labels.device)
     same = torch.where(source == 0, PAIR_BACKGROUND, PAIR_FOREGROUND)
-    known = source != ignore_label
+    known = source != UNKNOWN
     for index, offset in enumerate(offsets):
         partner = shifted(labels, offset, radius=radius)
         kind = torch.where(partner == source, same, PAIR_DIFFERENT)
-        kinds[index] = kind * (known & (partner != ignore_label))
+        kinds[index] = kind * (known & (partner != UNKNOWN))
     return kinds

@@ -96,7 +96,7 @@ class _PairSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, boundary: Tensor, displacement: Tensor, labels: Tensor, radius: int, ignore: int
+        ctx: Any, boundary: Tensor, displacement: Tensor, labels: Tensor, radius: int
     ) -> tuple[Tensor, Tensor]:
         count, height, width = boundary.shape
         needed = any(ctx.needs_input_grad)
@@ -109,7 +109,7 @@ class _PairSums(torch.autograd.Function):
         counts = terms.new_zeros(3)
         for start in range(0, count, step):
             part = slice(start, start + step)
-            kinds = pair_labels(labels[part], radius=radius, ignore_label=ignore)
+            kinds = pair_labels(labels[part], radius=radius)
             first = by_boundary[:, part] if by_boundary is not None else None
             second = by_displacement[:, part] if by_displacement is not None else None
             sums = _affinity_sums(boundary[part], kinds, first, radius=radius)
@@ -131,30 +131,24 @@ class _PairSums(torch.autograd.Function):
             torch.einsum("k,kbchw->bchw", grad[3:], by_displacement),
             None,
             None,
-            None,
         )
 
 
-def pair_sums(
-    boundary: Tensor, displacement: Tensor, labels: Tensor, *, radius: int, ignore_label: int = 255
-) -> PairSums:
+def pair_sums(boundary: Tensor, displacement: Tensor, labels: Tensor, *, radius: int) -> PairSums:
     """Sums of the loss terms over all pairs of a batch.
 
     Args:
         boundary: (B, h, w) float in [0, 1], the probability of a boundary.
         displacement: (B, 2, h, w) float, (dy, dx) in cells.
-        labels: (B, h, w) integers, 0 background, class id + 1, ``ignore_label`` unknown.
+        labels: (B, h, w) integers, 0 background, class id + 1, 255 unknown.
         radius: pairs are closer than this, in cells.
-        ignore_label: see ``labels``.
 
     Returns:
         the sums; differentiable once with respect to ``boundary`` and ``displacement``.
         Memory: about 60 bytes per pair of one image (120 MB for a 128 x 128 grid and radius 10).
     """
     kind = torch.promote_types(boundary.dtype, torch.float32)  # half precision has no room for sums
-    return PairSums(
-        *_PairSums.apply(boundary.to(kind), displacement.to(kind), labels, radius, ignore_label)
-    )
+    return PairSums(*_PairSums.apply(boundary.to(kind), displacement.to(kind), labels, radius))
 
 
 def reduce_counts(counts: Tensor) -> tuple[Tensor, int]:
@@ -178,7 +172,6 @@ def relation_losses(
     labels: Tensor,
     *,
     radius: int,
-    ignore_label: int = 255,
 ) -> dict[str, Tensor]:
     """IRNet's loss terms, weighted so that their sum is the loss L (spec 5.4).
 
@@ -187,9 +180,8 @@ def relation_losses(
     Args:
         boundary_logits: (B, 1, h, w) float.
         displacement: (B, 2, h, w) float, (dy, dx) in cells, no mean shift subtracted.
-        labels: (B, h, w) integers, the inter-pixel labels reduced to the grid.
+        labels: (B, h, w) integers, the inter-pixel labels (255 unknown) reduced to the grid.
         radius: pairs are closer than this, in cells.
-        ignore_label: label of unknown pixels.
 
     Returns:
         ``loss_affinity_background``, ``loss_affinity_foreground`` (weight 1/4 each),
@@ -201,7 +193,6 @@ def relation_losses(
         displacement.float(),
         labels,
         radius=radius,
-        ignore_label=ignore_label,
     )
     (background, foreground, different), world = reduce_counts(sums.counts)
     denominators = torch.stack([background, foreground, different, 2 * foreground, 2 * background])

@@ -26,8 +26,7 @@ from wsis.data.transforms import (
     top_left_window,
 )
 from wsis.errors import DataError
-
-UNKNOWN_LABEL = 255
+from wsis.methods.irnet.labels import UNKNOWN
 
 
 @register_mapper
@@ -71,7 +70,7 @@ class PixelLabelMapper(CanvasMapper):
         if self.crop_side:
             window = random_window(size, self.crop_side)
             image = window.paste(image, self.fill)
-            label = window.paste(label, UNKNOWN_LABEL)
+            label = window.paste(label, UNKNOWN)
         label = torch.from_numpy(np.ascontiguousarray(label).copy())
         return {"image": to_tensor(image), "inter_pixel_label": label}
 

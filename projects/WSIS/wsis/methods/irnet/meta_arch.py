@@ -5,21 +5,28 @@ N images, h x w grid of the backbone's second tap (stride 4), H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_roi_heads
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import DataError, UsageError
 from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
+from wsis.methods.irnet.labels import UNKNOWN
 from wsis.methods.irnet.losses import relation_losses
-from wsis.modeling.pixels import PixelModule
+from wsis.modeling.network import (
+    PixelModule,
+    network,
+    options_of,
+    require_finite,
+    result_size,
+    shapes_of,
+)
 
 _OUTPUTS = ("displacement", "boundary", "instances", "semantic")
 
@@ -55,108 +62,68 @@ def reduce_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool 
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class IRNet(PixelModule):
     """Learns class boundaries and centroid displacements from inter-pixel labels.
 
     Training takes ``{"image", "inter_pixel_label"}`` per image and returns weighted losses whose
     sum is the loss of spec 5.4. Inference returns a dict per image, see `inference`.
 
-    Args:
-        backbone: a Detectron2 backbone.
-        in_features: five of its features, fine to coarse.
+    Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
+
+    Attributes:
         boundary_branch: taps to logits (N, 1, h, w).
         displacement_branch: taps to (N, 2, h, w).
         roi_heads: makes instances and semantic labels of dense maps (`IRNetROIHeads`).
-        pixel_mean: per channel, on the scale of the images.
-        pixel_std: likewise.
-        freeze_backbone: keep the backbone untrained and in eval mode, as the original.
         radius: of the training pairs, in cells.
         canvas: `canvas_size`'s options; group norm sees the padding, so they shape the result.
-        num_refinement_steps: of the centroids.
-        cluster_threshold: displacement is weak below this length, in cells.
-        align_corners: see `reduce_labels` and `branches.Reduce`.
-        outputs: what inference is to make: some of displacement, boundary, instances, semantic.
-        mean_displacement: (dy, dx) to subtract at test time; () for the weights' own, which those
-            of the original have.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        in_features: Sequence[str],
-        boundary_branch: nn.Module,
-        displacement_branch: nn.Module,
-        roi_heads: nn.Module,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        freeze_backbone: bool = True,
-        radius: int = 10,
-        canvas: dict[str, int] | None = None,
-        num_refinement_steps: int = 300,
-        cluster_threshold: float = 2.5,
-        align_corners: bool = False,
-        outputs: Sequence[str] = ("boundary", "instances"),
-        mean_displacement: Sequence[float] = (),
-    ) -> None:
-        super().__init__(pixel_mean, pixel_std)
-        self.backbone = backbone
-        self.in_features = tuple(in_features)
-        self.boundary_branch = boundary_branch
-        self.displacement_branch = displacement_branch
-        self.roi_heads = roi_heads
+    in_features: Sequence[str]
+    boundary_branch: nn.Module
+    displacement_branch: nn.Module
+    roi_heads: nn.Module
+    canvas: Mapping[str, int]
+    freeze_backbone: bool = True
+    radius: int = 10
+    refinement_steps: int = 300
+    cluster_threshold: float = 2.5
+    align_corners: bool = False
+    outputs: Sequence[str] = ("boundary", "instances")
+    mean_displacement: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # Mean displacement (dy, dx) of the training set, subtracted in eval mode (spec 5.3).
         self.register_buffer("mean_shift", torch.zeros(2))
-        self.mean_displacement = tuple(mean_displacement)
-        self.freeze_backbone = freeze_backbone
-        if freeze_backbone:
-            backbone.requires_grad_(False)
-        self.radius = radius
-        self.canvas = canvas or {"fixed": 512, "divisor": 16}
-        self.num_refinement_steps = num_refinement_steps
-        self.cluster_threshold = cluster_threshold
-        self.align_corners = align_corners
-        self.stride = backbone.output_shape()[self.in_features[1]].stride
-        self.outputs = tuple(outputs)
+        if self.freeze_backbone:
+            self.backbone.requires_grad_(False)
+        self.stride = self.backbone.output_shape()[self.in_features[1]].stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.*``."""
-        keys = cfg.MODEL.IRNET
-        backbone = build_backbone(cfg)
-        known = backbone.output_shape()
-        missing = [name for name in keys.IN_FEATURES if name not in known]
-        if missing:
-            raise UsageError(
-                f"MODEL.IRNET.IN_FEATURES names {missing[0]!r}, but the backbone has "
-                f"{', '.join(known)}"
-            )
-        taps = [known[name] for name in keys.IN_FEATURES]
-        align = keys.ALIGN_CORNERS
-        return {
-            "backbone": backbone,
-            "in_features": keys.IN_FEATURES,
-            "boundary_branch": BoundaryBranch(taps, width=keys.BOUNDARY_WIDTH, align_corners=align),
-            "displacement_branch": DisplacementBranch(
-                taps, width=keys.DISPLACEMENT_WIDTH, align_corners=align
-            ),
-            "roi_heads": build_roi_heads(cfg, known),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "freeze_backbone": keys.FREEZE_BACKBONE,
-            "radius": keys.TRAIN_RADIUS,
-            "canvas": {
-                "fixed": keys.INFERENCE_SIZE,
-                "divisor": keys.SIZE_DIVISOR,
-                "remainder": keys.SIZE_REMAINDER,
-            },
-            "num_refinement_steps": keys.REFINEMENT_STEPS,
-            "cluster_threshold": keys.CLUSTER_THRESHOLD,
-            "align_corners": align,
-            "outputs": keys.OUTPUTS,
-            "mean_displacement": keys.MEAN_DISPLACEMENT,
-        }
+        keys, shared = cfg.MODEL.IRNET, super().from_config(cfg)
+        known, align = shared["backbone"].output_shape(), keys.ALIGN_CORNERS
+        taps = shapes_of(known, keys.IN_FEATURES, "MODEL.IRNET.IN_FEATURES")
+        width = keys.DISPLACEMENT_WIDTH
+        return (
+            shared
+            | options_of(cls, keys)
+            | {
+                "boundary_branch": BoundaryBranch(
+                    taps, width=keys.BOUNDARY_WIDTH, align_corners=align
+                ),
+                "displacement_branch": DisplacementBranch(taps, width=width, align_corners=align),
+                "roi_heads": build_roi_heads(cfg, known),
+                "radius": keys.TRAIN_RADIUS,
+                "canvas": {
+                    "fixed": keys.INFERENCE_SIZE,
+                    "divisor": keys.SIZE_DIVISOR,
+                    "remainder": keys.SIZE_REMAINDER,
+                },
+            }
+        )
 
     def train(self, mode: bool = True) -> IRNet:
         """As any module, but a frozen backbone stays in eval mode."""
@@ -191,11 +158,8 @@ class IRNet(PixelModule):
         if not self.training:
             return [self.inference(sample) for sample in batched_inputs]
         images = ImageList.from_tensors([self.normalize(x["image"]) for x in batched_inputs], 0)
-        height, width = images.tensor.shape[-2:]
-        labels = images.tensor.new_full((len(images), height, width), 255, dtype=torch.uint8)
-        for target, sample in zip(labels, batched_inputs, strict=True):
-            label = sample["inter_pixel_label"].to(self.device)
-            target[: label.shape[0], : label.shape[1]] = label
+        labels = [x["inter_pixel_label"].to(self.device) for x in batched_inputs]
+        labels = ImageList.from_tensors(labels, 0, pad_value=UNKNOWN).tensor
         logits, displacement = self.dense_maps(images.tensor)
         grid = reduce_labels(labels, tuple(logits.shape[-2:]), align_corners=self.align_corners)
         return relation_losses(logits, displacement, grid, radius=self.radius)
@@ -250,29 +214,20 @@ class IRNet(PixelModule):
         """
         needed = self._needed()
         boundary, displacement = self.boundary_and_displacement(sample["image"])
-        if not bool(torch.isfinite(displacement).all() and torch.isfinite(boundary).all()):
-            raise DataError(
-                f"image {sample.get('image_key', '?')}: the maps of the relation network are not "
-                "finite; its training diverged"
-            )
+        for maps in (displacement, boundary):
+            require_finite(maps, sample, "the maps of the relation network")
         result: dict[str, Any] = {"displacement": displacement}
         if "boundary" in needed:
             result["boundary"] = boundary
         if "cam" not in sample:
             return result
-        image_size = tuple(sample["image"].shape[-2:])
-        size = (sample.get("height", image_size[0]), sample.get("width", image_size[1]))
-        features = {
-            "boundary": [boundary],
-            "cam": [torch.as_tensor(sample["cam"]).to(boundary)],
-            "keys": [torch.as_tensor(sample["keys"]).to(self.device)],
-        }
-        images = ImageList(sample["image"][None], [image_size])
+        cam, keys = (torch.as_tensor(sample[name]).to(self.device) for name in ("cam", "keys"))
+        dense = boundary, cam.to(boundary.dtype), keys
+        sizes = tuple(sample["image"].shape[-2:]), result_size(sample)
         if "instances" in needed:
-            centroids = refine_centroids(displacement, num_steps=self.num_refinement_steps)
+            centroids = refine_centroids(displacement, num_steps=self.refinement_steps)
             clusters = cluster_centroids(displacement, centroids, threshold=self.cluster_threshold)
-            found, _ = self.roi_heads(images, features, [clusters], output_sizes=[size])
-            result |= {"clusters": clusters, "instances": found[0]}
+            result |= {"clusters": clusters, "instances": self.roi_heads(*dense, clusters, sizes)}
         if "semantic" in needed:
-            result["semantic"] = self.roi_heads.semantic(images, features, output_sizes=[size])[0]
+            result["semantic"] = self.roi_heads.semantic(*dense, sizes)
         return result

@@ -20,10 +20,7 @@ from wsis.pickles import load_pickle, read_pickle
 
 
 def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a ``.npy`` file that holds a dictionary of arrays or tensors.
-
-    Returns:
-        Name to array.
+    """Names to arrays of a ``.npy`` file that holds a dictionary of arrays or tensors.
 
     Raises:
         DataError: not such a file, or it asks for anything beyond arrays and tensors.

@@ -5,21 +5,22 @@ K classes of the image, I clusters, h x w grid, H x W result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.layers.components import detect_components
-from wsis.layers.masks import mask_boxes
 from wsis.methods.irnet.random_walk import random_walk
+from wsis.modeling.network import mask_instances, network, options_of
 
+Sizes = tuple[tuple[int, int], tuple[int, int]]  # (H, W) of the image, of the result
 _CHANNELS_AT_ONCE = 16  # upsampled maps that are held together; 16 MB for 500 x 500
 
 
@@ -107,138 +108,80 @@ def strongest(
 
 
 @ROI_HEADS_REGISTRY.register()
+@network
 class IRNetROIHeads(nn.Module):
-    """Detectron2's ROI heads where the features are dense maps and the proposals are clusters.
+    """Makes instances and semantic labels of an image's dense maps; nothing is trained here.
 
-    Args:
-        walk_radius: pixels closer than this, in cells, are neighbours in the random walk.
-        beta: exponent of the affinity.
-        exp_times: binary logarithm of the number of steps.
-        background: score of the background in the argmax over instances.
-        semantic_background: the same for semantic labels.
-        min_area: share of the image below which a component gets score 0.
-        per_class: divide by the maximum of a class, not of all: no class is suppressed by a
-            stronger one. The original divides by the overall maximum.
+    Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
+
+    Attributes:
+        background: ``INSTANCE_BACKGROUND``.
+        per_class: ``PER_CLASS_NORMALISATION``.
         stride: of the boundary map's grid, in pixels.
-        align_corners: cells of the maps lie on pixels ``stride`` i; see `upsample`.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        walk_radius: int = 5,
-        beta: float = 10.0,
-        exp_times: int = 8,
-        background: float = 0.25,
-        semantic_background: float = 0.25,
-        min_area: float = 0.01,
-        per_class: bool = False,
-        stride: int = 4,
-        align_corners: bool = False,
-    ) -> None:
-        super().__init__()
-        self.walk = {"radius": walk_radius, "beta": beta, "exp_times": exp_times}
-        self.background = background
-        self.semantic_background = semantic_background
-        self.min_area = min_area
-        self.per_class = per_class
-        self.stride = stride
-        self.align_corners = align_corners
+    walk_radius: int = 5
+    beta: float = 10.0
+    exp_times: int = 8
+    background: float = 0.25
+    semantic_background: float = 0.25
+    min_area: float = 0.01
+    per_class: bool = False
+    stride: int = 4
+    align_corners: bool = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.IRNET`` and the backbone's strides."""
         keys = cfg.MODEL.IRNET
-        return {
-            "walk_radius": keys.WALK_RADIUS,
-            "beta": keys.BETA,
-            "exp_times": keys.EXP_TIMES,
+        return options_of(cls, keys) | {
             "background": keys.INSTANCE_BACKGROUND,
-            "semantic_background": keys.SEMANTIC_BACKGROUND,
-            "min_area": keys.MIN_AREA,
             "per_class": keys.PER_CLASS_NORMALISATION,
             "stride": input_shape[keys.IN_FEATURES[1]].stride,
-            "align_corners": keys.ALIGN_CORNERS,
         }
 
     def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Sequence[Tensor]],
-        proposals: Sequence[Tensor],
-        targets: None = None,
-        *,
-        output_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Instances of every image; there is nothing to train, hence no losses.
+        self, boundary: Tensor, cam: Tensor, keys: Tensor, clusters: Tensor, sizes: Sizes
+    ) -> Instances:
+        """Instances of an image.
 
         Args:
-            images: for their sizes.
-            features: lists over images: ``boundary`` (h, w), ``cam`` (K, h', w') and ``keys`` (K,)
-                class ids.
-            proposals: the candidates: a cluster map (h, w) int64 per image.
-            targets: unused.
-            output_sizes: (H, W) of the results; the images' own by default.
+            boundary: (h, w), the probability of a boundary.
+            cam: (K, h', w').
+            keys: (K,) class ids.
+            clusters: (h, w) int64, the candidates.
+            sizes: (H, W) of the image, and of the result.
 
         Returns:
-            per image pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,), ordered
-            by class, cluster and raster; and an empty dict.
+            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,), ordered by class,
+            cluster and raster.
         """
-        sizes = output_sizes or images.image_sizes
-        results = []
-        for index, clusters in enumerate(proposals):
-            keys = features["keys"][index]
-            channels, indicator = self._candidates(features, index, clusters)
-            indicator = self._walk(features, index, indicator, out=indicator)
-            winners, scores = self._compete(
-                indicator, channels[0], images, index, sizes[index], self.background
-            )
-            results.append(self._detect(winners, scores, keys[channels[0]]))
-        return results, {}
+        channels, maps = self._candidates(self._on_grid(cam, boundary), clusters)
+        self._walk(maps, boundary, out=maps)
+        winners, scores = self._compete(maps, channels[0], self.background, sizes)
+        return self._detect(winners, scores, keys[channels[0]])
 
-    def semantic(
-        self,
-        images: ImageList,
-        features: dict[str, Sequence[Tensor]],
-        *,
-        output_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> list[Tensor]:
-        """Semantic labels (H, W) uint8 of every image: 0 background, class id + 1 (spec 6.6)."""
-        sizes = output_sizes or images.image_sizes
-        results = []
-        for index, keys in enumerate(features["keys"]):
-            cam = self._on_grid(features, index)
-            groups = torch.arange(len(cam), device=cam.device)
-            winners, _ = self._compete(
-                self._walk(features, index, cam),
-                groups,
-                images,
-                index,
-                sizes[index],
-                self.semantic_background,
-            )
-            labels = torch.cat([keys.new_zeros(1), keys + 1])[winners + 1]
-            results.append(labels.to(torch.uint8))
-        return results
+    def semantic(self, boundary: Tensor, cam: Tensor, keys: Tensor, sizes: Sizes) -> Tensor:
+        """Semantic labels (H, W) uint8 of an image: 0 background, class id + 1 (spec 6.6)."""
+        maps = self._walk(self._on_grid(cam, boundary), boundary)
+        groups = torch.arange(len(cam), device=cam.device)
+        winners, _ = self._compete(maps, groups, self.semantic_background, sizes)
+        return torch.cat([keys.new_zeros(1), keys + 1])[winners + 1].to(torch.uint8)
 
-    def _on_grid(self, features: dict[str, Sequence[Tensor]], index: int) -> Tensor:
+    def _on_grid(self, cam: Tensor, boundary: Tensor) -> Tensor:
         """The CAM on the boundary map's grid; another size or stride needs resizing."""
-        cam, grid = features["cam"][index], features["boundary"][index].shape
+        grid = boundary.shape
         if cam.shape[1:] == grid or len(cam) == 0:
             return cam.reshape(len(cam), *grid)
         return functional.interpolate(
             cam[None], size=tuple(grid), mode="bilinear", align_corners=self.align_corners
         )[0]
 
-    def _candidates(
-        self, features: dict[str, Sequence[Tensor]], index: int, clusters: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def _candidates(self, cam: Tensor, clusters: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """(class position, cluster) of each candidate, class-major, and its map (c, h, w).
 
         Pairs of class and cluster that do not meet make an all-zero map, which could not win.
         """
-        cam = self._on_grid(features, index)
         count = int(clusters.max()) + 1
         flat = clusters.flatten()
         peak = cam.new_zeros((len(cam), count))
@@ -250,31 +193,19 @@ class IRNetROIHeads(nn.Module):
             torch.mul(cam[of_class], clusters == cluster[:, None, None], out=part)
         return channels, maps
 
-    def _walk(
-        self,
-        features: dict[str, Sequence[Tensor]],
-        index: int,
-        maps: Tensor,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        return random_walk(maps, features["boundary"][index], **self.walk, out=out)
+    def _walk(self, maps: Tensor, boundary: Tensor, *, out: Tensor | None = None) -> Tensor:
+        options = {"radius": self.walk_radius, "beta": self.beta, "exp_times": self.exp_times}
+        return random_walk(maps, boundary, **options, out=out)
 
     def _compete(
-        self,
-        maps: Tensor,
-        classes: Tensor,
-        images: ImageList,
-        index: int,
-        output_size: tuple[int, int],
-        background: float,
+        self, maps: Tensor, classes: Tensor, background: float, sizes: Sizes
     ) -> tuple[Tensor, Tensor]:
         return strongest(
             maps,
             classes if self.per_class else torch.zeros_like(classes),
             background=background,
-            image_size=tuple(int(side) for side in images.image_sizes[index]),
-            output_size=tuple(int(side) for side in output_size),
+            image_size=sizes[0],
+            output_size=sizes[1],
             stride=self.stride,
             align_corners=self.align_corners,
         )
@@ -283,9 +214,8 @@ class IRNetROIHeads(nn.Module):
         found = detect_components(
             winners.cpu().numpy(), scores.cpu().numpy(), min_area=self.min_area * winners.numel()
         )
-        result = Instances(tuple(winners.shape))
-        result.pred_masks = torch.from_numpy(found.masks).to(winners.device)
-        result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
-        result.pred_classes = classes[torch.from_numpy(found.channels).to(classes.device)]
-        result.scores = torch.from_numpy(found.scores).to(winners.device)
-        return result
+        return mask_instances(
+            torch.from_numpy(found.masks).to(winners.device),
+            classes[torch.from_numpy(found.channels).to(classes.device)],
+            torch.from_numpy(found.scores).to(winners.device),
+        )

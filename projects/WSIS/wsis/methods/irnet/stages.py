@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,27 +15,17 @@ from wsis.evaluation.checks import check_instances, check_semantic
 from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
 from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
-from wsis.stage import DeriveStage, InferStage, TrainStage, register_stage
+from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NODE = "MODEL.IRNET."
 _OUTPUTS, _MEAN = _NODE + "OUTPUTS", _NODE + "MEAN_DISPLACEMENT"
-_NETWORK_KEYS = tuple(
-    _NODE + key
-    for key in (
-        "IN_FEATURES",
-        "FREEZE_BACKBONE",
-        "BOUNDARY_WIDTH",
-        "DISPLACEMENT_WIDTH",
-        "ALIGN_CORNERS",
-    )
+_NETWORK_KEYS = keys_below(
+    "MODEL.IRNET", "IN_FEATURES FREEZE_BACKBONE BOUNDARY_WIDTH DISPLACEMENT_WIDTH ALIGN_CORNERS"
 )
-_CANVAS_KEYS = tuple(_NODE + key for key in ("INFERENCE_SIZE", "SIZE_DIVISOR", "SIZE_REMAINDER"))
-_WALK_KEYS = tuple(
-    _NODE + key for key in ("WALK_RADIUS", "BETA", "EXP_TIMES", "PER_CLASS_NORMALISATION")
-)
-_INSTANCE_KEYS = tuple(
-    _NODE + key
-    for key in ("REFINEMENT_STEPS", "CLUSTER_THRESHOLD", "INSTANCE_BACKGROUND", "MIN_AREA")
+_CANVAS_KEYS = keys_below("MODEL.IRNET", "INFERENCE_SIZE SIZE_DIVISOR SIZE_REMAINDER")
+_WALK_KEYS = keys_below("MODEL.IRNET", "WALK_RADIUS BETA EXP_TIMES PER_CLASS_NORMALISATION")
+_INSTANCE_KEYS = keys_below(
+    "MODEL.IRNET", "REFINEMENT_STEPS CLUSTER_THRESHOLD INSTANCE_BACKGROUND MIN_AREA"
 )
 
 
@@ -52,19 +42,12 @@ def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
             weight=keys.CRF_BILATERAL_WEIGHT,
         ),
     )
-    iterations, probability = keys.CRF_ITERATIONS, keys.CRF_LABEL_PROBABILITY
-
-    def refine(image: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-        return crf_labels(
-            image,
-            labels,
-            num_labels,
-            num_iterations=iterations,
-            label_probability=probability,
-            kernels=kernels,
-        )
-
-    return refine
+    return partial(
+        crf_labels,
+        num_iterations=keys.CRF_ITERATIONS,
+        label_probability=keys.CRF_LABEL_PROBABILITY,
+        kernels=kernels,
+    )
 
 
 def derive_inter_pixel_label(
@@ -104,7 +87,7 @@ def reduce_displacement(
     group = cfg.MODEL.IRNET.MEAN_DISPLACEMENT_BATCH
     means = [artifact["mean"] for _, artifact in artifacts]
     if group and len(means) >= group:
-        means = list(islice(means, len(means) - len(means) % group))
+        means = means[: len(means) - len(means) % group]
     return {"mean": np.mean(means, axis=0) if means else np.zeros(2)}
 
 
@@ -122,7 +105,7 @@ def semantic_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"label": output["semantic"].cpu().numpy()}
 
 
-INTER_PIXEL_LABEL = register_stage(
+register_stages(
     DeriveStage(
         name="inter_pixel_label",
         title="Confident classes and background from CAMs, cleaned by a dense CRF",
@@ -131,10 +114,7 @@ INTER_PIXEL_LABEL = register_stage(
         config_keys=(_NODE + "LABEL",),
         evaluation=check_inter_pixel_label,
         function=derive_inter_pixel_label,
-    )
-)
-
-RELATION_NETWORK = register_stage(
+    ),
     TrainStage(
         name="relation_network",
         title="Train IRNet: class boundaries and displacements to centroids",
@@ -143,10 +123,7 @@ RELATION_NETWORK = register_stage(
         config_keys=(*_NETWORK_KEYS, _NODE + "TRAIN_RADIUS"),
         mapper="PixelLabelMapper",
         supervision="image",
-    )
-)
-
-DISPLACEMENT_MEAN = register_stage(
+    ),
     InferStage(
         name="displacement_mean",
         title="Mean displacement over the images, to be subtracted afterwards",
@@ -159,10 +136,7 @@ DISPLACEMENT_MEAN = register_stage(
         # weights of the original may hold a mean, measured elsewhere
         config={_OUTPUTS: ["displacement"], _MEAN: [0.0, 0.0]},
         reduce=reduce_displacement,
-    )
-)
-
-INSTANCES = register_stage(
+    ),
     InferStage(
         name="instances",
         title="Instance masks: centroids, random walk within boundaries, components",
@@ -175,10 +149,7 @@ INSTANCES = register_stage(
         to_artifact=instance_artifact,
         config={_OUTPUTS: ["boundary", "instances"]},
         measured=measured_mean,
-    )
-)
-
-SEMANTIC_LABELS = register_stage(
+    ),
     InferStage(
         name="semantic_labels",
         title="Semantic labels by random walk of the CAMs",
@@ -190,5 +161,5 @@ SEMANTIC_LABELS = register_stage(
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
         config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},
-    )
+    ),
 )

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
-from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import nn
 
 from wsis.errors import DataError
+from wsis.modeling.network import network, result_size
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
+from wsis.modeling.peak_responses import PeakResponses
 
 
 @META_ARCH_REGISTRY.register()
+@network
 class PRM(nn.Module):
     """Class peak response: image tags in training, instances with class and mask at test time.
 
     State-dict names: ``peak_classifier.backbone.*`` and ``peak_classifier.classifier.*``.
 
-    Args:
+    Attributes:
         peak_classifier: the network.
         roi_heads: makes instances of peak response maps and segment proposals (`PRMROIHeads`).
         use_tags: in inference, images with tags have peaks of these classes only.
     """
 
-    @configurable
-    def __init__(
-        self, *, peak_classifier: PeakClassifier, roi_heads: nn.Module, use_tags: bool = True
-    ) -> None:
-        super().__init__()
-        self.peak_classifier = peak_classifier
-        self.roi_heads = roi_heads
-        self.use_tags = use_tags
+    peak_classifier: PeakClassifier
+    roi_heads: nn.Module
+    use_tags: bool = True
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -67,21 +64,15 @@ class PRM(nn.Module):
         tags = [known(sample) if self.use_tags else None for sample in batched_inputs]
         wanted = self.roi_heads.masks == "response" or any("proposals" in s for s in batched_inputs)
         responses = self.peak_classifier.respond(images, tags=tags, back_propagate=wanted)
-        results = []
-        for sample, image, found in zip(batched_inputs, images, responses, strict=True):
-            results.append(self._instances(sample, image, found))
-        return results
+        pairs = zip(batched_inputs, responses, strict=True)
+        return [self._instances(sample, found) for sample, found in pairs]
 
-    def _instances(self, sample: dict[str, Any], image: Tensor, found: Any) -> dict[str, Any]:
-        own = tuple(image.shape[-2:])
-        size = (int(sample.get("height", own[0])), int(sample.get("width", own[1])))
+    def _instances(self, sample: dict[str, Any], found: PeakResponses) -> dict[str, Any]:
         result = {"responses": found, "logits": found.logits, "scores": found.logits.sigmoid()}
-        regions = sample.get("proposals")
         if found.responses is None:
             return result
         try:
-            images = ImageList(image[None], [own])
-            instances, _ = self.roi_heads(images, [found], [regions], output_sizes=[size])
+            instances = self.roi_heads(found, sample.get("proposals"), result_size(sample))
         except ValueError as error:
             raise DataError(f"image {sample.get('image_key', '?')}: {error}") from error
-        return result | {"instances": instances[0]}
+        return result | {"instances": instances}

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from wsis.errors import UsageError
-from wsis.layers.masks import mask_boxes, mask_nms
+from wsis.layers.masks import mask_nms
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
+from wsis.modeling.network import mask_instances, network, options_of
 from wsis.modeling.peak_responses import PeakResponses
 
 MASKS = ("proposals", "response")
@@ -70,56 +71,38 @@ def response_masks(
 
 
 @ROI_HEADS_REGISTRY.register()
+@network
 class PRMROIHeads(nn.Module):
-    """Detectron2's ROI heads where the features are peak response maps; nothing is trained here.
+    """Makes instances of one image's peak response maps; nothing is trained here.
 
-    Args:
-        masks: "proposals" (spec 6) or "response" (`response_masks`).
-        score: see `scores`.
-        nms_threshold: mask IoU from which the better instance suppresses the other.
-        nms_within_class: only instances of one class suppress each other.
-        merge: add a suppressed instance's response map to its winner's.
-        proposal_count: proposals that are looked at, 0 for all.
+    Its options are the keys of ``MODEL.PRM``, in lower case, and these.
+
+    Attributes:
         factors: (background factor, penalty at 448 x 448, balance), or a list of one for each
             class.
-        contour_width: see `wsis.layers.retrieval.prepare_proposals`.
-        size_limits: likewise.
-        response_threshold: see `response_masks`.
-        response_blur: likewise.
         peak_scale: height of a peak whose score is one half.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        masks: str = "proposals",
-        score: str = "product",
-        nms_threshold: float = 0.3,
-        nms_within_class: bool = False,
-        merge: bool = True,
-        proposal_count: int = 100,
-        factors: Factors | list[Factors] = (0.95, 1e-5, 0.8),
-        contour_width: int = 5,
-        size_limits: tuple[float, float] = (0.00002, 0.85),
-        response_threshold: float = 0.1,
-        response_blur: float = 0.01,
-        peak_scale: float = 30.0,
-    ) -> None:
-        super().__init__()
-        for key, value, known in (("MASKS", masks, MASKS), ("SCORE", score, SCORES)):
+    masks: str = "proposals"
+    score: str = "product"
+    nms_threshold: float = 0.3
+    nms_within_class: bool = False
+    merge_responses: bool = True
+    proposal_count: int = 100
+    factors: Factors | list[Factors] = (0.95, 1e-5, 0.8)
+    contour_width: int = 5
+    size_limits: tuple[float, float] = (0.00002, 0.85)
+    response_threshold: float = 0.1
+    response_blur: float = 0.01
+    peak_scale: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("masks", MASKS), ("score", SCORES)):
+            value = getattr(self, name)
             if value not in known:
-                raise UsageError(f"MODEL.PRM.{key} is {value!r}: use one of {', '.join(known)}")
-        self.masks = masks
-        self.score = score
-        self.nms_threshold = nms_threshold
-        self.nms_within_class = nms_within_class
-        self.merge = merge
-        self.proposal_count = proposal_count
-        self.factors = factors
-        self.preparation = {"contour_width": contour_width, "size_limits": size_limits}
-        self.response = {"threshold": response_threshold, "blur": response_blur}
-        self.peak_scale = peak_scale
+                raise UsageError(
+                    f"MODEL.PRM.{name.upper()} is {value!r}: use one of {', '.join(known)}"
+                )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -131,57 +114,33 @@ class PRMROIHeads(nn.Module):
                 f"MODEL.PRM.CLASS_FACTORS has {len(keys.CLASS_FACTORS)} entries for "
                 f"{classifier.NUM_CLASSES} classes; give one for each, or none"
             )
-        return {
-            "masks": keys.MASKS,
-            "score": keys.SCORE,
-            "nms_threshold": keys.NMS_THRESHOLD,
-            "nms_within_class": keys.NMS_WITHIN_CLASS,
-            "merge": keys.MERGE_RESPONSES,
-            "proposal_count": keys.PROPOSAL_COUNT,
+        return options_of(cls, keys) | {
             "factors": [tuple(triple) for triple in keys.CLASS_FACTORS] or shared,
-            "contour_width": keys.CONTOUR_WIDTH,
-            "size_limits": tuple(keys.SIZE_LIMITS),
-            "response_threshold": keys.RESPONSE_THRESHOLD,
-            "response_blur": keys.RESPONSE_BLUR,
             "peak_scale": max(classifier.PEAK_THRESHOLD, 1.0),
         }
 
     def forward(
-        self,
-        images: ImageList,
-        features: Sequence[PeakResponses],
-        proposals: Sequence[Regions | None],
-        targets: None = None,
-        *,
-        output_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Instances of every image; there is nothing to train, hence no losses.
+        self, found: PeakResponses, proposals: Regions | None, size: tuple[int, int]
+    ) -> Instances:
+        """Instances of an image.
 
         Args:
-            images: for their sizes.
-            features: per image, with response maps.
-            proposals: per image segment proposals, best first, at any size; unused for "response".
-            targets: unused.
-            output_sizes: (H, W) of the masks; the images' own by default.
+            found: of the image, with response maps.
+            proposals: segment proposals, best first, at any size; unused for "response".
+            size: (H, W) of the masks.
 
         Returns:
-            per image pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,) in
-            [0, 1], peak_index (n,) into the image's peaks, best first; and an empty dict.
+            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1],
+            peak_index (n,) into the image's peaks, best first.
 
         Raises:
             ValueError: no proposals where they are needed.
         """
-        sizes = output_sizes or images.image_sizes
-        results = []
-        for found, regions, size in zip(features, proposals, sizes, strict=True):
-            size = (int(size[0]), int(size[1]))
-            if self.masks == "response":
-                results.append(self._from_responses(found, size))
-            elif regions is None:
-                raise ValueError("MODEL.PRM.MASKS is proposals, but the image comes without any")
-            else:
-                results.append(self._retrieve(found, regions, size))
-        return results, {}
+        if self.masks == "response":
+            return self._from_responses(found, size)
+        if proposals is None:
+            raise ValueError("MODEL.PRM.MASKS is proposals, but the image comes without any")
+        return self._retrieve(found, proposals, size)
 
     def scores(self, found: PeakResponses, peaks: Tensor, retrieval: Tensor) -> Tensor:
         """Scores in [0, 1] of instances.
@@ -213,7 +172,12 @@ class PRMROIHeads(nn.Module):
         if len(classes) == 0 or len(regions) == 0:
             empty = torch.zeros(0, dtype=torch.long)
             return self._instances(found, np.zeros((0, *size), bool), empty, torch.zeros(0))
-        prepared = prepare_proposals(regions, responses.shape[1:], **self.preparation)
+        prepared = prepare_proposals(
+            regions,
+            responses.shape[1:],
+            contour_width=self.contour_width,
+            size_limits=self.size_limits,
+        )
         chosen = retrieve_instances(
             prepared,
             found.class_maps.cpu().numpy(),
@@ -221,7 +185,7 @@ class PRMROIHeads(nn.Module):
             responses,
             factors=scaled_factors(self.factors, responses.shape[1:]),
             nms_threshold=self.nms_threshold if self.nms_threshold <= 1 else None,
-            merge=self.merge,
+            merge=self.merge_responses,
             within_class=self.nms_within_class,
         )
         triples = [self.factors] if isinstance(self.factors, tuple) else self.factors
@@ -234,7 +198,9 @@ class PRMROIHeads(nn.Module):
         )
 
     def _from_responses(self, found: PeakResponses, size: tuple[int, int]) -> Instances:
-        masks = response_masks(found.responses, size, **self.response)
+        masks = response_masks(
+            found.responses, size, threshold=self.response_threshold, blur=self.response_blur
+        )
         every = torch.arange(len(masks), device=masks.device)
         scores = self.scores(found, every, torch.ones(len(masks)))
         groups = found.peaks[:, 0] if self.nms_within_class else torch.zeros_like(every)
@@ -248,10 +214,9 @@ class PRMROIHeads(nn.Module):
         peaks = peaks.to(device)
         scores = self.scores(found, peaks, retrieval.to(device))
         order = torch.argsort(scores, descending=True, stable=True)
-        result = Instances(tuple(masks.shape[1:]))
-        result.pred_masks = torch.from_numpy(np.ascontiguousarray(masks)).to(device)[order]
-        result.pred_boxes = Boxes(mask_boxes(result.pred_masks).float())
-        result.pred_classes = found.peaks[peaks[order], 0]
-        result.scores = scores[order].float()
-        result.peak_index = peaks[order]
-        return result
+        return mask_instances(
+            torch.from_numpy(np.ascontiguousarray(masks)).to(device)[order],
+            found.peaks[peaks[order], 0],
+            scores[order].float(),
+            peak_index=peaks[order],
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
 from wsis.evaluation.checks import check_instances
-from wsis.modeling.peak_artifact import response_artifact
-from wsis.stage import InferStage, register_stage
+from wsis.modeling.peak_responses import response_artifact
+from wsis.stage import InferStage, register_stages
 
 
 def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -17,31 +18,26 @@ def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(output["instances"]) | response_artifact(output["responses"])
 
 
-PEAK_INSTANCES = register_stage(
-    InferStage(
+_PEAK_STAGE = partial(
+    InferStage,
+    produces="instances",
+    config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
+    evaluation=check_instances,
+    weights_from="peak_classifier",
+    mapper="PeakImageMapper",
+    to_artifact=peak_instances_artifact,
+)
+
+register_stages(
+    _PEAK_STAGE(
         name="peak_instances",
         title="Peak response maps, and the proposal that fits each best",
         consumes=("peak_classifier", "proposals"),
-        produces="instances",
-        config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-        evaluation=check_instances,
-        weights_from="peak_classifier",
-        mapper="PeakImageMapper",
-        to_artifact=peak_instances_artifact,
-    )
-)
-
-RESPONSE_INSTANCES = register_stage(
-    InferStage(
+    ),
+    _PEAK_STAGE(
         name="response_instances",
         title="Peak response maps, thresholded: the baseline without proposals",
         consumes=("peak_classifier",),
-        produces="instances",
-        config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
         config={"MODEL.PRM.MASKS": "response"},
-        evaluation=check_instances,
-        weights_from="peak_classifier",
-        mapper="PeakImageMapper",
-        to_artifact=peak_instances_artifact,
-    )
+    ),
 )

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from wsis.errors import UsageError
-from wsis.modeling.backbones.norm import get_norm as norm_by_name
+from wsis.modeling.backbones.resnet import get_norm as norm_by_name
 from wsis.modeling.backbones.resnet import with_fpn
 
 _FEATURES = ("res2", "res3", "res4", "res5")
@@ -131,18 +131,10 @@ def _transition(before: Sequence[int], after: Sequence[int], norm: object) -> nn
 class HRNet(Backbone):
     """The trunk: a stem of stride 4, then one to four branches of stride 4, 8, 16, 32.
 
+    Its options are the keys of ``MODEL.HRNET``, in lower case, and these.
+
     Args:
         channels: of the four branches.
-        modules: fusing modules of stages 2, 3 and 4.
-        blocks: basic blocks per branch in a module.
-        stem_channels: of the two strided convolutions in front.
-        first_planes: a quarter of the channels of stage 1.
-        first_blocks: bottlenecks of stage 1.
-        norm: as `wsis.modeling.backbones.norm.get_norm` takes it.
-        norm_momentum: of batch norm's running statistics.
-        upsample: see `HRNetModule`.
-        out_features: some of res2, res3, res4, res5: the branches, fine to coarse.
-        init: "normal" draws weights from N(0, 0.001) as BoxCaseg, "msra" by fan-out.
         freeze_at: as elsewhere in Detectron2: 1 freezes the stem, 2 stage 1, up to 5 for all.
     """
 
@@ -254,20 +246,8 @@ def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     if input_shape.channels != 3:
         raise UsageError(f"HRNet takes 3 channels, not {input_shape.channels}")
     norm = "BN" if keys.NORM == "SyncBN" and cfg.MODEL.DEVICE == "cpu" else keys.NORM
-    return HRNet(
-        keys.CHANNELS,
-        modules=keys.MODULES,
-        blocks=keys.BLOCKS,
-        stem_channels=keys.STEM_CHANNELS,
-        first_planes=keys.FIRST_PLANES,
-        first_blocks=keys.FIRST_BLOCKS,
-        norm=norm,
-        norm_momentum=keys.NORM_MOMENTUM,
-        upsample=keys.UPSAMPLE,
-        out_features=keys.OUT_FEATURES,
-        init=keys.INIT,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
+    options = {key.lower(): value for key, value in keys.items()} | {"norm": norm}
+    return HRNet(**options, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 @BACKBONE_REGISTRY.register()

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, ShapeSpec
+from detectron2.layers import get_norm as get_detectron2_norm
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, ResNet
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from wsis.errors import UsageError
-from wsis.modeling.backbones.norm import get_norm
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -22,6 +23,44 @@ BLOCKS_PER_STAGE = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+
+
+class RunningStatsBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that always normalises by its running statistics, which never change.
+
+    Weight and bias are ordinary parameters and train (IRNet's classifier, irnet spec 2);
+    Detectron2's FrozenBatchNorm2d keeps them as buffers, which would leave them untrained. The
+    state-dict keys are those of `torch.nn.BatchNorm2d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (N, C, H, W); training and evaluation do the same."""
+        return functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=False,
+            eps=self.eps,
+        )
+
+
+def get_norm(name: str) -> str | Callable[[int], nn.Module]:
+    """What to pass as ``norm`` to Detectron2's blocks for "RunningStatsBN", or a name of its own.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "RunningStatsBN":
+        return RunningStatsBatchNorm2d
+    try:
+        get_detectron2_norm(name, 32)
+    except KeyError:
+        raise ValueError(
+            f"unknown norm {name!r}: use RunningStatsBN, FrozenBN, BN, SyncBN or GN"
+        ) from None
+    return name
 
 
 def _check(

@@ -25,8 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsis.errors import DataError, UsageError
 from wsis.modeling.backbones.resnet import with_fpn
-from wsis.modeling.checkpoint import read_state_dict
-from wsis.modeling.trunk_names import to_timm_names
+from wsis.modeling.checkpoint import read_state_dict, to_timm_names
 
 logger = logging.getLogger(__name__)
 

@@ -38,16 +38,10 @@ def _translate(name: str) -> str | None:
 def peak_classifier_from_original(
     state: Mapping[str, Tensor], prefix: str = "peak_classifier."
 ) -> dict[str, Tensor]:
-    """Translate a checkpoint to `wsis.modeling.peak_classifier.PeakClassifier`.
+    """A checkpoint's entries for `wsis.modeling.peak_classifier.PeakClassifier`, behind ``prefix``.
 
-    Args:
-        state: as `wsis.modeling.checkpoint.read_state_dict` gives it, of the official trainer
-            (``model_latest.pt``), ultra-thin-PRM (``prm__latest.pth.tar``) or simple-IAM
-            (``model_prm_latest.pth.tar``); it is not changed.
-        prefix: what shall precede our names.
-
-    Returns:
-        the same tensors; batch counters are left out.
+    It is of the official trainer (``model_latest.pt``), ultra-thin-PRM (``prm__latest.pth.tar``) or
+    simple-IAM (``model_prm_latest.pth.tar``); batch counters are left out.
 
     Raises:
         DataError: it is no such checkpoint, or an entry is unknown.

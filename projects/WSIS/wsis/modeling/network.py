@@ -1,0 +1,127 @@
+"""What networks have in common: options that are declared once, the scale of pixels, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, dataclass_transform
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone import Backbone
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from wsis.errors import DataError, UsageError
+from wsis.layers.masks import mask_boxes
+
+_ModuleClass = TypeVar("_ModuleClass", bound=type)
+
+
+@dataclass_transform(kw_only_default=True)
+def network(cls: _ModuleClass) -> _ModuleClass:
+    """A module whose annotated attributes are its arguments, also built from a config.
+
+    As `wsis.data.mappers.register_mapper` does it: ``from_config`` gives the arguments, and
+    ``__post_init__`` makes what is made of them. A module or buffer must have no default value,
+    which would hide it.
+    """
+    made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
+    take = made.__init__
+
+    def __init__(self: nn.Module, **arguments: Any) -> None:
+        nn.Module.__init__(self)
+        take(self, **arguments)
+
+    made.__init__ = configurable(__init__)
+    return made
+
+
+def options_of(kind: type, keys: CfgNode) -> dict[str, Any]:
+    """The fields of a dataclass that a config node has in capitals, with the node's values."""
+    return {f.name: keys[f.name.upper()] for f in fields(kind) if f.name.upper() in keys}
+
+
+def shapes_of(
+    known: Mapping[str, ShapeSpec], names: Sequence[str], config_key: str
+) -> list[ShapeSpec]:
+    """Shapes of the features ``names``, which ``config_key`` holds, among all of a backbone's.
+
+    Raises:
+        UsageError: the backbone has no such feature.
+    """
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"{config_key} names {name!r}, but the backbone has {', '.join(known)}"
+            )
+    return [known[name] for name in names]
+
+
+@network
+class PixelModule(nn.Module):
+    """A network on a backbone that knows the mean and deviation of its pixels.
+
+    They are buffers outside the state dict: they come from the config, as Detectron2's do.
+
+    Attributes:
+        backbone: a Detectron2 backbone.
+        pixel_mean: per channel, on the scale of the images (0..255).
+        pixel_std: likewise.
+    """
+
+    backbone: Backbone
+    pixel_mean: Sequence[float]
+    pixel_std: Sequence[float]
+
+    def __post_init__(self) -> None:
+        self.keep_pixels("pixel_mean", self.__dict__.pop("pixel_mean"))
+        self.keep_pixels("pixel_std", self.__dict__.pop("pixel_std"))
+
+    def keep_pixels(self, name: str, values: Sequence[float]) -> None:
+        """Keep numbers per channel as a buffer (channels, 1, 1)."""
+        self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The backbone of ``MODEL.BACKBONE``, ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD``."""
+        scale = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+        return {"backbone": build_backbone(cfg)} | scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.pixel_mean.device
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(..., 3, H, W), uint8 or float, on the scale of the images, to the network's input."""
+        return (image.to(self.device, self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+
+def require_finite(maps: Tensor, sample: Mapping[str, Any], what: str) -> None:
+    """Refuse what a network made of a sample where it is not finite.
+
+    Raises:
+        DataError: naming the image and ``what`` it is.
+    """
+    if not bool(torch.isfinite(maps).all()):
+        key = sample.get("image_key", "?")
+        raise DataError(f"image {key}: {what} are not finite; its training diverged")
+
+
+def result_size(sample: Mapping[str, Any]) -> tuple[int, int]:
+    """(H, W) of what is made of a sample: its ``height`` and ``width``, else its ``image``'s."""
+    height, width = sample["image"].shape[-2:]
+    return int(sample.get("height", height)), int(sample.get("width", width))
+
+
+def mask_instances(masks: Tensor, classes: Tensor, scores: Tensor, **others: Any) -> Instances:
+    """Detectron2's Instances: masks (n, H, W) bool, their tight boxes, and (n,) of all else."""
+    found = Instances(tuple(masks.shape[-2:]))
+    found.pred_masks, found.pred_boxes = masks, Boxes(mask_boxes(masks).float())
+    found.pred_classes, found.scores = classes, scores
+    for name, values in others.items():
+        found.set(name, values)
+    return found
