@@ -10,12 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from wsis.commands import command, finite, make_parser, positive
-from wsis.report import ReportOptions
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    defaults = ReportOptions()
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("output_dir", metavar="OUTPUT_DIR", help="the OUTPUT_DIR of a run of train_net.py")
@@ -24,23 +22,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--images",
         type=positive,
         metavar="N",
-        default=defaults.images,
-        help=f"images shown of each data set; default {defaults.images}",
+        default=8,
+        help="images shown of each data set; default %(default)s",
     )
     add(
         "--statistics",
         type=positive,
         metavar="N",
-        default=defaults.statistics,
+        default=2000,
         help="images measured at most for plots and for the worst and best pseudo labels; "
-        f"default {defaults.statistics}",
+        "default %(default)s",
     )
     add(
         "--min-score",
         type=finite,
         metavar="S",
-        default=defaults.min_score,
-        help=f"draw predictions that score at least this; default {defaults.min_score:g}",
+        default=0.5,
+        help="draw predictions that score at least this; default %(default)s",
     )
     add(
         "--if-changed",

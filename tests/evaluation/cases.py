@@ -1,9 +1,8 @@
 """Ground truths and predictions for the evaluation tests."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.evaluation.truth import load_truth
 from wsis.layers.run_lengths import encode_mask
@@ -12,25 +11,9 @@ NAMES = ("cat", "dog", "bird", "cow")
 SIZE = (40, 48)
 
 
-@dataclass(frozen=True)
-class SimpleTruth:
-    """A ground truth without a file behind it."""
-
-    masks: np.ndarray
-    classes: np.ndarray
-    void: np.ndarray
-    difficult: np.ndarray
-
-    def semantic(self, num_classes):
-        label = np.where(self.void, 255, 0)
-        for mask, number in zip(self.masks, self.classes, strict=True):
-            label[mask] = number + 1
-        return label
-
-
 def truth(masks, classes, *, void=None, difficult=None, size=(6, 8)):
     masks = np.asarray(masks, dtype=bool).reshape(-1, *size)
-    return SimpleTruth(
+    return GroundTruth(
         masks=masks,
         classes=np.asarray(classes, dtype=np.int64),
         void=np.zeros(size, dtype=bool) if void is None else void,

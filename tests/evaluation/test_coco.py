@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,27 +11,23 @@ from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
 from wsis.evaluation.coco import CocoMeasure, to_coco_results, xywh_of_masks
 from wsis.evaluation.predictions import InstancePair, ProtocolOptions
-from wsis.evaluation.truth import load_truth
+from wsis.evaluation.truth import EvaluationTruth, load_truth
 from wsis.layers.run_lengths import encode_mask
 
-from tests.evaluation.cases import SimpleTruth, box, prediction, random_pair, truth
+from tests.evaluation.cases import box, prediction, random_pair, truth
 
 NAMES = ("cat", "dog", "bird", "cow")
 
 
-@dataclass(frozen=True)
-class TruthWithCrowds(SimpleTruth):
-    """A ground truth that knows the classes of its crowd regions."""
-
-    crowd_masks: np.ndarray
-    crowd_classes: np.ndarray
+def unknown(number):
+    return {"areas": np.full(number, np.nan), "boxes": np.full((number, 4), np.nan)}
 
 
 def with_crowd(pair, number):
-    old = pair.truth
-    new = TruthWithCrowds(
-        old.masks, old.classes, old.void, old.difficult, old.void[None], np.array([number])
-    )
+    void = pair.truth.void
+    crowd = truth(void[None], [number], size=void.shape)
+    crowds = EvaluationTruth(**vars(crowd), **unknown(1))
+    new = EvaluationTruth(**vars(pair.truth), **unknown(len(pair.truth.masks)), crowds=crowds)
     return InstancePair(pair.key, pair.prediction, new)
 
 
@@ -40,11 +35,10 @@ def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotat
     """COCOeval on JSON files, as anybody would run it."""
     annotations, results = [], []
     for number, pair in enumerate(pairs, start=1):
-        crowds = getattr(pair.truth, "crowd_masks", np.zeros((0, 1, 1), bool))
-        crowd_classes = getattr(pair.truth, "crowd_classes", ())
+        crowds = getattr(pair.truth, "crowds", None) or truth([], [])
         for masks, classes, crowd in (
             (pair.truth.masks, pair.truth.classes, 0),
-            (crowds, crowd_classes, 1),
+            (crowds.masks, crowds.classes, 1),
         ):
             for mask, label in zip(masks, classes, strict=True):
                 annotation = {

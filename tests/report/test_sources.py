@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import yaml
 from wsis.errors import DataError
-from wsis.report.image_sets import read_images
 from wsis.report.run_folders import read_run_folder
-from wsis.report.sources import prediction_source
+from wsis.report.sources import prediction_source, read_images
 
 from tests.scripts import main_of
 from tests.tools.runs import CLASSES, SIZES, Run, masks_of

@@ -5,17 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
+from wsis.data.ground_truth import GroundTruth
 from wsis.engine.status import fingerprint
-from wsis.report.image_sets import spread
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.report.run_folders import find_run_folders
-from wsis.report.sources import Quality
-from wsis.visualization.canvas import Found
+from wsis.report.sources import Quality, choose
 
 from tests.scripts import main_of
 from tests.tiny import ROOT, environment
@@ -310,35 +311,33 @@ def test_runs_come_in_order_and_losses_once_for_each_iteration(make_run):
     assert runs[2].losses()["total_loss"] == [(19, 2 / 19), (39, 7.0)]
 
 
-def test_spread():
-    assert spread(10, 5) == [1, 3, 5, 7, 9]
-    assert spread(3, 8) == [0, 1, 2]
-    assert spread(0, 8) == []
-    other = spread(1000, 10, seed=4)
-    assert other == spread(1000, 10, seed=4) != spread(1000, 10)
+def test_chosen_items_are_spread():
+    assert choose(range(10), 5) == [1, 3, 5, 7, 9]
+    assert choose(range(3), 8) == [0, 1, 2]
+    assert choose([], 8) == []
+    other = choose(range(1000), 10, seed=4)
+    assert other == choose(range(1000), 10, seed=4) != choose(range(1000), 10)
     assert [index // 100 for index in other] == list(range(10))
 
 
 def test_quality_finds_the_worst_and_the_best():
-    class Truth:
-        masks = masks_of(0)
-        classes = np.array([0, 1])
-        void = np.zeros(SIZES[0], dtype=bool)
-        difficult = np.zeros(2, dtype=bool)
-
+    nothing = np.zeros(SIZES[0], dtype=bool)
+    truth = GroundTruth(masks_of(0), np.array([0, 1]), nothing, np.zeros(2, dtype=bool))
     quality = Quality()
-    half = Truth.masks[0].copy()
+    half = truth.masks[0].copy()
     half[:6] = False
-    found = Found(np.array([1, 0]), np.array([0.9, 0.4]), np.stack([Truth.masks[1], half]))
-    quality.add({"image_key": "a"}, found, Truth)
-    alien = Found(np.array([0]), np.array([0.3]), Truth.masks[:1])
-    Truth.classes = np.array([1, 1])
-    quality.add({"image_key": "b"}, alien, Truth)
+    found = InstancePrediction(
+        np.array([1, 0]), np.array([0.9, 0.4]), np.stack([truth.masks[1], half])
+    )
+    quality.add({"image_key": "a"}, found, truth)
+    alien = InstancePrediction(np.array([0]), np.array([0.3]), truth.masks[:1])
+    truth = replace(truth, classes=np.array([1, 1]))
+    quality.add({"image_key": "b"}, alien, truth)
     quality.add({"image_key": "c"}, alien, None)
     assert quality.true == [True, True, False]
     assert [m.iou for m in quality.matches] == [1.0, 0.5, 0.0]
     assert quality.matches[2].object_index == -1
-    assert (quality.images, quality.with_truth, len(quality.areas)) == (3, 2, 4)
+    assert (quality.with_truth, len(quality.areas)) == (2, 4)
     worst, best = quality.extremes(5)
     assert [(m.record["image_key"], m.iou) for m in worst] == [("b", 0.0), ("a", 0.5)]
     assert [(m.record["image_key"], m.iou) for m in best] == [("a", 1.0), ("b", 0.0)]

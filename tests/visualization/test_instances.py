@@ -10,7 +10,7 @@ from wsis.visualization.instances import (
     spotlight_panel,
     weak_panel,
 )
-from wsis.visualization.resizing import panel_size
+from wsis.visualization.panels import panel_size
 
 
 def grey(*size):

@@ -3,10 +3,13 @@ import pytest
 from wsis.visualization.panels import (
     heat_panel,
     mark_places,
+    panel_size,
     photo_panel,
+    resize_image,
+    resize_labels,
+    resize_map,
     side_by_side,
 )
-from wsis.visualization.resizing import panel_size, resize_image, resize_labels, resize_map
 
 SIZES = [(1, 1), (1, 90), (90, 1), (37, 53), (128, 128), (700, 900)]
 
@@ -67,9 +70,9 @@ def test_heat_is_red_at_the_maximum_and_leaves_the_rest_nearly_grey():
 
 
 def test_side_by_side():
-    joined = side_by_side([np.zeros((2, 3, 3), np.uint8), np.zeros((4, 1, 3), np.uint8)], gap=2)
-    assert joined.shape == (4, 6, 3)
-    assert (joined[:, 3:5] == 255).all()
+    joined = side_by_side([np.zeros((2, 3, 3), np.uint8), np.zeros((4, 1, 3), np.uint8)])
+    assert joined.shape == (4, 12, 3)
+    assert (joined[:, 3:11] == 255).all()
     assert (joined[2:, :3] == 255).all()
     assert not joined[:2, :3].any()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsis.data.proposals.store import proposals_from_artifact
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.region_overlap import overlap_with_masks
 from wsis.methods.boxcaseg.views import VIEWS as BOXCASEG
 from wsis.methods.cim.views import VIEWS as CIM
@@ -13,10 +14,10 @@ from wsis.methods.irnet.views import VIEWS as IRNET
 from wsis.visualization.canvas import (
     Arrays,
     Canvas,
-    Found,
     Picture,
     View,
     draw_found,
+    highest_peaks,
     note_rest,
     view,
 )
@@ -25,7 +26,6 @@ from wsis.visualization.panels import mark_places
 
 _MOST_CLASSES = 4
 _FIRST_PROPOSALS = 12
-_MOST_PEAKS = 6
 
 
 @view("CAM", "keys", "cam")
@@ -63,14 +63,12 @@ def responses(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     of the map, from blue (0) to red (its maximum).
     """
     pictures = []
-    values, peaks = arrays["peak_values"], arrays["peaks"]
-    for p in np.argsort(-values, kind="stable")[:_MOST_PEAKS].tolist():
+    for p, note in highest_peaks(canvas, arrays):
         # The root shows what is faint beside the few brightest pixels.
         response = np.sqrt(np.asarray(arrays["responses"][p], dtype=np.float32))
         panel = canvas.heat(response, highest=float(response.max()))
-        note = f"{canvas.classes[peaks[p, 0]]} {values[p]:.3g}"
         pictures.append(Picture(mark_places(panel, arrays["peak_places"][p : p + 1]), note=note))
-    return note_rest(pictures, len(values) - len(pictures), "peaks")
+    return note_rest(pictures, len(arrays["peaks"]) - len(pictures), "peaks")
 
 
 @view("proposals", "members", "num_atoms")
@@ -93,12 +91,18 @@ def proposals(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     return [*pictures, Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}")]
 
 
+def accepted(arrays: Arrays) -> InstancePrediction:
+    """The instances of an artifact, best first; score 0 is what the stage rejected."""
+    found = InstancePrediction.of_artifact(arrays).ranked()
+    return found.take(found.scores > 0)
+
+
 @view("instances", "classes", "scores", "masks")
 def instances(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """Instance masks with class and score, in the colour of the true object that each overlaps
     where ground truth exists; hatched pixels train nothing.
     """
-    return [draw_found(canvas, Found.of_artifact(arrays))]
+    return [draw_found(canvas, accepted(arrays))]
 
 
 # In the order in which the pictures of one artifact stand.

@@ -10,7 +10,7 @@ from wsis.methods.irnet.views import (
 )
 from wsis.visualization.canvas import Canvas
 from wsis.visualization.colors import BACKGROUND, UNKNOWN, distinct_colors
-from wsis.visualization.resizing import panel_size
+from wsis.visualization.panels import panel_size
 
 from tests.visualization.test_panels import SIZES, random_image
 

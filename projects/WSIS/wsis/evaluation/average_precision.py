@@ -77,12 +77,7 @@ def average_precision(
 ) -> float:
     """Average precision of one class.
 
-    Args:
-        scores: (P,) float.
-        true: (P,) bool.
-        positives: number of objects.
-        ignored: (P,) bool or None.
-        eleven_point: see `area_under_curve`.
+    Args are those of `precision_recall` and `area_under_curve`.
 
     Returns:
         a share in [0, 1]; NaN without objects, 0 with objects but no predictions.

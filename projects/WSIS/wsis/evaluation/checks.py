@@ -1,4 +1,7 @@
-"""Checks of the products that several methods share; see `wsis.evaluation.image_loop`."""
+"""Checks of the products that several methods share; see `wsis.evaluation.image_loop`.
+
+K classes of an image, H x W pixels. CAMs are normalised to a maximum of 1 per class.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,54 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.evaluation.cam import cam_components, cam_label_map
+from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure
 from wsis.evaluation.streaming import Measure, StreamingEvaluation
 from wsis.evaluation.voc_instance import build_measures
+from wsis.layers.components import detect_components, winning_channels
+
+
+def cam_label_map(keys: np.ndarray, cam: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Semantic label map by argmax over [threshold, CAMs].
+
+    Args:
+        keys: (K,) class ids, ascending.
+        cam: (K, H, W) float.
+        threshold: the background's score; a CAM has to exceed it.
+
+    Returns:
+        (H, W) int64, 0 background, class + 1.
+    """
+    winners = winning_channels(cam, threshold)
+    return np.concatenate([[0], np.asarray(keys, dtype=np.int64) + 1])[winners + 1]
+
+
+def cam_components(
+    keys: np.ndarray, cam: np.ndarray, *, threshold: float, min_area: float = 0.01
+) -> InstancePrediction:
+    """The baseline: connected components of thresholded CAMs as instances.
+
+    It differs from IRNet's instances (irnet spec 6.5) only in that the CAMs were neither
+    split by the displacement field nor spread by the random walk: 4-connected components, the
+    largest value in a component as its score, 0 if it is small. A pixel goes to the class with the
+    largest CAM.
+
+    Args:
+        keys: (K,) class ids, ascending.
+        cam: (K, H, W) float.
+        threshold: a pixel belongs to a class only if its CAM exceeds this.
+        min_area: components under this share of the image get score 0.
+    """
+    cam = np.asarray(cam, dtype=np.float32)
+    smallest = min_area * cam.shape[1] * cam.shape[2]
+    # No CAM (no label on the image) leaves everything to the background.
+    scores = cam.max(axis=0, initial=0.0)
+    found = detect_components(winning_channels(cam, threshold), scores, min_area=smallest)
+    classes = np.asarray(keys, dtype=np.int64)[found.channels]
+    return InstancePrediction(classes, found.scores, found.masks)
 
 
 class _Instances(StreamingEvaluation):
@@ -24,7 +68,7 @@ class _Instances(StreamingEvaluation):
         super().__init__([*build_measures(class_names, names, options=options), *more])
         self._num_classes = len(class_names)
 
-    def take(self, key: str, found: InstancePrediction, truth: Truth) -> None:
+    def take(self, key: str, found: InstancePrediction, truth: GroundTruth) -> None:
         """Measure one image; `DataError` where the instances do not fit it."""
         found.check(key, size=truth.void.shape, num_classes=self._num_classes)
         self.add(key, InstancePair(key, found, truth))
@@ -86,15 +130,15 @@ def check_labels(
     *,
     missing: int,
 ) -> Results:
-    """A product of label maps.
+    """A product of label maps, ``label`` (H, W); without one every pixel counts as ``missing``.
 
     Args:
         title: of the progress bar.
         measure: of a `LabelPair`.
-        dataset_dicts: this process's share of the images.
-        product: artifacts with ``label`` (H, W).
-        class_names: C names.
-        missing: the label where there is no product.
+        dataset_dicts: as for every check.
+        product: likewise.
+        class_names: likewise.
+        missing: a label.
 
     Raises:
         DataError: a label map of another size, or with unknown labels.

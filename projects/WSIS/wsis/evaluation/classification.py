@@ -20,7 +20,7 @@ from wsis.evaluation.streaming import (
 )
 
 
-class ClassificationMeasure:
+class ClassificationEvaluator(DatasetEvaluator):
     """Average precision of each class over images (all points), mean over classes that occur.
 
     Images that were not classified are in no ranking, but what is in them counts as missed.
@@ -33,40 +33,7 @@ class ClassificationMeasure:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-
-    def measure(self, pair: Record) -> Record:
-        """The pair itself: ``scores`` (1, C), -inf if not classified, and ``present`` (1, C)."""
-        return pair
-
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
-        """``mAP`` and ``mAP/<class>`` in per cent."""
-        table, number = RecordTable.of(records), len(self.class_names)
-        scores = table.column("scores", np.float64).reshape(-1, number)
-        present = table.column("present", bool).reshape(-1, number)
-        shares = [
-            average_precision(
-                scores[:, i],
-                present[:, i],
-                positives=int(present[:, i].sum()),
-                ignored=np.isneginf(scores[:, i]),
-            )
-            for i in range(number)
-        ]
-        metrics: Metrics = {}
-        add_by_class(metrics, "mAP", np.array(shares), self.class_names)
-        return metrics
-
-
-class ClassificationEvaluator(DatasetEvaluator):
-    """Multi-label mAP of an image classifier.
-
-    Args:
-        class_names: C names.
-    """
-
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names = tuple(class_names)
-        self._stream = StreamingEvaluation([ClassificationMeasure(class_names)])
+        self._stream = StreamingEvaluation([self])
 
     def reset(self) -> None:
         """Forget every image."""
@@ -93,6 +60,23 @@ class ClassificationEvaluator(DatasetEvaluator):
         present = np.zeros(len(self.class_names), dtype=bool)
         present[list(given.get("image_labels", ()))] = True
         self._stream.add(given["image_key"], {"scores": scores[None], "present": present[None]})
+
+    def measure(self, pair: Record) -> Record:
+        """The pair itself: ``scores`` (1, C), -inf if not classified, and ``present`` (1, C)."""
+        return pair
+
+    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+        """``mAP`` and ``mAP/<class>`` in per cent."""
+        table, number = RecordTable.of(records), len(self.class_names)
+        scores = table.column("scores", np.float64).reshape(-1, number).T
+        present = table.column("present", bool).reshape(-1, number).T
+        shares = [
+            average_precision(s, p, positives=int(p.sum()), ignored=np.isneginf(s))
+            for s, p in zip(scores, present, strict=True)
+        ]
+        metrics: Metrics = {}
+        add_by_class(metrics, "mAP", np.array(shares), self.class_names)
+        return metrics
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{"classification": metrics}`` on the main process, empty on the others."""

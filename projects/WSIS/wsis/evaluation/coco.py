@@ -14,7 +14,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,10 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval, Params
 
 from wsis.data.files import atomic_write
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.data.ground_truth import GroundTruth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.streaming import KeyedRecords, Metrics, Record, RecordTable, add_by_class
+from wsis.evaluation.truth import EvaluationTruth
 from wsis.layers.masks import mask_boxes
 from wsis.layers.run_lengths import encode_mask
 
@@ -150,23 +152,22 @@ class CocoMeasure:
             if self.iou_type == "bbox"
             else {"segmentation": [encode_mask(mask) for mask in masks]}
         )
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return _rows(columns)
 
-    def _true_annotations(self, truth: Truth, predicted: np.ndarray) -> list[dict[str, Any]]:
+    def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
         voids = np.unique(predicted) if self.options.ignore_void and truth.void.any() else []
         everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
-        count, crowds = len(truth.masks), getattr(truth, "crowd_masks", everywhere[:0])
-        masks = np.concatenate([truth.masks, crowds, everywhere])
-        numbers = [truth.classes, getattr(truth, "crowd_classes", ()), voids]
+        crowds = getattr(truth, "crowds", None)
+        known = [truth] if crowds is None else [truth, crowds]
+        masks = np.concatenate([*(part.masks for part in known), everywhere])
+        numbers = [*(part.classes for part in known), voids]
         crowd = np.ones(len(masks), dtype=bool)
-        crowd[:count] = truth.difficult & (not self.options.use_difficult)
+        crowd[: len(truth.masks)] = truth.difficult & (not self.options.use_difficult)
         areas, boxes = masks.sum(axis=(1, 2)).astype(float), xywh_of_masks(masks).astype(float)
-        for first, prefix in ((0, ""), (count, "crowd_")):
+        if isinstance(truth, EvaluationTruth):
             for values, name in ((areas, "areas"), (boxes, "boxes")):
-                stated = getattr(truth, prefix + name, None)
-                if stated is not None:
-                    part = values[first : first + len(stated)]
-                    np.copyto(part, stated, where=~np.isnan(stated))
+                stated = np.concatenate([getattr(part, name) for part in known])
+                np.copyto(values[: len(stated)], stated, where=~np.isnan(stated))
         return self._annotations(
             np.concatenate([np.asarray(n, dtype=np.int64) for n in numbers]),
             masks,
@@ -212,26 +213,19 @@ class CocoMeasure:
 
     def _by_class(self, table: RecordTable) -> Iterator[dict[str, np.ndarray]]:
         """The rows of each class in turn; images keep their order."""
-        groups = {
-            "classes": {
-                "scores": table.column("scores", np.float64),
-                "true": table.column("true", np.int16).reshape(-1, _AREAS),
-                "ignored": table.column("ignored", np.int16).reshape(-1, _AREAS),
-            },
-            "object_classes": {"objects": table.column("objects", np.int64).reshape(-1, _AREAS)},
+        classes, of_objects = (
+            table.column(name, np.int64) for name in ("classes", "object_classes")
+        )
+        objects = table.column("objects", np.int64).reshape(-1, _AREAS)
+        columns = {
+            "scores": table.column("scores", np.float64),
+            "true": table.column("true", np.int16).reshape(-1, _AREAS),
+            "ignored": table.column("ignored", np.int16).reshape(-1, _AREAS),
         }
-        borders = np.arange(len(self.class_names) + 1)
-        orders, ends = {}, {}
-        for name in groups:
-            numbers = table.column(name, np.int64)
-            orders[name] = np.argsort(numbers, kind="stable")
-            ends[name] = np.searchsorted(numbers[orders[name]], borders)
         for index in range(len(self.class_names)):
-            found = {}
-            for name, columns in groups.items():
-                rows = orders[name][ends[name][index] : ends[name][index + 1]]
-                found |= {key: values[rows] for key, values in columns.items()}
-            yield found
+            rows = classes == index
+            found = {name: values[rows] for name, values in columns.items()}
+            yield found | {"objects": objects[of_objects == index]}
 
     def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """COCO's figures and the fixed thresholds, in per cent."""
@@ -267,20 +261,20 @@ def to_coco_results(
         image_id: the JSON's image id.
         category_ids: the JSON's category id of each class.
     """
-    boxes = xywh_of_prediction(prediction).tolist()
-    entries = [
-        {
-            "image_id": image_id,
-            "category_id": int(category_ids[int(number)]),
-            "bbox": box,
-            "score": float(score),
-        }
-        for number, score, box in zip(prediction.classes, prediction.scores, boxes, strict=True)
-    ]
+    ids = [int(category_ids[int(number)]) for number in prediction.classes]
+    columns = {
+        "category_id": ids,
+        "bbox": xywh_of_prediction(prediction).tolist(),
+        "score": [float(score) for score in prediction.scores],
+    }
     if prediction.masks is not None:
-        for entry, mask in zip(entries, prediction.masks, strict=True):
-            entry["segmentation"] = encode_mask(mask)
-    return entries
+        columns["segmentation"] = [encode_mask(mask) for mask in prediction.masks]
+    return [{"image_id": image_id, **row} for row in _rows(columns)]
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """A table by columns as a dict for each row."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 class CocoResultWriter:

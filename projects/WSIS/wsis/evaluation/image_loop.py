@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from wsis.evaluation.predictions import Truth
+from wsis.data.artifacts import ArtifactFolder
+from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.streaming import Metrics
 from wsis.evaluation.truth import load_truth
 
@@ -25,16 +26,9 @@ logger = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
 DatasetDicts = Sequence[dict[str, Any]]
+Product = ArtifactFolder  # artifacts by image key
 Results = list[dict[str, Any]]
 _LEFT_OUT = ("images_without_ground_truth", "images_without_product")
-
-
-class Product(Protocol):
-    """Artifacts by image key, as `wsis.data.artifacts.ProductReader` gives them."""
-
-    def __contains__(self, key: str) -> bool: ...
-
-    def __getitem__(self, key: str) -> Arrays: ...
 
 
 class ImageLoop:
@@ -55,7 +49,7 @@ class ImageLoop:
         self._dataset_dicts, self._product = dataset_dicts, product
         self._counts = dict.fromkeys(("images", *_LEFT_OUT, "objects"), 0)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Truth, Arrays | None]]:
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], GroundTruth, Arrays | None]]:
         with tqdm(
             self._dataset_dicts,
             desc=f"evaluate {self.title}",

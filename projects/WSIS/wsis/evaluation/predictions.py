@@ -6,14 +6,14 @@ K true objects, n predictions, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
 from wsis.layers.masks import iou_of_areas, mask_intersection
 
@@ -21,40 +21,23 @@ SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
 
 
-class Truth(Protocol):
-    """What is known of an image; `wsis.data.ground_truth.GroundTruth` is one.
-
-    Attributes:
-        masks: (K, H, W) bool.
-        classes: (K,) int64, 0..C-1.
-        void: (H, W) bool, pixels about which nothing is known.
-        difficult: (K,) bool.
-    """
-
-    masks: np.ndarray
-    classes: np.ndarray
-    void: np.ndarray
-    difficult: np.ndarray
-
-    def semantic(self, num_classes: int) -> np.ndarray:
-        """Label map (H, W): 0 background, class + 1, 255 void."""
-
-
 @dataclass(frozen=True)
 class InstancePrediction:
-    """Predicted instances of one image, in any order.
+    """Instances of one image, in any order: the form in which they are measured and drawn.
 
     Attributes:
         classes: (n,) int64, 0..C-1.
         scores: (n,) float, finite.
         masks: (n, H, W) bool; None where only boxes were predicted.
         boxes: (n, 4) float XYXY in pixels; None for the boxes of the masks.
+        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
     """
 
     classes: np.ndarray
     scores: np.ndarray
     masks: np.ndarray | None
     boxes: np.ndarray | None = None
+    ignore: np.ndarray | None = None
 
     @classmethod
     def of_instances(cls, instances: Instances) -> InstancePrediction:
@@ -74,7 +57,8 @@ class InstancePrediction:
     @classmethod
     def of_artifact(cls, arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
         """Product ``instances`` (classes, scores, masks) of one image."""
-        return cls(arrays["classes"], arrays["scores"], arrays["masks"])
+        ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
+        return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
 
     @classmethod
     def nothing(cls, size: tuple[int, int]) -> InstancePrediction:
@@ -101,15 +85,15 @@ class InstancePrediction:
                 f"{sorted(set(self.classes.tolist()))}; check MODEL.*.NUM_CLASSES"
             )
 
-    def above(self, min_score: float) -> InstancePrediction:
-        """Those that score strictly more than ``min_score``."""
-        keep = self.scores > min_score
-        return InstancePrediction(
-            self.classes[keep],
-            self.scores[keep],
-            None if self.masks is None else self.masks[keep],
-            None if self.boxes is None else self.boxes[keep],
-        )
+    def take(self, chosen: np.ndarray) -> InstancePrediction:
+        """Some of them: indices, in the order wanted, or (n,) bool."""
+        kept = {name: value for name, value in vars(self).items() if value is not None}
+        kept.pop("ignore", None)
+        return replace(self, **{name: value[chosen] for name, value in kept.items()})
+
+    def ranked(self) -> InstancePrediction:
+        """The same, best score first; equal scores keep their order."""
+        return self.take(np.argsort(-self.scores, kind="stable"))
 
 
 @dataclass(frozen=True)
@@ -124,7 +108,7 @@ class InstancePair:
 
     key: str
     prediction: InstancePrediction
-    truth: Truth
+    truth: GroundTruth
 
     @cached_property
     def shared(self) -> np.ndarray:
@@ -146,18 +130,11 @@ class InstancePair:
         """(n, K) float64 mask IoU; 0 for two empty masks."""
         return iou_of_areas(self.shared, self.predicted_areas[:, None], self.true_areas[None, :])
 
-    def above(self, min_score: float) -> InstancePair:
-        """The same image with only the predictions that score more than ``min_score``."""
-        return InstancePair(self.key, self.prediction.above(min_score), self.truth)
-
     def without_void(self) -> InstancePair:
         """The same image with void cut out of every prediction; those with nothing left go."""
         inside = self.prediction.masks & ~self.truth.void
         keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
-        left = InstancePrediction(
-            self.prediction.classes[keep], self.prediction.scores[keep], inside[keep]
-        )
-        return InstancePair(self.key, left, self.truth)
+        return replace(self, prediction=replace(self.prediction, masks=inside).take(keep))
 
 
 def size_index(areas: np.ndarray) -> np.ndarray:
@@ -192,13 +169,10 @@ class ProtocolOptions:
 
     def name(self, protocol: str) -> str:
         """``protocol`` with the departures that apply to it, ``"voc, 11-point"``."""
-        parts = [protocol]
-        if self.eleven_point and protocol == "voc":
-            parts.append("11-point")
-        if not self.use_difficult:
-            parts.append("without difficult")
-        if self.ignore_void:
-            parts.append("void ignored")
-        if self.absent_is_zero and protocol.startswith("coco"):
-            parts.append("absent classes 0")
-        return ", ".join(parts)
+        departures = {
+            "11-point": self.eleven_point and protocol == "voc",
+            "without difficult": not self.use_difficult,
+            "void ignored": self.ignore_void,
+            "absent classes 0": self.absent_is_zero and protocol.startswith("coco"),
+        }
+        return ", ".join([protocol, *(name for name, applies in departures.items() if applies)])

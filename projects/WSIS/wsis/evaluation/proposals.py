@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
-from wsis.evaluation.predictions import SIZES, Truth, size_index
+from wsis.evaluation.predictions import SIZES, size_index
 from wsis.evaluation.streaming import (
     Metrics,
     Record,
@@ -32,7 +33,7 @@ class CoverMeasure:
 
     protocol = "proposals"
 
-    def measure(self, pair: tuple[Proposals | None, Truth]) -> Record:
+    def measure(self, pair: tuple[Proposals | None, GroundTruth]) -> Record:
         """What is kept of one image; no proposals find nothing.
 
         Returns:

@@ -82,8 +82,9 @@ class QualityMeasure:
             ``object_sizes`` (index into `SIZES`); of the predictions, (n,): ``true`` (found an
             object), ``classes``, ``sizes``; and what `SemanticMeasure` keeps of their union.
         """
-        pair = pair.above(self.min_score)
-        prediction, truth = pair.prediction, pair.truth
+        truth, counting = pair.truth, pair.prediction.scores > self.min_score
+        prediction = pair.prediction.take(counting)
+        pair = InstancePair(pair.key, prediction, truth)
         matches = match_instances(pair)
         true, _ = matches.true_at(0.5)
         found = np.zeros(len(truth.classes), dtype=bool)

@@ -45,12 +45,8 @@ def stage_result(
 ) -> dict[str, Any]:
     """One entry of ``metrics.json``.
 
-    Args:
-        stage: name of the stage.
-        dataset: name of the data set.
-        protocol: name of the protocol, with its options.
-        metrics: name to per cent (counts as they are); NaN where undefined.
-        skipped: image key to the reason, of images that count as missed; named only if there are.
+    Metrics are in per cent (counts as they are), NaN where undefined; the protocol's name has its
+    options. ``skipped`` is image key to reason, of images that count as missed.
     """
     entry = {"stage": stage, "dataset": dataset, "protocol": protocol, "metrics": metrics}
     return {**entry, "skipped": dict(skipped)} if skipped else entry
@@ -77,24 +73,13 @@ def write_metrics(
     versions: Mapping[str, str],
     config: str,
 ) -> None:
-    """Write ``metrics.json`` atomically.
-
-    Args:
-        path: ``OUTPUT_DIR/metrics.json``.
-        stages: entries as `stage_result` makes them.
-        versions: package to version.
-        config: digest of the pipeline's config.
-    """
+    """Write ``metrics.json`` atomically: entries of `stage_result`, package versions, a digest."""
     entries = json_results(stages)
     write_json(path, {"stages": entries, "versions": dict(versions), "config": config})
 
 
 def format_table(stages: Sequence[Mapping[str, Any]]) -> str:
-    """The main metrics as text: stage, data set, protocol, metric = per cent; "-" if undefined.
-
-    Args:
-        stages: entries as `stage_result` makes them or as read back from ``metrics.json``.
-    """
+    """The main metrics of entries as text, in per cent; "-" where undefined."""
     rows = []
     for entry in stages:
         metrics = entry["metrics"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsis.data.ground_truth import VOID
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
 from wsis.evaluation.streaming import (
@@ -21,7 +22,6 @@ from wsis.evaluation.streaming import (
     ratio,
 )
 
-VOID = 255
 BACKGROUND = "background"
 
 
@@ -58,10 +58,7 @@ class LabelPair:
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, num_labels: int) -> np.ndarray:
     """Pixels by true and predicted label, without those whose true label is 255.
 
-    Args:
-        true: (H, W) int, 0..num_labels-1 or 255.
-        predicted: (H, W) int, 0..num_labels-1.
-        num_labels: C + 1.
+    Both maps are (H, W) int, 0..num_labels-1, the true one also 255; num_labels is C + 1.
 
     Returns:
         (num_labels, num_labels) int64, ``[true, predicted]``.

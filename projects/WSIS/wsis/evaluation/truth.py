@@ -11,6 +11,8 @@ from detectron2.structures import BoxMode
 
 from wsis.data.ground_truth import GroundTruth, has_ground_truth, load_ground_truth
 
+Annotations = Sequence[dict[str, Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTruth(GroundTruth):
@@ -19,23 +21,23 @@ class EvaluationTruth(GroundTruth):
     Attributes:
         areas: (K,) float64, ``area`` of the annotation, NaN where it has none.
         boxes: (K, 4) float64, its ``bbox`` as x, y, width, height, NaN where it has none.
-        crowd_masks: (M, H, W) bool, crowd regions apart by class.
-        crowd_classes: (M,) int64.
-        crowd_areas: (M,) float64, as ``areas``.
-        crowd_boxes: (M, 4) float64, as ``boxes``.
+        crowds: crowd regions apart by class, in the same form.
     """
 
     areas: np.ndarray
     boxes: np.ndarray
-    crowd_masks: np.ndarray
-    crowd_classes: np.ndarray
-    crowd_areas: np.ndarray
-    crowd_boxes: np.ndarray
+    crowds: EvaluationTruth | None = None
 
 
-def _stated(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (N,) and boxes (N, 4) that annotations state, NaN where they do not."""
-    areas = [annotation.get("area", np.nan) for annotation in annotations]
+def _stated(
+    truth: GroundTruth, annotations: Annotations, crowds: EvaluationTruth | None = None
+) -> EvaluationTruth:
+    """Masks with the areas and boxes that their annotations state."""
+    areas = np.array([a.get("area", np.nan) for a in annotations], dtype=np.float64)
+    return EvaluationTruth(**vars(truth), areas=areas, boxes=_boxes_of(annotations), crowds=crowds)
+
+
+def _boxes_of(annotations: Annotations) -> np.ndarray:
     boxes = np.full((len(annotations), 4), np.nan)
     for row, annotation in enumerate(annotations):
         if "unclipped_bbox" in annotation:
@@ -43,7 +45,7 @@ def _stated(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
         elif "bbox" in annotation:
             mode = annotation.get("bbox_mode", BoxMode.XYWH_ABS)
             boxes[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYWH_ABS)
-    return np.array(areas, dtype=np.float64), boxes
+    return boxes
 
 
 def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
@@ -61,23 +63,10 @@ def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
     if "instance_file_name" in dataset_dict:
         return truth
     annotations = dataset_dict.get("annotations", ())
-    areas, boxes = _stated([a for a in annotations if not a.get("iscrowd")])
-    crowds = [
-        {**annotation, "iscrowd": 0}
-        for annotation in annotations
-        if annotation.get("iscrowd") and "segmentation" in annotation
-    ]
+    objects = [a for a in annotations if not a.get("iscrowd")]
+    crowds = [{**a, "iscrowd": 0} for a in annotations if a.get("iscrowd") and "segmentation" in a]
     regions = load_ground_truth({**dataset_dict, "annotations": crowds, "image_labels": []})
-    crowd_areas, crowd_boxes = _stated(crowds)
-    return EvaluationTruth(
-        **vars(truth),
-        areas=areas,
-        boxes=boxes,
-        crowd_masks=regions.masks,
-        crowd_classes=regions.classes,
-        crowd_areas=crowd_areas,
-        crowd_boxes=crowd_boxes,
-    )
+    return _stated(truth, objects, _stated(regions, crowds))
 
 
 def load_box_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
@@ -93,34 +82,28 @@ def load_box_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
     if not annotations or not all("bbox" in a for a in annotations):
         return None
     size = int(dataset_dict["height"]), int(dataset_dict["width"])
-    parts = [[a for a in annotations if bool(a.get("iscrowd")) == crowd] for crowd in (False, True)]
-    (masks, areas, boxes), (crowd_masks, crowd_areas, crowd_boxes) = (
-        _from_boxes(part, size) for part in parts
+    objects, crowds = (
+        [a for a in annotations if bool(a.get("iscrowd")) == crowd] for crowd in (False, True)
     )
-    classes, crowd_classes = (
-        np.array([a["category_id"] for a in part], dtype=np.int64) for part in parts
-    )
-    return EvaluationTruth(
-        masks=masks,
-        classes=classes,
-        void=crowd_masks.any(axis=0) & ~masks.any(axis=0),
-        difficult=np.array([bool(a.get("difficult", 0)) for a in parts[0]], dtype=bool),
-        areas=areas,
-        boxes=boxes,
-        crowd_masks=crowd_masks,
-        crowd_classes=crowd_classes,
-        crowd_areas=crowd_areas,
-        crowd_boxes=crowd_boxes,
-    )
+    return _from_boxes(objects, size, _from_boxes(crowds, size))
 
 
 def _from_boxes(
-    annotations: Sequence[dict[str, Any]], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Filled boxes (N, H, W), their areas (the stated ones, if any) and boxes as `_stated`."""
-    areas, boxes = _stated(annotations)
+    annotations: Annotations, size: tuple[int, int], crowds: EvaluationTruth | None = None
+) -> EvaluationTruth:
+    """Filled boxes; an area that is not stated is that of the box."""
     masks = np.zeros((len(annotations), *size), dtype=bool)
-    for mask, (x, y, width, height) in zip(masks, boxes.tolist(), strict=True):
+    measured = []
+    for a, mask, box in zip(annotations, masks, _boxes_of(annotations).tolist(), strict=True):
+        x, y, width, height = box
         rows = slice(max(int(y), 0), max(int(np.ceil(y + height)), 0))
         mask[rows, max(int(x), 0) : max(int(np.ceil(x + width)), 0)] = True
-    return masks, np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas), boxes
+        measured.append({"area": width * height, **a})
+    void = np.zeros(size, dtype=bool) if crowds is None else crowds.masks.any(axis=0)
+    truth = GroundTruth(
+        masks,
+        np.array([a["category_id"] for a in annotations], dtype=np.int64),
+        void=void & ~masks.any(axis=0),
+        difficult=np.array([bool(a.get("difficult", 0)) for a in annotations], dtype=bool),
+    )
+    return _stated(truth, measured, crowds)

@@ -14,9 +14,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions, Truth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.streaming import Measure, Metrics, StreamingEvaluation
 from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc import VocMeasure
@@ -159,7 +160,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         self._add(record, InstancePrediction.nothing(_size(record, truth)), truth)
 
     def _add(
-        self, record: dict[str, Any], prediction: InstancePrediction, truth: Truth | None
+        self, record: dict[str, Any], prediction: InstancePrediction, truth: GroundTruth | None
     ) -> None:
         key = record["image_key"]
         prediction.check(key, size=_size(record, truth), num_classes=len(self.class_names))
@@ -204,6 +205,6 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         return OrderedDict(**of_masks, **of_boxes)
 
 
-def _size(record: Mapping[str, Any], truth: Truth | None) -> tuple[int, int]:
+def _size(record: Mapping[str, Any], truth: GroundTruth | None) -> tuple[int, int]:
     """Height and width of an image, those of its true masks if it has any."""
     return truth.void.shape if truth is not None else (int(record["height"]), int(record["width"]))

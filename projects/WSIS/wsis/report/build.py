@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,16 +14,9 @@ from wsis.data.files import atomic_write
 from wsis.engine.status import fingerprint
 from wsis.errors import WSISError
 from wsis.evaluation.results import format_table
-from wsis.report import ReportOptions
 from wsis.report.figures import figures_section, stages_section
-from wsis.report.image_sets import ImageSet, read_images
 from wsis.report.page import Section, render
-from wsis.report.run_folders import (
-    RunFolder,
-    find_run_folders,
-    read_figures,
-    read_stage_names,
-)
+from wsis.report.run_folders import RunFolder, find_run_folders, read_figures, read_stage_names
 from wsis.report.sections import (
     classes_section,
     extremes_section,
@@ -35,16 +27,16 @@ from wsis.report.sections import (
     quality_section,
 )
 from wsis.report.sources import (
+    ImageSet,
     Source,
     artifact_source,
     prediction_source,
     pseudo_label_source,
+    read_images,
 )
 from wsis.views import instances, views_of
 
 logger = logging.getLogger(__name__)
-
-Entries = list[dict[str, Any]]
 
 
 def _makes_instances(folder: RunFolder) -> bool:
@@ -63,14 +55,14 @@ class Report:
 
     Args:
         output_dir: the pipeline's OUTPUT_DIR.
-        options: what to show.
+        options: of ``tools/report.py``: ``images``, ``statistics``, ``seed``, ``min_score``.
 
     Attributes:
         entries: the figures of ``metrics.json``.
         problems: sentences about what could not be shown, as far as that is known.
     """
 
-    def __init__(self, output_dir: Path, options: ReportOptions) -> None:
+    def __init__(self, output_dir: Path, options: argparse.Namespace) -> None:
         self.output_dir = output_dir
         self.options = options
         self.folders = find_run_folders(output_dir)
@@ -154,7 +146,7 @@ class Report:
             sections.append(images_section(images, folders, options))
             for source in self._pseudo_labels(folders, images):
                 measured.append((source, measure(source, options)))
-                sections.append(extremes_section(*measured[0], options))
+                sections.append(extremes_section(*measured[0]))
         for source in self._predictions():
             measured.append((source, measure(source, options)))
             sections.append(predictions_section(source, options))
@@ -186,65 +178,31 @@ class Report:
         return render(title, facts=self._facts(), problems=self.problems, sections=sections)
 
 
-def report_path(
-    output_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None
-) -> Path:
-    """The file of a report: ``path``, or by default ``OUTPUT_DIR/report.html``."""
-    return Path(path) if path is not None else Path(output_dir) / "report.html"
-
-
-def is_current(
-    output_dir: str | os.PathLike[str], *, path: str | os.PathLike[str] | None = None
-) -> bool:
+def is_current(path: Path, output_dir: Path) -> bool:
     """Whether a report exists and nothing in the run folders has been written since."""
     try:
-        written = report_path(output_dir, path).stat().st_mtime_ns
+        written = path.stat().st_mtime_ns
     except OSError:
         return False
-    products = (file for file in Path(output_dir).glob("*/**/*") if file.is_file())
+    products = (file for file in output_dir.glob("*/**/*") if file.is_file())
     return all(file.stat().st_mtime_ns <= written for file in products)
 
 
-def write_report(
-    output_dir: str | os.PathLike[str],
-    *,
-    path: str | os.PathLike[str] | None = None,
-    options: ReportOptions | None = None,
-) -> tuple[Path, Entries]:
-    """Write ``report.html``.
-
-    Args:
-        output_dir: OUTPUT_DIR of a pipeline, however much of it is finished.
-        path: the file to write; ``OUTPUT_DIR/report.html`` by default.
-        options: what to show.
-
-    Returns:
-        The file, and the figures (entries of ``metrics.json``).
+def make_report(args: argparse.Namespace) -> None:
+    """Write the report, where it is not current, and print the figures.
 
     Raises:
         WSISError: no such folder, no run in it, a damaged manifest, or no place to write.
     """
-    output_dir = Path(output_dir)
-    report = Report(output_dir, options or ReportOptions())
-    text = report.html()
-    target = report_path(output_dir, path)
-    with writing(target, "--output"), atomic_write(target, "w") as stream:
-        stream.write(text)
-    return target, report.entries
-
-
-def make_report(args: argparse.Namespace) -> None:
-    """Write the report, where it is not current, and print the figures."""
-    if args.if_changed and is_current(args.output_dir, path=args.output):
-        path = report_path(args.output_dir, args.output)
-        sys.stdout.write(f"nothing to draw anew\nreport: {path.resolve()}\n")
-        return
-    options = ReportOptions(
-        images=args.images,
-        statistics=args.statistics,
-        seed=args.seed,
-        min_score=args.min_score,
-    )
-    path, entries = write_report(args.output_dir, path=args.output, options=options)
-    table = format_table(entries) if entries else "nothing has been evaluated"
-    sys.stdout.write(f"{table}\n\nreport: {path.resolve()}\n")
+    output_dir = Path(args.output_dir)
+    path = Path(args.output or output_dir / "report.html")
+    if args.if_changed and is_current(path, output_dir):
+        said = "nothing to draw anew"
+    else:
+        report = Report(output_dir, args)
+        text = report.html()
+        with writing(path, "--output"), atomic_write(path, "w") as stream:
+            stream.write(text)
+        table = format_table(report.entries) if report.entries else "nothing has been evaluated"
+        said = f"{table}\n"
+    sys.stdout.write(f"{said}\nreport: {path.resolve()}\n")

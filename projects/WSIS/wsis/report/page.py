@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,6 @@ _FLAT = 4096  # colours; a picture of no more may be smaller as PNG, which takes
 Section = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A picture as it stands in the page, encoded, since many of them do not fit into memory.
-
-    Attributes:
-        title: what it is.
-        note: what else there is to say of this one.
-        width: pixels.
-        height: pixels.
-        source: ``data:`` address.
-    """
-
-    title: str
-    note: str
-    width: int
-    height: int
-    source: str
-
-
 def section(name: str, title: str, **shown: Any) -> Section:
     """A section of the page.
 
@@ -50,17 +30,16 @@ def section(name: str, title: str, **shown: Any) -> Section:
     return {"id": name, "title": title, "template": f"{name}.html", **shown}
 
 
-def encode(pictures: Iterable[Picture]) -> list[Figure]:
-    """Pictures for the page."""
-    return [Figure(p.title, p.note, *p.panel.shape[1::-1], data_uri(p.panel)) for p in pictures]
+def encode(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
+    """Pictures as they stand in the page: encoded, since many of them do not fit into memory."""
+    return [
+        {**vars(picture), "size": picture.panel.shape[1::-1], "panel": _address(picture.panel)}
+        for picture in pictures
+    ]
 
 
-def data_uri(picture: np.ndarray) -> str:
-    """A picture as ``data:`` address: PNG or JPEG, whichever is smaller.
-
-    Args:
-        picture: (P, Q, 3) uint8 RGB.
-    """
+def _address(picture: np.ndarray) -> str:
+    """A picture (P, Q, 3) as ``data:`` address: PNG or JPEG, whichever is smaller."""
     image = Image.fromarray(picture)
     options: dict[str, dict[str, int | bool]] = {"JPEG": {"quality": _JPEG_QUALITY}}
     if image.getcolors(_FLAT) is not None:
@@ -78,14 +57,7 @@ def data_uri(picture: np.ndarray) -> str:
 def render(
     title: str, *, facts: Iterable[str], problems: Iterable[str], sections: Iterable[Section]
 ) -> str:
-    """The whole document.
-
-    Args:
-        title: headline.
-        facts: below it, in one line.
-        problems: sentences about what could not be shown.
-        sections: in order.
-    """
+    """The whole document: the facts stand below its title in one line, the problems below them."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

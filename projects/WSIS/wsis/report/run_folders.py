@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,7 @@ class RunFolder:
         """A config value by its full name, ``DATASETS.TEST``."""
         node: Any = self.config
         for part in key.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                return default
-            node = node[part]
+            node = node.get(part, default) if isinstance(node, Mapping) else default
         return node
 
     def dataset_names(self, key: str) -> tuple[str, ...]:
@@ -117,14 +116,15 @@ class RunFolder:
             found["starts from"] = os.path.basename(str(start)) if start else "random weights"
             return found
         prefix = f"MODEL.{model.upper()}." if model else ""
-        own = {
-            k: v
-            for k, v in settings.items()
-            if k.startswith(prefix) and k not in _DATASETS and not isinstance(v, bool | list)
-        }
-        names = {k: k.removeprefix(prefix) if prefix else k.rpartition(".")[2] for k in own}
-        words = str.maketrans("._", "  ")
-        short = {names[k].lower().translate(words): str(v) for k, v in own.items()}
+        short = {}
+        for key, value in settings.items():
+            if (
+                key.startswith(prefix)
+                and key not in _DATASETS
+                and not isinstance(value, bool | list)
+            ):
+                name = key.removeprefix(prefix) if prefix else key.rpartition(".")[2]
+                short[name.lower().replace(".", " ").replace("_", " ")] = str(value)
         return ({"model": model} if model else {}) | dict(list(short.items())[:_SHOWN])
 
     def losses(self) -> dict[str, list[tuple[float, float]]]:
@@ -141,20 +141,13 @@ class RunFolder:
         return {key: sorted(values.items()) for key, values in found.items()}
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the half line of a killed process
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # the half line of a killed process
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    yield record
 
 
 def read_json(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,18 @@ import numpy as np
 from wsis.data.images import read_dataset_image
 from wsis.engine.progress import iterate
 from wsis.errors import WSISError
-from wsis.report import ReportOptions
 from wsis.report.figures import best_baseline, instance_entries, number_of
-from wsis.report.image_sets import ImageSet, choose, true_objects
 from wsis.report.page import Section, encode, section
 from wsis.report.run_folders import RunFolder, given_level
-from wsis.report.sources import Match, Quality, Record, Source
+from wsis.report.sources import (
+    ImageSet,
+    Match,
+    Quality,
+    Record,
+    Source,
+    choose,
+    true_objects,
+)
 from wsis.views import views_of
 from wsis.visualization.canvas import (
     GIVEN_EXPLANATION,
@@ -31,11 +38,11 @@ from wsis.visualization.canvas import (
 )
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.instances import spotlight_panel
-from wsis.visualization.panels import photo_panel
+from wsis.visualization.panels import PANEL_WIDTH, photo_panel
 from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, size_histogram
-from wsis.visualization.resizing import PANEL_WIDTH
 
 logger = logging.getLogger(__name__)
+_EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
 def make_canvas(record: Record, classes: tuple[str, ...], width: int = PANEL_WIDTH) -> Canvas:
@@ -76,7 +83,7 @@ def _product_pictures(
 
 
 def images_section(
-    images: ImageSet, folders: Sequence[RunFolder], options: ReportOptions
+    images: ImageSet, folders: Sequence[RunFolder], options: Namespace
 ) -> Section | None:
     """Images spread over a data set, with what every stage made of them."""
     readers = [folder.reader for folder in folders if folder.has_artifacts]
@@ -104,7 +111,7 @@ def images_section(
     return section("images", title, images=images, cards=cards, explained=explained)
 
 
-def measure(source: Source, options: ReportOptions) -> Quality:
+def measure(source: Source, options: Namespace) -> Quality:
     """Go through a source's images and compare with the ground truth where there is any."""
     quality = Quality()
     chosen = choose(source.images.records, options.statistics)
@@ -136,19 +143,19 @@ def _match_card(match: Match, source: Source) -> Section:
     return _card(match.record, draw, match=match, class_name=name)
 
 
-def extremes_section(source: Source, quality: Quality, options: ReportOptions) -> Section | None:
+def extremes_section(source: Source, quality: Quality) -> Section | None:
     """The worst and the best pseudo labels, beside the true object that they overlap most."""
     if not quality.matches:
         return None
     groups = {
         title: [_match_card(m, source) for m in iterate(found, title.lower(), total=len(found))]
-        for title, found in zip(("Worst", "Best"), quality.extremes(options.extremes), strict=True)
+        for title, found in zip(("Worst", "Best"), quality.extremes(_EXTREMES), strict=True)
     }
     title = "Worst and best pseudo labels"
     return section("extremes", title, source=source, quality=quality, groups=groups)
 
 
-def predictions_section(source: Source, options: ReportOptions) -> Section | None:
+def predictions_section(source: Source, options: Namespace) -> Section | None:
     """Images of a test set: photograph, predictions, ground truth."""
     chosen = choose(source.images.records, options.images, seed=options.seed)
 
@@ -158,7 +165,7 @@ def predictions_section(source: Source, options: ReportOptions) -> Section | Non
         assert found is not None
         return [
             Picture(photo_panel(canvas.image), "photograph"),
-            draw_found(canvas, found.above(options.min_score), "prediction"),
+            draw_found(canvas, found.take(found.scores >= options.min_score), "prediction"),
             *draw_truth(canvas),
         ]
 

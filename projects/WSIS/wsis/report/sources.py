@@ -1,36 +1,96 @@
-"""Where instances come from: pseudo-label files, artifacts, predictions; and how good they are."""
+"""Images, and where their instances come from: files, artifacts, predictions; how good they are."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
+from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.ground_truth import GroundTruth
 from wsis.data.pseudo_labels import load_pseudo_labels
-from wsis.errors import DataError
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.errors import DataError, UsageError, WSISError
+from wsis.evaluation.predictions import InstancePair, InstancePrediction
+from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
-from wsis.layers.run_lengths import check_rle, decode_rles
-from wsis.report.image_sets import ImageSet
-from wsis.report.run_folders import RunFolder, read_json
-from wsis.views import instances, views_of
-from wsis.visualization.canvas import Found
+from wsis.layers.run_lengths import decode_rles
+from wsis.report.run_folders import RunFolder
+from wsis.views import accepted, instances, views_of
 
 Record = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
-def found_in_annotations(annotations: Sequence[Record], size: tuple[int, int]) -> Found:
-    """Instances of annotations with RLE masks; a missing score counts as 1."""
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one or more data sets with the same classes.
+
+    Attributes:
+        names: of the data sets.
+        classes: class names by class id.
+        records: dataset dicts.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    records: list[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """The data sets' names for people."""
+        return ", ".join(self.names)
+
+
+def read_images(names: tuple[str, ...]) -> ImageSet:
+    """Read data sets, one after another.
+
+    Raises:
+        WSISError: no name, an unknown one, or a data set that cannot be read.
+    """
+    if not names:
+        raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
+    classes = class_names(names[0])
+    return ImageSet(
+        names, classes, [record for name in names for record in get_dataset_dicts(name)]
+    )
+
+
+def choose(items: Sequence[Any], number: int, *, seed: int = 0) -> list[Any]:
+    """At most ``number`` items spread evenly over a sequence, in its order.
+
+    Seed 0 takes the middle of each of ``number`` equal parts, other seeds a random place in it.
+    """
+    count, number = len(items), min(len(items), number)
+    edges = np.linspace(0, count, number + 1)
+    places = (edges[:-1] + edges[1:]) / 2
+    if seed:
+        places = np.random.default_rng(seed).uniform(edges[:-1], edges[1:])
+    return [items[min(int(place), count - 1)] for place in places.tolist()]
+
+
+def true_objects(record: dict[str, Any]) -> GroundTruth | None:
+    """The ground truth of an image; None where there is none or it cannot be read."""
+    try:
+        return load_truth(record)
+    except WSISError as error:
+        logger.warning("no ground truth for %s: %s", record["image_key"], error)
+        return None
+
+
+def found_in_annotations(
+    annotations: Sequence[Record], size: tuple[int, int]
+) -> InstancePrediction:
+    """Instances of annotations with RLE masks, best first; a missing score counts as 1."""
     masks = decode_rles([a["segmentation"] for a in annotations], size)
     ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-    return Found.ranked(classes, scores, masks, ignore)
+    return InstancePrediction(classes, scores, masks, ignore=ignore).ranked()
 
 
 @dataclass(frozen=True)
@@ -41,14 +101,14 @@ class Source:
         key: short name for ids in the page.
         title: for people, "pseudo labels".
         images: the data set.
-        find: dataset dict to its instances, None for an image without a product.
+        find: dataset dict to its instances, best first, None for an image without a product.
         keys: of the images that have a product, where that is known beforehand.
     """
 
     key: str
     title: str
     images: ImageSet
-    find: Callable[[Record], Found | None]
+    find: Callable[[Record], InstancePrediction | None]
     keys: Collection[str] | None = None
 
 
@@ -56,7 +116,7 @@ def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
     """Product ``instances`` of an infer or derive stage."""
     reader = folder.reader
 
-    def find(record: Record) -> Found | None:
+    def find(record: Record) -> InstancePrediction | None:
         key = record["image_key"]
         if key not in reader:
             return None
@@ -66,7 +126,7 @@ def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
                 f"{folder.folder} holds no instances but {', '.join(sorted(arrays))}; "
                 "tools/report.py shows those"
             )
-        return Found.of_artifact(arrays)
+        return accepted(arrays)
 
     return Source(folder.folder.name, folder.title, images, find)
 
@@ -76,7 +136,7 @@ def pseudo_label_source(path: Path, images: ImageSet) -> Source:
     records = load_pseudo_labels(path, images.records, class_names=images.classes)
     by_key = {record["image_key"]: record for record in records}
 
-    def find(record: Record) -> Found | None:
+    def find(record: Record) -> InstancePrediction | None:
         labelled = by_key.get(record["image_key"])
         if labelled is None:
             return None
@@ -95,28 +155,18 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
     """
     (name,) = images.names
     path = folder.predictions[name]
-    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
-    class_ids = known or {number + 1: number for number in range(len(images.classes))}
-    by_image: defaultdict[Any, list[Record]] = defaultdict(list)
     try:
-        for entry in read_json(path):
-            class_id = class_ids[entry["category_id"]]
-            by_image[entry["image_id"]].append(entry | {"category_id": class_id})
-    except (TypeError, KeyError) as error:
+        predicted = read_coco_results(path, name)
+    except DataError as error:
         raise DataError(
-            f"{path} is not in COCO's result format or not of {name} ({error!r}); evaluate again"
+            f"{path} is not in COCO's result format or not of {name} ({error}); evaluate again"
         ) from None
 
-    def find(record: Record) -> Found:
-        size = (int(record["height"]), int(record["width"]))
-        try:
-            checked = [
-                entry | {"segmentation": check_rle(entry["segmentation"], size)}
-                for entry in by_image.get(record["image_id"], [])
-            ]
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{path}: image {record['image_id']}: segmentation {error}") from None
-        return found_in_annotations(checked, size)
+    def find(record: Record) -> InstancePrediction:
+        found = InstancePrediction.of_instances(predicted(record)).ranked()
+        if found.masks is None:
+            raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
+        return found
 
     several = len(folder.predictions) > 1
     key = f"{folder.folder.name}-{name}" if several else folder.folder.name
@@ -153,40 +203,31 @@ class Quality:
         true: whether each of them found an object at IoU 0.5 (VOC's rule).
         areas: of all instances, pixels.
         true_areas: of all true objects, pixels.
-        images: images looked at.
-        with_truth: those of them that have ground truth.
+        with_truth: images that have ground truth.
     """
 
     matches: list[Match] = field(default_factory=list)
     true: list[bool] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
     true_areas: list[int] = field(default_factory=list)
-    images: int = 0
     with_truth: int = 0
 
-    def add(self, record: Record, found: Found, truth: Truth | None) -> None:
+    def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
         """Take in one image."""
-        self.images += 1
         self.areas += found.masks.sum(axis=(1, 2)).tolist()
         if truth is None:
             return
         self.with_truth += 1
-        pair = InstancePair(
-            record["image_key"], InstancePrediction(found.classes, found.scores, found.masks), truth
-        )
+        pair = InstancePair(record["image_key"], found, truth)
         self.true_areas += pair.true_areas.tolist()
         matches = match_instances(pair)
         self.true += matches.true_at(0.5)[0].tolist()
+        numbers = zip(matches.best_object.tolist(), matches.best_iou.tolist(), strict=True)
         self.matches += [
-            Match(
-                record,
-                index,
-                int(matches.best_object[index]),
-                int(found.classes[index]),
-                float(found.scores[index]),
-                max(float(matches.best_iou[index]), 0.0),
+            Match(record, row, object_index, int(class_id), float(score), max(iou, 0.0))
+            for row, ((object_index, iou), class_id, score) in enumerate(
+                zip(numbers, found.classes, found.scores, strict=True)
             )
-            for index in range(len(found.scores))
         ]
 
     def extremes(self, number: int) -> tuple[list[Match], list[Match]]:
@@ -202,7 +243,5 @@ class Quality:
 def _one_per_image(matches: Iterable[Match], number: int) -> list[Match]:
     chosen: dict[str, Match] = {}
     for match in matches:
-        if len(chosen) == number:
-            break
         chosen.setdefault(match.record["image_key"], match)
-    return list(chosen.values())
+    return list(chosen.values())[:number]

@@ -23,16 +23,18 @@ from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.progress import iterate
 from wsis.errors import UsageError
-from wsis.report.image_sets import ImageSet, choose, read_images
 from wsis.report.run_folders import level_around, read_run_folder
 from wsis.report.sections import make_canvas
 from wsis.report.sources import (
+    ImageSet,
     Record,
     Source,
     artifact_source,
+    choose,
     found_in_annotations,
     prediction_source,
     pseudo_label_source,
+    read_images,
 )
 from wsis.views import proposals, views_of
 from wsis.visualization.canvas import (
@@ -56,28 +58,11 @@ def _draw_dataset(record: Record, classes: tuple[str, ...]) -> list[Picture]:
 
 def _draw_source(record: Record, source: Source, min_score: float, level: str) -> list[Picture]:
     canvas = make_canvas(record, source.images.classes, WIDTH)
-    found = source.find(record)
-    drawn = [] if found is None else [draw_found(canvas, found.above(min_score), source.title)]
-    return draw_given(canvas, level) + drawn + draw_truth(canvas)
-
-
-def _draw_proposals(
-    record: Record, classes: tuple[str, ...], folder: ArtifactFolder
-) -> list[Picture]:
-    canvas, arrays = make_canvas(record, classes, WIDTH), folder[record["image_key"]]
-    if proposals not in views_of(arrays):
-        raise UsageError(
-            f"{record['image_key']}: no proposals but {', '.join(sorted(arrays))}; give the folder "
-            "that datasets/make_proposals.py wrote, or a run folder <n>_proposals"
-        )
-    return [*proposals.draw(canvas, arrays), *draw_truth(canvas)]
-
-
-def _proposal_folder(path: str) -> ArtifactFolder:
-    """Proposals by image key: of a run folder, or of what make_proposals.py wrote."""
-    if (Path(path) / MANIFEST).is_file():
-        return ProductReader(path, read_run_folder(Path(path)).name)
-    return ArtifactFolder(path)
+    found, drawn = source.find(record), draw_given(canvas, level)
+    if found is not None:
+        shown = found.take(found.scores >= min_score)
+        drawn = [*drawn, draw_found(canvas, shown, source.title)]
+    return drawn + draw_truth(canvas)
 
 
 def _given(args: argparse.Namespace) -> str:
@@ -122,16 +107,10 @@ def _run_sources(path: str) -> list[Source]:
     return [artifact_source(run, images)]
 
 
-def _sources(args: argparse.Namespace) -> list[Source]:
-    if args.kind == "predictions":
-        return _run_sources(args.folder)
-    if args.dataset:
-        return [pseudo_label_source(Path(args.file), read_images((args.dataset,)))]
-    return [_file_source(args.file, args.images)]
-
-
 def _proposal_jobs(args: argparse.Namespace) -> list[_Job]:
-    folder = _proposal_folder(args.folder)
+    folder = ArtifactFolder(args.folder)  # that make_proposals.py wrote
+    if (Path(args.folder) / MANIFEST).is_file():
+        folder = ProductReader(args.folder, read_run_folder(Path(args.folder)).name)
     if args.dataset:
         images = read_images((args.dataset,))
     else:
@@ -142,12 +121,27 @@ def _proposal_jobs(args: argparse.Namespace) -> list[_Job]:
             f"{args.folder} has no proposals of {images.title}; make some with python "
             "datasets/make_proposals.py"
         )
-    draw_one = partial(_draw_proposals, classes=images.classes, folder=folder)
+
+    def draw_one(record: Record) -> list[Picture]:
+        canvas, arrays = make_canvas(record, images.classes, WIDTH), folder[record["image_key"]]
+        if proposals not in views_of(arrays):
+            raise UsageError(
+                f"{record['image_key']}: no proposals but {', '.join(sorted(arrays))}; give the "
+                "folder that datasets/make_proposals.py wrote, or a run folder <n>_proposals"
+            )
+        return [*proposals.draw(canvas, arrays), *draw_truth(canvas)]
+
     return [(record, draw_one, "") for record in records]
 
 
 def _source_jobs(args: argparse.Namespace) -> list[_Job]:
-    sources, level, min_score = _sources(args), _given(args), args.min_score
+    if args.kind == "predictions":
+        sources = _run_sources(args.folder)
+    elif args.dataset:
+        sources = [pseudo_label_source(Path(args.file), read_images((args.dataset,)))]
+    else:
+        sources = [_file_source(args.file, args.images)]
+    level, min_score = _given(args), args.min_score
     if min_score is None:
         min_score = 0.5 if args.kind == "predictions" else 0.0
     jobs: list[_Job] = []
@@ -163,26 +157,21 @@ def _source_jobs(args: argparse.Namespace) -> list[_Job]:
     return jobs
 
 
-def _jobs(args: argparse.Namespace) -> list[_Job]:
-    """The images that can be drawn, and how."""
-    if args.kind == "dataset":
-        images = read_images((args.name,))
-        draw_one = partial(_draw_dataset, classes=images.classes)
-        return [(record, draw_one, "") for record in images.records]
-    return _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
-
-
 def draw(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     if args.number < 0:
         raise UsageError(f"--number is {args.number}; 0 means all images")
     if args.config_file:
         load_pipeline(args.config_file, ())
-    jobs = _jobs(args)
+    if args.kind == "dataset":
+        images = read_images((args.name,))
+        draw_one = partial(_draw_dataset, classes=images.classes)
+        jobs: list[_Job] = [(record, draw_one, "") for record in images.records]
+    else:
+        jobs = _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
-    for record, draw_one, place in iterate(chosen, args.kind, total=len(chosen)):
-        pictures = draw_one(record)
-        panels = [picture.panel for picture in pictures]
+    for record, make, place in iterate(chosen, args.kind, total=len(chosen)):
+        panels = [picture.panel for picture in make(record)]
         panels = panels or [photo_panel(read_dataset_image(record), width=WIDTH)]
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
         with writing(path, "--output"), atomic_write(path, sync=False) as stream:

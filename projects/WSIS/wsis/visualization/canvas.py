@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from wsis.evaluation.average_precision import rank_by_score
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, Truth
+from wsis.data.ground_truth import GroundTruth
+from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.visualization.instances import (
     instance_labels,
     instances_panel,
     matched_colors,
     weak_panel,
 )
-from wsis.visualization.panels import heat_panel
-from wsis.visualization.resizing import PANEL_WIDTH
+from wsis.visualization.panels import PANEL_WIDTH, heat_panel
 
 Arrays = Mapping[str, np.ndarray]
 TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."
@@ -32,12 +31,10 @@ GIVEN_EXPLANATION = "What the stages were given, and nothing more: boxes or poin
 
 @dataclass(frozen=True)
 class Picture:
-    """A panel with its caption.
+    """A panel (P, Q, 3) uint8 RGB with its caption.
 
-    Attributes:
-        panel: (P, Q, 3) uint8 RGB.
-        title: which kind it is; "" for the title of the view that drew it.
-        note: what there is to say of this one.
+    The title says which kind it is, "" for that of the view that drew it; the note what there is to
+    say of this one.
     """
 
     panel: np.ndarray
@@ -61,7 +58,7 @@ class Canvas:
     record: Mapping[str, Any]
     image: np.ndarray
     classes: tuple[str, ...]
-    truth: Truth | None
+    truth: GroundTruth | None
     width: int = PANEL_WIDTH
     stage: str = ""
 
@@ -93,12 +90,7 @@ class View:
 
 
 def view(title: str, *needs: str) -> Callable[[Callable[[Canvas, Arrays], list[Picture]]], View]:
-    """Make a `View` of the function below; its docstring is what readers of a report see.
-
-    Args:
-        title: of the pictures, unless they have one of their own.
-        *needs: names of arrays without which the function is not called.
-    """
+    """Make a `View` of the function below; its docstring is what readers of a report see."""
 
     def declare(function: Callable[[Canvas, Arrays], list[Picture]]) -> View:
         return View(title, needs, " ".join((inspect.getdoc(function) or "").split()), function)
@@ -113,60 +105,23 @@ def note_rest(pictures: list[Picture], left_out: int, what: str) -> list[Picture
     return pictures
 
 
+def highest_peaks(canvas: Canvas, arrays: Arrays) -> list[tuple[int, str]]:
+    """The rows of the six highest peaks of an artifact, with class and height for people."""
+    values, classes = arrays["peak_values"], arrays["peaks"][:, 0]
+    rows = np.argsort(-values, kind="stable")[:6].tolist()
+    return [(row, f"{canvas.classes[classes[row]]} {values[row]:.3g}") for row in rows]
+
+
 def counted(number: int, what: str, *, none: str = "0") -> str:
     """ "1 object", "2 objects"; ``none`` stands for 0."""
     return f"{number or none} {what}{'' if number == 1 else 's'}"
 
 
-@dataclass(frozen=True)
-class Found:
-    """Instances of one image, best score first; ties in the order given.
-
-    Attributes:
-        classes: (n,) int64.
-        scores: (n,) float.
-        masks: (n, H, W) bool.
-        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray
-    ignore: np.ndarray | None = None
-
-    @classmethod
-    def ranked(
-        cls,
-        classes: np.ndarray,
-        scores: np.ndarray,
-        masks: np.ndarray,
-        ignore: np.ndarray | None = None,
-    ) -> Found:
-        """Of instances in any order."""
-        order = rank_by_score(scores)
-        return cls(classes[order], scores[order], masks[order], ignore)
-
-    @classmethod
-    def of_artifact(cls, arrays: Arrays) -> Found:
-        """Of product ``instances``; score 0 is what the stage rejected."""
-        ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
-        found = cls.ranked(arrays["classes"], arrays["scores"], arrays["masks"], ignore)
-        return found._chosen(found.scores > 0)
-
-    def above(self, min_score: float) -> Found:
-        """Those that score at least ``min_score``."""
-        return self._chosen(self.scores >= min_score)
-
-    def _chosen(self, keep: np.ndarray) -> Found:
-        return Found(self.classes[keep], self.scores[keep], self.masks[keep], self.ignore)
-
-
-def draw_found(canvas: Canvas, found: Found, title: str = "") -> Picture:
-    """Instances on the photograph; where there is ground truth, coloured as what they found."""
+def draw_found(canvas: Canvas, found: InstancePrediction, title: str = "") -> Picture:
+    """Ranked instances on the photograph; where there is truth, coloured as what they found."""
     colors = None
     if canvas.truth is not None:
-        prediction = InstancePrediction(found.classes, found.scores, found.masks)
-        colors = matched_colors(InstancePair("", prediction, canvas.truth).iou)
+        colors = matched_colors(InstancePair("", found, canvas.truth).iou)
     labels = instance_labels(found.classes, canvas.classes, found.scores)
     panel = instances_panel(
         canvas.image, found.masks, labels, colors=colors, ignore=found.ignore, width=canvas.width
@@ -187,12 +142,7 @@ def draw_truth(canvas: Canvas) -> list[Picture]:
 
 
 def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -> Picture:
-    """Boxes and points of an image, or, where it has no annotations, its tags.
-
-    Args:
-        canvas: the image.
-        kinds: "bbox", "point" or both.
-    """
+    """Boxes and points (or one kind) of an image, or, where it has no annotations, its tags."""
     annotations = [a for a in canvas.record.get("annotations", ()) if not a.get("iscrowd")]
     if not annotations:
         annotations = [{"category_id": i} for i in canvas.record.get("image_labels", ())]
@@ -210,16 +160,13 @@ def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -
 
 
 def draw_given(canvas: Canvas, level: str) -> list[Picture]:
-    """The boxes or points that a method was given; nothing where it had tags alone.
+    """The boxes or points that a method was given (level "box" or "point").
 
-    Nothing either where the image's record has none, as in a folder of images.
-
-    Args:
-        canvas: the image.
-        level: "box", "point" or "".
+    Nothing where it had tags alone (""), or the record has none, as in a folder of images.
     """
-    key = {"box": "bbox", "point": "point"}.get(level)
+    key, title = {"box": ("bbox", "given boxes"), "point": ("point", "given points")}.get(
+        level, ("", "")
+    )
     if not any(key in annotation for annotation in canvas.record.get("annotations", ())):
         return []
-    title = f"given {'boxes' if level == 'box' else 'points'}"
-    return [replace(draw_annotations(canvas, (str(key),)), title=title)]
+    return [replace(draw_annotations(canvas, (key,)), title=title)]

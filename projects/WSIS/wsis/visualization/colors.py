@@ -8,7 +8,6 @@ import numpy as np
 
 BACKGROUND = (38, 42, 54)
 UNKNOWN = (150, 150, 150)
-_BACKGROUND_LABEL, _UNKNOWN_LABEL = 0, 255
 _GOLDEN = 0.6180339887498949
 
 # Well apart in hue and lightness, also for most colour-blind readers.
@@ -25,11 +24,7 @@ _FIRST = (
 
 
 def distinct_colors(number: int) -> np.ndarray:
-    """The first colours of an endless sequence in which neighbours differ well.
-
-    Returns:
-        (number, 3) uint8.
-    """
+    """The first colours, (number, 3) uint8, of an endless sequence whose neighbours differ well."""
     colors = list(_FIRST[:number])
     for index in range(len(colors), number):
         hue = index * _GOLDEN % 1.0
@@ -45,8 +40,8 @@ def label_colors(num_classes: int) -> np.ndarray:
     void) is grey. Labels that mean nothing are black.
     """
     palette = np.zeros((256, 3), dtype=np.uint8)
-    number = min(num_classes, _UNKNOWN_LABEL - 1)
+    number = min(num_classes, 254)
     palette[1 : number + 1] = distinct_colors(number)
-    palette[_BACKGROUND_LABEL] = BACKGROUND
-    palette[_UNKNOWN_LABEL] = UNKNOWN
+    palette[0] = BACKGROUND
+    palette[255] = UNKNOWN
     return palette

@@ -1,6 +1,7 @@
 """Instances on a photograph, drawn by Detectron2's Visualizer.
 
-n instances, H, W of the image, P, Q of the panel.
+n instances, H, W of the image, P, Q of the panel. An ``image`` is (H, W, 3) uint8 RGB, a ``width``
+that of the panel in pixels; every panel is a new (P, Q, 3) uint8 RGB array.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import numpy as np
 from detectron2.utils.visualizer import Visualizer
 
 from wsis.visualization.colors import distinct_colors
-from wsis.visualization.panels import faint_photo
-from wsis.visualization.resizing import PANEL_WIDTH, panel_size, resize_image, resize_labels
+from wsis.visualization.panels import (
+    PANEL_WIDTH,
+    faint_photo,
+    photo_panel,
+    resize_image,
+    resize_labels,
+)
 
 _FONT = 14  # points, at Visualizer's 100 dots per inch
 _LETTER = 11.5  # mean width of a letter at that size, pixels
@@ -57,15 +63,7 @@ def matched_colors(iou: np.ndarray) -> list[int]:
 
 
 def hatch(panel: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Grey out a region and draw white diagonals in it: pixels that count for nothing.
-
-    Args:
-        panel: (P, Q, 3) uint8.
-        region: (P, Q) bool.
-
-    Returns:
-        (P, Q, 3) uint8, a new array.
-    """
+    """Grey out a region (P, Q) and draw white diagonals in it: pixels that count for nothing."""
     result = panel.copy()
     result[region] = (0.45 * result[region] + 0.55 * 128).astype(np.uint8)
     rows, columns = np.indices(region.shape)
@@ -73,27 +71,23 @@ def hatch(panel: np.ndarray, region: np.ndarray) -> np.ndarray:
     return result
 
 
-def _inside(x: float, half_length: float, limit: int) -> float:
-    """The centre of a text of a certain length that shows whole, if it can."""
-    if 2 * half_length >= limit:
-        return limit / 2
-    return float(np.clip(x, half_length, limit - half_length))
+def _write(drawing: Visualizer, text: str, x: float, y: float, color: Sequence[float]) -> None:
+    """Put a text, its middle at x and its top at y, so that it shows whole, if it can."""
+    height, width = drawing.img.shape[:2]
+    half_length = _LETTER * len(text) / 2 + 3
+    x = width / 2 if 2 * half_length >= width else np.clip(x, half_length, width - half_length)
+    y = min(max(y, 1), max(height - _LINE, 0))
+    pale = tuple(_PALE + (1 - _PALE) * c for c in color)
+    drawing.draw_text(text, (float(x), y), color=pale, font_size=_FONT)
 
 
-def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: tuple) -> None:
+def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: Sequence[float]) -> None:
     rows, columns = np.nonzero(mask)
-    height, width = mask.shape
-    x = _inside(float(np.median(columns)), _LETTER * len(text) / 2 + 3, width)
     top, bottom = int(rows.min()), int(rows.max())
     y = float(np.median(rows)) - _LINE / 2
     if bottom - top < 3 * _LINE:  # a small object: the text stands above or below it
         y = top - _LINE - 2 if top > _LINE + 2 else bottom + 3
-    y = min(max(y, 1), max(height - _LINE, 0))
-    drawing.draw_text(text, (x, y), color=_pale(color), font_size=_FONT)
-
-
-def _pale(color: tuple) -> tuple:
-    return tuple(_PALE + (1 - _PALE) * c for c in color)
+    _write(drawing, text, float(np.median(columns)), y, color)
 
 
 def instances_panel(
@@ -108,21 +102,17 @@ def instances_panel(
     """Masks with outlines and names on the photograph in grey, the smaller above the larger.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: the photograph.
         masks: (n, H, W) bool; those without pixels are passed over.
         labels: n texts.
         colors: n numbers into `distinct_colors`; 0..n-1 by default.
         ignore: (H, W) bool, pixels that count for nothing, hatched.
-        width: of the panel, pixels.
-
-    Returns:
-        (P, Q, 3) uint8.
+        width: of the panel.
     """
-    size = panel_size(*image.shape[:2], panel_width=width)
     panel = np.round(faint_photo(image, width)).astype(np.uint8)
     if ignore is not None and ignore.any():
-        panel = hatch(panel, resize_labels(ignore, size))
-    enlarged = resize_labels(np.asarray(masks, dtype=bool), size)
+        panel = hatch(panel, resize_labels(ignore, panel.shape[:2]))
+    enlarged = resize_labels(np.asarray(masks, dtype=bool), panel.shape[:2])
     areas = enlarged.sum(axis=(1, 2))
     shown = [int(i) for i in np.argsort(-areas, kind="stable") if areas[i]]
     if not shown:
@@ -150,16 +140,7 @@ def draw_detections(
     """Detections as Detectron2's demo draws them, on the photograph at its size.
 
     Pictures with less than `_DEMO_SIDE` pixels are enlarged, so that names can be read. Equal
-    detections have equal colours.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (n, 4) XYXY in pixels.
-        labels: n texts.
-        masks: (n, H, W) bool.
-
-    Returns:
-        (H', W', 3) uint8.
+    detections have equal colours. Boxes are (n, 4) XYXY in pixels, masks (n, H, W) bool.
     """
     factor = max(1.0, _DEMO_SIDE / max(image.shape[:2]))
     if factor > 1:  # not Visualizer's own scale: with that every object counts as a small one
@@ -176,19 +157,9 @@ def draw_detections(
 
 
 def spotlight_panel(image: np.ndarray, mask: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:
-    """One mask in the photograph: inside as it is, outside dim and grey, a white outline.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool, may be empty.
-        width: of the panel, pixels.
-
-    Returns:
-        (P, Q, 3) uint8.
-    """
-    size = panel_size(*image.shape[:2], panel_width=width)
-    inside = resize_labels(mask, size)
-    photo, outside = resize_image(image, size), 0.35 * faint_photo(image, width)
+    """One mask (H, W) in the photograph: inside as it is, outside dim and grey, outlined."""
+    photo = photo_panel(image, width=width)
+    inside, outside = resize_labels(mask, photo.shape[:2]), 0.35 * faint_photo(image, width)
     panel = np.where(inside[:, :, None], photo, outside).astype(np.uint8)
     if not inside.any():
         return panel
@@ -214,16 +185,15 @@ def weak_panel(
     a line.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: the photograph.
         boxes: (n, 4) float XYXY in pixels, NaN where an annotation has none.
         points: (n, 2) float (x, y) in pixels, NaN where an annotation has none.
         labels: n texts.
         colors: (n, 3) in 0..255; different ones by default.
-        width: of the panel, pixels.
+        width: of the panel.
     """
-    size = panel_size(*image.shape[:2], panel_width=width)
-    panel = resize_image(image, size)
-    drawing = Visualizer(panel)
+    panel = photo_panel(image, width=width)
+    size, drawing = panel.shape[:2], Visualizer(panel)
     factor = np.array([size[1] / image.shape[1], size[0] / image.shape[0]])
     palette = (distinct_colors(len(labels)) if colors is None else np.asarray(colors)) / 255.0
     line = 1
@@ -238,7 +208,5 @@ def weak_panel(
         if not np.isfinite(anchor).all():
             anchor, line = np.array([3, line]), line + _LINE
         if text:
-            x = _inside(anchor[0] + _LETTER * len(text) / 2, _LETTER * len(text) / 2 + 3, size[1])
-            y = min(max(anchor[1], 1), max(size[0] - _LINE, 0))
-            drawing.draw_text(text, (x, y), color=_pale(tuple(color)), font_size=_FONT)
+            _write(drawing, text, anchor[0] + _LETTER * len(text) / 2, anchor[1], color)
     return np.ascontiguousarray(drawing.get_output().get_image())

@@ -1,6 +1,7 @@
 """Plots of figures as SVG text that fits into an HTML page, light or dark.
 
 Lines and letters have the page's own colour (``currentColor``); no file, no font, no address.
+Every plot has a ``name`` that no other one of the page has, and most a ``title`` above them.
 """
 
 from __future__ import annotations
@@ -42,15 +43,8 @@ _STYLE = {
 
 
 def _svg(draw: Callable[[Axes], None], name: str, *, size: tuple[float, float]) -> str:
-    """Run ``draw`` on new axes and return the ``<svg>`` element.
-
-    Args:
-        draw: draws.
-        name: keeps the ids of several plots in one page apart.
-        size: width and height in inches of 72 points.
-    """
-    quiet = {"svg.hashsalt": name}
-    with mpl.rc_context(_STYLE | quiet):
+    """The ``<svg>`` element of what ``draw`` draws; the size is in inches of 72 points."""
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):  # which keeps the ids of plots apart
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_visible(False)
@@ -67,24 +61,17 @@ def _svg(draw: Callable[[Axes], None], name: str, *, size: tuple[float, float]) 
 
 
 def loss_plot(losses: Mapping[str, Sequence[tuple[float, float]]], *, name: str, title: str) -> str:
-    """Losses by iteration; ``total_loss`` is thick.
-
-    Args:
-        losses: name to (iteration, value) pairs.
-        name: unique among the page's plots.
-        title: above the plot.
-    """
+    """Losses, name to (iteration, value) pairs; ``total_loss`` is thick."""
 
     def draw(axes: Axes) -> None:
         parts = [key for key in losses if key != "total_loss"]
         for index, key in enumerate(parts):
             label = key.removeprefix("loss_").replace("_", " ")
             color = SERIES[(index + 1) % len(SERIES)]
-            axes.plot(*_columns(losses[key]), color=color, linewidth=1.0, label=label)
+            axes.plot(*zip(*losses[key], strict=True), color=color, linewidth=1.0, label=label)
         if "total_loss" in losses:
-            axes.plot(
-                *_columns(losses["total_loss"]), color=SERIES[0], linewidth=2.2, label="total"
-            )
+            points = zip(*losses["total_loss"], strict=True)
+            axes.plot(*points, color=SERIES[0], linewidth=2.2, label="total")
         axes.set(title=title, xlabel="iteration", ylabel="loss")
         axes.set_ylim(bottom=0 if min(v for s in losses.values() for _, v in s) >= 0 else None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -94,16 +81,12 @@ def loss_plot(losses: Mapping[str, Sequence[tuple[float, float]]], *, name: str,
     return _svg(draw, name, size=(4.4, 2.9))
 
 
-def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-
 def class_bars(series: Mapping[str, Mapping[str, float | None]], *, name: str, label: str) -> str:
     """Figures of classes as horizontal bars, one colour for each series.
 
     Args:
         series: legend entry to {class: per cent, None where undefined}.
-        name: unique among the page's plots.
+        name: of the plot.
         label: of the axis.
     """
     classes = list(dict.fromkeys(c for values in series.values() for c in values))
@@ -142,8 +125,8 @@ def calibration_plot(
         scores: (n,) in 0..1; what lies outside counts in the nearest bin.
         ious: (n,) in 0..1, with the best object of the same class.
         true: (n,) bool.
-        name: unique among the page's plots.
-        title: above the plot.
+        name: of the plot.
+        title: above it.
     """
     bins = np.clip((np.asarray(scores) * 10).astype(np.int64), 0, 9)
     counts = np.bincount(bins, minlength=10)
@@ -172,13 +155,7 @@ def calibration_plot(
 
 
 def size_histogram(series: Mapping[str, np.ndarray], *, name: str, title: str) -> str:
-    """Sizes of masks on a logarithmic axis, as numbers of masks.
-
-    Args:
-        series: legend entry to areas (n,) in pixels, at least 1.
-        name: unique among the page's plots.
-        title: above the plot.
-    """
+    """Numbers of masks by size, on a logarithmic axis; areas (n,) are pixels, at least 1."""
     sides = {entry: np.sqrt(np.maximum(areas, 1)) for entry, areas in series.items()}
     together = np.concatenate([*sides.values(), [1.0]])
     longest = max(float(together.max()), 2.0)

@@ -20,11 +20,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from wsis.data.builtin import class_names as class_names_of
+from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
-from wsis.evaluation.predictions import Truth
 from wsis.evaluation.streaming import (
     Metrics,
     Record,
@@ -71,7 +71,7 @@ def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
     return iou_of_areas(shared, masks.sum(axis=(1, 2)), truths.sum(axis=(1, 2)))
 
 
-def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
+def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray:
     """Which true object each annotated box encloses.
 
     A data set whose annotations hold the masks says so itself. Elsewhere (VOC's XML beside its
@@ -93,7 +93,7 @@ def object_of_boxes(record: Mapping[str, Any], truth: Truth) -> np.ndarray:
 
 
 def objects_of_product(
-    record: Mapping[str, Any], truth: Truth, boxes: np.ndarray, classes: np.ndarray
+    record: Mapping[str, Any], truth: GroundTruth, boxes: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
     """Which true object each box of a product encloses.
 
@@ -115,7 +115,7 @@ def objects_of_product(
     return _matched(boxes, np.asarray(classes), truth)
 
 
-def _matched(boxes: np.ndarray, classes: np.ndarray, truth: Truth) -> np.ndarray:
+def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.ndarray:
     """(K,) int64: objects of the boxes by class and the IoU of boxes, best first; -1 for none."""
     result = np.full(len(boxes), -1, dtype=np.int64)
     if not len(boxes) or not len(truth.classes):
@@ -201,7 +201,7 @@ class BoxMaskStream(StreamingEvaluation):
     def take(
         self,
         record: Mapping[str, Any],
-        truth: Truth,
+        truth: GroundTruth,
         masks: np.ndarray,
         boxes: np.ndarray,
         *,
@@ -242,7 +242,7 @@ class BoxMaskStream(StreamingEvaluation):
             ways[_GRABCUT] = grabcut_boxes(image, boxes[known], iterations=iterations)
         self.add(record["image_key"], BoxMasks(ways, truths, classes))
 
-    def miss(self, record: Mapping[str, Any], truth: Truth) -> None:
+    def miss(self, record: Mapping[str, Any], truth: GroundTruth) -> None:
         """Count an image that could not be read: every box of it has an empty mask."""
         objects = object_of_boxes(record, truth)
         objects = objects[objects >= 0]

@@ -11,8 +11,9 @@ from matplotlib.colors import hsv_to_rgb
 
 from wsis.visualization.canvas import Arrays, Canvas, Picture, counted, view
 from wsis.visualization.colors import distinct_colors, label_colors
-from wsis.visualization.panels import blend, faint_photo
-from wsis.visualization.resizing import panel_size, resize_labels, resize_map
+from wsis.visualization.panels import blend, faint_photo, panel_size, resize_labels, resize_map
+
+_MARGIN, _RIM = 6, 2  # of the colour wheel, pixels
 
 
 @view("label map", "label")
@@ -76,9 +77,6 @@ def displacement_colors(field: np.ndarray, *, longest: float) -> np.ndarray:
     Args:
         field: (2, h, w) float, (dy, dx).
         longest: length that has full saturation; what is not positive counts as 1.
-
-    Returns:
-        (h, w, 3) uint8.
     """
     dy, dx = np.nan_to_num(np.asarray(field, dtype=np.float64))
     hue = np.arctan2(-dy, dx) / (2 * np.pi) % 1.0
@@ -90,9 +88,6 @@ def displacement_colors(field: np.ndarray, *, longest: float) -> np.ndarray:
 def color_wheel(side: int) -> tuple[np.ndarray, np.ndarray]:
     """The legend of `displacement_colors`: the colour at a place is that of pointing there.
 
-    Args:
-        side: pixels, at least 1.
-
     Returns:
         (side, side, 3) uint8 and the disc (side, side) bool outside which it means nothing.
     """
@@ -101,15 +96,15 @@ def color_wheel(side: int) -> tuple[np.ndarray, np.ndarray]:
     return displacement_colors(field, longest=1.0), np.hypot(*field) <= 1.0
 
 
-def _draw_wheel(panel: np.ndarray, side: int, *, margin: int = 6, rim: int = 2) -> None:
+def _draw_wheel(panel: np.ndarray, side: int) -> None:
     """Put the colour wheel with a dark rim into the lower right corner, in place."""
-    outer = side + 2 * rim
-    margin = min(margin, min(panel.shape[:2]) - outer)
+    outer = side + 2 * _RIM
+    margin = min(_MARGIN, min(panel.shape[:2]) - outer)
     corner = panel[panel.shape[0] - outer - margin :, panel.shape[1] - outer - margin :]
     corner = corner[:outer, :outer]
     corner[color_wheel(outer)[1]] = (40, 40, 40)
     colors, disc = color_wheel(side)
-    corner[rim : rim + side, rim : rim + side][disc] = colors[disc]
+    corner[_RIM : _RIM + side, _RIM : _RIM + side][disc] = colors[disc]
 
 
 VIEWS = (label, boundary, displacement, clusters)
