@@ -9,8 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-from wsis.commands import command
+from wsis.commands import command, make_parser
 from wsis.data.root import datasets_root
 from wsis.data.shapes_files import ShapesArguments, write_shapes
 
@@ -18,9 +17,7 @@ from wsis.data.shapes_files import ShapesArguments, write_shapes
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     defaults = ShapesArguments()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     root = datasets_root()
     parser.add_argument(
         "--output",
@@ -62,12 +59,7 @@ def make(options: argparse.Namespace) -> None:
         max_side=options.size[-1],
         seed=options.seed,
     )
-    made = write_shapes(
-        options.output,
-        wanted,
-        force=options.force,
-        progress=lambda items, title: tqdm(items, desc=title, disable=options.quiet),
-    )
+    made = write_shapes(options.output, wanted, force=options.force, quiet=options.quiet)
     what = "is made" if made else "is there already; nothing to do"
     print(f"shapes {what}: {options.output} ({options.train} train, {options.val} val images)")
 

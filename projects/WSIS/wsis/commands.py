@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any
 
 from wsis.errors import WSISError, run_command
@@ -38,19 +39,19 @@ def make_parser(
 
 def command(
     parse: Callable[[list[str] | None], argparse.Namespace],
-    work: Callable[[argparse.Namespace], object],
+    work: Callable[[argparse.Namespace], object] | str,
 ) -> Callable[[list[str] | None], int]:
     """The ``main`` of a script: command line in, exit code out, errors as sentences on stderr.
 
     Args:
         parse: reads the command line; None is that of the process.
-        work: does what it says.
+        work: does what it says; as text ``module:function`` it is imported after parsing.
     """
 
     def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        return run_command(lambda: work(options))
+        return run_command(lambda: (resolve_name(work) if isinstance(work, str) else work)(options))
 
     return main
 

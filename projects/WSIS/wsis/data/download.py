@@ -1,7 +1,11 @@
-"""Downloads that resume, checksums, and archives that cannot write outside their folder."""
+"""Archives of data sets: downloads that resume, checksums, extraction inside a folder.
+
+Nothing heavy is imported here: scripts read it before they parse.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -9,17 +13,17 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
+
+from tqdm import tqdm
 
 from wsis.data.files import atomic_write
+from wsis.data.root import datasets_root
 from wsis.errors import DataError
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
-# Called with the bytes that are there and the bytes that there will be (0 if unknown).
-Report = Callable[[int, int], None]
 
 
 def md5_of_file(path: str | os.PathLike[str]) -> str:
@@ -38,35 +42,29 @@ def verify_md5(path: str | os.PathLike[str], md5: str) -> None:
         )
 
 
-def _fetch(request: urllib.request.Request, part: Path, report: Report) -> None:
+def _fetch(request: urllib.request.Request, part: Path) -> None:
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         resumed = response.status == 206
         length = int(response.headers.get("Content-Length") or 0)
         done = part.stat().st_size if resumed else 0
         total = done + length if length else 0
-        with open(part, "ab" if resumed else "wb") as stream:
+        bar = tqdm(unit="B", unit_scale=True, desc=part.stem, initial=done, total=total or None)
+        with bar, open(part, "ab" if resumed else "wb") as stream:
             while chunk := response.read(_CHUNK):
                 stream.write(chunk)
                 done += len(chunk)
-                report(done, total)
+                bar.update(len(chunk))
         if total and done < total:
             raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
-def download(
-    url: str,
-    path: str | os.PathLike[str],
-    *,
-    md5: str,
-    report: Report = lambda done, total: None,
-) -> Path:
+def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
     """Download a file unless it is there, going on where an earlier attempt stopped.
 
     Args:
         url: http or https.
         path: final file; until it is complete and verified, ``<path>.part`` holds what came.
         md5: its checksum.
-        report: called after each piece.
 
     Raises:
         DataError: the server cannot be reached or refuses, or the checksum is wrong. What came
@@ -75,13 +73,13 @@ def download(
     path = Path(path)
     if path.is_file():
         verify_md5(path, md5)
-        return path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     start = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        _fetch(request, part, report)
+        _fetch(request, part)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing is left to fetch; the checksum decides
             raise DataError(f"{url} cannot be downloaded ({error})") from error
@@ -91,7 +89,6 @@ def download(
         part.unlink()
         raise DataError(f"{url} gave a file with another MD5 than {md5}; it was removed, try again")
     part.rename(path)
-    return path
 
 
 def _target(name: str, folder: Path, strip: int) -> Path | None:
@@ -103,18 +100,12 @@ def _target(name: str, folder: Path, strip: int) -> Path | None:
     return folder.joinpath(*parts) if parts else None
 
 
-def _write(source: IO[bytes], path: Path) -> None:
-    with atomic_write(path, sync=False) as stream:
-        shutil.copyfileobj(source, stream, _CHUNK)
-
-
 def extract_tar(
     archive: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
     strip: int = 0,
     wanted: Callable[[str], bool] = lambda name: True,
-    progress: Callable[[Iterable[tarfile.TarInfo]], Iterable[tarfile.TarInfo]] = iter,
 ) -> int:
     """Extract the plain files of a tar archive; every file appears whole or not at all.
 
@@ -126,7 +117,6 @@ def extract_tar(
         folder: where to.
         strip: number of leading folders cut off each name.
         wanted: whether to extract an entry, by its full name.
-        progress: wraps the loop over entries.
 
     Returns:
         Number of files written.
@@ -138,15 +128,16 @@ def extract_tar(
     count = 0
     try:
         with tarfile.open(archive) as stored:
-            for entry in progress(_entries(stored)):
-                target = _target(entry.name, folder, strip)
+            for entry in tqdm(stored, desc="extracting"):
+                target = _target(entry.name, folder, strip) if entry.isreg() else None
                 if target is None or not wanted(entry.name):
                     continue
                 if target.is_file() and target.stat().st_size == entry.size:
                     continue
                 source = stored.extractfile(entry)
                 if source is not None:
-                    _write(source, target)
+                    with atomic_write(target, sync=False) as stream:
+                        shutil.copyfileobj(source, stream, _CHUNK)
                     count += 1
     except FileNotFoundError:
         raise DataError(f"{archive} does not exist") from None
@@ -155,7 +146,49 @@ def extract_tar(
     return count
 
 
-def _entries(stored: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    for entry in stored:
-        if entry.isreg():
-            yield entry
+def add_archive_options(parser: argparse.ArgumentParser, url: str) -> None:
+    """Add what `ensure_extracted` reads: ``--root``, ``--archive``, ``--download``, ``--url``."""
+    add, name = parser.add_argument, url.rpartition("/")[2]
+    add("--root", type=Path, default=datasets_root(), help="default: DETECTRON2_DATASETS")
+    add("--archive", type=Path, help=f"where {name} lies already")
+    add("--download", action="store_true", help="download the archive if needed")
+    add("--url", default=url, help="default: %(default)s")
+
+
+def ensure_extracted(
+    options: argparse.Namespace,
+    missing: Callable[[], list[str]],
+    *,
+    archive: str,
+    md5: str,
+    folder: Path,
+    advice: str,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Extract an archive where a tree is not complete, after downloading it where that is wanted.
+
+    Args:
+        options: of `add_archive_options`.
+        missing: what the tree lacks, as sentences.
+        archive: name of the file below ``--root``.
+        md5: its checksum.
+        folder: where to, without the archive's first folder.
+        advice: the next step where there is no archive.
+        wanted: as of `extract_tar`.
+
+    Raises:
+        DataError: there is no archive, or as `download` and `extract_tar`, or it does not help.
+    """
+    problems = missing()
+    if not problems:
+        return
+    path = options.archive or options.root / archive
+    if options.download and not path.is_file():
+        download(options.url, path, md5=md5)
+    if not path.is_file():
+        raise DataError(f"{problems[0]} and there is no {path}; {advice}")
+    verify_md5(path, md5)
+    extract_tar(path, folder, strip=1, wanted=wanted)
+    problems = missing()
+    if problems:
+        raise DataError(f"after extracting {path}, {'; '.join(problems)}")

@@ -80,11 +80,11 @@ def read_json_proposals(
 ) -> Proposals:
     """Proposals of a JSON file.
 
-    Either the list of PRM's demo, ``{"data", "shape"}`` each, best first (prm spec 7), or COCO RLEs: an
-    entry is an RLE ``{"size", "counts"}`` itself or has one under ``segmentation``, and may have a
-    ``score`` (or Segment Anything's ``predicted_iou``, or ``objectness``). With scores the best
-    comes first, without them the order of the file holds. The list may be the ``annotations`` of
-    an object, as in Segment Anything's data set.
+    Either the list of PRM's demo, ``{"data", "shape"}`` each, best first (prm spec 7), or COCO
+    RLEs: an entry is an RLE ``{"size", "counts"}`` itself or has one under ``segmentation``, and
+    may have a ``score`` (or Segment Anything's ``predicted_iou``, or ``objectness``). With scores
+    the best comes first, without them the order of the file holds. The list may be the
+    ``annotations`` of an object, as in Segment Anything's data set.
 
     Args:
         path: the file.
