@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -26,42 +27,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MODULES = (
-    "boxcaseg",
-    "dense_crf",
-    "iam",
-    "irnet",
-    "cim",
-    "cim_step",
-    "prm",
-    "proposals",
-    "training",
-)  # files of plain/, each registers its benchmarks when imported
+from wsis.commands import make_parser, positive
+
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
 MIB = 2**20
 
 
+COLUMNS: tuple[tuple[str, int, str, str], ...] = (  # title, width, key in the figures, format
+    *(("plain", 10, "plain_s", ".3f"), ("cpu", 10, "plain_cpu_s", ".3f")),
+    *(("ours", 9, "ours_s", ".3f"), ("cpu", 9, "ours_cpu_s", ".3f")),
+    *(("ratio", 9, "ratio", ".2f"), ("error", 9, "max_error", ".1e")),
+    *(("MiB", 9, "plain_peak_mb", ".0f"), ("MiB", 8, "peak_mb", ".0f")),
+)
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="names or beginnings of names")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each way (5)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
-    args = parser.parse_args()
-    if args.repeats < 1 or args.threads < 1:
-        parser.error("--repeats and --threads must be at least 1")
-    return args
+    parser = make_parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--only", nargs="+", metavar="NAME", help="names or beginnings of names")
+    add("--repeats", type=positive, default=5, help="timed runs of each way (5)")
+    add("--threads", type=positive, default=1, help="CPU threads (1)")
+    add("--json", type=Path, metavar="FILE", help="write the figures here")
+    add("--list", action="store_true", help="print the names and stop")
+    return parser.parse_args()
 
 
 def select(names: list[str], only: list[str] | None) -> list[str]:
     """The names that equal or begin with (up to a slash) one of ``only``; all without it."""
     if only is None:
         return names
-    for wanted in only:
-        if not any(name == wanted or name.startswith(f"{wanted}/") for name in names):
+    chosen = {wanted: [n for n in names if f"{n}/".startswith(f"{wanted}/")] for wanted in only}
+    for wanted, found in chosen.items():
+        if not found:
             sys.exit(f"there is no benchmark {wanted!r}; the names are: {', '.join(names)}")
-    return [n for n in names if any(n == wanted or n.startswith(f"{wanted}/") for wanted in only)]
+    return [n for n in names if any(n in found for found in chosen.values())]
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, float]:
@@ -89,10 +88,10 @@ def peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
+    found = re.search(rf"^{field}:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {field}")
+    return int(found[1]) * 1024
 
 
 def run(name: str, build: Callable[[], Any], repeats: int) -> dict[str, Any]:
@@ -149,11 +148,7 @@ def machine(threads: int) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        models = [
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        models = re.findall(r"^model name\s*:\s*(.*)", info.read_text(), re.MULTILINE)
         cpu = models[0] if models else cpu
     return {
         "cpu": cpu,
@@ -175,23 +170,12 @@ def versions() -> dict[str, str]:
 
 
 def table_row(figures: dict[str, Any]) -> str:
-    def show(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    mark = "*" if figures["extrapolated"] else ""
-    cells = [
-        f"{figures['name']:<32}",
-        f"{show(figures['plain_s'], '.3f') + mark:>10}",
-        f"{show(figures.get('plain_cpu_s'), '.3f'):>10}",
-        f"{figures['ours_s']:>9.3f}",
-        f"{figures['ours_cpu_s']:>9.3f}",
-        f"{show(figures['ratio'], '.2f'):>9}",
-        f"{show(figures['max_error'], '.1e'):>9}",
-        f"{show(figures['plain_peak_mb'], '.0f'):>9}",
-        f"{figures['peak_mb']:>8.0f}",
-        f"  {figures['note']}",
-    ]
-    return " ".join(cells)
+    cells = [f"{figures['name']:<32}"]
+    for _, width, key, form in COLUMNS:
+        text = "-" if figures.get(key) is None else format(figures[key], form)
+        text += "*" if key == "plain_s" and figures["extrapolated"] else ""
+        cells.append(text.rjust(width))
+    return " ".join([*cells, f"  {figures['note']}"])
 
 
 def main() -> None:
@@ -204,8 +188,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     from plain import REGISTRY
 
-    for module in MODULES:
-        importlib.import_module(f"plain.{module}")
+    for path in sorted((Path(__file__).parent / "plain").glob("[!_]*.py")):
+        importlib.import_module(f"plain.{path.stem}")
     names = select(list(REGISTRY), args.only)
     if args.list:
         print("\n".join(names))
@@ -213,11 +197,8 @@ def main() -> None:
     report = {"machine": machine(args.threads), "versions": versions(), "benchmarks": []}
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     print(", ".join(f"{key} {value}" for key, value in report["versions"].items()))
-    columns = ("plain", 10), ("cpu", 10), ("ours", 9), ("cpu", 9), ("ratio", 9), ("error", 9)
-    columns += ("MiB", 9), ("MiB", 8)  # of plain, of ours
-    print(
-        f"\n{'medians in seconds':<32} " + " ".join(f"{name:>{width}}" for name, width in columns)
-    )
+    titles = " ".join(f"{title:>{width}}" for title, width, _, _ in COLUMNS)
+    print(f"\n{'medians in seconds':<32} {titles}")
     for name in names:
         figures = run(name, REGISTRY[name], args.repeats)
         report["benchmarks"].append(figures)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
@@ -46,3 +48,10 @@ def register(name: str, build: Callable[[], Benchmark]) -> None:
     if name in REGISTRY:
         raise AssertionError(f"two benchmarks are called {name!r}")
     REGISTRY[name] = build
+
+
+def largest_difference(plain: Any, ours: Any) -> float:
+    """Over tensors, arrays, or lists of them, in float64."""
+    if isinstance(plain, list | tuple):
+        return max(largest_difference(a, b) for a, b in zip(plain, ours, strict=True))
+    return float(np.abs(np.asarray(plain, dtype=np.float64) - np.asarray(ours)).max())

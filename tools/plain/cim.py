@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from wsis.layers.regions import Regions
 from wsis.methods.cim.mining import MiningOptions, assign, mine
 from wsis.methods.cim.overlaps import Overlaps, overlaps_of_regions
 
-from plain import Benchmark, register
+from plain import Benchmark, largest_difference, register
 
 HEIGHT, WIDTH = 375, 500
 COLUMNS = 4  # proposals whose overlaps with all others the plain way computes
@@ -23,18 +24,12 @@ def grouped_masks(count: int) -> np.ndarray:
     generator = np.random.default_rng(0)
     seeds = generator.random((300, 2)) * (HEIGHT, WIDTH)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    labels = np.zeros((HEIGHT, WIDTH), dtype=np.int64)
-    nearest = np.full((HEIGHT, WIDTH), np.inf)
-    for number, (row, column) in enumerate(seeds):
-        distance = (y - row) ** 2 + (x - column) ** 2
-        labels = np.where(distance < nearest, number, labels)
-        nearest = np.minimum(distance, nearest)
+    labels = KDTree(seeds).query(np.stack([y, x], axis=-1))[1]
     masks = np.zeros((count, HEIGHT, WIDTH), dtype=bool)
     for mask in masks:
         centre, radius = generator.random(2) * (HEIGHT, WIDTH), generator.uniform(20, 150)
-        chosen = np.hypot(*(seeds - centre).T) < radius
-        chosen[np.hypot(*(seeds - centre).T).argmin()] = True
-        mask[:] = chosen[labels]
+        distance = np.hypot(*(seeds - centre).T)
+        mask[:] = ((distance < radius) | (distance == distance.min()))[labels]
     return masks
 
 
@@ -55,17 +50,13 @@ def unrelated_masks(count: int) -> np.ndarray:
 
 def plain_overlaps(masks: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """IoU and containment of all masks with the first few, pair by pair over all pixels."""
-    iou = np.zeros((len(masks), columns))
-    containment = np.zeros((len(masks), columns))
+    maps = np.zeros((2, len(masks), columns), dtype=np.float32)
     for j in range(columns):
         for i in range(len(masks)):
             shared = np.bitwise_and(masks[i], masks[j]).sum()
-            iou[i, j] = shared / np.bitwise_or(masks[i], masks[j]).sum()
-            containment[i, j] = np.bitwise_and(masks[i], masks[j]).sum() / masks[j].sum()
-    return (
-        iou.astype(np.float32).astype(np.float16),
-        containment.astype(np.float32).astype(np.float16),
-    )
+            maps[0, i, j] = shared / np.bitwise_or(masks[i], masks[j]).sum()
+            maps[1, i, j] = np.bitwise_and(masks[i], masks[j]).sum() / masks[j].sum()
+    return tuple(maps.astype(np.float16))
 
 
 def build_overlap(make: Any, count: int) -> Benchmark:
@@ -74,8 +65,7 @@ def build_overlap(make: Any, count: int) -> Benchmark:
     stored = masks.astype(np.uint8)  # as MATLAB files give them
 
     def error(plain: tuple[np.ndarray, np.ndarray], ours: Overlaps) -> float:
-        maps = ours.iou.numpy()[:, :COLUMNS], ours.containment.numpy()[:, :COLUMNS]
-        return max(float(np.abs(p - o).max()) for p, o in zip(plain, maps, strict=True))
+        return largest_difference(plain, [ours.iou[:, :COLUMNS], ours.containment[:, :COLUMNS]])
 
     return Benchmark(
         ours=lambda: overlaps_of_regions(Regions.from_masks(masks)),
@@ -141,21 +131,12 @@ def build_mining(count: int) -> Benchmark:
 
     def ours() -> Any:
         truth = mine(
-            by_class,
-            part,
-            classes=torch.tensor(classes),
-            overlaps=maps,
-            branch=0,
-            options=options,
+            by_class, part, classes=torch.tensor(classes), overlaps=maps, branch=0, options=options
         )
         return assign(truth, maps, branch=0, options=options)
 
     def error(plain: Any, found: Any) -> float:
-        mine_of = (found.labels, found.weights, found.integrity)
-        return max(
-            float((p.double() - o.double()).abs().max())
-            for p, o in zip(plain, mine_of, strict=True)
-        )
+        return largest_difference(plain, (found.labels, found.weights, found.integrity))
 
     return Benchmark(
         ours=ours,

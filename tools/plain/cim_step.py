@@ -55,31 +55,16 @@ def build_step(count: int, *, masks: bool = True, chunk: int = 0) -> Any:
     return step
 
 
-def without_masks(count: int) -> Benchmark:
-    """The whole step; the plain way leaves the masked half of the features out."""
-    return Benchmark(
-        ours=build_step(count),
-        plain=build_step(count, masks=False),
-        note="plain: no mask-guided features; the ratio is what is left of its speed",
-    )
+def build(count: int, plain: dict[str, Any] | None, note: str, **ours: Any) -> Benchmark:
+    """The whole step, against the same with other settings where ``plain`` has any."""
+    other = None if plain is None else build_step(count, **plain)
+    return Benchmark(ours=build_step(count, **ours), plain=other, note=note)
 
 
-def in_chunks(count: int) -> Benchmark:
-    """Chunks of 100 against all proposals at once: the same losses, less memory."""
-    return Benchmark(
-        ours=build_step(count, chunk=100),
-        plain=build_step(count),
-        note="MODEL.CIM.PROPOSAL_CHUNK 100 against all at once",
-    )
-
-
-def alone(count: int) -> Benchmark:
-    """The whole step, by itself: the time of many proposals is long enough."""
-    return Benchmark(ours=build_step(count), note="all at once")
-
-
+_WITHOUT = "plain: no mask-guided features; the ratio is what is left of its speed"
+_CHUNKS = "MODEL.CIM.PROPOSAL_CHUNK 100 against all at once"  # the same losses, less memory
 for number in (100, 250, 500):
-    register(f"cim_step/{number}", partial(without_masks, number))
-for number in (1000, 2000):
-    register(f"cim_step/{number}", partial(alone, number))
-register("cim_step_chunks/300", partial(in_chunks, 300))
+    register(f"cim_step/{number}", partial(build, number, {"masks": False}, _WITHOUT))
+for number in (1000, 2000):  # alone: their time is long enough
+    register(f"cim_step/{number}", partial(build, number, None, "all at once"))
+register("cim_step_chunks/300", partial(build, 300, {}, _CHUNKS, chunk=100))

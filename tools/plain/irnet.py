@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from wsis.methods.irnet.displacement import refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.methods.irnet.random_walk import random_walk
 
-from plain import Benchmark, register
+from plain import Benchmark, largest_difference, register
 
 MAPS, BETA, DOUBLINGS, WALK_RADIUS, TRAIN_RADIUS = 24, 10, 8, 5, 10
 MEASURED = (47, 63)  # largest grid on which the dense walk is run
@@ -116,13 +115,6 @@ def exact_walk(maps: Tensor, boundary: Tensor) -> Tensor:
     for _ in range(2**DOUBLINGS):
         y = y @ matrix
     return y.view_as(maps)
-
-
-def largest_difference(plain: Any, ours: Any) -> float:
-    """Over tensors, arrays, or lists of them."""
-    if isinstance(plain, list | tuple):
-        return max(largest_difference(a, b) for a, b in zip(plain, ours, strict=True))
-    return float(np.abs(np.asarray(plain, dtype=np.float64) - np.asarray(ours)).max())
 
 
 def build_walk(height: int, width: int) -> Benchmark:

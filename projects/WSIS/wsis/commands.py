@@ -18,19 +18,10 @@ from typing import Any
 from wsis.errors import WSISError, run_command
 
 
-def make_parser(
-    description: str | None, *, epilog: str | None = None, **settings: Any
-) -> argparse.ArgumentParser:
-    """A parser that prints texts as they are written, and takes no abbreviated options.
-
-    Args:
-        description: the script's docstring.
-        epilog: below the options.
-        **settings: of ``ArgumentParser``.
-    """
+def make_parser(description: str | None, **settings: Any) -> argparse.ArgumentParser:
+    """A parser that prints texts as they are written, and takes no abbreviated options."""
     return argparse.ArgumentParser(
         description=description,
-        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **settings,
@@ -84,12 +75,7 @@ def add_pipeline(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 @contextmanager
 def writing(path: str | os.PathLike[str], option: str) -> Iterator[None]:
-    """Turns what keeps a file from being written into a sentence.
-
-    Args:
-        path: the file.
-        option: that names another place.
-    """
+    """Turns what keeps a file from being written into a sentence; ``option`` is the way out."""
     try:
         yield
     except OSError as error:

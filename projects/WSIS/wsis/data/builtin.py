@@ -208,10 +208,7 @@ def _doubtful(keys: list[str], wanted: list[str]) -> list[bool]:
 
 
 def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """Dataset dicts of any registered data set, completed for WSIS.
-
-    Args:
-        name: a data set registered with Detectron2.
+    """Dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
     Returns:
         Fresh dicts with ``image_key`` (names artifacts; unique in the data set, from the file

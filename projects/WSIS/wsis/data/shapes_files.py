@@ -203,29 +203,10 @@ def _clear(root: Path) -> None:
                     path.unlink()
 
 
-def _stamp(arguments: ShapesArguments) -> dict[str, Any]:
-    return {"generator": GENERATOR, **asdict(arguments)}
-
-
-def shapes_state(root: Path, arguments: ShapesArguments) -> str:
-    """Say "made" (with these arguments), "other" (with other arguments) or "missing"."""
-    try:
-        found = json.loads((root / _STAMP).read_text("utf-8"))
-    except (OSError, ValueError):
-        return "missing"
-    return "made" if found == _stamp(arguments) else "other"
-
-
 def write_shapes(
     root: str | Path, arguments: ShapesArguments, *, force: bool = False, quiet: bool = True
 ) -> bool:
-    """Write the data set unless it is there already.
-
-    Args:
-        root: its folder.
-        arguments: sizes, counts, seed.
-        force: draw again what is there, also with other arguments.
-        quiet: show no progress bar.
+    """Write the data set unless it is there already; ``force`` draws again what is there.
 
     Returns:
         Whether anything was written.
@@ -235,10 +216,14 @@ def write_shapes(
     """
     root = Path(root)
     arguments.check()
-    state = shapes_state(root, arguments)
-    if state == "made" and not force:
+    stamp = {"generator": GENERATOR, **asdict(arguments)}
+    try:
+        found = json.loads((root / _STAMP).read_text("utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if found == stamp and not force:
         return False
-    if state == "other" and not force:
+    if found not in (None, stamp) and not force:
         raise UsageError(
             f"{root} holds shapes made with other arguments; give --force to replace them or "
             "--output for another folder"
@@ -249,5 +234,5 @@ def write_shapes(
     for name, lines in (lists | {"trainval": lists["train"] + lists["val"]}).items():
         write_lines(root / "ImageSets" / "Segmentation" / f"{name}.txt", lines)
     write_lines(root / "classes.txt", SHAPES_CLASSES)
-    write_json(root / _STAMP, _stamp(arguments))
+    write_json(root / _STAMP, stamp)
     return True

@@ -135,7 +135,7 @@ def read_voc_xml(
 
     Args:
         path: the XML.
-        classes: class names by class id.
+        classes: names by class id.
         image: its image, for the size where the XML has none.
 
     Returns:

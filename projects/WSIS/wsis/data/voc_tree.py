@@ -32,11 +32,7 @@ _MAX_MAT_BYTES = 64 << 20
 
 
 def missing_in_voc(root: str | os.PathLike[str]) -> list[str]:
-    """What a VOC 2012 tree lacks, as sentences; empty if it is complete.
-
-    Args:
-        root: the folder ``VOC2012``.
-    """
+    """What the folder ``VOC2012`` lacks, as sentences; empty if it is complete."""
     root = Path(root)
     if not root.is_dir():
         return [f"{root} does not exist"]
@@ -114,10 +110,6 @@ def convert_sbd(voc_root: str | os.PathLike[str], sbd_folder: str | os.PathLike[
     """Write the PNGs of SBD for images without VOC masks, then the list ``trainaug.txt``.
 
     Files that are there are kept, so that an interrupted conversion goes on; the list comes last.
-
-    Args:
-        voc_root: the folder ``VOC2012``.
-        sbd_folder: ``benchmark_RELEASE/dataset``.
 
     Returns:
         Number of images in ``trainaug``.

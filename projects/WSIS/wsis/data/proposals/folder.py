@@ -84,14 +84,8 @@ def write_proposals(
 ) -> dict[str, Any]:
     """Make the proposals that a folder lacks; every file appears whole or not at all.
 
-    Args:
-        records: dataset dicts with ``image_key``.
-        output: the folder.
-        source: where proposals come from.
-        jobs: processes beside this one; 0 works in this one.
-        force: delete what is there and make it again.
-        skip_errors: leave out images that fail instead of stopping.
-        quiet: show no progress bar.
+    ``jobs`` processes work beside this one. ``force`` first deletes what is there; ``skip_errors``
+    leaves out images that fail instead of stopping.
 
     Returns:
         ``images`` made now, ``before`` those that were there, ``proposals`` made now, and

@@ -27,13 +27,19 @@ def _read_npz(path: Path, *, size: tuple[int, int] | None, count: int) -> Propos
         raise DataError(f"{path}: {error}") from error
 
 
-_READERS: dict[str, tuple[str, Callable[..., Proposals]]] = {
-    "npz": (".npz", _read_npz),
-    "mat": (".mat", read_mat),
-    "prm": (".json", partial(read_json_proposals, kind="prm")),
-    "rle": (".json", partial(read_json_proposals, kind="rle")),
+_READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suffix
+    "auto": {".npz": _read_npz, ".mat": read_mat, ".json": read_json_proposals},
+    "npz": {".npz": _read_npz},
+    "mat": {".mat": read_mat},
+    "prm": {".json": partial(read_json_proposals, kind="prm")},
+    "rle": {".json": partial(read_json_proposals, kind="rle")},
 }
-_BY_SUFFIX = {".npz": _read_npz, ".mat": read_mat, ".json": read_json_proposals}
+
+
+def _readers(kind: str) -> dict[str, Callable[..., Proposals]]:
+    if kind not in _READERS:
+        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
+    return _READERS[kind]
 
 
 def read_proposals(
@@ -62,16 +68,12 @@ def read_proposals(
             allocated for masks before these checks.
     """
     path = Path(path)
-    if kind not in FORMATS:
-        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
-    if kind == "auto":
-        reader = _BY_SUFFIX.get(path.suffix.lower())
-        if reader is None:
-            raise DataError(
-                f"{path} has no known suffix ({', '.join(_BY_SUFFIX)}); set WSIS.PROPOSALS.FORMAT"
-            )
-    else:
-        reader = _READERS[kind][1]
+    readers = _readers(kind)
+    reader = readers.get(path.suffix.lower()) if kind == "auto" else next(iter(readers.values()))
+    if reader is None:
+        raise DataError(
+            f"{path} has no known suffix ({', '.join(readers)}); set WSIS.PROPOSALS.FORMAT"
+        )
     if not path.is_file():
         raise DataError(f"proposals {path} do not exist; set WSIS.PROPOSALS.ROOT to their folder")
     return reader(path, size=size, count=max_count)
@@ -82,19 +84,14 @@ def find_proposals(
 ) -> Path:
     """The proposal file of an image in a folder.
 
-    Args:
-        root: the folder.
-        image_key: the image's key; the file is called so, perhaps with COCO 2014's prefix before.
-        kind: as `read_proposals`; it decides which suffixes are looked for.
-        file_name: the image's file, whose stem is tried too.
+    It is called as the image's key, perhaps with COCO 2014's prefix before, or as the image's file;
+    ``kind``, as of `read_proposals`, decides which suffixes are looked for.
 
     Raises:
         UsageError: no such format.
         DataError: no such file; names the first that was looked for.
     """
-    if kind not in FORMATS:
-        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
-    suffixes = tuple(_BY_SUFFIX) if kind == "auto" else (_READERS[kind][0],)
+    suffixes = tuple(_readers(kind))
     stems = dict.fromkeys([check_key(image_key), *([Path(file_name).stem] if file_name else [])])
     looked = [
         Path(root) / f"{prefix}{stem}{suffix}"
