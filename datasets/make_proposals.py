@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.commands import command, make_parser
-from wsis.data.proposals.formats import FORMATS, GENERATE
+from wsis.data.proposals import FORMATS, GENERATE
 from wsis.errors import DataError
 
 

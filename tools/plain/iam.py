@@ -49,38 +49,24 @@ def largest_difference(plain: Any, ours: Any) -> float:
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(plain, ours, strict=True))
 
 
-def build_inference(peaks: int) -> Benchmark:
+def build(peaks: int, *, training: bool) -> Benchmark:
+    """All iterations of one image; in training with the gradients."""
     maps, weights, index = scene(peaks)
+    upstream = torch.rand(maps.shape, generator=torch.Generator().manual_seed(1))
+    inputs = maps.requires_grad_(training), weights.requires_grad_(training)
 
     def run(method: Any) -> list[Tensor]:
-        with torch.no_grad():
-            return [method(maps, weights, index)]
+        with torch.set_grad_enabled(training):
+            result = method(*inputs, index)
+        gradients = torch.autograd.grad(result, inputs, upstream) if training else ()
+        return [result.detach(), *gradients]
 
-    return Benchmark(
-        ours=partial(run, partial(fill, num_iterations=STEPS)),
-        plain=partial(run, plain_fill),
-        error=largest_difference,
-        note=f"{STEPS} iterations; plain: unfold, multiply, sum; error relative",
-    )
-
-
-def build_training(peaks: int) -> Benchmark:
-    maps, weights, index = scene(peaks)
-    generator = torch.Generator().manual_seed(1)
-    upstream = torch.rand(maps.shape, generator=generator)
-    inputs = maps.requires_grad_(), weights.requires_grad_()
-
-    def run(method: Any) -> list[Tensor]:
-        result = method(*inputs, index)
-        return [result.detach(), *torch.autograd.grad(result, inputs, upstream)]
-
-    return Benchmark(
-        ours=partial(run, partial(fill, num_iterations=STEPS)),
-        plain=partial(run, plain_fill),
-        error=largest_difference,
-        note="with the gradients; plain: also checkpointing every 16; error relative",
-    )
+    note = f"{STEPS} iterations; plain: unfold, multiply, sum; error relative"
+    if training:
+        note = "with the gradients; plain: also checkpointing every 16; error relative"
+    ours = partial(run, partial(fill, num_iterations=STEPS))
+    return Benchmark(ours=ours, plain=partial(run, plain_fill), error=largest_difference, note=note)
 
 
-register("iam_filling/5", partial(build_inference, 5))
-register("iam_filling_training/5", partial(build_training, 5))
+register("iam_filling/5", partial(build, 5, training=False))
+register("iam_filling_training/5", partial(build, 5, training=True))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from wsis.methods.irnet.affinity import PathIndex, pair_labels, path_index
+from wsis.methods.irnet.affinity import pair_labels
 from wsis.methods.irnet.displacement import refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.methods.irnet.random_walk import random_walk
@@ -36,6 +37,14 @@ def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     field = 0.7 * np.take_along_axis(away, nearest, axis=0)[0]
     field += generator.normal(0, 0.3, field.shape)
     return tuple(torch.from_numpy(a.astype(np.float32)) for a in (boundary, maps, field))
+
+
+class PathIndex(NamedTuple):
+    """The original's index tables for one map size: S sources, P partners of each."""
+
+    sources: np.ndarray  # (S,) flat index of each source pixel
+    partners: np.ndarray  # (P, S) flat index of the partner
+    tables: tuple[np.ndarray, ...]  # by path length, ascending: (paths, points, S) flat indices
 
 
 def plain_path_index(height: int, width: int, radius: int) -> PathIndex:
@@ -195,7 +204,7 @@ def build_losses(side: int, count: int) -> Benchmark:
     fields = torch.stack([field] * count)
     blocks = torch.from_numpy(np.random.default_rng(1).choice([0, 0, 1, 2, 255], (count, 8, 8)))
     labels = blocks.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
-    index = path_index((side, side), radius=TRAIN_RADIUS)
+    index = plain_path_index(side, side, TRAIN_RADIUS)
     steps = index.partners[:, 0] - index.sources[0]
     middle = (steps + side // 2) // side
     offsets = torch.from_numpy(np.stack([middle, steps - middle * side], axis=1)).float()
@@ -241,18 +250,7 @@ def build_refinement(height: int, width: int) -> Benchmark:
     )
 
 
-def build_index(side: int, radius: int) -> Benchmark:
-    """Index tables; ours are for comparison only, since nothing in WSIS computes with them."""
-    return Benchmark(
-        ours=lambda: path_index((side, side), radius=radius),
-        plain=lambda: plain_path_index(side, side, radius),
-        error=lambda a, b: largest_difference(a.tables, b.tables),
-        note="a loop over points; our network and walk use shifted views, no tables",
-    )
-
-
 register("random_walk/47x63", partial(build_walk, 47, 63))
 register("random_walk/94x125", partial(build_walk, 94, 125))
 register("relation_loss/128x128x2", partial(build_losses, 128, 2))
 register("refine_centroids/94x125", partial(build_refinement, 94, 125))
-register("path_index/128x128r10", partial(build_index, 128, TRAIN_RADIUS))

@@ -9,8 +9,7 @@ from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ArtifactFolder
 from wsis.data.proposals import folder
 from wsis.data.proposals.folder import images_in, write_proposals
-from wsis.data.proposals.make import ProposalSource
-from wsis.data.proposals.readers import read_proposals
+from wsis.data.proposals.readers import ProposalSource, read_proposals
 from wsis.data.proposals.store import proposals_from_artifact
 from wsis.errors import DataError, UsageError
 from wsis.stages import derive_proposals, proposal_source

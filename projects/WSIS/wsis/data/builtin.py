@@ -32,26 +32,28 @@ _VOC_SPLITS = {
 }
 
 
-def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
-    root = datasets_root() / f"VOC{year}"
-    if not root.is_dir():
-        advice = "run python datasets/prepare_voc.py, or " if year == "2012" else ""
+def _below_root(*parts: str, advice: str) -> Path:
+    """A file or folder below the data sets' root, which must be there."""
+    path = datasets_root().joinpath(*parts)
+    if not path.exists():
         raise DataError(
-            f"the VOC tree {root} does not exist; {advice}set DETECTRON2_DATASETS to the folder "
-            "that holds it (datasets/README.md)"
+            f"{path} does not exist; {advice}set DETECTRON2_DATASETS to the folder that holds "
+            f"{parts[0]}/ (datasets/README.md)"
         )
-    return load_voc(root, split, VOC_CLASSES)
+    return path
+
+
+def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
+    advice = "run python datasets/prepare_voc.py, or " if year == "2012" else ""
+    return load_voc(_below_root(f"VOC{year}", advice=advice), split, VOC_CLASSES)
+
+
+_MAKE_SHAPES = "run python datasets/make_shapes.py, or "
 
 
 def _load_shapes(split: str) -> list[dict[str, Any]]:
-    root = datasets_root() / "shapes"
-    path = root / f"instances_{split}.json"
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist; run python datasets/make_shapes.py, or set "
-            "DETECTRON2_DATASETS to the folder that holds shapes/"
-        )
-    records, names, _ = load_coco_dataset(path, root / "JPEGImages")
+    path = _below_root("shapes", f"instances_{split}.json", advice=_MAKE_SHAPES)
+    records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages")
     if names != tuple(SHAPES_CLASSES):
         raise DataError(f"{path} has the classes {', '.join(names)}; run make_shapes.py again")
     return records
@@ -76,9 +78,7 @@ def _load_duts(single: bool) -> list[dict[str, Any]]:
 
 
 def _load_shapes_salient() -> list[dict[str, Any]]:
-    root = datasets_root() / "shapes" / "salient"
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist; run python datasets/make_shapes.py")
+    root = _below_root("shapes", "salient", advice=_MAKE_SHAPES)
     return load_salient(root / "images", root / "masks", names=root / "list.txt")
 
 

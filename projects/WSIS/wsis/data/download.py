@@ -110,13 +110,8 @@ def extract_tar(
     """Extract the plain files of a tar archive; every file appears whole or not at all.
 
     Files that are there with the right size are left alone, so that an interrupted extraction goes
-    on. Links, devices and modes are ignored.
-
-    Args:
-        archive: .tar, .tar.gz or .tgz.
-        folder: where to.
-        strip: number of leading folders cut off each name.
-        wanted: whether to extract an entry, by its full name.
+    on. Links, devices and modes are ignored. ``strip`` leading folders are cut off each name;
+    ``wanted`` is asked with the full one.
 
     Returns:
         Number of files written.
@@ -167,14 +162,8 @@ def ensure_extracted(
 ) -> None:
     """Extract an archive where a tree is not complete, after downloading it where that is wanted.
 
-    Args:
-        options: of `add_archive_options`.
-        missing: what the tree lacks, as sentences.
-        archive: name of the file below ``--root``.
-        md5: its checksum.
-        folder: where to, without the archive's first folder.
-        advice: the next step where there is no archive.
-        wanted: as of `extract_tar`.
+    ``missing`` says what the tree lacks, as sentences; ``archive`` names the file below ``--root``,
+    whose first folder is cut off below ``folder``; ``advice`` is the next step without an archive.
 
     Raises:
         DataError: there is no archive, or as `download` and `extract_tar`, or it does not help.

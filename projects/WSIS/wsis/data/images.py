@@ -50,10 +50,7 @@ def open_picture(
 ) -> _Result:
     """Apply ``use`` to the opened file; whatever goes wrong becomes one DataError naming it.
 
-    Args:
-        path: any file that Pillow opens.
-        use: from Pillow's image to the result; a ValueError of its own says what is wrong.
-        what: the file is, for the message.
+    A ValueError of ``use`` says what is wrong; ``what`` says in the message what the file is.
 
     Raises:
         DataError: missing, damaged, or more than `MAX_PIXELS` pixels.
@@ -113,11 +110,8 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     """Read a photograph as RGB.
 
     Grey, palette, CMYK and 16-bit files (by their high byte) are converted, transparency is
-    dropped, the EXIF orientation applied as Detectron2's ``read_image`` does.
-
-    Args:
-        path: any file that Pillow opens.
-        size: (H, W) that the data set states, if known.
+    dropped, the EXIF orientation applied as Detectron2's ``read_image`` does. ``size`` is (H, W)
+    as the data set states it, if it does.
 
     Returns:
         (H, W, 3) uint8, RGB, C-contiguous, writable.
@@ -166,15 +160,11 @@ def read_label_map(
 ) -> np.ndarray:
     """Read a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), without any conversion.
 
-    Args:
-        path: palette, grey or 16-bit grey file.
-        size: (H, W) that it must have, if known.
-
     Returns:
         (H, W) int32.
 
     Raises:
-        DataError: missing, damaged, a colour picture, or another size than ``size``.
+        DataError: missing, damaged, a colour picture, or another size than ``size`` (H, W).
     """
 
     def use(image: Image.Image) -> np.ndarray:

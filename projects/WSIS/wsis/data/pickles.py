@@ -136,11 +136,6 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return codecs.encode(text, "latin1")
 
 
-def _no_bytes() -> bytes:
-    """Empty bytes in protocol 2."""
-    return b""
-
-
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
     """The array of a tensor, if all its elements lie in the storage."""
     if not isinstance(storage, _Storage):
@@ -177,16 +172,17 @@ class _Name:
 
 
 _NDARRAY = _Name()  # the class itself would make arrays of any size
+_OF_NUMPY = {
+    ("multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("multiarray", "scalar"): _Name(_scalar),
+    ("numeric", "_frombuffer"): _Name(_frombuffer),
+}
 _ALLOWED: Mapping[tuple[str, str], _Name] = {
-    ("numpy._core.multiarray", "_reconstruct"): _Name(_reconstruct),
-    ("numpy.core.multiarray", "_reconstruct"): _Name(_reconstruct),
-    ("numpy._core.multiarray", "scalar"): _Name(_scalar),
-    ("numpy.core.multiarray", "scalar"): _Name(_scalar),
-    ("numpy._core.numeric", "_frombuffer"): _Name(_frombuffer),
-    ("numpy.core.numeric", "_frombuffer"): _Name(_frombuffer),
+    **{(f"numpy._core.{module}", name): made for (module, name), made in _OF_NUMPY.items()},
+    **{(f"numpy.core.{module}", name): made for (module, name), made in _OF_NUMPY.items()},
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Name(_type),
-    ("__builtin__", "bytes"): _Name(_no_bytes),
+    ("__builtin__", "bytes"): _Name(lambda: b""),  # empty bytes in protocol 2
     ("_codecs", "encode"): _Name(_encode),
     ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),
     ("torch.storage", "_load_from_bytes"): _Name(_Storage),
@@ -224,15 +220,11 @@ def load_pickle(stream: IO[bytes]) -> Any:
 def read_pickle(
     path: str | os.PathLike[str], what: str, load: Callable[[IO[bytes]], Any] = load_pickle
 ) -> Any:
-    """What a file of an original holds.
-
-    Args:
-        path: the file.
-        what: it should be, for the message: "crop file of CIM".
-        load: makes the content of the open file.
+    """What a file of an original holds, which ``load`` makes of the open file.
 
     Raises:
-        DataError: missing, larger than any that the originals write, or not such a file.
+        DataError: missing, larger than any that the originals write, or no ``what``, such as
+            "crop file of CIM".
     """
     try:
         with open(path, "rb") as stream:

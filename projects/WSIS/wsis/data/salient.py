@@ -104,18 +104,10 @@ def load_salient(
             )
         size = read_image_size(pictures[stem])
         check_size(read_image_size(found[stem]), size, f"salient mask {found[stem]}")
-        records.append(
-            {
-                "file_name": str(pictures[stem]),
-                SALIENT_KEY: str(found[stem]),
-                "image_id": stem,
-                "image_key": f"salient.{stem}",
-                "height": size[0],
-                "width": size[1],
-                "image_labels": [],
-                "annotations": [],
-            }
-        )
+        names_of_it = {"image_id": stem, "image_key": f"salient.{stem}"}
+        files = {"file_name": str(pictures[stem]), SALIENT_KEY: str(found[stem])}
+        shape = {"height": size[0], "width": size[1]}
+        records.append(files | names_of_it | shape | {"image_labels": [], "annotations": []})
     return records
 
 

@@ -26,13 +26,8 @@ def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, 
     Nothing is kept unless it is known to be allowed, so keys that nobody thought of (masks of some
     other format) are removed as well.
 
-    Args:
-        dataset_dict: as `wsis.data.builtin.get_dataset_dicts` makes them.
-        level: "image" keeps the image's labels only; "point" adds annotations that have a point;
-            "box" adds boxes; "mask" keeps everything.
-
-    Returns:
-        A new dict that shares no mutable value with the given one.
+    "image" keeps the image's labels only; "point" adds annotations that have a point; "box" adds
+    boxes; "mask" keeps everything.
 
     Raises:
         UsageError: unknown level.

@@ -235,12 +235,9 @@ def split_file(root: str | os.PathLike[str], split: str) -> Path:
 def load_voc(
     root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of one split of a VOC root.
+    """Dataset dicts of one split of a VOC root: of a list in one of the ``ImageSets``.
 
-    Args:
-        root: folder as described above.
-        split: name of a list in ``ImageSets/Segmentation`` or ``ImageSets/Main``.
-        classes: class names by class id; None reads ``classes.txt`` or takes VOC's.
+    ``classes`` are names by class id; None reads ``classes.txt`` or takes VOC's.
 
     Returns:
         Dicts in the list's order with ``image_key``, ``image_labels``, ``annotations`` (boxes of

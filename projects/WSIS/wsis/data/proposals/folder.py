@@ -15,7 +15,7 @@ from wsis.data.artifacts import ArtifactFolder, write_artifact
 from wsis.data.builtin import image_keys
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
-from wsis.data.proposals.make import ProposalSource
+from wsis.data.proposals.readers import ProposalSource
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.voc import IMAGE_SUFFIXES
 from wsis.errors import DataError, UsageError

@@ -1,18 +1,24 @@
-"""Reading proposals, whatever format they come in."""
+"""Proposals of an image: generated from its pixels, or read from files of any format."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from wsis.data.artifacts import check_key, read_artifact
-from wsis.data.proposals.formats import FORMATS
+from wsis.data.images import read_dataset_image, read_image_size
+from wsis.data.proposals import FORMATS, GENERATE
 from wsis.data.proposals.json_files import read_json_proposals
 from wsis.data.proposals.mat import read_mat
-from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.data.proposals.store import Proposals, proposals_artifact, proposals_from_artifact
 from wsis.errors import DataError, UsageError
+from wsis.layers.segment_proposals import ProposalSettings, propose_segments
 
 # Beginnings that the names of a collection's files may have before the image key.
 _PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")
@@ -106,3 +112,49 @@ def find_proposals(
         f"no proposals for image {image_key} in {root} (looked for {looked[0].name} and "
         f"{len(looked) - 1} other names); see WSIS.PROPOSALS.ROOT and FORMAT"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalSource:
+    """Where proposals come from; called with a dataset dict it returns the artifact of an image.
+
+    Attributes:
+        kind: "generate", or a format of `wsis.data.proposals.FORMATS`.
+        root: folder of the files; not used by "generate".
+        settings: of the generator; its ``max_count`` holds for files too.
+    """
+
+    kind: str = GENERATE
+    root: str | os.PathLike[str] = ""
+    settings: ProposalSettings = field(default_factory=ProposalSettings)
+
+    def __post_init__(self) -> None:
+        if self.kind not in (GENERATE, *FORMATS):
+            raise UsageError(
+                f"WSIS.PROPOSALS.FORMAT is {self.kind!r}; "
+                f"it must be one of {', '.join((GENERATE, *FORMATS))}"
+            )
+        if self.kind != GENERATE and not os.path.isdir(self.root):
+            raise UsageError(
+                f"WSIS.PROPOSALS.ROOT is {str(self.root)!r}, which is no folder; name the folder "
+                f"of the proposal files or set WSIS.PROPOSALS.FORMAT {GENERATE}"
+            )
+
+    def proposals(self, dataset_dict: dict[str, Any]) -> Proposals:
+        """The proposals of an image.
+
+        Raises:
+            DataError: the image or the proposal file is missing, damaged or of another size.
+        """
+        if self.kind == GENERATE:
+            image = read_dataset_image(dataset_dict)
+            return Proposals(*propose_segments(image, settings=self.settings))
+        name = dataset_dict["file_name"]
+        path = find_proposals(self.root, dataset_dict["image_key"], kind=self.kind, file_name=name)
+        known = "height" in dataset_dict and "width" in dataset_dict
+        size = (dataset_dict["height"], dataset_dict["width"]) if known else read_image_size(name)
+        return read_proposals(path, kind=self.kind, size=size, max_count=self.settings.max_count)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The artifact: see `wsis.data.proposals.store.proposals_artifact`."""
+        return proposals_artifact(self.proposals(dataset_dict))
