@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -49,35 +50,27 @@ class PathIndex(NamedTuple):
 
 def plain_path_index(height: int, width: int, radius: int) -> PathIndex:
     """Index tables by one loop over points (irnet spec 5.1)."""
-    ends = [(0, x) for x in range(1, radius)]
-    for dy in range(1, radius):
-        for dx in range(1 - radius, radius):
-            if dx * dx + dy * dy < radius * radius:
-                ends.append((dy, dx))
-    by_length: dict[int, list[list[tuple[int, int]]]] = {}
-    for dy, dx in ends:
-        path = []
-        for y in range(min(0, dy), max(0, dy) + 1):
-            for x in range(min(0, dx), max(0, dx) + 1):
-                if (dy * x - dx * y) ** 2 < dy * dy + dx * dx:
-                    path.append((y, x))
-        path.sort(key=lambda point: -abs(point[0]) - abs(point[1]))
-        by_length.setdefault(len(path), []).append(path)
     reach = radius - 1
     flat = np.arange(height * width).reshape(height, width)
     rows, columns = height - reach, width - 2 * reach
-    tables = []
-    for length in sorted(by_length):
-        paths = []
-        for path in by_length[length]:
-            points = [
-                flat[dy : dy + rows, reach + dx : reach + dx + columns].reshape(-1)
-                for dy, dx in path
-            ]
-            paths.append(np.stack(points))
-        tables.append(np.stack(paths))
-    sources = flat[:rows, reach : reach + columns].reshape(-1)
-    return PathIndex(sources, np.concatenate([t[:, 0] for t in tables]), tuple(tables))
+
+    def at(dy: int, dx: int) -> np.ndarray:
+        return flat[dy : dy + rows, reach + dx : reach + dx + columns].reshape(-1)
+
+    ends = [(0, x) for x in range(1, radius)]
+    ends += [
+        (dy, dx)
+        for dy, dx in product(range(1, radius), range(1 - radius, radius))
+        if dx * dx + dy * dy < radius * radius
+    ]
+    by_length: dict[int, list[np.ndarray]] = {}
+    for dy, dx in ends:
+        around = product(range(dy + 1), range(min(0, dx), max(0, dx) + 1))
+        path = [(y, x) for y, x in around if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
+        path.sort(key=lambda point: -abs(point[0]) - abs(point[1]))
+        by_length.setdefault(len(path), []).append(np.stack([at(*point) for point in path]))
+    tables = tuple(np.stack(by_length[length]) for length in sorted(by_length))
+    return PathIndex(at(0, 0), np.concatenate([t[:, 0] for t in tables]), tables)
 
 
 def gathered_affinity(boundary: Tensor, index: list[Tensor]) -> Tensor:

@@ -350,7 +350,7 @@ def validate_pseudo_labels(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         "Check a pseudo-label JSON file.", prog="python -m wsis.data.pseudo_labels"
     )
@@ -373,4 +373,4 @@ def _print_check(options: argparse.Namespace) -> None:
 main = command(_parse, _print_check)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
