@@ -3,7 +3,7 @@
 
 import sys
 
-from wsis.engine.cli import main
+from wsis.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

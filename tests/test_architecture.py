@@ -18,6 +18,7 @@ RANK = {
     "errors": 0,
     "commands": 0,
     "compat": 0,
+    "pickles": 0,
     "layers": 1,
     "stage": 1,
     "data": 2,
@@ -32,7 +33,10 @@ RANK = {
     "trained_stage": 7,
     "demo": 8,
     "peak_thresholds": 8,
+    "door": 8,
+    "predictor": 8,
     "report": 8,
+    "cli": 9,
 }
 SHARED = ("layers", "data", "modeling", "evaluation")
 # What these import serves every pipeline: configs name it, or list the stage that runs it.

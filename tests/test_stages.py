@@ -1,29 +1,69 @@
+"""What must hold for every registered stage: it names only what is there."""
+
 import numpy as np
+import pytest
 import torch
-from wsis.config import get_wsis_cfg
+from wsis.config import METHOD_NODES, flatten, get_wsis_cfg
 from wsis.data.mappers import MAPPER_REGISTRY
-from wsis.stage import get_stage
+from wsis.engine.status import _NEVER, look_up
+from wsis.stage import _STAGES
 from wsis.stages import cam_artifact
 
-NAMES = (
-    *("classifier", "cam", "proposals", "pseudo_labels", "mask_rcnn"),
-    "supervised_mask_rcnn",
-)
+STAGES = pytest.mark.parametrize("stage", _STAGES.values(), ids=list(_STAGES))
+LEVELS = {
+    "box_segmenter": "box",
+    "box_masks": "box",
+    "proxy_masks": "box",
+    "point_clusters": "point",
+    "mask_rcnn": "mask",  # the pseudo labels'
+    "supervised_mask_rcnn": "mask",
+}
+# They decide how much is done at once.
+MEMORY_ONLY = {*_NEVER, "MODEL.BOXCASEG.MAX_CROPS", "MODEL.CIM.PROPOSAL_CHUNK"}
 
 
-def test_stages_fit_together():
+@STAGES
+def test_keys_exist(stage):
     cfg = get_wsis_cfg()
-    for name in NAMES:
-        stage = get_stage(name)
-        for key in stage.config_keys:
-            node = cfg
-            for part in key.split("."):
-                node = node[part]
-        if stage.kind in ("train", "infer"):
-            assert stage.mapper in MAPPER_REGISTRY
-        if stage.kind == "infer":
-            assert stage.weights_from in stage.consumes
-    assert get_stage("supervised_mask_rcnn").consumes == ()
+    for key in (*stage.config_keys, *stage.file_keys, *stage.evaluation_keys, *stage.config):
+        look_up(cfg, key)
+
+
+@STAGES
+def test_names_are_known(stage):
+    if stage.kind in ("train", "infer"):
+        assert stage.mapper in MAPPER_REGISTRY
+    if stage.kind == "infer":
+        assert stage.weights_from in stage.consumes
+    made = {other.produces for other in _STAGES.values()}
+    assert set(stage.consumes) <= made
+    assert stage.produces not in stage.consumes
+
+
+def test_products_that_stages_do_without():
+    starts = {name for name, stage in _STAGES.items() if not stage.consumes}
+    assert starts == {
+        *("classifier", "peak_classifier", "box_segmenter"),
+        *("proposals", "supervised_mask_rcnn"),
+    }
+    assert _STAGES["response_instances"].consumes == ("peak_classifier",)
+
+
+@STAGES
+def test_supervision(stage):
+    assert stage.supervision == LEVELS.get(stage.name, "image")
+
+
+@pytest.mark.parametrize("node", METHOD_NODES)
+def test_every_key_of_a_method_makes_some_stage_stale(node):
+    cfg = get_wsis_cfg()
+    named = {
+        key
+        for stage in _STAGES.values()
+        for key in (*stage.config_keys, *stage.file_keys, *stage.config)
+    }
+    covered = {leaf for key in named for leaf in flatten(look_up(cfg, key), key)}
+    assert flatten(look_up(cfg, node), node).keys() - covered <= MEMORY_ONLY
 
 
 def test_cam_artifact():

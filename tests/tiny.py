@@ -68,11 +68,15 @@ TINY_BOXCASEG = (
 
 
 def environment(datasets: Path) -> dict[str, str]:
-    """Environment of a subprocess that sees the package of this checkout and these data sets."""
+    """Environment of a subprocess that sees these data sets and the package of this checkout.
+
+    The caller's PYTHONPATH stays behind it: Detectron2 may lie there.
+    """
+    package = str(ROOT / "projects" / "WSIS")
     return {
         **os.environ,
         "DETECTRON2_DATASETS": str(datasets),
-        "PYTHONPATH": str(ROOT / "projects" / "WSIS"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
@@ -114,7 +118,7 @@ def train_net(
     """
     command = _command(arguments, output, config, extra)
     if prelude:
-        code = f"import sys\n{prelude}\nfrom wsis.engine.cli import main\nsys.exit(main())"
+        code = f"import sys\n{prelude}\nfrom wsis.cli import main\nsys.exit(main())"
         command = [sys.executable, "-c", code, *command]
     else:
         command = [sys.executable, str(ROOT / "train_net.py"), *command]
@@ -134,7 +138,7 @@ def train_net_here(
 
     Detectron2's loggers hold on to the streams that they first saw, so they start anew each time.
     """
-    from wsis.engine.cli import main
+    from wsis.cli import main
 
     command = _command(arguments, output, config, extra)
     out, err = io.StringIO(), io.StringIO()

@@ -17,8 +17,8 @@ import importlib
 import importlib.metadata
 import json
 import os
+import pkgutil
 import platform
-import re
 import resource
 import statistics
 import sys
@@ -27,40 +27,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsis.commands import make_parser, positive
-
 PLAIN_LIMIT_S = 60.0  # no further run of a plain way that has taken this long altogether
 MIB = 2**20
-
-
-COLUMNS: tuple[tuple[str, int, str, str], ...] = (  # title, width, key in the figures, format
-    *(("plain", 10, "plain_s", ".3f"), ("cpu", 10, "plain_cpu_s", ".3f")),
-    *(("ours", 9, "ours_s", ".3f"), ("cpu", 9, "ours_cpu_s", ".3f")),
-    *(("ratio", 9, "ratio", ".2f"), ("error", 9, "max_error", ".1e")),
-    *(("MiB", 9, "plain_peak_mb", ".0f"), ("MiB", 8, "peak_mb", ".0f")),
+COLUMNS = (  # of the table: figure, title, width, format
+    ("plain_s", "plain", 10, ".3f"),
+    ("plain_cpu_s", "cpu", 10, ".3f"),
+    ("ours_s", "ours", 9, ".3f"),
+    ("ours_cpu_s", "cpu", 9, ".3f"),
+    ("ratio", "ratio", 9, ".2f"),
+    ("max_error", "error", 9, ".1e"),
+    ("plain_peak_mb", "MiB", 9, ".0f"),
+    ("peak_mb", "MiB", 8, ".0f"),
 )
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = make_parser(__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--only", nargs="+", metavar="NAME", help="names or beginnings of names")
-    add("--repeats", type=positive, default=5, help="timed runs of each way (5)")
-    add("--threads", type=positive, default=1, help="CPU threads (1)")
-    add("--json", type=Path, metavar="FILE", help="write the figures here")
-    add("--list", action="store_true", help="print the names and stop")
-    return parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="names or beginnings of names")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each way (5)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    args = parser.parse_args()
+    if args.repeats < 1 or args.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    return args
 
 
 def select(names: list[str], only: list[str] | None) -> list[str]:
     """The names that equal or begin with (up to a slash) one of ``only``; all without it."""
     if only is None:
         return names
-    chosen = {wanted: [n for n in names if f"{n}/".startswith(f"{wanted}/")] for wanted in only}
-    for wanted, found in chosen.items():
-        if not found:
+    for wanted in only:
+        if not any(name == wanted or name.startswith(f"{wanted}/") for name in names):
             sys.exit(f"there is no benchmark {wanted!r}; the names are: {', '.join(names)}")
-    return [n for n in names if any(n in found for found in chosen.values())]
+    return [n for n in names if any(n == wanted or n.startswith(f"{wanted}/") for wanted in only)]
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, float]:
@@ -88,10 +89,10 @@ def peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _status_bytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) * 1024
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
 
 
 def run(name: str, build: Callable[[], Any], repeats: int) -> dict[str, Any]:
@@ -145,13 +146,11 @@ def _summary(way: str, runs: list[tuple[float, float]]) -> dict[str, Any]:
 
 def machine(threads: int) -> dict[str, Any]:
     """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = re.findall(r"^model name\s*:\s*(.*)", info.read_text(), re.MULTILINE)
-        cpu = models[0] if models else cpu
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": cpu,
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",
@@ -171,11 +170,11 @@ def versions() -> dict[str, str]:
 
 def table_row(figures: dict[str, Any]) -> str:
     cells = [f"{figures['name']:<32}"]
-    for _, width, key, form in COLUMNS:
+    for key, _, width, form in COLUMNS:
         text = "-" if figures.get(key) is None else format(figures[key], form)
         text += "*" if key == "plain_s" and figures["extrapolated"] else ""
-        cells.append(text.rjust(width))
-    return " ".join([*cells, f"  {figures['note']}"])
+        cells.append(f"{text:>{width}}")
+    return " ".join([*cells, "", figures["note"]])
 
 
 def main() -> None:
@@ -186,21 +185,21 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    from plain import REGISTRY
+    import plain
 
-    for path in sorted((Path(__file__).parent / "plain").glob("[!_]*.py")):
-        importlib.import_module(f"plain.{path.stem}")
-    names = select(list(REGISTRY), args.only)
+    for module in pkgutil.iter_modules(plain.__path__):
+        importlib.import_module(f"plain.{module.name}")  # each registers its benchmarks
+    names = select(list(plain.REGISTRY), args.only)
     if args.list:
         print("\n".join(names))
         return
     report = {"machine": machine(args.threads), "versions": versions(), "benchmarks": []}
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     print(", ".join(f"{key} {value}" for key, value in report["versions"].items()))
-    titles = " ".join(f"{title:>{width}}" for title, width, _, _ in COLUMNS)
-    print(f"\n{'medians in seconds':<32} {titles}")
+    titles = (f"{title:>{width}}" for _, title, width, _ in COLUMNS)
+    print(f"\n{'medians in seconds':<32}", *titles)
     for name in names:
-        figures = run(name, REGISTRY[name], args.repeats)
+        figures = run(name, plain.REGISTRY[name], args.repeats)
         report["benchmarks"].append(figures)
         print(table_row(figures), flush=True)
     if any(figures["extrapolated"] for figures in report["benchmarks"]):

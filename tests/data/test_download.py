@@ -50,11 +50,12 @@ def server():
     httpd.server_close()
 
 
-def test_download(tmp_path, server):
+def test_download(tmp_path, server, capsys):
     url, requests = server
     path = tmp_path / "sub" / "f"
     download(f"{url}/ranged", path, md5=MD5)
     assert path.read_bytes() == CONTENT
+    assert "f: 100%" in capsys.readouterr().err
     download(f"{url}/ranged", path, md5=MD5)
     assert requests == [None]
 

@@ -1,13 +1,13 @@
 """prm_demo: retrieval with the proposals of a real photograph, which lie outside the repository."""
 
-import importlib
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from plain import difference
+from plain.proposals import our_retrieval, plain_retrieval, scene
 from wsis.data.proposals.readers import read_proposals
 from wsis.layers.retrieval import prepare_proposals, retrieval_scores, retrieve_instances
 
@@ -74,15 +74,13 @@ def test_all_samples_are_read(number):
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_retrieval_on_each_sample_equals_the_plain_way(number, monkeypatch):
+def test_retrieval_on_each_sample_equals_the_plain_way(number):
     """The golden file has one of the five; on all, ours must find what a plain loop finds."""
     path = DATA / "prm_samples" / f"sample{number}.json"
     if not path.is_file():
         pytest.skip(f"no {path}; set WSIS_DATA")
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "tools"), *sys.path])
-    plain = importlib.import_module("plain.proposals")
     regions = read_proposals(path, kind="prm").first(100).regions
-    _, *maps = plain.scene(3)
-    expected = plain.plain_retrieval(regions.decode(), *maps)
+    _, *maps = scene(3)
+    expected = plain_retrieval(regions.decode(), *maps)
     assert len(expected[0]) > 0
-    assert plain.difference(expected, plain.our_retrieval(regions, *maps)) < 1e-7
+    assert difference(expected, our_retrieval(regions, *maps)) < 1e-7

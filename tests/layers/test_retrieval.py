@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from plain.proposals import plain_scores
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import (
-    background_map,
     contour_pixels,
     prepare_proposals,
     retrieval_scores,
@@ -32,26 +31,6 @@ def scene(seed, count=8, peaks=4, size=(20, 26), target=(16, 12)):
     return masks, class_maps, generator.integers(0, 3, peaks), maps
 
 
-def slow_scores(masks, class_maps, classes, maps, width, limits, factors):
-    size = maps.shape[1:]
-    scores = np.full((len(maps), len(masks)), np.nan)
-    for index, mask in enumerate(masks):
-        small = Image.fromarray(mask.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
-        small = np.asarray(small)
-        if mask.all() or not limits[0] * small.size <= small.sum() < limits[1] * small.size:
-            continue
-        edge = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((width, width), np.uint8))
-        for peak, (class_id, peak_map) in enumerate(zip(classes, maps, strict=True)):
-            behind, penalty, balance = factors
-            back = background_map(class_maps[class_id], size, behind)
-            scores[peak, index] = (
-                balance * peak_map[small > 0].sum()
-                + peak_map[edge > 0].sum()
-                - penalty * back[small > 0].sum()
-            )
-    return scores
-
-
 @given(
     seed=st.integers(0, 1 << 16),
     width=st.integers(1, 8),
@@ -67,7 +46,10 @@ def test_scores_equal_the_plain_loop(seed, width, count, peaks):
     prepared = prepare_proposals(
         Regions.from_masks(masks), maps.shape[1:], contour_width=width, size_limits=limits
     )
-    expected = slow_scores(masks, class_maps, classes, maps, width, limits, FACTORS)
+    options = {"factors": FACTORS, "size_limits": limits, "contour_width": width}
+    pairs = zip(classes, maps, strict=True)
+    expected = [plain_scores(masks, class_maps[c], one, **options)[0] for c, one in pairs]
+    expected = np.reshape(expected, (peaks, count))
     scores = retrieval_scores(prepared, class_maps, classes, maps, factors=FACTORS)
     np.testing.assert_array_equal(np.isnan(scores), np.isnan(expected))
     np.testing.assert_allclose(scores, expected, atol=1e-6)

@@ -132,6 +132,20 @@ def test_code_in_a_file_is_not_run(model, tmp_path, capsys, name):
     assert "must not" not in capsys.readouterr().out
 
 
+class Pointers:
+    """An array of objects whose data are addresses, which NumPy would follow."""
+
+    def __reduce__(self):
+        state = (1, (2,), np.dtype("O"), False, b"\1" * 16)
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state
+
+
+def test_addresses_in_a_pickle_are_not_followed(model, tmp_path):
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Pointers()}))
+    with pytest.raises(DataError, match=r"evil\.pkl is no weight file.*unusual"):
+        load_weights(model, str(tmp_path / "evil.pkl"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
 @pytest.mark.parametrize("name", ["w.pth", "w.pkl"])
 def test_damaged_files(model, tmp_path, content, name):

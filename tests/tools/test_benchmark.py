@@ -1,19 +1,16 @@
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.tiny import ROOT, environment
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "WSIS")}
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / "benchmark.py"), *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment(ROOT),
         check=False,
     )
 

@@ -6,11 +6,9 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
-import wsis
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
 from wsis.engine.status import fingerprint
@@ -20,11 +18,12 @@ from wsis.report.sources import Quality
 from wsis.visualization.canvas import Found
 
 from tests.scripts import main_of
+from tests.tiny import ROOT, environment
 from tests.tools.runs import SIZES, Run, masks_of
 
 main = main_of("tools/report.py")
 
-TOOL = Path(__file__).parents[2] / "tools" / "report.py"
+TOOL = ROOT / "tools" / "report.py"
 
 
 def forget(name):
@@ -291,9 +290,9 @@ def test_errors_are_sentences(make_run, tmp_path, capsys):
 
 def test_the_script_itself(tmp_path):
     command = [sys.executable, str(TOOL), str(tmp_path / "nowhere")]
-    root = str(Path(wsis.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(tmp_path)
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr

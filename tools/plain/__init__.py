@@ -5,9 +5,10 @@ plainly, as the originals compute it) and registers its sizes::
 
     register("random_walk/47x63", partial(build, 47, 63))
 
-where ``build()`` makes the inputs (not timed) and returns a ``Benchmark``. This folder is found
-because it lies beside the script; it is never imported as ``tools.plain``, a name that Detectron2's
-0.5 wheel also installs.
+where ``build()`` makes the inputs (not timed) and returns a ``Benchmark``. The tests use the plain
+ways as oracles. This folder is found because it lies beside the script, and by the tests because
+``pyproject.toml`` says so; it is never imported as ``tools.plain``, a name that Detectron2's 0.5
+wheel also installs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial import KDTree
+
+IMAGE = (375, 500)  # height and width of most pictures of VOC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +54,37 @@ def register(name: str, build: Callable[[], Benchmark]) -> None:
     REGISTRY[name] = build
 
 
-def largest_difference(plain: Any, ours: Any) -> float:
-    """Over tensors, arrays, or lists of them, in float64."""
+def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:
+    """Largest difference of two results: numbers, arrays, tensors or lists of them.
+
+    Args:
+        plain: result of the plain way.
+        ours: the same, of the same shapes; infinite where shapes, masks, texts or dicts differ.
+        relative: each array's difference over its largest value.
+    """
     if isinstance(plain, list | tuple):
-        return max(largest_difference(a, b) for a, b in zip(plain, ours, strict=True))
-    return float(np.abs(np.asarray(plain, dtype=np.float64) - np.asarray(ours)).max())
+        pairs = zip(plain, ours, strict=True)
+        return max((difference(a, b, relative=relative) for a, b in pairs), default=0.0)
+    plain, ours = np.asarray(plain), np.asarray(ours)
+    if plain.dtype.kind not in "iuf" or plain.shape != ours.shape:
+        return 0.0 if np.array_equal(plain, ours) else float("inf")
+    largest = np.abs(plain.astype(np.float64) - ours).max(initial=0)
+    return float(largest / np.abs(plain).max() if relative else largest)
+
+
+def superpixel_unions(count: int, cells: int, radii: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """(N, H, W) bool: unions of neighbouring superpixels, as grouping makes proposals.
+
+    Args:
+        count: N.
+        cells: number of superpixels.
+        radii: ranges of the unions' radii in pixels, which the masks take in turns.
+    """
+    generator = np.random.default_rng(0)
+    seeds = generator.uniform(size=(cells, 2)) * IMAGE
+    labels = KDTree(seeds).query(np.stack(np.mgrid[: IMAGE[0], : IMAGE[1]], axis=-1))[1]
+    masks = np.zeros((count, *IMAGE), dtype=bool)
+    for number, mask in enumerate(masks):
+        distance = np.hypot(*(seeds - seeds[generator.integers(cells)]).T)
+        mask[:] = (distance < generator.uniform(*radii[number % len(radii)]))[labels]
+    return masks

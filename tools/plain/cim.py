@@ -8,38 +8,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 from wsis.layers.regions import Regions
 from wsis.methods.cim.mining import MiningOptions, assign, mine
 from wsis.methods.cim.overlaps import Overlaps, overlaps_of_regions
 
-from plain import Benchmark, largest_difference, register
+from plain import IMAGE, Benchmark, difference, register, superpixel_unions
 
-HEIGHT, WIDTH = 375, 500
 COLUMNS = 4  # proposals whose overlaps with all others the plain way computes
 
 
 def grouped_masks(count: int) -> np.ndarray:
-    """(N, H, W) bool: unions of neighbouring superpixels, as grouping makes proposals."""
-    generator = np.random.default_rng(0)
-    seeds = generator.random((300, 2)) * (HEIGHT, WIDTH)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    labels = KDTree(seeds).query(np.stack([y, x], axis=-1))[1]
-    masks = np.zeros((count, HEIGHT, WIDTH), dtype=bool)
-    for mask in masks:
-        centre, radius = generator.random(2) * (HEIGHT, WIDTH), generator.uniform(20, 150)
-        distance = np.hypot(*(seeds - centre).T)
-        mask[:] = ((distance < radius) | (distance == distance.min()))[labels]
-    return masks
+    """(N, H, W) bool, which share their borders as proposals do."""
+    return superpixel_unions(count, 300, ((20, 150),))
 
 
 def unrelated_masks(count: int) -> np.ndarray:
     """(N, H, W) bool: ellipses anywhere, which share no borders."""
     generator = np.random.default_rng(0)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    masks = np.zeros((count, HEIGHT, WIDTH), dtype=bool)
+    y, x = np.mgrid[: IMAGE[0], : IMAGE[1]]
+    masks = np.zeros((count, *IMAGE), dtype=bool)
     for mask in masks:
-        (row, column), (tall, wide) = generator.random((2, 2)) * (HEIGHT, WIDTH)
+        (row, column), (tall, wide) = generator.random((2, 2)) * IMAGE
         tall, wide, angle = tall / 2 + 3, wide / 2 + 3, generator.uniform(0, math.pi)
         u = (x - column) * math.cos(angle) + (y - row) * math.sin(angle)
         v = (y - row) * math.cos(angle) - (x - column) * math.sin(angle)
@@ -48,15 +37,20 @@ def unrelated_masks(count: int) -> np.ndarray:
     return masks
 
 
-def plain_overlaps(masks: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and containment of all masks with the first few, pair by pair over all pixels."""
-    maps = np.zeros((2, len(masks), columns), dtype=np.float32)
+def plain_overlaps(masks: np.ndarray, columns: int) -> list[np.ndarray]:
+    """IoU and containment of all masks with the first few, pair by pair over all pixels.
+
+    Returns:
+        two arrays (N, columns) float16, by way of float32; 0 where nothing is shared.
+    """
+    iou = np.zeros((len(masks), columns), dtype=np.float32)
+    containment = np.zeros((len(masks), columns), dtype=np.float32)
     for j in range(columns):
         for i in range(len(masks)):
             shared = np.bitwise_and(masks[i], masks[j]).sum()
-            maps[0, i, j] = shared / np.bitwise_or(masks[i], masks[j]).sum()
-            maps[1, i, j] = np.bitwise_and(masks[i], masks[j]).sum() / masks[j].sum()
-    return tuple(maps.astype(np.float16))
+            iou[i, j] = shared / max(np.bitwise_or(masks[i], masks[j]).sum(), 1)
+            containment[i, j] = shared / max(masks[j].sum(), 1)
+    return [iou.astype(np.float16), containment.astype(np.float16)]
 
 
 def build_overlap(make: Any, count: int) -> Benchmark:
@@ -64,8 +58,8 @@ def build_overlap(make: Any, count: int) -> Benchmark:
     masks = make(count)
     stored = masks.astype(np.uint8)  # as MATLAB files give them
 
-    def error(plain: tuple[np.ndarray, np.ndarray], ours: Overlaps) -> float:
-        return largest_difference(plain, [ours.iou[:, :COLUMNS], ours.containment[:, :COLUMNS]])
+    def error(plain: list[np.ndarray], ours: Overlaps) -> float:
+        return difference(plain, [ours.iou[:, :COLUMNS], ours.containment[:, :COLUMNS]])
 
     return Benchmark(
         ours=lambda: overlaps_of_regions(Regions.from_masks(masks)),
@@ -131,12 +125,18 @@ def build_mining(count: int) -> Benchmark:
 
     def ours() -> Any:
         truth = mine(
-            by_class, part, classes=torch.tensor(classes), overlaps=maps, branch=0, options=options
+            by_class,
+            part,
+            classes=torch.tensor(classes),
+            overlaps=maps,
+            branch=0,
+            options=options,
         )
         return assign(truth, maps, branch=0, options=options)
 
     def error(plain: Any, found: Any) -> float:
-        return largest_difference(plain, (found.labels, found.weights, found.integrity))
+        plain = [value.double() for value in plain]
+        return difference(plain, [found.labels, found.weights, found.integrity])
 
     return Benchmark(
         ours=ours,

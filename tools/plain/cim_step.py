@@ -55,16 +55,19 @@ def build_step(count: int, *, masks: bool = True, chunk: int = 0) -> Any:
     return step
 
 
-def build(count: int, plain: dict[str, Any] | None, note: str, **ours: Any) -> Benchmark:
-    """The whole step, against the same with other settings where ``plain`` has any."""
-    other = None if plain is None else build_step(count, **plain)
-    return Benchmark(ours=build_step(count, **ours), plain=other, note=note)
+def build(count: int, *, chunk: int = 0, note: str = "all at once", **plain: Any) -> Benchmark:
+    """The whole step in chunks of ``chunk``; ``plain``: what the plain way has otherwise."""
+    return Benchmark(
+        ours=build_step(count, chunk=chunk),
+        plain=build_step(count, **plain) if plain else None,
+        note=note,
+    )
 
 
-_WITHOUT = "plain: no mask-guided features; the ratio is what is left of its speed"
-_CHUNKS = "MODEL.CIM.PROPOSAL_CHUNK 100 against all at once"  # the same losses, less memory
+UNMASKED = "plain: no mask-guided features; the ratio is what is left of its speed"
+IN_CHUNKS = "MODEL.CIM.PROPOSAL_CHUNK 100 against all at once: the same losses, less memory"
 for number in (100, 250, 500):
-    register(f"cim_step/{number}", partial(build, number, {"masks": False}, _WITHOUT))
-for number in (1000, 2000):  # alone: their time is long enough
-    register(f"cim_step/{number}", partial(build, number, None, "all at once"))
-register("cim_step_chunks/300", partial(build, 300, {}, _CHUNKS, chunk=100))
+    register(f"cim_step/{number}", partial(build, number, masks=False, note=UNMASKED))
+for number in (1000, 2000):  # by themselves, which takes long enough
+    register(f"cim_step/{number}", partial(build, number))
+register("cim_step_chunks/300", partial(build, 300, chunk=100, masks=True, note=IN_CHUNKS))

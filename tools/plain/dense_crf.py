@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from wsis.layers.crf import BilateralKernel, GaussianKernel, dense_crf, unary_from_labels
 
-from plain import Benchmark, register
+from plain import Benchmark, difference, register
 
 GAUSSIAN = GaussianKernel(sxy=3, weight=3)
 BILATERAL = BilateralKernel(sxy=50, srgb=5, weight=10)
@@ -80,7 +80,7 @@ def build(make_image, height: int, width: int, num_labels: int) -> Benchmark:
     return Benchmark(
         ours=lambda: dense_crf(image, unary, kernels=(GAUSSIAN, BILATERAL), num_iterations=10),
         plain=(lambda: pydensecrf(image, unary, 10)) if compiled else None,
-        error=lambda plain, ours: float(np.abs(plain - ours).max()),
+        error=difference,
         note="plain: pydensecrf2, C++" if compiled else "pydensecrf2 is not installed",
     )
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from wsis.methods.irnet.affinity import pair_labels
+from wsis.methods.irnet.affinity import pair_offsets, search_paths
 from wsis.methods.irnet.displacement import refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.methods.irnet.random_walk import random_walk
 
-from plain import Benchmark, largest_difference, register
+from plain import Benchmark, difference, register
 
 MAPS, BETA, DOUBLINGS, WALK_RADIUS, TRAIN_RADIUS = 24, 10, 8, 5, 10
 MEASURED = (47, 63)  # largest grid on which the dense walk is run
@@ -49,74 +49,64 @@ class PathIndex(NamedTuple):
 
 
 def plain_path_index(height: int, width: int, radius: int) -> PathIndex:
-    """Index tables by one loop over points (irnet spec 5.1)."""
+    """The tables by one loop over points (irnet spec 5.1)."""
+    by_length: dict[int, list[list[tuple[int, int]]]] = {}
+    for dy, dx in itertools.product(range(radius), range(1 - radius, radius)):
+        if dy * dy + dx * dx >= radius * radius or (dy == 0 and dx <= 0):
+            continue
+        points = itertools.product(range(dy + 1), range(min(0, dx), max(0, dx) + 1))
+        path = [(y, x) for y, x in points if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
+        path.sort(key=lambda point: -abs(point[0]) - abs(point[1]))
+        by_length.setdefault(len(path), []).append(path)
     reach = radius - 1
     flat = np.arange(height * width).reshape(height, width)
     rows, columns = height - reach, width - 2 * reach
 
-    def at(dy: int, dx: int) -> np.ndarray:
-        return flat[dy : dy + rows, reach + dx : reach + dx + columns].reshape(-1)
+    def moved(y: int, x: int) -> np.ndarray:
+        return flat[y : y + rows, reach + x : reach + x + columns].reshape(-1)
 
-    ends = [(0, x) for x in range(1, radius)]
-    ends += [
-        (dy, dx)
-        for dy, dx in product(range(1, radius), range(1 - radius, radius))
-        if dx * dx + dy * dy < radius * radius
-    ]
-    by_length: dict[int, list[np.ndarray]] = {}
-    for dy, dx in ends:
-        around = product(range(dy + 1), range(min(0, dx), max(0, dx) + 1))
-        path = [(y, x) for y, x in around if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
-        path.sort(key=lambda point: -abs(point[0]) - abs(point[1]))
-        by_length.setdefault(len(path), []).append(np.stack([at(*point) for point in path]))
-    tables = tuple(np.stack(by_length[length]) for length in sorted(by_length))
-    return PathIndex(at(0, 0), np.concatenate([t[:, 0] for t in tables]), tables)
+    tables = tuple(
+        np.stack([np.stack([moved(*point) for point in path]) for path in paths])
+        for _, paths in sorted(by_length.items())
+    )
+    return PathIndex(moved(0, 0), np.concatenate([table[:, 0] for table in tables]), tables)
 
 
-def gathered_affinity(boundary: Tensor, index: list[Tensor]) -> Tensor:
-    """(B, P, S): 1 - max over the gathered values of every path; boundary (B, N)."""
-    parts = []
-    for table in index:
-        values = boundary.index_select(1, table.reshape(-1)).view(len(boundary), *table.shape)
-        parts.append(1 - values.amax(dim=2))
-    return torch.cat(parts, dim=1)
+def dense_matrix(boundary: np.ndarray, *, radius: int, beta: float) -> np.ndarray:
+    """The whole transition matrix (N, N) float64 of a boundary map (irnet spec 6.1), pair by pair.
 
-
-def dense_matrix(boundary: Tensor) -> Tensor:
-    """The whole transition matrix (N, N); its columns sum to 1."""
-    reach = WALK_RADIUS - 1
+    Its columns sum to 1.
+    """
     height, width = boundary.shape
-    padded = torch.nn.functional.pad(boundary[None], (reach, reach, 0, reach), value=1.0)[0]
-    index = plain_path_index(*padded.shape, WALK_RADIUS)
-    tables = [torch.from_numpy(table) for table in index.tables]
-    affinity = gathered_affinity(padded.reshape(1, -1), tables)[0] ** BETA  # (P, S)
-    number = torch.full(padded.shape, -1)
-    number[:height, reach : reach + width] = torch.arange(height * width).view(height, width)
-    number = number.reshape(-1)
-    source = number[torch.from_numpy(index.sources)].expand_as(affinity)
-    partner = number[torch.from_numpy(index.partners)]
-    inside = (partner >= 0) & (source >= 0)
-    matrix = torch.eye(height * width, dtype=boundary.dtype)
-    matrix[source[inside], partner[inside]] = affinity[inside]
-    matrix[partner[inside], source[inside]] = affinity[inside]
-    return matrix.div_(matrix.sum(dim=0, keepdim=True))
+    matrix = np.eye(height * width)
+    for path in search_paths(radius):
+        dy, dx = path[0]
+        for y, x in np.ndindex(height, width):
+            if y + dy < height and 0 <= x + dx < width:
+                value = (1 - max(boundary[y + a, x + b] for a, b in path)) ** beta
+                i, j = y * width + x, (y + dy) * width + x + dx
+                matrix[i, j] = matrix[j, i] = value
+    return matrix / matrix.sum(axis=0)
 
 
 def dense_walk(maps: Tensor, boundary: Tensor) -> Tensor:
     """The original's way: the matrix squared eight times, in float32."""
-    matrix = dense_matrix(boundary)
+    matrix = dense_matrix(boundary.numpy(), radius=WALK_RADIUS, beta=BETA)
+    matrix = torch.from_numpy(matrix).float()
     for _ in range(DOUBLINGS):
         matrix = matrix @ matrix
     return ((maps * (1 - boundary)).flatten(1) @ matrix).view_as(maps)
 
 
-def exact_walk(maps: Tensor, boundary: Tensor) -> Tensor:
-    """The same matrix applied step by step in float64, free of the squarings' rounding."""
-    matrix = dense_matrix(boundary.double())
-    y = (maps.double() * (1 - boundary.double())).flatten(1)
-    for _ in range(2**DOUBLINGS):
+def exact_walk(
+    maps: np.ndarray, boundary: np.ndarray, *, radius: int, beta: float, steps: int
+) -> np.ndarray:
+    """The matrix applied step by step in float64, free of the squarings' rounding."""
+    matrix = dense_matrix(boundary, radius=radius, beta=beta)
+    y = (maps * (1 - boundary)).reshape(len(maps), -1).astype(np.float64)
+    for _ in range(steps):
         y = y @ matrix
-    return y.view_as(maps)
+    return y.reshape(maps.shape)
 
 
 def build_walk(height: int, width: int) -> Benchmark:
@@ -126,17 +116,19 @@ def build_walk(height: int, width: int) -> Benchmark:
     float32 are off by 2e-5 themselves.
     """
     boundary, maps, _ = scene(height, width)
-    ours = partial(random_walk, maps, boundary, radius=WALK_RADIUS, beta=BETA, exp_times=DOUBLINGS)
+    walk = partial(random_walk, radius=WALK_RADIUS, beta=BETA, exp_times=DOUBLINGS)
     small_boundary, small_maps, _ = scene(*MEASURED)
     growth = (height * width / (MEASURED[0] * MEASURED[1])) ** 3
 
     def error(_: Tensor, result: Tensor) -> float:
         if growth != 1:
-            result = random_walk(small_maps, small_boundary)
-        return largest_difference(exact_walk(small_maps, small_boundary), result)
+            result = walk(small_maps, small_boundary)
+        small = small_maps.numpy(), small_boundary.numpy()
+        exact = exact_walk(*small, radius=WALK_RADIUS, beta=BETA, steps=2**DOUBLINGS)
+        return difference(exact, result)
 
     return Benchmark(
-        ours=ours,
+        ours=partial(walk, maps, boundary),
         plain=partial(dense_walk, small_maps, small_boundary),
         error=error,
         extrapolate=None if growth == 1 else lambda seconds: seconds * growth,
@@ -144,84 +136,73 @@ def build_walk(height: int, width: int) -> Benchmark:
     )
 
 
-def _pairs(maps: Tensor, index: PathIndex) -> tuple[Tensor, Tensor]:
-    """Values (..., 1, S) at the sources and (..., P, S) at the partners of maps (..., h, w)."""
-    flat = maps.flatten(-2)
-    return flat[..., torch.from_numpy(index.sources)].unsqueeze(-2), flat[
-        ..., torch.from_numpy(index.partners)
-    ]
-
-
 def plain_losses(
-    logits: Tensor, field: Tensor, labels: Tensor, index: PathIndex, offsets: Tensor
-) -> Tensor:
-    """IRNet spec 5.4 with every pair of the batch in memory, by autograd."""
-    tables = [torch.from_numpy(table) for table in index.tables]
-    affinity = gathered_affinity(logits.sigmoid().flatten(1), tables)
-    one, two = _pairs(labels, index)
+    logits: Tensor, field: Tensor, labels: Tensor, *, radius: int, index: PathIndex
+) -> dict[str, Tensor]:
+    """IRNet spec 5.4 with every pair of the batch in memory, by autograd.
+
+    Args:
+        logits: (B, 1, h, w) of the boundary.
+        field: (B, 2, h, w) displacement.
+        labels: (B, h, w), 255 for unknown.
+        radius: of the search paths.
+        index: their tables for maps of this size.
+    """
+    boundary, parts = logits.sigmoid().flatten(1), []
+    for table in index.tables:
+        values = boundary[:, torch.from_numpy(table).reshape(-1)].view(-1, *table.shape)
+        parts.append(1 - values.amax(dim=2))
+    affinity = torch.cat(parts, dim=1)
+    sources, partners = torch.from_numpy(index.sources), torch.from_numpy(index.partners)
+    one, two = labels.flatten(1)[:, None, sources], labels.flatten(1)[:, partners]
     known = (one != 255) & (two != 255)
-    background = ((one == two) & (one == 0) & known).float()
-    foreground = ((one == two) & (one > 0) & known).float()
-    different = ((one != two) & known).float()
-    here, there = _pairs(field, index)
-    error = (here - there - offsets.t()[None, :, :, None]).abs().sum(1)
-    length = (here - there).abs().sum(1)
+    background, foreground = known & (one == two) & (one == 0), known & (one == two) & (one > 0)
+    step = field.flatten(2)[:, :, None, sources] - field.flatten(2)[:, :, partners]
+    offsets = torch.from_numpy(pair_offsets(radius)).to(field)
+    error = (step - offsets.t()[None, :, :, None]).abs().sum(1)
     positive, negative = -(affinity + 1e-5).log(), -(1 + 1e-5 - affinity).log()
 
     def mean(values: Tensor, mask: Tensor, channels: int = 1) -> Tensor:
         return (values * mask).sum() / (channels * mask.sum() + 1e-5)
 
-    return (
-        mean(positive, background) / 4
-        + mean(positive, foreground) / 4
-        + mean(negative, different) / 2
-        + mean(error, foreground, 2) / 2
-        + mean(length, background, 2) / 2
-    )
+    return {
+        "loss_affinity_background": mean(positive, background) / 4,
+        "loss_affinity_foreground": mean(positive, foreground) / 4,
+        "loss_affinity_different": mean(negative, known & (one != two)) / 2,
+        "loss_displacement_foreground": mean(error, foreground, 2) / 2,
+        "loss_displacement_background": mean(step.abs().sum(1), background, 2) / 2,
+    }
 
 
-def with_gradients(
-    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, field: Tensor
-) -> list[Tensor]:
-    """Loss and its two gradients."""
-    logits, field = logits.clone().requires_grad_(), field.clone().requires_grad_()
-    value = loss(logits, field)
-    value.backward()
-    return [value.detach(), logits.grad, field.grad]
+def with_gradients(losses: Callable[..., dict[str, Tensor]], *inputs: Tensor) -> list[Tensor]:
+    """Sum of the losses and its gradients to two maps."""
+    inputs = [values.clone().requires_grad_() for values in inputs]
+    value = sum(losses(*inputs).values())
+    return [value.detach(), *torch.autograd.grad(value, inputs)]
 
 
 def build_losses(side: int, count: int) -> Benchmark:
     """Loss terms and gradients of ``count`` crops."""
     boundary, _, field = scene(side, side)
     logits = torch.stack([boundary.clamp(0.01, 0.99).logit().roll(i, -1) for i in range(count)])
-    fields = torch.stack([field] * count)
+    inputs = logits[:, None], torch.stack([field] * count)
     blocks = torch.from_numpy(np.random.default_rng(1).choice([0, 0, 1, 2, 255], (count, 8, 8)))
     labels = blocks.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
+    options = {"labels": labels.to(torch.uint8), "radius": TRAIN_RADIUS}
     index = plain_path_index(side, side, TRAIN_RADIUS)
-    steps = index.partners[:, 0] - index.sources[0]
-    middle = (steps + side // 2) // side
-    offsets = torch.from_numpy(np.stack([middle, steps - middle * side], axis=1)).float()
-    kinds = labels.to(torch.uint8)
-    assert pair_labels(kinds, radius=TRAIN_RADIUS).any()
     return Benchmark(
-        ours=lambda: with_gradients(
-            lambda a, b: sum(relation_losses(a[:, None], b, kinds, radius=TRAIN_RADIUS).values()),
-            logits,
-            fields,
-        ),
-        plain=lambda: with_gradients(
-            lambda a, b: plain_losses(a, b, labels, index, offsets), logits, fields
-        ),
-        error=largest_difference,
+        ours=partial(with_gradients, partial(relation_losses, **options), *inputs),
+        plain=partial(with_gradients, partial(plain_losses, index=index, **options), *inputs),
+        error=difference,
         note="forward and backward, index tables (made beforehand) and autograd",
     )
 
 
-def plain_refinement(field: np.ndarray) -> np.ndarray:
-    """All 300 steps of all pixels (irnet spec 6.2)."""
+def plain_refinement(field: np.ndarray, *, steps: int) -> np.ndarray:
+    """All steps of all pixels (irnet spec 6.2); float32 field (2, h, w) to int64 of that shape."""
     height, width = field.shape[1:]
     y, x = (grid.astype(np.float32) for grid in np.mgrid[:height, :width])
-    for _ in range(300):
+    for _ in range(steps):
         top, left = np.floor(y).astype(int), np.floor(x).astype(int)
         down, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
         fy, fx = y - top.astype(np.float32), x - left.astype(np.float32)
@@ -237,8 +218,8 @@ def build_refinement(height: int, width: int) -> Benchmark:
     field = scene(height, width)[2]
     return Benchmark(
         ours=partial(refine_centroids, field),
-        plain=lambda: plain_refinement(field.numpy()),
-        error=largest_difference,
+        plain=lambda: plain_refinement(field.numpy(), steps=300),
+        error=difference,
         note="NumPy, 300 full steps",
     )
 

@@ -10,12 +10,12 @@ from PIL import Image
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
 
-from plain import Benchmark, register
+from plain import Benchmark, difference, register, superpixel_unions
 
-SIDE, PROPOSALS, IMAGE, CLASSES = 448, 100, (375, 500), 20
+SIDE, PROPOSALS, CLASSES = 448, 100, 20
 FACTORS = (0.95, 1e-5, 0.8)
 SIZE_LIMITS, CONTOUR, SUPPRESSION = (0.00002, 0.85), 5, 0.3
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # classes, masks, response maps
+Found = list[np.ndarray]  # classes, masks, response maps
 
 
 def scene(num_peaks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -24,18 +24,8 @@ def scene(num_peaks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     As in the files of PRM's demo, half of the proposals cover less than 0.3 % of the image, and
     they are unions of superpixels.
     """
+    masks = superpixel_unions(PROPOSALS, 600, ((20, 180), (6, 14)))
     generator = np.random.default_rng(0)
-    height, width = IMAGE
-    ys, xs = np.mgrid[:height, :width]
-    seeds = generator.uniform(size=(600, 2)) * IMAGE
-    rough = (ys[::5, ::5, None] - seeds[:, 0]) ** 2 + (xs[::5, ::5, None] - seeds[:, 1]) ** 2
-    cells = rough.argmin(axis=2).repeat(5, axis=0).repeat(5, axis=1)
-    masks = np.zeros((PROPOSALS, *IMAGE), dtype=bool)
-    for number, mask in enumerate(masks):
-        radius = generator.uniform(6, 14) if number % 2 else generator.uniform(20, 180)
-        centre = seeds[generator.integers(len(seeds))]
-        near = np.hypot(*(seeds - centre).T) < radius * generator.uniform(0.7, 1.3, len(seeds))
-        mask[:] = near[cells]
     class_maps = generator.normal(size=(CLASSES, SIDE // 32, SIDE // 32)).astype(np.float32)
     classes = generator.integers(0, CLASSES, num_peaks)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -47,49 +37,51 @@ def scene(num_peaks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     return masks, class_maps, classes, maps.astype(np.float32)
 
 
-def as_bytes(values: np.ndarray) -> np.ndarray:
-    """Scaled by the range to 0..255."""
+def resized(values: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
+    """Scaled by the range to 0..255, then resized by Pillow to (h, w)."""
     low, high = values.min(), values.max()
     scale = 255.0 / ((high - low) or 1)
-    return (np.clip((values - low) * scale, 0, 255) + 0.5).astype(np.uint8)
+    values = (np.clip((values - low) * scale, 0, 255) + 0.5).astype(np.uint8)
+    return np.asarray(Image.fromarray(values).resize(size[::-1], method))
 
 
-def resized(values: np.ndarray, method: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(as_bytes(values)).resize((SIDE, SIDE), method))
-
-
-def best_proposal(
-    masks: list[np.ndarray], class_map: np.ndarray, peak_map: np.ndarray
-) -> tuple[float, np.ndarray | None]:
-    """Score and mask of the best proposal of one peak."""
-    back, penalty, balance = FACTORS
-    class_bytes = resized(class_map, Image.Resampling.BICUBIC)
+def plain_scores(
+    masks: np.ndarray,
+    class_map: np.ndarray,
+    peak_map: np.ndarray,
+    *,
+    factors: tuple[float, float, float] = FACTORS,
+    size_limits: tuple[float, float] = SIZE_LIMITS,
+    contour_width: int = CONTOUR,
+) -> tuple[list[float], list[np.ndarray]]:
+    """Score of each proposal for one peak, NaN for those of a wrong size, and the resized masks."""
+    (back, penalty, balance), size = factors, peak_map.shape
+    class_bytes = resized(class_map, size, Image.Resampling.BICUBIC)
     background = (class_bytes < back * class_bytes.mean()).astype(np.float32)
-    best, winner = -np.inf, None
-    for proposal in masks:
-        mask = (resized(proposal, Image.Resampling.NEAREST) > 0).astype(np.float32)
-        area = mask.sum()
-        if not SIZE_LIMITS[0] * mask.size <= area < SIZE_LIMITS[1] * mask.size:
+    scores, small = [], []
+    for proposal in masks.astype(np.uint8):
+        mask = (resized(proposal, size, Image.Resampling.NEAREST) > 0).astype(np.float32)
+        small.append(mask)
+        if not size_limits[0] * mask.size <= mask.sum() < size_limits[1] * mask.size:
+            scores.append(np.nan)
             continue
-        kernel = np.ones((CONTOUR, CONTOUR), np.uint8)
+        kernel = np.ones((contour_width, contour_width), np.uint8)
         contour = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, kernel)
         score = balance * (peak_map * mask).sum() + (peak_map * contour).sum()
-        score -= penalty * (background * mask).sum()
-        if score > best:
-            best, winner = score, mask
-    return best, winner
+        scores.append(score - penalty * (background * mask).sum())
+    return scores, small
 
 
 def plain_retrieval(
     masks: np.ndarray, class_maps: np.ndarray, classes: np.ndarray, maps: np.ndarray
 ) -> Found:
     """Peak by peak, proposal by proposal, then suppression with merging."""
-    stack = [mask.astype(np.uint8) for mask in masks]
     found = []
     for class_id, peak_map in zip(classes, maps, strict=True):
-        score, mask = best_proposal(stack, class_maps[class_id], peak_map)
-        if mask is not None:
-            found.append([score, class_id, mask > 0, peak_map.copy()])
+        scores, small = plain_scores(masks, class_maps[class_id], peak_map)
+        if not np.isnan(scores).all():
+            best = int(np.nanargmax(scores))
+            found.append([scores[best], class_id, small[best] > 0, peak_map.copy()])
     found.sort(key=lambda instance: -instance[0])
     kept = []
     while found:
@@ -102,7 +94,7 @@ def plain_retrieval(
                 best[3] += other[3]
         kept.append(best)
         found = rest
-    return tuple(np.array([instance[i] for instance in kept]) for i in (1, 2, 3))
+    return [np.array([instance[i] for instance in kept]) for i in (1, 2, 3)]
 
 
 def our_retrieval(
@@ -115,13 +107,7 @@ def our_retrieval(
     found = retrieve_instances(
         prepared, class_maps, classes, maps, factors=FACTORS, nms_threshold=SUPPRESSION
     )
-    return found.classes, prepared.regions.decode(found.proposals), found.peak_maps
-
-
-def difference(plain: Found, ours: Found) -> float:
-    """Of the response maps; infinite where classes, order or a pixel of a mask differ."""
-    same = all(np.array_equal(a, b) for a, b in zip(plain[:2], ours[:2], strict=True))
-    return float(np.abs(plain[2] - ours[2]).max()) if same else float("inf")
+    return [found.classes, prepared.regions.decode(found.proposals), found.peak_maps]
 
 
 def build_retrieval(num_peaks: int) -> Benchmark:

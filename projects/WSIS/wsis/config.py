@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -45,13 +46,16 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # "package.module:function", functions that add config keys:
     # ["detectron2.projects.point_rend:add_pointrend_config"].
     cfg.WSIS.IMPORTS = []
-    # Filled in from DATA: the data sets of the user's own.
+    # Filled in from DATA: class names by class id, and the data sets of the user's own.
+    cfg.WSIS.CLASSES = []
     cfg.WSIS.DATASETS = []
     # Images that an infer, derive or export stage treats: roles of DATA, as [train, val]; () for
     # the stage's own. In the config of a run, names of registered data sets.
     cfg.WSIS.IMAGES = ()
     # What to do with an image that cannot be processed: "raise" or "skip" (listed in the manifest).
     cfg.WSIS.ON_ERROR = "raise"
+    # Filled in beside the weights that a stage ends with: those that its training starts from.
+    cfg.WSIS.INITIAL_WEIGHTS = ""
     # Product (a consumed training stage) whose weights initialise this training stage instead of
     # MODEL.WEIGHTS; "" for MODEL.WEIGHTS.
     cfg.WSIS.INIT_FROM = ""
@@ -138,28 +142,45 @@ def get_wsis_cfg() -> CfgNode:
     return cfg
 
 
-def import_modules(cfg: CfgNode, names: Iterable[str]) -> None:
-    """Import what ``WSIS.IMPORTS`` names, and let its functions add their keys, in place.
+def load_modules(names: Iterable[str]) -> list[ModuleType]:
+    """Import what ``WSIS.IMPORTS`` names; modules in the present folder are found, too.
+
+    Args:
+        names: ``package.module`` or ``package.module:function``.
+
+    Raises:
+        UsageError: there is no such module.
+    """
+    found = []
+    for name in names:
+        here = os.getcwd()
+        sys.path.append(here)
+        try:
+            found.append(importlib.import_module(str(name).partition(":")[0]))
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
+        finally:
+            sys.path.remove(here)
+    return found
+
+
+def add_keys_of_modules(cfg: CfgNode, names: Iterable[str]) -> None:
+    """Let the functions that ``WSIS.IMPORTS`` names add their config keys, in place.
 
     Args:
         cfg: a config.
-        names: ``package.module`` or ``package.module:function``; the function takes the config.
-            Modules beside the present folder are found, too.
+        names: as `load_modules` takes them; a ``function`` takes the config.
 
     Raises:
         UsageError: there is no such module or function.
     """
-    for name in dict.fromkeys(names):
-        module, _, function = str(name).partition(":")
-        sys.path.append(os.getcwd())
-        try:
-            found = importlib.import_module(module)
-            if function:
-                getattr(found, function)(cfg)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
-        finally:
-            sys.path.remove(os.getcwd())
+    names = list(dict.fromkeys(names))
+    for name, module in zip(names, load_modules(names), strict=True):
+        function = str(name).partition(":")[2]
+        if function and not hasattr(module, function):
+            raise UsageError(f"WSIS.IMPORTS names {name}: the module has no such function")
+        if function:
+            getattr(module, function)(cfg)
 
 
 def set_class_count(cfg: CfgNode, count: int) -> None:

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
+from wsis.config import add_keys_of_modules, get_wsis_cfg, load_modules
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names
 from wsis.data.mappers import build_mapper
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.errors import UsageError
+from wsis.errors import UsageError, WSISError
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
 
@@ -32,6 +33,30 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
     """A pipeline as it was trained, on this machine's GPU if it has one."""
     device, _ = choose_devices(None, None)
     return load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
+
+
+def open_run(output_dir: Path) -> Pipeline:
+    """The stages of a run as their folders hold them; neither pipeline file nor data are needed.
+
+    Raises:
+        WSISError: the folder holds no stage that has run.
+    """
+    device, _ = choose_devices(None, None)
+    planned = []
+    for path in output_dir.glob("*_*/config.yaml"):
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        imports = said["WSIS"]["IMPORTS"]
+        load_modules(imports)
+        cfg = get_wsis_cfg()
+        add_keys_of_modules(cfg, imports)
+        cfg.merge_from_file(str(path))
+        cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = device, str(path.parent)
+        cfg.freeze()
+        planned.append(PlannedStage(get_stage(cfg.WSIS.STAGE), cfg, path.parent))
+    if not planned:
+        raise WSISError(f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml)")
+    planned.sort(key=lambda one: int(one.folder.name.partition("_")[0]))
+    return Pipeline(output_dir.name, output_dir, tuple(planned))
 
 
 def load_network(
@@ -151,7 +176,7 @@ class TrainedStage:
         if min_score is None:
             min_score = _CONFIDENT if self.is_detector else 0.0
         self.pipeline, self.name, self.min_score = pipeline, planned.name, min_score
-        self.classes = tuple(class_names(planned.cfg.WSIS.IMAGES[0]))
+        self.classes = tuple(planned.cfg.WSIS.CLASSES)
         self._record: Record = {}
         self._fresh: dict[str, _Fresh] = {}
         self._make = self._maker(planned, weights)

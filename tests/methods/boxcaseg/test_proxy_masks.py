@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.boxcaseg import painted
 from wsis.methods.boxcaseg.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.proxy_masks import (
     fair_confidence,
@@ -17,16 +18,6 @@ from wsis.methods.boxcaseg.proxy_masks import (
 
 def areas_of(boxes):
     return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-
-
-def plain_merge(masks, areas):
-    """One pixel at a time: the smallest box that claims it, of equal ones the first."""
-    result = np.zeros_like(masks)
-    for y, x in np.ndindex(masks.shape[1:]):
-        claims = np.flatnonzero(masks[:, y, x])
-        if len(claims):
-            result[min(claims, key=lambda k: (areas[k], k)), y, x] = True
-    return result
 
 
 @st.composite
@@ -46,7 +37,7 @@ def scenes(draw):
 def test_merging_against_the_plain_way(scene):
     boxes, masks = scene
     merged = merge_masks(masks, areas=areas_of(boxes))
-    np.testing.assert_array_equal(merged, plain_merge(masks, areas_of(boxes)))
+    np.testing.assert_array_equal(merged, painted(masks, areas_of(boxes)))
     assert merged.sum(axis=0).max(initial=0) <= 1
     np.testing.assert_array_equal(merged.any(axis=0), masks.any(axis=0))
 

@@ -1,45 +1,11 @@
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from wsis.config import get_wsis_cfg
-from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.status import current_inputs
 from wsis.methods.cim.stages import instances_artifact
-from wsis.stage import get_stage
 
 from tests.tiny import ROOT
-
-NAMES = (
-    "class_peaks",
-    "proposal_crops",
-    "peak_clusters",
-    "point_clusters",
-    "imported_clusters",
-    "complete_instances",
-    "mined_instances",
-    "proposal_detections",
-)
-
-
-def test_stages_fit_together():
-    cfg = get_wsis_cfg()
-    for name in NAMES:
-        stage = get_stage(name)
-        for key in stage.config_keys:
-            node = cfg
-            for part in key.split("."):
-                node = node[part]
-        if stage.kind in ("train", "infer"):
-            assert stage.mapper in MAPPER_REGISTRY
-        if stage.kind == "infer":
-            assert stage.weights_from in stage.consumes
-
-
-def test_training_sees_tags_only():
-    levels = {name: getattr(get_stage(name), "supervision", "image") for name in NAMES}
-    assert levels.pop("point_clusters") == "point"
-    assert set(levels.values()) == {"image"}
 
 
 def test_a_moved_point_makes_the_clusters_of_points_stale_and_those_of_peaks_not():

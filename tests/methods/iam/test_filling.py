@@ -3,21 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from plain.iam import plain_fill
 from torch.utils._python_dispatch import TorchDispatchMode
 from wsis.methods.iam import filling
 from wsis.methods.iam.filling import fill, filling_weights
-
-
-def unfolded(maps, weights, index, steps):
-    """The same by unfolding, multiplying and summing."""
-    side = int(weights.shape[2] ** 0.5)
-    chosen = weights[index]
-    for _ in range(steps):
-        columns = functional.unfold(maps, side, padding=side // 2)
-        windows = columns.view(*maps.shape[:2], side * side, *maps.shape[2:])
-        maps = (windows * chosen).sum(dim=2)
-    return maps
 
 
 def problem(seed, *, peaks=5, images=2, channels=3, side=3, size=(7, 9)):
@@ -56,7 +45,7 @@ def test_weights_by_hand():
 def test_against_unfolding(side, steps, size):
     maps, weights, index = problem(side + steps, side=side, size=size)
     ours = fill(maps, weights, index, num_iterations=steps)
-    plain = unfolded(maps, weights, index, steps)
+    plain = plain_fill(maps, weights, index, num_iterations=steps)
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-13)
     upstream = torch.rand_like(plain)
     if steps == 0:
@@ -79,7 +68,7 @@ def test_gradcheck():
 def test_only_the_maps_need_a_gradient():
     maps, weights, index = problem(1)
     ours = fill(maps, weights.detach(), index, num_iterations=5).sum()
-    plain = unfolded(maps, weights.detach(), index, 5).sum()
+    plain = plain_fill(maps, weights.detach(), index, num_iterations=5).sum()
     grads = [torch.autograd.grad(value, maps)[0] for value in (ours, plain)]
     torch.testing.assert_close(*grads)
 

@@ -1,46 +1,10 @@
-"""IRNet's loss against a plain double loop, its gradients, and the batch split over processes."""
+"""IRNet's loss against the plain way, its gradients, and the batch split over processes."""
 
 import pytest
 import torch
+from plain.irnet import plain_losses, plain_path_index
 from wsis.methods.irnet import losses
-from wsis.methods.irnet.affinity import search_paths, source_window
 from wsis.methods.irnet.losses import pair_sums, relation_losses
-
-
-def slow_losses(logits, displacement, labels, radius):
-    """Spec 5.4 pair by pair, differentiable by autograd."""
-    edge = logits[:, 0].sigmoid()
-    rows, columns = source_window(labels.shape[1:], radius=radius)
-    zero = logits.new_zeros(())
-    sums = {k: [zero, 0] for k in ("bg", "fg", "neg", "dbg", "dfg")}
-    for b in range(len(labels)):
-        for path in search_paths(radius):
-            for y in range(rows):
-                for x in range(radius - 1, radius - 1 + columns):
-                    dy, dx = path[0]
-                    one, two = int(labels[b, y, x]), int(labels[b, y + dy, x + dx])
-                    if 255 in (one, two):
-                        continue
-                    a = 1 - torch.stack([edge[b, y + p, x + q] for p, q in path]).max()
-                    d = displacement[b, :, y, x] - displacement[b, :, y + dy, x + dx]
-                    if one != two:
-                        sums["neg"][0] = sums["neg"][0] - (1 + 1e-5 - a).log()
-                        sums["neg"][1] += 1
-                        continue
-                    kind = "fg" if one else "bg"
-                    sums[kind][0] = sums[kind][0] - (a + 1e-5).log()
-                    sums[kind][1] += 1
-                    target = torch.tensor([dy, dx]) if one else torch.zeros(2)
-                    sums["d" + kind][0] = sums["d" + kind][0] + (d - target).abs().sum()
-                    sums["d" + kind][1] += 2
-    term = {k: total / (count + 1e-5) for k, (total, count) in sums.items()}
-    return {
-        "loss_affinity_background": term["bg"] / 4,
-        "loss_affinity_foreground": term["fg"] / 4,
-        "loss_affinity_different": term["neg"] / 2,
-        "loss_displacement_foreground": term["dfg"] / 2,
-        "loss_displacement_background": term["dbg"] / 2,
-    }
 
 
 def inputs(seed=0, count=3, size=(6, 8), dtype=torch.float64):
@@ -53,10 +17,10 @@ def inputs(seed=0, count=3, size=(6, 8), dtype=torch.float64):
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 1 << 21])
-def test_equals_the_slow_loop(monkeypatch, pairs_at_once):
+def test_equals_the_plain_way(monkeypatch, pairs_at_once):
     monkeypatch.setattr(losses, "_PAIRS_ON_CPU", pairs_at_once)
     logits, displacement, labels = inputs()
-    expected = slow_losses(logits, displacement, labels, 3)
+    expected = plain_losses(logits, displacement, labels, radius=3, index=plain_path_index(6, 8, 3))
     wanted = torch.autograd.grad(sum(expected.values()), (logits, displacement))
     found = relation_losses(logits, displacement, labels, radius=3)
     got = torch.autograd.grad(sum(found.values()), (logits, displacement))

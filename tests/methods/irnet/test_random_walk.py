@@ -5,28 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.irnet import exact_walk
 from wsis.methods.irnet import random_walk as walk_module
-from wsis.methods.irnet.affinity import search_paths
 from wsis.methods.irnet.random_walk import chebyshev_coefficients, random_walk, walk_weights
 
 from tests.layers.allocations import Allocations
-
-
-def dense_walk(maps, boundary, *, radius, beta, steps):
-    """The definition: a dense matrix, applied step by step in float64."""
-    height, width = boundary.shape
-    matrix = np.eye(height * width)
-    for path in search_paths(radius):
-        dy, dx = path[0]
-        for y in range(height):
-            for x in range(width):
-                if 0 <= y + dy < height and 0 <= x + dx < width:
-                    value = (1 - max(boundary[y + a, x + b] for a, b in path)) ** beta
-                    i, j = y * width + x, (y + dy) * width + x + dx
-                    matrix[i, j] = matrix[j, i] = value
-    matrix /= matrix.sum(axis=1, keepdims=True)
-    flat = (maps * (1 - boundary)).reshape(len(maps), -1).astype(np.float64)
-    return (np.linalg.matrix_power(matrix, steps) @ flat.T).T.reshape(maps.shape)
 
 
 def inputs(seed, size, count, sharpness=4):
@@ -57,7 +40,7 @@ def test_equals_the_dense_walk(size, radius, beta, times):
         beta=beta,
         exp_times=times,
     )
-    expected = dense_walk(maps, boundary, radius=radius, beta=beta, steps=2**times)
+    expected = exact_walk(maps, boundary, radius=radius, beta=beta, steps=2**times)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5, rtol=0)
 
 

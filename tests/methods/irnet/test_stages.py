@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 from wsis.config import get_wsis_cfg
-from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.methods.irnet import stages
 from wsis.stage import get_stage
 
@@ -39,25 +38,6 @@ def test_the_mean_is_measured_without_a_shift_and_used_with_it():
     assert get_stage("displacement_mean").config["MODEL.IRNET.MEAN_DISPLACEMENT"] == [0, 0]
     measured = get_stage("instances").measured({"displacement_mean": Reader(), "cam": None})
     assert measured == {"MODEL.IRNET.MEAN_DISPLACEMENT": [3, -4]}
-
-
-def test_stages_name_mappers_and_keys_that_exist():
-    cfg = get_wsis_cfg()
-    for name in ("relation_network", "displacement_mean", "instances", "semantic_labels"):
-        assert get_stage(name).mapper in MAPPER_REGISTRY
-    for name in ("inter_pixel_label", "relation_network", "instances", "semantic_labels"):
-        for key in get_stage(name).config_keys:
-            node = cfg
-            for part in key.split("."):
-                node = node[part]
-
-
-def test_every_key_of_the_method_makes_some_stage_stale():
-    names = ("inter_pixel_label", "relation_network", "displacement_mean", "instances")
-    stages = [get_stage(name) for name in (*names, "semantic_labels")]
-    used = {key for stage in stages for key in (*stage.config_keys, *stage.config)}
-    cfg = get_wsis_cfg()
-    assert {f"MODEL.IRNET.{key}" for key in cfg.MODEL.IRNET} == used
 
 
 def test_inter_pixel_label_of_a_file(tmp_path):

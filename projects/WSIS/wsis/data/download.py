@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import os
 import shutil
 import tarfile
@@ -26,15 +27,10 @@ _CHUNK = 1 << 20
 _TIMEOUT_S = 60
 
 
-def md5_of_file(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal MD5 of a file, the checksum that the data sets' authors publish."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def verify_md5(path: str | os.PathLike[str], md5: str) -> None:
-    """Raise `DataError` unless the file has this MD5."""
-    found = md5_of_file(path)
+    """Raise `DataError` unless the file has this MD5, as the data sets' authors publish it."""
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:
         raise DataError(
             f"{path} has MD5 {found}, not {md5}: it is incomplete or another file; delete it and "
@@ -42,20 +38,22 @@ def verify_md5(path: str | os.PathLike[str], md5: str) -> None:
         )
 
 
-def _fetch(request: urllib.request.Request, part: Path) -> None:
+def _fetch(url: str, part: Path) -> None:
+    """Append what is missing of ``url`` to ``part``, or write it anew if the server so wants."""
+    done = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         resumed = response.status == 206
+        done = done if resumed else 0
         length = int(response.headers.get("Content-Length") or 0)
-        done = part.stat().st_size if resumed else 0
-        total = done + length if length else 0
-        bar = tqdm(unit="B", unit_scale=True, desc=part.stem, initial=done, total=total or None)
-        with bar, open(part, "ab" if resumed else "wb") as stream:
-            while chunk := response.read(_CHUNK):
-                stream.write(chunk)
-                done += len(chunk)
-                bar.update(len(chunk))
-        if total and done < total:
-            raise OSError(f"the connection ended after {done} of {total} bytes")
+        options = {"total": done + length if length else None, "initial": done, "desc": part.stem}
+        with (
+            open(part, "ab" if resumed else "wb") as stream,
+            tqdm.wrapattr(stream, "write", **options) as counted,
+        ):
+            shutil.copyfileobj(response, counted, _CHUNK)
+    if length and part.stat().st_size < done + length:
+        raise OSError(f"the connection ended after {part.stat().st_size} of {done + length} bytes")
 
 
 def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
@@ -76,23 +74,29 @@ def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    start = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        _fetch(request, part)
+        _fetch(url, part)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing is left to fetch; the checksum decides
             raise DataError(f"{url} cannot be downloaded ({error})") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{url} cannot be downloaded ({error}); run again to go on") from error
-    if md5_of_file(part) != md5:
+    try:
+        verify_md5(part, md5)
+    except DataError:
         part.unlink()
-        raise DataError(f"{url} gave a file with another MD5 than {md5}; it was removed, try again")
+        raise DataError(
+            f"{url} gave a file with another MD5 than {md5}; it was removed, try again"
+        ) from None
     part.rename(path)
 
 
 def _target(name: str, folder: Path, strip: int) -> Path | None:
-    """Where an archive's entry belongs; None for what ``strip`` cuts off entirely."""
+    """Where an archive's entry belongs; None for what ``strip`` cuts off entirely.
+
+    The standard library's ``filter="data"`` is no help here: it takes ``/x`` for ``x`` and refuses
+    folders that are links to another drive.
+    """
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or ":" in (pure.parts or ("",))[0]:
         raise DataError(f"the archive's entry {name!r} leaves the folder; it was not extracted")
@@ -119,21 +123,18 @@ def extract_tar(
     Raises:
         DataError: not an archive, damaged, or an entry that would land outside the folder.
     """
-    folder = Path(folder)
     count = 0
     try:
         with tarfile.open(archive) as stored:
             for entry in tqdm(stored, desc="extracting"):
-                target = _target(entry.name, folder, strip) if entry.isreg() else None
+                target = _target(entry.name, Path(folder), strip) if entry.isreg() else None
                 if target is None or not wanted(entry.name):
                     continue
                 if target.is_file() and target.stat().st_size == entry.size:
                     continue
-                source = stored.extractfile(entry)
-                if source is not None:
-                    with atomic_write(target, sync=False) as stream:
-                        shutil.copyfileobj(source, stream, _CHUNK)
-                    count += 1
+                with atomic_write(target, sync=False) as stream:
+                    shutil.copyfileobj(stored.extractfile(entry), stream, _CHUNK)
+                count += 1
     except FileNotFoundError:
         raise DataError(f"{archive} does not exist") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:

@@ -130,11 +130,13 @@ def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
     """Read the image of a Detectron2 dataset dict and check its ``height`` and ``width``, if given.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, 3) uint8, RGB: ``pixels`` of the dict where it has them, else of the file.
 
     Raises:
         DataError: as `read_image`.
     """
+    if "pixels" in dataset_dict:
+        return dataset_dict["pixels"]
     size = None
     if "height" in dataset_dict and "width" in dataset_dict:
         size = (int(dataset_dict["height"]), int(dataset_dict["width"]))

@@ -23,8 +23,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
     intact; so does a full disk. One that is damaged later is passed over for the one before.
     """
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, *, mark: bool = True, **kwargs: Any) -> None:
         """Save model and checkpointables as ``<name>.pth`` and mark it as the last checkpoint.
+
+        Args:
+            name: of the file, without suffix.
+            mark: False leaves the mark: a resumed run does not start from this one.
+            **kwargs: what else to save.
 
         Raises:
             WSISError: a weight is NaN or infinite, or the disk is full.
@@ -43,7 +48,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"cannot save {path} ({_reason(error)}); free some space and run the same "
                 "command again; it goes on from the last checkpoint"
             ) from error
-        self.tag_last_checkpoint(path.name)
+        if mark:
+            self.tag_last_checkpoint(path.name)
 
     def periodic_files(self) -> list[Path]:
         """``model_<iteration>.pth`` in ascending order."""

@@ -22,7 +22,7 @@ ZOO = "detectron2://"
 COMMAND_LINE = "command line"
 _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
 # Keys that name data sets: a pipeline names them by role, so that none is left behind.
-_NAMES_OF_DATA = ("DATASETS", "WSIS.DATASETS", "WSIS.STAGE", "WSIS.EVALUATION.IMAGES")
+_NAMES_OF_DATA = ("DATASETS", "WSIS.DATASETS", "WSIS.CLASSES", "WSIS.EVALUATION.IMAGES")
 
 Lines = tuple[str, Mapping[str, Any]]  # where they stand, and what they say
 

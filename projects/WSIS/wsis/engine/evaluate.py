@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from torch import nn
 
 from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
@@ -35,15 +38,27 @@ METRICS = "metrics.json"
 
 
 @torch.no_grad()
-def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
-    """Run a trained network over a test set.
+def evaluate_network(
+    planned: PlannedStage, model: nn.Module, dataset_dicts: DatasetDicts, name: str
+) -> Results:
+    """Run a network over a test set.
 
     With WSIS.ON_ERROR "skip", the objects of an image that cannot be read are missed, not forgiven.
+
+    Args:
+        planned: the stage that trains it.
+        model: the network, in eval mode.
+        dataset_dicts: of the test set.
+        name: of the test set.
+
+    Returns:
+        Entries of ``metrics.json`` (`wsis.evaluation.results.stage_result`).
     """
     stage, cfg = planned.stage, planned.cfg
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
-    model = build_inference_model(cfg, ProductReader(planned.folder, planned.name).weights)
+    if cfg.TEST.AUG.ENABLED:
+        model = GeneralizedRCNNWithTTA(cfg, model)
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
@@ -64,19 +79,33 @@ def _evaluate_network(planned: PlannedStage, dataset_dicts: DatasetDicts, name: 
     shares = comm.gather(skipped, dst=0)
     skipped = dict(sorted(item for share in shares for item in share.items()))
     return [
-        {"protocol": p, "metrics": metrics | {"images_skipped": len(skipped)}, "skipped": skipped}
+        stage_result(
+            planned.name,
+            name,
+            protocol=p,
+            metrics=metrics | {"images_skipped": len(skipped)},
+            skipped=skipped,
+        )
         for p, metrics in found.items()
     ]
 
 
+def evaluate_on_test_sets(planned: PlannedStage, model: nn.Module) -> Results:
+    """Figures of a network on all of ``DATASETS.TEST``, see `evaluate_network`."""
+    names = planned.cfg.DATASETS.TEST
+    found = [evaluate_network(planned, model, get_dataset_dicts(name), name) for name in names]
+    return [entry for entries in found for entry in entries]
+
+
 def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
     assert planned.stage.evaluation is not None
-    return planned.stage.evaluation(
+    found = planned.stage.evaluation(
         dataset_dicts[comm.get_rank() :: comm.get_world_size()],
         ProductReader(planned.folder, planned.name),
         class_names(name),
         planned.cfg,
     )
+    return [stage_result(planned.name, name, **entry) for entry in found]
 
 
 class Evaluations:
@@ -106,13 +135,14 @@ class Evaluations:
         known = digest == _read(planned.folder).get("digest")
         if comm.all_gather(known)[0] and not again:
             return
+        measure = partial(_evaluate_product, planned)
+        if isinstance(planned.stage, TrainStage):
+            weights = ProductReader(planned.folder, planned.name).weights
+            model = build_inference_model(planned.cfg, weights)
+            measure = partial(evaluate_network, planned, model)
         results = []
         for name in self._datasets(planned):
-            dataset_dicts = self.images.named((name,))
-            is_network = isinstance(planned.stage, TrainStage)
-            measure = _evaluate_network if is_network else _evaluate_product
-            for entry in measure(planned, dataset_dicts, name):
-                results.append(stage_result(planned.name, name, **entry))
+            results += measure(self.images.named((name,)), name)
         if comm.is_main_process():
             content = {"digest": digest, "results": json_results(results)}
             write_json(planned.folder / EVALUATION, content)
@@ -166,6 +196,8 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
         config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
         config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
+        if cfg.TEST.AUG.ENABLED:
+            config |= flatten(cfg.TEST.AUG, "TEST.AUG")
     for key in planned.stage.evaluation_keys:
         config |= flatten(look_up(cfg, key), key)
     config["datasets"] = Evaluations._datasets(planned)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Manifest:
         files: sizes in bytes of the product's files beside the artifacts, ``{name: bytes}``.
         seconds: wall time of the run that finished it.
         versions: of the packages that made it.
+        defaults: config keys that held the default of the versions that made it. A key that
+            another version does not know counts as equal there.
     """
 
     stage: str
@@ -58,6 +60,7 @@ class Manifest:
     files: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    defaults: list[str] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
@@ -152,11 +155,25 @@ def _changed_input(key: str, config: Mapping[str, Any]) -> str:
 
 
 def describe_change(
-    old: Manifest, config: Mapping[str, Any], inputs: Mapping[str, str]
+    old: Manifest,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    defaults: Collection[str] = (),
 ) -> str | None:
-    """Say how the present config and inputs differ from those of ``old``; None if they do not."""
+    """Say how the present config and inputs differ from those of ``old``; None if they do not.
+
+    A key that only one of them knows makes no difference where it holds its default.
+
+    Args:
+        old: what was written when the stage ran.
+        config: as it is now.
+        inputs: as they are now.
+        defaults: keys of ``config`` that hold their default.
+    """
     changes, other_data_sets = [], False
-    for key in sorted(old.config.keys() | config.keys()):
+    unknown = {key for key in old.defaults if key not in config}
+    unknown |= {key for key in defaults if key not in old.config}
+    for key in sorted((old.config.keys() | config.keys()) - unknown):
         before, now = old.config.get(key, "absent"), plain(config.get(key, "absent"))
         if before != now:
             changes.append(f"{key} was {before} and is {now}")

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 
-from wsis.config import check_config, get_wsis_cfg, import_modules, set_class_count
+from wsis.config import (
+    add_keys_of_modules,
+    check_config,
+    get_wsis_cfg,
+    load_modules,
+    set_class_count,
+)
 from wsis.data.builtin import class_names, is_salient
 from wsis.data.root import find_in_datasets
 from wsis.data.user import ROLES, entries_of, register_role
@@ -73,12 +80,12 @@ class PlannedStage:
         With `wsis.config.get_wsis_cfg` and Detectron2's ``DefaultPredictor`` it gives the stage's
         own network.
         """
-        initial, weights = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.WEIGHTS
+        values = {"MODEL.TIMM.WEIGHTS": "", "MODEL.TIMM.PRETRAINED": False}
         if isinstance(self.stage, TrainStage):
-            weights = str(self.folder / MODEL_FINAL)
-        made = self.with_values({"MODEL.WEIGHTS": weights, "MODEL.TIMM.WEIGHTS": ""})
-        note = f"# its training starts from MODEL.WEIGHTS {initial}\n" if initial != weights else ""
-        return note + made.cfg.dump()
+            values["MODEL.WEIGHTS"] = str(self.folder / MODEL_FINAL)
+            keys = self.cfg.MODEL
+            values["WSIS.INITIAL_WEIGHTS"] = keys.WEIGHTS or keys.TIMM.WEIGHTS
+        return self.with_values(values).cfg.dump()
 
 
 @dataclass(frozen=True)
@@ -153,8 +160,14 @@ class _Plan:
                 if alone
                 else f"{path} has no STAGES: it is no pipeline (see configs/)"
             )
+        for lines in self._all_lines():
+            load_modules(_imports(lines))  # they may register stages
         self.records = {name: get_stage(name) for name in self.names}
         self.overrides: Overrides = split_overrides(overrides, self.names)
+
+    def _all_lines(self) -> list[Mapping[str, Any]]:
+        own = [one for f in self.files for s in f.stages.values() for _, one in s.lines]
+        return [*(file.values for file in self.files), *own]
 
     def data(self, name: str) -> dict[str, tuple[str, ...]]:
         """Names of the registered data sets of a stage by role, in lower case."""
@@ -196,7 +209,7 @@ class _Plan:
         """The config of a stage, its data sets and class counts filled in; not frozen."""
         cfg, chain = get_wsis_cfg(), self.chain(name)
         lines = lines_of_stage(self.files, chain)
-        import_modules(cfg, (found for _, values in lines for found in _imports(values)))
+        add_keys_of_modules(cfg, (name for _, values in lines for name in _imports(values)))
         for found in lines:
             merge_lines(cfg, found)
         apply_overrides(cfg, self.overrides.common)
@@ -225,7 +238,8 @@ class _Plan:
             cfg.WSIS.EVALUATION.IMAGES = data["evaluation"]
         cfg.WSIS.DATASETS = entries_of([*cfg.DATASETS.TRAIN, *names["val"], *own])
         _check_classes_of(cfg, record)
-        set_class_count(cfg, len(class_names(cfg.WSIS.IMAGES[0])))
+        cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
+        set_class_count(cfg, len(cfg.WSIS.CLASSES))
         cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
         cfg.MODEL.TIMM.WEIGHTS = find_in_datasets(cfg.MODEL.TIMM.WEIGHTS)
         if getattr(record, "mapper", "") != "InstanceMapper":
@@ -265,6 +279,18 @@ def _names_of_role(
             wanted = "DATA.SALIENT: single objects with their masks"
         raise UsageError(f"stage {record.name} needs {wanted} (datasets/README.md)")
     return data[role]
+
+
+def _for_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
+    try:
+        cfg = DefaultTrainer.auto_scale_workers(cfg, num_processes)
+    except AssertionError:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} of stage {cfg.WSIS.STAGE} is not "
+            f"divisible by SOLVER.REFERENCE_WORLD_SIZE {cfg.SOLVER.REFERENCE_WORLD_SIZE}"
+        ) from None
+    cfg.defrost()
+    return cfg
 
 
 def _imports(values: Mapping[str, Any]) -> list[str]:
@@ -313,7 +339,9 @@ def _check_classes(
     )
 
 
-def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str]) -> Pipeline:
+def load_pipeline(
+    config_file: str | os.PathLike[str], overrides: Sequence[str], *, num_processes: int = 1
+) -> Pipeline:
     """Read a pipeline YAML and make the configs of its stages.
 
     A stage's config is, in this order: Detectron2's defaults with WSIS's; file by file, those of
@@ -324,6 +352,8 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
     Args:
         config_file: YAML with STAGES, or one whose ``_BASE_`` has them.
         overrides: pairs from the command line.
+        num_processes: that will train; where ``SOLVER.REFERENCE_WORLD_SIZE`` names another number,
+            batch, rate and schedule are scaled as Detectron2 does it.
 
     Raises:
         UsageError: a missing file, an unknown key, stage or data set.
@@ -338,6 +368,8 @@ def load_pipeline(config_file: str | os.PathLike[str], overrides: Sequence[str])
         if not plan.fill_in(cfg, record):
             continue
         cfg.OUTPUT_DIR = str(folder)
+        if isinstance(record, TrainStage):
+            cfg = _for_processes(cfg, num_processes)
         if isinstance(record, InferStage):
             makers = [p for p in planned if p.stage.produces == record.weights_from]
             cfg.MODEL.WEIGHTS = str(makers[-1].folder / MODEL_FINAL) if makers else ""

@@ -22,23 +22,20 @@ from wsis.engine.lock import check_shared
 from wsis.engine.manifest import DONE, PIPELINE, RUNNING, Manifest
 from wsis.engine.memory import keep_freed_memory
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.engine.runners import RUNNERS, clear_folder, training_dicts
+from wsis.engine.runners import RUNNERS, clear_folder
 from wsis.engine.status import (
-    NOT_YET_RUN,
     State,
-    Status,
+    Statuses,
     current_inputs,
+    defaults_among,
     product_files,
     relevant_config,
-    stage_status,
 )
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
-
-_BUILDS_ON = "it builds on "
 
 
 @dataclass(frozen=True)
@@ -68,25 +65,6 @@ class Request:
         return pipeline.select(stage=self.stage, first=self.first, last=self.last)
 
 
-def all_statuses(pipeline: Pipeline, images: Images) -> dict[str, Status]:
-    """The state of every stage; what builds on a stale stage is stale too."""
-    statuses: dict[str, Status] = {}
-    for planned in pipeline.stages:
-        status = stage_status(pipeline, planned, images.of(planned))
-        for product in planned.consumes:
-            name, _ = pipeline.producer(product, planned)
-            upstream = statuses.get(name)
-            if status.state is State.MISSING and status.detail == NOT_YET_RUN:
-                break
-            if upstream is not None and upstream.state is State.STALE:
-                inherited = upstream.detail.startswith(_BUILDS_ON)
-                reason = f"{_BUILDS_ON}{name}, which is stale: {upstream.detail}"
-                status = Status(State.STALE, upstream.detail if inherited else reason)
-                break
-        statuses[planned.name] = status
-    return statuses
-
-
 def run(request: Request) -> None:
     """Do what was asked; every process of the run calls this with the same request.
 
@@ -96,7 +74,9 @@ def run(request: Request) -> None:
     setup_logger(distributed_rank=comm.get_rank(), name="wsis", abbrev_name="wsis")
     setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
     setup_logger(distributed_rank=comm.get_rank(), name="detectron2")
-    pipeline = load_pipeline(request.config_file, request.overrides)
+    pipeline = load_pipeline(
+        request.config_file, request.overrides, num_processes=comm.get_world_size()
+    )
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     check_shared(pipeline.output_dir)
@@ -106,29 +86,28 @@ def run(request: Request) -> None:
     _check_chosen(chosen)
     if not request.eval_only:
         _note_stages(pipeline)
-    worked = 0
+    statuses = Statuses(pipeline, images)
+    worked = False
     for planned in chosen:
         if not request.eval_only:
-            worked += run_stage(pipeline, planned, images, force=request.force)
-        statuses = comm.all_gather(all_statuses(pipeline, images))[0]
-        status = statuses[planned.name]
+            worked |= run_stage(pipeline, planned, images, statuses, force=request.force)
+        status = statuses.of(planned)
         if status.state is State.DONE:
             evaluations.evaluate(planned, again=request.eval_only)
         elif planned.stage.evaluation:
             detail = f"{status.state.value} ({status.detail})"
             logger.warning("%s is %s and is not evaluated", planned.name, detail)
         comm.synchronize()
+    done = [p for p in pipeline.stages if statuses.of(p).state is State.DONE]
     if comm.is_main_process():
-        statuses = all_statuses(pipeline, images)
-        done = [p for p in pipeline.stages if statuses[p.name].state is State.DONE]
         evaluations.report(done, shown=chosen)
-        if request.eval_only and not done:
-            raise WSISError(
-                f"nothing to evaluate: no stage of {pipeline.name} is done in "
-                f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR"
-            )
-        if not worked and not request.eval_only:
-            logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
+    if request.eval_only and not done:
+        raise WSISError(
+            f"nothing to evaluate: no stage of {pipeline.name} is done in "
+            f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR"
+        )
+    if not worked and not request.eval_only:
+        logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
 
 
 def _note_stages(pipeline: Pipeline) -> None:
@@ -159,7 +138,12 @@ def _check_chosen(chosen: Sequence[PlannedStage]) -> None:
 
 
 def run_stage(
-    pipeline: Pipeline, planned: PlannedStage, images: Images, *, force: bool = False
+    pipeline: Pipeline,
+    planned: PlannedStage,
+    images: Images,
+    statuses: Statuses,
+    *,
+    force: bool = False,
 ) -> bool:
     """Bring one stage to its end, from where it stands.
 
@@ -167,11 +151,8 @@ def run_stage(
         whether there was anything to do.
     """
     dataset_dicts = images.of(planned)
-    problem = comm.all_gather(_upstream_problem(pipeline, planned, images))[0]
-    if problem:
-        raise WSISError(problem)
-    # The main process decides for all: others may see an older state of a network drive.
-    status = comm.all_gather(stage_status(pipeline, planned, dataset_dicts))[0]
+    _check_upstream(pipeline, planned, statuses)
+    status = statuses.of(planned)
     if not force:
         if status.state is State.DONE:
             logger.info("%s: done (%s)", planned.name, status.detail)
@@ -189,12 +170,12 @@ def run_stage(
     if isinstance(planned.stage, InferStage) and planned.stage.measured is not None:
         planned = planned.with_values(planned.stage.measured(products))
     config, inputs = relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
-    manifest = Manifest(planned.name, planned.stage.kind, RUNNING, config, inputs)
+    manifest = Manifest(
+        planned.name, planned.stage.kind, RUNNING, config, inputs, defaults=defaults_among(config)
+    )
     if comm.is_main_process():
         _open_folder(planned, manifest, force=force)
     comm.synchronize()
-    if isinstance(planned.stage, TrainStage):
-        dataset_dicts = training_dicts(planned, dataset_dicts, products)
     logger.info("%s: %s", planned.name, planned.stage.title)
     start = time.perf_counter()
     outcome = RUNNERS[planned.stage.kind](planned, dataset_dicts, products)
@@ -208,33 +189,30 @@ def run_stage(
         counts = ", ".join(f"{number} {what}" for what, number in outcome.counts.items())
         logger.info("%s: %s, %.1f s, %s", planned.name, counts, manifest.seconds, planned.folder)
     comm.synchronize()
+    statuses.worked_on(planned)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return True
 
 
-def _upstream_problem(pipeline: Pipeline, planned: PlannedStage, images: Images) -> str:
-    """Why a stage cannot build on what is there: a product missing, unfinished or stale."""
-    statuses = all_statuses(pipeline, images) if len(pipeline.stages) > 1 else {}
+def _check_upstream(pipeline: Pipeline, planned: PlannedStage, statuses: Statuses) -> None:
+    """Refuse to build on what is not there: a product missing, unfinished or stale."""
+    stages = {other.name: other for other in pipeline.stages}
     for product in planned.consumes:
         name, folder = pipeline.producer(product, planned)
-        status = statuses.get(name)
-        if status is None:
-            manifest = Manifest.read(folder)
-            done = manifest is not None and manifest.status == DONE
-            status = Status(State.DONE if done else State.MISSING)
-        if status.state is not State.DONE:
-            advice = f"run --stage {name} first"
-            if status.state is State.STALE:
-                advice = (
-                    "take the change back, redo with --from-stage, or, for this stage alone, "
-                    f"write {planned.name}.KEY VALUE"
-                )
-            return (
-                f"stage {planned.name} needs {name}, which is {status.state.value} in {folder}"
-                f" ({status.detail or 'unfinished'}); {advice}"
+        status = statuses.of(stages[name])
+        if status.state is State.DONE:
+            continue
+        advice = f"run --stage {name} first"
+        if status.state is State.STALE:
+            advice = (
+                "take the change back, redo with --from-stage, or, for this stage alone, "
+                f"write {planned.name}.KEY VALUE"
             )
-    return ""
+        raise WSISError(
+            f"stage {planned.name} needs {name}, which is {status.state.value} in {folder}"
+            f" ({status.detail or 'unfinished'}); {advice}"
+        )
 
 
 def _open_folder(planned: PlannedStage, manifest: Manifest, *, force: bool) -> None:
@@ -253,15 +231,16 @@ def describe_stages(pipeline: Pipeline, chosen: Sequence[PlannedStage]) -> str:
     """The table of ``--list-stages``."""
     from tabulate import tabulate
 
-    problem = ""
-    try:
-        statuses = all_statuses(pipeline, Images())
-    except DataError as error:  # the stages can be listed all the same
-        statuses, problem = {}, f"\n\nwhat is done cannot be told: {error}"
+    problem, statuses = "", Statuses(pipeline, Images())
     rows = []
     for planned in chosen:
-        status = statuses.get(planned.name)
-        state = (status.state.value, status.detail) if status else ("unknown", "")
+        state = ("unknown", "")
+        if not problem:
+            try:
+                status = statuses.of(planned)
+                state = (status.state.value, status.detail)
+            except DataError as error:  # the stages can be listed all the same
+                problem = f"\n\nwhat is done cannot be told: {error}"
         folder = os.path.relpath(planned.folder, Path.cwd())
         rows.append((planned.name, planned.stage.kind, *state, folder))
     return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder")) + problem

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wsis.data.files import sha256_of_file
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.manifest import (
     ArtifactLog,
     Manifest,
@@ -65,6 +67,7 @@ def run_train(
     """Train to the end, from the last checkpoint if there is one."""
     stage, cfg = planned.stage, planned.cfg
     assert isinstance(stage, TrainStage)
+    dataset_dicts = training_dicts(planned, dataset_dicts, products)
     mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
     if cfg.SOLVER.MAX_ITER == 0:
@@ -82,6 +85,7 @@ def run_train(
         weights=weights,
         order=order,
         on_skip=lambda failure: log.append(failure.key, {"skipped": failure.message}),
+        evaluate=partial(evaluate_on_test_sets, planned) if stage.evaluation else None,
     )
     trainer.resume_or_load()
     trainer.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import json
 import os
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
-from wsis.config import METHOD_NODES, flatten
+from wsis.config import METHOD_NODES, flatten, get_wsis_cfg
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.data.weights import how_to_get
+from wsis.engine.images import Images
 from wsis.engine.manifest import (
     DONE,
     DamagedManifest,
@@ -50,6 +53,7 @@ _NEVER = (
 _INITIAL_WEIGHTS = {"weights": "MODEL.WEIGHTS", "trunk": "MODEL.TIMM.WEIGHTS"}
 
 NOT_YET_RUN = "not yet run"
+_BUILDS_ON = "it builds on "
 
 
 class State(enum.Enum):
@@ -89,7 +93,20 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
         flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
     for key in stage.config_keys:
         flat.update(flatten(look_up(cfg, key), key))
+    if flat.get("SOLVER.WEIGHT_DECAY_BIAS", 0) is None:  # newer releases' word for "as all others"
+        flat["SOLVER.WEIGHT_DECAY_BIAS"] = flat["SOLVER.WEIGHT_DECAY"]
     return flat
+
+
+@functools.cache
+def _stock() -> dict[str, Any]:
+    return flatten(get_wsis_cfg(), "")
+
+
+def defaults_among(config: Mapping[str, Any]) -> list[str]:
+    """Keys of a flat config that hold the default of this version of WSIS and Detectron2."""
+    stock = _stock()
+    return sorted(key for key, value in config.items() if key in stock and stock[key] == value)
 
 
 def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
@@ -232,6 +249,53 @@ def _holds_work(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in ("artifacts/*.npz", "*.pth"))
 
 
+class Statuses:
+    """The state of every stage of a pipeline, worked out once and again where work was done.
+
+    The main process looks, since others may see an older state of a network drive; every process
+    asks in the same order and is told.
+
+    Args:
+        pipeline: the pipeline.
+        images: gives the dataset dicts.
+    """
+
+    def __init__(self, pipeline: Pipeline, images: Images) -> None:
+        self._pipeline, self._images = pipeline, images
+        self._known: dict[str, Status] = {}
+
+    def of(self, planned: PlannedStage) -> Status:
+        """The state of a stage; what builds on a stale stage is stale too."""
+        found = self._look(planned) if comm.is_main_process() else None
+        return comm.all_gather(found)[0]
+
+    def worked_on(self, planned: PlannedStage) -> None:
+        """Forget what was known of a stage and of those after it."""
+        stages = self._pipeline.stages
+        names = [other.name for other in stages]
+        for name in names[names.index(planned.name) :]:
+            self._known.pop(name, None)
+
+    def _look(self, planned: PlannedStage) -> Status:
+        if planned.name not in self._known:
+            status = stage_status(self._pipeline, planned, self._images.of(planned))
+            if status != Status(State.MISSING, NOT_YET_RUN):
+                status = self._inherited(planned) or status
+            self._known[planned.name] = status
+        return self._known[planned.name]
+
+    def _inherited(self, planned: PlannedStage) -> Status | None:
+        stages = {other.name: other for other in self._pipeline.stages}
+        for product in planned.consumes:
+            name, _ = self._pipeline.producer(product, planned)
+            upstream = self._look(stages[name])
+            if upstream.state is State.STALE:
+                reason = f"{_BUILDS_ON}{name}, which is stale: {upstream.detail}"
+                is_told = upstream.detail.startswith(_BUILDS_ON)
+                return Status(State.STALE, upstream.detail if is_told else reason)
+        return None
+
+
 def stage_status(
     pipeline: Pipeline, planned: PlannedStage, dataset_dicts: Sequence[Mapping[str, Any]]
 ) -> Status:
@@ -245,9 +309,9 @@ def stage_status(
         return Status(State.STALE, "it has no manifest.json that tells how its files were made")
     if manifest is None or (manifest.status != DONE and not holds_work):
         return Status(State.MISSING, NOT_YET_RUN)
-    change = describe_change(
-        manifest, relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
-    )
+    config = relevant_config(planned)
+    inputs = current_inputs(pipeline, planned, dataset_dicts)
+    change = describe_change(manifest, config, inputs, defaults_among(config))
     if change:
         return Status(State.STALE, change)
     if planned.stage.kind in ("infer", "derive"):

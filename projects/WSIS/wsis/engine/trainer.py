@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase, default_writers, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    default_writers,
+    hooks,
+)
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wsis.data.files import write_json
 from wsis.data.stream import (
     EpochOrder,
     Failure,
@@ -27,11 +38,14 @@ from wsis.engine.checkpoint import AtomicCheckpointer
 from wsis.engine.models import build_network
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError
+from wsis.evaluation.image_loop import Results
 from wsis.modeling.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
 _KEPT_CHECKPOINTS = 2
+BEST = "best.json"
+_MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # of which the first that there is tells the best network
 
 
 def build_train_loader(
@@ -85,6 +99,51 @@ def _distribute(model: nn.Module) -> nn.Module:
     )
 
 
+class KeepBest(HookBase):
+    """Evaluates while it trains, and keeps the best network as ``model_best.pth``.
+
+    ``best.json`` beside it says from which iteration it is and what it scored. The network is not
+    changed, so a training with this hook ends with the same weights as one without.
+
+    Args:
+        evaluate: takes the network and gives the figures of the test sets.
+        period: iterations between two evaluations; the last iteration is evaluated, too.
+        checkpointer: of the training.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[nn.Module], Results],
+        period: int,
+        checkpointer: AtomicCheckpointer,
+    ) -> None:
+        self._evaluate, self._period, self._checkpointer = evaluate, period, checkpointer
+        self._path = Path(checkpointer.save_dir) / BEST
+
+    def after_step(self) -> None:
+        """Evaluate if it is time."""
+        iteration = self.trainer.iter + 1
+        if iteration % self._period and iteration != self.trainer.max_iter:
+            return
+        model = self._checkpointer.model
+        results = self._evaluate(model.eval())
+        model.train()
+        figures = [(e, name) for e in results for name in _MAIN_FIGURES if name in e["metrics"]]
+        if not comm.is_main_process() or not figures:
+            return
+        for entry, name in figures:
+            place = f"{entry['dataset']}/{entry['protocol']}/{name}"
+            self.trainer.storage.put_scalar(place, entry["metrics"][name], smoothing_hint=False)
+        entry, name = figures[0]
+        value = entry["metrics"][name]
+        best = json.loads(self._path.read_text()) if self._path.is_file() else {"value": -1.0}
+        if math.isfinite(value) and value > best["value"]:
+            self._checkpointer.save("model_best", mark=False, iteration=iteration - 1)
+            found = {"iteration": iteration, "figure": name, "value": value}
+            write_json(self._path, found | {k: entry[k] for k in ("dataset", "protocol")})
+            logger.info("Best so far: %s %.2f at iteration %d", name, value, iteration)
+
+
 def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
     """Save a trained network of elsewhere as this stage's product; ``SOLVER.MAX_ITER`` is 0.
 
@@ -121,6 +180,8 @@ class Trainer(TrainerBase):
         weights: initial weights; None for MODEL.WEIGHTS, "" for none.
         order: of an epoch; None shuffles.
         on_skip: see `build_train_loader`.
+        evaluate: takes the network and gives the figures of the test sets; called every
+            ``TEST.EVAL_PERIOD`` iterations, if that is not 0.
     """
 
     def __init__(
@@ -132,6 +193,7 @@ class Trainer(TrainerBase):
         weights: str | None = None,
         order: EpochOrder | None = None,
         on_skip: Callable[[Failure], None] | None = None,
+        evaluate: Callable[[nn.Module], Results] | None = None,
     ) -> None:
         super().__init__()
         self._seed = max(cfg.SEED, 0)
@@ -149,13 +211,17 @@ class Trainer(TrainerBase):
             parts["grad_scaler"] = self._inner.grad_scaler
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, **parts)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self.register_hooks(self._hooks_for(cfg))
+        self.register_hooks(self._hooks_for(cfg, evaluate))
 
-    def _hooks_for(self, cfg: CfgNode) -> list[Any]:
+    def _hooks_for(
+        self, cfg: CfgNode, evaluate: Callable[[nn.Module], Results] | None
+    ) -> list[Any]:
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer=self.optimizer, scheduler=self.scheduler),
         ]
+        if evaluate is not None and cfg.TEST.EVAL_PERIOD > 0:
+            found.append(KeepBest(evaluate, cfg.TEST.EVAL_PERIOD, self.checkpointer))
         if comm.is_main_process():
             period = cfg.SOLVER.CHECKPOINT_PERIOD
             found.append(

@@ -8,7 +8,6 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -18,6 +17,7 @@ from torch import nn
 
 from wsis.errors import DataError
 from wsis.modeling.trunk_names import to_timm_names
+from wsis.pickles import load_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -166,31 +166,11 @@ class LoadReport:
     mismatched: tuple[str, ...] = ()
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads Detectron2's ``.pkl`` files and refuses everything that could run code."""
-
-    _ALLOWED = {
-        ("collections", "OrderedDict"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("_codecs", "encode"),
-        *(
-            (f"numpy.{c}.multiarray", n)
-            for c in ("core", "_core")
-            for n in ("_reconstruct", "scalar")
-        ),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
-        return super().find_class(module, name)
-
-
 def _check_pickle(path: str) -> None:
+    """Refuse a ``.pkl`` that is not arrays alone: Detectron2 reads such files with their code."""
     try:
         with open(path, "rb") as stream:
-            _ArraysOnly(stream, encoding="latin1").load()
+            load_pickle(stream, tensors=False)
     except FileNotFoundError:
         raise DataError(f"no weight file {path}") from None
     except Exception as error:  # a damaged pickle raises nearly anything

@@ -112,7 +112,7 @@ class RunFolder:
         model = str(settings.get("MODEL.META_ARCHITECTURE", ""))
         if self.manifest.kind == "train":
             found = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
-            keys = ("WSIS.INIT_FROM", "MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS")
+            keys = ("WSIS.INIT_FROM", "WSIS.INITIAL_WEIGHTS")
             start = next((self.value(key) for key in keys if self.value(key)), "")
             found["starts from"] = os.path.basename(str(start)) if start else "random weights"
             return found

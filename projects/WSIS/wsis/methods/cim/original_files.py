@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsis.data.checks import short
-from wsis.data.pickles import read_pickle
 from wsis.errors import DataError
+from wsis.pickles import read_pickle
 
 CROP_SIDE = 7
 _CROP_NAMES = ("indexes", "boxes", "masks")

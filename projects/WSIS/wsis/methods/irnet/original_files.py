@@ -1,6 +1,6 @@
 """Readers for what the original IRNet code wrote: pickled ``.npy`` dictionaries and a COCO export.
 
-Pickles run code when loaded; these are read by the restricted unpickler of `wsis.data.pickles`.
+Pickles run code when loaded; these are read by the restricted unpickler of `wsis.pickles`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 from wsis.data.checks import checked, integer, load_json, number, numbers, short
 from wsis.data.images import MAX_PIXELS
-from wsis.data.pickles import load_pickle, read_pickle
 from wsis.errors import DataError
 from wsis.layers.run_lengths import encode_mask
+from wsis.pickles import load_pickle, read_pickle
 
 
 def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from wsis.data.pickles import load_pickle
+from wsis.pickles import load_pickle
 
 ARRAYS = [
     np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -76,6 +76,15 @@ HOSTILE = {
             *(False, POINTERS),
         ),
     ),
+    "numbers that say they are objects": Made(
+        RECONSTRUCT,
+        EMPTY,
+        (
+            *(1, (2,)),
+            Made(np.dtype, ("f8", False, True), (3, "<", None, None, None, -1, -1, 63)),
+            *(False, POINTERS),
+        ),
+    ),
     "void with fields": numbers("V8", (2,), POINTERS, order="|"),
     "a few bytes for gigabytes": Made(np.ndarray, ((1 << 31,),)),
     "a shape beyond its data": numbers("f8", (1 << 40,), b"12345678"),
@@ -96,3 +105,27 @@ def test_no_state_for_names():
     data = b"\x80\x02cnumpy\ndtype\n}X\x05\x00\x00\x00_makeK\x01sb."  # BUILD on the name itself
     with pytest.raises(ValueError, match="changes what a name means"):
         load_pickle(io.BytesIO(data))
+
+
+def python2(value):
+    """A pickle as Python 2 wrote it: protocol 2, bytes as text, NumPy under its old name."""
+    pickler = pickle._Pickler(stream := io.BytesIO(), 2)
+    pickler.dispatch = pickle._Pickler.dispatch | {
+        bytes: lambda self, data: self.write(b"T" + struct.pack("<i", len(data)) + data)
+    }
+    pickler.dump(value)
+    return stream.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+def test_arrays_and_numbers_of_python_2():
+    content = {"w": np.array([[-1.5, 3e38]], np.float32), "n": np.float64(0.1)}
+    back = load_pickle(io.BytesIO(python2(content)), tensors=False)
+    np.testing.assert_array_equal(back["w"], content["w"])
+    assert back["n"] == 0.1
+
+
+def test_tensors_only_where_they_are_wanted():
+    data = pickle.dumps(torch.ones(2))
+    assert load_pickle(io.BytesIO(data)).tolist() == [1, 1]
+    with pytest.raises(pickle.UnpicklingError, match="torch.*refused"):
+        load_pickle(io.BytesIO(data), tensors=False)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 _DESCRIPTION = """\
 Turn weak labels into instance masks and a trained Mask R-CNN.
@@ -94,32 +92,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(args: argparse.Namespace) -> int:
-    from wsis.engine.launch import choose_devices, launch, started_by_torchrun
-    from wsis.engine.lock import output_lock
+    from wsis.engine.launch import choose_devices
     from wsis.engine.pipeline import load_pipeline
-    from wsis.engine.run import Request, describe_stages, run
+    from wsis.engine.run import describe_stages
 
-    device, num_processes = choose_devices(args.num_gpus, args.num_processes)
-    request = Request(
-        config_file=args.config_file,
-        overrides=("MODEL.DEVICE", device, *args.opts),
-        stage=args.stage,
-        first=args.from_stage,
-        last=args.until_stage,
-        force=args.force,
-        eval_only=args.eval_only,
-    )
-    pipeline = load_pipeline(request.config_file, request.overrides)
-    chosen = request.chosen(pipeline)
+    if not (args.print_config or args.list_stages):
+        import wsis
+
+        wsis.run(
+            args.config_file,
+            args.opts,
+            stage=args.stage,
+            from_stage=args.from_stage,
+            until_stage=args.until_stage,
+            force=args.force,
+            eval_only=args.eval_only,
+            num_gpus=args.num_gpus,
+            num_processes=args.num_processes,
+        )
+        return 0
+    device, processes = choose_devices(args.num_gpus, args.num_processes)
+    overrides = ["MODEL.DEVICE", device, *args.opts]
+    pipeline = load_pipeline(args.config_file, overrides, num_processes=processes)
     if args.print_config:
         (planned,) = pipeline.select(stage=args.print_config)
         sys.stdout.write(planned.complete_config())
         return 0
-    if args.list_stages:
-        logging.getLogger("detectron2").setLevel(logging.WARNING)
-        sys.stdout.write(describe_stages(pipeline, chosen) + "\n")
-        return 0
-    one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
-    with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
-        launch(run, num_processes, device=device, args=(request,))
+    logging.getLogger("detectron2").setLevel(logging.WARNING)
+    chosen = pipeline.select(stage=args.stage, first=args.from_stage, last=args.until_stage)
+    sys.stdout.write(describe_stages(pipeline, chosen) + "\n")
     return 0

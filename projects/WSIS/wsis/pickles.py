@@ -1,4 +1,4 @@
-"""Pickles of the original codes, read by an unpickler that knows a dozen names.
+"""Pickles of the original codes and of Detectron2, read by an unpickler that knows a dozen names.
 
 Pickles run code when loaded. Here every name beyond arrays, tensors and plain containers is
 refused. For the allowed ones stand-ins are given out, since a pickle may also set the state of
@@ -26,6 +26,7 @@ from wsis.errors import DataError
 
 MAX_FILE_BYTES = 4 << 30
 _KINDS = "biufSU"  # of arrays: numbers and text, nothing with pointers
+_TEXT_FLAG = 8  # NumPy's "needs initialisation"; other flags would make it follow pointers
 
 
 class _Array(np.ndarray):
@@ -42,10 +43,9 @@ class _Array(np.ndarray):
         if version == 1 and shape == () and dtype is _OBJECTS and isinstance(data, list):
             (self.content,) = data
             return
-        numbers_ok = all(type(side) is int and side >= 0 for side in shape)
-        if version != 1 or not numbers_ok or not isinstance(data, bytes):
+        if version != 1 or not all(type(side) is int and side >= 0 for side in shape):
             raise ValueError("the pickle has an unusual array")
-        real = _real(dtype)
+        real, data = _real(dtype), _bytes(data)
         if math.prod(shape) * real.itemsize != len(data):
             raise ValueError("the pickle has an array of another size than its data")
         super().__setstate__((1, tuple(shape), real, bool(fortran), data))
@@ -64,7 +64,8 @@ class _Type:
             raise ValueError(f"the pickle has the data type {name}")
 
     def __setstate__(self, state: Any) -> None:
-        if len(state) < 5 or state[1] not in tuple("<>|=") or state[2:5] != (None, None, None):
+        plain = state[2:5] == (None, None, None) and set(state[7:]) <= {0, _TEXT_FLAG}
+        if len(state) < 5 or state[1] not in tuple("<>|=") or not plain:
             raise ValueError("the pickle has an unusual data type")
         self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -73,6 +74,15 @@ def _real(dtype: Any) -> np.dtype:
     if not isinstance(dtype, _Type):
         raise ValueError("the pickle has an unusual data type")
     return dtype.dtype
+
+
+def _bytes(data: Any) -> bytes:
+    """The bytes of an array or a number; Python 2 wrote them as text, a character for each."""
+    if isinstance(data, str):
+        data = data.encode("latin1")
+    if not isinstance(data, bytes):
+        raise ValueError("the pickle has unusual data")
+    return data
 
 
 class _Objects:
@@ -117,9 +127,9 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
 
 def _scalar(dtype: Any, data: Any) -> Any:
     """A NumPy number."""
-    if _real(dtype).kind not in "biuf" or not isinstance(data, bytes):
+    if _real(dtype).kind not in "biuf":
         raise ValueError("the pickle has an unusual number")
-    return np.frombuffer(data, dtype=_real(dtype), count=1)[0]
+    return np.frombuffer(_bytes(data), dtype=_real(dtype), count=1)[0]
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
@@ -191,40 +201,50 @@ _ALLOWED: Mapping[tuple[str, str], _Name] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_ALLOWED` and refuses every other."""
+    """Knows the names in `_ALLOWED`, torch's only with ``tensors``, and refuses every other."""
+
+    tensors = True
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for an allowed name."""
-        try:
-            return _ALLOWED[(module, name)]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused") from None
+        found = _ALLOWED.get((module, name))
+        if found is None or (module.startswith("torch") and not self.tensors):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
+        return found
 
     def persistent_load(self, pid: Any) -> Any:
         """No file of the originals refers to anything outside itself."""
         raise pickle.UnpicklingError("it refers to something outside the file")
 
 
-def load_pickle(stream: IO[bytes]) -> Any:
+def load_pickle(stream: IO[bytes], *, tensors: bool = True) -> Any:
     """What a pickle holds: arrays, numbers, text and containers of them; tensors come as arrays.
+
+    Args:
+        stream: open for reading bytes.
+        tensors: whether to know torch's names at all.
 
     Raises:
         Exception: nearly any, where the pickle is damaged or asks for anything else.
     """
+    unpickler = _Unpickler(stream, encoding="latin1")  # text of Python 2
+    unpickler.tensors = tensors
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TypedStorage is deprecated, but it was saved
-        found = _Unpickler(stream).load()
+        found = unpickler.load()
     return found.content if isinstance(found, _Array) and found.content is not None else found
 
 
 def read_pickle(
     path: str | os.PathLike[str], what: str, load: Callable[[IO[bytes]], Any] = load_pickle
 ) -> Any:
-    """What a file of an original holds, which ``load`` makes of the open file.
+    """What a file of the original codes holds; no code in it is run.
+
+    ``load`` reads the open file, all of it at once, and may raise anything; ``what`` says in the
+    message what the file should be ("label file of CIM").
 
     Raises:
-        DataError: missing, larger than any that the originals write, or no ``what``, such as
-            "crop file of CIM".
+        DataError: no file, one of more than `MAX_FILE_BYTES`, or ``load`` raised.
     """
     try:
         with open(path, "rb") as stream:

@@ -1,0 +1,102 @@
+"""Runs pipelines and scores predictions from Python; ``train_net.py`` does the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from wsis.data.builtin import get_dataset_dicts
+from wsis.data.user import register_role
+from wsis.engine.evaluate import METRICS
+from wsis.engine.launch import choose_devices, launch, started_by_torchrun
+from wsis.engine.lock import output_lock
+from wsis.engine.pipeline import load_pipeline
+from wsis.engine.run import Request
+from wsis.engine.run import run as run_stages
+from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+
+
+def run(
+    config_file: str | os.PathLike[str],
+    overrides: Sequence[Any] = (),
+    *,
+    stage: str | None = None,
+    from_stage: str | None = None,
+    until_stage: str | None = None,
+    force: bool = False,
+    eval_only: bool = False,
+    num_gpus: int | None = None,
+    num_processes: int | None = None,
+) -> dict[str, Any]:
+    """Run a pipeline, or some of its stages, from where it stands.
+
+    Args:
+        config_file: a pipeline's YAML.
+        overrides: ``KEY, VALUE, ...`` as on the command line of ``train_net.py``.
+        stage: run this one only.
+        from_stage: run from this one.
+        until_stage: run until this one.
+        force: redo the chosen stages from scratch.
+        eval_only: evaluate what is there and make nothing.
+        num_gpus: on this machine; None takes one where there is one.
+        num_processes: on the CPU, where no GPU is used.
+
+    Returns:
+        What ``OUTPUT_DIR/metrics.json`` holds: ``{"stages": [{"stage", "dataset", "protocol",
+        "metrics"}], ...}``, in per cent.
+
+    Raises:
+        WSISError: a mistake in the request or the data, with what to do next.
+    """
+    device, processes = choose_devices(num_gpus, num_processes)
+    if started_by_torchrun():
+        processes = int(os.environ["WORLD_SIZE"])
+    request = Request(
+        config_file=os.fspath(config_file),
+        overrides=("MODEL.DEVICE", device, *map(str, overrides)),
+        stage=stage,
+        first=from_stage,
+        last=until_stage,
+        force=force,
+        eval_only=eval_only,
+    )
+    pipeline = load_pipeline(request.config_file, request.overrides, num_processes=processes)
+    request.chosen(pipeline)
+    one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
+    with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
+        launch(run_stages, processes, device=device, args=(request,))
+    return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
+
+
+def evaluate(
+    predictions: str | os.PathLike[str],
+    dataset: str | Mapping[str, Any],
+    protocols: Sequence[str] = ("voc", "coco"),
+) -> dict[str, dict[str, float]]:
+    """Score anybody's predictions against a data set with true masks.
+
+    Args:
+        predictions: a JSON in COCO's result format, as every Detectron2 model writes it: a list of
+            ``{"image_id", "category_id", "score", "segmentation" and/or "bbox"}``.
+        dataset: the name of a registered data set, a path (COCO JSON, VOC tree) or an entry as
+            `wsis.data.user.register_dataset` takes it.
+        protocols: of "voc", "coco" and "coco_bbox".
+
+    Returns:
+        ``{protocol: {metric: per cent}}``.
+
+    Raises:
+        WSISError: a file is missing or damaged, an image or a category is not of the data set.
+    """
+    stem = Path(predictions).stem
+    (name,) = register_role("VAL", dataset, stem=stem, source="wsis.evaluate")
+    find = read_coco_results(Path(predictions), name)
+    evaluator = VOCInstanceEvaluator(name, protocols, distributed=False)
+    for record in get_dataset_dicts(name):
+        evaluator.process([record], [{"instances": find(record)}])
+    return {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}

@@ -1,0 +1,81 @@
+"""Reads predictions of anybody's network in COCO's result format."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.errors import DataError
+from wsis.layers.run_lengths import check_rle, decode_rles
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error})") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path} is not in COCO's result format, a list of objects")
+    return entries
+
+
+def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], Instances]:
+    """Predictions for a registered data set, image by image.
+
+    Args:
+        path: a list of ``{"image_id", "category_id", "score", "segmentation" and/or "bbox"}``;
+            category ids are the data set's own, masks are run lengths, boxes are XYWH.
+        name: of the data set.
+
+    Returns:
+        A function from a dataset dict to the ``Instances`` predicted for it.
+
+    Raises:
+        DataError: the file is missing or damaged, or names an image or a category that the data set
+            does not have.
+    """
+    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    class_ids = known or {number + 1: number for number in range(len(class_names(name)))}
+    images = {record["image_id"] for record in get_dataset_dicts(name)}
+    by_image: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for number, entry in enumerate(_read(path)):
+        where = f"{path}: entry {number}"
+        if entry.get("image_id") not in images:
+            raise DataError(f"{where}: {name} has no image with the id {entry.get('image_id')!r}")
+        if entry.get("category_id") not in class_ids:
+            raise DataError(f"{where}: {name} has no category {entry.get('category_id')!r}")
+        if isinstance(entry.get("score"), bool) or not isinstance(entry.get("score"), int | float):
+            raise DataError(f"{where}: score is {entry.get('score')!r}, not a number")
+        by_image[entry["image_id"]].append(entry)
+
+    def find(record: Mapping[str, Any]) -> Instances:
+        size, entries = (int(record["height"]), int(record["width"])), by_image[record["image_id"]]
+        found = Instances(size)
+        found.pred_classes = torch.tensor(
+            [class_ids[entry["category_id"]] for entry in entries], dtype=torch.int64
+        )
+        found.scores = torch.tensor([float(e["score"]) for e in entries], dtype=torch.float64)
+        try:
+            if all("segmentation" in entry for entry in entries):
+                masks = [check_rle(entry["segmentation"], size) for entry in entries]
+                found.pred_masks = torch.from_numpy(decode_rles(masks, size))
+            if all("bbox" in entry for entry in entries):
+                boxes = np.array([e["bbox"] for e in entries], dtype=np.float64).reshape(-1, 4)
+                xyxy = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+                found.pred_boxes = Boxes(torch.from_numpy(np.asarray(xyxy)))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: image {record['image_id']}: {error}") from None
+        return found
+
+    return find

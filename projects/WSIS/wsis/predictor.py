@@ -1,0 +1,97 @@
+"""What a run has trained, as a function from an image to its instances."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Boxes, Instances
+
+from wsis.layers.masks import mask_boxes
+from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, open_run
+
+
+class Predictor:
+    """The trained Mask R-CNN of a run, or another of its stages, with `DefaultPredictor`'s call.
+
+    Weights, format of the input, sizes and class names come from the run folder; the data sets need
+    not be there. Stages before the chosen one are run on the image as far as needed::
+
+        predictor = wsis.Predictor("output/irnet_voc")
+        instances = predictor(cv2.imread("a.jpg"))["instances"]
+        Visualizer(rgb, predictor.metadata).draw_instance_predictions(instances)
+
+    Args:
+        run: the OUTPUT_DIR of a pipeline.
+        stage: the stage to run; None for the last that makes instances of an image.
+        min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
+        weights: a checkpoint in place of the stage's own.
+
+    Attributes:
+        cfg: the stage's config.
+        metadata: has ``thing_classes``.
+
+    Raises:
+        WSISError: there is no such run or stage, or it is not trained.
+    """
+
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        stage: str | None = None,
+        *,
+        min_score: float | None = None,
+        weights: str | os.PathLike[str] | None = None,
+    ) -> None:
+        pipeline = open_run(Path(run))
+        planned = choose_stage(pipeline, stage)
+        self._stage = TrainedStage(
+            pipeline, planned, weights=Path(weights) if weights else None, min_score=min_score
+        )
+        self.cfg = planned.cfg
+        self.metadata = Metadata(name=str(run), thing_classes=list(self._stage.classes))
+
+    def __call__(
+        self, original_image: np.ndarray, *, tags: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Run the stage on one image.
+
+        Args:
+            original_image: (H, W, 3) uint8, BGR, as OpenCV reads it and `DefaultPredictor` wants.
+            tags: names of the classes in the image, where they are known. Stages that made masks
+                of tags need them: without tags there is nothing that they could find.
+
+        Returns:
+            ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
+            else the stage makes, as arrays.
+        """
+        height, width = original_image.shape[:2]
+        pixels = np.ascontiguousarray(original_image[:, :, ::-1])
+        record: dict[str, Any] = {"image_key": "image", "pixels": pixels}
+        record |= {"height": height, "width": width}
+        if tags is not None:
+            record["image_labels"] = self._stage.class_ids(tags)
+        arrays = self._stage.run(record)
+        made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
+        if {"classes", "scores"} <= arrays.keys():
+            made["instances"] = _to_instances(arrays, (height, width))
+            made.pop("boxes", None)
+        return made
+
+
+def _to_instances(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> Instances:
+    found = Instances(size)
+    found.pred_classes = torch.from_numpy(arrays["classes"])
+    found.scores = torch.from_numpy(arrays["scores"])
+    if "masks" in arrays:
+        found.pred_masks = torch.from_numpy(arrays["masks"])
+    if "boxes" in arrays:
+        found.pred_boxes = Boxes(torch.from_numpy(arrays["boxes"]))
+    else:
+        found.pred_boxes = Boxes(mask_boxes(found.pred_masks).float())
+    return found

@@ -1,0 +1,141 @@
+"""docs/python.md, executed as it is printed, and what the door refuses."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import wsis
+from wsis.errors import DataError, UsageError, WSISError
+
+from tests.tiny import ROOT, environment, tiny_overrides
+
+TEXT = (ROOT / "docs" / "python.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PREDICTIONS = "8_mask_rcnn/predictions/shapes_val/coco_instances_results.json"
+
+
+@pytest.fixture
+def checkout(shapes_root, tiny_run, tmp_path, monkeypatch):
+    """A folder laid out as the document supposes, in which Python runs."""
+    (tmp_path / "output").mkdir()
+    shutil.copytree(tiny_run, tmp_path / "output" / "irnet_shapes")
+    (tmp_path / "datasets").symlink_to(shapes_root)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    return tmp_path
+
+
+def test_the_document(checkout, shapes_root):
+    """In a process of its own, as a notebook would."""
+    words = ["OUTPUT_DIR", "output/irnet_shapes", *tiny_overrides()]
+    code = "\n".join(CODE).replace('["DATA.VAL", "mine"]', f'["DATA.VAL", "mine", *{words!r}]')
+    picture = next((shapes_root / "shapes" / "JPEGImages").glob("val_00000.*")).name
+    code = code.replace("val_00000.jpg", picture)
+    code += "\nassert {e['dataset'] for e in metrics['stages'] if e['stage'] == 'mask_rcnn'}"
+    code += " == {'mine'}\nassert len(instances) == len(instances.pred_masks)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(shapes_root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (checkout / "found.png").stat().st_size > 1000
+
+
+def test_the_predictor_gives_what_the_stage_made(checkout, shapes_root):
+    """An image of the training set has the masks that the run has kept of it."""
+    from wsis.data.artifacts import ProductReader
+
+    record = json.loads((shapes_root / "shapes" / "instances_train.json").read_text())["images"][0]
+    run = checkout / "output" / "irnet_shapes"
+    shutil.rmtree(run / "3_inter_pixel_label")  # not needed, nor are the data
+    predictor = wsis.Predictor(run, stage="instances")
+    (checkout / "datasets").unlink()
+    image = cv2.imread(str(shapes_root / "shapes" / "JPEGImages" / record["file_name"]))
+    kept = ProductReader(run / "6_instances", "instances")[record["file_name"].partition(".")[0]]
+    tags = [predictor.metadata.thing_classes[number] for number in kept["classes"]]
+    found = predictor(image, tags=tags or None)["instances"]
+    above = kept["scores"] > 0
+    np.testing.assert_array_equal(found.pred_classes.numpy(), kept["classes"][above])
+    assert not above.any() or torch.equal(
+        found.pred_masks, torch.from_numpy(np.asarray(kept["masks"][above]))
+    )
+
+
+def test_the_mask_rcnn_is_that_of_detectron2(checkout, shapes_root):
+    from detectron2.engine import DefaultPredictor
+    from wsis.config import get_wsis_cfg
+
+    run = checkout / "output" / "irnet_shapes"
+    cfg = get_wsis_cfg()
+    cfg.merge_from_file(str(run / "8_mask_rcnn" / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(run / "8_mask_rcnn" / "model_final.pth")  # the run was copied
+    image = cv2.imread(str(next((shapes_root / "shapes" / "JPEGImages").glob("val_*"))))
+    theirs = DefaultPredictor(cfg)(image)["instances"]
+    ours = wsis.Predictor(run, min_score=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST)(image)["instances"]
+    assert len(ours) == len(theirs) > 0
+    assert torch.equal(ours.scores, theirs.scores)
+    assert torch.equal(ours.pred_masks, theirs.pred_masks)
+
+
+def test_true_masks_score_100(shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    from wsis.data.builtin import get_dataset_dicts
+    from wsis.data.ground_truth import load_ground_truth
+    from wsis.layers.run_lengths import encode_mask
+
+    entries = [
+        {
+            "image_id": record["image_id"],
+            "category_id": int(class_id) + 1,
+            "score": 0.5,
+            "segmentation": encode_mask(mask),
+        }
+        for record in get_dataset_dicts("shapes_val")
+        for truth in [load_ground_truth(record)]
+        for mask, class_id in zip(truth.masks, truth.classes, strict=True)
+    ]
+    path = tmp_path / "perfect.json"
+    path.write_text(json.dumps(entries))
+    found = wsis.evaluate(path, "shapes_val")
+    assert found["voc"]["AP50"] == found["coco"]["AP"] == 100
+    for change, message in (
+        ({"category_id": 17}, "has no category 17"),
+        ({"image_id": "x"}, "has no image with the id 'x'"),
+        ({"score": None}, "score is None, not a number"),
+        ({"segmentation": {"size": [1, 1], "counts": "1"}}, "image "),
+    ):
+        path.write_text(json.dumps([entries[0] | change]))
+        with pytest.raises(DataError, match=message):
+            wsis.evaluate(path, "shapes_val")
+    path.write_text("{}")
+    with pytest.raises(DataError, match="a list of objects"):
+        wsis.evaluate(path, "shapes_val")
+    with pytest.raises(DataError, match="does not exist"):
+        wsis.evaluate(tmp_path / "absent.json", "shapes_val")
+    with pytest.raises(UsageError, match=r"no data set \(nor a path\) 'nowhere'"):
+        wsis.evaluate(path, "nowhere")
+
+
+def test_no_run_and_no_such_name(tmp_path):
+    with pytest.raises(WSISError, match="holds no stage that has run"):
+        wsis.Predictor(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'predict'"):
+        _ = wsis.predict
+
+
+def test_import_alone_is_cheap(shapes_root):
+    code = "import sys, wsis; print(int('torch' in sys.modules or 'detectron2' in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(shapes_root), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "0"
