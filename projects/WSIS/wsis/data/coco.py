@@ -232,7 +232,6 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
     path = Path(path)
     content = load_json(path)
     image_entries = _entries(path, content, "images", required=True)
-    annotation_entries = _entries(path, content, "annotations", required=False)
     names, class_ids = _categories(path, _entries(path, content, "categories", required=True))
     info = content.get("info")
     images: dict[int, Record] = {}
@@ -242,7 +241,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
             raise DataError(f"{path}: image {record['image_id']}: id occurs twice")
         images[record["image_id"]] = record
     seen: set[int] = set()
-    for index, entry in enumerate(annotation_entries):
+    for index, entry in enumerate(_entries(path, content, "annotations", required=False)):
         identity = checked(path, f"annotation number {index}", "id", integer, entry.get("id"))
         if identity in seen:
             raise DataError(f"{path}: annotation {identity}: id occurs twice")

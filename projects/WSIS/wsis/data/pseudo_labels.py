@@ -211,16 +211,9 @@ def export_pseudo_labels(
 ) -> dict[str, Any]:
     """The function of an `ExportStage` that consumes the product "instances".
 
-    Args:
-        path: the JSON file.
-        dataset_dicts: images of ``WSIS.IMAGES``.
-        products: with "instances".
-        cfg: reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR
-            ("skip" leaves out images that have no instances artifact).
-        info: goes into the file's ``info``; None writes `pseudo_label_info`.
-
-    Returns:
-        As `write_pseudo_labels`.
+    It reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR ("skip"
+    leaves out images that have no instances artifact). Without ``info`` the file has that of
+    `pseudo_label_info`. Returns what `write_pseudo_labels` does.
     """
     reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
     names = [names_of_dataset(name) for name in cfg.WSIS.IMAGES]
@@ -286,12 +279,8 @@ def load_pseudo_labels(
 ) -> list[Record]:
     """Put pseudo labels in place of the annotations of dataset dicts.
 
-    Images are joined by key and id, in files without keys by name (`ImageIndex`).
-
-    Args:
-        path: what `write_pseudo_labels` wrote.
-        dataset_dicts: images of a data set, all or some of those of the file.
-        class_names: if given, the file's categories must be these, in this order.
+    Images, all or some of those of the file, are joined by key and id, in files without keys by
+    name (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
 
     Returns:
         New dicts for the images that are in the file, in the order given; ``annotations`` have

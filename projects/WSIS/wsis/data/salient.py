@@ -30,13 +30,9 @@ def read_salient_mask(
 ) -> np.ndarray:
     """(H, W) uint8: 255 on the object, 0 elsewhere; soft masks keep what is between.
 
-    Args:
-        path: a picture file.
-        size: (H, W) that it must have.
-        required: a mask without any object is an error.
-
     Raises:
-        DataError: missing, damaged, of another size, or without any object.
+        DataError: missing, damaged, not of ``size`` (H, W), or, where that is ``required``, without
+            any object.
     """
 
     def use(picture: Image.Image) -> np.ndarray:

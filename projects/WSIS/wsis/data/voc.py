@@ -133,14 +133,11 @@ def read_voc_xml(
 ) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     """Read one annotation file, difficult objects included, in the file's order.
 
-    Args:
-        path: the XML.
-        classes: names by class id.
-        image: its image, for the size where the XML has none.
+    ``image`` gives the size where the XML has none.
 
     Returns:
         (H, W), and annotations with ``bbox`` (XYXY_ABS, 0-based, far edges exclusive),
-        ``category_id`` and ``difficult`` (0 or 1).
+        ``category_id`` (place in ``classes``) and ``difficult`` (0 or 1).
 
     Raises:
         DataError: naming the file and the object: unknown class, bad number, box without area.
