@@ -13,20 +13,17 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wsis.commands import command
-from wsis.data.proposals.formats import FORMATS, GENERATE
+from wsis.commands import command, make_parser
+from wsis.data.proposals import FORMATS, GENERATE
 from wsis.errors import DataError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", metavar="NAME", help="a data set as in the configs")
@@ -80,12 +77,10 @@ def evaluate(records: list[dict[str, Any]], options: argparse.Namespace) -> list
 
 def next_steps(options: argparse.Namespace) -> str:
     """What to do with the folder."""
-    what, where = (
-        ("--dataset", options.dataset) if options.dataset else ("--images", options.images)
-    )
-    source = [what, str(where)]
-    if options.dataset and options.config_file:
-        source += ["--config-file", options.config_file]
+    source = ["--images", str(options.images)]
+    if options.dataset:
+        source = ["--dataset", options.dataset]
+        source += ["--config-file", options.config_file] if options.config_file else []
     kind = (options.dataset or "").partition("_")[0]
     ours = f"configs/prm_{kind}.yaml" if kind in ("coco", "shapes", "voc") else "PIPELINE.yaml"
     config = options.config_file or ours
@@ -101,7 +96,6 @@ def next_steps(options: argparse.Namespace) -> str:
 
 def make(options: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from tqdm import tqdm
     from wsis.config import get_wsis_cfg  # torch and Detectron2 after parsing
     from wsis.data.builtin import get_dataset_dicts
     from wsis.data.proposals.folder import images_in, write_proposals
@@ -116,11 +110,6 @@ def make(options: argparse.Namespace) -> None:
         cfg.WSIS.PROPOSALS.MAX_COUNT = options.max_count
     records = images_in(options.images) if options.images else get_dataset_dicts(options.dataset)
 
-    def progress(items: Iterable[Any], total: int, done: int) -> Iterable[Any]:
-        return tqdm(
-            items, desc="proposals", unit="img", total=total, initial=done, disable=options.quiet
-        )
-
     start = time.monotonic()
     try:
         made = write_proposals(
@@ -130,7 +119,7 @@ def make(options: argparse.Namespace) -> None:
             jobs=options.jobs,
             force=options.force,
             skip_errors=options.skip_errors,
-            progress=progress,
+            quiet=options.quiet,
         )
     except DataError as error:
         raise DataError(f"{error} (or --skip-errors)") from error

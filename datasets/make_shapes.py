@@ -9,8 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-from wsis.commands import command
+from wsis.commands import command, make_parser
 from wsis.data.root import datasets_root
 from wsis.data.shapes_files import ShapesArguments, write_shapes
 
@@ -18,34 +17,32 @@ from wsis.data.shapes_files import ShapesArguments, write_shapes
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     defaults = ShapesArguments()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = datasets_root()
-    parser.add_argument(
+    sides = [defaults.min_side, defaults.max_side]
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add(
         "--output",
         type=Path,
-        default=root / "shapes",
+        default=datasets_root() / "shapes",
         help="folder to write (default: shapes below DETECTRON2_DATASETS or datasets/)",
     )
     counts = {"train": "training", "val": "validation", "salient": "single-object salient"}
     for name, what in counts.items():
         number = getattr(defaults, name)
-        parser.add_argument(
-            f"--{name}", type=int, default=number, help=f"{what} images (default: {number})"
-        )
-    parser.add_argument(
+        add(f"--{name}", type=int, default=number, help=f"{what} images (default: {number})")
+    add(
         "--size",
         type=int,
         nargs="+",
-        default=[defaults.min_side, defaults.max_side],
+        default=sides,
         metavar="SIDE",
-        help="one side length, or the range of both sides in pixels "
-        f"(default: {defaults.min_side} {defaults.max_side})",
+        help="one side length, or the range of both sides in pixels (default: {} {})".format(
+            *sides
+        ),
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="draw again what is there already")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--seed", type=int, default=defaults.seed, help="default: %(default)s")
+    add("--force", action="store_true", help="draw again what is there already")
+    add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     if len(options.size) > 2:
         parser.error("--size takes one or two numbers")
@@ -54,20 +51,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def make(options: argparse.Namespace) -> None:
     """Do what the command line says."""
-    wanted = ShapesArguments(
-        train=options.train,
-        val=options.val,
-        salient=options.salient,
-        min_side=options.size[0],
-        max_side=options.size[-1],
-        seed=options.seed,
-    )
-    made = write_shapes(
-        options.output,
-        wanted,
-        force=options.force,
-        progress=lambda items, title: tqdm(items, desc=title, disable=options.quiet),
-    )
+    same = {name: getattr(options, name) for name in ("train", "val", "salient", "seed")}
+    wanted = ShapesArguments(min_side=options.size[0], max_side=options.size[-1], **same)
+    made = write_shapes(options.output, wanted, force=options.force, quiet=options.quiet)
     what = "is made" if made else "is there already; nothing to do"
     print(f"shapes {what}: {options.output} ({options.train} train, {options.val} val images)")
 

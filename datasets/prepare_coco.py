@@ -10,16 +10,16 @@ import os
 import sys
 from pathlib import Path
 
+from wsis.commands import command, make_parser
 from wsis.data.root import datasets_root
+from wsis.errors import DataError
 
 IMAGES = {"2017": {"train": 118287, "val": 5000}, "2014": {"train": 82783, "val": 40504}}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     root = datasets_root()
     parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
     parser.add_argument("--year", choices=sorted(IMAGES), default="2017")
@@ -36,8 +36,7 @@ def missing(root: Path, year: str) -> list[str]:
             problems.append(f"{path} is missing: extract annotations_trainval{year}.zip in coco/")
         else:
             try:
-                with open(path, "rb") as stream:
-                    found = len(json.load(stream)["images"])
+                found = len(json.loads(path.read_bytes())["images"])
                 if found != expected:
                     problems.append(f"{path} has {found} images, not {expected}")
             except (ValueError, KeyError, TypeError) as error:
@@ -50,16 +49,15 @@ def missing(root: Path, year: str) -> list[str]:
     return problems
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
+def check(options: argparse.Namespace) -> None:
+    """Do what the command line says."""
     problems = missing(options.root, options.year)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if not problems:
-        print(f"{options.root / 'coco'} is complete for {options.year}: coco_{options.year}_train")
-    return 1 if problems else 0
+    if problems:
+        raise DataError("\n".join(problems))
+    print(f"{options.root / 'coco'} is complete for {options.year}: coco_{options.year}_train")
 
+
+main = command(parse, check)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,17 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from wsis.commands import command
+from wsis.commands import command, make_parser
 from wsis.data.checks import load_json
-from wsis.data.files import atomic_write
+from wsis.data.files import write_lines
 from wsis.data.root import datasets_root
 from wsis.errors import DataError
-
-
-def write_list(path: Path, names: Sequence[str]) -> None:
-    """One name per line."""
-    with atomic_write(path, "w") as stream:
-        stream.writelines(f"{name}\n" for name in names)
 
 
 def split_names(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
@@ -51,12 +45,12 @@ def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     ]
     if not single:
         raise DataError(f"none of the {len(records)} masks in {masks} shows a single object")
-    write_list(path, single)
+    write_lines(path, single)
     said = f"{len(single)} of {len(records)} images show a single object: {path}"
     if val_share > 0:
         for part, names in zip(("train", "val"), split_names(single, val_share), strict=True):
             target = path.with_name(f"{path.stem}_{part}{path.suffix}")
-            write_list(target, names)
+            write_lines(target, names)
             said += f"\n{len(names)} in {target}"
     return said
 
@@ -95,15 +89,13 @@ def from_coco(annotations: Path, images: Path, output: Path, names: Path | None)
         kept.append(path.stem)
     if not kept:
         raise DataError(f"{annotations} has no image with a single object")
-    write_list(output / "list.txt", kept)
+    write_lines(output / "list.txt", kept)
     return f"{len(kept)} of {len(records)} images show a single object: {output}"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--duts", action="store_true", help="DUTS below DETECTRON2_DATASETS")
     parser.add_argument("--images", type=Path, help="folder of salient images")
     parser.add_argument("--masks", type=Path, help="folder of their masks")

@@ -11,10 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-from wsis.commands import command
-from wsis.data.download import download, extract_tar, verify_md5
-from wsis.data.root import datasets_root
+from wsis.commands import command, make_parser
+from wsis.data.download import add_archive_options, ensure_extracted
 from wsis.errors import DataError
 
 NAME = "benchmark.tgz"
@@ -27,15 +25,9 @@ MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = datasets_root()
-    parser.add_argument("--root", type=Path, default=root, help="default: DETECTRON2_DATASETS")
+    parser = make_parser(__doc__)
+    add_archive_options(parser, URL)
     parser.add_argument("--sbd", type=Path, help="default: <root>/SBD/dataset")
-    parser.add_argument("--archive", type=Path, help=f"where {NAME} lies already")
-    parser.add_argument("--download", action="store_true", help="download the archive if needed")
-    parser.add_argument("--url", default=URL, help="default: %(default)s")
     return parser.parse_args(arguments)
 
 
@@ -45,26 +37,18 @@ def find_sbd(options: argparse.Namespace) -> Path:
 
     folder = options.sbd or options.root / "SBD" / "dataset"
     problems = missing_in_sbd(folder)
-    if not problems:
-        return folder
-    archive = options.archive or options.root / NAME
-    if options.sbd is None and options.download and not archive.is_file():
-        download(options.url, archive, md5=MD5)
-    if options.sbd is not None or not archive.is_file():
-        raise DataError(
-            f"{problems[0]} and there is no {archive}; run python datasets/prepare_sbd.py "
-            "--download (1.4 GB), or name the archive with --archive or its folder with --sbd"
-        )
-    verify_md5(archive, MD5)
-    extract_tar(
-        archive,
-        options.root / "SBD",
-        strip=1,
+    if options.sbd is not None and problems:
+        raise DataError(f"{problems[0]}; --sbd names SBD's folder benchmark_RELEASE/dataset")
+    ensure_extracted(
+        options,
+        lambda: missing_in_sbd(folder),
+        archive=NAME,
+        md5=MD5,
+        folder=options.root / "SBD",
+        advice="run python datasets/prepare_sbd.py --download (1.4 GB), or name the archive with "
+        "--archive or its folder with --sbd",
         wanted=lambda name: "/dataset/" in name and "/img/" not in name and "/cls/" not in name,
     )
-    problems = missing_in_sbd(folder)
-    if problems:
-        raise DataError(f"after extracting {archive}, {'; '.join(problems)}")
     return folder
 
 
@@ -77,7 +61,7 @@ def prepare(options: argparse.Namespace) -> None:
         path = tree / "ImageSets" / "Segmentation" / f"{split}.txt"
         if not path.is_file():
             raise DataError(f"{path} does not exist; run python datasets/prepare_voc.py first")
-    count = convert_sbd(tree, find_sbd(options), progress=lambda names: tqdm(names, desc="masks"))
+    count = convert_sbd(tree, find_sbd(options))
     print(f"voc_2012_trainaug_instance has {count} images (trainaug.txt in {tree})")
     if count != TRAINAUG_IMAGES:
         print(f"note: with the complete VOC and SBD there are {TRAINAUG_IMAGES}")

@@ -10,7 +10,7 @@ import sys
 import urllib.error
 from pathlib import Path
 
-from wsis.commands import command
+from wsis.commands import command, make_parser
 from wsis.data.files import sha256_of_file
 from wsis.data.weights import FOLDER, URL, WEIGHTS, how_to_get
 from wsis.errors import DataError
@@ -18,9 +18,7 @@ from wsis.errors import DataError
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
     add("--root", type=Path, default=FOLDER, help="default: %(default)s")

@@ -66,14 +66,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def work(options: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    from wsis.demo import draw
-
-    draw(options)
-
-
-main = command(parse, work)
+main = command(parse, "wsis.demo:draw")
 
 if __name__ == "__main__":
     sys.exit(main())

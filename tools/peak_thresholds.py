@@ -23,14 +23,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def work(options: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    from wsis.peak_thresholds import print_heights
-
-    print_heights(options)
-
-
-main = command(parse, work)
+main = command(parse, "wsis.peak_thresholds:print_heights")
 
 if __name__ == "__main__":
     sys.exit(main())

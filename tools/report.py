@@ -49,14 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def work(options: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    from wsis.report.build import make_report
-
-    make_report(options)
-
-
-main = command(parse, work)
+main = command(parse, "wsis.report.build:make_report")
 
 if __name__ == "__main__":
     sys.exit(main())

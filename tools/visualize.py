@@ -61,14 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def work(options: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    from wsis.report.visualize import draw
-
-    draw(options)
-
-
-main = command(parse, work)
+main = command(parse, "wsis.report.visualize:draw")
 
 if __name__ == "__main__":
     sys.exit(main())

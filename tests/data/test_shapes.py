@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy import ndimage
+from wsis.data import shapes_files
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.images import read_image, read_label_map
@@ -142,17 +143,19 @@ def test_more_images_keep_the_first_ones(tree, tmp_path):
     assert (tmp_path / "s" / name).read_bytes() == (tree / name).read_bytes()
 
 
-def test_interrupted_run_starts_again_and_other_arguments_are_refused(tree, tmp_path):
+def test_interrupted_run_starts_again_and_other_arguments_are_refused(tree, tmp_path, monkeypatch):
     root = tmp_path / "s"
 
-    def stop(items, title):
+    def stop(items, desc, disable):
         for item in items:
-            if title == "train" and item == 3:
+            if desc == "train" and item == 3:
                 raise KeyboardInterrupt
             yield item
 
-    with pytest.raises(KeyboardInterrupt):
-        write_shapes(root, SMALL, progress=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes_files, "tqdm", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_shapes(root, SMALL)
     assert not (root / "stamp.json").exists()
     assert write_shapes(root, SMALL)
     assert files(root) == files(tree)

@@ -1,9 +1,8 @@
 """VOC roots: XML, lists, masks, and sentences for what is wrong."""
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from wsis.data.voc import VOC_CLASSES, load_voc, read_classes, read_voc_xml, register_voc
+from wsis.data.voc import VOC_CLASSES, load_voc, read_classes, read_voc_xml
 from wsis.errors import DataError
 
 from tests.data.trees import voc_tree, xml
@@ -142,13 +141,3 @@ def test_missing_files(tmp_path):
     root = voc_tree(tmp_path / "v", {"a": {}}, {"train": ["a"]})
     with pytest.raises(DataError, match=r"a\.xml does not exist"):
         load_voc(root, "train")
-
-
-def test_registration_reads_nothing(tmp_path):
-    name = "wsis_test_voc"
-    register_voc(name, tmp_path / "nowhere", "train", classes=["a"], supervision="image")
-    metadata = MetadataCatalog.get(name)
-    assert metadata.thing_classes == ["a"]
-    assert metadata.supervision == "image"
-    with pytest.raises(DataError, match="nowhere"):
-        DatasetCatalog.get(name)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from wsis.data import download as archives
 from wsis.data import voc_tree as trees
 from wsis.data.images import read_label_map
 from wsis.data.voc import load_voc
@@ -130,7 +131,7 @@ def test_missing_in_voc(tmp_path, tiny_voc):
 
 def test_prepare_voc(tmp_path, tiny_voc, capsys, monkeypatch):
     module = script("prepare_voc")
-    monkeypatch.setattr(module, "download", None)  # nothing may be downloaded unless asked
+    monkeypatch.setattr(archives, "download", None)  # nothing may be downloaded unless asked
     root = tmp_path / "root"
     assert module.main(["--root", str(root)]) == 1
     assert "prepare_voc.py --download" in capsys.readouterr().err
@@ -170,7 +171,7 @@ def sbd_tree(folder):
 
 def test_prepare_sbd(tmp_path, tiny_voc, capsys, monkeypatch):
     module = script("prepare_sbd")
-    monkeypatch.setattr(module, "download", None)
+    monkeypatch.setattr(archives, "download", None)
     call = ["--root", str(tmp_path)]
     assert module.main(call) == 1
     assert "prepare_voc.py first" in capsys.readouterr().err

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from wsis.methods.irnet.affinity import PathIndex, pair_offsets, path_index, search_paths
+from wsis.methods.irnet.affinity import pair_offsets, search_paths
 from wsis.methods.irnet.displacement import refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.methods.irnet.random_walk import random_walk
@@ -39,8 +40,16 @@ def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.from_numpy(a.astype(np.float32)) for a in (boundary, maps, field))
 
 
-def plain_path_index(height: int, width: int, radius: int) -> list[np.ndarray]:
-    """The tables of `path_index` by one loop over points (irnet spec 5.1)."""
+class PathIndex(NamedTuple):
+    """The original's index tables for one map size: S sources, P partners of each."""
+
+    sources: np.ndarray  # (S,) flat index of each source pixel
+    partners: np.ndarray  # (P, S) flat index of the partner
+    tables: tuple[np.ndarray, ...]  # by path length, ascending: (paths, points, S) flat indices
+
+
+def plain_path_index(height: int, width: int, radius: int) -> PathIndex:
+    """The tables by one loop over points (irnet spec 5.1)."""
     by_length: dict[int, list[list[tuple[int, int]]]] = {}
     for dy, dx in itertools.product(range(radius), range(1 - radius, radius)):
         if dy * dy + dx * dx >= radius * radius or (dy == 0 and dx <= 0):
@@ -56,10 +65,11 @@ def plain_path_index(height: int, width: int, radius: int) -> list[np.ndarray]:
     def moved(y: int, x: int) -> np.ndarray:
         return flat[y : y + rows, reach + x : reach + x + columns].reshape(-1)
 
-    return [
+    tables = tuple(
         np.stack([np.stack([moved(*point) for point in path]) for path in paths])
         for _, paths in sorted(by_length.items())
-    ]
+    )
+    return PathIndex(moved(0, 0), np.concatenate([table[:, 0] for table in tables]), tables)
 
 
 def dense_matrix(boundary: np.ndarray, *, radius: int, beta: float) -> np.ndarray:
@@ -179,7 +189,7 @@ def build_losses(side: int, count: int) -> Benchmark:
     blocks = torch.from_numpy(np.random.default_rng(1).choice([0, 0, 1, 2, 255], (count, 8, 8)))
     labels = blocks.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
     options = {"labels": labels.to(torch.uint8), "radius": TRAIN_RADIUS}
-    index = path_index((side, side), radius=TRAIN_RADIUS)
+    index = plain_path_index(side, side, TRAIN_RADIUS)
     return Benchmark(
         ours=partial(with_gradients, partial(relation_losses, **options), *inputs),
         plain=partial(with_gradients, partial(plain_losses, index=index, **options), *inputs),
@@ -214,18 +224,7 @@ def build_refinement(height: int, width: int) -> Benchmark:
     )
 
 
-def build_index(side: int, radius: int) -> Benchmark:
-    """Index tables; ours are for comparison only, since nothing in WSIS computes with them."""
-    return Benchmark(
-        ours=lambda: path_index((side, side), radius=radius),
-        plain=lambda: plain_path_index(side, side, radius),
-        error=lambda plain, ours: difference(plain, ours.tables),
-        note="a loop over points; our network and walk use shifted views, no tables",
-    )
-
-
 register("random_walk/47x63", partial(build_walk, 47, 63))
 register("random_walk/94x125", partial(build_walk, 94, 125))
 register("relation_loss/128x128x2", partial(build_losses, 128, 2))
 register("refine_centroids/94x125", partial(build_refinement, 94, 125))
-register("path_index/128x128r10", partial(build_index, 128, TRAIN_RADIUS))

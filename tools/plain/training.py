@@ -39,13 +39,10 @@ def data_set(folder: Path) -> list[dict[str, Any]]:
         for mask in masks:
             top, left = generator.integers(0, SIDE // 2, 2)
             mask[top : top + 60, left : left + 90] = True
-        record = {
-            "file_name": str(folder / f"{index}.jpg"),
-            "image_id": index,
-            "image_key": str(index),
-        }
+        record = {"file_name": str(folder / f"{index}.jpg"), "height": SIDE, "width": SIDE}
         annotations = masks_to_annotations(masks, generator.integers(0, 3, OBJECTS))
-        records.append(record | {"height": SIDE, "width": SIDE, "annotations": annotations})
+        names = {"image_id": index, "image_key": str(index)}
+        records.append(record | names | {"annotations": annotations})
     return records
 
 

@@ -12,24 +12,16 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any
 
 from wsis.errors import WSISError, run_command
 
 
-def make_parser(
-    description: str | None, *, epilog: str | None = None, **settings: Any
-) -> argparse.ArgumentParser:
-    """A parser that prints texts as they are written, and takes no abbreviated options.
-
-    Args:
-        description: the script's docstring.
-        epilog: below the options.
-        **settings: of ``ArgumentParser``.
-    """
+def make_parser(description: str | None, **settings: Any) -> argparse.ArgumentParser:
+    """A parser that prints texts as they are written, and takes no abbreviated options."""
     return argparse.ArgumentParser(
         description=description,
-        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **settings,
@@ -38,19 +30,19 @@ def make_parser(
 
 def command(
     parse: Callable[[list[str] | None], argparse.Namespace],
-    work: Callable[[argparse.Namespace], object],
+    work: Callable[[argparse.Namespace], object] | str,
 ) -> Callable[[list[str] | None], int]:
     """The ``main`` of a script: command line in, exit code out, errors as sentences on stderr.
 
     Args:
         parse: reads the command line; None is that of the process.
-        work: does what it says.
+        work: does what it says; as text ``module:function`` it is imported after parsing.
     """
 
     def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        return run_command(lambda: work(options))
+        return run_command(lambda: (resolve_name(work) if isinstance(work, str) else work)(options))
 
     return main
 
@@ -83,12 +75,7 @@ def add_pipeline(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 @contextmanager
 def writing(path: str | os.PathLike[str], option: str) -> Iterator[None]:
-    """Turns what keeps a file from being written into a sentence.
-
-    Args:
-        path: the file.
-        option: that names another place.
-    """
+    """Turns what keeps a file from being written into a sentence; ``option`` is the way out."""
     try:
         yield
     except OSError as error:

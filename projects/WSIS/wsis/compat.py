@@ -20,17 +20,9 @@ from typing import Any
 class MissingOps(types.ModuleType):
     """Stands in for ``detectron2._C``: an op may be named, and raises only when it is called."""
 
-    def get_compiler_version(self) -> str:
-        """What detectron2's environment report prints for the compiler."""
-        return "not built"
-
-    def get_cuda_version(self) -> str:
-        """What detectron2's environment report prints for CUDA."""
-        return "not built"
-
-    def has_cuda(self) -> bool:
-        """No compiled op, hence no CUDA op."""
-        return False
+    # What detectron2's environment report asks for.
+    get_compiler_version = get_cuda_version = staticmethod(lambda: "not built")
+    has_cuda = staticmethod(lambda: False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

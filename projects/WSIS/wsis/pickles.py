@@ -146,11 +146,6 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return codecs.encode(text, "latin1")
 
 
-def _no_bytes() -> bytes:
-    """Empty bytes in protocol 2."""
-    return b""
-
-
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
     """The array of a tensor, if all its elements lie in the storage."""
     if not isinstance(storage, _Storage):
@@ -187,16 +182,17 @@ class _Name:
 
 
 _NDARRAY = _Name()  # the class itself would make arrays of any size
+_OF_NUMPY = {
+    ("multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("multiarray", "scalar"): _Name(_scalar),
+    ("numeric", "_frombuffer"): _Name(_frombuffer),
+}
 _ALLOWED: Mapping[tuple[str, str], _Name] = {
-    ("numpy._core.multiarray", "_reconstruct"): _Name(_reconstruct),
-    ("numpy.core.multiarray", "_reconstruct"): _Name(_reconstruct),
-    ("numpy._core.multiarray", "scalar"): _Name(_scalar),
-    ("numpy.core.multiarray", "scalar"): _Name(_scalar),
-    ("numpy._core.numeric", "_frombuffer"): _Name(_frombuffer),
-    ("numpy.core.numeric", "_frombuffer"): _Name(_frombuffer),
+    **{(f"numpy._core.{module}", name): made for (module, name), made in _OF_NUMPY.items()},
+    **{(f"numpy.core.{module}", name): made for (module, name), made in _OF_NUMPY.items()},
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Name(_type),
-    ("__builtin__", "bytes"): _Name(_no_bytes),
+    ("__builtin__", "bytes"): _Name(lambda: b""),  # empty bytes in protocol 2
     ("_codecs", "encode"): _Name(_encode),
     ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),
     ("torch.storage", "_load_from_bytes"): _Name(_Storage),
@@ -244,10 +240,8 @@ def read_pickle(
 ) -> Any:
     """What a file of the original codes holds; no code in it is run.
 
-    Args:
-        path: the file. All of it is read at once.
-        what: what it should be, for the message ("label file of CIM").
-        load: reads the open file; may raise anything.
+    ``load`` reads the open file, all of it at once, and may raise anything; ``what`` says in the
+    message what the file should be ("label file of CIM").
 
     Raises:
         DataError: no file, one of more than `MAX_FILE_BYTES`, or ``load`` raised.

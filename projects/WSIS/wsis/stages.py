@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from wsis.data.builtin import class_names
-from wsis.data.proposals.make import ProposalSource
+from wsis.data.proposals.readers import ProposalSource
 from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.errors import UsageError
 from wsis.evaluation.checks import check_cam

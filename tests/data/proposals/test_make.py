@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ArtifactFolder
+from wsis.data.proposals import folder
 from wsis.data.proposals.folder import images_in, write_proposals
-from wsis.data.proposals.make import ProposalSource
-from wsis.data.proposals.readers import read_proposals
+from wsis.data.proposals.readers import ProposalSource, read_proposals
 from wsis.data.proposals.store import proposals_from_artifact
 from wsis.errors import DataError, UsageError
 from wsis.stages import derive_proposals, proposal_source
@@ -60,18 +60,20 @@ def test_other_settings_are_refused(tmp_path, images):
     assert len(read_proposals(tmp_path / "a" / "p0.npz")) == 5
 
 
-def test_a_forced_run_that_was_killed_mixes_nothing(tmp_path, images):
+def test_a_forced_run_that_was_killed_mixes_nothing(tmp_path, images, monkeypatch):
     write_proposals(images, tmp_path / "a", source=ProposalSource())
     cfg = get_wsis_cfg()
     cfg.WSIS.PROPOSALS.MAX_COUNT = 5
     source = proposal_source(cfg)
 
-    def killed(items, total, done):
+    def killed(items, **_):
         yield next(iter(items))
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_proposals(images, tmp_path / "a", source=source, force=True, progress=killed)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "tqdm", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_proposals(images, tmp_path / "a", source=source, force=True)
     write_proposals(images, tmp_path / "a", source=source)
     assert [len(read_proposals(tmp_path / "a" / f"p{n}.npz")) for n in range(3)] == [5, 5, 5]
 

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
-from wsis.data.proposals.formats import FORMATS
+from wsis.data.proposals import FORMATS
 from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions

@@ -80,15 +80,7 @@ def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
 def write_artifact(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, int]:
-    """Write one artifact atomically.
-
-    Args:
-        path: ``<folder>/<image key>.npz``.
-        arrays: name to array; boolean arrays of three dimensions are run-length encoded.
-
-    Returns:
-        ``{"bytes": size of the file, "crc32": checksum of the file}``.
-    """
+    """Write one artifact atomically; returns size and checksum of the file: "bytes", "crc32"."""
     data = encode_artifact(arrays)
     with atomic_write(path, sync=False) as stream:
         stream.write(data)
@@ -121,7 +113,7 @@ def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             for entry in archive.infolist():
                 _check_header(archive, entry)
         with np.load(path, allow_pickle=False) as stored:
-            raw = {name: stored[name] for name in stored.files}
+            raw = dict(stored)
         decoded = {}
         for name, value in raw.items():
             if name.endswith(_RLE):
@@ -155,11 +147,7 @@ def instance_arrays(found: Instances) -> dict[str, np.ndarray]:
 
 
 class ArtifactFolder:
-    """Reads the artifacts ``<image key>.npz`` of a folder.
-
-    Args:
-        folder: where they lie.
-    """
+    """Reads the artifacts ``<image key>.npz`` of a folder."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = self.artifacts = Path(folder)
@@ -180,12 +168,7 @@ class ArtifactFolder:
 
 
 class ProductReader(ArtifactFolder):
-    """Reads the product of a finished stage.
-
-    Args:
-        folder: the stage's run folder.
-        stage: the stage's name, for messages.
-    """
+    """Reads the product of a finished stage from its run folder."""
 
     def __init__(self, folder: str | os.PathLike[str], stage: str) -> None:
         super().__init__(folder)

@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,47 +32,31 @@ _VOC_SPLITS = {
 }
 
 
-def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
-    root = datasets_root() / f"VOC{year}"
-    if not root.is_dir():
-        advice = "run python datasets/prepare_voc.py, or " if year == "2012" else ""
+def _below_root(*parts: str, advice: str) -> Path:
+    """A file or folder below the data sets' root, which must be there."""
+    path = datasets_root().joinpath(*parts)
+    if not path.exists():
         raise DataError(
-            f"the VOC tree {root} does not exist; {advice}set DETECTRON2_DATASETS to the folder "
-            "that holds it (datasets/README.md)"
+            f"{path} does not exist; {advice}set DETECTRON2_DATASETS to the folder that holds "
+            f"{parts[0]}/ (datasets/README.md)"
         )
-    return load_voc(root, split, VOC_CLASSES)
+    return path
 
 
-def _register_voc(year: str, split: str) -> None:
-    name = f"voc_{year}_{split}_instance"
-    DatasetCatalog.register(name, lambda: _load_voc(year, split))
-    MetadataCatalog.get(name).set(
-        thing_classes=list(VOC_CLASSES), split=split, year=int(year), supervision="mask"
-    )
+def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
+    advice = "run python datasets/prepare_voc.py, or " if year == "2012" else ""
+    return load_voc(_below_root(f"VOC{year}", advice=advice), split, VOC_CLASSES)
+
+
+_MAKE_SHAPES = "run python datasets/make_shapes.py, or "
 
 
 def _load_shapes(split: str) -> list[dict[str, Any]]:
-    root = datasets_root() / "shapes"
-    path = root / f"instances_{split}.json"
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist; run python datasets/make_shapes.py, or set "
-            "DETECTRON2_DATASETS to the folder that holds shapes/"
-        )
-    records, names, _ = load_coco_dataset(path, root / "JPEGImages")
+    path = _below_root("shapes", f"instances_{split}.json", advice=_MAKE_SHAPES)
+    records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages")
     if names != tuple(SHAPES_CLASSES):
         raise DataError(f"{path} has the classes {', '.join(names)}; run make_shapes.py again")
     return records
-
-
-def _register_shapes(split: str) -> None:
-    name = f"shapes_{split}"
-    DatasetCatalog.register(name, lambda: _load_shapes(split))
-    MetadataCatalog.get(name).set(
-        thing_classes=list(SHAPES_CLASSES),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPES_CLASSES))},
-        supervision="mask",
-    )
 
 
 def _load_duts(single: bool) -> list[dict[str, Any]]:
@@ -93,17 +78,14 @@ def _load_duts(single: bool) -> list[dict[str, Any]]:
 
 
 def _load_shapes_salient() -> list[dict[str, Any]]:
-    root = datasets_root() / "shapes" / "salient"
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist; run python datasets/make_shapes.py")
+    root = _below_root("shapes", "salient", advice=_MAKE_SHAPES)
     return load_salient(root / "images", root / "masks", names=root / "list.txt")
 
 
-_SALIENT = {
-    "duts_tr": lambda: _load_duts(False),
-    "duts_tr_single": lambda: _load_duts(True),
-    "shapes_salient": _load_shapes_salient,
-}
+def _register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
+    if name not in DatasetCatalog.list():
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(supervision="mask", **metadata)
 
 
 def register_builtin() -> None:
@@ -111,18 +93,20 @@ def register_builtin() -> None:
 
     Detectron2 registers COCO itself.
     """
-    known = set(DatasetCatalog.list())
     for year, splits in _VOC_SPLITS.items():
         for split in splits:
-            if f"voc_{year}_{split}_instance" not in known:
-                _register_voc(year, split)
+            about = {"thing_classes": list(VOC_CLASSES), "split": split, "year": int(year)}
+            _register(f"voc_{year}_{split}_instance", partial(_load_voc, year, split), **about)
+    ids = {i + 1: i for i in range(len(SHAPES_CLASSES))}
     for split in ("train", "val"):
-        if f"shapes_{split}" not in known:
-            _register_shapes(split)
-    for name, load in _SALIENT.items():
-        if name not in known:
-            DatasetCatalog.register(name, load)
-            MetadataCatalog.get(name).set(salient=True, supervision="mask")
+        about = {
+            "thing_classes": list(SHAPES_CLASSES),
+            "thing_dataset_id_to_contiguous_id": ids,
+        }
+        _register(f"shapes_{split}", partial(_load_shapes, split), **about)
+    _register("duts_tr", partial(_load_duts, False), salient=True)
+    _register("duts_tr_single", partial(_load_duts, True), salient=True)
+    _register("shapes_salient", _load_shapes_salient, salient=True)
 
 
 def is_salient(name: str) -> bool:
@@ -173,13 +157,9 @@ def _metadata(name: str) -> dict[str, Any]:
 def check_supervision(names: Sequence[str], needed: str, stage: str) -> None:
     """Refuse to let a stage see more of a data set than its SUPERVISION grants.
 
-    Args:
-        names: registered data sets.
-        needed: what the stage looks at: image, point, box or mask.
-        stage: for the message.
-
     Raises:
-        UsageError: a data set grants less.
+        UsageError: one of the registered data sets ``names`` grants less than ``needed`` (image,
+            point, box or mask).
     """
     for name in names:
         granted = _metadata(name).get("supervision", "mask")
@@ -228,10 +208,7 @@ def _doubtful(keys: list[str], wanted: list[str]) -> list[bool]:
 
 
 def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """Dataset dicts of any registered data set, completed for WSIS.
-
-    Args:
-        name: a data set registered with Detectron2.
+    """Dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
     Returns:
         Fresh dicts with ``image_key`` (names artifacts; unique in the data set, from the file

@@ -153,11 +153,10 @@ def _xywh(value: Any, size: tuple[int, int]) -> list[float]:
     x, y, width, height = numbers(value, 4)
     if width <= 0 or height <= 0:
         raise ValueError(f"has width {width:g} and height {height:g}")
-    corners = [x, y, x + width, y + height]
-    x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
-    if [x0, y0, x1, y1] == corners:
-        return [x, y, width, height]  # to the last digit
-    return [x0, y0, x1 - x0, y1 - y0]
+    corners = (x, y, x + width, y + height)
+    x0, y0, x1, y1 = clipped = clip_box(corners, size)
+    inside = clipped == list(corners)  # then to the last digit
+    return [x, y, width, height] if inside else [x0, y0, x1 - x0, y1 - y0]
 
 
 def _point(value: Any, size: tuple[int, int]) -> list[float]:
@@ -171,13 +170,6 @@ def _share(value: Any) -> float:
     if not 0 <= number(value) <= 1:
         raise ValueError(f"is {value}, not between 0 and 1")
     return float(value)
-
-
-def segmentation_box(segmentation: list[list[float]] | RLE, size: tuple[int, int]) -> list[float]:
-    """[x, y, width, height] of a checked segmentation."""
-    if isinstance(segmentation, list):
-        segmentation = polygons_to_rle(segmentation, size)
-    return rle_box(segmentation)
 
 
 def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: dict) -> Record:
@@ -207,7 +199,8 @@ def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: d
         if entry.get(field) is not None:
             result[field] = checked(path, where, field, check, entry[field])
     if "segmentation" in result and "bbox" not in result:
-        box = segmentation_box(result["segmentation"], size)
+        mask = result["segmentation"]
+        box = rle_box(polygons_to_rle(mask, size) if isinstance(mask, list) else mask)
         result["bbox"] = checked(path, where, "segmentation", _xywh, box, size)
     if "bbox" in result:
         result["bbox_mode"] = BoxMode.XYWH_ABS
@@ -231,11 +224,7 @@ def _is_empty_proxy(entry: Record) -> bool:
 
 
 def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
-    """Read and check a COCO JSON file.
-
-    Args:
-        path: the file.
-        image_root: folder of the images; needed only where the file states no sizes.
+    """Read and check a COCO JSON file; where it states no sizes, ``image_root`` has the images.
 
     Raises:
         DataError: naming the file, the image or annotation id, and the field.
@@ -243,7 +232,6 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
     path = Path(path)
     content = load_json(path)
     image_entries = _entries(path, content, "images", required=True)
-    annotation_entries = _entries(path, content, "annotations", required=False)
     names, class_ids = _categories(path, _entries(path, content, "categories", required=True))
     info = content.get("info")
     images: dict[int, Record] = {}
@@ -253,7 +241,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
             raise DataError(f"{path}: image {record['image_id']}: id occurs twice")
         images[record["image_id"]] = record
     seen: set[int] = set()
-    for index, entry in enumerate(annotation_entries):
+    for index, entry in enumerate(_entries(path, content, "annotations", required=False)):
         identity = checked(path, f"annotation number {index}", "id", integer, entry.get("id"))
         if identity in seen:
             raise DataError(f"{path}: annotation {identity}: id occurs twice")
@@ -300,9 +288,6 @@ class ImageIndex:
     without keys (the originals', and older ones of ours) by the name alone: of several images of
     one name that with the longest common end of the paths, then that with the same id.
 
-    Args:
-        file: where to look.
-
     Raises:
         DataError: an image key occurs twice.
     """
@@ -337,17 +322,11 @@ class ImageIndex:
         candidates = self.by_name.get(parts[-1], [])
         if len(candidates) < 2:
             return candidates[0] if candidates else None
-        common = [_common_end(parts, Path(c["file_name"]).parts) for c in candidates]
+        ends = [(parts[::-1], Path(c["file_name"]).parts[::-1]) for c in candidates]
+        common = [len(os.path.commonprefix(end)) for end in ends]
         best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
         if len(best) > 1:
             best = [c for c in best if c["image_id"] == record["image_id"]]
         if len(best) != 1:
             raise DataError(f"{self.path}: file_name: several images may be {record['file_name']}")
         return best[0]
-
-
-def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
-    count = 0
-    while count < min(len(a), len(b)) and a[-1 - count] == b[-1 - count]:
-        count += 1
-    return count

@@ -75,16 +75,8 @@ def put_detections(
         if box is None:
             empty += 1
             continue
-        record["annotations"].append(
-            {
-                "id": index + 1,
-                "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": class_ids[category],
-                "iscrowd": 0,
-                "score": score,
-            }
-        )
+        found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
+        record["annotations"].append(found | {"category_id": class_ids[category], "score": score})
     if empty:
         logger.warning("%s: %d boxes without an area in their image are left out", path, empty)
     for record in by_id.values():

@@ -1,7 +1,11 @@
-"""Downloads that resume, checksums, and archives that cannot write outside their folder."""
+"""Archives of data sets: downloads that resume, checksums, extraction inside a folder.
+
+Nothing heavy is imported here: scripts read it before they parse.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.client
 import os
@@ -16,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from wsis.data.files import atomic_write
+from wsis.data.root import datasets_root
 from wsis.errors import DataError
 
 _CHUNK = 1 << 20
@@ -109,13 +114,8 @@ def extract_tar(
     """Extract the plain files of a tar archive; every file appears whole or not at all.
 
     Files that are there with the right size are left alone, so that an interrupted extraction goes
-    on. Links, devices and modes are ignored.
-
-    Args:
-        archive: .tar, .tar.gz or .tgz.
-        folder: where to.
-        strip: number of leading folders cut off each name.
-        wanted: whether to extract an entry, by its full name.
+    on. Links, devices and modes are ignored. ``strip`` leading folders are cut off each name;
+    ``wanted`` is asked with the full one.
 
     Returns:
         Number of files written.
@@ -140,3 +140,45 @@ def extract_tar(
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} is not a sound archive ({error})") from error
     return count
+
+
+def add_archive_options(parser: argparse.ArgumentParser, url: str) -> None:
+    """Add what `ensure_extracted` reads: ``--root``, ``--archive``, ``--download``, ``--url``."""
+    add, name = parser.add_argument, url.rpartition("/")[2]
+    add("--root", type=Path, default=datasets_root(), help="default: DETECTRON2_DATASETS")
+    add("--archive", type=Path, help=f"where {name} lies already")
+    add("--download", action="store_true", help="download the archive if needed")
+    add("--url", default=url, help="default: %(default)s")
+
+
+def ensure_extracted(
+    options: argparse.Namespace,
+    missing: Callable[[], list[str]],
+    *,
+    archive: str,
+    md5: str,
+    folder: Path,
+    advice: str,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Extract an archive where a tree is not complete, after downloading it where that is wanted.
+
+    ``missing`` says what the tree lacks, as sentences; ``archive`` names the file below ``--root``,
+    whose first folder is cut off below ``folder``; ``advice`` is the next step without an archive.
+
+    Raises:
+        DataError: there is no archive, or as `download` and `extract_tar`, or it does not help.
+    """
+    problems = missing()
+    if not problems:
+        return
+    path = options.archive or options.root / archive
+    if options.download and not path.is_file():
+        download(options.url, path, md5=md5)
+    if not path.is_file():
+        raise DataError(f"{problems[0]} and there is no {path}; {advice}")
+    verify_md5(path, md5)
+    extract_tar(path, folder, strip=1, wanted=wanted)
+    problems = missing()
+    if problems:
+        raise DataError(f"after extracting {path}, {'; '.join(problems)}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -73,6 +73,12 @@ def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None =
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=indent, allow_nan=False)
         stream.write("\n")
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Write text lines, atomically."""
+    with atomic_write(path, "w") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -50,10 +50,7 @@ def open_picture(
 ) -> _Result:
     """Apply ``use`` to the opened file; whatever goes wrong becomes one DataError naming it.
 
-    Args:
-        path: any file that Pillow opens.
-        use: from Pillow's image to the result; a ValueError of its own says what is wrong.
-        what: the file is, for the message.
+    A ValueError of ``use`` says what is wrong; ``what`` says in the message what the file is.
 
     Raises:
         DataError: missing, damaged, or more than `MAX_PIXELS` pixels.
@@ -71,18 +68,33 @@ def open_picture(
         raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; damaged EXIF data count as none, as in Detectron2."""
+def check_size(
+    found: tuple[int, ...],
+    wanted: tuple[int, int] | None,
+    what: str,
+    source: str = "its image is",
+    advice: str = "correct one of them",
+) -> None:
+    """Raise `DataError` unless a shape (H, W, ...) is the one that is wanted, if any is."""
+    if wanted is not None and tuple(found[:2]) != tuple(wanted):
+        raise DataError(
+            f"{what} is {found[1]} x {found[0]} (width x height) but {source} "
+            f"{wanted[1]} x {wanted[0]}; {advice}"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; damaged EXIF data count as none, 0, as in Detectron2."""
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        found = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # Pillow's EXIF parser raises nearly anything; the pixels are still good
-        return image
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    image = _upright(image)
+    method = _TRANSPOSE.get(_orientation(image))
+    image = image if method is None else image.transpose(method)
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;"):
@@ -98,11 +110,8 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     """Read a photograph as RGB.
 
     Grey, palette, CMYK and 16-bit files (by their high byte) are converted, transparency is
-    dropped, the EXIF orientation applied as Detectron2's ``read_image`` does.
-
-    Args:
-        path: any file that Pillow opens.
-        size: (H, W) that the data set states, if known.
+    dropped, the EXIF orientation applied as Detectron2's ``read_image`` does. ``size`` is (H, W)
+    as the data set states it, if it does.
 
     Returns:
         (H, W, 3) uint8, RGB, C-contiguous, writable.
@@ -112,12 +121,8 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
             `MAX_PIXELS` pixels, or another size than ``size``.
     """
     image = np.ascontiguousarray(open_picture(path, _to_rgb, "image"))
-    if size is not None and image.shape[:2] != tuple(size):
-        height, width = image.shape[:2]
-        raise DataError(
-            f"image {path} is {width} x {height} (width x height) but its data set says "
-            f"{size[1]} x {size[0]}; correct the annotation file or the image's EXIF rotation"
-        )
+    advice = "correct the annotation file or the image's EXIF rotation"
+    check_size(image.shape, size, f"image {path}", "its data set says", advice)
     return image
 
 
@@ -146,11 +151,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
 
     def use(image: Image.Image) -> tuple[int, int]:
-        try:
-            orientation = image.getexif().get(_ORIENTATION_TAG)
-        except Exception:  # as in _upright
-            orientation = None
-        turned = orientation in (5, 6, 7, 8)
+        turned = _orientation(image) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
     return open_picture(path, use, "image")
@@ -161,15 +162,11 @@ def read_label_map(
 ) -> np.ndarray:
     """Read a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), without any conversion.
 
-    Args:
-        path: palette, grey or 16-bit grey file.
-        size: (H, W) that it must have, if known.
-
     Returns:
         (H, W) int32.
 
     Raises:
-        DataError: missing, damaged, a colour picture, or another size than ``size``.
+        DataError: missing, damaged, a colour picture, or another size than ``size`` (H, W).
     """
 
     def use(image: Image.Image) -> np.ndarray:
@@ -182,9 +179,5 @@ def read_label_map(
         return np.asarray(image).astype(np.int32)
 
     label = open_picture(path, use, "label map")
-    if size is not None and label.shape != tuple(size):
-        raise DataError(
-            f"label map {path} is {label.shape[1]} x {label.shape[0]} (width x height) "
-            f"but its image is {size[1]} x {size[0]}"
-        )
+    check_size(label.shape, size, f"label map {path}")
     return label

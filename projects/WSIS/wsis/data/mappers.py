@@ -51,13 +51,7 @@ def register_mapper(cls: _MapperClass) -> _MapperClass:
 
 
 def build_mapper(cfg: CfgNode, name: str, *, is_train: bool, products: Products) -> Any:
-    """The mapper registered under ``name``.
-
-    Args:
-        cfg: a stage's config.
-        name: as a `wsis.stage.Stage` names it.
-        is_train: whether it feeds training.
-        products: of the stages that this one consumes.
+    """The mapper that a `wsis.stage.Stage` names, fed with the products that the stage consumes.
 
     Raises:
         UsageError: no such mapper.

@@ -3,9 +3,8 @@
 Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
 bitmask``. Beyond COCO an image has ``image_key``, by which a data set finds it again; an annotation
 has ``score`` and may have ``confidence`` in [0, 1] and ``ignore``, an RLE of pixels that train
-nothing. ``category_id`` is the class id + 1, annotation
-ids run from 1, image ids are the data set's where those are integers. The bytes depend on the
-labels alone: no dates, no machine paths.
+nothing. ``category_id`` is the class id + 1, annotation ids run from 1, image ids are the data
+set's where those are integers. The bytes depend on the labels alone: no dates, no machine paths.
 
 ``python -m wsis.data.pseudo_labels FILE`` checks a file.
 """
@@ -19,18 +18,19 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import IO, Any
 
 import numpy as np
 
 import wsis
+from wsis.commands import command, make_parser
 from wsis.data.builtin import class_names as names_of_dataset
 from wsis.data.coco import CocoFile, ImageIndex, read_coco
 from wsis.data.files import atomic_write
 from wsis.data.supervision import restrict_supervision
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError
 from wsis.layers.run_lengths import encode_mask, rle_area, rle_box
 
 logger = logging.getLogger(__name__)
@@ -124,21 +124,14 @@ def _image_entry(record: Record, image_id: int, root: str) -> Record:
     }
 
 
-class _ListWriter:
-    """Writes the items of a JSON list one by one."""
-
-    def __init__(self, stream: IO[str], name: str) -> None:
-        self.stream = stream
-        self.separator = f' "{name}": [\n  '
-
-    def add(self, item: Record) -> None:
-        self.stream.write(self.separator)
-        json.dump(item, self.stream, allow_nan=False, separators=(", ", ": "))
-        self.separator = ",\n  "
-
-    def close(self, end: str) -> None:
-        self.stream.write(self.separator.split("\n")[0] if "[" in self.separator else "\n ")
-        self.stream.write(end)
+def _write_list(stream: IO[str], name: str, items: Iterable[Record], end: str) -> None:
+    """Write a JSON list under a key, one item after another."""
+    separator = f' "{name}": [\n  '
+    for item in items:
+        stream.write(separator + json.dumps(item, allow_nan=False))
+        separator = ",\n  "
+    stream.write("\n " if separator[0] == "," else f' "{name}": [')
+    stream.write(end)
 
 
 def write_pseudo_labels(
@@ -172,11 +165,9 @@ def write_pseudo_labels(
     root = image_root(dataset_dicts)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(class_names)]
     images: list[Record] = []
-    counts = Counter(images=0, annotations=0, images_without_annotations=0, left_out=0)
-    with atomic_write(path, "w") as stream:
-        stream.write(f'{{"info": {json.dumps(dict(info), sort_keys=True, allow_nan=False)},\n')
-        stream.write(f' "categories": {json.dumps(categories)},\n')
-        writer = _ListWriter(stream, "annotations")
+    counts = Counter(annotations=0, images_without_annotations=0, left_out=0)
+
+    def annotations() -> Iterator[Record]:
         for record, image_id in zip(dataset_dicts, _image_ids(dataset_dicts), strict=True):
             arrays = read_instances(record)
             if arrays is None:
@@ -186,16 +177,16 @@ def write_pseudo_labels(
             before = counts["annotations"]
             for annotation in _annotations(arrays, image_id, min_score):
                 counts["annotations"] += 1
-                writer.add({"id": counts["annotations"]} | annotation)
+                yield {"id": counts["annotations"]} | annotation
             counts["images_without_annotations"] += counts["annotations"] == before
             images.append(_image_entry(record, image_id, root))
-        writer.close("],\n")
-        counts["images"] = len(images)
-        writer = _ListWriter(stream, "images")
-        for image in images:
-            writer.add(image)
-        writer.close("]}\n")
-    return dict(counts)
+
+    with atomic_write(path, "w") as stream:
+        stream.write(f'{{"info": {json.dumps(dict(info), sort_keys=True, allow_nan=False)},\n')
+        stream.write(f' "categories": {json.dumps(categories)},\n')
+        _write_list(stream, "annotations", annotations(), "],\n")
+        _write_list(stream, "images", images, "]}\n")
+    return {"images": len(images)} | dict(counts)
 
 
 def pseudo_label_info(cfg: Any) -> dict[str, Any]:
@@ -220,16 +211,9 @@ def export_pseudo_labels(
 ) -> dict[str, Any]:
     """The function of an `ExportStage` that consumes the product "instances".
 
-    Args:
-        path: the JSON file.
-        dataset_dicts: images of ``WSIS.IMAGES``.
-        products: ``{"instances": ProductReader}``.
-        cfg: reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR
-            ("skip" leaves out images that have no instances artifact).
-        info: goes into the file's ``info``; None writes `pseudo_label_info`.
-
-    Returns:
-        As `write_pseudo_labels`.
+    It reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR ("skip"
+    leaves out images that have no instances artifact). Without ``info`` the file has that of
+    `pseudo_label_info`. Returns what `write_pseudo_labels` does.
     """
     reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
     names = [names_of_dataset(name) for name in cfg.WSIS.IMAGES]
@@ -248,12 +232,8 @@ def export_pseudo_labels(
         info=pseudo_label_info(cfg) if info is None else info,
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
     )
-    logger.info(
-        "pseudo labels: %d images, %d instances in %s",
-        summary["images"],
-        summary["annotations"],
-        path,
-    )
+    images, instances = summary["images"], summary["annotations"]
+    logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
     return summary
 
 
@@ -299,12 +279,8 @@ def load_pseudo_labels(
 ) -> list[Record]:
     """Put pseudo labels in place of the annotations of dataset dicts.
 
-    Images are joined by key and id, in files without keys by name (`ImageIndex`).
-
-    Args:
-        path: what `write_pseudo_labels` wrote.
-        dataset_dicts: images of a data set, all or some of those of the file.
-        class_names: if given, the file's categories must be these, in this order.
+    Images, all or some of those of the file, are joined by key and id, in files without keys by
+    name (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
 
     Returns:
         New dicts for the images that are in the file, in the order given; ``annotations`` have
@@ -333,13 +309,9 @@ def load_pseudo_labels(
             f"{path} has none of the {len(dataset_dicts)} images of the data set, among them "
             f"{dataset_dicts[0]['file_name']}; export pseudo labels of this data set first"
         )
-    if len(result) < len(dataset_dicts):
-        logger.warning(
-            "%d of %d images have no entry in %s and are left out",
-            len(dataset_dicts) - len(result),
-            len(dataset_dicts),
-            path,
-        )
+    count, absent = len(dataset_dicts), len(dataset_dicts) - len(result)
+    if absent:
+        logger.warning("%d of %d images have no entry in %s and are left out", absent, count, path)
     return result
 
 
@@ -367,29 +339,27 @@ def validate_pseudo_labels(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: check one file, print a summary, return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wsis.data.pseudo_labels", description="Check a pseudo-label JSON file."
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = make_parser(
+        "Check a pseudo-label JSON file.", prog="python -m wsis.data.pseudo_labels"
     )
     parser.add_argument("file", help="COCO JSON with RLE masks and scores")
-    path = parser.parse_args(arguments).file
-    try:
-        summary = validate_pseudo_labels(path)
-    except WSISError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(
-        f"{path} is a sound pseudo-label file: {summary['annotations']} annotations in "
-        f"{summary['images']} images ({summary['images_without_annotations']} without any)\n"
-    )
-    if summary["score_range"]:
-        low, high = summary["score_range"]
-        sys.stdout.write(f"  scores {low:g} to {high:g}\n")
-    for name, count in summary["classes"].items():
-        sys.stdout.write(f"  {count:7d}  {name}\n")
-    return 0
+    return parser.parse_args(arguments)
 
+
+def _print_check(options: argparse.Namespace) -> None:
+    summary = validate_pseudo_labels(options.file)
+    said = [
+        f"{options.file} is a sound pseudo-label file: {summary['annotations']} annotations in "
+        f"{summary['images']} images ({summary['images_without_annotations']} without any)"
+    ]
+    if summary["score_range"]:
+        said.append("  scores {:g} to {:g}".format(*summary["score_range"]))
+    said += [f"  {count:7d}  {name}" for name, count in summary["classes"].items()]
+    sys.stdout.write("\n".join(said) + "\n")
+
+
+main = command(_parse, _print_check)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -15,8 +15,8 @@ from PIL import Image
 from scipy import ndimage
 
 from wsis.data.ground_truth import GroundTruth
-from wsis.data.images import open_picture, read_image_size
-from wsis.data.voc import IMAGE_SUFFIXES, read_list
+from wsis.data.images import check_size, open_picture, read_image_size
+from wsis.data.voc import IMAGE_SUFFIXES, pictures_by_stem, read_list
 from wsis.errors import DataError
 
 SALIENT_KEY = "salient_file_name"
@@ -30,13 +30,9 @@ def read_salient_mask(
 ) -> np.ndarray:
     """(H, W) uint8: 255 on the object, 0 elsewhere; soft masks keep what is between.
 
-    Args:
-        path: a picture file.
-        size: (H, W) that it must have.
-        required: a mask without any object is an error.
-
     Raises:
-        DataError: missing, damaged, of another size, or without any object.
+        DataError: missing, damaged, not of ``size`` (H, W), or, where that is ``required``, without
+            any object.
     """
 
     def use(picture: Image.Image) -> np.ndarray:
@@ -50,11 +46,7 @@ def read_salient_mask(
         return np.ascontiguousarray(values)
 
     mask = open_picture(path, use, "salient mask")
-    if size is not None and mask.shape != tuple(size):
-        raise DataError(
-            f"salient mask {path} is {mask.shape[1]} x {mask.shape[0]} (width x height) but its "
-            f"image is {size[1]} x {size[0]}; correct one of them"
-        )
+    check_size(mask.shape, size, f"salient mask {path}")
     if required and not mask.any():
         raise DataError(f"salient mask {path} has no object; leave it out of the data set")
     return mask
@@ -63,12 +55,7 @@ def read_salient_mask(
 def _pictures(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"the folder of {what} {folder} does not exist; see datasets/README.md")
-    found: dict[str, Path] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix in IMAGE_SUFFIXES and stem not in found:
-            found[stem] = folder / name
-    return found
+    return pictures_by_stem(folder)
 
 
 def _stem(name: str) -> str:
@@ -112,37 +99,22 @@ def load_salient(
                 "the image out of the list"
             )
         size = read_image_size(pictures[stem])
-        mask_size = read_image_size(found[stem])
-        if size != mask_size:
-            raise DataError(
-                f"salient mask {found[stem]} is {mask_size[1]} x {mask_size[0]} (width x height) "
-                f"but its image is {size[1]} x {size[0]}; correct one of them"
-            )
-        records.append(
-            {
-                "file_name": str(pictures[stem]),
-                SALIENT_KEY: str(found[stem]),
-                "image_id": stem,
-                "image_key": f"salient.{stem}",
-                "height": size[0],
-                "width": size[1],
-                "image_labels": [],
-                "annotations": [],
-            }
-        )
+        check_size(read_image_size(found[stem]), size, f"salient mask {found[stem]}")
+        names_of_it = {"image_id": stem, "image_key": f"salient.{stem}"}
+        files = {"file_name": str(pictures[stem]), SALIENT_KEY: str(found[stem])}
+        shape = {"height": size[0], "width": size[1]}
+        records.append(files | names_of_it | shape | {"image_labels": [], "annotations": []})
     return records
 
 
-def is_single_object(
-    mask: np.ndarray, *, least: float = 0.02, most: float = 0.9, others: float = 0.01
-) -> bool:
+def is_single_object(mask: np.ndarray) -> bool:
     """Whether a mask shows one object: one component, and next to nothing beside it.
+
+    The largest component covers 2 to 90 % of the image, and at most 1 % of the mask lies outside
+    it.
 
     Args:
         mask: (H, W), not 0 on objects.
-        least: smallest share of the image that the largest component has.
-        most: largest share.
-        others: largest share of the mask that lies outside the largest component.
     """
     inside = np.asarray(mask) > 127 if np.asarray(mask).max(initial=0) > 1 else np.asarray(mask) > 0
     labels, count = ndimage.label(inside, structure=np.ones((3, 3)))
@@ -150,26 +122,16 @@ def is_single_object(
         return False
     areas = np.bincount(labels.ravel())[1:]
     largest = int(areas.max())
-    share = largest / inside.size
-    return least <= share <= most and areas.sum() - largest <= others * areas.sum()
+    return 0.02 <= largest / inside.size <= 0.9 and areas.sum() - largest <= 0.01 * areas.sum()
 
 
-def single_object_mask(
-    truth: GroundTruth,
-    *,
-    checked: bool = True,
-    least: float = 0.05,
-    most: float = 0.6,
-    others: float = 0.01,
-) -> np.ndarray | None:
+def single_object_mask(truth: GroundTruth, *, checked: bool = True) -> np.ndarray | None:
     """The largest object of an image if it stands alone.
 
     Args:
         truth: true masks of the image.
-        checked: require the shares below; False takes the largest object of any image.
-        least: smallest share of the image that the object covers.
-        most: largest.
-        others: of the image, that all other objects and void together may cover.
+        checked: require that the object covers 5 to 60 % of the image, and all other objects and
+            void together less than 1 %; False takes the largest object of any image.
 
     Returns:
         (H, W) bool, or None.
@@ -178,8 +140,7 @@ def single_object_mask(
         return None
     shares = truth.masks.mean(axis=(1, 2))
     largest = int(shares.argmax())
-    if checked:
-        rest = float(shares.sum() - shares[largest]) + float(truth.void.mean())
-        if not (least <= shares[largest] <= most and rest < others):
-            return None
+    rest = float(shares.sum() - shares[largest]) + float(truth.void.mean())
+    if checked and not (0.05 <= shares[largest] <= 0.6 and rest < 0.01):
+        return None
     return truth.masks[largest]

@@ -252,13 +252,7 @@ def _inner_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, flo
 
 
 def draw_scene(rng: np.random.Generator, shapes: list[Shape], size: tuple[int, int]) -> Scene:
-    """Draw shapes, from back to front, on a textured background.
-
-    Args:
-        rng: source of all that is random.
-        shapes: as `arrange` chooses them.
-        size: (H, W).
-    """
+    """Draw shapes, from back to front, on a textured background of ``size`` (H, W)."""
     picture = _background(rng, size)
     for shape in shapes:
         _paint(picture, shape, rng)

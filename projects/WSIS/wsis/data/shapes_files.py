@@ -18,7 +18,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from wsis.data.files import atomic_write, write_json
+from wsis.data.files import atomic_write, write_json, write_lines
 from wsis.data.shapes import SHAPES_CLASSES, Scene, arrange, arrange_single, draw_scene
 from wsis.errors import UsageError
 from wsis.layers.run_lengths import encode_mask
@@ -40,8 +40,6 @@ _FOLDERS = ("JPEGImages", "Annotations", "SegmentationObject", "SegmentationClas
 _OURS = re.compile(r"(train|val|salient)_\d{5}\.(jpg|png|xml)")
 # Keys of an annotation in the weaker files; the image labels are in all of them.
 _WEAK = {"tags": (), "points": ("point",), "boxes": ("bbox", "area")}
-
-Progress = Callable[[Iterable[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +72,8 @@ class ShapesArguments:
 
 def voc_palette() -> list[int]:
     """VOC's colour map as 768 numbers: bits of the index spread over the three channels."""
-    palette = []
-    for index in range(256):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                channels[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        palette.extend(channels)
-    return palette
+    index, bit, channel = np.ogrid[:256, :8, :3]
+    return (((index >> (3 * bit + channel)) & 1) << (7 - bit)).sum(axis=1).ravel().tolist()
 
 
 def _write_image(path: Path, image: Image.Image, **options: Any) -> None:
@@ -161,11 +153,9 @@ def _scene(arguments: ShapesArguments, split: str, index: int) -> Scene:
     return draw_scene(rng, shapes, size)
 
 
-def _write_split(
-    root: Path, arguments: ShapesArguments, split: str, progress: Progress
-) -> list[str]:
+def _write_split(root: Path, arguments: ShapesArguments, split: str, quiet: bool) -> list[str]:
     images, annotations, names = [], [], []
-    for index in progress(range(getattr(arguments, split)), split):
+    for index in tqdm(range(getattr(arguments, split)), desc=split, disable=quiet):
         name, image_id = f"{split}_{index:05d}", index + 1
         scene = _scene(arguments, split, index)
         _write_scene(root, name, scene)
@@ -190,21 +180,16 @@ def _write_split(
     return names
 
 
-def _write_salient(root: Path, arguments: ShapesArguments, progress: Progress) -> None:
+def _write_salient(root: Path, arguments: ShapesArguments, quiet: bool) -> None:
     names = []
-    for index in progress(range(arguments.salient), "salient"):
+    for index in tqdm(range(arguments.salient), desc="salient", disable=quiet):
         name, scene = f"salient_{index:05d}", _scene(arguments, "salient", index)
         image = Image.fromarray(scene.image)
         _write_image(root / "salient" / "images" / f"{name}.jpg", image, quality=92)
         mask = Image.fromarray(scene.masks.any(axis=0).astype(np.uint8) * 255)
         _write_image(root / "salient" / "masks" / f"{name}.png", mask)
         names.append(name)
-    _write_lines(root / "salient" / "list.txt", names)
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path, "w") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
+    write_lines(root / "salient" / "list.txt", names)
 
 
 def _clear(root: Path) -> None:
@@ -218,33 +203,10 @@ def _clear(root: Path) -> None:
                     path.unlink()
 
 
-def _stamp(arguments: ShapesArguments) -> dict[str, Any]:
-    return {"generator": GENERATOR, **asdict(arguments)}
-
-
-def shapes_state(root: Path, arguments: ShapesArguments) -> str:
-    """Say "made" (with these arguments), "other" (with other arguments) or "missing"."""
-    try:
-        found = json.loads((root / _STAMP).read_text("utf-8"))
-    except (OSError, ValueError):
-        return "missing"
-    return "made" if found == _stamp(arguments) else "other"
-
-
 def write_shapes(
-    root: str | Path,
-    arguments: ShapesArguments,
-    *,
-    force: bool = False,
-    progress: Progress = lambda items, title: items,
+    root: str | Path, arguments: ShapesArguments, *, force: bool = False, quiet: bool = True
 ) -> bool:
-    """Write the data set unless it is there already.
-
-    Args:
-        root: its folder.
-        arguments: sizes, counts, seed.
-        force: draw again what is there, also with other arguments.
-        progress: wraps the loop over images, as tqdm does; called with the range and a title.
+    """Write the data set unless it is there already; ``force`` draws again what is there.
 
     Returns:
         Whether anything was written.
@@ -254,19 +216,23 @@ def write_shapes(
     """
     root = Path(root)
     arguments.check()
-    state = shapes_state(root, arguments)
-    if state == "made" and not force:
+    stamp = {"generator": GENERATOR, **asdict(arguments)}
+    try:
+        found = json.loads((root / _STAMP).read_text("utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if found == stamp and not force:
         return False
-    if state == "other" and not force:
+    if found not in (None, stamp) and not force:
         raise UsageError(
             f"{root} holds shapes made with other arguments; give --force to replace them or "
             "--output for another folder"
         )
     _clear(root)
-    lists = {s: _write_split(root, arguments, s, progress) for s in ("train", "val")}
-    _write_salient(root, arguments, progress)
+    lists = {s: _write_split(root, arguments, s, quiet) for s in ("train", "val")}
+    _write_salient(root, arguments, quiet)
     for name, lines in (lists | {"trainval": lists["train"] + lists["val"]}).items():
-        _write_lines(root / "ImageSets" / "Segmentation" / f"{name}.txt", lines)
-    _write_lines(root / "classes.txt", SHAPES_CLASSES)
-    write_json(root / _STAMP, _stamp(arguments))
+        write_lines(root / "ImageSets" / "Segmentation" / f"{name}.txt", lines)
+    write_lines(root / "classes.txt", SHAPES_CLASSES)
+    write_json(root / _STAMP, stamp)
     return True

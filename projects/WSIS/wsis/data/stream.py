@@ -99,8 +99,8 @@ class TrainingStream(Dataset):
     """An endless, shuffled and augmented stream over a finite data set.
 
     Args:
-        dataset_dicts: the data set, at least one element.
-        mapper: dataset dict to model input; draws from the global random states only.
+        dataset_dicts: at least one.
+        mapper: draws from the global random states only.
         seed: of order and augmentation.
         skip_broken: take the following image in place of one that cannot be read.
         order: of an epoch; None shuffles all samples.
@@ -158,11 +158,7 @@ class StreamBatches(Sampler[list[int]]):
     position 0, which costs about a microsecond per skipped image.
 
     Args:
-        stream: the training stream.
-        batch_size: images per batch and process.
-        rank: this process.
-        world_size: number of processes.
-        group_by_aspect: group wide and tall images.
+        batch_size: of one process.
     """
 
     def __init__(
@@ -214,9 +210,6 @@ class ResumableLoader:
     a trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built).
 
     Args:
-        stream: the training stream.
-        batches: which positions form which batch.
-        num_workers: data-loading processes.
         on_skip: called with each image that another one replaces, once.
 
     Attributes:

@@ -20,35 +20,20 @@ _ANNOTATION_KEYS = {
 _EVIDENCE = {"point": ("point",), "box": ("point", "bbox")}
 
 
-def check_supervision_level(level: str) -> str:
-    """Return ``level`` if it is one of `SUPERVISIONS`.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if level not in SUPERVISIONS:
-        raise UsageError(f"supervision is one of {', '.join(SUPERVISIONS)}, not {level!r}")
-    return level
-
-
 def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, Any]:
     """A deep copy of a dataset dict without anything beyond a level of supervision.
 
     Nothing is kept unless it is known to be allowed, so keys that nobody thought of (masks of some
     other format) are removed as well.
 
-    Args:
-        dataset_dict: as `wsis.data.builtin.get_dataset_dicts` makes them.
-        level: "image" keeps the image's labels only; "point" adds annotations that have a point;
-            "box" adds boxes; "mask" keeps everything.
-
-    Returns:
-        A new dict that shares no mutable value with the given one.
+    "image" keeps the image's labels only; "point" adds annotations that have a point; "box" adds
+    boxes; "mask" keeps everything.
 
     Raises:
         UsageError: unknown level.
     """
-    check_supervision_level(level)
+    if level not in SUPERVISIONS:
+        raise UsageError(f"supervision is one of {', '.join(SUPERVISIONS)}, not {level!r}")
     if level == "mask":
         return copy.deepcopy(dataset_dict)
     result = {k: copy.deepcopy(dataset_dict[k]) for k in _IMAGE_KEYS if k in dataset_dict}
@@ -64,13 +49,9 @@ def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, 
 def require_supervision(dataset_dicts: list[dict[str, Any]], level: str, source: str) -> None:
     """Check that every annotation has what its data set promises.
 
-    Args:
-        dataset_dicts: checked dicts.
-        level: the promised level.
-        source: the file or folder, for the message.
-
     Raises:
-        DataError: an annotation lacks its point, box or mask, or there is none at all.
+        DataError: an annotation lacks its point, box or mask, or there is none at all; it names
+            ``source``, the file or folder.
     """
     field = {"point": "point", "box": "bbox", "mask": "segmentation"}.get(level)
     if field is None:

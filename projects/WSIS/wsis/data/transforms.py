@@ -39,11 +39,6 @@ def ruled_size(size: Size, rule: Size) -> Size:
     return height, width
 
 
-def stretch_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """Pillow's bilinear on uint8, which PRM uses; the very same array where the size is right."""
-    return _resize(image, size, Image.Resampling.BILINEAR)
-
-
 def _resize(array: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
     if tuple(array.shape[:2]) == tuple(size):
         return array
@@ -63,12 +58,7 @@ def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
 def rescale_image(image: np.ndarray, factor: float) -> np.ndarray:
     """OpenCV's bilinear by a factor (not to a size), as the original CIM rescales.
 
-    Args:
-        image: (H, W, 3) uint8.
-        factor: pixels of the result per pixel; a side that would vanish becomes 1.
-
-    Returns:
-        uint8, fractions cut off.
+    From (H, W, 3) uint8 to uint8, fractions cut off; a side that would vanish becomes 1 pixel.
     """
     if min(round(side * factor) for side in image.shape[:2]) < 1:
         return resize_image(image, scaled_size(image.shape[:2], factor))
@@ -111,7 +101,9 @@ class Sizing:
 
     def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
         """The image at ``size``, bilinear where images are stretched, otherwise bicubic."""
-        return stretch_image(image, size) if any(self.stretch) else resize_image(image, size)
+        stretched = any(self.stretch)  # as PRM does
+        method = Image.Resampling.BILINEAR if stretched else Image.Resampling.BICUBIC
+        return _resize(image, size, method)
 
 
 def draw_integer(low: int, high: int) -> int:

@@ -16,7 +16,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from wsis.data.checks import checked, clip_box, number
@@ -59,6 +58,16 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"image list {path}: {name!r} leaves the image folder")
     return names
+
+
+def pictures_by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder, by file name without suffix; of several of a stem the first."""
+    found: dict[str, Path] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix in IMAGE_SUFFIXES:
+            found.setdefault(stem, folder / name)
+    return found
 
 
 def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -124,14 +133,11 @@ def read_voc_xml(
 ) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     """Read one annotation file, difficult objects included, in the file's order.
 
-    Args:
-        path: the XML.
-        classes: class names by class id.
-        image: its image, for the size where the XML has none.
+    ``image`` gives the size where the XML has none.
 
     Returns:
         (H, W), and annotations with ``bbox`` (XYXY_ABS, 0-based, far edges exclusive),
-        ``category_id`` and ``difficult`` (0 or 1).
+        ``category_id`` (place in ``classes``) and ``difficult`` (0 or 1).
 
     Raises:
         DataError: naming the file and the object: unknown class, bad number, box without area.
@@ -168,7 +174,7 @@ class _Tree:
     """Listings of a VOC root's folders: one listing beats three look-ups an image."""
 
     root: Path
-    images: dict[str, str]
+    images: dict[str, Path]
     masks: dict[str, set[str]]
 
     @staticmethod
@@ -176,30 +182,24 @@ class _Tree:
         folder = root / "JPEGImages"
         if not folder.is_dir():
             raise DataError(f"{folder} does not exist; datasets/README.md has a VOC tree")
-        images: dict[str, str] = {}
-        for name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(name)
-            if suffix in IMAGE_SUFFIXES:
-                images.setdefault(stem, name)
         folders = {f for pair in _MASK_FOLDERS.values() for f in pair}
         masks = {f: set(os.listdir(root / f)) for f in folders if (root / f).is_dir()}
-        return _Tree(root, images, masks)
+        return _Tree(root, pictures_by_stem(folder), masks)
 
     def mask_files(self, name: str) -> dict[str, str]:
         """``instance_file_name`` and ``semantic_file_name``, as far as they are there."""
-        found = {}
-        for key, folders in _MASK_FOLDERS.items():
-            for folder in folders:
-                if f"{name}.png" in self.masks.get(folder, ()):
-                    found[key] = str(self.root / folder / f"{name}.png")
-                    break
-        return found
+        return {
+            key: str(self.root / folder / f"{name}.png")
+            for key, folders in _MASK_FOLDERS.items()
+            for folder in reversed(folders)  # VOC's own hides the other
+            if f"{name}.png" in self.masks.get(folder, ())
+        }
 
 
 def _record(tree: _Tree, name: str, classes: Sequence[str], listed_in: Path) -> dict[str, Any]:
     if name not in tree.images:
         raise DataError(f"{listed_in} names {name}, but {tree.root / 'JPEGImages'} has no {name}.*")
-    image = tree.root / "JPEGImages" / tree.images[name]
+    image = tree.images[name]
     files = tree.mask_files(name)
     record = {"file_name": str(image), "image_id": name, "image_key": name} | files
     xml = tree.root / "Annotations" / f"{name}.xml"
@@ -232,12 +232,9 @@ def split_file(root: str | os.PathLike[str], split: str) -> Path:
 def load_voc(
     root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of one split of a VOC root.
+    """Dataset dicts of one split of a VOC root: of a list in one of the ``ImageSets``.
 
-    Args:
-        root: folder as described above.
-        split: name of a list in ``ImageSets/Segmentation`` or ``ImageSets/Main``.
-        classes: class names by class id; None reads ``classes.txt`` or takes VOC's.
+    ``classes`` are names by class id; None reads ``classes.txt`` or takes VOC's.
 
     Returns:
         Dicts in the list's order with ``image_key``, ``image_labels``, ``annotations`` (boxes of
@@ -257,27 +254,3 @@ def load_voc(
     names = read_list(listed_in)
     tree = _Tree.scan(root)
     return [_record(tree, name, classes, listed_in) for name in names]
-
-
-def register_voc(
-    name: str,
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    classes: Sequence[str] | None = None,
-    supervision: str = "mask",
-) -> None:
-    """Register one split of a VOC root with Detectron2; files are read when it is asked for.
-
-    Args:
-        name: of the data set; must be new.
-        root: the VOC root.
-        split: as in `load_voc`.
-        classes: class names by class id; None reads ``classes.txt`` or takes VOC's, now.
-        supervision: the most that training may look at.
-    """
-    names = read_classes(root) if classes is None else tuple(classes)
-    DatasetCatalog.register(name, lambda: load_voc(root, split, names))
-    MetadataCatalog.get(name).set(
-        thing_classes=list(names), dirname=str(root), split=split, supervision=supervision
-    )

@@ -8,13 +8,13 @@ masks are used where VOC has them, SBD's elsewhere (``SegmentationObjectAug``,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import scipy.io
+from tqdm import tqdm
 
-from wsis.data.files import atomic_write
+from wsis.data.files import write_lines
 from wsis.data.images import MAX_PIXELS, read_image_size
 from wsis.data.shapes_files import write_label_png
 from wsis.data.voc import VOC_CLASSES, read_list
@@ -32,11 +32,7 @@ _MAX_MAT_BYTES = 64 << 20
 
 
 def missing_in_voc(root: str | os.PathLike[str]) -> list[str]:
-    """What a VOC 2012 tree lacks, as sentences; empty if it is complete.
-
-    Args:
-        root: the folder ``VOC2012``.
-    """
+    """What the folder ``VOC2012`` lacks, as sentences; empty if it is complete."""
     root = Path(root)
     if not root.is_dir():
         return [f"{root} does not exist"]
@@ -110,20 +106,10 @@ def trainaug_names(voc_root: Path, sbd_folder: Path) -> list[str]:
     return sorted(names | set(read_list(lists / "train.txt")))
 
 
-def convert_sbd(
-    voc_root: str | os.PathLike[str],
-    sbd_folder: str | os.PathLike[str],
-    *,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
-) -> int:
+def convert_sbd(voc_root: str | os.PathLike[str], sbd_folder: str | os.PathLike[str]) -> int:
     """Write the PNGs of SBD for images without VOC masks, then the list ``trainaug.txt``.
 
     Files that are there are kept, so that an interrupted conversion goes on; the list comes last.
-
-    Args:
-        voc_root: the folder ``VOC2012``.
-        sbd_folder: ``benchmark_RELEASE/dataset``.
-        progress: wraps the loop over names.
 
     Returns:
         Number of images in ``trainaug``.
@@ -134,8 +120,9 @@ def convert_sbd(
     voc_root, sbd_folder = Path(voc_root), Path(sbd_folder)
     names = trainaug_names(voc_root, sbd_folder)
     own = set(os.listdir(voc_root / "SegmentationObject"))
-    for name in progress(names):
-        targets = [voc_root / f / f"{name}.png" for f in _AUG_FOLDERS]
+    for name in tqdm(names, desc="masks"):
+        folders = ("SegmentationObjectAug", "SegmentationClassAug")
+        targets = [voc_root / folder / f"{name}.png" for folder in folders]
         if f"{name}.png" in own or all(t.is_file() for t in targets):
             continue
         source = sbd_folder / "inst" / f"{name}.mat"
@@ -145,10 +132,5 @@ def convert_sbd(
             raise DataError(f"{source} is {maps[0].shape}, its photograph {size} (height, width)")
         for target, label in zip(targets, maps, strict=True):
             write_label_png(target, label)
-    path = voc_root / "ImageSets" / "Segmentation" / "trainaug.txt"
-    with atomic_write(path, "w") as stream:
-        stream.writelines(f"{name}\n" for name in names)
+    write_lines(voc_root / "ImageSets" / "Segmentation" / "trainaug.txt", names)
     return len(names)
-
-
-_AUG_FOLDERS = ("SegmentationObjectAug", "SegmentationClassAug")

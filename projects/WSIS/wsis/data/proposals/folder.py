@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from wsis.data.artifacts import ArtifactFolder, write_artifact
 from wsis.data.builtin import image_keys
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
-from wsis.data.proposals.make import ProposalSource
+from wsis.data.proposals.readers import ProposalSource
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.voc import IMAGE_SUFFIXES
 from wsis.errors import DataError, UsageError
 
 STAMP = "proposals.json"
-Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]  # items, total, done before
 
 
 def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -79,18 +80,12 @@ def write_proposals(
     jobs: int = 0,
     force: bool = False,
     skip_errors: bool = False,
-    progress: Progress = lambda items, total, done: items,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Make the proposals that a folder lacks; every file appears whole or not at all.
 
-    Args:
-        records: dataset dicts with ``image_key``.
-        output: the folder.
-        source: where proposals come from.
-        jobs: processes beside this one; 0 works in this one.
-        force: delete what is there and make it again.
-        skip_errors: leave out images that fail instead of stopping.
-        progress: wraps the work to show how far it is.
+    ``jobs`` processes work beside this one. ``force`` first deletes what is there; ``skip_errors``
+    leaves out images that fail instead of stopping.
 
     Returns:
         ``images`` made now, ``before`` those that were there, ``proposals`` made now, and
@@ -105,8 +100,9 @@ def write_proposals(
     todo = [r for r in records if force or r["image_key"] not in folder]
     before = len(records) - len(todo)
     loader = single_pass_loader(todo, _Writer(folder, source), num_workers=jobs)
+    bar = {"desc": "proposals", "unit": "img", "total": len(records), "initial": before}
     made, failed = 0, {}
-    for record, count in zip(todo, progress(loader, len(records), before), strict=True):
+    for record, count in zip(todo, tqdm(loader, disable=quiet, **bar), strict=True):
         if isinstance(count, Failure):
             if not skip_errors:
                 raise DataError(count.message)

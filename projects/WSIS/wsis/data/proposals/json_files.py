@@ -86,11 +86,8 @@ def read_json_proposals(
     the best comes first, without them the order of the file holds. The list may be the
     ``annotations`` of an object, as in Segment Anything's data set.
 
-    Args:
-        path: the file.
-        kind: "prm", "rle", or "auto", by what the first entry has.
-        size: (H, W) of the image, if known.
-        count: only so many, the best; 0 takes all.
+    ``kind`` is "prm", "rle", or "auto", by what the first entry has; ``size`` (H, W) of the image,
+    if known; ``count`` takes only so many, the best, 0 all.
 
     Raises:
         DataError: naming the entry and the field.

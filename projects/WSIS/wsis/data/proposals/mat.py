@@ -75,10 +75,7 @@ def read_mat(
     ``scores`` is kept if there), or ``maskmat``, a cell array of masks (H, W) or one array
     (R, H, W), as CIM uses COB. The order of the file holds.
 
-    Args:
-        path: the file.
-        size: (H, W) of the image, if known.
-        count: only the first so many; 0 takes all.
+    ``size`` is (H, W) of the image, if known; ``count`` takes only the first so many, 0 all.
 
     Raises:
         DataError: no such file, damaged, without these variables, empty, or of another size.

@@ -1,18 +1,24 @@
-"""Reading proposals, whatever format they come in."""
+"""Proposals of an image: generated from its pixels, or read from files of any format."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from wsis.data.artifacts import check_key, read_artifact
-from wsis.data.proposals.formats import FORMATS
+from wsis.data.images import read_dataset_image, read_image_size
+from wsis.data.proposals import FORMATS, GENERATE
 from wsis.data.proposals.json_files import read_json_proposals
 from wsis.data.proposals.mat import read_mat
-from wsis.data.proposals.store import Proposals, proposals_from_artifact
+from wsis.data.proposals.store import Proposals, proposals_artifact, proposals_from_artifact
 from wsis.errors import DataError, UsageError
+from wsis.layers.segment_proposals import ProposalSettings, propose_segments
 
 # Beginnings that the names of a collection's files may have before the image key.
 _PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")
@@ -27,13 +33,19 @@ def _read_npz(path: Path, *, size: tuple[int, int] | None, count: int) -> Propos
         raise DataError(f"{path}: {error}") from error
 
 
-_READERS: dict[str, tuple[str, Callable[..., Proposals]]] = {
-    "npz": (".npz", _read_npz),
-    "mat": (".mat", read_mat),
-    "prm": (".json", partial(read_json_proposals, kind="prm")),
-    "rle": (".json", partial(read_json_proposals, kind="rle")),
+_READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suffix
+    "auto": {".npz": _read_npz, ".mat": read_mat, ".json": read_json_proposals},
+    "npz": {".npz": _read_npz},
+    "mat": {".mat": read_mat},
+    "prm": {".json": partial(read_json_proposals, kind="prm")},
+    "rle": {".json": partial(read_json_proposals, kind="rle")},
 }
-_BY_SUFFIX = {".npz": _read_npz, ".mat": read_mat, ".json": read_json_proposals}
+
+
+def _readers(kind: str) -> dict[str, Callable[..., Proposals]]:
+    if kind not in _READERS:
+        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
+    return _READERS[kind]
 
 
 def read_proposals(
@@ -62,16 +74,12 @@ def read_proposals(
             allocated for masks before these checks.
     """
     path = Path(path)
-    if kind not in FORMATS:
-        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
-    if kind == "auto":
-        reader = _BY_SUFFIX.get(path.suffix.lower())
-        if reader is None:
-            raise DataError(
-                f"{path} has no known suffix ({', '.join(_BY_SUFFIX)}); set WSIS.PROPOSALS.FORMAT"
-            )
-    else:
-        reader = _READERS[kind][1]
+    readers = _readers(kind)
+    reader = readers.get(path.suffix.lower()) if kind == "auto" else next(iter(readers.values()))
+    if reader is None:
+        raise DataError(
+            f"{path} has no known suffix ({', '.join(readers)}); set WSIS.PROPOSALS.FORMAT"
+        )
     if not path.is_file():
         raise DataError(f"proposals {path} do not exist; set WSIS.PROPOSALS.ROOT to their folder")
     return reader(path, size=size, count=max_count)
@@ -82,19 +90,14 @@ def find_proposals(
 ) -> Path:
     """The proposal file of an image in a folder.
 
-    Args:
-        root: the folder.
-        image_key: the image's key; the file is called so, perhaps with COCO 2014's prefix before.
-        kind: as `read_proposals`; it decides which suffixes are looked for.
-        file_name: the image's file, whose stem is tried too.
+    It is called as the image's key, perhaps with COCO 2014's prefix before, or as the image's file;
+    ``kind``, as of `read_proposals`, decides which suffixes are looked for.
 
     Raises:
         UsageError: no such format.
         DataError: no such file; names the first that was looked for.
     """
-    if kind not in FORMATS:
-        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
-    suffixes = tuple(_BY_SUFFIX) if kind == "auto" else (_READERS[kind][0],)
+    suffixes = tuple(_readers(kind))
     stems = dict.fromkeys([check_key(image_key), *([Path(file_name).stem] if file_name else [])])
     looked = [
         Path(root) / f"{prefix}{stem}{suffix}"
@@ -109,3 +112,49 @@ def find_proposals(
         f"no proposals for image {image_key} in {root} (looked for {looked[0].name} and "
         f"{len(looked) - 1} other names); see WSIS.PROPOSALS.ROOT and FORMAT"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalSource:
+    """Where proposals come from; called with a dataset dict it returns the artifact of an image.
+
+    Attributes:
+        kind: "generate", or a format of `wsis.data.proposals.FORMATS`.
+        root: folder of the files; not used by "generate".
+        settings: of the generator; its ``max_count`` holds for files too.
+    """
+
+    kind: str = GENERATE
+    root: str | os.PathLike[str] = ""
+    settings: ProposalSettings = field(default_factory=ProposalSettings)
+
+    def __post_init__(self) -> None:
+        if self.kind not in (GENERATE, *FORMATS):
+            raise UsageError(
+                f"WSIS.PROPOSALS.FORMAT is {self.kind!r}; "
+                f"it must be one of {', '.join((GENERATE, *FORMATS))}"
+            )
+        if self.kind != GENERATE and not os.path.isdir(self.root):
+            raise UsageError(
+                f"WSIS.PROPOSALS.ROOT is {str(self.root)!r}, which is no folder; name the folder "
+                f"of the proposal files or set WSIS.PROPOSALS.FORMAT {GENERATE}"
+            )
+
+    def proposals(self, dataset_dict: dict[str, Any]) -> Proposals:
+        """The proposals of an image.
+
+        Raises:
+            DataError: the image or the proposal file is missing, damaged or of another size.
+        """
+        if self.kind == GENERATE:
+            image = read_dataset_image(dataset_dict)
+            return Proposals(*propose_segments(image, settings=self.settings))
+        name = dataset_dict["file_name"]
+        path = find_proposals(self.root, dataset_dict["image_key"], kind=self.kind, file_name=name)
+        known = "height" in dataset_dict and "width" in dataset_dict
+        size = (dataset_dict["height"], dataset_dict["width"]) if known else read_image_size(name)
+        return read_proposals(path, kind=self.kind, size=size, max_count=self.settings.max_count)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The artifact: see `wsis.data.proposals.store.proposals_artifact`."""
+        return proposals_artifact(self.proposals(dataset_dict))

@@ -81,11 +81,7 @@ def proposals_artifact(proposals: Proposals) -> dict[str, np.ndarray]:
 def proposals_from_artifact(
     arrays: Mapping[str, np.ndarray], *, size: tuple[int, int] | None = None
 ) -> Proposals:
-    """The proposals in an artifact.
-
-    Args:
-        arrays: as `proposals_artifact` made them.
-        size: (H, W) that the image must have, if known.
+    """The proposals in an artifact of an image of ``size`` (H, W), if that is known.
 
     Raises:
         ValueError: arrays that are missing, do not fit together or not the image.
@@ -112,16 +108,7 @@ def proposals_from_artifact(
 def proposals_of_image(
     arrays: Mapping[str, np.ndarray], key: str, *, size: tuple[int, int] | None
 ) -> Proposals:
-    """`proposals_from_artifact`, its refusal with the image and the next command.
-
-    Args:
-        arrays: as `proposals_artifact` made them.
-        key: the image's.
-        size: (H, W) that the image must have, if known.
-
-    Raises:
-        DataError: arrays that are missing, do not fit together or not the image.
-    """
+    """`proposals_from_artifact`; a DataError names the image ``key`` and the next command."""
     try:
         return proposals_from_artifact(arrays, size=size)
     except ValueError as error:
