@@ -99,6 +99,15 @@ def test_describe_change(config, inputs, sentence):
     assert describe_change(manifest(), config, inputs) == sentence
 
 
+def test_a_key_of_another_version_counts_only_where_it_is_not_at_its_default():
+    """A run of Detectron2 0.5 goes on under 0.6, which has other keys, and the other way round."""
+    old = manifest(config={"SEED": 1, "GONE": 3, "GONE_TOO": 4}, defaults=["SEED", "GONE"])
+    inputs, now = {"images": "aa"}, {"SEED": 1, "NEW": 5}
+    assert describe_change(old, now, inputs, ["SEED", "NEW"]) == "GONE_TOO was 4 and is absent"
+    assert "NEW was absent and is 5" in describe_change(old, now, inputs, ["SEED"])
+    assert "SEED was 1 and is 2" in describe_change(old, {"SEED": 2}, inputs, ["SEED"])
+
+
 def test_digest_of_weights_does_not_know_the_file(tmp_path):
     weights = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(3, dtype=torch.int64)}
     one, other = tmp_path / "one.pth", tmp_path / "a_longer_name.pth"

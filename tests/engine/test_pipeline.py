@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from wsis import stage
 from wsis.config import get_wsis_cfg
 from wsis.engine.config_files import split_overrides
 from wsis.engine.pipeline import load_pipeline
@@ -214,6 +215,43 @@ def test_a_saved_config_is_complete(tmp_path):
         if planned.name in ("classifier", "relation_network", "mask_rcnn"):
             assert str(planned.folder / "model_final.pth") == cfg.MODEL.WEIGHTS
         assert (128 if planned.name == "mask_rcnn" else 0) == cfg.INPUT.MIN_SIZE_TEST
+
+
+def test_modules_of_ones_own_bring_stages_and_keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_own_module.py").write_text(
+        "from detectron2.config import CfgNode\n"
+        "from wsis.stage import DeriveStage, register_stages\n"
+        "register_stages(DeriveStage(name='mine', title='', produces='mine', function=len,\n"
+        "                            config_keys=('MODEL.MY',)))\n"
+        "def add_keys(cfg):\n    cfg.MODEL.MY = CfgNode({'KEY': 3})\n"
+    )
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "_BASE_: configs/base/shapes.yaml\nWSIS: {IMPORTS: ['my_own_module:add_keys']}\n"
+        "STAGES: {mine: {MODEL: {MY: {KEY: 4}}}}\n"
+    )
+    try:
+        (planned,) = load_pipeline(path, []).stages
+        assert planned.cfg.MODEL.MY.KEY == 4
+        assert relevant_config(planned)["MODEL.MY.KEY"] == 4
+        path.write_text(path.read_text().replace("add_keys", "no_function"))
+        with pytest.raises(UsageError, match="the module has no such function"):
+            load_pipeline(path, [])
+    finally:
+        stage._STAGES.pop("mine", None)
+
+
+def test_a_project_of_detectron2_in_the_last_stage(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "_BASE_: configs/irnet_shapes.yaml\n"
+        "WSIS: {IMPORTS: ['detectron2.projects.point_rend:add_pointrend_config']}\n"
+        "STAGES: {mask_rcnn: {MODEL: {ROI_MASK_HEAD: {NAME: PointRendMaskHead}}}}\n"
+    )
+    cfg = load_pipeline(path, []).stages[-1].cfg
+    assert cfg.MODEL.POINT_HEAD.NUM_CLASSES == 4
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
 
 
 def test_a_pipeline_is_no_config():

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
 import pytest
+from wsis.config import flatten, get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.weights import FOLDER, WEIGHTS, how_to_get
+from wsis.engine import status
 from wsis.engine.manifest import DONE, RUNNING, Manifest, write_index
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.status import (
     State,
+    Status,
+    Statuses,
     current_inputs,
+    defaults_among,
     fingerprint,
     missing_artifacts,
     product_files,
@@ -116,6 +122,7 @@ def finish(pipeline, planned, *, status=DONE, keys=KEYS, **changes):
         relevant_config(planned),
         current_inputs(pipeline, planned, DICTS),
         files={path.name: 10 for path in product_files(planned)},
+        defaults=defaults_among(relevant_config(planned)),
         **changes,
     ).write(planned.folder)
 
@@ -225,7 +232,7 @@ def test_a_damaged_manifest_upstream_is_no_product(plan):
     folder.mkdir()
     (folder / "manifest.json").write_text("[]")
     assert current_inputs(pipeline, planned, DICTS)["classifier"] == ""
-    assert state(pipeline, planned)[0] is State.DONE  # all_statuses makes it stale
+    assert state(pipeline, planned)[0] is State.DONE  # Statuses makes it stale
 
 
 def test_missing_initial_weights_name_the_command(plan, tmp_path):
@@ -245,3 +252,71 @@ def test_missing_initial_weights_name_the_command(plan, tmp_path):
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
 def test_shipped_weights_lie_where_the_command_puts_them(name):
     assert how_to_get(FOLDER / WEIGHTS[name]).endswith(f"--name {name} --download")
+
+
+def test_a_run_outlives_an_upgrade(plan, monkeypatch):
+    """Keys with their defaults come and go with releases of Detectron2 and of WSIS."""
+    pipeline, planned = plan("classifier")
+    finish(pipeline, planned)
+    with_new = planned.with_values({})
+    with_new.cfg.defrost()
+    with_new.cfg.SOLVER.NEW_KEY = 7
+    stock = get_wsis_cfg()
+    stock.SOLVER.NEW_KEY = 7
+    monkeypatch.setattr(status, "_stock", lambda: flatten(stock, ""))
+    later = dataclasses.replace(pipeline, stages=(with_new, *pipeline.stages[1:]))
+    assert state(later, with_new)[0] is State.DONE
+    with_new.cfg.SOLVER.NEW_KEY = 8
+    assert state(later, with_new)[1] == "SOLVER.NEW_KEY was absent and is 8"
+    del with_new.cfg.SOLVER["NEW_KEY"], with_new.cfg.SOLVER["NESTEROV"]
+    assert state(later, with_new)[0] is State.DONE
+
+
+def test_newer_releases_word_for_the_decay_of_biases(plan):
+    _, planned = plan("classifier", "SOLVER.WEIGHT_DECAY", "0.25")
+    other = planned.with_values({"SOLVER.WEIGHT_DECAY_BIAS": None})
+    assert relevant_config(other)["SOLVER.WEIGHT_DECAY_BIAS"] == 0.25
+
+
+def test_every_stage_is_looked_at_once_and_again_where_work_was_done(plan, monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        status,
+        "stage_status",
+        lambda pipeline, planned, dicts: looked.append(planned.name) or Status(State.DONE),
+    )
+    pipeline, _ = plan("cam")
+
+    class NoImages:
+        def of(self, planned):
+            return []
+
+    statuses = Statuses(pipeline, NoImages())
+    names = [planned.name for planned in pipeline.stages]
+    for _ in range(3):
+        assert all(statuses.of(planned).state is State.DONE for planned in pipeline.stages)
+    assert looked == names
+    statuses.worked_on(pipeline.stages[5])
+    for planned in pipeline.stages:
+        statuses.of(planned)
+    assert looked[len(names) :] == names[5:]
+
+
+def test_what_builds_on_a_stale_stage_is_stale_too(plan, monkeypatch):
+    def look(pipeline, planned, dicts):
+        state = State.STALE if planned.name == "cam" else State.DONE
+        return Status(state, "SEED was 1 and is 2")
+
+    monkeypatch.setattr(status, "stage_status", look)
+    pipeline, _ = plan("cam")
+
+    class NoImages:
+        def of(self, planned):
+            return []
+
+    statuses = Statuses(pipeline, NoImages())
+    found = {planned.name: statuses.of(planned) for planned in pipeline.stages}
+    said = "it builds on cam, which is stale: SEED was 1 and is 2"
+    assert found["classifier"].state is State.DONE
+    assert found["cam"].detail == "SEED was 1 and is 2"
+    assert {found[name].detail for name in ("inter_pixel_label", "mask_rcnn")} == {said}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.engine.images import Images
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.trainer import Trainer, build_train_loader
+from wsis.engine.trainer import KeepBest, Trainer, build_train_loader
 from wsis.errors import DataError, UsageError, WSISError
 
 from tests.tiny import PIPELINE, TINY, train_net
@@ -220,3 +222,62 @@ def test_two_processes_train_the_network_that_one_trains(shapes_root, tmp_path):
     assert moves[0].abs().max() > 1e-4
     assert (finals[1] - finals[0]).abs().max() < 1e-3 * moves[0].abs().max()
     assert (moves[1] - moves[0]).norm() < 1e-3 * moves[0].norm()
+
+
+def figures_of(values):
+    """An evaluation that gives one value after another."""
+    values = iter(values)
+
+    def evaluate(model):
+        assert not model.training
+        metrics = {"AP50": next(values)}
+        return [{"stage": "s", "dataset": "d", "protocol": "voc", "metrics": metrics}]
+
+    return evaluate
+
+
+def test_the_best_network_is_kept_and_training_is_not_disturbed(trainer_of, tmp_path):
+    plain = train(trainer_of("plain", "classifier"))
+    trainer = trainer_of("best", "classifier")
+    evaluate = figures_of([3.0, float("nan"), 9.0])
+    trainer.register_hooks([KeepBest(evaluate, 2, trainer.checkpointer)])
+    seen = {}
+    original = trainer.checkpointer.save
+
+    def save(name, **options):
+        seen[name] = {k: v.clone() for k, v in trainer.checkpointer.model.state_dict().items()}
+        original(name, **options)
+
+    trainer.checkpointer.save = save
+    train(trainer)
+    assert_same(plain.checkpointer.model.state_dict(), trainer.checkpointer.model.state_dict())
+    folder = tmp_path / "best" / "1_classifier"
+    best = json.loads((folder / "best.json").read_text())
+    expected = {"iteration": 5, "figure": "AP50", "value": 9.0, "dataset": "d", "protocol": "voc"}
+    assert best == expected  # at 2, at 4 (no number) and at the end
+    stored = torch.load(folder / "model_best.pth", weights_only=True)["model"]
+    assert_same(stored, seen["model_best"])
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_a_worse_network_does_not_replace_the_best(trainer_of, tmp_path):
+    trainer = trainer_of("best", "classifier")
+    hook = KeepBest(figures_of([5.0, 4.0, 1.0]), 2, trainer.checkpointer)
+    trainer.register_hooks([hook])
+    train(trainer)
+    folder = tmp_path / "best" / "1_classifier"
+    assert json.loads((folder / "best.json").read_text())["iteration"] == 2
+    assert torch.load(folder / "model_best.pth", weights_only=True)["iteration"] == 1
+
+
+def test_the_number_of_processes_scales_the_schedule_where_it_is_asked_for():
+    words = ["SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER.IMS_PER_BATCH", "16"]
+    words += ["SOLVER.BASE_LR", "0.08", "SOLVER.MAX_ITER", "100"]
+    cfg = load_pipeline(PIPELINE, words, num_processes=2).stages[0].cfg
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER) == (4, 400)
+    assert pytest.approx(0.02) == cfg.SOLVER.BASE_LR
+    plain = load_pipeline(PIPELINE, words[2:], num_processes=2).stages[0].cfg
+    assert (plain.SOLVER.IMS_PER_BATCH, plain.SOLVER.MAX_ITER) == (16, 100)
+    words[3] = "15"
+    with pytest.raises(UsageError, match="not divisible by SOLVER.REFERENCE_WORLD_SIZE 8"):
+        load_pipeline(PIPELINE, words, num_processes=2)
