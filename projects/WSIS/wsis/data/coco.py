@@ -175,7 +175,7 @@ def _share(value: Any) -> float:
 def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: dict) -> Record:
     where = f"annotation {entry['id']}"
     try:
-        image = images[entry.get("image_id")]
+        image = images[entry["image_id"]]
     except (KeyError, TypeError):
         raise DataError(
             f"{path}: {where}: image_id {short(entry.get('image_id'))} is no image of the file"
@@ -195,9 +195,9 @@ def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: d
             result[field] = checked(path, where, field, check, entry[field], size)
     if result.get("bbox", entry.get("bbox")) != entry.get("bbox"):
         result["unclipped_bbox"] = list(entry["bbox"])  # COCO's evaluation takes it as it is
-    for field, check in {"area": number, "score": number, "confidence": _share}.items():
+    for field, read in {"area": number, "score": number, "confidence": _share}.items():
         if entry.get(field) is not None:
-            result[field] = checked(path, where, field, check, entry[field])
+            result[field] = checked(path, where, field, read, entry[field])
     if "segmentation" in result and "bbox" not in result:
         mask = result["segmentation"]
         box = rle_box(polygons_to_rle(mask, size) if isinstance(mask, list) else mask)

@@ -132,8 +132,10 @@ def extract_tar(
                     continue
                 if target.is_file() and target.stat().st_size == entry.size:
                     continue
+                content = stored.extractfile(entry)
+                assert content is not None  # a regular file has some
                 with atomic_write(target, sync=False) as stream:
-                    shutil.copyfileobj(stored.extractfile(entry), stream, _CHUNK)
+                    shutil.copyfileobj(content, stream, _CHUNK)
                 count += 1
     except FileNotFoundError:
         raise DataError(f"{archive} does not exist") from None

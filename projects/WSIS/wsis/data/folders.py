@@ -41,7 +41,7 @@ def load_folders(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for index, name in enumerate(classes):
         for path in _pictures(Path(root) / name):
             height, width = read_image_size(path)
-            record = {"file_name": str(path), "image_id": f"{name}/{path.name}"}
+            record: dict[str, Any] = {"file_name": str(path), "image_id": f"{name}/{path.name}"}
             record |= {"height": height, "width": width, "image_labels": [index]}
             records.append(record | {"annotations": []})
     return records

@@ -123,8 +123,8 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
             raise DataError(
                 f"{path}: object {identity} has no class in SegmentationClass nor in the XML"
             )
-        same = known is not None and known["category_id"] == classes[-1]
-        difficult.append(bool(same and known.get("difficult", 0)))
+        same = known if known is not None and known["category_id"] == classes[-1] else {}
+        difficult.append(bool(same.get("difficult", 0)))
     void = instances == VOID
     if label is not None:
         void = void | ((label == VOID) & (instances == 0))

@@ -89,7 +89,7 @@ def load_salient(
     stems = [_stem(name) for name in read_list(names)] if names else sorted(pictures)
     if not stems:
         raise DataError(f"{images} holds no image")
-    records = []
+    records: list[dict[str, Any]] = []
     for stem in stems:
         if stem not in pictures:
             raise DataError(f"{names} names {stem}, but {images} has no {stem}.*")

@@ -154,7 +154,8 @@ def _scene(arguments: ShapesArguments, split: str, index: int) -> Scene:
 
 
 def _write_split(root: Path, arguments: ShapesArguments, split: str, quiet: bool) -> list[str]:
-    images, annotations, names = [], [], []
+    images, names = [], []
+    annotations: list[dict[str, Any]] = []
     for index in tqdm(range(getattr(arguments, split)), desc=split, disable=quiet):
         name, image_id = f"{split}_{index:05d}", index + 1
         scene = _scene(arguments, split, index)

@@ -53,7 +53,7 @@ def seeded(*entropy: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _compact(dataset_dicts: Sequence[DatasetDict]) -> Dataset:
+def _compact(dataset_dicts: Sequence[DatasetDict]) -> DatasetFromList:
     """As one array of bytes: data-loading processes would each come to own a copy of a list."""
     found = list(dataset_dicts)
     return DatasetFromList(found, copy=False, serialize=bool(found))

@@ -10,8 +10,8 @@ from wsis.errors import DataError, UsageError
 SUPERVISIONS = ("image", "point", "box", "mask")
 
 # The mask of a salient image is what its data set is for: such an image has no other annotation.
-_IMAGE_KEYS = ("file_name", "image_id", "image_key", "height", "width", "image_labels")
-_IMAGE_KEYS += ("salient_file_name", "pixels")
+_IMAGE_KEYS: tuple[str, ...] = ("file_name", "image_id", "image_key", "height", "width")
+_IMAGE_KEYS += ("image_labels", "salient_file_name", "pixels")
 _ANNOTATION_KEYS = {
     "point": ("category_id", "iscrowd", "point"),
     "box": ("category_id", "iscrowd", "point", "bbox", "bbox_mode", "difficult"),

@@ -166,7 +166,8 @@ def random_window(size: Size, side: int) -> Window:
     a uniform random part of it is taken.
     """
     offsets = [draw_integer(0, abs(side - length)) for length in size]
-    target = tuple(o if length < side else 0 for o, length in zip(offsets, size, strict=True))
-    source = tuple(o if length > side else 0 for o, length in zip(offsets, size, strict=True))
+    (y, top), (x, left) = (
+        (o, 0) if length < side else (0, o) for o, length in zip(offsets, size, strict=True)
+    )
     extent = min(size[0], side), min(size[1], side)
-    return Window((side, side), target, source, extent)
+    return Window((side, side), (y, x), (top, left), extent)

@@ -20,7 +20,7 @@ from wsis.errors import DataError, UsageError
 # What data are for: training, evaluation, exact masks of single objects; EVALUATION is the part of
 # the training images on which products are evaluated, where that is not all of them.
 ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
-_KEYS = {
+_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "coco": {"required": ("JSON", "IMAGES"), "optional": ("SUPERVISION",)},
     "voc": {"required": ("ROOT", "SPLIT"), "optional": ("SUPERVISION", "CLASSES")},
     "folders": {"required": ("IMAGES",), "optional": ()},

@@ -201,7 +201,7 @@ def _record(tree: _Tree, name: str, classes: Sequence[str], listed_in: Path) -> 
         raise DataError(f"{listed_in} names {name}, but {tree.root / 'JPEGImages'} has no {name}.*")
     image = tree.images[name]
     files = tree.mask_files(name)
-    record = {"file_name": str(image), "image_id": name, "image_key": name} | files
+    record: dict[str, Any] = {"file_name": str(image), "image_id": name, "image_key": name, **files}
     xml = tree.root / "Annotations" / f"{name}.xml"
     if xml.is_file():
         size, annotations = read_voc_xml(xml, classes, image=image)

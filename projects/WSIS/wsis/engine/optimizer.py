@@ -76,7 +76,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
     name = cfg.WSIS.SOLVER.OPTIMIZER
     if name == "SGD":
-        kind = torch.optim.SGD
+        kind: type[torch.optim.Optimizer] = torch.optim.SGD
         options |= {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
     elif name == "Adam":
         kind = torch.optim.Adam

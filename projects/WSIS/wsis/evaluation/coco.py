@@ -52,6 +52,7 @@ def xywh_of_prediction(prediction: InstancePrediction) -> np.ndarray:
     Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
     """
     if prediction.boxes is None:
+        assert prediction.masks is not None
         return xywh_of_masks(prediction.masks)
     return _xywh(np.asarray(prediction.boxes, dtype=np.float64))
 
@@ -155,7 +156,7 @@ class CocoMeasure:
         return _rows(columns)
 
     def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
-        voids = np.unique(predicted) if self.options.ignore_void and truth.void.any() else []
+        voids = np.unique(predicted if self.options.ignore_void and truth.void.any() else [])
         everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
         crowds = getattr(truth, "crowds", None)
         known = [truth] if crowds is None else [truth, crowds]
@@ -182,6 +183,7 @@ class CocoMeasure:
             boxes = xywh_of_prediction(prediction)
             areas, masks = boxes[:, 2] * boxes[:, 3], boxes
         else:
+            assert prediction.masks is not None
             masks = boxes = prediction.masks
             areas = masks.sum(axis=(1, 2))
         scores = np.asarray(prediction.scores)

@@ -57,7 +57,7 @@ class InstancePrediction:
     @classmethod
     def of_artifact(cls, arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
         """Product ``instances`` (classes, scores, masks) of one image."""
-        ignore = arrays["ignore"].any(axis=0) if "ignore" in arrays else None
+        ignore = np.any(arrays["ignore"], axis=0) if "ignore" in arrays else None
         return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
 
     @classmethod
@@ -113,11 +113,13 @@ class InstancePair:
     @cached_property
     def shared(self) -> np.ndarray:
         """(n, K) float64: pixels common to prediction and object."""
+        assert self.prediction.masks is not None
         return mask_intersection(self.prediction.masks, self.truth.masks)
 
     @cached_property
     def predicted_areas(self) -> np.ndarray:
         """(n,) int64: pixels of each prediction."""
+        assert self.prediction.masks is not None
         return self.prediction.masks.sum(axis=(1, 2))
 
     @cached_property
@@ -132,6 +134,7 @@ class InstancePair:
 
     def without_void(self) -> InstancePair:
         """The same image with void cut out of every prediction; those with nothing left go."""
+        assert self.prediction.masks is not None
         inside = self.prediction.masks & ~self.truth.void
         keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
         return replace(self, prediction=replace(self.prediction, masks=inside).take(keep))

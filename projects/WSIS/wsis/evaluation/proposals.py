@@ -48,8 +48,8 @@ class CoverMeasure:
             for column, count in enumerate((*COUNTS, len(iou))):
                 best[:, column] = iou[:count].max(axis=0)
         sizes = size_index(masks.sum(axis=(1, 2)))
-        count = np.array([0 if proposals is None else len(proposals)])
-        return {"best": best, "sizes": sizes, "count": count}
+        found = np.array([0 if proposals is None else len(proposals)])
+        return {"best": best, "sizes": sizes, "count": found}
 
     def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """Per cent over objects; ``objects`` and ``proposals`` (mean of an image) are numbers."""

@@ -46,6 +46,7 @@ def split_objects(pair: InstancePair) -> np.ndarray:
         (K,) bool.
     """
     prediction, truth = pair.prediction, pair.truth
+    assert prediction.masks is not None
     same = prediction.classes[:, None] == truth.classes[None, :]
     inside = pair.shared >= _COVERED * np.maximum(pair.predicted_areas, 1)[:, None]
     enough = pair.shared >= _FRAGMENT * np.maximum(pair.true_areas, 1)[None, :]

@@ -81,6 +81,7 @@ def paint_instances(prediction: InstancePrediction) -> np.ndarray:
     Returns:
         (H, W) int64, 0 background, class + 1. Equal scores: the first instance lies on top.
     """
+    assert prediction.masks is not None
     label = np.zeros(prediction.masks.shape[1:], dtype=np.int64)
     for index in np.argsort(-prediction.scores, kind="stable")[::-1]:
         label[prediction.masks[index]] = prediction.classes[index] + 1

@@ -99,11 +99,11 @@ def _from_boxes(
         rows = slice(max(int(y), 0), max(int(np.ceil(y + height)), 0))
         mask[rows, max(int(x), 0) : max(int(np.ceil(x + width)), 0)] = True
         measured.append({"area": width * height, **a})
-    void = np.zeros(size, dtype=bool) if crowds is None else crowds.masks.any(axis=0)
+    void = np.zeros(size, dtype=bool) if crowds is None else np.any(crowds.masks, axis=0)
     truth = GroundTruth(
         masks,
         np.array([a["category_id"] for a in annotations], dtype=np.int64),
-        void=void & ~masks.any(axis=0),
+        void=void & ~np.any(masks, axis=0),
         difficult=np.array([bool(a.get("difficult", 0)) for a in annotations], dtype=bool),
     )
     return _stated(truth, measured, crowds)

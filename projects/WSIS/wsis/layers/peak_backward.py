@@ -226,7 +226,7 @@ class PeakProgram:
             _refuse("transposed or not two-dimensional convolution")
         image, layout = node._saved_input.detach(), map_layout(self._one.device)
         weight = node._saved_weight.detach().clamp(min=0).contiguous(memory_format=layout)
-        options = {
+        options: dict[str, Any] = {
             name: tuple(getattr(node, f"_saved_{name}"))
             for name in ("stride", "padding", "dilation")
         }
@@ -235,7 +235,7 @@ class PeakProgram:
         shifted = image - lowest if bool(lowest.any()) else image
         normaliser = F.conv2d(shifted, weight, **options)
         # below the smallest the share is nothing: 1 / infinity
-        share = F.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()
+        share = torch.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()
         shared = [_Term(term.step, _times(share, term.factor)) for term in terms]
         back = partial(convolve_back, weight, options)
         (spread,) = self._emit(shared, shape, back)
@@ -346,7 +346,8 @@ def add_up(
         image: of the factors.
         whole: make the window as large as the map.
     """
-    low, high = (0, 0), tuple(size)
+    low: Shape = (0, 0)
+    high = tuple(size)
     if not whole:
         ends = [[c + n for c, n in zip(w.corner, w.data.shape[2:], strict=True)] for w, _ in parts]
         low = tuple(min(max(0, min(w.corner[a] for w, _ in parts)), size[a] - 1) for a in (0, 1))
@@ -358,19 +359,16 @@ def add_up(
             (max(low[a], corner[a]), min(high[a], corner[a] + data.shape[2 + a])) for a in (0, 1)
         ]
         place, inside, cells = (
-            (
-                ...,
-                *(
-                    slice(max(0, b - o), max(0, e - o))
-                    for (b, e), o in zip(shared, origin, strict=True)
-                ),
+            tuple(
+                slice(max(0, b - o), max(0, e - o))
+                for (b, e), o in zip(shared, origin, strict=True)
             )
             for origin in ((0, 0), low, corner)
         )
-        data = data[cells]
+        data = data[:, :, *cells]
         if factor is not None:
             factor = factor[min(image, len(factor) - 1)]
-            factor = factor[place] if factor.shape[1:] == tuple(size) else factor
+            factor = factor[:, *place] if factor.shape[1:] == tuple(size) else factor
         if total is None and data.shape[2:] == (high[0] - low[0], high[1] - low[1]):
             total, own = (data, False) if factor is None else (data * factor, True)
             continue
@@ -379,6 +377,7 @@ def add_up(
         elif not own:
             total = total.clone()
         own = True
-        part = total[inside]
+        part = total[:, :, *inside]
         part.add_(data) if factor is None else part.addcmul_(data, factor)
+    assert total is not None
     return Window(total, (low[0], low[1]))

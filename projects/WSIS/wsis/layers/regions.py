@@ -69,10 +69,10 @@ class Regions:
             ValueError: anything else.
         """
         if isinstance(masks, np.ndarray):
-            size, kind = masks.shape[1:], masks.dtype
+            shapes = {(masks.shape[1:], masks.dtype)}
         else:
             shapes = {(np.shape(mask), np.asarray(mask).dtype) for mask in masks}
-            size, kind = shapes.pop() if len(shapes) == 1 else ((), None)
+        size, kind = shapes.pop() if len(shapes) == 1 else ((), None)
         if len(size) != 2 or kind != np.dtype(bool) or 0 in size:
             raise ValueError(f"masks must be bool of one size (H, W), got {kind} {tuple(size)}")
         area = size[0] * size[1]

@@ -39,7 +39,7 @@ def color_gradient(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def edge_maps(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(sharp, broad) gradients, (H, W) float32 each: one scale, and a weighted sum of three."""
-    broad = sum(weight * color_gradient(lab, sigma) for sigma, weight in _SMOOTH)
+    broad = np.sum([weight * color_gradient(lab, sigma) for sigma, weight in _SMOOTH], axis=0)
     return color_gradient(lab, _SHARP), broad
 
 
@@ -223,7 +223,7 @@ def superpixels(
     labels = settle_borders(watershed_basins(edges[0]), lab)
     pairs = find_neighbours(labels, edges)
     flat = labels.ravel()
-    size = np.bincount(flat).astype(np.float64)
+    size: np.ndarray = np.bincount(flat).astype(np.float64)
     color = np.stack([np.bincount(flat, lab[..., c].ravel()) for c in range(3)], axis=1)
     names = np.arange(len(size))
     while len(size) > count and len(pairs.one):

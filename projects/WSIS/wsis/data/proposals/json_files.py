@@ -53,7 +53,7 @@ def _entries(path: Path, *, of_prm: bool) -> list[Any]:
     return content
 
 
-def _prm_runs(data: Any, size: tuple[int, int]) -> _Runs:
+def _prm_runs(data: Any, size: tuple[int, int], /) -> _Runs:
     """Runs in base64: little-endian uint32 pairs (start counted from 1, length), row by row."""
     if not isinstance(data, str):
         raise ValueError(f"is {short(data)}, not text")
@@ -115,9 +115,9 @@ def read_json_proposals(
         raise DataError(f"{path}: {len(scores)} of {len(runs)} proposals have a score")
     assert size is not None
     owners = np.repeat(np.arange(len(runs)), [len(start) for start, _ in runs])
-    ends = (np.concatenate(parts) for parts in zip(*runs, strict=True))
-    by_column = {"column_major": parse is runs_of_ones}
-    make = partial(Regions.from_runs, *ends, owners, len(runs), size, **by_column)
+    starts, stops = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+    placed = (starts, stops, owners, len(runs), size)
+    make = partial(Regions.from_runs, *placed, column_major=parse is runs_of_ones)
     regions = checked(path, "all entries", "runs", make)
     found = by_score(regions, np.array(scores)) if scores else by_rank(regions)
     return found.first(count)

@@ -120,7 +120,7 @@ def _binary(mask: Any) -> np.ndarray:
 
 def _from_masks(stored: np.ndarray, size: tuple[int, int] | None, count: int) -> Proposals:
     cells = stored.dtype == object
-    stack = list(stored.ravel()) if cells else stored
+    stack = stored.ravel() if cells else stored
     _check_count(len(stack))
     if not cells and stack.ndim != 3:
         raise ValueError(f"maskmat has the shape {stored.shape}, not (R, H, W)")
@@ -142,7 +142,7 @@ def _from_superpixels(
         raise ValueError(f"superpixels hold {labels.dtype}")
     if lists.dtype != object:
         raise ValueError(f"labels is an array of {lists.dtype}, not a cell array")
-    lists = list(lists.ravel())
+    lists = lists.ravel()
     _check_count(len(lists))
     chosen = lists[:count] if count > 0 else lists
     for ids in chosen:
