@@ -35,12 +35,13 @@ demo: env  ## From image tags to an evaluated Mask R-CNN on generated pictures, 
 test: lint  ## Lint and run every test
 	$(PY) -m pytest -q -n 2 -m "not slow"
 
-lint: env  ## Check style and format
+lint: env  ## Check style, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 benchmark: env  ## Speed of the hot kernels, as ratios
 	$(PY) tools/benchmark.py
 
 clean:  ## Remove .venv and caches; output/ and datasets/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info projects/WSIS/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info projects/WSIS/*.egg-info
