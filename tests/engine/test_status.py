@@ -122,7 +122,7 @@ def finish(pipeline, planned, *, status=DONE, keys=KEYS, **changes):
         relevant_config(planned),
         current_inputs(pipeline, planned, DICTS),
         files={path.name: 10 for path in product_files(planned)},
-        defaults=defaults_among(relevant_config(planned)),
+        defaults=defaults_among(relevant_config(planned), planned),
         **changes,
     ).write(planned.folder)
 
@@ -263,7 +263,7 @@ def test_a_run_outlives_an_upgrade(plan, monkeypatch):
     with_new.cfg.SOLVER.NEW_KEY = 7
     stock = get_wsis_cfg()
     stock.SOLVER.NEW_KEY = 7
-    monkeypatch.setattr(status, "_stock", lambda: flatten(stock, ""))
+    monkeypatch.setattr(status, "_stock", lambda imports: flatten(stock, ""))
     later = dataclasses.replace(pipeline, stages=(with_new, *pipeline.stages[1:]))
     assert state(later, with_new)[0] is State.DONE
     with_new.cfg.SOLVER.NEW_KEY = 8

@@ -71,8 +71,12 @@ def classification_evaluator(
 def detection_evaluator(
     dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
 ) -> VOCInstanceEvaluator:
-    """The evaluator of a network whose output has ``instances``; boxes are always measured."""
-    protocols = dict.fromkeys((*cfg.WSIS.EVALUATION.PROTOCOLS, "coco_bbox"))
+    """The evaluator of a network whose output has ``instances``; boxes are always measured.
+
+    A network without masks (``MODEL.MASK_ON`` False: RetinaNet) is measured by its boxes alone.
+    """
+    of_masks = cfg.WSIS.EVALUATION.PROTOCOLS if cfg.MODEL.MASK_ON else ()
+    protocols = dict.fromkeys((*of_masks, "coco_bbox"))
     return VOCInstanceEvaluator(
         dataset_name,
         tuple(protocols),

@@ -209,7 +209,8 @@ class _Plan:
         """The config of a stage, its data sets and class counts filled in; not frozen."""
         cfg, chain = get_wsis_cfg(), self.chain(name)
         lines = lines_of_stage(self.files, chain)
-        add_keys_of_modules(cfg, (name for _, values in lines for name in _imports(values)))
+        imports = [name for _, values in lines for name in _imports(values)]
+        add_keys_of_modules(cfg, imports)
         for found in lines:
             merge_lines(cfg, found)
         apply_overrides(cfg, self.overrides.common)
@@ -218,7 +219,7 @@ class _Plan:
         record = self.records[name]
         for key, value in record.config.items():
             _set(cfg, key, value)
-        cfg.WSIS.STAGE = name
+        cfg.WSIS.STAGE, cfg.WSIS.IMPORTS = name, list(dict.fromkeys(imports))
         check_config(cfg)
         return cfg
 

@@ -171,7 +171,12 @@ def run_stage(
         planned = planned.with_values(planned.stage.measured(products))
     config, inputs = relevant_config(planned), current_inputs(pipeline, planned, dataset_dicts)
     manifest = Manifest(
-        planned.name, planned.stage.kind, RUNNING, config, inputs, defaults=defaults_among(config)
+        planned.name,
+        planned.stage.kind,
+        RUNNING,
+        config,
+        inputs,
+        defaults=defaults_among(config, planned),
     )
     if comm.is_main_process():
         _open_folder(planned, manifest, force=force)

@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from wsis.config import METHOD_NODES, flatten, get_wsis_cfg
+from wsis.config import METHOD_NODES, add_keys_of_modules, flatten, get_wsis_cfg
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.data.weights import how_to_get
@@ -99,14 +99,23 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
 
 
 @functools.cache
-def _stock() -> dict[str, Any]:
-    return flatten(get_wsis_cfg(), "")
+def _stock(imports: tuple[str, ...]) -> dict[str, Any]:
+    cfg = get_wsis_cfg()
+    add_keys_of_modules(cfg, imports)
+    return flatten(cfg, "")
 
 
-def defaults_among(config: Mapping[str, Any]) -> list[str]:
-    """Keys of a flat config that hold the default of this version of WSIS and Detectron2."""
-    stock = _stock()
-    return sorted(key for key, value in config.items() if key in stock and stock[key] == value)
+def defaults_among(config: Mapping[str, Any], planned: PlannedStage) -> list[str]:
+    """Keys of a flat config that hold the default of this version of WSIS and Detectron2.
+
+    Class counts are among them: every network's is that of the data set.
+    """
+    stock = _stock(tuple(planned.cfg.WSIS.IMPORTS))
+    return sorted(
+        key
+        for key, value in config.items()
+        if key.endswith(".NUM_CLASSES") or (key in stock and stock[key] == value)
+    )
 
 
 def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
@@ -311,7 +320,7 @@ def stage_status(
         return Status(State.MISSING, NOT_YET_RUN)
     config = relevant_config(planned)
     inputs = current_inputs(pipeline, planned, dataset_dicts)
-    change = describe_change(manifest, config, inputs, defaults_among(config))
+    change = describe_change(manifest, config, inputs, defaults_among(config, planned))
     if change:
         return Status(State.STALE, change)
     if planned.stage.kind in ("infer", "derive"):

@@ -211,7 +211,7 @@ class ProposalBagMapper(Mapper):
         if any(name not in found for name in names):
             raise DataError(
                 f"image {key}: its clusters were not made of points; name the stage point_clusters "
-                "in WSIS.STAGES and run it with --force"
+                "in STAGES and run it with --force"
             )
         return {name: torch.from_numpy(found[name].astype(np.int64)) for name in names}
 

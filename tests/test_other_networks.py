@@ -1,0 +1,59 @@
+"""Any Detectron2 model learns from pseudo labels in the last stage, by its config alone."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.tiny import ROOT, train_net_here
+
+SMALL = """
+    MODEL:
+      WEIGHTS: ""
+      MASK_ON: {masks}
+      RESNETS: {{DEPTH: 18, RES2_OUT_CHANNELS: 64, NORM: BN}}
+      BACKBONE: {{FREEZE_AT: 0}}
+      FPN: {{OUT_CHANNELS: 16}}
+      ROI_BOX_HEAD: {{FC_DIM: 32}}
+      ROI_MASK_HEAD: {{CONV_DIM: 16, NUM_CONV: 1}}
+{more}
+    INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64, MAX_SIZE_TRAIN: 96, MAX_SIZE_TEST: 96}}
+"""
+POINTS = """
+      ROI_MASK_HEAD: {{NAME: PointRendMaskHead, FC_DIM: 32, NUM_FC: 1, OUTPUT_SIDE_RESOLUTION: 7,
+        IN_FEATURES: [p2], POINT_HEAD_ON: true, POOLER_TYPE: "", CONV_DIM: 16}}
+      POINT_HEAD: {FC_DIM: 16, IN_FEATURES: [p2], NUM_FC: 1, TRAIN_NUM_POINTS: 16,
+        SUBDIVISION_STEPS: 2, SUBDIVISION_NUM_POINTS: 16, COARSE_SEM_SEG_HEAD_NAME: ""}
+""".replace("{{", "{").replace("}}", "}")
+NETWORKS = {
+    "cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", True, ""),
+    "pointrend": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", True, POINTS),
+    "retinanet": ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", False, ""),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_last_stage(name, tiny_run, shapes_root, tmp_path):
+    output = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.rmtree(output / "8_mask_rcnn")
+    base, masks, more = NETWORKS[name]
+    path = tmp_path / "other.yaml"
+    path.write_text(
+        f"_BASE_: {ROOT}/configs/irnet_shapes.yaml\n"
+        "WSIS: {IMPORTS: ['detectron2.projects.point_rend:add_pointrend_config']}\n"
+        f"STAGES:\n  mask_rcnn:\n    _BASE_: detectron2://{base}"
+        + SMALL.format(masks=str(masks).lower(), more=more)
+    )
+    done = train_net_here(
+        *("--stage", "mask_rcnn"),
+        datasets=shapes_root,
+        output=output,
+        config=path,
+        extra=[("mask_rcnn.MODEL.FPN.OUT_CHANNELS", "16")],
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    entries = json.loads((output / "metrics.json").read_text())["stages"]
+    protocols = {entry["protocol"] for entry in entries if entry["stage"] == "mask_rcnn"}
+    assert protocols == ({"voc", "coco", "coco_bbox"} if masks else {"coco_bbox"})
+    config = (output / "8_mask_rcnn" / "config.yaml").read_text()
+    assert ("PointRendMaskHead" in config) == (name == "pointrend")
