@@ -47,7 +47,7 @@ def cfg(arrays):
     return camnet_cfg(arrays["labels"].shape[1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(golden, arrays, cfg):
     return build_camnet(cfg, golden.weights(arrays))
 

@@ -21,7 +21,7 @@ def state(golden, arrays):
     return golden.weights(arrays)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(state):
     return build_prm(prm_cfg(len(state["0.classifier.0.bias"])), state)
 

@@ -63,7 +63,7 @@ def perturbed(model):
     return {k: torch.rand(v.shape).to(v.dtype) for k, v in model.state_dict().items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
     return build_model(tiny_camnet_cfg())
 

@@ -31,7 +31,7 @@ def tiny_camnet_cfg(num_classes=3):
     return cfg
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
     torch.manual_seed(0)
     return build_model(tiny_camnet_cfg())

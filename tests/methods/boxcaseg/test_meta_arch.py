@@ -17,7 +17,7 @@ def sample(size, boxes, seed=0):
     return {"image": image(*size, seed), "proposals": proposals, "height": size[0]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
     torch.manual_seed(0)
     cfg, *_ = boxcaseg()

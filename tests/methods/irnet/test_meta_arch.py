@@ -34,7 +34,7 @@ def tiny_cfg(backbone="resnet"):
     return cfg
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
     torch.manual_seed(0)
     return build_model(tiny_cfg())

@@ -22,7 +22,7 @@ from wsis.engine.lock import check_shared
 from wsis.engine.manifest import DONE, PIPELINE, RUNNING, Manifest
 from wsis.engine.memory import keep_freed_memory
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.engine.runners import RUNNERS, clear_folder
+from wsis.engine.runners import RUNNERS, Outcome, clear_folder
 from wsis.engine.status import (
     State,
     Statuses,
@@ -185,14 +185,8 @@ def run_stage(
     start = time.perf_counter()
     outcome = RUNNERS[planned.stage.kind](planned, dataset_dicts, products)
     if comm.is_main_process():
-        manifest.status, manifest.product = DONE, outcome.product
-        manifest.counts, manifest.skipped = outcome.counts, outcome.skipped
-        manifest.files = {path.name: path.stat().st_size for path in product_files(planned)}
         manifest.seconds = round(time.perf_counter() - start, 1)
-        manifest.versions = package_versions()
-        manifest.write(planned.folder)
-        counts = ", ".join(f"{number} {what}" for what, number in outcome.counts.items())
-        logger.info("%s: %s, %.1f s, %s", planned.name, counts, manifest.seconds, planned.folder)
+        _close_folder(planned, manifest, outcome)
     comm.synchronize()
     statuses.worked_on(planned)
     if torch.cuda.is_available():
@@ -230,6 +224,17 @@ def _open_folder(planned: PlannedStage, manifest: Manifest, *, force: bool) -> N
             stream.write(planned.complete_config())
     except OSError as error:
         raise WSISError(f"cannot write to {folder} ({error.strerror}); set OUTPUT_DIR") from None
+
+
+def _close_folder(planned: PlannedStage, manifest: Manifest, outcome: Outcome) -> None:
+    """Note that the stage is done, and what it has made."""
+    manifest.status, manifest.product = DONE, outcome.product
+    manifest.counts, manifest.skipped = outcome.counts, outcome.skipped
+    manifest.files = {path.name: path.stat().st_size for path in product_files(planned)}
+    manifest.versions = package_versions()
+    manifest.write(planned.folder)
+    counts = ", ".join(f"{number} {what}" for what, number in outcome.counts.items())
+    logger.info("%s: %s, %.1f s, %s", planned.name, counts, manifest.seconds, planned.folder)
 
 
 def describe_stages(pipeline: Pipeline, chosen: Sequence[PlannedStage]) -> str:
