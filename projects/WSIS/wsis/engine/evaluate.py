@@ -129,7 +129,7 @@ class Evaluations:
             planned: the stage.
             again: evaluate all the same (``--eval-only``).
         """
-        if not planned.stage.evaluation:
+        if not planned.stage.evaluation or not self._datasets(planned):
             return
         digest = self._digest(planned)
         known = digest == _read(planned.folder).get("digest")
