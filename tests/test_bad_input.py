@@ -320,3 +320,13 @@ def test_own_data_set_described_wrongly(tmp_path, change, words):
     pipeline.write_text(json.dumps(content))
     done = train_net_here(datasets=tmp_path, output=tmp_path / "out", config=pipeline)
     assert_refused(done, *words, code=2 if "FORMAT" in change else 1)
+
+
+def test_an_image_in_two_roles_is_told_before_any_training(tmp_path):
+    """CIM's proposals are of the images of both roles, which would overwrite each other's."""
+    pipeline = own_data_set(tmp_path / "data", sizes=True)
+    content = json.loads(pipeline.read_text()) | {"_BASE_": "cim_shapes.yaml"}
+    pipeline.write_text(json.dumps(content))
+    done = train_net_here(datasets=tmp_path, output=tmp_path / "out", config=pipeline)
+    assert_refused(done, "occurs twice in mine_train, mine_val", "share no image")
+    assert not list((tmp_path / "out").glob("1_*"))

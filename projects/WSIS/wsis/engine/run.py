@@ -83,7 +83,7 @@ def run(request: Request) -> None:
     images = Images()
     evaluations = Evaluations(pipeline, images)
     chosen = request.chosen(pipeline)
-    _check_chosen(chosen)
+    _check_chosen(chosen, images)
     if not request.eval_only:
         _note_stages(pipeline)
     statuses = Statuses(pipeline, images)
@@ -120,10 +120,11 @@ def _note_stages(pipeline: Pipeline) -> None:
             raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
 
 
-def _check_chosen(chosen: Sequence[PlannedStage]) -> None:
+def _check_chosen(chosen: Sequence[PlannedStage], images: Images) -> None:
     """Find what would stop a later stage before the first one starts."""
     processes = comm.get_world_size()
     for planned in chosen:
+        images.of(planned)
         if not isinstance(planned.stage, TrainStage):
             check_supervision(planned.cfg.WSIS.IMAGES, planned.stage.supervision, planned.name)
             continue
