@@ -6,7 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests at once share two
 
 import pytest
 import torch
-import wsis  # noqa: F401
+import wsis.data.builtin  # noqa: F401  (registers the data sets that are always there)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 torch.set_num_threads(1)
