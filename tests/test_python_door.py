@@ -126,6 +126,57 @@ def test_true_masks_score_100(shapes_root, tmp_path, monkeypatch):
         wsis.evaluate(path, "nowhere")
 
 
+@pytest.mark.parametrize(
+    "image",
+    [None, "a.jpg", np.zeros((4, 5)), np.zeros((4, 5, 3)), np.zeros((0, 5, 3), np.uint8)],
+    ids=["none", "path", "grey", "float", "empty"],
+)
+def test_what_is_no_image_is_told(checkout, image):
+    predictor = wsis.Predictor(checkout / "output" / "irnet_shapes")
+    with pytest.raises(UsageError, match="an image is an array"):
+        predictor(image)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: evil.yaml\nWSIS: {IMPORTS: []}", "has a _BASE_, which no run writes"),
+        ("WSIS: {IMPORTS: [evil]}", "imports evil; if you trust it, name it in imports="),
+        ("!!python/object/apply:os.system [touch pwned]", "is no stage's config"),
+        ("WSIS: {IMPORTS: [], STAGE: cam}\nNO_KEY: 1", "is no stage's config of this version"),
+        ("[1]", "is no stage's config"),
+        ("", "is no stage's config"),
+        ("a: [", "is no stage's config"),
+    ],
+)
+def test_a_strangers_run_folder_runs_nothing(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    evil = "!!python/object/apply:os.system [touch pwned]\n"
+    (tmp_path / "1_cam").mkdir()
+    (tmp_path / "1_cam" / "config.yaml").write_text(text)
+    (tmp_path / "1_cam" / "evil.yaml").write_text(evil)
+    (tmp_path / "evil.py").write_text("open('pwned', 'w')")
+    with pytest.raises(WSISError, match=message):
+        wsis.Predictor(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_categories_are_those_of_the_file(tmp_path):
+    """Category ids 4 and 9, named by a path: the file is read before they are looked up."""
+    rle = {"size": [4, 6], "counts": [0, 12, 12]}
+    entry = {"id": 1, "image_id": 1, "category_id": 9, "segmentation": rle, "iscrowd": 0}
+    categories = [{"id": 4, "name": "a"}, {"id": 9, "name": "b"}]
+    images = [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}]
+    content = {"categories": categories, "images": images, "annotations": [entry]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 6, 3), np.uint8))
+    found = [{"image_id": 1, "category_id": 9, "score": 1.0, "segmentation": rle}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    assert (
+        wsis.evaluate(tmp_path / "found.json", tmp_path / "val.json", "voc")["voc"]["AP50"] == 100
+    )
+
+
 def test_no_run_and_no_such_name(tmp_path):
     with pytest.raises(WSISError, match="holds no stage that has run"):
         wsis.Predictor(tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from wsis import stage
 from wsis.config import get_wsis_cfg
 from wsis.engine.config_files import split_overrides
@@ -195,6 +196,24 @@ def test_a_stage_that_others_need_runs_without_val():
     assert planned.cfg.WSIS.IMAGES == ("shapes_train",)
 
 
+def test_a_stage_with_other_images_is_not_evaluated_on_those_of_the_pipeline():
+    words = ["cam.DATA.TRAIN", "voc_2012_val_instance"]
+    (planned,) = load_pipeline(ROOT / "configs" / "irnet_voc.yaml", words).select(stage="cam")
+    assert planned.cfg.WSIS.IMAGES == ("voc_2012_val_instance",)
+    assert planned.cfg.WSIS.EVALUATION.IMAGES == ()
+
+
+def test_a_folder_that_changed_is_read_again(tmp_path, monkeypatch):
+    """In one process, as in a notebook: the classes are those of the folders that are there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("wren", "robin"):
+        (tmp_path / "birds" / name).mkdir(parents=True)
+        Image.new("RGB", (6, 4)).save(tmp_path / "birds" / name / "a.png")
+        cfg = load_pipeline(PIPELINE, ["DATA.TRAIN", "birds"]).stages[0].cfg
+    assert list(cfg.WSIS.CLASSES) == ["robin", "wren"]
+    assert cfg.MODEL.CAMNET.NUM_CLASSES == 2
+
+
 def test_one_stage_may_have_other_data():
     words = ["box_segmenter.DATA.TRAIN", "[voc_2012_train_instance, shapes_train]"]
     first, second, *_ = load_pipeline(ROOT / "configs" / "boxcaseg_voc.yaml", words).stages
@@ -314,6 +333,11 @@ def test_split_overrides():
         (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
         (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
         (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
+        (["DATA.TRAIN", "[]"], "stage classifier needs DATA.TRAIN"),
+        (["SEED.X", "3"], "command line"),
+        (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER has no value"),
+        (["WSIS.IMPORTS", "[a]"], "WSIS.IMPORTS is read from config files only"),
+        (["mask_rcnn.OUTPUT_DIR", "x"], "OUTPUT_DIR is one for all stages"),
         (["TEST.EXPECTED_RESULTS", "[1]"], "TEST.EXPECTED_RESULTS .* is not served"),
         (["CUDNN_BENCHMARK", "True"], "CUDNN_BENCHMARK True is not served"),
         (["DATALOADER.SAMPLER_TRAIN", "X"], "DATALOADER.SAMPLER_TRAIN X is not served"),
@@ -336,7 +360,14 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("STAGES: [classifier]", "STAGES is not a set of stage names"),
         ("STAGES: {classifier: {_BASE_: [cam, cam]}}", "names 2 stages"),
         ("STAGES: {classifier: {_BASE_: cam}}", "'cam', which is no stage or file"),
-        ("STAGES: {classifier: {_BASE_: detectron2://x.yaml}}", "detectron2://x.yaml"),
+        ("STAGES: {classifier: {_BASE_: detectron2://x.yaml}}", "model zoo has no such config"),
+        ("STAGES: {classifier: {_BASE_: detectron2:///etc/passwd}}", "zoo has no such config"),
+        ("STAGES: {classifier: {_BASE_: detectron2://../x.yaml}}", "zoo has no such config"),
+        ("STAGES: {classifier: {_BASE_: detectron2://COCO-Detection}}", "zoo has no such config"),
+        ("_BASE_: configs/prm_shapes.yaml\nSTAGES: {classifier: }", "STAGES names classifier, but"),
+        ("SOLVER: {1: 2}", "1 is no key; keys are words"),
+        ("STAGES: {classifier: }\nWSIS: {IMPORTS: x}", "IMPORTS is 'x'; it is a list"),
+        ("STAGES: {classifier: }\nWSIS: 3", ""),
         ("STAGES: {classifier: {_BASE_: configs/irnet_voc.yaml}}", "is a pipeline"),
         ("MODEL: {}", "has no STAGES: it is no pipeline"),
         ("WSIS: {STAGE: cam}", "is the config of one stage.* run its pipeline with --stage"),

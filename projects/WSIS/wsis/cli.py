@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--print-config",
         metavar="STAGE",
-        help="print the stage's whole config, as its run folder has it, and run nothing",
+        help="print the stage's whole config, without what earlier stages measure; run nothing",
     )
     add(
         "opts",

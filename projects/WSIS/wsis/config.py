@@ -225,7 +225,10 @@ def _refuse_what_is_not_served(cfg: CfgNode) -> None:
         if key in stock and own[key] != stock[key]:
             raise UsageError(f"{key} {own[key]} is not served: {advice}; leave it at {stock[key]}")
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise UsageError("TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE GeneralizedRCNN")
+        raise UsageError(
+            f"stage {cfg.WSIS.STAGE}: TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE "
+            "GeneralizedRCNN; set it for that stage alone, mask_rcnn.TEST.AUG.ENABLED"
+        )
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -17,6 +17,7 @@ from wsis.engine.lock import output_lock
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.run import Request
 from wsis.engine.run import run as run_stages
+from wsis.errors import UsageError
 from wsis.evaluation.read_results import read_coco_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 
@@ -52,13 +53,14 @@ def run(
 
     Raises:
         WSISError: a mistake in the request or the data, with what to do next.
+        SystemExit: one of several processes failed; its sentence went to standard error.
     """
     device, processes = choose_devices(num_gpus, num_processes)
     if started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])
     request = Request(
         config_file=os.fspath(config_file),
-        overrides=("MODEL.DEVICE", device, *map(str, overrides)),
+        overrides=("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides)),
         stage=stage,
         first=from_stage,
         last=until_stage,
@@ -75,7 +77,7 @@ def run(
 
 def evaluate(
     predictions: str | os.PathLike[str],
-    dataset: str | Mapping[str, Any],
+    dataset: str | os.PathLike[str] | Mapping[str, Any],
     protocols: Sequence[str] = ("voc", "coco"),
 ) -> dict[str, dict[str, float]]:
     """Score anybody's predictions against a data set with true masks.
@@ -94,6 +96,10 @@ def evaluate(
         WSISError: a file is missing or damaged, an image or a category is not of the data set.
     """
     stem = Path(predictions).stem
+    dataset = os.fspath(dataset) if isinstance(dataset, os.PathLike) else dataset
+    protocols = (protocols,) if isinstance(protocols, str) else protocols
+    if isinstance(dataset, list | tuple):
+        raise UsageError("predictions are scored on one data set, not on a list of them")
     (name,) = register_role("VAL", dataset, stem=stem, source="wsis.evaluate")
     find = read_coco_results(Path(predictions), name)
     evaluator = VOCInstanceEvaluator(name, protocols, distributed=False)

@@ -12,6 +12,7 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, Instances
 
+from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
 from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, open_run
 
@@ -31,6 +32,7 @@ class Predictor:
         stage: the stage to run; None for the last that makes instances of an image.
         min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
         weights: a checkpoint in place of the stage's own.
+        imports: the modules of WSIS.IMPORTS that the run may import, if it was made with some.
 
     Attributes:
         cfg: the stage's config.
@@ -47,8 +49,9 @@ class Predictor:
         *,
         min_score: float | None = None,
         weights: str | os.PathLike[str] | None = None,
+        imports: Sequence[str] = (),
     ) -> None:
-        pipeline = open_run(Path(run))
+        pipeline = open_run(Path(run), imports)
         planned = choose_stage(pipeline, stage)
         self._stage = TrainedStage(
             pipeline, planned, weights=Path(weights) if weights else None, min_score=min_score
@@ -69,7 +72,18 @@ class Predictor:
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
             else the stage makes, as arrays.
+
+        Raises:
+            UsageError: the image is of another kind, or a tag is no class.
         """
+        given = getattr(original_image, "dtype", None), getattr(original_image, "shape", ())
+        if given[0] != np.uint8 or len(given[1]) != 3 or given[1][2] != 3 or 0 in given[1]:
+            what = "None" if original_image is None else f"{type(original_image).__name__} {given}"
+            raise UsageError(
+                f"an image is an array (H, W, 3) of uint8, BGR, as cv2.imread reads it (None where "
+                f"there is no such file), not {what}"
+            )
+        tags = [tags] if isinstance(tags, str) else tags
         height, width = original_image.shape[:2]
         pixels = np.ascontiguousarray(original_image[:, :, ::-1])
         record: dict[str, Any] = {"image_key": "image", "pixels": pixels}

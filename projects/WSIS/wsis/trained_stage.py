@@ -12,13 +12,13 @@ import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
-from wsis.config import add_keys_of_modules, get_wsis_cfg, load_modules
+from wsis.config import add_keys_of_modules, get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.engine.launch import choose_devices
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
-from wsis.errors import UsageError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
 
@@ -30,29 +30,61 @@ _CONFIDENT = 0.5  # as Detectron2's demo
 
 
 def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
-    """A pipeline as it was trained, on this machine's GPU if it has one."""
-    device, _ = choose_devices(None, None)
-    return load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
-
-
-def open_run(output_dir: Path) -> Pipeline:
-    """The stages of a run as their folders hold them; neither pipeline file nor data are needed.
+    """A pipeline as it was trained, on this machine's GPU if it has one.
 
     Raises:
-        WSISError: the folder holds no stage that has run.
+        UsageError: the run folders hold networks of other classes than the data have.
+    """
+    device, _ = choose_devices(None, None)
+    pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
+    for planned in pipeline.stages:
+        path = planned.folder / "config.yaml"
+        said = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        trained = said.get("WSIS", {}).get("CLASSES", planned.cfg.WSIS.CLASSES)
+        if trained != planned.cfg.WSIS.CLASSES:
+            raise UsageError(
+                f"{planned.folder} has learnt other classes ({', '.join(trained[:5])}, ...) than "
+                "the data of this command have; repeat DATA.TRAIN, or give the run's own config"
+            )
+    return pipeline
+
+
+def _read_stage(path: Path, imports: Sequence[str]) -> PlannedStage:
+    """A stage as its ``config.yaml`` says, of which nothing runs."""
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        wanted = [name for name in said["WSIS"]["IMPORTS"] if name not in imports]
+        if "_BASE_" in said:
+            raise ValueError("it has a _BASE_, which no run writes")
+        if wanted:
+            raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
+        cfg = get_wsis_cfg()
+        add_keys_of_modules(cfg, said["WSIS"]["IMPORTS"])
+        cfg.merge_from_other_cfg(CfgNode(said))
+        cfg.OUTPUT_DIR = str(path.parent)
+        return PlannedStage(get_stage(cfg.WSIS.STAGE), cfg, path.parent)
+    except WSISError:
+        raise
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is no stage's config of this version ({reason})") from None
+
+
+def open_run(output_dir: Path, imports: Sequence[str] = ()) -> Pipeline:
+    """The stages of a run as their folders hold them; neither pipeline file nor data are needed.
+
+    Args:
+        output_dir: of the run.
+        imports: the names of WSIS.IMPORTS that may be imported; a run's files import nothing else.
+
+    Raises:
+        WSISError: the folder holds no stage that has run, or a config that cannot be read.
     """
     device, _ = choose_devices(None, None)
     planned = []
     for path in output_dir.glob("*_*/config.yaml"):
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-        imports = said["WSIS"]["IMPORTS"]
-        load_modules(imports)
-        cfg = get_wsis_cfg()
-        add_keys_of_modules(cfg, imports)
-        cfg.merge_from_file(str(path))
-        cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = device, str(path.parent)
-        cfg.freeze()
-        planned.append(PlannedStage(get_stage(cfg.WSIS.STAGE), cfg, path.parent))
+        if path.parent.name.partition("_")[0].isdecimal():
+            planned.append(_read_stage(path, imports).with_values({"MODEL.DEVICE": device}))
     if not planned:
         raise WSISError(f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml)")
     planned.sort(key=lambda one: int(one.folder.name.partition("_")[0]))

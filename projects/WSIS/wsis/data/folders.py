@@ -12,13 +12,15 @@ from wsis.errors import DataError
 
 
 def _pictures(folder: Path) -> list[Path]:
-    names = sorted(os.listdir(folder))
-    return [folder / name for name in names if os.path.splitext(name)[1] in IMAGE_SUFFIXES]
+    names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    return [folder / n for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
 
 
 def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of the folders in ``root`` that hold images, in ascending order: the classes."""
-    folders = sorted(path for path in Path(root).iterdir() if path.is_dir())
+    if not Path(root).is_dir():
+        raise DataError(f"{root} is no folder; it has one folder of images for each class")
+    folders = sorted(p for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith("."))
     return tuple(path.name for path in folders if _pictures(path))
 
 

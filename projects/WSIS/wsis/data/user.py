@@ -31,6 +31,7 @@ _PLACES = ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST")
 _GRANTED = {"detections": "box", "folders": "image"}
 # Entries registered here, by name, so that the same config may be read twice.
 _REGISTERED: dict[str, dict[str, Any]] = {}
+_UNNAMED: set[str] = set()  # those that a config gave no NAME: each reading finds them anew
 
 
 def _check_entry(entry: Any, where: str) -> dict[str, Any]:
@@ -151,7 +152,8 @@ def register_dataset(
             annotations are the detected boxes. ``salient`` has ``IMAGES``, ``MASKS`` and optionally
             ``LIST``, see `wsis.data.salient`.
         where: what describes it, for messages.
-        anew: another entry of this name that was registered here makes way.
+        anew: the entry has a name of ours; one of the same name makes way, and files that have
+            changed since are read again.
 
     Returns:
         The name. Registering an equal entry again does nothing.
@@ -162,12 +164,14 @@ def register_dataset(
     checked = _check_entry(entry, where)
     name = checked["NAME"]
     if name in DatasetCatalog.list():
-        if _REGISTERED.get(name) == checked:
+        if _REGISTERED.get(name) == checked and not anew:
             return name
-        if not (anew and name in _REGISTERED):
+        if not (anew and name in _UNNAMED):
             raise UsageError(f"{where}: the name {name} is taken; choose another NAME")
         DatasetCatalog.pop(name)
     _register(checked)
+    if anew:
+        _UNNAMED.add(name)
     return name
 
 

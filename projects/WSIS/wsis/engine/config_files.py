@@ -72,19 +72,28 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a set of KEY: value lines")
+    _check_keys(values, path)
     return values
+
+
+def _check_keys(values: Mapping[Any, Any], path: Path) -> None:
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise UsageError(f"{path}: {key!r} is no key; keys are words")
+        if isinstance(value, dict):
+            _check_keys(value, path)
 
 
 def _load_zoo(name: str) -> dict[str, Any]:
     """A config of Detectron2's model zoo, as the installed package has it, without data sets."""
     from detectron2 import model_zoo
 
-    try:
-        path = model_zoo.get_config_file(name.removeprefix(ZOO))
-    except RuntimeError as error:
-        raise UsageError(f"_BASE_ {name}: {error}") from None
-    # The package's own files may compute values (RetinaNet's anchors do).
-    values = CfgNode.load_yaml_with_base(path, allow_unsafe=True)
+    # Files of the package alone: they may compute values, as RetinaNet's anchors do.
+    root = (Path(model_zoo.__file__).parent / "configs").resolve()
+    path = (root / name.removeprefix(ZOO)).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        raise UsageError(f"_BASE_ {name}: Detectron2's model zoo has no such config")
+    values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=True)
     values.pop("DATASETS", None)
     stock = get_cfg()  # what its weights were trained with, where it says nothing of it
     values.setdefault("INPUT", {}).setdefault("FORMAT", stock.INPUT.FORMAT)
@@ -177,6 +186,8 @@ def read_config_files(path: Path) -> list[ConfigFile]:
         UsageError: a file is missing, unreadable or builds on itself.
     """
     found: dict[Path, ConfigFile] = {}
+    own = Path(wsis.__file__).resolve().parents[3] / path  # one that comes with WSIS
+    path = own if own.is_file() and not path.is_file() else path
     _collect(path, found, ())
     return list(found.values())
 
@@ -206,6 +217,11 @@ def stage_names(files: Sequence[ConfigFile]) -> list[str]:
     """
     names: list[str] = []
     for file in files:
+        if names and file.stages and not set(names) & set(file.stages):
+            raise UsageError(
+                f"{file.source}: STAGES names {', '.join(file.stages)}, but the pipeline that it "
+                f"builds on has {', '.join(names)}"
+            )
         if set(file.stages) - set(names):
             names = list(file.stages)
     return names
@@ -280,7 +296,7 @@ def merge_lines(cfg: CfgNode, lines: Lines) -> None:
         _refuse_names_of_data(list(flatten(values, "")), source)
     try:
         cfg.merge_from_other_cfg(CfgNode(_with_words(values, cfg)))
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
         reason = error.args[0] if error.args else error
         raise UsageError(f"{source}: {reason}") from None
 
@@ -313,6 +329,8 @@ def split_overrides(overrides: Sequence[str], names: Sequence[str]) -> Overrides
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         prefix, _, rest = key.partition(".")
         owner, role = (prefix, rest) if prefix in found.special else ("", key)
+        if role in ("WSIS.IMPORTS", "WSIS.STAGE"):
+            raise UsageError(f"{COMMAND_LINE}: {role} is read from config files only")
         if role.startswith(f"{_DATA}."):
             role = role.removeprefix(f"{_DATA}.")
             found.data[owner].update(_check_data({role: _role_value(value)}, COMMAND_LINE))
@@ -367,7 +385,7 @@ def apply_overrides(cfg: CfgNode, pairs: Sequence[str]) -> None:
     ]
     try:
         cfg.merge_from_list(values)
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
         reason = error.args[0] if error.args else error
         hint = _hint(cfg, pairs[::2], str(reason))
         raise UsageError(f"{COMMAND_LINE}: {reason}{hint}") from None

@@ -129,7 +129,10 @@ class Evaluations:
             planned: the stage.
             again: evaluate all the same (``--eval-only``).
         """
-        if not planned.stage.evaluation or not self._datasets(planned):
+        if not planned.stage.evaluation:
+            return
+        if not self._datasets(planned):
+            logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
             return
         digest = self._digest(planned)
         known = digest == _read(planned.folder).get("digest")

@@ -15,6 +15,7 @@ from detectron2.engine import DefaultTrainer
 from wsis.config import (
     add_keys_of_modules,
     check_config,
+    flatten,
     get_wsis_cfg,
     load_modules,
     set_class_count,
@@ -154,12 +155,13 @@ class _Plan:
         self.files: list[ConfigFile] = read_config_files(path)
         self.names = stage_names(self.files)
         if not self.names:
-            alone = any("STAGE" in (file.values.get("WSIS") or {}) for file in self.files)
+            alone = any("STAGE:" in str(f.values.get("WSIS")).replace("'", "") for f in self.files)
             raise UsageError(
                 f"{path} is the config of one stage, made by a run; run its pipeline with --stage"
                 if alone
                 else f"{path} has no STAGES: it is no pipeline (see configs/)"
             )
+        self._names: dict[tuple[str, str, str], tuple[str, ...]] = {}
         for lines in self._all_lines():
             load_modules(_imports(lines))  # they may register stages
         self.records = {name: get_stage(name) for name in self.names}
@@ -180,13 +182,22 @@ class _Plan:
             said |= {role: (source, value, stem) for role, value in data.items()}
         own = [(file.source, file.stages[name].data) for file in self.files if name in file.stages]
         for source, data in [*own, (COMMAND_LINE, self.overrides.data[name])]:
+            if "TRAIN" in data:
+                said.pop("EVALUATION", None)
             stem = f"{self.path.stem}_{name}"
             said |= {role: (source, value, stem) for role, value in data.items()}
         return {
-            role.lower(): register_role(role, value, stem=stem, source=source)
+            role.lower(): self._registered(role, value, stem, source)
             for role, (source, value, stem) in said.items()
             if value is not None
         }
+
+    def _registered(self, role: str, value: Any, stem: str, source: str) -> tuple[str, ...]:
+        """Names of data sets, which are registered once for all stages."""
+        if (role, stem, source) not in self._names:
+            found = register_role(role, value, stem=stem, source=source)
+            self._names[role, stem, source] = found
+        return self._names[role, stem, source]
 
     def chain(self, name: str) -> list[str]:
         """The stages from whose configs stage ``name`` starts, and itself at the end."""
@@ -220,6 +231,10 @@ class _Plan:
         for key, value in record.config.items():
             _set(cfg, key, value)
         cfg.WSIS.STAGE, cfg.WSIS.IMPORTS = name, list(dict.fromkeys(imports))
+        stock = flatten(get_wsis_cfg(), "")
+        for key, value in flatten(cfg, "").items():
+            if value is None and stock.get(key) is not None:
+                raise UsageError(f"stage {name}: {key} has no value")
         check_config(cfg)
         return cfg
 
@@ -251,8 +266,7 @@ class _Plan:
     def _roles(self, cfg: CfgNode, record: Stage, data: Mapping[str, Any]) -> list[str]:
         """The roles of the images that a stage treats; none where it has nothing to do."""
         stated = [str(role) for role in cfg.WSIS.IMAGES]
-        unknown = [role for role in stated if role.upper() not in ROLES]
-        if unknown:
+        if unknown := [role for role in stated if role.upper() not in ROLES]:
             raise UsageError(
                 f"stage {record.name}: WSIS.IMAGES names roles of DATA "
                 f"({', '.join(ROLES).lower()}), not {unknown[0]!r}"
@@ -274,7 +288,7 @@ def _names_of_role(
 ) -> tuple[str, ...]:
     if role == "evaluation" and role not in data:
         role = "train"
-    if role not in data:
+    if not data.get(role):
         wanted = "DATA.TRAIN: a folder of class folders, a COCO JSON, a VOC tree or a known name"
         if role == "salient":
             wanted = "DATA.SALIENT: single objects with their masks"
@@ -295,7 +309,11 @@ def _for_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
 
 
 def _imports(values: Mapping[str, Any]) -> list[str]:
-    return list((values.get("WSIS") or {}).get("IMPORTS") or [])
+    node = values.get("WSIS")
+    found = node.get("IMPORTS") or [] if isinstance(node, Mapping) else []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"WSIS.IMPORTS is {found!r}; it is a list of modules")
+    return found
 
 
 def _check_classes_of(cfg: CfgNode, record: Stage) -> None:
@@ -364,6 +382,8 @@ def load_pipeline(
     output_dir = Path()
     for number, (name, record) in enumerate(plan.records.items(), start=1):
         cfg = plan.config(name)
+        if planned and Path(cfg.OUTPUT_DIR) != output_dir:
+            raise UsageError(f"stage {name}: OUTPUT_DIR is one for all stages, {output_dir}")
         output_dir = Path(cfg.OUTPUT_DIR)
         folder = output_dir / f"{number}_{name}"
         if not plan.fill_in(cfg, record):

@@ -103,8 +103,9 @@ def run(request: Request) -> None:
         evaluations.report(done, shown=chosen)
     if request.eval_only and not done:
         raise WSISError(
-            f"nothing to evaluate: no stage of {pipeline.name} is done in "
-            f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR"
+            f"nothing to evaluate: no stage of {pipeline.name} is done and up to date in "
+            f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR and what "
+            "--list-stages names"
         )
     if not worked and not request.eval_only:
         logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)

@@ -77,6 +77,8 @@ def run_train(
     order = None
     if stage.samples is not None:
         dataset_dicts, order = stage.samples(dataset_dicts, cfg)
+    if cfg.TEST.EVAL_PERIOD > 0 and not (stage.evaluation and cfg.DATASETS.TEST):
+        logger.warning("%s: TEST.EVAL_PERIOD: there is nothing to evaluate on", planned.name)
     log = ArtifactLog(planned.folder, comm.get_rank())
     trainer = Trainer(
         cfg,
@@ -85,7 +87,9 @@ def run_train(
         weights=weights,
         order=order,
         on_skip=lambda failure: log.append(failure.key, {"skipped": failure.message}),
-        evaluate=partial(evaluate_on_test_sets, planned) if stage.evaluation else None,
+        evaluate=partial(evaluate_on_test_sets, planned)
+        if stage.evaluation and cfg.DATASETS.TEST
+        else None,
     )
     trainer.resume_or_load()
     trainer.train()

@@ -91,6 +91,9 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
     flat = {k: v for k, v in flat.items() if not k.startswith(tuple(dropped)) and k not in _NEVER}
     if isinstance(stage, TrainStage):
         flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
+    if stage.kind in ("train", "infer"):  # nodes of projects, which WSIS.IMPORTS adds
+        for node in sorted(set(cfg) - {key.partition(".")[0] for key in _stock(())}):
+            flat.update(flatten(cfg[node], node))
     for key in stage.config_keys:
         flat.update(flatten(look_up(cfg, key), key))
     if flat.get("SOLVER.WEIGHT_DECAY_BIAS", 0) is None:  # newer releases' word for "as all others"

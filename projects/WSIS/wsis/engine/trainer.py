@@ -136,8 +136,11 @@ class KeepBest(HookBase):
             self.trainer.storage.put_scalar(place, entry["metrics"][name], smoothing_hint=False)
         entry, name = figures[0]
         value = entry["metrics"][name]
-        best = json.loads(self._path.read_text()) if self._path.is_file() else {"value": -1.0}
-        if math.isfinite(value) and value > best["value"]:
+        try:
+            best = float(json.loads(self._path.read_text(encoding="utf-8"))["value"])
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged note
+            best = -1.0
+        if math.isfinite(value) and value > best:
             self._checkpointer.save("model_best", mark=False, iteration=iteration - 1)
             found = {"iteration": iteration, "figure": name, "value": value}
             write_json(self._path, found | {k: entry[k] for k in ("dataset", "protocol")})

@@ -45,12 +45,14 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
         DataError: the file is missing or damaged, or names an image or a category that the data set
             does not have.
     """
+    images = {record["image_id"] for record in get_dataset_dicts(name)}  # a JSON knows its ids now
     known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     class_ids = known or {number + 1: number for number in range(len(class_names(name)))}
-    images = {record["image_id"] for record in get_dataset_dicts(name)}
     by_image: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
     for number, entry in enumerate(_read(path)):
         where = f"{path}: entry {number}"
+        if not all(isinstance(entry.get(k), int | str) for k in ("image_id", "category_id")):
+            raise DataError(f"{where}: image_id and category_id are numbers or words")
         if entry.get("image_id") not in images:
             raise DataError(f"{where}: {name} has no image with the id {entry.get('image_id')!r}")
         if entry.get("category_id") not in class_ids:
