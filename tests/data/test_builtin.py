@@ -56,7 +56,7 @@ def test_missing_coco_is_a_sentence(register):
 
 
 def test_unknown_name():
-    with pytest.raises(UsageError, match=r"no data set \\(nor a path\\) 'nope'.*shapes_train"):
+    with pytest.raises(UsageError, match=r"no data set \(nor a path\) 'nope'.*shapes_train"):
         get_dataset_dicts("nope")
 
 
