@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv pip install --quiet --python $(PY)
 REQUIREMENTS := $(wildcard requirements/*)
 DEMO := configs/irnet_shapes.yaml
+# Tests run in a shuffled order that this number gives: no test may need what another one leaves.
+ORDER ?= 1
 DEMO_OUTPUT := output/irnet_shapes
 
 .DEFAULT_GOAL := help
@@ -32,8 +34,8 @@ demo: env  ## From image tags to an evaluated Mask R-CNN on generated pictures, 
 	$(PY) train_net.py --config-file $(DEMO)
 	$(PY) tools/report.py $(DEMO_OUTPUT) --if-changed
 
-test: lint  ## Lint and run every test
-	$(PY) -m pytest -q -n 2 -m "not slow"
+test: lint  ## Lint and run every test (another order: make test ORDER=2)
+	$(PY) -m pytest -q -n 2 --randomly-seed=$(ORDER) -m "not slow"
 
 lint: env  ## Check style, format and types
 	$(VENV)/bin/ruff check .
