@@ -263,7 +263,7 @@ def test_a_run_outlives_an_upgrade(plan, monkeypatch):
     with_new.cfg.SOLVER.NEW_KEY = 7
     stock = get_wsis_cfg()
     stock.SOLVER.NEW_KEY = 7
-    monkeypatch.setattr(status, "_stock", lambda imports: flatten(stock, ""))
+    monkeypatch.setattr(status, "stock_values", lambda imports=(): flatten(stock, ""))
     later = dataclasses.replace(pipeline, stages=(with_new, *pipeline.stages[1:]))
     assert state(later, with_new)[0] is State.DONE
     with_new.cfg.SOLVER.NEW_KEY = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -183,6 +184,18 @@ def add_keys_of_modules(cfg: CfgNode, names: Iterable[str]) -> None:
             getattr(module, function)(cfg)
 
 
+@functools.cache
+def stock_values(imports: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every config key with its default, by full name; computed once, not to be changed.
+
+    Args:
+        imports: as in ``WSIS.IMPORTS``, whose keys are added.
+    """
+    cfg = get_wsis_cfg()
+    add_keys_of_modules(cfg, imports)
+    return flatten(cfg, "")
+
+
 def set_class_count(cfg: CfgNode, count: int) -> None:
     """Set ``NUM_CLASSES`` of all parts of the network, in place; semantic heads count otherwise."""
     nodes = [cfg.MODEL]
@@ -220,7 +233,7 @@ _NOT_SERVED = {
 
 
 def _refuse_what_is_not_served(cfg: CfgNode) -> None:
-    stock, own = flatten(get_cfg(), ""), flatten(cfg, "")
+    stock, own = stock_values(), flatten(cfg, "")
     for key, advice in _NOT_SERVED.items():
         if key in stock and own[key] != stock[key]:
             raise UsageError(f"{key} {own[key]} is not served: {advice}; leave it at {stock[key]}")

@@ -19,6 +19,7 @@ from wsis.config import (
     get_wsis_cfg,
     load_modules,
     set_class_count,
+    stock_values,
 )
 from wsis.data.builtin import class_names, is_salient
 from wsis.data.root import find_in_datasets
@@ -231,7 +232,7 @@ class _Plan:
         for key, value in record.config.items():
             _set(cfg, key, value)
         cfg.WSIS.STAGE, cfg.WSIS.IMPORTS = name, list(dict.fromkeys(imports))
-        stock = flatten(get_wsis_cfg(), "")
+        stock = stock_values()
         for key, value in flatten(cfg, "").items():
             if value is None and stock.get(key) is not None:
                 raise UsageError(f"stage {name}: {key} has no value")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import functools
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from wsis.config import METHOD_NODES, add_keys_of_modules, flatten, get_wsis_cfg
+from wsis.config import METHOD_NODES, flatten, stock_values
 from wsis.data.artifacts import SUMMARY
 from wsis.data.supervision import restrict_supervision
 from wsis.data.weights import how_to_get
@@ -92,7 +91,7 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
     if isinstance(stage, TrainStage):
         flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
     if stage.kind in ("train", "infer"):  # nodes of projects, which WSIS.IMPORTS adds
-        for node in sorted(set(cfg) - {key.partition(".")[0] for key in _stock(())}):
+        for node in sorted(set(cfg) - {key.partition(".")[0] for key in stock_values()}):
             flat.update(flatten(cfg[node], node))
     for key in stage.config_keys:
         flat.update(flatten(look_up(cfg, key), key))
@@ -101,19 +100,12 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
     return flat
 
 
-@functools.cache
-def _stock(imports: tuple[str, ...]) -> dict[str, Any]:
-    cfg = get_wsis_cfg()
-    add_keys_of_modules(cfg, imports)
-    return flatten(cfg, "")
-
-
 def defaults_among(config: Mapping[str, Any], planned: PlannedStage) -> list[str]:
     """Keys of a flat config that hold the default of this version of WSIS and Detectron2.
 
     Class counts are among them: every network's is that of the data set.
     """
-    stock = _stock(tuple(planned.cfg.WSIS.IMPORTS))
+    stock = stock_values(tuple(planned.cfg.WSIS.IMPORTS))
     return sorted(
         key
         for key, value in config.items()
