@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,10 +141,10 @@ class Pipeline:
 
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    node, _, leaf = key.rpartition(".")
-    functools.reduce(lambda inner, part: inner[part], node.split(".") if node else [], cfg)[
-        leaf
-    ] = value
+    *nodes, leaf = key.split(".")
+    for node in nodes:
+        cfg = cfg[node]
+    cfg[leaf] = value
 
 
 class _Plan:
