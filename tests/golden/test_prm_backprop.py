@@ -1,5 +1,6 @@
 import pytest
 import torch
+from plain.prm import PeakRule
 from torch import nn
 from wsis.layers.peak_backward import PeakProgram, Window
 from wsis.layers.peak_response import peak_response_maps, record
@@ -7,7 +8,6 @@ from wsis.layers.peaks import confident_peaks, peak_stimulation, upsample_maps
 
 from tests.golden import fill
 from tests.golden.conftest import assert_close
-from tests.layers.peak_rule import PeakRule
 
 NAME = "prm_backprop"
 TOLERANCE = 1e-5  # of the maximum

@@ -4,14 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from plain.prm import plain_responses
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from wsis.config import get_wsis_cfg
 from wsis.layers import peak_response
 from wsis.layers.peak_response import normalize_response, peak_response_maps, record, refusal
 from wsis.layers.peaks import peak_stimulation, upsample_maps
-
-from tests.layers.peak_rule import PeakRule
 
 
 def perturb(network):
@@ -42,16 +41,17 @@ def highest_cells(maps, count):
 
 
 def by_autograd(network, images, peaks, factor=1):
-    """One peak at a time."""
-    maps = []
-    for image, *place in peaks.tolist():
-        x = images[image : image + 1].clone().requires_grad_()
-        with PeakRule():
-            made = upsample_maps(network(x), factor)
-        (gradient,) = torch.autograd.grad(made[(0, *place)], x)
-        response = gradient.sum(dim=1)[0].clamp(min=0)
-        maps.append(response / response.sum())
-    return torch.stack(maps)
+    """Image by image, peak by peak."""
+    return torch.cat(
+        [
+            plain_responses(
+                lambda x: upsample_maps(network(x), factor),
+                images[n : n + 1],
+                F.pad(peaks[peaks[:, 0] == n, 1:], (1, 0)),
+            )
+            for n in peaks[:, 0].unique().tolist()
+        ]
+    )
 
 
 def assert_same(ours, expected):

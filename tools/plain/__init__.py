@@ -1,14 +1,10 @@
 """The hot kernels to be timed, each with the plain way of doing the same.
 
-One file per kernel, imported by ``benchmark.py``; it holds the plain implementation (ours, written
-plainly, as the originals compute it) and registers its sizes::
-
-    register("random_walk/47x63", partial(build, 47, 63))
-
-where ``build()`` makes the inputs (not timed) and returns a ``Benchmark``. The tests use the plain
-ways as oracles. This folder is found because it lies beside the script, and by the tests because
-``pyproject.toml`` says so; it is never imported as ``tools.plain``, a name that Detectron2's 0.5
-wheel also installs.
+One file per kernel holds the plain implementation (ours, written as the paper states it) and its
+``BENCHMARKS``: a name, as ``random_walk/47x63``, to a function that makes the inputs (not timed)
+and returns a `Benchmark`. The tests use the plain ways as oracles. This folder is found because it
+lies beside the script, and by the tests because ``pyproject.toml`` says so; it is never imported as
+``tools.plain``, a name that Detectron2's 0.5 wheel also installs.
 """
 
 from __future__ import annotations
@@ -31,27 +27,15 @@ class Benchmark:
         ours: what is measured; takes nothing, returns the result.
         plain: the plain way, or None where it cannot run here (its column stays empty).
         error: largest absolute difference of (result of plain, result of ours).
-        extrapolate: None where ``plain`` does the whole job. Otherwise ``plain`` does a smaller one
-            and this turns its seconds into those of the whole; ``error`` then sees that smaller
-            result and must make its own of the same size.
+        scale: the plain way's seconds are multiplied by this, where it does a smaller job.
         note: what the plain way is, or why there is none.
     """
 
     ours: Callable[[], Any]
     plain: Callable[[], Any] | None = None
     error: Callable[[Any, Any], float] | None = None
-    extrapolate: Callable[[float], float] | None = None
+    scale: float = 1.0
     note: str = ""
-
-
-REGISTRY: dict[str, Callable[[], Benchmark]] = {}
-
-
-def register(name: str, build: Callable[[], Benchmark]) -> None:
-    """Add a benchmark; ``build`` is called only when its turn comes."""
-    if name in REGISTRY:
-        raise AssertionError(f"two benchmarks are called {name!r}")
-    REGISTRY[name] = build
 
 
 def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:
@@ -59,14 +43,13 @@ def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:
 
     Args:
         plain: result of the plain way.
-        ours: the same, of the same shapes; infinite where shapes, masks, texts or dicts differ.
+        ours: the same, of the same shapes; infinite where shapes or masks differ.
         relative: each array's difference over its largest value.
     """
     if isinstance(plain, list | tuple):
-        pairs = zip(plain, ours, strict=True)
-        return max((difference(a, b, relative=relative) for a, b in pairs), default=0.0)
+        return max(difference(a, b, relative=relative) for a, b in zip(plain, ours, strict=True))
     plain, ours = np.asarray(plain), np.asarray(ours)
-    if plain.dtype.kind not in "iuf" or plain.shape != ours.shape:
+    if plain.dtype.kind == "b" or plain.shape != ours.shape:
         return 0.0 if np.array_equal(plain, ours) else float("inf")
     largest = np.abs(plain.astype(np.float64) - ours).max(initial=0)
     return float(largest / np.abs(plain).max() if relative else largest)

@@ -1,23 +1,14 @@
-"""Dense CRF, IRNet's setting (10 iterations), against the C++ of pydensecrf2 where it is there.
-
-``dense_crf`` uses a generated image, ``dense_crf_photo`` a photograph of the folder ``WSIS_DATA``.
-"""
+"""Dense CRF, IRNet's setting (10 iterations), against the C++ of pydensecrf2 where it is there."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, unary_from_labels
+from wsis.layers.crf import IRNET_KERNELS, DenseCRF, unary_from_labels
 
-from plain import Benchmark, difference, register
-
-GAUSSIAN = GaussianKernel(sxy=3, weight=3)
-BILATERAL = BilateralKernel(sxy=50, srgb=5, weight=10)
-PHOTOGRAPHS = Path(os.environ.get("WSIS_DATA", "../shared/data")) / "coco_real" / "JPEGImages"
+from plain import IMAGE, Benchmark, difference
 
 
 def generated_image(height: int, width: int) -> np.ndarray:
@@ -40,14 +31,6 @@ def generated_image(height: int, width: int) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def photograph(height: int, width: int) -> np.ndarray:
-    """The first photograph of the folder, resized."""
-    from PIL import Image
-
-    with Image.open(min(PHOTOGRAPHS.glob("*.jpg"))) as opened:
-        return np.array(opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
-
-
 def labels_of(image: np.ndarray, num_labels: int) -> np.ndarray:
     """(H, W) seeds: bands of brightness in blocks of 16 pixels, as coarse as CAMs are."""
     blocks = image[8::16, 8::16].mean(-1)
@@ -58,36 +41,30 @@ def labels_of(image: np.ndarray, num_labels: int) -> np.ndarray:
     return coarse[rows[:, None], columns]
 
 
-def pydensecrf(image: np.ndarray, unary: np.ndarray, num_iterations: int) -> np.ndarray:
+def pydensecrf(image: np.ndarray, unary: np.ndarray) -> np.ndarray:
     """Q of the compiled package."""
     from pydensecrf.densecrf import DenseCRF2D
 
     num_labels, height, width = unary.shape
+    near, alike = IRNET_KERNELS
     crf = DenseCRF2D(width, height, num_labels)
     crf.setUnaryEnergy(unary.reshape(num_labels, -1))
-    crf.addPairwiseGaussian(sxy=GAUSSIAN.sxy, compat=GAUSSIAN.weight)
-    crf.addPairwiseBilateral(
-        sxy=BILATERAL.sxy, srgb=BILATERAL.srgb, rgbim=image, compat=BILATERAL.weight
-    )
-    return np.array(crf.inference(num_iterations)).reshape(unary.shape)
+    crf.addPairwiseGaussian(sxy=near.sxy, compat=near.weight)
+    crf.addPairwiseBilateral(sxy=alike.sxy, srgb=alike.srgb, rgbim=image, compat=alike.weight)
+    return np.array(crf.inference(10)).reshape(unary.shape)
 
 
-def build(make_image, height: int, width: int, num_labels: int) -> Benchmark:
+def build(num_labels: int) -> Benchmark:
     """Whole CRF, building its lattices included, from image and unary to Q."""
-    image = make_image(height, width)
+    image = generated_image(*IMAGE)
     unary = unary_from_labels(labels_of(image, num_labels), num_labels)
     compiled = importlib.util.find_spec("pydensecrf") is not None
     return Benchmark(
-        ours=lambda: DenseCRF(image, (GAUSSIAN, BILATERAL)).infer(unary, 10),
-        plain=(lambda: pydensecrf(image, unary, 10)) if compiled else None,
+        ours=lambda: DenseCRF(image).infer(unary, 10),
+        plain=partial(pydensecrf, image, unary) if compiled else None,
         error=difference,
         note="plain: pydensecrf2, C++" if compiled else "pydensecrf2 is not installed",
     )
 
 
-for _labels in (3, 21):
-    register(f"dense_crf/375x500x{_labels}", partial(build, generated_image, 375, 500, _labels))
-    if any(PHOTOGRAPHS.glob("*.jpg")):
-        register(
-            f"dense_crf_photo/375x500x{_labels}", partial(build, photograph, 375, 500, _labels)
-        )
+BENCHMARKS = {f"dense_crf/375x500x{labels}": partial(build, labels) for labels in (3, 21)}

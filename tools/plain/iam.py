@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint_sequential
 from wsis.methods.iam.filling import fill, filling_weights
 
-from plain import Benchmark, difference, register
+from plain import Benchmark, difference
 
 CHANNELS, WINDOW, STEPS, GRID = 16, 3, 112, 112  # 448 x 448 pixels
 KEPT_EVERY = 16  # iterations between the maps that training keeps
@@ -25,24 +25,19 @@ def scene(peaks: int) -> tuple[Tensor, Tensor, Tensor]:
     return maps, filling_weights(features, WINDOW), torch.zeros(peaks, dtype=torch.int64)
 
 
-def _steps(maps: Tensor, weights: Tensor, side: int, steps: int) -> Tensor:
-    """``steps`` iterations; weights (P, C, h, w, k k) of every peak."""
-    for _ in range(steps):
-        windows = functional.unfold(maps, side, padding=side // 2)
-        windows = windows.view(*maps.shape[:2], side * side, *maps.shape[2:])
-        maps = (windows.permute(0, 1, 3, 4, 2) * weights).sum(dim=-1)
-    return maps
-
-
 def plain_fill(maps: Tensor, weights: Tensor, index: Tensor, *, num_iterations: int) -> Tensor:
     """As `fill`; under checkpointing where a gradient is wanted."""
     chosen, side = weights.permute(0, 1, 3, 4, 2)[index], int(weights.shape[2] ** 0.5)
-    if not torch.is_grad_enabled():
-        return _steps(maps, chosen, side, num_iterations)
-    for done in range(0, num_iterations, KEPT_EVERY):
-        count = min(KEPT_EVERY, num_iterations - done)
-        maps = checkpoint(_steps, maps, chosen, side, count, use_reentrant=False)
-    return maps
+
+    def step(maps: Tensor) -> Tensor:
+        windows = functional.unfold(maps, side, padding=side // 2)
+        windows = windows.view(*maps.shape[:2], side * side, *maps.shape[2:])
+        return (windows.permute(0, 1, 3, 4, 2) * chosen).sum(dim=-1)
+
+    if num_iterations == 0:
+        return maps
+    parts = max(1, num_iterations // KEPT_EVERY)
+    return checkpoint_sequential([step] * num_iterations, parts, maps, use_reentrant=False)
 
 
 def build(peaks: int, *, training: bool) -> Benchmark:
@@ -66,5 +61,7 @@ def build(peaks: int, *, training: bool) -> Benchmark:
     )
 
 
-register("iam_filling/5", partial(build, 5, training=False))
-register("iam_filling_training/5", partial(build, 5, training=True))
+BENCHMARKS = {
+    "iam_filling/5": partial(build, 5, training=False),
+    "iam_filling_training/5": partial(build, 5, training=True),
+}

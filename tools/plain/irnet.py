@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,61 +13,25 @@ from wsis.methods.irnet.displacement import refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.methods.irnet.random_walk import random_walk
 
-from plain import Benchmark, difference, register
+from plain import Benchmark, difference
 
-MAPS, BETA, DOUBLINGS, WALK_RADIUS, TRAIN_RADIUS = 24, 10, 8, 5, 10
+RADIUS = 10  # of pairs in training
 MEASURED = (47, 63)  # largest grid on which the dense walk is run
+PathIndex = tuple[np.ndarray, np.ndarray, list[np.ndarray]]
 
 
 def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Boundary (h, w), maps (24, h, w) and displacement (2, h, w) of eight round objects."""
-    generator = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    boundary = generator.random((height, width), dtype=np.float32) * 0.3
+    generator, side = np.random.default_rng(0), min(height, width)
     centres = generator.random((8, 2)) * (height, width)
-    away = centres[:, :, None, None] - np.stack([y, x])
+    away = centres[:, :, None, None] - np.mgrid[:height, :width]
     distance = np.hypot(away[:, 0], away[:, 1])
-    for number in range(8):
-        radius = generator.uniform(0.1, 0.25) * min(height, width)
-        boundary = np.maximum(boundary, np.exp(-np.abs(distance[number] - radius)) * 0.98)
-    scale = generator.uniform(0.1, 0.4, (MAPS, 1, 1)) * min(height, width)
-    maps = np.exp(-distance[np.arange(MAPS) % 8] / scale)
-    nearest = distance.argmin(axis=0)[None, None]
-    field = 0.7 * np.take_along_axis(away, nearest, axis=0)[0]
-    field += generator.normal(0, 0.3, field.shape)
+    rims = np.exp(-np.abs(distance - generator.uniform(0.1, 0.25, (8, 1, 1)) * side))
+    boundary = np.maximum(generator.random((height, width)) * 0.3, rims.max(axis=0) * 0.98)
+    maps = np.exp(-np.tile(distance, (3, 1, 1)) / generator.uniform(0.1, 0.4, (24, 1, 1)) / side)
+    nearest = np.take_along_axis(away, distance.argmin(axis=0)[None, None], axis=0)[0]
+    field = 0.7 * nearest + generator.normal(0, 0.3, nearest.shape)
     return tuple(torch.from_numpy(a.astype(np.float32)) for a in (boundary, maps, field))
-
-
-class PathIndex(NamedTuple):
-    """The original's index tables for one map size: S sources, P partners of each."""
-
-    sources: np.ndarray  # (S,) flat index of each source pixel
-    partners: np.ndarray  # (P, S) flat index of the partner
-    tables: tuple[np.ndarray, ...]  # by path length, ascending: (paths, points, S) flat indices
-
-
-def plain_path_index(height: int, width: int, radius: int) -> PathIndex:
-    """The tables by one loop over points (irnet spec 5.1)."""
-    by_length: dict[int, list[list[tuple[int, int]]]] = {}
-    for dy, dx in itertools.product(range(radius), range(1 - radius, radius)):
-        if dy * dy + dx * dx >= radius * radius or (dy == 0 and dx <= 0):
-            continue
-        points = itertools.product(range(dy + 1), range(min(0, dx), max(0, dx) + 1))
-        path = [(y, x) for y, x in points if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
-        path.sort(key=lambda point: -abs(point[0]) - abs(point[1]))
-        by_length.setdefault(len(path), []).append(path)
-    reach = radius - 1
-    flat = np.arange(height * width).reshape(height, width)
-    rows, columns = height - reach, width - 2 * reach
-
-    def moved(y: int, x: int) -> np.ndarray:
-        return flat[y : y + rows, reach + x : reach + x + columns].reshape(-1)
-
-    tables = tuple(
-        np.stack([np.stack([moved(*point) for point in path]) for path in paths])
-        for _, paths in sorted(by_length.items())
-    )
-    return PathIndex(moved(0, 0), np.concatenate([table[:, 0] for table in tables]), tables)
 
 
 def dense_matrix(boundary: np.ndarray, *, radius: int, beta: float) -> np.ndarray:
@@ -89,51 +51,45 @@ def dense_matrix(boundary: np.ndarray, *, radius: int, beta: float) -> np.ndarra
     return matrix / matrix.sum(axis=0)
 
 
-def dense_walk(maps: Tensor, boundary: Tensor) -> Tensor:
-    """The original's way: the matrix squared eight times, in float32."""
-    matrix = dense_matrix(boundary.numpy(), radius=WALK_RADIUS, beta=BETA)
-    matrix = torch.from_numpy(matrix).float()
-    for _ in range(DOUBLINGS):
+def dense_walk(
+    maps: Tensor, boundary: Tensor, *, radius: int = 5, beta: float = 10, exp_times: int = 8
+) -> Tensor:
+    """Maps (M, h, w) after 2 ** ``exp_times`` steps: the matrix squared, in the maps' precision."""
+    matrix = torch.from_numpy(dense_matrix(boundary.numpy(), radius=radius, beta=beta)).to(maps)
+    for _ in range(exp_times):
         matrix = matrix @ matrix
     return ((maps * (1 - boundary)).flatten(1) @ matrix).view_as(maps)
 
 
-def exact_walk(
-    maps: np.ndarray, boundary: np.ndarray, *, radius: int, beta: float, steps: int
-) -> np.ndarray:
-    """The matrix applied step by step in float64, free of the squarings' rounding."""
-    matrix = dense_matrix(boundary, radius=radius, beta=beta)
-    y = (maps * (1 - boundary)).reshape(len(maps), -1).astype(np.float64)
-    for _ in range(steps):
-        y = y @ matrix
-    return y.reshape(maps.shape)
-
-
 def build_walk(height: int, width: int) -> Benchmark:
-    """The random walk; its plain way beyond 47x63 by N^3 from there.
-
-    The error is that of our result at 47x63 against the dense matrix in float64: the squarings in
-    float32 are off by 2e-5 themselves.
-    """
+    """The random walk; its plain way beyond 47x63, without an error, by N^3 from there."""
     boundary, maps, _ = scene(height, width)
-    walk = partial(random_walk, radius=WALK_RADIUS, beta=BETA, exp_times=DOUBLINGS)
     small_boundary, small_maps, _ = scene(*MEASURED)
     growth = (height * width / (MEASURED[0] * MEASURED[1])) ** 3
-
-    def error(_: Tensor, result: Tensor) -> float:
-        if growth != 1:
-            result = walk(small_maps, small_boundary)
-        small = small_maps.numpy(), small_boundary.numpy()
-        exact = exact_walk(*small, radius=WALK_RADIUS, beta=BETA, steps=2**DOUBLINGS)
-        return difference(exact, result)
-
     return Benchmark(
-        ours=partial(walk, maps, boundary),
+        ours=partial(random_walk, maps, boundary),
         plain=partial(dense_walk, small_maps, small_boundary),
-        error=error,
-        extrapolate=None if growth == 1 else lambda seconds: seconds * growth,
+        error=difference if growth == 1 else None,
+        scale=growth,
         note="dense squaring" + ("" if growth == 1 else f", 47x63 times {growth:.1f} = N^3"),
     )
+
+
+def path_index(size: tuple[int, int], *, radius: int) -> PathIndex:
+    """Index tables of a map of ``size`` (h, w) (irnet spec 5.1); 223 MB for 128 x 128.
+
+    Returns:
+        flat indices of the source pixels (S,), of their partners (P, S), and of the points on the
+        paths between them: by path length, ascending, (paths, points, S).
+    """
+    (height, width), reach = size, radius - 1
+    flat = np.arange(height * width).reshape(height, width)
+    sources = flat[: max(0, height - reach), reach : width - reach].reshape(-1)
+    paths = [path @ (width, 1) for path in search_paths(radius)]  # as steps in a flat index
+    lengths = sorted({len(path) for path in paths})
+    offsets = [np.stack([path for path in paths if len(path) == length]) for length in lengths]
+    tables = [steps[..., None] + sources for steps in offsets]
+    return sources, np.concatenate([table[:, 0] for table in tables]), tables
 
 
 def plain_losses(
@@ -146,20 +102,15 @@ def plain_losses(
         field: (B, 2, h, w) displacement.
         labels: (B, h, w), 255 for unknown.
         radius: of the search paths.
-        index: their tables for maps of this size.
+        index: their `path_index` for maps of this size.
     """
-    boundary, parts = logits.sigmoid().flatten(1), []
-    for table in index.tables:
-        values = boundary[:, torch.from_numpy(table).reshape(-1)].view(-1, *table.shape)
-        parts.append(1 - values.amax(dim=2))
-    affinity = torch.cat(parts, dim=1)
-    sources, partners = torch.from_numpy(index.sources), torch.from_numpy(index.partners)
+    boundary, (sources, partners, tables) = logits.sigmoid().flatten(1), index
+    affinity = torch.cat([1 - boundary[:, table].amax(dim=2) for table in tables], dim=1)
     one, two = labels.flatten(1)[:, None, sources], labels.flatten(1)[:, partners]
-    known = (one != 255) & (two != 255)
-    background, foreground = known & (one == two) & (one == 0), known & (one == two) & (one > 0)
+    known, same = (one != 255) & (two != 255), one == two
+    background, foreground = known & same & (one == 0), known & same & (one > 0)
     step = field.flatten(2)[:, :, None, sources] - field.flatten(2)[:, :, partners]
-    offsets = torch.from_numpy(pair_offsets(radius)).to(field)
-    error = (step - offsets.t()[None, :, :, None]).abs().sum(1)
+    error = (step - torch.from_numpy(pair_offsets(radius)).to(field).t()[None, ..., None]).abs()
     positive, negative = -(affinity + 1e-5).log(), -(1 + 1e-5 - affinity).log()
 
     def mean(values: Tensor, mask: Tensor, channels: int = 1) -> Tensor:
@@ -168,8 +119,8 @@ def plain_losses(
     return {
         "loss_affinity_background": mean(positive, background) / 4,
         "loss_affinity_foreground": mean(positive, foreground) / 4,
-        "loss_affinity_different": mean(negative, known & (one != two)) / 2,
-        "loss_displacement_foreground": mean(error, foreground, 2) / 2,
+        "loss_affinity_different": mean(negative, known & ~same) / 2,
+        "loss_displacement_foreground": mean(error.sum(1), foreground, 2) / 2,
         "loss_displacement_background": mean(step.abs().sum(1), background, 2) / 2,
     }
 
@@ -188,8 +139,8 @@ def build_losses(side: int, count: int) -> Benchmark:
     inputs = logits[:, None], torch.stack([field] * count)
     blocks = torch.from_numpy(np.random.default_rng(1).choice([0, 0, 1, 2, 255], (count, 8, 8)))
     labels = blocks.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
-    options = {"labels": labels.to(torch.uint8), "radius": TRAIN_RADIUS}
-    index = plain_path_index(side, side, TRAIN_RADIUS)
+    options = {"labels": labels.to(torch.uint8), "radius": RADIUS}
+    index = path_index((side, side), radius=RADIUS)
     return Benchmark(
         ours=partial(with_gradients, partial(relation_losses, **options), *inputs),
         plain=partial(with_gradients, partial(plain_losses, index=index, **options), *inputs),
@@ -224,7 +175,9 @@ def build_refinement(height: int, width: int) -> Benchmark:
     )
 
 
-register("random_walk/47x63", partial(build_walk, 47, 63))
-register("random_walk/94x125", partial(build_walk, 94, 125))
-register("relation_loss/128x128x2", partial(build_losses, 128, 2))
-register("refine_centroids/94x125", partial(build_refinement, 94, 125))
+BENCHMARKS = {
+    "random_walk/47x63": partial(build_walk, 47, 63),
+    "random_walk/94x125": partial(build_walk, 94, 125),
+    "relation_loss/128x128x2": partial(build_losses, 128, 2),
+    "refine_centroids/94x125": partial(build_refinement, 94, 125),
+}

@@ -8,113 +8,88 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from wsis.config import get_wsis_cfg
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 
-from plain import Benchmark, register
+from plain import Benchmark, difference
 
-SIDE, CLASSES = 448, 20
-
-
-class PlainPeakConvolution(torch.autograd.Function):
-    """An ordinary convolution whose gradient is shared out by x' W+."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict) -> Tensor:
-        shifted, positive = x - x.min(), weight.clamp(min=0)
-        ctx.save_for_backward(shifted, positive, F.conv2d(shifted, positive, **options))
-        ctx.options = options
-        return F.conv2d(x, weight, bias, **options)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple:
-        shifted, positive, normaliser = ctx.saved_tensors
-        share = gradient / (normaliser.abs() + 1e-10)
-        share = share.masked_fill(normaliser < 1e-10, 0)
-        spread = conv2d_input(shifted.shape, positive, share, **ctx.options)
-        return shifted * spread, None, None, None
+SIDE = 448
 
 
-def patch(network: nn.Module) -> None:
-    """Give every convolution of a network of plain ``nn.Conv2d`` children the peak rule."""
+class PeakRule(TorchFunctionMode):
+    """Convolutions whose gradient is that of peak back-propagation (prm spec 3), for any network.
 
-    def forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-        options = {k: getattr(layer, k) for k in ("stride", "padding", "dilation", "groups")}
-        made = PlainPeakConvolution.apply(x, layer.weight, layer.bias, options)
-        norm, activation = (getattr(layer, name, None) for name in ("norm", "activation"))
-        made = made if norm is None else norm(made)
-        return made if activation is None else activation(made)
+    ``with PeakRule(): maps = network(images)`` gives the ordinary maps. Backwards, a convolution
+    shares out a cell's value over what it came from, in proportion to x' W+::
 
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.forward = partial(forward, module)
+        dx = x' * (W+ transposed applied to g / n),  n = conv(x', W+),  x' = x - min(x)
+
+    and nothing where n is 0. Weights get no gradient. The minimum is that of the whole batch.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Replace two-dimensional convolutions."""
+        if function is not F.conv2d:
+            return function(*args, **(kwargs or {}))
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        options = dict(zip(names, args, strict=False)) | (kwargs or {})
+        x, weight, bias = (options.pop(name, None) for name in names[:3])
+        with torch.no_grad():
+            response = function(x, weight, bias, **options)
+            shifted, positive = x - x.amin(), weight.clamp(min=0)
+            n = function(shifted, positive, **options)
+            share = (n >= 1e-10) / (n.abs() + 1e-10)
+        spread = share * function(x * shifted, positive, **options)  # its gradient is the rule's
+        return response + (spread - spread.detach())
 
 
-def plain_responses(network: PeakClassifier, image: Tensor, peaks: Tensor) -> Tensor:
-    """(P, H, W): forward once, then one backward pass for each peak."""
-    image = image.clone().requires_grad_()
-    with torch.enable_grad():
-        _, maps, _ = network(image)
-        responses = []
-        for peak in peaks.tolist():
-            image.grad = None
-            maps[tuple(peak)].backward(retain_graph=True)
-            response = image.grad.detach().sum(dim=1)[0].clamp(min=0)
-            responses.append(response / response.sum())
+def plain_responses(network: Callable[[Tensor], Tensor], image: Tensor, peaks: Tensor) -> Tensor:
+    """Peak response maps (P, H, W): forward once, then one backward pass for each peak.
+
+    Args:
+        network: from an image to its class response maps (1, C, h, w).
+        image: (1, 3, H, W).
+        peaks: (P, 4) int64, rows (0, class, y, x).
+    """
+    image, responses = image.clone().requires_grad_(), []
+    with torch.enable_grad(), PeakRule():
+        maps = network(image)
+    for peak in peaks.tolist():
+        (gradient,) = torch.autograd.grad(maps[tuple(peak)], image, retain_graph=True)
+        response = gradient.sum(dim=1)[0].clamp(min=0)
+        responses.append(response / response.sum())
     return torch.stack(responses)
 
 
-def network_of() -> PeakClassifier:
-    """PRM's ResNet-50 with random weights."""
+def classifier(max_peaks: int) -> PeakClassifier:
+    """PRM's ResNet-50 with random weights, which keeps its highest peaks."""
     cfg = get_wsis_cfg()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = "build_wsis_resnet_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
-    cfg.MODEL.PEAK_CLASSIFIER.NUM_CLASSES = CLASSES
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_wsis_resnet_backbone", 0
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.OUT_FEATURES = "BN", ["res5"]
+    keys = cfg.MODEL.PEAK_CLASSIFIER
+    keys.CLASS_THRESHOLD = keys.PEAK_THRESHOLD = float("-inf")
+    keys.MAX_PEAKS = max_peaks
     torch.manual_seed(0)
     return build_peak_classifier(cfg).eval().requires_grad_(False)
 
 
-def highest_peaks(network: PeakClassifier, image: Tensor, count: int) -> Tensor:
-    """The ``count`` highest peaks, (count, 4)."""
-    _, maps, peaks = network(image)
-    values = maps[tuple(peaks.unbind(1))]
-    if len(peaks) < count:
-        raise AssertionError(f"the random network has only {len(peaks)} peaks")
-    return peaks[values.argsort(descending=True, stable=True)[:count]]
-
-
-def relative_error(plain: Tensor, ours: Tensor) -> float:
-    """Largest difference of two response maps over the maximum of the map."""
-    return float(((plain - ours).abs().amax(dim=(1, 2)) / plain.amax(dim=(1, 2))).max())
-
-
 def build(count: int) -> Benchmark:
     """``count`` peaks of one picture of 448 x 448: the network forwards, then their maps."""
-    network, patched = network_of(), network_of()
-    patch(patched)
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.rand((1, 3, 14, 14), generator=generator)
+    network = classifier(count)
+    coarse = torch.rand((1, 3, 14, 14), generator=torch.Generator().manual_seed(1))
     image = F.interpolate(coarse, (SIDE, SIDE), mode="bicubic") * 4 - 2
-    peaks = highest_peaks(network, image, count)
-    lowest = float(network(image)[1][tuple(peaks.unbind(1))].min())
-    network.peak_threshold = lowest - 1e-6 * abs(lowest)
-    network.class_threshold = float("-inf")
-    network.max_peaks = count
-    chosen = network.respond([image[0]], back_propagate=False)[0].peaks
-    peaks = F.pad(chosen, (1, 0))
-    ours: Callable[[], Tensor] = lambda: network.respond([image[0]])[0].responses  # noqa: E731
+    peaks = F.pad(network.respond(image, back_propagate=False)[0].peaks, (1, 0))
     return Benchmark(
-        plain=lambda: plain_responses(patched, image, peaks),
-        ours=ours,
-        error=relative_error,
+        plain=lambda: plain_responses(lambda x: network(x)[1], image, peaks),
+        ours=lambda: network.respond(image)[0].responses,
+        error=lambda plain, ours: difference(list(plain), list(ours), relative=True),
         note="forward, then one backward pass for each peak; error relative to a map's maximum",
     )
 
 
-for _count in (1, 5, 20):
-    register(f"prm_inference/{SIDE}/{_count}", partial(build, _count))
+BENCHMARKS = {f"prm_inference/{SIDE}/{count}": partial(build, count) for count in (1, 5, 20)}

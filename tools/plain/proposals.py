@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -10,7 +11,7 @@ from PIL import Image
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
 
-from plain import Benchmark, difference, register, superpixel_unions
+from plain import Benchmark, difference, superpixel_unions
 
 SIDE, PROPOSALS, CLASSES = 448, 100, 20
 FACTORS = (0.95, 1e-5, 0.8)
@@ -27,14 +28,11 @@ def scene(num_peaks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     masks = superpixel_unions(PROPOSALS, 600, ((20, 180), (6, 14)))
     generator = np.random.default_rng(0)
     class_maps = generator.normal(size=(CLASSES, SIDE // 32, SIDE // 32)).astype(np.float32)
-    classes = generator.integers(0, CLASSES, num_peaks)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    centres = generator.uniform(40, SIDE - 40, (num_peaks, 2, 1, 1))
+    away = np.mgrid[:SIDE, :SIDE] - generator.uniform(40, SIDE - 40, (num_peaks, 2, 1, 1))
     spread = generator.uniform(15, 60, (num_peaks, 1, 1))
-    maps = np.exp(-((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2) / (2 * spread**2))
-    maps *= generator.random(maps.shape)
+    maps = np.exp(-(away**2).sum(axis=1) / (2 * spread**2)) * generator.random((SIDE, SIDE))
     maps /= maps.sum(axis=(1, 2), keepdims=True)
-    return masks, class_maps, classes, maps.astype(np.float32)
+    return masks, class_maps, generator.integers(0, CLASSES, num_peaks), maps.astype(np.float32)
 
 
 def resized(values: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
@@ -110,22 +108,16 @@ def our_retrieval(
     return [found.classes, prepared.regions.decode(found.proposals), found.peak_maps]
 
 
-def build_retrieval(num_peaks: int) -> Benchmark:
+def build(num_peaks: int) -> Benchmark:
     """Retrieval at 448 x 448 with 100 proposals of an image of 375 x 500, each way as stored."""
     masks, *rest = scene(num_peaks)
     regions = Regions.from_masks(masks)
     return Benchmark(
-        ours=lambda: our_retrieval(Regions(**_stored(regions)), *rest),
+        ours=lambda: our_retrieval(replace(regions), *rest),  # a copy remembers no earlier run
         plain=lambda: plain_retrieval(masks, *rest),
         error=difference,
         note="resize, contour and three sums for each peak and proposal",
     )
 
 
-def _stored(regions: Regions) -> dict[str, np.ndarray | int]:
-    """Its fields alone: nothing that an earlier run may have remembered."""
-    return {name: getattr(regions, name) for name in ("labels", "starts", "atoms", "num_atoms")}
-
-
-register("prm_retrieval/5", partial(build_retrieval, 5))
-register("prm_retrieval/20", partial(build_retrieval, 20))
+BENCHMARKS = {f"prm_retrieval/{peaks}": partial(build, peaks) for peaks in (5, 20)}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from plain.irnet import plain_losses, plain_path_index
+from plain.irnet import path_index, plain_losses
 from wsis.methods.irnet import losses
 from wsis.methods.irnet.losses import pair_sums, relation_losses
 
@@ -20,7 +20,8 @@ def inputs(seed=0, count=3, size=(6, 8), dtype=torch.float64):
 def test_equals_the_plain_way(monkeypatch, pairs_at_once):
     monkeypatch.setattr(losses, "_PAIRS_ON_CPU", pairs_at_once)
     logits, displacement, labels = inputs()
-    expected = plain_losses(logits, displacement, labels, radius=3, index=plain_path_index(6, 8, 3))
+    index = path_index((6, 8), radius=3)
+    expected = plain_losses(logits, displacement, labels, radius=3, index=index)
     wanted = torch.autograd.grad(sum(expected.values()), (logits, displacement))
     found = relation_losses(logits, displacement, labels, radius=3)
     got = torch.autograd.grad(sum(found.values()), (logits, displacement))

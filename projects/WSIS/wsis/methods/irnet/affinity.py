@@ -11,7 +11,6 @@ plane, so each unordered pair occurs once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -76,37 +75,6 @@ def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
     rows, columns = source_window((maps.shape[-2], maps.shape[-1]), radius=radius)
     top, left = int(offset[0]), radius - 1 + int(offset[1])
     return maps[..., top : top + rows, left : left + columns]
-
-
-@dataclass(frozen=True)
-class PathIndex:
-    """The original's index tables for one map size; for comparison only, they are large.
-
-    Attributes:
-        sources: (S,) flat index of each source pixel.
-        partners: (P, S) flat index of the partner.
-        tables: per path length, ascending: (paths, points, S) flat indices.
-    """
-
-    sources: np.ndarray
-    partners: np.ndarray
-    tables: tuple[np.ndarray, ...]
-
-
-def path_index(size: tuple[int, int], *, radius: int) -> PathIndex:
-    """Index tables of a map of ``size`` (h, w); 223 MB for radius 10 on 128 x 128.
-
-    Nothing in WSIS computes with them: `path_maxima` uses shifted views instead.
-    """
-    height, width = size
-    flat = torch.arange(height * width).reshape(height, width)
-    sources = shifted(flat, (0, 0), radius=radius).reshape(-1).numpy()
-    paths = search_paths(radius)
-    lengths = sorted({len(path) for path in paths})
-    offsets = [np.stack([p for p in paths if len(p) == length]) for length in lengths]
-    tables = tuple((o[..., 0] * width + o[..., 1])[..., None] + sources for o in offsets)
-    ends = pair_offsets(radius)
-    return PathIndex(sources, (ends[:, 0] * width + ends[:, 1])[:, None] + sources, tables)
 
 
 @lru_cache(maxsize=8)
