@@ -35,7 +35,7 @@ demo: env  ## From image tags to an evaluated Mask R-CNN on generated pictures, 
 	$(PY) tools/report.py $(DEMO_OUTPUT) --if-changed
 
 test: lint  ## Lint and run every test (another order: make test ORDER=2)
-	$(PY) -m pytest -q -n 2 --randomly-seed=$(ORDER) -m "not slow"
+	$(PY) -m pytest -q -n 2 --dist worksteal --randomly-seed=$(ORDER) -m "not slow"
 
 lint: env  ## Check style, format and types
 	$(VENV)/bin/ruff check .

@@ -1,15 +1,14 @@
-"""Imported first, so that detectron2's stand-ins are in place before any test imports it."""
+"""Imported first, so that detectron2's stand-ins are in place before any test imports it.
+
+Nothing heavy at the top: the process that only hands out the tests reads this file, too.
+"""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests at once share two cores
+os.environ["OMP_NUM_THREADS"] = "1"  # several tests at once share two cores
 
 import pytest
-import torch
-import wsis.data.builtin  # noqa: F401  (registers the data sets that are always there)
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-torch.set_num_threads(1)
+import wsis  # noqa: F401  (puts the stand-ins where the first import of detectron2 finds them)
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +17,9 @@ def nothing_stays():
 
     Fixtures of a wider scope come before this one, so that theirs stay as long as they live.
     """
+    import wsis.data.builtin  # noqa: F401  (registers the data sets that are always there)
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     environment, folder = dict(os.environ), os.getcwd()
     loaders = dict(DatasetCatalog)
     metadata = {name: (entry, dict(vars(entry))) for name, entry in MetadataCatalog.items()}

@@ -16,7 +16,7 @@ from wsis.engine import runners
 from wsis.engine.checkpoint import AtomicCheckpointer
 
 from tests.test_bad_input import assert_clean, assert_refused, image_of, truncate
-from tests.tiny import environment, labels_of, manifest_of, train_net, train_net_here
+from tests.tiny import environment, labels_of, manifest_of, train_net_forked, train_net_here
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_two_processes_of_which_one_fails_say_it_once(copy, shapes_root, tmp_pat
     datasets = shutil.copytree(shapes_root, tmp_path / "datasets")
     truncate(image_of(datasets, 1))
     two = ("--num-gpus", 0, "--num-processes", 2)
-    done = train_net("--stage", "cam", *two, datasets=datasets, output=copy)
+    done = train_net_forked("--stage", "cam", *two, datasets=datasets, output=copy)
     assert_refused(done, "train_00001.jpg", "truncated")
     assert not list(copy.rglob("*.tmp"))
     assert manifest_of(copy, "cam")["status"] == "running"

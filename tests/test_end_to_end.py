@@ -1,4 +1,4 @@
-"""Whole pipelines through the real entry point: kills, two processes, evaluation, stale work."""
+"""Whole pipelines: kills and two processes of their own, evaluation, stale work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import make_shapes, train_net
+from tests.tiny import labels_of, train_net, train_net_forked, train_net_here
 
 # Kills the process right after the n-th call of a function has returned.
 KILL_AFTER = """
@@ -57,62 +57,42 @@ KILLS = {
 }
 
 
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    return make_shapes(tmp_path_factory.mktemp("datasets"))
-
-
-@pytest.fixture(scope="module")
-def finished(datasets, tmp_path_factory):
-    """The folder of an unbroken run, and what it printed."""
-    output = tmp_path_factory.mktemp("unbroken")
-    done = train_net(datasets=datasets, output=output)
-    assert done.returncode == 0, done.stderr
-    return output, done.stderr + done.stdout
-
-
-def labels_of(output):
-    return (output / "7_pseudo_labels" / "pseudo_labels.json").read_bytes()
-
-
-def test_unbroken_run_ends_with_figures_for_every_product(finished):
-    output, said = finished
-    metrics = json.loads((output / "metrics.json").read_text())
-    assert json.loads((output / "pipeline.json").read_text()) == [*KILLS]
+def test_unbroken_run_ends_with_figures_for_every_product(tiny_run):
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    assert json.loads((tiny_run / "pipeline.json").read_text()) == [*KILLS]
     measured = {(entry["stage"], entry["protocol"]) for entry in metrics["stages"]}
     stages = {stage for stage, _ in measured}
     assert {"classifier", "cam", "inter_pixel_label", "instances", "mask_rcnn"} <= stages
     assert {"voc", "coco", "coco_bbox"} <= {p for stage, p in measured if stage == "mask_rcnn"}
     assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert "AP50" in said
-    assert len(json.loads(labels_of(output))["annotations"]) > 0
+    assert len(json.loads(labels_of(tiny_run))["annotations"]) > 0
 
 
-def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, datasets, tmp_path):
+def test_killed_in_every_stage_it_ends_with_the_same_bytes(tiny_run, shapes_root, tmp_path):
     for stage, prelude in KILLS.items():
-        killed = train_net(
-            "--until-stage", stage, datasets=datasets, output=tmp_path, prelude=prelude
+        killed = train_net_forked(
+            "--until-stage", stage, datasets=shapes_root, output=tmp_path, prelude=prelude
         )
         assert killed.returncode == -signal.SIGKILL, f"{stage}: {killed.stderr}"
         manifest = json.loads(next(tmp_path.glob(f"*_{stage}/manifest.json")).read_text())
         assert manifest["status"] == "running", stage
-    done = train_net(datasets=datasets, output=tmp_path)
+    done = train_net(datasets=shapes_root, output=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert labels_of(tmp_path) == labels_of(finished[0])
+    assert "AP50" in done.stderr + done.stdout
+    assert labels_of(tmp_path) == labels_of(tiny_run)
     for name in ("1_classifier", "4_relation_network", "8_mask_rcnn"):
         resumed, unbroken = (
             torch.load(folder / name / "model_final.pth", weights_only=True)["model"]
-            for folder in (tmp_path, finished[0])
+            for folder in (tmp_path, tiny_run)
         )
         assert all(torch.equal(resumed[key], unbroken[key]) for key in unbroken), name
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_two_processes_make_what_one_makes(finished, datasets, tmp_path):
+def test_two_processes_make_what_one_makes(tiny_run, shapes_root, tmp_path):
     """From the same trained networks; training on two processes sums in another order."""
-    output, _ = finished
     for name in ("1_classifier", "4_relation_network"):
-        shutil.copytree(output / name, tmp_path / name)
+        shutil.copytree(tiny_run / name, tmp_path / name)
     done = train_net(
         "--until-stage",
         "pseudo_labels",
@@ -120,12 +100,14 @@ def test_two_processes_make_what_one_makes(finished, datasets, tmp_path):
         0,
         "--num-processes",
         2,
-        datasets=datasets,
+        datasets=shapes_root,
         output=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert labels_of(tmp_path) == labels_of(output)
-    one, two = (json.loads((o / "metrics.json").read_text())["stages"] for o in (output, tmp_path))
+    assert labels_of(tmp_path) == labels_of(tiny_run)
+    one, two = (
+        json.loads((o / "metrics.json").read_text())["stages"] for o in (tiny_run, tmp_path)
+    )
     assert two == one[: len(two)]
     assert len(two) > 5
 
@@ -138,40 +120,40 @@ def snapshot(folder):
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished[0], tmp_path / "copy")
+def copy(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "copy")
 
 
-def test_second_run_does_nothing_and_says_so(copy, datasets):
+def test_second_run_does_nothing_and_says_so(copy, shapes_root):
     before = snapshot(copy)
-    done = train_net(datasets=datasets, output=copy)
+    done = train_net_here(datasets=shapes_root, output=copy)
     assert done.returncode == 0, done.stderr
     assert "Nothing to do" in done.stderr + done.stdout
     assert snapshot(copy) == before
 
 
-def test_eval_only_evaluates_and_makes_nothing(copy, datasets):
+def test_eval_only_evaluates_and_makes_nothing(copy, shapes_root):
     before = snapshot(copy)
     figures = json.loads((copy / "metrics.json").read_text())["stages"]
     for path in [copy / "metrics.json", *copy.glob("*/evaluation.json")]:
         path.unlink()
-    done = train_net("--eval-only", datasets=datasets, output=copy)
+    done = train_net_here("--eval-only", datasets=shapes_root, output=copy)
     assert done.returncode == 0, done.stderr
     assert snapshot(copy) == before
     assert json.loads((copy / "metrics.json").read_text())["stages"] == figures
 
 
 def states(output, datasets, *arguments):
-    done = train_net("--list-stages", *arguments, datasets=datasets, output=output)
+    done = train_net_here("--list-stages", *arguments, datasets=datasets, output=output)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[2:]]
     return {row[0]: row[2] for row in rows}, done.stdout
 
 
-def test_list_stages_tells_done_stale_and_missing(copy, datasets):
-    assert set(states(copy, datasets)[0].values()) == {"done"}
+def test_list_stages_tells_done_stale_and_missing(copy, shapes_root):
+    assert set(states(copy, shapes_root)[0].values()) == {"done"}
 
-    found, text = states(copy, datasets, "cam.INPUT.SCALES", "(1.0,0.5)")
+    found, text = states(copy, shapes_root, "cam.INPUT.SCALES", "(1.0,0.5)")
     assert found.pop("classifier") == "done"
     assert found["cam"] == found["inter_pixel_label"] == found["mask_rcnn"] == "stale"
     assert "INPUT.SCALES was [1.0] and is [1.0, 0.5]" in text
@@ -179,13 +161,13 @@ def test_list_stages_tells_done_stale_and_missing(copy, datasets):
     artifact = sorted(copy.glob("2_cam/artifacts/*.npz"))[2]
     data = artifact.read_bytes()
     artifact.unlink()
-    found, text = states(copy, datasets)
+    found, text = states(copy, shapes_root)
     assert found["cam"] == "missing"
     assert "1 of 8 artifacts missing" in text
     assert found["mask_rcnn"] == "done"
 
     before = snapshot(copy)
-    done = train_net(datasets=datasets, output=copy)
+    done = train_net_here(datasets=shapes_root, output=copy)
     assert done.returncode == 0, done.stderr
     assert artifact.read_bytes() == data
     after = snapshot(copy)
@@ -194,38 +176,38 @@ def test_list_stages_tells_done_stale_and_missing(copy, datasets):
     assert names == {f"2_cam/artifacts/{artifact.name}", "2_cam/manifest.json", "2_cam/index.json"}
 
 
-def test_stale_stage_is_refused_and_force_redoes_it(copy, datasets):
+def test_stale_stage_is_refused_and_force_redoes_it(copy, shapes_root):
     change = ("instances.MODEL.IRNET.INSTANCE_BACKGROUND", "0.5")
-    refused = train_net(*change, datasets=datasets, output=copy)
+    refused = train_net_here(*change, datasets=shapes_root, output=copy)
     assert refused.returncode == 1
     assert "stage instances in" in refused.stderr
     assert re.search(r"INSTANCE_BACKGROUND was 0\.\d+ and is 0\.5", refused.stderr)
     assert "Traceback" not in refused.stderr
-    redone = train_net(
+    redone = train_net_here(
         "--from-stage",
         "instances",
         "--until-stage",
         "pseudo_labels",
         "--force",
         *change,
-        datasets=datasets,
+        datasets=shapes_root,
         output=copy,
     )
     assert redone.returncode == 0, redone.stderr
-    found, _ = states(copy, datasets, *change)
+    found, _ = states(copy, shapes_root, *change)
     assert found["instances"] == found["pseudo_labels"] == "done"
     assert found["mask_rcnn"] == "stale"
 
 
-def test_artifacts_hold_what_the_plan_says(finished):
+def test_artifacts_hold_what_the_plan_says(tiny_run):
     from wsis.data.artifacts import ProductReader
 
-    reader = ProductReader(finished[0] / "6_instances", "instances")
+    reader = ProductReader(tiny_run / "6_instances", "instances")
     keys = list(reader.keys())
     assert len(keys) == 8
     arrays = reader[keys[0]]
     assert arrays["masks"].dtype == bool
     assert arrays["masks"].shape[0] == len(arrays["scores"]) == len(arrays["classes"])
-    summary = ProductReader(finished[0] / "5_displacement_mean", "displacement_mean").summary
+    summary = ProductReader(tiny_run / "5_displacement_mean", "displacement_mean").summary
     assert summary["mean"].shape == (2,)
     assert np.isfinite(summary["mean"]).all()

@@ -14,7 +14,7 @@ from wsis.data.artifacts import ProductReader
 from tests.data.proposals.files import prm_entry
 from tests.test_bad_input import assert_clean, assert_refused
 from tests.test_end_to_end import kill_writing
-from tests.tiny import ROOT, manifest_of, train_net, train_net_here
+from tests.tiny import ROOT, manifest_of, train_net_forked, train_net_here
 
 CONFIG = ROOT / "configs" / "prm_shapes.yaml"
 EXTRA = (
@@ -62,7 +62,7 @@ def test_killed_in_both_stages_it_ends_with_the_same_bytes(unbroken, shapes_root
     shutil.copytree(unbroken / "1_peak_classifier", tmp_path / "1_peak_classifier")
     run = {"datasets": shapes_root, "output": tmp_path, "config": CONFIG, "extra": EXTRA}
     for stage in STAGES:
-        killed = train_net("--until-stage", stage, prelude=kill_writing(stage), **run)
+        killed = train_net_forked("--until-stage", stage, prelude=kill_writing(stage), **run)
         assert killed.returncode == -signal.SIGKILL, f"{stage}: {killed.stderr}"
         assert manifest_of(tmp_path, stage)["status"] == "running", stage
         made = len(list(tmp_path.glob(f"*_{stage}/artifacts/*.npz")))
@@ -77,7 +77,7 @@ def test_two_processes_make_what_one_makes(unbroken, shapes_root, tmp_path):
     shutil.copytree(unbroken / "1_peak_classifier", tmp_path / "1_peak_classifier")
     two = ("--num-gpus", 0, "--num-processes", 2)
     run = {"datasets": shapes_root, "output": tmp_path, "config": CONFIG, "extra": EXTRA}
-    done = train_net(*LAST, *two, **run)
+    done = train_net_forked(*LAST, *two, **run)
     assert done.returncode == 0, done.stderr
     assert artifacts(tmp_path) == artifacts(unbroken)
     one, both = (json.loads((o / "metrics.json").read_text()) for o in (unbroken, tmp_path))

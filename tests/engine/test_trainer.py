@@ -13,7 +13,7 @@ from wsis.engine.pipeline import load_pipeline
 from wsis.engine.trainer import KeepBest, Trainer, build_train_loader
 from wsis.errors import DataError, UsageError, WSISError
 
-from tests.tiny import PIPELINE, TINY, train_net
+from tests.tiny import PIPELINE, TINY, train_net_forked
 
 LAST = 5  # iterations of every training here
 # What each stage adds to the tiny settings; every one clips gradients and has momentum.
@@ -210,7 +210,7 @@ def test_two_processes_train_the_network_that_one_trains(shapes_root, tmp_path):
     for processes in (1, 2):
         arguments = ("--stage", "classifier", "--num-gpus", 0, "--num-processes", processes)
         output = tmp_path / str(processes)
-        done = train_net(*arguments, datasets=shapes_root, output=output, extra=frozen)
+        done = train_net_forked(*arguments, datasets=shapes_root, output=output, extra=frozen)
         assert done.returncode == 0, done.stderr
         states = [
             torch.load(output / "1_classifier" / name)["model"]

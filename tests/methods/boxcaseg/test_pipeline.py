@@ -14,7 +14,7 @@ from wsis.engine.pipeline import load_pipeline
 from wsis.errors import UsageError
 
 from tests.test_end_to_end import kill_training, kill_writing
-from tests.tiny import ROOT, TINY_BOXCASEG, train_net, train_net_here
+from tests.tiny import ROOT, TINY_BOXCASEG, train_net_forked, train_net_here
 
 CONFIG = ROOT / "configs" / "boxcaseg_shapes.yaml"
 LABELS = "4_pseudo_labels/pseudo_labels.json"
@@ -75,7 +75,7 @@ def test_masks_share_no_pixel_and_stay_in_their_boxes(finished):
 
 def test_killed_in_its_own_stages_it_ends_with_the_same_bytes(finished, shapes_root, tmp_path):
     for stage, prelude in KILLS.items():
-        killed = train_net(
+        killed = train_net_forked(
             "--until-stage",
             stage,
             datasets=shapes_root,
@@ -99,7 +99,7 @@ def test_killed_in_its_own_stages_it_ends_with_the_same_bytes(finished, shapes_r
 def test_two_processes_make_what_one_makes(finished, shapes_root, tmp_path):
     shutil.copytree(finished / "1_box_segmenter", tmp_path / "1_box_segmenter")
     words = ("--until-stage", "pseudo_labels", "--num-gpus", 0, "--num-processes", 2)
-    done = train_net(*words, datasets=shapes_root, output=tmp_path, **RUN)
+    done = train_net_forked(*words, datasets=shapes_root, output=tmp_path, **RUN)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / LABELS).read_bytes() == (finished / LABELS).read_bytes()
     one, two = (

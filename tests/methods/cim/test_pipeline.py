@@ -17,7 +17,7 @@ from wsis.stage import get_stage
 
 from tests.test_bad_input import assert_refused
 from tests.test_end_to_end import kill_training, kill_writing
-from tests.tiny import ROOT, train_net, train_net_here
+from tests.tiny import ROOT, train_net_forked, train_net_here
 
 CONFIG = ROOT / "configs" / "cim_shapes.yaml"
 POINTS = ROOT / "configs" / "cim_shapes_point.yaml"
@@ -46,7 +46,7 @@ SHARED = ("peak_classifier", "proposals", "proposal_crops")
 
 
 def run(*arguments, datasets, output, config=CONFIG, extra=(), **options):
-    return (train_net if "prelude" in options else train_net_here)(
+    return (train_net_forked if "prelude" in options else train_net_here)(
         *("--until-stage", "pseudo_labels"),
         *arguments,
         datasets=datasets,
@@ -107,7 +107,7 @@ def check_killed(unbroken, shapes_root, folder, stage, prelude, config):
             shutil.rmtree(path)
     one = ("--stage", stage)
     arguments = {"datasets": shapes_root, "output": copy, "config": config, "extra": TINY}
-    killed = train_net(*one, prelude=prelude, **arguments)
+    killed = train_net_forked(*one, prelude=prelude, **arguments)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     done = train_net_here(*one, **arguments)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -137,7 +137,7 @@ def test_two_processes_make_what_one_makes(finished, shapes_root, tmp_path):
         folder = folder_of(finished, name)
         shutil.copytree(folder, tmp_path / folder.name)
     two = ("--num-gpus", 0, "--num-processes", 2)
-    done = run(*two, datasets=shapes_root, output=tmp_path, prelude="pass")
+    done = run(*two, datasets=shapes_root, output=tmp_path, prelude="")
     assert done.returncode == 0, done.stderr[-3000:]
     assert labels(tmp_path) == labels(finished)
 

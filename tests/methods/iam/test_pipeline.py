@@ -12,7 +12,7 @@ from wsis.data.artifacts import ProductReader
 
 from tests.scripts import main_of
 from tests.test_end_to_end import kill_training, kill_writing
-from tests.tiny import ROOT, tiny_overrides, train_net, train_net_here
+from tests.tiny import ROOT, tiny_overrides, train_net_forked, train_net_here
 
 demo = main_of("tools/demo.py")
 peak_thresholds = main_of("tools/peak_thresholds.py")
@@ -95,7 +95,7 @@ def test_resumed_in_the_middle(run, shapes_root, tmp_path):
 
 def real_run(*arguments, datasets, output, **options):
     until = ("--until-stage", "pseudo_labels")
-    return train_net(
+    return train_net_forked(
         *until, *arguments, datasets=datasets, output=output, config=CONFIG, extra=EXTRA, **options
     )
 
