@@ -22,6 +22,8 @@ def main(mode):
     assert comm.get_local_size() == comm.get_world_size()
     if mode == "fail" and comm.get_rank() == 1 or mode == "fail all":
         raise DataError("image x is broken")
+    if comm.is_main_process():
+        print("ranks", ranks, flush=True)
     if mode == "apart":
         folder = Path(__file__).parent / str(comm.get_rank())
         folder.mkdir()
@@ -30,8 +32,6 @@ def main(mode):
     if mode == "kill" and comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
-    if comm.is_main_process():
-        print("ranks", ranks)
 
 if __name__ == "__main__":
     launch(main, int(sys.argv[1]), device="cpu", args=(sys.argv[2],))
@@ -49,10 +49,13 @@ def call(*command):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_two_processes_see_each_other(script):
-    done = call(sys.executable, script, "2", "work")
-    assert done.returncode == 0, done.stderr
+def test_two_processes_see_each_other_and_a_folder_that_is_not_shared(script):
+    done = call(sys.executable, script, "2", "apart")
+    assert done.returncode == 1
     assert "ranks [0, 1]" in done.stdout
+    assert "is not the folder that" in done.stderr
+    assert "drive that all machines share" in done.stderr
+    assert not list(script.parent.rglob(".shared*"))
 
 
 def test_torchrun_processes_see_each_other(script):
@@ -68,14 +71,6 @@ def test_errors_end_all_processes_with_one_message(script, mode):
     assert done.returncode == 1
     assert done.stderr.count("error: image x is broken") == 1
     assert "Traceback" not in done.stderr
-
-
-def test_an_output_folder_that_is_not_shared(script):
-    done = call(sys.executable, script, "2", "apart")
-    assert done.returncode == 1
-    assert "is not the folder that" in done.stderr
-    assert "drive that all machines share" in done.stderr
-    assert not list(script.parent.rglob(".shared*"))
 
 
 def test_a_killed_process_ends_all_and_is_named(script):
