@@ -138,14 +138,22 @@ def train_net_forked(
     The Python code ``prelude`` runs first, in the same process, to break something on purpose.
     """
     command = _command(arguments, output, config, extra)
+    code = f"import sys\n{prelude}\nfrom wsis.cli import main\nsys.exit(main())"
+    return forked(code, *command, variables=environment(datasets))
+
+
+def forked(
+    code: str, *arguments: str, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` as a script with these arguments, in a process as `train_net_forked` says."""
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("stdout", "stderr")]
-        arguments = (command, environment(datasets), prelude, streams)
-        process = _SERVER.Process(target=_forked_main, args=arguments)
+        target = (code, arguments, variables or {}, streams)
+        process = _SERVER.Process(target=_forked_main, args=target)
         process.start()
         process.join()
         said = [stream.read_text() for stream in streams]
-    return subprocess.CompletedProcess(command, process.exitcode, *said)
+    return subprocess.CompletedProcess(arguments, process.exitcode, *said)
 
 
 _SERVER = multiprocessing.get_context("forkserver")
@@ -153,17 +161,17 @@ _SERVER.set_forkserver_preload(["wsis.config", "wsis.engine.run"])
 
 
 def _forked_main(
-    command: list[str], variables: dict[str, str], prelude: str, streams: list[Path]
+    code: str, arguments: Sequence[str], variables: dict[str, str], streams: list[Path]
 ) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.environ.update(variables)
+    sys.argv[1:] = arguments
     import torch.multiprocessing as processes
-    from wsis.cli import main
+    import wsis  # noqa: F401  (before detectron2)
 
     processes.spawn = partial(processes.start_processes, start_method="fork")
-    exec(prelude, {})
-    sys.exit(main(command))
+    exec(code, {"__name__": "__main__"})
 
 
 def train_net_here(

@@ -8,6 +8,8 @@ import torch
 from wsis.engine.launch import choose_devices
 from wsis.errors import UsageError
 
+from tests.tiny import forked
+
 WORK = """
 import os, signal, sys
 from detectron2.utils import comm
@@ -66,15 +68,15 @@ def test_torchrun_processes_see_each_other(script):
 
 
 @pytest.mark.parametrize("mode", ["fail", "fail all"])
-def test_errors_end_all_processes_with_one_message(script, mode):
-    done = call(sys.executable, script, "2", mode)
+def test_errors_end_all_processes_with_one_message(mode):
+    done = forked(WORK, "2", mode)
     assert done.returncode == 1
     assert done.stderr.count("error: image x is broken") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_a_killed_process_ends_all_and_is_named(script):
-    done = call(sys.executable, script, "2", "kill")
+def test_a_killed_process_ends_all_and_is_named():
+    done = forked(WORK, "2", "kill")
     assert done.returncode == 1
     assert "error: process 1 of the run was ended by SIGKILL" in done.stderr
     assert "Traceback" not in done.stderr
