@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,11 @@ def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ]
 
 
-class _Writer:
-    """Makes and writes the proposals of an image; runs in the worker processes."""
-
-    def __init__(self, folder: ArtifactFolder, source: ProposalSource) -> None:
-        self.folder, self.source = folder, source
-
-    def __call__(self, record: dict[str, Any]) -> int:
-        arrays = self.source(record)
-        write_artifact(self.folder.path(record["image_key"]), arrays)
-        return len(arrays["scores"])
+def _make(folder: ArtifactFolder, source: ProposalSource, record: dict[str, Any]) -> int:
+    """Make and write the proposals of an image, in a worker; returns their number."""
+    arrays = source(record)
+    write_artifact(folder.path(record["image_key"]), arrays)
+    return len(arrays["scores"])
 
 
 def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
@@ -62,13 +58,11 @@ def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
         # First, so that no file of other settings is ever taken for one of these.
         for old in folder.glob("*.npz"):
             old.unlink()
-    elif path.is_file():
-        stored = load_json(path)
-        if stored != wanted:
-            raise UsageError(
-                f"{folder} holds proposals made otherwise ({stored}); name another folder, or add "
-                "--force to make them again"
-            )
+    elif path.is_file() and (stored := load_json(path)) != wanted:
+        raise UsageError(
+            f"{folder} holds proposals made otherwise ({stored}); name another folder, or add "
+            "--force to make them again"
+        )
     write_json(path, wanted)
 
 
@@ -99,7 +93,7 @@ def write_proposals(
     _check_stamp(folder.folder, source, force=force)
     todo = [r for r in records if force or r["image_key"] not in folder]
     before = len(records) - len(todo)
-    loader = single_pass_loader(todo, _Writer(folder, source), num_workers=jobs)
+    loader = single_pass_loader(todo, partial(_make, folder, source), num_workers=jobs)
     bar = {"desc": "proposals", "unit": "img", "total": len(records), "initial": before}
     made, failed = 0, {}
     for record, count in zip(todo, tqdm(loader, disable=quiet, **bar), strict=True):
@@ -109,9 +103,5 @@ def write_proposals(
             failed[record["image_key"]] = count.message
         else:
             made += int(count)
-    return {
-        "images": len(todo) - len(failed),
-        "before": before,
-        "proposals": made,
-        "failed": failed,
-    }
+    images = len(todo) - len(failed)
+    return {"images": images, "before": before, "proposals": made, "failed": failed}
