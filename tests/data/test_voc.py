@@ -88,8 +88,8 @@ def test_edge_cases_of_real_files(tmp_path):
     assert size == (4, 6)
     assert annotations[0]["bbox"] == [0, 0.5, 6, 4]
     assert annotations[0]["difficult"] == 0
-    with pytest.raises(DataError, match="size: missing"):
-        read_voc_xml(path, VOC_CLASSES)
+    with pytest.raises(DataError, match="image nowhere does not exist"):
+        read_voc_xml(path, VOC_CLASSES, image="nowhere")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_bad_xml(tmp_path, text, message):
     path = tmp_path / "bad.xml"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read_voc_xml(path, VOC_CLASSES)
+        read_voc_xml(path, VOC_CLASSES, image="nowhere")
     assert "bad.xml" in str(caught.value)
 
 

@@ -111,5 +111,7 @@ def checked(
     """``check(*args)``; a ValueError becomes a DataError naming file, place and field."""
     try:
         return check(*args)
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(f"{path}: {where}: {field} {error}") from error

@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from wsis.errors import DataError
 
 MAX_PIXELS = 1 << 27
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,6 +45,18 @@ _DAMAGED = (
     Image.DecompressionBombError,
 )
 _Result = TypeVar("_Result")
+
+
+def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures in a folder by their names; hidden files and folders below are left out.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise DataError(f"the folder of images {folder} does not exist; see datasets/README.md")
+    names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    return [Path(folder, n) for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
 
 
 def open_picture(
@@ -170,11 +184,7 @@ def read_label_map(
     """
 
     def use(image: Image.Image) -> np.ndarray:
-        if (
-            image.mode == "1"
-            or image.mode not in ("P", "L", "I")
-            and not image.mode.startswith("I;")
-        ):
+        if image.mode not in ("P", "L", "I") and not image.mode.startswith("I;"):
             raise ValueError(f"a label map is a palette or grey PNG, not mode {image.mode}")
         return np.asarray(image).astype(np.int32)
 

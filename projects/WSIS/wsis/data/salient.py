@@ -15,8 +15,8 @@ from PIL import Image
 from scipy import ndimage
 
 from wsis.data.ground_truth import GroundTruth
-from wsis.data.images import check_size, open_picture, read_image_size
-from wsis.data.voc import IMAGE_SUFFIXES, pictures_by_stem, read_list
+from wsis.data.images import IMAGE_SUFFIXES, check_size, open_picture, read_image_size
+from wsis.data.voc import pictures_by_stem, read_list
 from wsis.errors import DataError
 
 SALIENT_KEY = "salient_file_name"
@@ -52,16 +52,10 @@ def read_salient_mask(
     return mask
 
 
-def _pictures(folder: Path, what: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"the folder of {what} {folder} does not exist; see datasets/README.md")
-    return pictures_by_stem(folder)
-
-
 def _stem(name: str) -> str:
     """A name without its suffix, if that is one of a picture: stems may have dots."""
     stem, suffix = os.path.splitext(Path(name).name)
-    return stem if suffix in IMAGE_SUFFIXES else Path(name).name
+    return stem if suffix.lower() in IMAGE_SUFFIXES else Path(name).name
 
 
 def load_salient(
@@ -85,7 +79,7 @@ def load_salient(
     Raises:
         DataError: a folder, an image or a mask is missing, or an image and its mask differ in size.
     """
-    pictures, found = _pictures(Path(images), "salient images"), _pictures(Path(masks), "masks")
+    pictures, found = pictures_by_stem(Path(images)), pictures_by_stem(Path(masks))
     stems = [_stem(name) for name in read_list(names)] if names else sorted(pictures)
     if not stems:
         raise DataError(f"{images} holds no image")

@@ -16,9 +16,9 @@ from wsis.data.artifacts import ArtifactFolder, write_artifact
 from wsis.data.builtin import image_keys
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
+from wsis.data.images import IMAGE_SUFFIXES, pictures_in
 from wsis.data.proposals.readers import ProposalSource
 from wsis.data.stream import Failure, single_pass_loader
-from wsis.data.voc import IMAGE_SUFFIXES
 from wsis.errors import DataError, UsageError
 
 STAMP = "proposals.json"
@@ -30,10 +30,7 @@ def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: no such folder, or no picture in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder of images")
-    names = sorted(str(path) for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES)
+    names = [str(path) for path in pictures_in(folder)]
     if not names:
         raise DataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return [
