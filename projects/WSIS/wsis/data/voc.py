@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from detectron2.structures import BoxMode
 
-from wsis.data.checks import checked, clip_box, inside, number
+from wsis.data.checks import clip_box, inside, naming, number
 from wsis.data.images import MAX_PIXELS, pictures_in, read_image_size, read_label_map
 from wsis.errors import DataError
 
@@ -55,7 +55,8 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
         DataError: missing, not text, empty, a name twice, or a name that leaves the folder.
     """
     names = _read_names(Path(path), "image list", first_word=True)
-    return [checked(path, "image list", "name", inside, name) for name in names]
+    with naming(f"image list {path}"):
+        return [inside(name) for name in names]
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
@@ -128,7 +129,8 @@ def read_voc_xml(
         DataError: naming the file and the object: unknown class, bad number, box without area.
     """
     tree = _parse(Path(path))
-    size = checked(path, "image", "size", _size, tree, image)
+    with naming(f"{path}: size"):
+        size = _size(tree, image)
     annotations = []
     for index, node in enumerate(tree.iterfind("object"), start=1):
         name = _text(node, "name")
@@ -137,15 +139,11 @@ def read_voc_xml(
                 f"{path}: object {index}: unknown class {name!r}; known are {', '.join(classes)} "
                 f"(own classes: one per line in {CLASSES_FILE} of the data set's root)"
             )
-        annotations.append(
-            {
-                "bbox": checked(path, f"object {index} ({name})", "bndbox", _box, node, size),
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": list(classes).index(name),
-                "iscrowd": 0,
-                "difficult": int(_text(node, "difficult") in ("1", "1.0", "true")),
-            }
-        )
+        with naming(f"{path}: object {index} ({name}): bndbox"):
+            found = {"bbox": _box(node, size), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+        difficult = int(_text(node, "difficult") in ("1", "1.0", "true"))
+        about = {"category_id": list(classes).index(name), "difficult": difficult}
+        annotations.append(found | about)
     return size, annotations
 
 
