@@ -6,9 +6,7 @@ Shapes: H, W are the image's height and width in pixels.
 from __future__ import annotations
 
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,20 +28,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow raises on damaged files, beyond OSError (which includes UnidentifiedImageError).
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _Result = TypeVar("_Result")
 
 
@@ -78,7 +62,7 @@ def open_picture(
                 return use(image)
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
-    except _DAMAGED as error:
+    except Exception as error:  # Pillow raises nearly anything on damaged files
         raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
 
 

@@ -24,7 +24,7 @@ from wsis.data.transforms import (
     Sizing,
     draw_flip,
     draw_integer,
-    random_window,
+    random_canvas,
     resize_image,
     ruled_size,
     scaled_size,
@@ -149,7 +149,7 @@ class ImageLevelMapper(Mapper):
         if self.flip and draw_flip():
             image = image[:, ::-1]
         if self.crop_side:
-            image = random_window(image.shape[:2], self.crop_side).paste(image, self.fill)
+            image = random_canvas(image.shape[:2], self.crop_side).paste(image, self.fill)
         return image
 
 

@@ -87,16 +87,10 @@ class EpochOrder(Protocol):
         """(len,) indices of samples, drawn from the generator alone."""
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """What took the place of images that could not be read; crosses process borders."""
-
-    sample: Any
-    skipped: tuple[Failure, ...]
-
-
 class TrainingStream(Dataset):
     """An endless, shuffled and augmented stream over a finite data set.
+
+    An item is what the mapper made at a position, or None, and what could not be read for it.
 
     Args:
         dataset_dicts: at least one.
@@ -135,7 +129,7 @@ class TrainingStream(Dataset):
             self._epoch = epoch
         return int(self._order[offset])
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position: int) -> tuple[Any, list[Failure]]:
         index = self.index_at(position)
         tries = len(self.dataset_dicts) if self.skip_broken else 1
         failures: list[Failure] = []
@@ -143,11 +137,10 @@ class TrainingStream(Dataset):
             sample = self.dataset_dicts[(index + attempt) % len(self.dataset_dicts)]
             try:
                 with seeded(self.seed, position):
-                    made = self.mapper(sample)
-                return Replacement(made, tuple(failures)) if failures else made
+                    return self.mapper(sample), failures
             except WSISError as error:
                 failures.append(Failure(sample["image_key"], str(error)))
-        return failures[-1]
+        return None, failures
 
 
 class StreamBatches(Sampler[list[int]]):
@@ -244,20 +237,18 @@ class ResumableLoader:
             generator=torch.Generator().manual_seed(0),
         )
         for batch in loader:
-            yield [self._unpack(sample) for sample in batch]
+            yield [self._take(sample, failures) for sample, failures in batch]
 
-    def _unpack(self, sample: Any) -> Any:
-        if isinstance(sample, Failure):
-            raise sample.error()
-        if not isinstance(sample, Replacement):
-            return sample
-        for failure in sample.skipped:
+    def _take(self, sample: Any, failures: list[Failure]) -> Any:
+        if sample is None:
+            raise failures[-1].error()
+        for failure in failures:
             if failure.key not in self._skipped:
                 self._skipped.add(failure.key)
                 logger.warning("training skips %s: %s", failure.key, failure.message)
                 if self._on_skip is not None:
                     self._on_skip(failure)
-        return sample.sample
+        return sample
 
 
 def one_thread(worker: int) -> None:

@@ -10,12 +10,12 @@ from detectron2.config import CfgNode
 
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor, wants_flips
 from wsis.data.transforms import (
+    Canvas,
     draw_factor,
     draw_flip,
-    random_window,
+    random_canvas,
     resize_image,
     resize_label,
-    top_left_window,
 )
 from wsis.errors import DataError
 from wsis.methods.irnet.labels import UNKNOWN
@@ -48,9 +48,8 @@ class PixelLabelMapper(Mapper):
         if self.flip and draw_flip():
             image, label = image[:, ::-1], label[:, ::-1]
         if self.crop_side:
-            window = random_window(size, self.crop_side)
-            image = window.paste(image, self.fill)
-            label = window.paste(label, UNKNOWN)
+            canvas = random_canvas(size, self.crop_side)
+            image, label = canvas.paste(image, self.fill), canvas.paste(label, UNKNOWN)
         label = torch.from_numpy(np.ascontiguousarray(label).copy())
         return {"image": to_tensor(image), "inter_pixel_label": label}
 
@@ -61,10 +60,9 @@ class TopLeftCropMapper(Mapper):
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """``image``."""
-        size = self.ruled(self.sizing.scaled(image.shape[:2]))
-        image = self.sizing.resize(image, size)
+        image = self.sizing.resize(image, self.ruled(self.sizing.scaled(image.shape[:2])))
         if self.crop_side:
-            image = top_left_window(size, self.crop_side).paste(image, self.fill)
+            image = Canvas(self.crop_side).paste(image, self.fill)
         return {"image": to_tensor(image)}
 
 
