@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -78,6 +79,14 @@ class Failure:
         return (UsageError if self.usage else DataError)(self.message)
 
 
+def _attempt(function: Mapper, sample: DatasetDict) -> Any:
+    """``function(sample)``, or a `Failure`."""
+    try:
+        return function(sample)
+    except WSISError as error:
+        return Failure(sample["image_key"], str(error), isinstance(error, UsageError))
+
+
 class EpochOrder(Protocol):
     """In which order samples come, where that is not a plain shuffle; an epoch has ``len``."""
 
@@ -135,11 +144,11 @@ class TrainingStream(Dataset):
         failures: list[Failure] = []
         for attempt in range(tries):
             sample = self.dataset_dicts[(index + attempt) % len(self.dataset_dicts)]
-            try:
-                with seeded(self.seed, position):
-                    return self.mapper(sample), failures
-            except WSISError as error:
-                failures.append(Failure(sample["image_key"], str(error)))
+            with seeded(self.seed, position):
+                made = _attempt(self.mapper, sample)
+            if not isinstance(made, Failure):
+                return made, failures
+            failures.append(made)
         return None, failures
 
 
@@ -256,33 +265,18 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-class MappedDataset(Dataset):
-    """Applies a function to each dataset dict once, in order; failures come back as `Failure`."""
-
-    def __init__(self, dataset_dicts: Sequence[DatasetDict], function: Mapper) -> None:
-        self.dataset_dicts = _compact(dataset_dicts)
-        self.function = function
-
-    def __len__(self) -> int:
-        return len(self.dataset_dicts)
-
-    def __getitem__(self, index: int) -> Any:
-        sample = self.dataset_dicts[index]
-        try:
-            return self.function(sample)
-        except WSISError as error:
-            return Failure(sample["image_key"], str(error), isinstance(error, UsageError))
-
-
 def single_pass_loader(
     dataset_dicts: Sequence[DatasetDict], function: Mapper, *, num_workers: int
 ) -> DataLoader:
-    """A loader that yields ``function(dataset_dict)`` one by one, in order, made by workers."""
+    """A loader that yields ``function(dataset_dict)`` one by one, in order, made by workers.
+
+    What could not be made comes as a `Failure`.
+    """
     return DataLoader(
-        MappedDataset(dataset_dicts, function),
+        _compact(dataset_dicts),
         batch_size=None,
         num_workers=min(num_workers, len(dataset_dicts)),
-        collate_fn=None,
+        collate_fn=partial(_attempt, function),
         worker_init_fn=one_thread,
         generator=torch.Generator().manual_seed(0),
     )

@@ -172,14 +172,6 @@ def _record(
     return names | known | {"annotations": annotations}
 
 
-def split_file(root: str | os.PathLike[str], split: str) -> Path:
-    """The list of a split: in ``ImageSets/Segmentation``, else in ``ImageSets/Main``."""
-    folder = Path(root) / "ImageSets"
-    path = folder / "Segmentation" / f"{split}.txt"
-    fallback = folder / "Main" / f"{split}.txt"
-    return fallback if fallback.is_file() and not path.is_file() else path
-
-
 def load_voc(
     root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
@@ -199,7 +191,8 @@ def load_voc(
     if not root.is_dir():
         raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
     classes = read_classes(root) if classes is None else tuple(classes)
-    listed_in = split_file(root, split)
+    lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in ("Segmentation", "Main")]
+    listed_in = next((path for path in lists if path.is_file()), lists[0])
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
     names = read_list(listed_in)

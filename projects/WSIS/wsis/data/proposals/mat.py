@@ -32,22 +32,17 @@ def _check_unpacked_size(path: Path) -> None:
         if header[:10] == b"MATLAB 7.3":
             raise ValueError("it is a MATLAB 7.3 file; save it again with -v7")
         order = "<" if header[126:128] == b"IM" else ">"
-        total, left = 0, os.fstat(stream.fileno()).st_size - _HEADER
-        while left >= 8:
+        total, place, end = 0, _HEADER, os.fstat(stream.fileno()).st_size
+        while place <= end - 8:
+            stream.seek(place)
             kind, length = struct.unpack(order + "II", stream.read(8))
-            if length > left - 8:
+            place += 8 + length
+            if place > end:
                 raise ValueError(f"a variable of {length} bytes reaches beyond the end")
             if kind == _COMPRESSED:
-                start = stream.read(min(length, 64))
-                tag = zlib.decompressobj().decompress(start, 8)
-                if len(tag) < 8:
-                    raise ValueError("a variable is damaged")
-                total += struct.unpack(order + "II", tag)[1]
-                stream.seek(length - len(start), os.SEEK_CUR)
-            else:
-                total += length
-                stream.seek(length, os.SEEK_CUR)
-            left -= 8 + length
+                tag = zlib.decompressobj().decompress(stream.read(min(length, 64)), 8)
+                length = struct.unpack(order + "II", tag)[1]  # fails where the tag is damaged
+            total += length
         if total > MAX_MAT_BYTES:
             raise ValueError(f"its variables claim {total} bytes")
 
