@@ -168,13 +168,10 @@ def _safe(text: str) -> str:
 
 
 def image_keys(file_names: list[str]) -> list[str]:
-    """Unique keys that can name artifacts: the file stem, or more of the path where stems collide.
+    """Keys that can name artifacts, unique in a data set, of its images in the order of their paths.
 
-    Args:
-        file_names: paths of the images of one data set.
-
-    Returns:
-        Keys in the same order; they depend on nothing but the names.
+    A key is the file's stem, or more of the path where stems collide; it depends on nothing but
+    the paths.
     """
     folder = os.path.commonpath([os.path.dirname(name) or "." for name in file_names or "."])
     relatives = [os.path.relpath(name, folder) for name in file_names]
@@ -194,12 +191,11 @@ def _doubtful(wanted: list[str]) -> list[bool]:
 
 
 def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """Dataset dicts of any data set registered with Detectron2, completed for WSIS.
+    """Fresh dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
-    Returns:
-        Fresh dicts with ``image_key`` (names artifacts; unique in the data set, from the file
-        stem), ``image_labels`` (sorted class ids; from the annotations, crowds included, where the
-        data set states none) and ``height``, ``width`` where the data set has them.
+    They have ``image_key`` (names artifacts; unique in the data set), ``image_labels`` (sorted
+    class ids; of the annotations, crowds included, where the data set states none) and ``height``,
+    ``width`` where the data set has them.
 
     Raises:
         UsageError: no such data set; the message lists the known ones.

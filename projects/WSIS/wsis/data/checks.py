@@ -45,14 +45,9 @@ def numbers(value: Any, count: int | None = None) -> list[float]:
 
 
 def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
-    """Clip a box to its image.
+    """The part inside an image of ``size`` (H, W) of a box x0, y0, x1, y1.
 
-    Args:
-        box: x0, y0, x1, y1 in pixels, 0-based, far edges exclusive.
-        size: (H, W).
-
-    Returns:
-        The part of the box inside the image.
+    In pixels, 0-based, far edges exclusive.
 
     Raises:
         ValueError: nothing of it has an area or lies inside.

@@ -247,10 +247,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
 def load_coco_dataset(
     path: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> tuple[list[Record], tuple[str, ...], dict[int, int]]:
-    """Detectron2 dataset dicts of a COCO JSON file, with image labels.
-
-    Returns:
-        The dicts, the class names, and category id to class id.
+    """Dataset dicts of a COCO JSON file, with image labels; class names; category id to class id.
 
     Raises:
         DataError: as `read_coco`.

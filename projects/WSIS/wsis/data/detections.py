@@ -37,7 +37,7 @@ def put_detections(
     class_ids: Mapping[int, int],
     min_score: float = 0.5,
 ) -> list[Record]:
-    """Dataset dicts whose annotations are the detections of their images.
+    """New dataset dicts, whose annotations are the detections of their images.
 
     Args:
         records: dataset dicts with ``image_id``, ``height`` and ``width``; not changed.
@@ -46,10 +46,6 @@ def put_detections(
             their image, which detectors do make, are left out.
         class_ids: category id to class id.
         min_score: detections with a lower score are left out.
-
-    Returns:
-        New dicts; ``annotations`` have ``bbox``, ``category_id`` (class id), ``score`` and
-        ``iscrowd`` 0, ``image_labels`` are their classes.
 
     Raises:
         DataError: naming the file, the detection and the field.

@@ -57,12 +57,9 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
-    """Download a file unless it is there, going on where an earlier attempt stopped.
+    """Download a file over http(s) unless it is there, going on where an earlier attempt stopped.
 
-    Args:
-        url: http or https.
-        path: final file; until it is complete and verified, ``<path>.part`` holds what came.
-        md5: its checksum.
+    Until it is complete and has this MD5, ``<path>.part`` holds what came.
 
     Raises:
         DataError: the server cannot be reached or refuses, or the checksum is wrong. What came
@@ -107,14 +104,11 @@ def extract_tar(
     strip: int = 0,
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> int:
-    """Extract the plain files of a tar archive; every file appears whole or not at all.
+    """Extract the plain files of a tar archive, each whole or not at all; returns how many.
 
     Files that are there with the right size are left alone, so that an interrupted extraction goes
     on. Links, devices and modes are ignored. ``strip`` leading folders are cut off each name;
     ``wanted`` is asked with the full one.
-
-    Returns:
-        Number of files written.
 
     Raises:
         DataError: not an archive, damaged, or an entry that would land outside the folder.

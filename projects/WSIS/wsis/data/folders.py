@@ -21,9 +21,7 @@ def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
 def load_folders(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Dataset dicts of a folder of class folders; an image has the tag of its folder.
 
-    Returns:
-        Dicts with ``file_name``, ``image_id`` (the path below ``root``), ``height``, ``width``,
-        ``image_labels`` (one class id) and no ``annotations``.
+    ``image_id`` is the path below ``root``; there are no annotations.
 
     Raises:
         DataError: there is no folder with images, or a picture cannot be read.

@@ -36,10 +36,7 @@ class GroundTruth:
     label: np.ndarray | None = None
 
     def semantic(self, num_classes: int) -> np.ndarray:
-        """Semantic label map; where masks overlap, the smaller object lies on top.
-
-        Returns:
-            (H, W) int64: 0 background, class id + 1, 255 void.
+        """(H, W) int64: 0 background, class id + 1, 255 void; a smaller mask lies on top of others.
 
         Raises:
             DataError: a class id is not below ``num_classes``.
@@ -133,17 +130,15 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     )
 
 
-def _decode(
-    record: dict[str, Any], annotation: dict[str, Any], size: tuple[int, int]
-) -> np.ndarray:
+def _decode(record: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray:
+    annotation = record["annotations"][index]
     found = annotation["segmentation"]
     try:
         rle = check_rle(found, size) if isinstance(found, dict) else polygons_to_rle(found, size)
         return decode_rle(rle)
     except (ValueError, TypeError, IndexError) as error:
-        where = record["annotations"].index(annotation)
         raise DataError(
-            f"image {record.get('image_id')}, annotation {annotation.get('id', where)}: "
+            f"image {record.get('image_id')}, annotation {annotation.get('id', index)}: "
             f"segmentation {error}"
         ) from error
 
@@ -151,17 +146,16 @@ def _decode(
 def _from_annotations(dataset_dict: dict[str, Any]) -> GroundTruth:
     size = _size(dataset_dict)
     annotations = dataset_dict.get("annotations", [])
-    crowds = [a for a in annotations if a.get("iscrowd")]
-    objects = [a for a in annotations if not a.get("iscrowd")]
+    objects = [i for i, a in enumerate(annotations) if not a.get("iscrowd")]
     masks, void = np.zeros((len(objects), *size), dtype=bool), np.zeros(size, dtype=bool)
-    for mask, annotation in zip(masks, objects, strict=True):
-        mask[:] = _decode(dataset_dict, annotation, size)
-    for annotation in crowds:
-        if "segmentation" in annotation:
-            void |= _decode(dataset_dict, annotation, size)
+    for mask, index in zip(masks, objects, strict=True):
+        mask[:] = _decode(dataset_dict, index, size)
+    for index, annotation in enumerate(annotations):
+        if annotation.get("iscrowd") and "segmentation" in annotation:
+            void |= _decode(dataset_dict, index, size)
     return GroundTruth(
         masks=masks,
-        classes=np.array([a["category_id"] for a in objects], dtype=np.int64),
+        classes=np.array([annotations[i]["category_id"] for i in objects], dtype=np.int64),
         void=void & ~masks.any(axis=0),
-        difficult=np.array([bool(a.get("difficult", 0)) for a in objects], dtype=bool),
+        difficult=np.array([bool(annotations[i].get("difficult", 0)) for i in objects], dtype=bool),
     )

@@ -125,13 +125,9 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 
 
 def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """Read the image of a Detectron2 dataset dict and check its ``height`` and ``width``, if given.
+    """The image of a dataset dict, as `read_image`, of the dict's ``height`` and ``width``, if any.
 
-    Returns:
-        (H, W, 3) uint8, RGB: ``pixels`` of the dict where it has them, else of the file.
-
-    Raises:
-        DataError: as `read_image`.
+    Where the dict has ``pixels``, (H, W, 3) uint8 RGB, these.
     """
     if "pixels" in dataset_dict:
         return dataset_dict["pixels"]
@@ -158,10 +154,7 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_label_map(
     path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Read a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), without any conversion.
-
-    Returns:
-        (H, W) int32.
+    """(H, W) int32 of a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), unconverted.
 
     Raises:
         DataError: missing, damaged, a colour picture, or another size than ``size`` (H, W).

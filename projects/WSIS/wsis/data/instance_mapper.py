@@ -41,10 +41,9 @@ class InstanceMapper(Mapper):
     Crowds train nothing.
 
     With ``MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE`` or ``USE_IGNORE`` (`wsis.modeling.mask_head`) the
-    instances also have ``gt_confidence`` (K,) float32
-    (1 where the annotation states none) and, with ``use_ignore``, ``gt_ignore_masks``; with
-    ``min_confidence`` an instance with an empty mask stays, for its box, and Detectron2's own
-    mapper would drop it.
+    instances also have ``gt_confidence`` (K,) float32 (1 where the annotation states none), with
+    the latter ``gt_ignore_masks``; with the former an instance with an empty mask stays, for its
+    box, and Detectron2's own mapper would drop it.
     """
 
     def __init__(self, cfg: CfgNode, **context: Any) -> None:
@@ -95,8 +94,6 @@ class InstanceMapper(Mapper):
         transforms: T.Transform,
         size: tuple[int, int],
     ) -> Instances:
-        if not self.use_masks:
-            annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
         moved = [
             detection_utils.transform_instance_annotations(a, transforms, size) for a in annotations
         ]

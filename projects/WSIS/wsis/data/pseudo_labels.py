@@ -259,16 +259,15 @@ def load_pseudo_labels(
     *,
     class_names: Sequence[str] | None = None,
 ) -> list[Record]:
-    """Put pseudo labels in place of the annotations of dataset dicts.
+    """New dataset dicts with pseudo labels in place of all true annotations and masks.
 
     Images, all or some of those of the file, are joined by key and id, in files without keys by
     name (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
 
     Returns:
-        New dicts for the images that are in the file, in the order given; ``annotations`` have
-        ``bbox`` (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``,
-        ``iscrowd`` 0, and ``confidence`` and ``ignore`` where present. No true annotation or mask
-        of the data set is left in them.
+        Those that are in the file, in the order given; ``annotations`` have ``bbox`` (XYWH_ABS),
+        ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0, and
+        ``confidence`` and ``ignore`` where present.
 
     Raises:
         DataError: damaged file (with the annotation's id and the field), other classes or image
@@ -308,9 +307,6 @@ def validate_pseudo_labels(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         ``images``, ``annotations``, ``images_without_annotations``, ``classes`` (name to number of
         annotations), ``score_range`` (lowest, highest; None without annotations), ``info``.
-
-    Raises:
-        DataError: what is wrong, with the file, the image and annotation id, and the field.
     """
     file = _read(path)
     annotations = [a for image in file.images for a in image["annotations"]]

@@ -207,8 +207,7 @@ def write_shapes(
 ) -> bool:
     """Write the data set unless it is there already; ``force`` draws again what is there.
 
-    Returns:
-        Whether anything was written.
+    Returns whether anything was written.
 
     Raises:
         UsageError: the folder holds shapes of other arguments.

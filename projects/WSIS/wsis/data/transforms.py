@@ -24,11 +24,9 @@ def scaled_size(size: Size, factor: float) -> Size:
 
 
 def ruled_size(size: Size, rule: Size) -> Size:
-    """Each side moved to the nearest ``divisor k + remainder`` with k >= 1.
+    """Each side of (H, W) moved to the nearest ``divisor k + remainder`` with k >= 1.
 
-    Args:
-        size: (H, W).
-        rule: (divisor, remainder); a divisor of 0 changes nothing.
+    A divisor of 0 changes nothing.
     """
     divisor, remainder = rule
     if not divisor:

@@ -130,7 +130,9 @@ def _register(entry: dict[str, Any]) -> None:
 def register_dataset(
     entry: Mapping[str, Any], *, where: str = "data set", anew: bool = False
 ) -> str:
-    """Register a data set with Detectron2; its files are read when they are asked for.
+    """Register a data set with Detectron2 and return its name; an equal one again does nothing.
+
+    Its files are read when they are asked for.
 
     Args:
         entry: ``NAME``, ``FORMAT`` and the format's keys (datasets/README.md); ``SUPERVISION`` is
@@ -138,9 +140,6 @@ def register_dataset(
         where: what describes it, for messages.
         anew: the entry has a name of ours; one of the same name makes way, and files that have
             changed since are read again.
-
-    Returns:
-        The name. Registering an equal entry again does nothing.
 
     Raises:
         UsageError: unknown or missing key, bad value, or a name that is taken.
@@ -190,16 +189,13 @@ def _beside(value: str, source: str) -> str:
 
 
 def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str, ...]:
-    """Register what a config says of the data of one role.
+    """Register what a config says of the data of one role; returns the names of the data sets.
 
     Args:
-        role: TRAIN, VAL, SALIENT or EVALUATION.
+        role: one of `ROLES`.
         value: a registered name, a path, an entry (see `register_dataset`), or a list of these.
         stem: of the config file; an entry without NAME is called ``<stem>_<role>``.
         source: the file that says so; paths count from the present folder, else from beside it.
-
-    Returns:
-        The names of the data sets.
 
     Raises:
         UsageError: neither a data set nor a path, or as `register_dataset`.

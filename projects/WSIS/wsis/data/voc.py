@@ -73,8 +73,7 @@ def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _text(node: ElementTree.Element | None, tag: str) -> str:
-    found = None if node is None else node.find(tag)
-    return "" if found is None or found.text is None else found.text.strip()
+    return "" if node is None else (node.findtext(tag) or "").strip()
 
 
 def _coordinate(node: ElementTree.Element | None, tag: str) -> float:
@@ -175,14 +174,11 @@ def _record(
 def load_voc(
     root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of one split of a VOC root: of a list in one of the ``ImageSets``.
+    """Dataset dicts of one split of a VOC root, in the order of its list in ``ImageSets``.
 
+    They have the boxes of the XML and, where there are masks, ``instance_file_name`` and
+    ``semantic_file_name``; an image without XML gets its labels from its semantic mask.
     ``classes`` are names by class id; None reads ``classes.txt`` or takes VOC's.
-
-    Returns:
-        Dicts in the list's order with ``image_key``, ``image_labels``, ``annotations`` (boxes of
-        the XML) and, where there are masks, ``instance_file_name`` and ``semantic_file_name``.
-        An image without XML gets its labels from its semantic mask.
 
     Raises:
         DataError: a file is missing, damaged, or names an unknown class.

@@ -62,10 +62,9 @@ def missing_in_sbd(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def read_sbd_mat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read one of SBD's ``inst/<name>.mat``.
+    """Instances (H, W) uint8 (0 background, 1..K) and labels (H, W) uint8 (class id + 1) of a file.
 
-    Returns:
-        Instances (H, W) uint8, 0 background and 1..K, and labels (H, W) uint8, class id + 1.
+    The file is one of SBD's ``inst/<name>.mat``.
 
     Raises:
         DataError: not such a file, or numbers out of range.
@@ -103,9 +102,7 @@ def convert_sbd(voc_root: str | os.PathLike[str], sbd_folder: str | os.PathLike[
     """Write the PNGs of SBD for images without VOC masks, then the list ``trainaug.txt``.
 
     Files that are there are kept, so that an interrupted conversion goes on; the list comes last.
-
-    Returns:
-        Number of images in ``trainaug``.
+    Returns the number of images in ``trainaug``.
 
     Raises:
         DataError: a file is missing or damaged, or sizes differ from the photograph's.

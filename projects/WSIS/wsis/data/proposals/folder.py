@@ -76,11 +76,8 @@ def write_proposals(
     """Make the proposals that a folder lacks; every file appears whole or not at all.
 
     ``jobs`` processes work beside this one. ``force`` first deletes what is there; ``skip_errors``
-    leaves out images that fail instead of stopping.
-
-    Returns:
-        ``images`` made now, ``before`` those that were there, ``proposals`` made now, and
-        ``failed``, image key to reason.
+    leaves out images that fail instead of stopping. Returns the numbers of ``images`` and
+    ``proposals`` made now, of those there ``before``, and ``failed``, image key to reason.
 
     Raises:
         UsageError: the folder's files were made with other settings.
