@@ -168,7 +168,7 @@ def _safe(text: str) -> str:
 
 
 def image_keys(file_names: list[str]) -> list[str]:
-    """Keys that can name artifacts, unique in a data set, of its images in the order of their paths.
+    """Keys of a data set's images, given their paths: unique, and fit to name artifacts.
 
     A key is the file's stem, or more of the path where stems collide; it depends on nothing but
     the paths.

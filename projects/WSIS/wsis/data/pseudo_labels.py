@@ -12,19 +12,16 @@ set's where those are integers. The bytes depend on the labels alone: no dates, 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import IO, Any
 
 import numpy as np
 
-import wsis
 from wsis.commands import command, make_parser
 from wsis.data.builtin import class_names as names_of_dataset
 from wsis.data.checks import naming
@@ -184,24 +181,12 @@ def write_pseudo_labels(
     return {"images": len(images)} | dict(counts)
 
 
-def _info(cfg: Any) -> dict[str, Any]:
-    """What ``info`` says: method, digest of the config (folders aside), versions."""
-    content = {k: v for k, v in cfg.items() if k not in ("OUTPUT_DIR", "DATALOADER")}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    versions = {name: version(name) for name in ("torch", "numpy", "pycocotools")}
-    return {
-        "description": "pseudo labels made by WSIS",
-        "method": str(cfg.MODEL.META_ARCHITECTURE),
-        "config": digest[:16],
-        "versions": {"wsis": wsis.__version__} | versions,
-    }
-
-
 def export_pseudo_labels(
     path: str | os.PathLike[str],
     dataset_dicts: Sequence[Record],
     products: Mapping[str, Any],
     cfg: Any,
+    info: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The function of an `ExportStage` that consumes the product "instances".
 
@@ -222,7 +207,7 @@ def export_pseudo_labels(
         dataset_dicts,
         read_instances=read_instances,
         class_names=names.pop(),
-        info=_info(cfg),
+        info=info,
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
     )
     images, instances = summary["images"], summary["annotations"]

@@ -206,16 +206,11 @@ class StreamBatches(Sampler[list[int]]):
 
 
 class ResumableLoader:
-    """Iterates over training batches, from iteration ``start`` on.
+    """Iterates over training batches, from iteration ``batches.start`` on.
 
-    The workers start at the first ``next``, not at construction, so that ``start`` may be set after
-    a trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built).
-
-    Args:
-        on_skip: called with each image that another one replaces, once.
-
-    Attributes:
-        start: iteration of the first batch.
+    The workers start at the first ``next``, not at construction, so that this may be set after a
+    trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built). It calls
+    ``on_skip`` with each image that another one replaces, once.
     """
 
     def __init__(
@@ -229,12 +224,10 @@ class ResumableLoader:
         self.stream = stream
         self.batches = batches
         self.num_workers = num_workers
-        self.start = 0
         self._on_skip = on_skip
         self._skipped: set[str] = set()
 
     def __iter__(self) -> Iterator[list[Any]]:
-        self.batches.start = self.start
         loader = DataLoader(
             self.stream,
             batch_sampler=self.batches,
