@@ -215,10 +215,13 @@ def export_pseudo_labels(
     return summary
 
 
-def _read(path: str | os.PathLike[str]) -> CocoFile:
-    """A COCO file whose annotations all have a mask as RLE and a score.
+def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
+    """Read a file of pseudo labels, whose annotations all have a mask as RLE and a score.
 
     BoxCaseg's own files have a confidence in place of the score, and keep crowds, which go.
+
+    Raises:
+        DataError: what is wrong, with the file, the image and annotation id, and the field.
     """
     file = read_coco(path)
     for record in file.images:
@@ -258,7 +261,7 @@ def load_pseudo_labels(
         DataError: damaged file (with the annotation's id and the field), other classes or image
             sizes, or no image in common.
     """
-    file = _read(path)
+    file = read_pseudo_labels(path)
     if class_names is not None and tuple(class_names) != file.class_names:
         raise DataError(
             f"{path} has the classes {', '.join(file.class_names)}, the data set has "
@@ -286,27 +289,6 @@ def load_pseudo_labels(
     return result
 
 
-def validate_pseudo_labels(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Check a pseudo-label file completely.
-
-    Returns:
-        ``images``, ``annotations``, ``images_without_annotations``, ``classes`` (name to number of
-        annotations), ``score_range`` (lowest, highest; None without annotations), ``info``.
-    """
-    file = _read(path)
-    annotations = [a for image in file.images for a in image["annotations"]]
-    counts = Counter(file.class_names[a["category_id"]] for a in annotations)
-    scores = [a["score"] for a in annotations]
-    return {
-        "images": len(file.images),
-        "annotations": len(annotations),
-        "images_without_annotations": sum(not image["annotations"] for image in file.images),
-        "classes": {name: counts[name] for name in file.class_names},
-        "score_range": (min(scores), max(scores)) if scores else None,
-        "info": file.info,
-    }
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(
         "Check a pseudo-label JSON file.", prog="python -m wsis.data.pseudo_labels"
@@ -316,14 +298,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _print_check(options: argparse.Namespace) -> None:
-    summary = validate_pseudo_labels(options.file)
+    file = read_pseudo_labels(options.file)
+    annotations = [a for image in file.images for a in image["annotations"]]
+    bare = sum(not image["annotations"] for image in file.images)
     said = [
-        f"{options.file} is a sound pseudo-label file: {summary['annotations']} annotations in "
-        f"{summary['images']} images ({summary['images_without_annotations']} without any)"
+        f"{options.file} is a sound pseudo-label file: {len(annotations)} annotations in "
+        f"{len(file.images)} images ({bare} without any)"
     ]
-    if summary["score_range"]:
-        said.append("  scores {:g} to {:g}".format(*summary["score_range"]))
-    said += [f"  {count:7d}  {name}" for name, count in summary["classes"].items()]
+    if annotations:
+        scores = [a["score"] for a in annotations]
+        said.append(f"  scores {min(scores):g} to {max(scores):g}")
+    counts = Counter(a["category_id"] for a in annotations)
+    said += [f"  {counts[i]:7d}  {name}" for i, name in enumerate(file.class_names)]
     sys.stdout.write("\n".join(said) + "\n")
 
 
