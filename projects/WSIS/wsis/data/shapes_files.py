@@ -35,7 +35,10 @@ GENERATOR = 1  # raise when the same arguments draw other pictures
 MIN_SIDE, MAX_SIDE = 32, 2048
 _STAMP = "stamp.json"
 _SPLITS = {"train": 0, "val": 1, "salient": 2}  # part of the seed
-_FOLDERS = ("JPEGImages", "Annotations", "SegmentationObject", "SegmentationClass")
+_FOLDERS = (
+    *("JPEGImages", "Annotations", "SegmentationObject", "SegmentationClass"),
+    *("salient/images", "salient/masks"),
+)
 _OURS = re.compile(r"(train|val|salient)_\d{5}\.(jpg|png|xml)")
 # Keys of an annotation in the weaker files; the image labels are in all of them.
 _WEAK = {"tags": (), "points": ("point",), "boxes": ("bbox", "area")}
@@ -151,13 +154,12 @@ def _scene(arguments: ShapesArguments, split: str, index: int) -> Scene:
 
 
 def _write_split(root: Path, arguments: ShapesArguments, split: str, quiet: bool) -> list[str]:
-    images, names = [], []
+    images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in tqdm(range(getattr(arguments, split)), desc=split, disable=quiet):
-        name, image_id = f"{split}_{index:05d}", index + 1
-        scene = _scene(arguments, split, index)
+    names = [f"{split}_{index:05d}" for index in range(getattr(arguments, split))]
+    for index, name in enumerate(tqdm(names, desc=split, disable=quiet)):
+        scene, image_id = _scene(arguments, split, index), index + 1
         _write_scene(root, name, scene)
-        names.append(name)
         height, width = scene.image.shape[:2]
         labels = sorted({int(c) + 1 for c in scene.classes})
         entry = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
@@ -180,26 +182,23 @@ def _write_split(root: Path, arguments: ShapesArguments, split: str, quiet: bool
 
 
 def _write_salient(root: Path, arguments: ShapesArguments, quiet: bool) -> None:
-    names = []
-    for index in tqdm(range(arguments.salient), desc="salient", disable=quiet):
-        name, scene = f"salient_{index:05d}", _scene(arguments, "salient", index)
+    names = [f"salient_{index:05d}" for index in range(arguments.salient)]
+    for index, name in enumerate(tqdm(names, desc="salient", disable=quiet)):
+        scene = _scene(arguments, "salient", index)
         image = Image.fromarray(scene.image)
         _write_image(root / "salient" / "images" / f"{name}.jpg", image, quality=92)
         mask = Image.fromarray(scene.masks.any(axis=0).astype(np.uint8) * 255)
         _write_image(root / "salient" / "masks" / f"{name}.png", mask)
-        names.append(name)
     write_lines(root / "salient" / "list.txt", names)
 
 
 def _clear(root: Path) -> None:
     """Remove what an earlier run drew, and nothing else."""
     (root / _STAMP).unlink(missing_ok=True)
-    folders = [root / f for f in _FOLDERS]
-    for folder in [*folders, root / "salient" / "images", root / "salient" / "masks"]:
-        if folder.is_dir():
-            for path in folder.iterdir():
-                if _OURS.fullmatch(path.name):
-                    path.unlink()
+    for folder in _FOLDERS:
+        for path in (root / folder).glob("*"):
+            if _OURS.fullmatch(path.name):
+                path.unlink()
 
 
 def write_shapes(
@@ -220,7 +219,7 @@ def write_shapes(
         found = None
     if found == stamp and not force:
         return False
-    if found not in (None, stamp) and not force:
+    if found is not None and not force:
         raise UsageError(
             f"{root} holds shapes made with other arguments; give --force to replace them or "
             "--output for another folder"
