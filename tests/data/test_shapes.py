@@ -148,7 +148,7 @@ def test_interrupted_run_starts_again_and_other_arguments_are_refused(tree, tmp_
 
     def stop(items, desc, disable):
         for item in items:
-            if desc == "train" and item == 3:
+            if item == "train_00003":
                 raise KeyboardInterrupt
             yield item
 
