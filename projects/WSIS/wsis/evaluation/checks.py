@@ -6,6 +6,7 @@ K classes of an image, H x W pixels. CAMs are normalised to a maximum of 1 per c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -15,7 +16,7 @@ from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure
-from wsis.evaluation.streaming import Measure, StreamingEvaluation
+from wsis.evaluation.streaming import Measure, results_of
 from wsis.evaluation.voc_instance import build_measures
 from wsis.layers.components import detect_components, winning_channels
 
@@ -60,18 +61,24 @@ def cam_components(
     return InstancePrediction(classes, found.scores, found.masks)
 
 
-class _Instances(StreamingEvaluation):
-    """The protocols of ``WSIS.EVALUATION`` and further measures of instances."""
+def _instance_measures(class_names: Sequence[str], cfg: CfgNode) -> list[Measure]:
+    """The protocols of ``WSIS.EVALUATION``."""
+    names, options = cfg.WSIS.EVALUATION.PROTOCOLS, ProtocolOptions.of(cfg)
+    return build_measures(class_names, names, options=options)
 
-    def __init__(self, class_names: Sequence[str], cfg: CfgNode, *more: Measure) -> None:
-        names, options = cfg.WSIS.EVALUATION.PROTOCOLS, ProtocolOptions.of(cfg)
-        super().__init__([*build_measures(class_names, names, options=options), *more])
-        self._num_classes = len(class_names)
 
-    def take(self, key: str, found: InstancePrediction, truth: GroundTruth) -> None:
-        """Measure one image; `DataError` where the instances do not fit it."""
-        found.check(key, size=truth.void.shape, num_classes=self._num_classes)
-        self.add(key, InstancePair(key, found, truth))
+def _add_instances(
+    measures: Sequence[Measure],
+    key: str,
+    found: InstancePrediction,
+    truth: GroundTruth,
+    number: int,
+) -> None:
+    """Measure one image; `DataError` where the instances, of ``number`` classes, do not fit it."""
+    found.check(key, size=truth.void.shape, num_classes=number)
+    pair = InstancePair(key, found, truth)
+    for measure in measures:
+        measure.add(key, pair)
 
 
 def check_instances(
@@ -79,15 +86,15 @@ def check_instances(
 ) -> Results:
     """Product ``instances``: every protocol, and the quality of the masks as pseudo labels."""
     quality = QualityMeasure(class_names, min_score=cfg.WSIS.EVALUATION.MIN_SCORE)
-    stream = _Instances(class_names, cfg, quality)
+    measures = [*_instance_measures(class_names, cfg), quality]
     loop = ImageLoop("instances", dataset_dicts, product)
     for record, truth, arrays in loop:
         if arrays is None:
             found = InstancePrediction.nothing(truth.void.shape)
         else:
             found = InstancePrediction.of_artifact(arrays)
-        stream.take(record["image_key"], found, truth)
-    return loop.results(stream.finish())
+        _add_instances(measures, record["image_key"], found, truth, len(class_names))
+    return loop.results(results_of(measures))
 
 
 def check_cam(
@@ -100,10 +107,8 @@ def check_cam(
     """
     thresholds = cfg.WSIS.EVALUATION.CAM_THRESHOLDS
     first = thresholds[0]
-    labels = StreamingEvaluation(
-        [SemanticMeasure(class_names, protocol=f"semantic, CAM > {first:g}")]
-    )
-    streams = {threshold: _Instances(class_names, cfg) for threshold in thresholds}
+    labels = SemanticMeasure(class_names, protocol=f"semantic, CAM > {first:g}")
+    baselines = {threshold: _instance_measures(class_names, cfg) for threshold in thresholds}
     loop = ImageLoop("CAM", dataset_dicts, product)
     for record, truth, arrays in loop:
         key, size = record["image_key"], truth.void.shape
@@ -112,13 +117,13 @@ def check_cam(
             keys, cam = arrays["keys"], arrays["high_res"].astype(np.float32)
         label = cam_label_map(keys, cam, threshold=first)
         labels.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
-        for threshold, stream in streams.items():
-            stream.take(key, cam_components(keys, cam, threshold=threshold), truth)
-    figures = dict(labels.finish())
-    for threshold, stream in streams.items():
-        for protocol, metrics in stream.finish().items():
-            figures[f"{protocol}, baseline CAM > {threshold:g}"] = metrics
-    return loop.results(figures)
+        for threshold, measures in baselines.items():
+            found = cam_components(keys, cam, threshold=threshold)
+            _add_instances(measures, key, found, truth, len(class_names))
+    for threshold, measures in baselines.items():
+        for measure in measures:
+            measure.protocol += f", baseline CAM > {threshold:g}"
+    return loop.results(results_of([labels, *chain(*baselines.values())]))
 
 
 def check_labels(
@@ -130,25 +135,19 @@ def check_labels(
     *,
     missing: int,
 ) -> Results:
-    """A product of label maps, ``label`` (H, W); without one every pixel counts as ``missing``.
+    """A product of label maps, ``label`` (H, W), by a measure of `LabelPair`.
 
-    Args:
-        title: of the progress bar.
-        measure: of a `LabelPair`.
-        dataset_dicts: as for every check.
-        product: likewise.
-        class_names: likewise.
-        missing: a label.
+    Without a map every pixel counts as ``missing``; the title is that of the progress bar.
 
     Raises:
         DataError: a label map of another size, or with unknown labels.
     """
-    stream, loop = StreamingEvaluation([measure]), ImageLoop(title, dataset_dicts, product)
+    loop = ImageLoop(title, dataset_dicts, product)
     for record, truth, arrays in loop:
         label = np.full(truth.void.shape, missing) if arrays is None else arrays["label"]
         key = record["image_key"]
-        stream.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
-    return loop.results(stream.finish())
+        measure.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
+    return loop.results(results_of([measure]))
 
 
 def check_semantic(

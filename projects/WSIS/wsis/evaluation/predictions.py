@@ -87,23 +87,19 @@ class InstancePrediction:
 
     def take(self, chosen: np.ndarray) -> InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
-        kept = {name: value for name, value in vars(self).items() if value is not None}
-        kept.pop("ignore", None)
-        return replace(self, **{name: value[chosen] for name, value in kept.items()})
+        rows = {name: value for name, value in vars(self).items() if name != "ignore"}
+        return replace(self, **{k: v if v is None else v[chosen] for k, v in rows.items()})
 
     def ranked(self) -> InstancePrediction:
         """The same, best score first; equal scores keep their order."""
-        return self.take(np.argsort(-self.scores, kind="stable"))
+        return self.take(rank_by_score(self.scores))
 
 
 @dataclass(frozen=True)
 class InstancePair:
     """Predicted and true instances of one image, with what several measures compute from them.
 
-    Attributes:
-        key: image key.
-        prediction: what was predicted.
-        truth: what is there.
+    Its key names the image in messages.
     """
 
     key: str
@@ -117,20 +113,15 @@ class InstancePair:
         return mask_intersection(self.prediction.masks, self.truth.masks)
 
     @cached_property
-    def predicted_areas(self) -> np.ndarray:
-        """(n,) int64: pixels of each prediction."""
+    def areas(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) and (K,) int64: pixels of each prediction and of each object."""
         assert self.prediction.masks is not None
-        return self.prediction.masks.sum(axis=(1, 2))
-
-    @cached_property
-    def true_areas(self) -> np.ndarray:
-        """(K,) int64: pixels of each object."""
-        return self.truth.masks.sum(axis=(1, 2))
+        return self.prediction.masks.sum(axis=(1, 2)), self.truth.masks.sum(axis=(1, 2))
 
     @cached_property
     def iou(self) -> np.ndarray:
         """(n, K) float64 mask IoU; 0 for two empty masks."""
-        return iou_of_areas(self.shared, self.predicted_areas[:, None], self.true_areas[None, :])
+        return iou_of_areas(self.shared, self.areas[0][:, None], self.areas[1][None, :])
 
     def without_void(self) -> InstancePair:
         """The same image with void cut out of every prediction; those with nothing left go."""
@@ -138,6 +129,11 @@ class InstancePair:
         inside = self.prediction.masks & ~self.truth.void
         keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
         return replace(self, prediction=replace(self.prediction, masks=inside).take(keep))
+
+
+def rank_by_score(scores: np.ndarray) -> np.ndarray:
+    """Indices of (n,) scores from highest to lowest; equal scores keep their order."""
+    return np.argsort(-np.asarray(scores), kind="stable")
 
 
 def size_index(areas: np.ndarray) -> np.ndarray:

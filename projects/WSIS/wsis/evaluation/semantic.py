@@ -6,34 +6,26 @@ Label maps are (H, W): 0 background, class + 1, 255 void or unknown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from wsis.data.ground_truth import VOID
 from wsis.errors import DataError
-from wsis.evaluation.predictions import InstancePrediction
+from wsis.evaluation.predictions import InstancePrediction, rank_by_score
 from wsis.evaluation.streaming import (
+    Measure,
     Metrics,
     Record,
-    RecordTable,
+    column,
     mean_of_defined,
     percent,
     ratio,
 )
 
-BACKGROUND = "background"
 
-
-@dataclass(frozen=True)
-class LabelPair:
-    """Predicted and true label map of one image.
-
-    Attributes:
-        key: image key.
-        predicted: (H, W) int.
-        true: (H, W) int.
-    """
+class LabelPair(NamedTuple):
+    """Predicted and true label map (H, W) int of one image, whose key is for messages."""
 
     key: str
     predicted: np.ndarray
@@ -83,12 +75,12 @@ def paint_instances(prediction: InstancePrediction) -> np.ndarray:
     """
     assert prediction.masks is not None
     label = np.zeros(prediction.masks.shape[1:], dtype=np.int64)
-    for index in np.argsort(-prediction.scores, kind="stable")[::-1]:
+    for index in rank_by_score(prediction.scores)[::-1]:
         label[prediction.masks[index]] = prediction.classes[index] + 1
     return label
 
 
-class SemanticMeasure:
+class SemanticMeasure(Measure):
     """mIoU, IoU per class and pixel accuracy; 255 in a prediction is background (IRNet's rule).
 
     Args:
@@ -97,8 +89,8 @@ class SemanticMeasure:
     """
 
     def __init__(self, class_names: Sequence[str], *, protocol: str = "semantic") -> None:
-        self.labels = (BACKGROUND, *class_names)
-        self.protocol = protocol
+        super().__init__(protocol)
+        self.labels = ("background", *class_names)
 
     def measure(self, pair: LabelPair) -> Record:
         """The filled cells of the image's confusion matrix.
@@ -113,14 +105,14 @@ class SemanticMeasure:
         cells = np.flatnonzero(flat)
         return {"cells": cells, "pixels": flat[cells]}
 
-    def total(self, records: RecordTable | Sequence[Record]) -> np.ndarray:
+    def total(self, records: Sequence[Record]) -> np.ndarray:
         """The confusion matrix of all images."""
-        table, number = RecordTable.of(records), len(self.labels)
-        flat = np.zeros(number * number, dtype=np.int64)
-        np.add.at(flat, table.column("cells", np.int64), table.column("pixels", np.int64))
-        return flat.reshape(number, number)
+        confusion = np.zeros((len(self.labels),) * 2, dtype=np.int64)
+        cells, pixels = (column(records, name, np.int64) for name in ("cells", "pixels"))
+        np.add.at(confusion.reshape(-1), cells, pixels)
+        return confusion
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """mIoU over labels that occur, each label's IoU, pixel accuracy, in per cent."""
         confusion = self.total(records)
         shares = iou_of_classes(confusion)
