@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
-from wsis.evaluation.coco import CocoMeasure, to_coco_results, xywh_of_masks
-from wsis.evaluation.predictions import InstancePair, ProtocolOptions
+from wsis.evaluation.coco import CocoMeasure, to_coco_results
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions, xywh_of_masks
 from wsis.evaluation.truth import EvaluationTruth, load_truth
 from wsis.layers.run_lengths import encode_mask
 

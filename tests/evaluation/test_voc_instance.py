@@ -11,8 +11,12 @@ from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.structures import Boxes, BoxMode, Instances
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.coco import xywh_of_masks
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
+from wsis.evaluation.predictions import (
+    InstancePair,
+    InstancePrediction,
+    ProtocolOptions,
+    xywh_of_masks,
+)
 from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
 from wsis.layers.run_lengths import encode_mask

@@ -15,22 +15,26 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from wsis.data.files import atomic_write
 from wsis.data.ground_truth import GroundTruth
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
+from wsis.evaluation.predictions import (
+    InstancePair,
+    InstancePrediction,
+    ProtocolOptions,
+    rows_of,
+    xywh_of_masks,
+)
 from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column
 from wsis.evaluation.truth import EvaluationTruth
-from wsis.layers.masks import mask_boxes
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import encode_mask, rle_area
 
 logger = logging.getLogger(__name__)
 
@@ -47,26 +51,6 @@ _NOTHING = {
     "objects": np.zeros((0, _AREAS), np.int64),
 }
 FILE_NAME = "coco_instances_results.json"  # as Detectron2 calls it
-
-
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
-    """Tightest boxes (N, 4) of masks (N, H, W): x, y, width, height in pixels, int64."""
-    return _xywh(mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy())
-
-
-def xywh_of_prediction(prediction: InstancePrediction) -> np.ndarray:
-    """Predicted boxes (n, 4) as x, y, width, height; those of the masks where there are no others.
-
-    Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
-    """
-    if prediction.boxes is None:
-        assert prediction.masks is not None
-        return xywh_of_masks(prediction.masks)
-    return _xywh(np.asarray(prediction.boxes, dtype=np.float64))
 
 
 class CocoMeasure(Measure):
@@ -114,12 +98,13 @@ class CocoMeasure(Measure):
         """
         evaluation = self._evaluation()
         evaluation.params.maxDets = [_MOST]
-        truth = self._true_annotations(pair.truth, pair.prediction.classes)
         # What COCOeval.evaluate would read from two COCO objects.
-        for entry in truth:
+        for entry in self._true_annotations(pair.truth, pair.prediction.classes):
             evaluation._gts[0, entry["category_id"]].append(entry)
-        for entry in self._predicted_annotations(pair.prediction):
-            evaluation._dts[0, entry["category_id"]].append(entry)
+        for number, entry in enumerate(pair.prediction.results, start=1):
+            _, _, width, height = entry["bbox"]
+            area = rle_area(entry["segmentation"]) if self.needs_masks else width * height
+            evaluation._dts[0, entry["category_id"]].append(entry | {"id": number, "area": area})
         classes = sorted({number for _, number in [*evaluation._gts, *evaluation._dts]})
         evaluation.ious = {(0, number): evaluation.computeIoU(0, number) for number in classes}
         parts = {name: [nothing] for name, nothing in _NOTHING.items()}
@@ -137,17 +122,8 @@ class CocoMeasure(Measure):
             parts["objects"].append(np.array([counts]))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
-    def _annotations(
-        self, classes: np.ndarray, masks: np.ndarray, boxes: np.ndarray, **more: np.ndarray
-    ) -> list[dict[str, Any]]:
-        """What COCOeval reads of objects or predictions, one dict each."""
-        columns = {"id": range(1, len(classes) + 1), "category_id": classes.tolist()}
-        columns |= {name: values.tolist() for name, values in more.items()}
-        if self.needs_masks:
-            return _rows(columns | {"segmentation": [encode_mask(mask) for mask in masks]})
-        return _rows(columns | {"bbox": boxes.tolist()})
-
     def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
+        """What COCOeval reads of objects, one dict each."""
         voids = np.unique(predicted if self.options.ignore_void and truth.void.any() else [])
         everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
         crowds = getattr(truth, "crowds", None)
@@ -161,19 +137,13 @@ class CocoMeasure(Measure):
             for values, name in ((areas, "areas"), (boxes, "boxes")):
                 stated = np.concatenate([getattr(part, name) for part in known])
                 np.copyto(values[: len(stated)], stated, where=~np.isnan(stated))
-        return self._annotations(classes, masks, boxes, area=areas, iscrowd=crowd, ignore=crowd)
-
-    def _predicted_annotations(self, prediction: InstancePrediction) -> list[dict[str, Any]]:
+        columns = {"category_id": classes, "area": areas, "iscrowd": crowd, "ignore": crowd}
+        rows = {name: values.tolist() for name, values in columns.items()}
         if self.needs_masks:
-            assert prediction.masks is not None
-            masks = boxes = prediction.masks
-            areas = masks.sum(axis=(1, 2))
+            rows["segmentation"] = [encode_mask(mask) for mask in masks]
         else:
-            masks = boxes = xywh_of_prediction(prediction)
-            areas = boxes[:, 2] * boxes[:, 3]
-        return self._annotations(
-            prediction.classes, masks, boxes, area=areas, score=prediction.scores
-        )
+            rows["bbox"] = boxes.tolist()
+        return rows_of({"id": range(1, len(masks) + 1), **rows})
 
     def _precision(
         self, scores: np.ndarray, true: np.ndarray, ignored: np.ndarray, objects: np.ndarray
@@ -237,19 +207,10 @@ def to_coco_results(
 
     ``category_ids`` are the JSON's, by class.
     """
-    columns = {
-        "category_id": [int(category_ids[number]) for number in prediction.classes.tolist()],
-        "bbox": xywh_of_prediction(prediction).tolist(),
-        "score": [float(score) for score in prediction.scores],
-    }
-    if prediction.masks is not None:
-        columns["segmentation"] = [encode_mask(mask) for mask in prediction.masks]
-    return [{"image_id": image_id, **row} for row in _rows(columns)]
-
-
-def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """A table by columns as a dict for each row."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [
+        {"image_id": image_id, **entry, "category_id": int(category_ids[entry["category_id"]])}
+        for entry in prediction.results
+    ]
 
 
 class CocoResultWriter(Measure):

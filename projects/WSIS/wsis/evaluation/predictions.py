@@ -5,17 +5,20 @@ K true objects, n predictions, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.layers.masks import iou_of_areas, mask_intersection
+from wsis.layers.masks import iou_of_areas, mask_boxes, mask_intersection
+from wsis.layers.run_lengths import encode_mask
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -87,8 +90,27 @@ class InstancePrediction:
 
     def take(self, chosen: np.ndarray) -> InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
-        rows = {name: value for name, value in vars(self).items() if name != "ignore"}
+        rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "boxes")}
         return replace(self, **{k: v if v is None else v[chosen] for k, v in rows.items()})
+
+    @cached_property
+    def results(self) -> list[dict[str, Any]]:
+        """Each instance as in COCO's result format, but for the image, and of its class.
+
+        Returns:
+            ``category_id`` (class id), ``bbox`` (x, y, width, height, those of the mask where
+            there are no others), ``score`` and ``segmentation`` (RLE, where there are masks).
+        """
+        # Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
+        boxes = None if self.boxes is None else xywh(np.asarray(self.boxes, dtype=np.float64))
+        columns: dict[str, list[Any]] = {
+            "category_id": self.classes.tolist(),
+            "bbox": (xywh_of_masks(self.masks) if boxes is None else boxes).tolist(),
+            "score": self.scores.tolist(),
+        }
+        if self.masks is not None:
+            columns["segmentation"] = [encode_mask(mask) for mask in self.masks]
+        return rows_of(columns)
 
     def ranked(self) -> InstancePrediction:
         """The same, best score first; equal scores keep their order."""
@@ -129,6 +151,21 @@ class InstancePair:
         inside = self.prediction.masks & ~self.truth.void
         keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
         return replace(self, prediction=replace(self.prediction, masks=inside).take(keep))
+
+
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """A table by columns as a dict for each row."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def xywh(boxes: np.ndarray) -> np.ndarray:
+    """XYXY boxes (N, 4) as x, y, width, height."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
+    """Tightest boxes (N, 4) of masks (N, H, W): x, y, width, height in pixels, int64."""
+    return xywh(mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy())
 
 
 def rank_by_score(scores: np.ndarray) -> np.ndarray:

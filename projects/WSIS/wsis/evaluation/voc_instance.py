@@ -139,13 +139,14 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             DataError: an image is not of the data set, or instances do not fit it.
         """
         for given, output in zip(inputs, outputs, strict=True):
-            self._add(given, InstancePrediction.of_instances(output["instances"]))
+            self.add(given, InstancePrediction.of_instances(output["instances"]))
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: nothing was found, all its objects are missed."""
-        self._add(dataset_dict, None)
+        self.add(dataset_dict, None)
 
-    def _add(self, given: Mapping[str, Any], found: InstancePrediction | None) -> None:
+    def add(self, given: Mapping[str, Any], found: InstancePrediction | None) -> None:
+        """Measure what was found in one image of `process`; None for nothing."""
         record = self._record(given)
         key, truth = record["image_key"], load_truth(record)
         size = (int(record["height"]), int(record["width"]))

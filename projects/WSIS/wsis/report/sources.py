@@ -163,7 +163,7 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
         ) from None
 
     def find(record: Record) -> InstancePrediction:
-        found = InstancePrediction.of_instances(predicted(record)).ranked()
+        found = predicted(record).ranked()
         if found.masks is None:
             raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
         return found
