@@ -113,12 +113,6 @@ _VIEWS: list[View] = [
 ]
 
 
-def register_view(new: View) -> View:
-    """Make a further kind of array visible in reports."""
-    _VIEWS.append(new)
-    return new
-
-
 def views_of(arrays: Arrays) -> list[View]:
     """The views for which an artifact has all arrays, in their order."""
     return [view for view in _VIEWS if all(name in arrays for name in view.needs)]

@@ -225,7 +225,7 @@ def quality_section(measured: Sequence[tuple[Source, Quality]]) -> Section | Non
                 calibration_plot(
                     np.array([m.score for m in quality.matches]),
                     np.array([m.iou for m in quality.matches]),
-                    np.array(quality.true),
+                    np.array([m.true for m in quality.matches]),
                     name=f"calibration-{source.key}",
                     title=title,
                 )

@@ -148,12 +148,7 @@ def _source_jobs(args: argparse.Namespace) -> list[_Job]:
     for source in sources:
         draw_one = partial(_draw_source, source=source, min_score=min_score, level=level)
         place = source.images.title if len(sources) > 1 else ""  # two sets may share image keys
-        jobs += [
-            (record, draw_one, place)
-            for record in source.images.records
-            # a picture of nothing but truth misleads
-            if source.keys is None or record["image_key"] in source.keys
-        ]
+        jobs += [(record, draw_one, place) for record in source.images.records]
     return jobs
 
 
