@@ -35,7 +35,6 @@ from wsis.trained_stage import (
 from wsis.views import views_of
 from wsis.visualization.canvas import Canvas, Picture, counted
 from wsis.visualization.instances import draw_detections, instance_labels
-from wsis.visualization.panels import photo_panel
 
 _COLUMNS = 4
 _MOST_DRAWN = 20  # instances in one picture of a stage that gives every candidate a score
@@ -53,7 +52,7 @@ def save_picture(trained: TrainedStage, record: Record, arrays: Arrays, path: Pa
     arrays = strongest(arrays)
     canvas = Canvas(record, image, trained.classes, None, stage=trained.name)
     shown = [picture for view in views_of(arrays) for picture in view.draw(canvas, arrays)]
-    _save_figure([Picture(photo_panel(image), "photograph"), *shown], path)
+    _save_figure([Picture(canvas.photo, "photograph"), *shown], path)
 
 
 def strongest(arrays: Arrays) -> Arrays:

@@ -167,7 +167,7 @@ def draw(args: argparse.Namespace) -> None:
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
     for record, make, place in iterate(chosen, args.kind, total=len(chosen)):
         panels = [picture.panel for picture in make(record)]
-        panels = panels or [photo_panel(read_dataset_image(record), width=WIDTH)]
+        panels = panels or [photo_panel(read_dataset_image(record), WIDTH)]
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
         with writing(path, "--output"), atomic_write(path, sync=False) as stream:
             Image.fromarray(side_by_side(panels)).save(stream, "PNG")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from wsis.visualization.instances import (
     matched_colors,
     weak_panel,
 )
-from wsis.visualization.panels import PANEL_WIDTH, heat_panel
+from wsis.visualization.panels import PANEL_WIDTH, heat_panel, photo_panel
 
 Arrays = Mapping[str, np.ndarray]
 TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."
@@ -62,9 +63,20 @@ class Canvas:
     width: int = PANEL_WIDTH
     stage: str = ""
 
+    @cached_property
+    def photo(self) -> np.ndarray:
+        """The photograph as a panel."""
+        return photo_panel(self.image, self.width)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(4,) by which XYXY boxes in the image become boxes in the panel."""
+        (height, width), (rows, columns) = self.image.shape[:2], self.photo.shape[:2]
+        return np.array([columns / width, rows / height] * 2)
+
     def heat(self, values: np.ndarray, *, highest: float = 1.0) -> np.ndarray:
-        """`heat_panel` of a map (h, w) over the photograph."""
-        return heat_panel(self.image, values, highest=highest, width=self.width)
+        """`heat_panel` of a map (h, w)."""
+        return heat_panel(self.photo, values, highest=highest)
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,7 @@ def draw_found(canvas: Canvas, found: InstancePrediction, title: str = "") -> Pi
     if canvas.truth is not None:
         colors = matched_colors(InstancePair("", found, canvas.truth).iou)
     labels = instance_labels(found.classes, canvas.classes, found.scores)
-    panel = instances_panel(
-        canvas.image, found.masks, labels, colors=colors, ignore=found.ignore, width=canvas.width
-    )
+    panel = instances_panel(canvas.photo, found.masks, labels, colors=colors, ignore=found.ignore)
     return Picture(panel, title, counted(len(found.classes), "instance", none="no"))
 
 
@@ -135,9 +145,7 @@ def draw_truth(canvas: Canvas) -> list[Picture]:
     if truth is None:
         return []
     labels = instance_labels(truth.classes, canvas.classes)
-    panel = instances_panel(
-        canvas.image, truth.masks, labels, ignore=truth.void, width=canvas.width
-    )
+    panel = instances_panel(canvas.photo, truth.masks, labels, ignore=truth.void)
     return [Picture(panel, "ground truth", counted(len(truth.classes), "object", none="no"))]
 
 
@@ -155,8 +163,8 @@ def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -
         if "point" in kinds and "point" in annotation:
             places[row] = annotation["point"]
     names = [canvas.classes[a["category_id"]] for a in annotations]
-    panel = weak_panel(canvas.image, corners, places, names, width=canvas.width)
-    return Picture(panel, "annotations")
+    boxes, points = corners * canvas.scale, places * canvas.scale[:2]
+    return Picture(weak_panel(canvas.photo, boxes, points, names), "annotations")
 
 
 def draw_given(canvas: Canvas, level: str) -> list[Picture]:
