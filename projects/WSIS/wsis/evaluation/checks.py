@@ -22,15 +22,9 @@ from wsis.layers.components import detect_components, winning_channels
 
 
 def cam_label_map(keys: np.ndarray, cam: np.ndarray, *, threshold: float) -> np.ndarray:
-    """Semantic label map by argmax over [threshold, CAMs].
+    """Semantic label map by argmax over [threshold, CAMs], (H, W) int64: 0 background, class + 1.
 
-    Args:
-        keys: (K,) class ids, ascending.
-        cam: (K, H, W) float.
-        threshold: the background's score; a CAM has to exceed it.
-
-    Returns:
-        (H, W) int64, 0 background, class + 1.
+    Keys are (K,) class ids, ascending, and cam is (K, H, W) float.
     """
     winners = winning_channels(cam, threshold)
     return np.concatenate([[0], np.asarray(keys, dtype=np.int64) + 1])[winners + 1]
@@ -43,14 +37,8 @@ def cam_components(
 
     It differs from IRNet's instances (irnet spec 6.5) only in that the CAMs were neither
     split by the displacement field nor spread by the random walk: 4-connected components, the
-    largest value in a component as its score, 0 if it is small. A pixel goes to the class with the
-    largest CAM.
-
-    Args:
-        keys: (K,) class ids, ascending.
-        cam: (K, H, W) float.
-        threshold: a pixel belongs to a class only if its CAM exceeds this.
-        min_area: components under this share of the image get score 0.
+    largest value in a component as its score, 0 below ``min_area``, a share of the image. A pixel
+    goes to the class with the largest CAM, if that exceeds the threshold; see `cam_label_map`.
     """
     cam = np.asarray(cam, dtype=np.float32)
     smallest = min_area * cam.shape[1] * cam.shape[2]
@@ -100,10 +88,9 @@ def check_instances(
 def check_cam(
     dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
-    """Product ``cam``: mIoU, and the baseline "components of the CAM" at each threshold.
+    """Product ``cam``: mIoU at the first threshold, and `cam_components` at each.
 
-    The baseline is the floor that any instance method has to clear; several thresholds are given
-    so that it cannot be beaten merely by a bad choice of its own. The first is that of mIoU.
+    Several are given, so that the baseline cannot be beaten merely by a bad choice of its own.
     """
     thresholds = cfg.WSIS.EVALUATION.CAM_THRESHOLDS
     first = thresholds[0]

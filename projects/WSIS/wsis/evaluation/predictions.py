@@ -70,7 +70,7 @@ class InstancePrediction:
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), masks)
 
     def check(self, key: str, *, size: tuple[int, int], num_classes: int) -> None:
-        """Raise `DataError` unless the fields agree with each other and with the image."""
+        """Raise `DataError` unless the fields fit each other and the image."""
         count = len(self.classes)
         expected = {"scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
         for name, shape in expected.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,18 +11,14 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.checks import load_json
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.run_lengths import check_rle, decode_rles
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error})") from None
+    entries = load_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{path} is not in COCO's result format, a list of objects")
     return entries

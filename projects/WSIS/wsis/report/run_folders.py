@@ -42,17 +42,11 @@ _SHOWN = 6  # settings of the stage's own method
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The run folder of one stage.
+    """The run folder of one stage."""
 
-    Attributes:
-        folder: ``OUTPUT_DIR/<n>_<stage>``.
-        manifest: what it says of itself.
-        config: its ``config.yaml`` as plain values; {} where that is missing.
-    """
-
-    folder: Path
-    manifest: Manifest
-    config: Mapping[str, Any]
+    folder: Path  # OUTPUT_DIR/<n>_<stage>
+    manifest: Manifest  # what it says of itself
+    config: Mapping[str, Any]  # its config.yaml as plain values; {} where that is missing
 
     @property
     def name(self) -> str:
@@ -111,11 +105,9 @@ class RunFolder:
         settings = self.manifest.config
         model = str(settings.get("MODEL.META_ARCHITECTURE", ""))
         if self.manifest.kind == "train":
-            found = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
-            keys = ("WSIS.INIT_FROM", "WSIS.INITIAL_WEIGHTS")
-            start = next((self.value(key) for key in keys if self.value(key)), "")
-            found["starts from"] = os.path.basename(str(start)) if start else "random weights"
-            return found
+            start = self.value("WSIS.INIT_FROM") or self.value("WSIS.INITIAL_WEIGHTS")
+            known = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
+            return known | {"starts from": os.path.basename(str(start or "random weights"))}
         prefix, found = f"MODEL.{model.upper()}." if model else "", {}
         for key, value in settings.items():
             if key.startswith(prefix) and not isinstance(value, bool | list):
@@ -142,11 +134,7 @@ class RunFolder:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none.
-
-    Raises:
-        WSISError: the file is no JSON.
-    """
+    """The content of a JSON file, None where there is none; `WSISError` where it is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -156,11 +144,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_run_folder(folder: Path) -> RunFolder:
-    """One run folder.
-
-    Raises:
-        WSISError: it has no manifest, or a damaged one.
-    """
+    """One run folder; `WSISError` where it has no manifest, or a damaged one."""
     manifest = Manifest.read(folder)
     if manifest is None:
         raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
@@ -176,10 +160,7 @@ def read_run_folder(folder: Path) -> RunFolder:
 
 
 def find_run_folders(output_dir: Path) -> list[RunFolder]:
-    """The run folders of a pipeline in their order; data sets of the user's own get registered.
-
-    Args:
-        output_dir: the pipeline's OUTPUT_DIR.
+    """The run folders of an OUTPUT_DIR in order; data sets of the user's own get registered.
 
     Raises:
         WSISError: there is no such folder, or no run in it.

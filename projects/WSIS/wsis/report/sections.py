@@ -73,7 +73,7 @@ def _product_pictures(
         yield picture, GIVEN_EXPLANATION
     key = canvas.record["image_key"]
     for folder in folders:
-        if folder.has_artifacts and key in folder.reader:
+        if key in folder.reader:
             arrays = folder.reader[key]
             for view in views_of(arrays):
                 for picture in view.draw(replace(canvas, stage=folder.title), arrays):
