@@ -32,36 +32,23 @@ GIVEN_EXPLANATION = "What the stages were given, and nothing more: boxes or poin
 
 @dataclass(frozen=True)
 class Picture:
-    """A panel (P, Q, 3) uint8 RGB with its caption.
-
-    The title says which kind it is, "" for that of the view that drew it; the note what there is to
-    say of this one.
-    """
+    """A panel (P, Q, 3) uint8 RGB with its caption."""
 
     panel: np.ndarray
-    title: str = ""
-    note: str = ""
+    title: str = ""  # which kind it is, "" for that of the view that drew it
+    note: str = ""  # what there is to say of this one
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the pictures of an image are drawn on and with.
+    """What the pictures of an image are drawn on and with."""
 
-    Attributes:
-        record: dataset dict.
-        image: (H, W, 3) uint8 RGB.
-        classes: class names.
-        truth: ground truth, None where there is none.
-        width: of the panels, pixels.
-        stage: that made the arrays, for people.
-    """
-
-    record: Mapping[str, Any]
-    image: np.ndarray
-    classes: tuple[str, ...]
-    truth: GroundTruth | None
-    width: int = PANEL_WIDTH
-    stage: str = ""
+    record: Mapping[str, Any]  # dataset dict
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    classes: tuple[str, ...]  # their names
+    truth: GroundTruth | None  # None where there is none
+    width: int = PANEL_WIDTH  # of the panels, pixels
+    stage: str = ""  # that made the arrays, for people
 
     @cached_property
     def photo(self) -> np.ndarray:
@@ -81,18 +68,11 @@ class Canvas:
 
 @dataclass(frozen=True)
 class View:
-    """How arrays become pictures.
+    """How arrays become pictures."""
 
-    Attributes:
-        title: what it is, in general.
-        needs: names of arrays that an artifact must have for this view.
-        explanation: one sentence for the reader.
-        function: the canvas and the arrays to pictures.
-    """
-
-    title: str
-    needs: tuple[str, ...]
-    explanation: str
+    title: str  # what it is, in general
+    needs: tuple[str, ...]  # names of arrays that an artifact must have for this view
+    explanation: str  # one sentence for the reader
     function: Callable[[Canvas, Arrays], list[Picture]]
 
     def draw(self, canvas: Canvas, arrays: Arrays) -> list[Picture]:
@@ -154,16 +134,16 @@ def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -
     annotations = [a for a in canvas.record.get("annotations", ()) if not a.get("iscrowd")]
     if not annotations:
         annotations = [{"category_id": i} for i in canvas.record.get("image_labels", ())]
-    corners = np.full((len(annotations), 4), np.nan)
-    places = np.full((len(annotations), 2), np.nan)
+    boxes = np.full((len(annotations), 4), np.nan)
+    points = np.full((len(annotations), 2), np.nan)
     for row, annotation in enumerate(annotations):
         if "bbox" in kinds and "bbox" in annotation:
             mode = annotation["bbox_mode"]
-            corners[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
+            boxes[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
         if "point" in kinds and "point" in annotation:
-            places[row] = annotation["point"]
+            points[row] = annotation["point"]
     names = [canvas.classes[a["category_id"]] for a in annotations]
-    boxes, points = corners * canvas.scale, places * canvas.scale[:2]
+    boxes, points = boxes * canvas.scale, points * canvas.scale[:2]
     return Picture(weak_panel(canvas.photo, boxes, points, names), "annotations")
 
 

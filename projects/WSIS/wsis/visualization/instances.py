@@ -6,6 +6,7 @@ n instances, H, W of the image, P, Q of the panel, see `wsis.visualization.panel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 from detectron2.utils.visualizer import Visualizer
@@ -34,24 +35,15 @@ def instance_labels(
 def matched_colors(iou: np.ndarray) -> list[int]:
     """Numbers of colours for predictions, so that each looks like the object that it found.
 
-    Row by row, a prediction takes the number of the free object with which it overlaps most, if
-    their IoU is at least 0.1, else a number that no object has.
-
-    Args:
-        iou: (n, K) of predictions, best first, with true objects, whose numbers are 0..K-1.
+    Row by row of (n, K), a prediction takes the number of the free object with which it overlaps
+    most, if their IoU is at least 0.1, else a number that no object has. The best comes first.
     """
-    free = np.ones(iou.shape[1], dtype=bool)
-    fresh = iou.shape[1]
-    numbers = []
-    for row in iou:
-        candidates = np.where(free, row, 0.0)
-        best = int(candidates.argmax()) if len(candidates) else 0
-        if len(candidates) and candidates[best] >= 0.1:
-            free[best] = False
-            numbers.append(best)
-        else:
-            numbers.append(fresh)
-            fresh += 1
+    free, numbers = iou.copy(), []
+    fresh = count(iou.shape[1])
+    for row in free:
+        best = int(row.argmax()) if row.max(initial=0.0) >= 0.1 else next(fresh)
+        free[:, best : best + 1] = 0.0
+        numbers.append(best)
     return numbers
 
 
@@ -132,10 +124,10 @@ def draw_detections(
     *,
     masks: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Detections as Detectron2's demo draws them, on the photograph at its size.
+    """Detections as Detectron2's demo draws them, on the photograph (H, W, 3) at its size.
 
-    Pictures with less than `_DEMO_SIDE` pixels are enlarged, so that names can be read. Equal
-    detections have equal colours. Boxes are (n, 4) XYXY in pixels, masks (n, H, W) bool.
+    Small pictures are enlarged, so that names can be read. Boxes are (n, 4) XYXY in pixels, masks
+    (n, H, W) bool.
     """
     factor = max(1.0, _DEMO_SIDE / max(image.shape[:2]))
     if factor > 1:  # not Visualizer's own scale: with that every object counts as a small one
