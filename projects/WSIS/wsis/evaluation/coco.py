@@ -3,9 +3,7 @@
 `pycocotools.cocoeval.COCOeval` matches one image at a time; only its scores and flags are kept, and
 its ``accumulate`` runs over them at the end, one class at a time. The figures are those of COCOeval
 on files; images are ordered by key, which breaks ties between scores. Areas and boxes of objects
-are those that the data set states (``areas``, ``boxes`` of the ground truth), as in COCOeval; where
-it states none, they are those of the masks. Nothing is held but those flags: predictions go to a
-file while they stream by.
+are those that the data set states, as in COCOeval; where it states none, those of the masks.
 """
 
 from __future__ import annotations
@@ -58,12 +56,7 @@ class CocoMeasure(Measure):
 
     At most the 100 best predictions of a class in an image count, as in COCO. Crowd regions, where
     the ground truth knows their class (`wsis.evaluation.truth.EvaluationTruth`), are ``iscrowd``.
-
-    Args:
-        class_names: C names.
-        iou_type: "segm", or "bbox" for protocol ``coco_bbox``: predicted boxes against the true
-            objects' boxes.
-        options: departures from COCO's rule.
+    An ``iou_type`` "bbox" is protocol ``coco_bbox``: predicted boxes against true boxes.
     """
 
     def __init__(
@@ -214,14 +207,10 @@ def to_coco_results(
 
 
 class CocoResultWriter(Measure):
-    """Writes predictions in COCO's result format, ordered by image key, and measures nothing.
+    """Writes ``coco_instances_results.json``, ordered by image key, and measures nothing.
 
     Each process appends to a file of its own in the folder, which all processes share; the main
     process joins them at the end. A record says where an image's results are.
-
-    Args:
-        folder: where ``coco_instances_results.json`` goes; created.
-        category_ids: the JSON's category id of each class.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, category_ids: Sequence[int]) -> None:

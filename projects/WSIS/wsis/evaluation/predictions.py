@@ -26,29 +26,17 @@ _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
 
 @dataclass(frozen=True)
 class InstancePrediction:
-    """Instances of one image, in any order: the form in which they are measured and drawn.
+    """Instances of one image, in any order: the form in which they are measured and drawn."""
 
-    Attributes:
-        classes: (n,) int64, 0..C-1.
-        scores: (n,) float, finite.
-        masks: (n, H, W) bool; None where only boxes were predicted.
-        boxes: (n, 4) float XYXY in pixels; None for the boxes of the masks.
-        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray | None
-    boxes: np.ndarray | None = None
-    ignore: np.ndarray | None = None
+    classes: np.ndarray  # (n,) int64, 0..C-1
+    scores: np.ndarray  # (n,) float, finite
+    masks: np.ndarray | None  # (n, H, W) bool; None where only boxes were predicted
+    boxes: np.ndarray | None = None  # (n, 4) float XYXY in pixels; None for those of the masks
+    ignore: np.ndarray | None = None  # (H, W) bool, pixels that train nothing, where known
 
     @classmethod
     def of_instances(cls, instances: Instances) -> InstancePrediction:
-        """Detectron2's output for one image.
-
-        Args:
-            instances: ``pred_classes``, ``scores``, and ``pred_masks`` (n, H, W) or ``pred_boxes``.
-        """
+        """Detectron2's output for one image, with ``pred_masks`` (n, H, W) or ``pred_boxes``."""
         instances = instances.to("cpu")
         masks = boxes = None
         if instances.has("pred_masks"):
@@ -95,11 +83,9 @@ class InstancePrediction:
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
-        """Each instance as in COCO's result format, but for the image, and of its class.
+        """Each instance in COCO's result format, but with a class id and without an image.
 
-        Returns:
-            ``category_id`` (class id), ``bbox`` (x, y, width, height, those of the mask where
-            there are no others), ``score`` and ``segmentation`` (RLE, where there are masks).
+        The ``bbox`` is that of the mask where there is no other; ``segmentation`` is an RLE.
         """
         # Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
         boxes = None if self.boxes is None else xywh(np.asarray(self.boxes, dtype=np.float64))
@@ -180,21 +166,17 @@ def size_index(areas: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
-    """Departures from a protocol; each changes its printed name.
+    """Departures from a protocol; each changes its printed name."""
 
-    Attributes:
-        eleven_point: VOC 2007's 11-point AP (``voc`` only).
-        use_difficult: count difficult objects like others. Otherwise ``voc`` neither asks for them
-            nor punishes finding them, and ``coco`` treats them as crowds.
-        ignore_void: cut void pixels out of the predictions and drop those with nothing left
-            (``voc``), or treat the void region as a crowd of every class (``coco``).
-        absent_is_zero: a class without any object has AP 0, as CIM counts it, and not none
-            (``coco`` only).
-    """
-
+    # VOC 2007's 11-point AP (``voc`` only)
     eleven_point: bool = False
+    # Difficult objects count like others; else ``voc`` neither asks for them nor punishes finding
+    # them, and ``coco`` treats them as crowds.
     use_difficult: bool = True
+    # Void pixels are cut out of the predictions, and those with nothing left dropped (``voc``), or
+    # they are a crowd of every class (``coco``).
     ignore_void: bool = False
+    # A class without any object has AP 0, as CIM counts it, and not none (``coco`` only).
     absent_is_zero: bool = False
 
     @classmethod

@@ -21,13 +21,10 @@ _FRAGMENT = 0.1  # smallest share of an object that makes a fragment of it
 
 
 def merged_objects(pair: InstancePair) -> np.ndarray:
-    """Under-segmentation: objects that share a prediction with another object of their class.
+    """Under-segmentation: (K,) bool, objects that share a prediction with another of their class.
 
     A prediction covers an object of its class if it holds at least half of the object's pixels.
     Objects are merged if one prediction covers two or more of them.
-
-    Returns:
-        (K,) bool.
     """
     same = pair.prediction.classes[:, None] == pair.truth.classes[None, :]
     covers = same & (pair.shared >= _COVERED * np.maximum(pair.areas[1], 1))
@@ -35,7 +32,7 @@ def merged_objects(pair: InstancePair) -> np.ndarray:
 
 
 def split_objects(pair: InstancePair) -> np.ndarray:
-    """Over-segmentation: objects broken into two or more fragments.
+    """Over-segmentation: (K,) bool, objects broken into two or more fragments.
 
     A fragment of an object is a prediction of its class of which at least half lies in the object
     and which holds at least a tenth of it. Duplicates are no fragments: best score first, one
@@ -64,9 +61,7 @@ def split_objects(pair: InstancePair) -> np.ndarray:
 class QualityMeasure(Measure):
     """Precision and recall at IoU 0.5 (VOC's matching), merged and split objects, semantic mIoU.
 
-    Args:
-        class_names: C names.
-        min_score: predictions that score no more than this do not count.
+    Predictions that score no more than ``min_score`` do not count.
     """
 
     def __init__(self, class_names: Sequence[str], *, min_score: float = 0.0) -> None:

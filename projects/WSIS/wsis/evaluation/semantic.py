@@ -48,12 +48,9 @@ class LabelPair(NamedTuple):
 
 
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, num_labels: int) -> np.ndarray:
-    """Pixels by true and predicted label, without those whose true label is 255.
+    """Pixels by ``[true, predicted]`` label, without those whose true label is 255.
 
     Both maps are (H, W) int, 0..num_labels-1, the true one also 255; num_labels is C + 1.
-
-    Returns:
-        (num_labels, num_labels) int64, ``[true, predicted]``.
     """
     known = np.asarray(true) != VOID
     codes = true[known].astype(np.int64) * num_labels + predicted[known].astype(np.int64)
@@ -68,10 +65,9 @@ def iou_of_classes(confusion: np.ndarray) -> np.ndarray:
 
 
 def paint_instances(prediction: InstancePrediction) -> np.ndarray:
-    """The semantic union of instances: at each pixel the class of the best-scoring instance.
+    """The semantic union of instances, (H, W) int64: 0 background, class + 1.
 
-    Returns:
-        (H, W) int64, 0 background, class + 1. Equal scores: the first instance lies on top.
+    The best-scoring instance lies on top, of equal scores the first.
     """
     assert prediction.masks is not None
     label = np.zeros(prediction.masks.shape[1:], dtype=np.int64)
@@ -81,12 +77,7 @@ def paint_instances(prediction: InstancePrediction) -> np.ndarray:
 
 
 class SemanticMeasure(Measure):
-    """mIoU, IoU per class and pixel accuracy; 255 in a prediction is background (IRNet's rule).
-
-    Args:
-        class_names: C names of the foreground classes.
-        protocol: the printed name.
-    """
+    """mIoU, IoU per class and pixel accuracy; 255 in a prediction is background (IRNet's rule)."""
 
     def __init__(self, class_names: Sequence[str], *, protocol: str = "semantic") -> None:
         super().__init__(protocol)

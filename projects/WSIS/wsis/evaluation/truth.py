@@ -15,17 +15,11 @@ from wsis.layers.run_lengths import encode_mask
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTruth(GroundTruth):
-    """Ground truth with what COCO's own evaluation reads from annotations beyond the masks.
+    """Ground truth with what COCO's own evaluation reads from annotations beyond the masks."""
 
-    Attributes:
-        areas: (K,) float64, ``area`` of the annotation, NaN where it has none.
-        boxes: (K, 4) float64, its ``bbox`` as x, y, width, height, NaN where it has none.
-        crowds: crowd regions apart by class, in the same form.
-    """
-
-    areas: np.ndarray
-    boxes: np.ndarray
-    crowds: EvaluationTruth | None = None
+    areas: np.ndarray  # (K,) float64, ``area`` of the annotation, NaN where it has none
+    boxes: np.ndarray  # (K, 4) float64, its ``bbox`` as x, y, width, height, NaN likewise
+    crowds: EvaluationTruth | None = None  # crowd regions apart by class, in the same form
 
 
 def _stated(

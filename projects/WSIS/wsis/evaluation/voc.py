@@ -85,10 +85,6 @@ class VocMeasure(Measure):
 
     ABO (average best overlap, PRM and IAM): for each object the largest IoU of any prediction of
     its class, whatever its score, 0 if there is none; mean over the objects of a class.
-
-    Args:
-        class_names: C names.
-        options: departures from chainercv's rule.
     """
 
     def __init__(

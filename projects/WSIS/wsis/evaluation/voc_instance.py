@@ -103,21 +103,16 @@ class VOCInstanceEvaluator(DatasetEvaluator):
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:
-        """Dataset dicts by image key; inputs do not do, since mappers drop annotations."""
+        """Dataset dicts by file and by image key; inputs do not do: mappers drop annotations."""
         given = get_dataset_dicts(self.dataset_name) if self._given is None else self._given
-        return {record["image_key"]: record for record in given}
-
-    @cached_property
-    def _key_of_file(self) -> dict[str, str]:
-        return {record["file_name"]: key for key, record in self._records.items()}
+        return {record[name]: record for name in ("file_name", "image_key") for record in given}
 
     def _record(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The dataset dict of an input, which has an ``image_key`` if it comes from our loaders."""
-        key = given.get("image_key") or self._key_of_file.get(given["file_name"])
-        if key not in self._records:
-            name = key or given["file_name"]
+        name = given.get("image_key") or given["file_name"]
+        if name not in self._records:
             raise DataError(f"image {name} was predicted but is not in {self.dataset_name}")
-        return self._records[key]
+        return self._records[name]
 
     def reset(self) -> None:
         """Forget every image."""
@@ -129,14 +124,10 @@ class VOCInstanceEvaluator(DatasetEvaluator):
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Measure a batch of model outputs.
+        """`add` a batch of model outputs.
 
-        Args:
-            inputs: dicts with ``image_key`` or ``file_name``.
-            outputs: dicts with ``instances``: `Instances` of the size of the original image.
-
-        Raises:
-            DataError: an image is not of the data set, or instances do not fit it.
+        Inputs have ``image_key`` or ``file_name``, outputs ``instances``: `Instances` of the size
+        of the original image.
         """
         for given, output in zip(inputs, outputs, strict=True):
             self.add(given, InstancePrediction.of_instances(output["instances"]))
@@ -146,7 +137,11 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         self.add(dataset_dict, None)
 
     def add(self, given: Mapping[str, Any], found: InstancePrediction | None) -> None:
-        """Measure what was found in one image of `process`; None for nothing."""
+        """Measure what was found in one image, as inputs name it; None for nothing.
+
+        Raises:
+            DataError: an image is not of the data set, or instances do not fit it.
+        """
         record = self._record(given)
         key, truth = record["image_key"], load_truth(record)
         size = (int(record["height"]), int(record["width"]))
@@ -179,7 +174,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         shares = [(self.without_truth, self._counted)]
         if self._distributed:
             shares = comm.gather(shares[0], dst=0)
-        left_out = set().union(*(keys for keys, _ in shares))
+        left_out = set[str]().union(*(keys for keys, _ in shares))
         total = sum((counted for _, counted in shares), Counter[str]())
         found = results_of(self._measures, distributed=self._distributed)
         if left_out:
@@ -189,7 +184,6 @@ class VOCInstanceEvaluator(DatasetEvaluator):
                 total["true boxes alone"],
             )
         if total["true boxes alone"] and not total["true masks"]:
-            for measure in self._measures:
-                if measure.needs_masks:
-                    found.pop(measure.protocol, None)
+            boxes = [one.protocol for one in self._measures if not one.needs_masks]
+            return OrderedDict((name, found[name]) for name in boxes)
         return found
