@@ -24,8 +24,8 @@ def average_precision(
     ``calc_instance_segmentation_voc_prec_rec``.
 
     Args:
-        scores: (P,) float.
-        true: (P,) bool, whether the prediction found an object.
+        scores: (P,) float, in any order.
+        true: (P,) bool, whether the prediction found one of the ``positives`` objects.
         positives: number of objects.
         ignored: (P,) bool, predictions that count neither way.
         eleven_point: VOC 2007's mean over recall 0, 0.1, ..., 1 instead of all points.

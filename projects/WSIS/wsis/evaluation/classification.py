@@ -18,9 +18,6 @@ class ClassificationEvaluator(Measure, DatasetEvaluator):
     """Average precision of each class over images (all points), mean over classes that occur.
 
     Images that were not classified are in no ranking, but what is in them counts as missed.
-
-    Args:
-        class_names: C names.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:

@@ -193,19 +193,6 @@ class CocoMeasure(Measure):
         return metrics
 
 
-def to_coco_results(
-    prediction: InstancePrediction, image_id: int | str, *, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """One entry per instance: image_id, category_id, bbox (x, y, w, h), score, segmentation (RLE).
-
-    ``category_ids`` are the JSON's, by class.
-    """
-    return [
-        {"image_id": image_id, **entry, "category_id": int(category_ids[entry["category_id"]])}
-        for entry in prediction.results
-    ]
-
-
 class CocoResultWriter(Measure):
     """Writes ``coco_instances_results.json``, ordered by image key, and measures nothing.
 
@@ -229,12 +216,15 @@ class CocoResultWriter(Measure):
 
     def measure(self, pair: tuple[int | str, InstancePrediction]) -> Record:
         """Append the results of one image, of its id and what was found."""
-        rank = comm.get_rank()
+        (image_id, found), rank = pair, comm.get_rank()
         if self._stream is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._stream = open(self._part(rank), "wb")  # noqa: SIM115  (closed by _close)
-        entries = to_coco_results(pair[1], pair[0], category_ids=self.category_ids)
-        data = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries).encode()
+        lines = [
+            {"image_id": image_id, **entry, "category_id": self.category_ids[entry["category_id"]]}
+            for entry in found.results
+        ]
+        data = ",\n".join(json.dumps(line, allow_nan=False) for line in lines).encode()
         place = np.array([[rank, self._stream.tell(), len(data)]])
         self._stream.write(data)
         return {"place": place}

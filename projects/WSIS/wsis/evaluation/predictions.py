@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
 from wsis.layers.masks import iou_of_areas, mask_boxes, mask_intersection
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import decode_rles, encode_mask
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -50,6 +50,17 @@ class InstancePrediction:
         """Product ``instances`` (classes, scores, masks) of one image."""
         ignore = np.any(arrays["ignore"], axis=0) if "ignore" in arrays else None
         return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
+
+    @classmethod
+    def of_annotations(
+        cls, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]
+    ) -> InstancePrediction:
+        """Instances of an image of ``size`` (H, W) with RLE masks; a missing score counts as 1."""
+        masks = decode_rles([a["segmentation"] for a in annotations], size)
+        ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
+        classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+        scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
+        return cls(classes, scores, masks, ignore=ignore)
 
     @classmethod
     def nothing(cls, size: tuple[int, int]) -> InstancePrediction:

@@ -37,9 +37,6 @@ def split_objects(pair: InstancePair) -> np.ndarray:
     A fragment of an object is a prediction of its class of which at least half lies in the object
     and which holds at least a tenth of it. Duplicates are no fragments: best score first, one
     that has half of itself in common with a fragment kept before is passed over.
-
-    Returns:
-        (K,) bool.
     """
     prediction, truth = pair.prediction, pair.truth
     assert prediction.masks is not None

@@ -60,11 +60,7 @@ def column(records: Sequence[Record], name: str, dtype: type, *shape: int) -> np
 
 
 class Measure:
-    """One way of measuring, and its records of the images so far.
-
-    Args:
-        protocol: its name.
-    """
+    """One way of measuring, under the name of a protocol, and its records of the images so far."""
 
     needs_masks = True  # else it measures boxes
 
@@ -101,10 +97,8 @@ class Measure:
     def gather(self, *, distributed: bool = True) -> list[Record] | None:
         """Records in the order of image keys: all processes' on the main one, None elsewhere.
 
-        A key that several processes hold (samplers may repeat images) counts once.
-
-        Args:
-            distributed: False keeps to the images of this process.
+        A key that several processes hold (samplers may repeat images) counts once. ``distributed``
+        False keeps to the images of this process.
         """
         self._pack()
         shares = [(self._keys, self._packed)]

@@ -46,11 +46,7 @@ _EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
 def make_canvas(record: Record, classes: tuple[str, ...], width: int = PANEL_WIDTH) -> Canvas:
-    """The photograph of a record, with its truth.
-
-    Raises:
-        WSISError: the photograph cannot be read.
-    """
+    """The photograph of a record, with its truth; `WSISError` where it cannot be read."""
     return Canvas(record, read_dataset_image(record), classes, true_objects(record), width)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.evaluation.read_results import read_coco_results
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
-from wsis.layers.run_lengths import decode_rles
 from wsis.report.run_folders import RunFolder
 from wsis.views import accepted, instances, views_of
 
@@ -74,31 +73,14 @@ def true_objects(record: Record) -> GroundTruth | None:
         return None
 
 
-def found_in_annotations(
-    annotations: Sequence[Record], size: tuple[int, int]
-) -> InstancePrediction:
-    """Instances of annotations with RLE masks, best first; a missing score counts as 1."""
-    masks = decode_rles([a["segmentation"] for a in annotations], size)
-    ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
-    classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
-    scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-    return InstancePrediction(classes, scores, masks, ignore=ignore).ranked()
-
-
 @dataclass(frozen=True)
 class Source:
-    """Instances of the images of a data set.
+    """Instances of the images of a data set."""
 
-    Attributes:
-        key: short name for ids in the page.
-        title: for people, "pseudo labels".
-        images: those of the data set that may have a product.
-        find: dataset dict to its instances, best first, None for an image without a product.
-    """
-
-    key: str
-    title: str
-    images: ImageSet
+    key: str  # for ids in the page
+    title: str  # for people, "pseudo labels"
+    images: ImageSet  # those of the data set that may have a product
+    # dataset dict to its instances, best first, None for an image without a product
     find: Callable[[Record], InstancePrediction | None]
 
 
@@ -125,13 +107,18 @@ def pseudo_label_source(path: Path, images: ImageSet) -> Source:
     """An exported pseudo-label file of a data set, and the images that have labels there."""
     records = load_pseudo_labels(path, images.records, class_names=images.classes)
     labels = {record["image_key"]: record["annotations"] for record in records}
+    labelled = [record for record in images.records if record["image_key"] in labels]
+    return label_source(replace(images, records=labelled), labels)
+
+
+def label_source(images: ImageSet, labels: Mapping[str, Sequence[Record]]) -> Source:
+    """Pseudo labels as annotations with RLE masks by image key."""
 
     def find(record: Record) -> InstancePrediction:
         size = (int(record["height"]), int(record["width"]))
-        return found_in_annotations(labels[record["image_key"]], size)
+        return InstancePrediction.of_annotations(labels[record["image_key"]], size).ranked()
 
-    labelled = [record for record in images.records if record["image_key"] in labels]
-    return Source("pseudo_labels", "pseudo labels", replace(images, records=labelled), find)
+    return Source("pseudo_labels", "pseudo labels", images, find)
 
 
 def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
@@ -170,19 +157,12 @@ class Match(NamedTuple):
 
 @dataclass
 class Quality:
-    """How good the instances of a source are; grows image by image.
+    """How good the instances of a source are; grows image by image."""
 
-    Attributes:
-        matches: of every instance on an image with ground truth.
-        areas: of all instances, pixels.
-        true_areas: of all true objects, pixels.
-        with_truth: images that have ground truth.
-    """
-
-    matches: list[Match] = field(default_factory=list)
-    areas: list[int] = field(default_factory=list)
-    true_areas: list[int] = field(default_factory=list)
-    with_truth: int = 0
+    matches: list[Match] = field(default_factory=list)  # of instances on images with truth
+    areas: list[int] = field(default_factory=list)  # of all instances, pixels
+    true_areas: list[int] = field(default_factory=list)  # of all true objects, pixels
+    with_truth: int = 0  # images that have ground truth
 
     def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
         """Take in one image, of which the best instance comes first."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from detectron2.data import MetadataCatalog
 from PIL import Image
@@ -27,11 +26,10 @@ from wsis.report.run_folders import level_around, read_run_folder
 from wsis.report.sections import make_canvas
 from wsis.report.sources import (
     ImageSet,
-    Record,
     Source,
     artifact_source,
     choose,
-    found_in_annotations,
+    label_source,
     prediction_source,
     pseudo_label_source,
     read_images,
@@ -93,13 +91,10 @@ def _file_source(path: str, folder: str) -> Source:
     for record, key in zip(records, image_keys([r["file_name"] for r in records]), strict=True):
         record["image_key"] = key
     labels = {record["image_key"]: record.pop("annotations") for record in records}
-
-    def find(record: Record) -> Any:
-        size = (int(record["height"]), int(record["width"]))
-        masks = [a for a in labels[record["image_key"]] if isinstance(a.get("segmentation"), dict)]
-        return found_in_annotations(masks, size)
-
-    return Source("file", "pseudo labels", ImageSet((path,), file.class_names, records), find)
+    masks = {
+        k: [a for a in v if isinstance(a.get("segmentation"), dict)] for k, v in labels.items()
+    }
+    return label_source(ImageSet((path,), file.class_names, records), masks)
 
 
 def _run_sources(path: str) -> list[Source]:

@@ -116,12 +116,8 @@ def calibration_plot(
 ) -> str:
     """Mean IoU and precision at IoU 0.5 of instances by score, in bins of a tenth.
 
-    Args:
-        scores: (n,) in 0..1; what lies outside counts in the nearest bin.
-        ious: (n,) in 0..1, with the best object of the same class.
-        true: (n,) bool.
-        name: of the plot.
-        title: above it.
+    Args are (n,): scores in 0..1 (what lies outside counts in the nearest bin), the IoU with the
+    best object of the same class, and whether one was found.
     """
     bins = np.clip((np.asarray(scores) * 10).astype(np.int64), 0, 9)
     counts, centres = np.bincount(bins, minlength=10), (np.arange(10) + 0.5) / 10
