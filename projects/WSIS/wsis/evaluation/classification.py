@@ -10,8 +10,8 @@ import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
 from wsis.errors import DataError
-from wsis.evaluation.average_precision import average_precision
 from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column, results_of
+from wsis.evaluation.voc import average_precision
 
 
 class ClassificationEvaluator(Measure, DatasetEvaluator):

@@ -36,14 +36,13 @@ def _with_metric(entries: Sequence[Entry], metric: str, protocol: str) -> list[E
 
 def best_baseline(entries: Sequence[Entry]) -> Entry | None:
     """The threshold at which the components of the CAMs do best, None if they were not measured."""
-    found = list(filter(is_baseline, _with_metric(entries, "AP50", MAIN_PROTOCOL)))
+    found = filter(is_baseline, _with_metric(entries, "AP50", MAIN_PROTOCOL))
     return max(found, key=lambda e: number_of(e, "AP50") or 0.0, default=None)
 
 
 def instance_entries(entries: Sequence[Entry]) -> list[Entry]:
     """Protocol ``voc`` of every stage that makes instances, with AP50."""
-    found = _with_metric(entries, "AP50", MAIN_PROTOCOL)
-    return [e for e in found if not is_baseline(e)]
+    return [e for e in _with_metric(entries, "AP50", MAIN_PROTOCOL) if not is_baseline(e)]
 
 
 def _tiles(
