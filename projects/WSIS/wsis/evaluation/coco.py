@@ -100,7 +100,7 @@ class CocoMeasure(Measure):
             evaluation._dts[0, entry["category_id"]].append(entry | {"id": number, "area": area})
         classes = sorted({number for _, number in [*evaluation._gts, *evaluation._dts]})
         evaluation.ious = {(0, number): evaluation.computeIoU(0, number) for number in classes}
-        parts = {name: [nothing] for name, nothing in _NOTHING.items()}
+        parts: dict[str, list[Any]] = {name: [nothing] for name, nothing in _NOTHING.items()}
         for number in classes:
             areas = [
                 evaluation.evaluateImg(0, number, area, _MOST) for area in evaluation.params.areaRng

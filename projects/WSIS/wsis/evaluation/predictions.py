@@ -48,7 +48,7 @@ class InstancePrediction:
     @classmethod
     def of_artifact(cls, arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
         """Product ``instances`` (classes, scores, masks) of one image."""
-        ignore = np.any(arrays["ignore"], axis=0) if "ignore" in arrays else None
+        ignore = np.asarray(arrays["ignore"].any(axis=0)) if "ignore" in arrays else None
         return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
 
     @classmethod
@@ -57,10 +57,10 @@ class InstancePrediction:
     ) -> InstancePrediction:
         """Instances of an image of ``size`` (H, W) with RLE masks; a missing score counts as 1."""
         masks = decode_rles([a["segmentation"] for a in annotations], size)
-        ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
+        ignored = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size)
         classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-        return cls(classes, scores, masks, ignore=ignore)
+        return cls(classes, scores, masks, ignore=np.asarray(ignored.any(axis=0)))
 
     @classmethod
     def nothing(cls, size: tuple[int, int]) -> InstancePrediction:
@@ -89,8 +89,9 @@ class InstancePrediction:
 
     def take(self, chosen: np.ndarray) -> InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
-        rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "boxes")}
-        return replace(self, **{k: v if v is None else v[chosen] for k, v in rows.items()})
+        rows = (self.classes, self.scores, self.masks, self.boxes)
+        kept: list[Any] = [None if values is None else values[chosen] for values in rows]
+        return InstancePrediction(*kept, self.ignore)
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
@@ -98,15 +99,13 @@ class InstancePrediction:
 
         The ``bbox`` is that of the mask where there is no other; ``segmentation`` is an RLE.
         """
-        # Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
-        boxes = None if self.boxes is None else xywh(np.asarray(self.boxes, dtype=np.float64))
-        columns: dict[str, list[Any]] = {
-            "category_id": self.classes.tolist(),
-            "bbox": (xywh_of_masks(self.masks) if boxes is None else boxes).tolist(),
-            "score": self.scores.tolist(),
-        }
+        columns = {"category_id": self.classes.tolist(), "bbox": [], "score": self.scores.tolist()}
         if self.masks is not None:
+            columns["bbox"] = xywh_of_masks(self.masks).tolist()
             columns["segmentation"] = [encode_mask(mask) for mask in self.masks]
+        if self.boxes is not None:
+            # They are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
+            columns["bbox"] = xywh(self.boxes.astype(np.float64)).tolist()
         return rows_of(columns)
 
     def ranked(self) -> InstancePrediction:
