@@ -66,8 +66,8 @@ class Predictor:
 
         Args:
             original_image: (H, W, 3) uint8, BGR, as OpenCV reads it and `DefaultPredictor` wants.
-            tags: names of the classes in the image, where they are known. Stages that made masks
-                of tags need them: without tags there is nothing that they could find.
+            tags: names of the classes in the image, where they are known. Stages that make masks
+                of tags find nothing without.
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
@@ -83,12 +83,11 @@ class Predictor:
                 f"an image is an array (H, W, 3) of uint8, BGR, as cv2.imread reads it (None where "
                 f"there is no such file), not {what}"
             )
-        tags = [tags] if isinstance(tags, str) else tags
         height, width = original_image.shape[:2]
-        pixels = np.ascontiguousarray(original_image[:, :, ::-1])
-        record: dict[str, Any] = {"image_key": "image", "pixels": pixels}
-        record |= {"height": height, "width": width}
+        record: dict[str, Any] = {"image_key": "image", "height": height, "width": width}
+        record["pixels"] = np.ascontiguousarray(original_image[:, :, ::-1])
         if tags is not None:
+            tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
         arrays = self._stage.run(record)
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}

@@ -47,7 +47,7 @@ class InstancePrediction:
 
     @classmethod
     def of_artifact(cls, arrays: Mapping[str, np.ndarray]) -> InstancePrediction:
-        """Product ``instances`` (classes, scores, masks) of one image."""
+        """Product ``instances`` of one image."""
         ignore = np.asarray(arrays["ignore"].any(axis=0)) if "ignore" in arrays else None
         return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
 
@@ -89,9 +89,9 @@ class InstancePrediction:
 
     def take(self, chosen: np.ndarray) -> InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
-        rows = (self.classes, self.scores, self.masks, self.boxes)
-        kept: list[Any] = [None if values is None else values[chosen] for values in rows]
-        return InstancePrediction(*kept, self.ignore)
+        rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "boxes")}
+        kept: dict[str, Any] = {k: None if v is None else v[chosen] for k, v in rows.items()}
+        return replace(self, **kept)
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
