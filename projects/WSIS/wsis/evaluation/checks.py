@@ -11,7 +11,6 @@ from itertools import chain
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.pseudo_labels import QualityMeasure
@@ -55,18 +54,11 @@ def _instance_measures(class_names: Sequence[str], cfg: CfgNode) -> list[Measure
     return build_measures(class_names, names, options=options)
 
 
-def _add_instances(
-    measures: Sequence[Measure],
-    key: str,
-    found: InstancePrediction,
-    truth: GroundTruth,
-    number: int,
-) -> None:
-    """Measure one image; `DataError` where the instances, of ``number`` classes, do not fit it."""
-    found.check(key, size=truth.void.shape, num_classes=number)
-    pair = InstancePair(key, found, truth)
+def _add_instances(measures: Sequence[Measure], pair: InstancePair, num_classes: int) -> None:
+    """Measure one image; `DataError` where the instances do not fit it."""
+    pair.prediction.check(pair.key, size=pair.truth.void.shape, num_classes=num_classes)
     for measure in measures:
-        measure.add(key, pair)
+        measure.add(pair.key, pair)
 
 
 def check_instances(
@@ -77,11 +69,11 @@ def check_instances(
     measures = [*_instance_measures(class_names, cfg), quality]
     loop = ImageLoop("instances", dataset_dicts, product)
     for record, truth, arrays in loop:
-        if arrays is None:
-            found = InstancePrediction.nothing(truth.void.shape)
-        else:
+        found = InstancePrediction.nothing(truth.void.shape)
+        if arrays is not None:
             found = InstancePrediction.of_artifact(arrays)
-        _add_instances(measures, record["image_key"], found, truth, len(class_names))
+        pair = InstancePair(record["image_key"], found, truth)
+        _add_instances(measures, pair, len(class_names))
     return loop.results(results_of(measures))
 
 
@@ -106,7 +98,7 @@ def check_cam(
         labels.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
         for threshold, measures in baselines.items():
             found = cam_components(keys, cam, threshold=threshold)
-            _add_instances(measures, key, found, truth, len(class_names))
+            _add_instances(measures, InstancePair(key, found, truth), len(class_names))
     for threshold, measures in baselines.items():
         for measure in measures:
             measure.protocol += f", baseline CAM > {threshold:g}"

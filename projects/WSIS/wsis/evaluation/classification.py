@@ -21,8 +21,7 @@ class ClassificationEvaluator(Measure, DatasetEvaluator):
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__("classification")
-        self.class_names = tuple(class_names)
+        super().__init__("classification", class_names)
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]

@@ -68,11 +68,11 @@ class CocoMeasure(Measure):
     ) -> None:
         if iou_type not in ("segm", "bbox"):
             raise ValueError(f"iou_type must be segm or bbox, got {iou_type!r}")
-        self.class_names = tuple(class_names)
         self.iou_type = iou_type
         self.needs_masks = iou_type == "segm"
         self.options = options or ProtocolOptions()
-        super().__init__(self.options.name("coco" if self.needs_masks else "coco_bbox"))
+        protocol = self.options.name("coco" if self.needs_masks else "coco_bbox")
+        super().__init__(protocol, class_names)
 
     def _evaluation(self) -> COCOeval:
         evaluation = COCOeval(iouType=self.iou_type)

@@ -62,9 +62,8 @@ class QualityMeasure(Measure):
     """
 
     def __init__(self, class_names: Sequence[str], *, min_score: float = 0.0) -> None:
-        self.class_names = tuple(class_names)
         self.min_score = min_score
-        super().__init__(f"quality, score > {min_score:g}")
+        super().__init__(f"quality, score > {min_score:g}", class_names)
         self._semantic = SemanticMeasure(class_names)
 
     def measure(self, pair: InstancePair) -> Record:

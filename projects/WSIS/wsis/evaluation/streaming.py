@@ -64,8 +64,8 @@ class Measure:
 
     needs_masks = True  # else it measures boxes
 
-    def __init__(self, protocol: str) -> None:
-        self.protocol = protocol
+    def __init__(self, protocol: str, class_names: Sequence[str] = ()) -> None:
+        self.protocol, self.class_names = protocol, tuple(class_names)
         self.reset()
 
     def measure(self, pair: Any) -> Record:

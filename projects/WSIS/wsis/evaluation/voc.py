@@ -129,9 +129,8 @@ class VocMeasure(Measure):
     def __init__(
         self, class_names: Sequence[str], *, options: ProtocolOptions | None = None
     ) -> None:
-        self.class_names = tuple(class_names)
         self.options = options or ProtocolOptions()
-        super().__init__(self.options.name("voc"))
+        super().__init__(self.options.name("voc"), class_names)
 
     def measure(self, pair: InstancePair) -> Record:
         """The fields of `Matches` of one image."""
