@@ -94,8 +94,9 @@ class Predictor:
         if has_instances(arrays):
             found = made["instances"] = Instances((height, width))
             names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
-            for name in names.keys() & arrays.keys():
-                found.set(names[name], torch.from_numpy(arrays[name]))
+            for name, field in names.items():
+                if name in arrays:
+                    found.set(field, torch.from_numpy(arrays[name]))
             boxes = made.pop("boxes", None)
             boxes = mask_boxes(found.pred_masks) if boxes is None else torch.from_numpy(boxes)
             found.pred_boxes = Boxes(boxes)
