@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
-from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, open_run
+from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, has_instances, open_run
 
 
 class Predictor:
@@ -66,8 +66,8 @@ class Predictor:
 
         Args:
             original_image: (H, W, 3) uint8, BGR, as OpenCV reads it and `DefaultPredictor` wants.
-            tags: names of the classes in the image, where they are known. Stages that made masks
-                of tags need them: without tags there is nothing that they could find.
+            tags: names of the classes in the image, where they are known. Stages that make masks
+                of tags find nothing without.
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
@@ -83,29 +83,21 @@ class Predictor:
                 f"an image is an array (H, W, 3) of uint8, BGR, as cv2.imread reads it (None where "
                 f"there is no such file), not {what}"
             )
-        tags = [tags] if isinstance(tags, str) else tags
         height, width = original_image.shape[:2]
-        pixels = np.ascontiguousarray(original_image[:, :, ::-1])
-        record: dict[str, Any] = {"image_key": "image", "pixels": pixels}
-        record |= {"height": height, "width": width}
+        record: dict[str, Any] = {"image_key": "image", "height": height, "width": width}
+        record["pixels"] = np.ascontiguousarray(original_image[:, :, ::-1])
         if tags is not None:
+            tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
         arrays = self._stage.run(record)
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
-        if {"classes", "scores"} <= arrays.keys():
-            made["instances"] = _to_instances(arrays, (height, width))
-            made.pop("boxes", None)
+        if has_instances(arrays):
+            found = made["instances"] = Instances((height, width))
+            names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
+            for name, field in names.items():
+                if name in arrays:
+                    found.set(field, torch.from_numpy(arrays[name]))
+            boxes = made.pop("boxes", None)
+            boxes = mask_boxes(found.pred_masks) if boxes is None else torch.from_numpy(boxes)
+            found.pred_boxes = Boxes(boxes)
         return made
-
-
-def _to_instances(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> Instances:
-    found = Instances(size)
-    found.pred_classes = torch.from_numpy(arrays["classes"])
-    found.scores = torch.from_numpy(arrays["scores"])
-    if "masks" in arrays:
-        found.pred_masks = torch.from_numpy(arrays["masks"])
-    if "boxes" in arrays:
-        found.pred_boxes = Boxes(torch.from_numpy(arrays["boxes"]))
-    else:
-        found.pred_boxes = Boxes(mask_boxes(found.pred_masks).float())
-    return found

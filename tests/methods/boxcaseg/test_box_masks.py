@@ -6,6 +6,7 @@ from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
+from wsis.evaluation.streaming import results_of
 from wsis.methods.boxcaseg.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.box_masks import (
     BoxMaskEvaluator,
@@ -185,7 +186,7 @@ def test_no_boxes_at_all():
     none = np.zeros((0, *SIZE), dtype=bool)
     record = {"image_key": "a", "annotations": []}
     stream.take(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
-    assert np.isnan(stream.finish()["box masks"]["mIoU"])
+    assert np.isnan(results_of(stream.measures)["box masks"]["mIoU"])
 
 
 def test_an_unreadable_image_is_missed(case):

@@ -6,7 +6,6 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from wsis.visualization.canvas import (
 )
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.instances import spotlight_panel
-from wsis.visualization.panels import PANEL_WIDTH, photo_panel
+from wsis.visualization.panels import PANEL_WIDTH
 from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, size_histogram
 
 logger = logging.getLogger(__name__)
@@ -46,19 +45,17 @@ _EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
 def make_canvas(record: Record, classes: tuple[str, ...], width: int = PANEL_WIDTH) -> Canvas:
-    """The photograph of a record, with its truth.
-
-    Raises:
-        WSISError: the photograph cannot be read.
-    """
+    """The photograph of a record, with its truth; `WSISError` where it cannot be read."""
     return Canvas(record, read_dataset_image(record), classes, true_objects(record), width)
 
 
-def _card(record: Record, draw: Callable[[], Sequence[Picture]], **values: Any) -> Section:
+def _card(
+    record: Record, images: ImageSet, draw: Callable[[Canvas], Sequence[Picture]], **values: Any
+) -> Section:
     """The pictures of one image, or the sentence that says why there are none."""
     card: Section = {"key": record["image_key"], "figures": [], "problem": "", **values}
     try:
-        card["figures"] = encode(draw())
+        card["figures"] = encode(draw(make_canvas(record, images.classes)))
     except (WSISError, ValueError, IndexError) as error:
         card["problem"] = f"{record['image_key']}: {error}"
     return card
@@ -68,12 +65,12 @@ def _product_pictures(
     canvas: Canvas, folders: Sequence[RunFolder]
 ) -> Iterator[tuple[Picture, str]]:
     """Pictures with one sentence that explains their kind."""
-    yield Picture(photo_panel(canvas.image), "photograph"), ""
+    yield Picture(canvas.photo, "photograph"), ""
     for picture in draw_given(canvas, given_level(folders)):
         yield picture, GIVEN_EXPLANATION
     key = canvas.record["image_key"]
     for folder in folders:
-        if folder.has_artifacts and key in folder.reader:
+        if key in folder.reader:
             arrays = folder.reader[key]
             for view in views_of(arrays):
                 for picture in view.draw(replace(canvas, stage=folder.title), arrays):
@@ -92,23 +89,18 @@ def images_section(
     palette = distinct_colors(len(images.classes)).tolist()
     explained: dict[str, str] = {}
 
-    def draw(record: Record) -> list[Picture]:
-        drawn = list(_product_pictures(make_canvas(record, images.classes), folders))
+    def draw(canvas: Canvas) -> list[Picture]:
+        drawn = list(_product_pictures(canvas, folders))
         explained.update({picture.title: sentence for picture, sentence in drawn if sentence})
         return [picture for picture, _ in drawn]
 
-    cards = [
-        _card(
-            record,
-            partial(draw, record),
-            tags=[(images.classes[i], palette[i]) for i in record.get("image_labels", ())],
-        )
-        for record in iterate(chosen, f"pictures of {images.title}", total=len(chosen))
-    ]
-    if not cards:
-        return None
+    cards = []
+    for record in iterate(chosen, f"pictures of {images.title}", total=len(chosen)):
+        tags = [(images.classes[label], palette[label]) for label in record.get("image_labels", ())]
+        cards.append(_card(record, images, draw, tags=tags))
     title = "Images, stage by stage"
-    return section("images", title, images=images, cards=cards, explained=explained)
+    shown = section("images", title, images=images, cards=cards, explained=explained)
+    return shown if cards else None
 
 
 def measure(source: Source, options: Namespace) -> Quality:
@@ -128,19 +120,18 @@ def measure(source: Source, options: Namespace) -> Quality:
 def _match_card(match: Match, source: Source) -> Section:
     name = source.images.classes[match.class_id]
 
-    def draw() -> list[Picture]:
-        canvas = make_canvas(match.record, source.images.classes)
+    def draw(canvas: Canvas) -> list[Picture]:
         found = source.find(match.record)
         truth, absent = np.zeros(canvas.image.shape[:2], dtype=bool), f"none: no {name} here"
         if match.object_index >= 0:
             truth, absent = canvas.truth.masks[match.object_index], ""
-        mask = spotlight_panel(canvas.image, found.masks[match.index])
+        mask = spotlight_panel(canvas.photo, found.masks[match.index])
         return [
             Picture(mask, source.title.rstrip("s")),
-            Picture(spotlight_panel(canvas.image, truth), "true object", absent),
+            Picture(spotlight_panel(canvas.photo, truth), "true object", absent),
         ]
 
-    return _card(match.record, draw, match=match, class_name=name)
+    return _card(match.record, source.images, draw, match=match, class_name=name)
 
 
 def extremes_section(source: Source, quality: Quality) -> Section | None:
@@ -159,20 +150,17 @@ def predictions_section(source: Source, options: Namespace) -> Section | None:
     """Images of a test set: photograph, predictions, ground truth."""
     chosen = choose(source.images.records, options.images, seed=options.seed)
 
-    def draw(record: Record) -> list[Picture]:
-        canvas = make_canvas(record, source.images.classes)
-        found = source.find(record)
+    def draw(canvas: Canvas) -> list[Picture]:
+        found = source.find(canvas.record)
         assert found is not None
         return [
-            Picture(photo_panel(canvas.image), "photograph"),
+            Picture(canvas.photo, "photograph"),
             draw_found(canvas, found.take(found.scores >= options.min_score), "prediction"),
             *draw_truth(canvas),
         ]
 
-    cards = [
-        _card(record, partial(draw, record))
-        for record in iterate(chosen, f"pictures of {source.title}", total=len(chosen))
-    ]
+    bar = iterate(chosen, f"pictures of {source.title}", total=len(chosen))
+    cards = [_card(record, source.images, draw) for record in bar]
     if not cards:
         return None
     return section(
@@ -221,20 +209,15 @@ def quality_section(measured: Sequence[tuple[Source, Quality]]) -> Section | Non
     for source, quality in measured:
         title = f"{source.title} on {source.images.title}"
         if quality.matches:
-            calibration.append(
-                calibration_plot(
-                    np.array([m.score for m in quality.matches]),
-                    np.array([m.iou for m in quality.matches]),
-                    np.array(quality.true),
-                    name=f"calibration-{source.key}",
-                    title=title,
-                )
-            )
+            columns = ([getattr(m, k) for m in quality.matches] for k in ("score", "iou", "true"))
+            scores, ious, true = map(np.array, columns)
+            name = f"calibration-{source.key}"
+            calibration.append(calibration_plot(scores, ious, true, name=name, title=title))
         series = {source.title: np.array(quality.areas)}
         if quality.with_truth:
             series["true objects"] = np.array(quality.true_areas)
         if quality.areas or quality.true_areas:
             sizes.append(size_histogram(series, name=f"sizes-{source.key}", title=title))
-    if not calibration and not sizes:
+    if not sizes:  # no match is without a size
         return None
     return section("quality", "Scores and sizes", calibration=calibration, sizes=sizes)

@@ -26,12 +26,13 @@ from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.streaming import (
+    Measure,
     Metrics,
     Record,
-    RecordTable,
-    StreamingEvaluation,
+    column,
     percent,
     ratio,
+    results_of,
 )
 from wsis.evaluation.truth import load_truth
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
@@ -145,11 +146,11 @@ class BoxMasks:
     classes: np.ndarray
 
 
-class BoxMaskMeasure:
+class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes: of ``protocol``, with C ``class_names``."""
 
     def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
-        self.protocol = protocol
+        super().__init__(protocol)
         self.class_names = tuple(class_names)
 
     def measure(self, pair: BoxMasks) -> Record:
@@ -157,10 +158,10 @@ class BoxMaskMeasure:
         iou = paired_iou(pair.masks[self.protocol], pair.truths)
         return {"iou": iou, "classes": pair.classes}
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
-        table, number = RecordTable.of(records), len(self.class_names)
-        ious, classes = table.column("iou", np.float64), table.column("classes", np.int64)
+        number = len(self.class_names)
+        ious, classes = column(records, "iou", np.float64), column(records, "classes", np.int64)
         means, starred = class_mean_iou(ious, classes, num_classes=number)
         metrics: Metrics = {"mIoU": ratio(float(ious.sum()), len(ious))}
         metrics["mIoU*"] = percent(starred) if len(ious) else float("nan")
@@ -174,7 +175,7 @@ class BoxMaskMeasure:
         return metrics
 
 
-class BoxMaskStream(StreamingEvaluation):
+class BoxMaskStream:
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
     Args:
@@ -195,7 +196,7 @@ class BoxMaskStream(StreamingEvaluation):
         self.grabcut_iterations = grabcut_iterations if baselines else 0
         titles = [title, _FILLED] if baselines else [title]
         titles += [_GRABCUT] if self.grabcut_iterations else []
-        super().__init__([BoxMaskMeasure(one, class_names) for one in titles])
+        self.measures = [BoxMaskMeasure(one, class_names) for one in titles]
         self._titles = titles
 
     def take(
@@ -240,7 +241,11 @@ class BoxMaskStream(StreamingEvaluation):
         if _GRABCUT in self._titles:
             image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
             ways[_GRABCUT] = grabcut_boxes(image, boxes[known], iterations=iterations)
-        self.add(record["image_key"], BoxMasks(ways, truths, classes))
+        self._add(record, BoxMasks(ways, truths, classes))
+
+    def _add(self, record: Mapping[str, Any], pair: BoxMasks) -> None:
+        for measure in self.measures:
+            measure.add(record["image_key"], pair)
 
     def miss(self, record: Mapping[str, Any], truth: GroundTruth) -> None:
         """Count an image that could not be read: every box of it has an empty mask."""
@@ -248,7 +253,7 @@ class BoxMaskStream(StreamingEvaluation):
         objects = objects[objects >= 0]
         truths, classes = truth.masks[objects], truth.classes[objects]
         ways = dict.fromkeys(self._titles, np.zeros_like(truths))
-        self.add(record["image_key"], BoxMasks(ways, truths, classes))
+        self._add(record, BoxMasks(ways, truths, classes))
 
 
 def check_box_masks(
@@ -264,7 +269,7 @@ def check_box_masks(
         else:
             boxes, classes = arrays["boxes"], arrays["classes"]
             stream.take(record, truth, arrays["masks"], boxes, classes=classes)
-    return loop.results(stream.finish())
+    return loop.results(results_of(stream.measures))
 
 
 def check_proxy_masks(
@@ -272,23 +277,21 @@ def check_proxy_masks(
 ) -> Results:
     """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
     results = check_instances(dataset_dicts, product, class_names, cfg)
-    measures = {
+    streams = {
         title: BoxMaskStream(class_names, title=title, baselines=False)
         for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
     }
     loop = ImageLoop("proxy masks", dataset_dicts, product)
     for record, truth, arrays in loop:
         if arrays is None:
-            measures["proxy masks"].miss(record, truth)
+            streams["proxy masks"].miss(record, truth)
             continue
         sure = arrays["confidence"] > TRUSTED
-        for stream, chosen in zip(measures.values(), (None, sure), strict=True):
+        for stream, chosen in zip(streams.values(), (None, sure), strict=True):
             boxes, classes = arrays["boxes"], arrays["classes"]
             stream.take(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
-    figures: dict[str, Metrics] = {}
-    for stream in measures.values():
-        figures.update(stream.finish())
-    return results + loop.results(figures)
+    found = results_of(measure for stream in streams.values() for measure in stream.measures)
+    return results + loop.results(found)
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
@@ -307,7 +310,8 @@ class BoxMaskEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget every image."""
-        self._stream.reset()
+        for measure in self._stream.measures:
+            measure.reset()
         self._objects = 0
 
     def process(
@@ -333,7 +337,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
-        results = self._stream.finish()
+        results = results_of(self._stream.measures)
         if sum(comm.all_gather(self._objects)):
             return results
         logger.warning("no image has true masks, so masks inside boxes have no figures")
