@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.peak_response import Tape, peak_response_maps, record, refusal
+from wsis.layers.peak_backward import PeakProgram
+from wsis.layers.peak_response import peak_response_maps, record
 from wsis.layers.peaks import (
     FILTERS,
     GRADIENTS,
@@ -182,23 +182,21 @@ class PeakClassifier(PixelModule):
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
+        image = self.pixel_mean.new_zeros((1, len(self.pixel_mean), 32, 32))
         try:
-            refused = refusal(self._tape_of_nothing())
+            try:
+                tape = record(lambda x: self._network(x)[0], image)
+            except RuntimeError:  # too small for its windows
+                tape = record(lambda x: self._network(x)[0], F.pad(image, (0, 96, 0, 96)))
+            PeakProgram(*tape)
+        except ValueError as error:
+            raise UsageError(
+                f"MODEL.BACKBONE ({name}): {error} (CIM traces no peaks back: it takes yours "
+                "with peak_classifier.MODEL.META_ARCHITECTURE ClassPeaks)"
+            ) from None
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        if refused is not None:
-            raise UsageError(
-                f"MODEL.BACKBONE ({name}): {refused} (CIM traces no peaks back: it takes yours "
-                "with peak_classifier.MODEL.META_ARCHITECTURE ClassPeaks)"
-            )
-
-    def _tape_of_nothing(self) -> Tape:
-        image = self.pixel_mean.new_zeros((1, len(self.pixel_mean), 32, 32))
-        try:
-            return record(self._network, image, select=itemgetter(0))
-        except RuntimeError:  # too small for its windows
-            return record(self._network, F.pad(image, (0, 96, 0, 96)), select=itemgetter(0))
 
     @torch.no_grad()
     def respond(
@@ -236,14 +234,19 @@ class PeakClassifier(PixelModule):
     def _respond(
         self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
     ) -> list[PeakResponses]:
+        features: dict[str, Tensor] = {}
+
+        def network(x: Tensor) -> Tensor:
+            raw, found = self._network(x)
+            features.update({name: feature.detach() for name, feature in found.items()})
+            return raw
+
         if back_propagate:
-            tape = record(self._network, images, select=itemgetter(0))
-            raw, features = tape.output.detach(), tape.made[1]
-            features = {name: feature.detach() for name, feature in features.items()}
+            tape = record(network, images)
+            raw = tape.output.detach()
         else:
             # as `record` lays them out: the same maps with and without back-propagation
-            images = images.contiguous(memory_format=map_layout(images.device))
-            raw, features = self._network(images)
+            raw = network(images.contiguous(memory_format=map_layout(images.device)))
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
