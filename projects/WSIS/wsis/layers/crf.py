@@ -26,51 +26,40 @@ _BLOCK = 8  # labels are padded to a multiple of one AVX2 register: 8 columns co
 
 
 @dataclass(frozen=True)
-class GaussianKernel:
-    """Smoothness: near pixels share a label.
+class Kernel:
+    """Near pixels share a label (smoothness), or near pixels of similar colour (appearance).
 
     Attributes:
-        sxy: standard deviation in pixels, or a pair (x, y).
+        sxy: standard deviation in pixels.
         weight: how much it counts.
+        srgb: standard deviation in grey levels (0..255); None looks at no colours.
     """
 
-    sxy: float | tuple[float, float] = 3.0
-    weight: float = 3.0
+    sxy: float
+    weight: float
+    srgb: float | None = None
 
     def features(self, image: Tensor) -> Tensor:
-        """Pixel positions over ``sxy``, (2, N) float32, x first, for an image (H, W, 3)."""
+        """Pixel positions over ``sxy``, x first, and colours over ``srgb``: (2 or 5, N) float32.
+
+        Of an image (H, W, 3).
+
+        Raises:
+            ValueError: a standard deviation that is not positive.
+        """
+        for value in (self.sxy, 1.0 if self.srgb is None else self.srgb):
+            if not 0 < value < math.inf:
+                raise ValueError(f"a standard deviation must be positive, not {value!r}")
         height, width = image.shape[:2]
-        sx, sy = _deviations(self.sxy, 2)
-        x = torch.arange(width, dtype=torch.float32, device=image.device) / sx
-        y = torch.arange(height, dtype=torch.float32, device=image.device) / sy
-        return torch.stack([x.repeat(height), y.repeat_interleave(width)])
-
-
-@dataclass(frozen=True)
-class BilateralKernel:
-    """Appearance: near pixels of similar colour share a label.
-
-    Attributes:
-        sxy: standard deviation in pixels, or a pair (x, y).
-        srgb: standard deviation in grey levels (0..255), or one per colour.
-        weight: how much it counts.
-    """
-
-    sxy: float | tuple[float, float] = 50.0
-    srgb: float | tuple[float, float, float] = 5.0
-    weight: float = 10.0
-
-    def features(self, image: Tensor) -> Tensor:
-        """Positions over ``sxy`` and colours over ``srgb``, (5, N) float32."""
+        x, y = (torch.arange(n, dtype=torch.float32, device=image.device) for n in (width, height))
+        places = torch.stack([x.repeat(height), y.repeat_interleave(width)]) / self.sxy
+        if self.srgb is None:
+            return places
         colours = image.reshape(-1, 3).T.float()
-        deviations = colours.new_tensor(_deviations(self.srgb, 3))
-        return torch.cat([GaussianKernel(self.sxy).features(image), colours / deviations[:, None]])
+        return torch.cat([places, colours / colours.new_tensor(self.srgb)])
 
 
-Kernel = GaussianKernel | BilateralKernel
-
-
-IRNET_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(50.0, 5.0, 10.0))
+IRNET_KERNELS = (Kernel(3.0, 3.0), Kernel(50.0, 10.0, 5.0))
 """What IRNet (and most of this field) uses to turn seeds into label maps."""
 
 
@@ -253,11 +242,3 @@ def _as_tensor(array: Array) -> Tensor:
         return array
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _deviations(value: float | Sequence[float], count: int) -> list[float]:
-    """``count`` standard deviations from one number or one per axis."""
-    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * count
-    if len(values) != count or not all(0 < v < math.inf for v in values):
-        raise ValueError(f"expected one positive standard deviation or {count}, not {value!r}")
-    return values

@@ -245,8 +245,9 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     if not loaded or (strict and missing):
         raise DataError(
             f"{path} does not fit {type(model).__name__}: {len(loaded)} of {len(own)} weights "
-            f"found, {(missing or list(own))[0]} missing or of another shape; the file has {list(state)[0]}"
-            " (python tools/convert_checkpoint.py converts checkpoints of the originals)"
+            f"found, {(missing or list(own))[0]} missing or of another shape; the file has "
+            f"{list(state)[0]} (python tools/convert_checkpoint.py converts checkpoints of the "
+            "originals)"
         )
     model.load_state_dict(loaded, strict=False)
     logger.info("%s: %d weights loaded", path, len(loaded))

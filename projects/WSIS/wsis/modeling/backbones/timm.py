@@ -297,8 +297,8 @@ def _download(name: str, **options: Any) -> nn.Module:
         raise
     except Exception as error:  # the ways in which a download fails have no common class
         raise DataError(
-            f"MODEL.TIMM.PRETRAINED: timm's weights of {name} did not arrive ({first_line(error)}); set "
-            "it to False and name a file of weights by MODEL.TIMM.WEIGHTS or MODEL.WEIGHTS"
+            f"MODEL.TIMM.PRETRAINED: timm's weights of {name} did not come ({first_line(error)}); "
+            "set it to False and name a file of weights by MODEL.TIMM.WEIGHTS or MODEL.WEIGHTS"
         ) from error
 
 
