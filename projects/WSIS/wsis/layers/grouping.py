@@ -17,6 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from wsis.layers.regions import part_boxes
 from wsis.layers.superpixels import Neighbours, color_cost, mutual_choices, rename_neighbours
 
 _COLOR_BINS, _TEXTURE_BINS, _DIRECTIONS = 20, 8, 8
@@ -73,7 +74,6 @@ def _histograms(
 
 def describe_parts(labels: np.ndarray, lab: np.ndarray) -> Parts:
     """Superpixels ``labels`` (H, W) int32, from 0 without gaps, of a picture (H, W, 3) float32."""
-    height, width = labels.shape
     flat = labels.ravel().astype(np.int64)
     number = int(flat.max()) + 1
     smooth = cv2.GaussianBlur(lab[..., 0], (0, 0), 1.0)
@@ -81,19 +81,12 @@ def describe_parts(labels: np.ndarray, lab: np.ndarray) -> Parts:
     dy = cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32)
     angles = np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS)
     slopes = [np.sqrt(np.maximum(dx * np.cos(a) + dy * np.sin(a), 0)) for a in angles]
-    rows, columns = np.divmod(np.arange(flat.size), width)
-    boxes = np.tile([width, height, 0, 0], (number, 1))
-    for side, (function, values) in enumerate(
-        [(np.minimum, columns), (np.minimum, rows), (np.maximum, columns + 1)]
-        + [(np.maximum, rows + 1)]
-    ):
-        function.at(boxes[:, side], flat, values)
     return Parts(
         np.bincount(flat).astype(np.float64),
         np.stack([np.bincount(flat, lab[..., c].ravel()) for c in range(3)], axis=1),
         _histograms(flat, [lab[..., c] for c in range(3)], list(_COLOR_RANGE), _COLOR_BINS),
         _histograms(flat, slopes, [(0.0, _TEXTURE_LIMIT)] * _DIRECTIONS, _TEXTURE_BINS),
-        boxes,
+        part_boxes(labels, number),
     )
 
 
@@ -107,28 +100,24 @@ def _shared(histogram: np.ndarray, size: np.ndarray, pairs: Neighbours) -> np.nd
     return np.minimum(one, two).sum(axis=1)
 
 
-def similarity_cost(*, texture: bool = True) -> Cost:
+def similarity_cost(
+    parts: Parts, pairs: Neighbours, pixels: float, *, texture: bool = True
+) -> np.ndarray:
     """Less similar neighbours cost more: in colour, size, fill and, if asked for, texture."""
-
-    def cost(parts: Parts, pairs: Neighbours, pixels: float) -> np.ndarray:
-        together = parts.size[pairs.one] + parts.size[pairs.two]
-        total = together / pixels - _shared(parts.color_histogram, parts.size, pairs)
-        if texture:
-            total = total - _shared(parts.texture_histogram, parts.size, pairs)
-        low = np.minimum(parts.boxes[pairs.one, :2], parts.boxes[pairs.two, :2])
-        high = np.maximum(parts.boxes[pairs.one, 2:], parts.boxes[pairs.two, 2:])
-        return total + ((high - low).prod(axis=1) - together) / pixels
-
-    return cost
+    together = parts.size[pairs.one] + parts.size[pairs.two]
+    total = together / pixels - _shared(parts.color_histogram, parts.size, pairs)
+    if texture:
+        total = total - _shared(parts.texture_histogram, parts.size, pairs)
+    low = np.minimum(parts.boxes[pairs.one, :2], parts.boxes[pairs.two, :2])
+    high = np.maximum(parts.boxes[pairs.one, 2:], parts.boxes[pairs.two, 2:])
+    return total + ((high - low).prod(axis=1) - together) / pixels
 
 
-def edge_cost(*, power: float, edge_weight: float) -> Cost:
+def edge_cost(
+    parts: Parts, pairs: Neighbours, pixels: float, *, power: float, edge_weight: float
+) -> np.ndarray:
     """Neighbours with unlike mean colours or an edge between them cost more, see `color_cost`."""
-
-    def cost(parts: Parts, pairs: Neighbours, pixels: float) -> np.ndarray:
-        return color_cost(parts.size, parts.color, pairs, power=power, edge_weight=edge_weight)
-
-    return cost
+    return color_cost(parts.size, parts.color, pairs, power=power, edge_weight=edge_weight)
 
 
 class Tree(NamedTuple):

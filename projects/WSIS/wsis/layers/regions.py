@@ -203,7 +203,7 @@ class Regions:
     @cached_property
     def boxes(self) -> np.ndarray:
         """(R, 4) int64, tightest boxes (x0, y0, x1, y1), x1 and y1 exclusive; 0 if empty."""
-        extents = _extents(self.labels, self.num_atoms)
+        extents = part_boxes(self.labels, self.num_atoms)
         height, width = self.size
         operations = (np.minimum, width), (np.minimum, height), (np.maximum, 0), (np.maximum, 0)
         limits = [
@@ -296,8 +296,8 @@ def _label_image(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _extents(labels: np.ndarray, number: int) -> np.ndarray:
-    """(A, 4) int64 boxes of atoms; of one without pixels the image's far corner, then zeros."""
+def part_boxes(labels: np.ndarray, number: int) -> np.ndarray:
+    """(A, 4) int64 boxes of the labels 0 to A - 1; of one without pixels the far corner, then 0."""
     height, width = labels.shape
     flat = labels.ravel()
     cut = np.empty(flat.shape, dtype=bool)  # where a run of one atom within a row starts

@@ -8,6 +8,7 @@ near duplicates are dropped. H x W pixels, n superpixels, R proposals.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,10 +18,10 @@ from wsis.layers.regions import Regions
 from wsis.layers.superpixels import edge_maps, superpixels, to_lab
 
 _COSTS: tuple[Cost, ...] = (
-    similarity_cost(),
-    similarity_cost(texture=False),
-    edge_cost(power=0.35, edge_weight=4.0),
-    edge_cost(power=0.5, edge_weight=1.0),
+    similarity_cost,
+    partial(similarity_cost, texture=False),
+    partial(edge_cost, power=0.35, edge_weight=4.0),
+    partial(edge_cost, power=0.5, edge_weight=1.0),
 )
 _SIZE_POWER = 0.1  # of the area in the score
 _PAIR_PENALTY = 0.8  # factor on the score of a pair of nodes against that of a node

@@ -51,7 +51,7 @@ class PeakClassifier(PixelModule):
     Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case, and these.
 
     Attributes:
-        peak_filter: see `wsis.layers.peaks.peak_thresholds`.
+        peak_filter: see `wsis.layers.peaks.find_peaks`.
         factor: sub-pixel locating factor: class maps are enlarged before peaks are searched.
         memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
             device's default.
@@ -149,11 +149,14 @@ class PeakClassifier(PixelModule):
             for s in batched_inputs
         ]
         images = [self.normalize(sample["image"]) for sample in batched_inputs]
-        logits, groups = [], _by_size(images)
-        for members in groups:
+        groups: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(index)
+        logits = []
+        for members in groups.values():
             scores, maps, _ = self(torch.stack([images[i] for i in members]))
             logits.append(torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores))
-        order = [i for members in groups for i in members]
+        order = [i for members in groups.values() for i in members]
         target = torch.stack([targets[i] for i in order]).to(self.device)
         return {"loss_classification": F.multilabel_soft_margin_loss(torch.cat(logits), target)}
 
@@ -214,26 +217,20 @@ class PeakClassifier(PixelModule):
                 threshold; None for an image without tags.
             back_propagate: make the peak response maps.
 
-        Returns:
-            one for each image.
-
         Raises:
             DataError: the maps are not finite, or a tag is no class.
             ValueError: the backbone has an operation that peaks cannot pass.
         """
-        found: list[PeakResponses | None] = [None] * len(images)
-        for members in _by_size(images):
-            batch = torch.stack([images[i] for i in members])
-            given = [None if tags is None else tags[i] for i in members]
-            with full_precision(batch.device):
-                made = self._respond(batch, given, back_propagate)
-            for i, one in zip(members, made, strict=True):
-                found[i] = one
-        return [one for one in found if one is not None]
+        given = tags or [None] * len(images)
+        with full_precision(self.device):
+            return [
+                self._respond(image[None], own, back_propagate)
+                for image, own in zip(images, given, strict=True)
+            ]
 
     def _respond(
-        self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
-    ) -> list[PeakResponses]:
+        self, image: Tensor, tags: Sequence[int] | None, back_propagate: bool
+    ) -> PeakResponses:
         features: dict[str, Tensor] = {}
 
         def network(x: Tensor) -> Tensor:
@@ -242,11 +239,11 @@ class PeakClassifier(PixelModule):
             return raw
 
         if back_propagate:
-            tape = record(network, images)
+            tape = record(network, image)
             raw = tape.output.detach()
         else:
-            # as `record` lays them out: the same maps with and without back-propagation
-            raw = network(images.contiguous(memory_format=map_layout(images.device)))
+            # as `record` lays it out: the same maps with and without back-propagation
+            raw = network(image.contiguous(memory_format=map_layout(image.device)))
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
@@ -254,57 +251,32 @@ class PeakClassifier(PixelModule):
         responses = None
         if back_propagate:
             responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
-        results, frame = [], self._frame(tuple(images.shape[2:]))
-        for i in range(len(images)):
-            own = chosen[:, 0] == i
-            results.append(
-                PeakResponses(
-                    scores=scores[i],
-                    class_maps=maps[i],
-                    all_peaks=every[every[:, 0] == i, 1:],
-                    peaks=chosen[own, 1:],
-                    values=peak_values(maps, chosen[own]),
-                    responses=None if responses is None else responses[own],
-                    features={name: value[i : i + 1] for name, value in features.items()},
-                    frame=frame,
-                )
-            )
-        return results
-
-    def _frame(self, size: tuple[int, int]) -> MapFrame:
         stride = self.backbone.output_shape()[self.in_feature].stride
         centre = getattr(self.backbone, "cell_centre", 0.0)
-        return MapFrame(size, stride, self.factor, centre)
+        return PeakResponses(
+            scores=scores[0],
+            class_maps=maps[0],
+            all_peaks=every[:, 1:],
+            peaks=chosen[:, 1:],
+            values=peak_values(maps, chosen),
+            responses=responses,
+            features=features,
+            frame=MapFrame(tuple(image.shape[2:]), stride, self.factor, centre),
+        )
 
     def _choose(
-        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[Sequence[int] | None]
+        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[int] | None
     ) -> Tensor:
-        """Peaks (P, 4) of present classes above the threshold."""
-        present = scores.clone()
-        for row, given in zip(present, tags, strict=True):
-            if given is not None:
-                own = self.multi_hot(given).to(row.device) > 0
-                row.copy_(torch.where(own, float("inf"), float("nan")))
+        """Peaks (P, 4) of present classes above the threshold; of equal ones the first."""
+        if tags is not None:
+            own = self.multi_hot(tags).to(scores.device) > 0
+            scores = torch.where(own, float("inf"), float("nan"))[None]
         limits = {"class_threshold": self.class_threshold, "peak_threshold": self.peak_threshold}
-        chosen = confident_peaks(maps, present, peaks, **limits)
+        chosen = confident_peaks(maps, scores, peaks, **limits)
         if not self.max_peaks:
             return chosen
-        kept = [_highest(maps, chosen[chosen[:, 0] == i], self.max_peaks) for i in range(len(maps))]
-        return torch.cat(kept)
-
-
-def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:
-    """The ``count`` highest peaks, in their old order; of equal ones the first."""
-    order = torch.argsort(peak_values(maps, peaks), descending=True, stable=True)[:count]
-    return peaks[order.sort().values]
-
-
-def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of images of equal sizes, together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(tuple(image.shape), []).append(index)
-    return list(groups.values())
+        order = torch.argsort(peak_values(maps, chosen), descending=True, stable=True)
+        return chosen[order[: self.max_peaks].sort().values]
 
 
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:
