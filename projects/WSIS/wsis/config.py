@@ -254,6 +254,5 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU; set it False on a CPU")
-    if cfg.WSIS.ON_ERROR not in ON_ERROR:
-        choices = " or ".join(ON_ERROR)
-        raise UsageError(f"WSIS.ON_ERROR is {cfg.WSIS.ON_ERROR!r}; it must be {choices}")
+    if (given := cfg.WSIS.ON_ERROR) not in ON_ERROR:
+        raise UsageError(f"WSIS.ON_ERROR is {given!r}; it must be {' or '.join(ON_ERROR)}")

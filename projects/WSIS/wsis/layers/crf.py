@@ -27,17 +27,11 @@ _BLOCK = 8  # labels are padded to a multiple of one AVX2 register: 8 columns co
 
 @dataclass(frozen=True)
 class Kernel:
-    """Near pixels share a label (smoothness), or near pixels of similar colour (appearance).
+    """Near pixels share a label (smoothness), or near pixels of similar colour (appearance)."""
 
-    Attributes:
-        sxy: standard deviation in pixels.
-        weight: how much it counts.
-        srgb: standard deviation in grey levels (0..255); None looks at no colours.
-    """
-
-    sxy: float
-    weight: float
-    srgb: float | None = None
+    sxy: float  # standard deviation in pixels
+    weight: float  # how much it counts
+    srgb: float | None = None  # standard deviation in grey levels (0..255); None: no colours
 
     def features(self, image: Tensor) -> Tensor:
         """Pixel positions over ``sxy``, x first, and colours over ``srgb``: (2 or 5, N) float32.
@@ -103,15 +97,10 @@ class DenseCRF:
         Raises:
             ValueError: wrong shape, no labels, or a unary that is not finite.
         """
-        energies = _as_tensor(unary).to(self._device)
+        energies = self._checked(unary, "unary", "[B,] L", (3, 4))
         shape = energies.shape
-        if energies.ndim not in (3, 4) or shape[-2:] != (self.height, self.width) or not shape[-3]:
-            raise ValueError(
-                f"the unary must be ([B,] L, {self.height}, {self.width}) with L >= 1, "
-                f"not {tuple(shape)}"
-            )
-        if not torch.isfinite(energies).all():
-            raise ValueError("the unary must be finite")
+        if not shape[-3]:
+            raise ValueError("the unary must have labels")
         problems, labels = math.prod(shape[:-3]), shape[-3]
         padded = -(-labels // _BLOCK) * _BLOCK
         # (N, B, L padded): a pixel's labels lie together; a label that pads has probability 0.
@@ -142,13 +131,7 @@ class DenseCRF:
         Raises:
             ValueError: wrong shape, or logits that are not finite.
         """
-        given = _as_tensor(logits).to(self._device)
-        if given.ndim != 3 or given.shape[1:] != (self.height, self.width):
-            raise ValueError(
-                f"the logits must be (B, {self.height}, {self.width}), not {tuple(given.shape)}"
-            )
-        if not torch.isfinite(given).all():
-            raise ValueError("the logits must be finite")
+        given = self._checked(logits, "logits", "B", (3,))
         problems = len(given)
         columns = -(-problems // _BLOCK) * _BLOCK
         own = torch.zeros((self.height * self.width, columns), device=self._device)
@@ -165,6 +148,17 @@ class DenseCRF:
                 q = total.sigmoid()
         q = q[:, :problems].T.reshape(given.shape).contiguous()
         return q if isinstance(logits, Tensor) else q.cpu().numpy()
+
+    def _checked(self, array: Array, name: str, leading: str, dims: tuple[int, ...]) -> Tensor:
+        values = _as_tensor(array).to(self._device)
+        if values.ndim not in dims or values.shape[-2:] != (self.height, self.width):
+            raise ValueError(
+                f"the {name} must be ({leading}, {self.height}, {self.width}), "
+                f"not {tuple(values.shape)}"
+            )
+        if not torch.isfinite(values).all():
+            raise ValueError(f"the {name} must be finite")
+        return values
 
 
 def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:

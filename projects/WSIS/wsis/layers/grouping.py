@@ -1,9 +1,8 @@
 """Hierarchies of regions: superpixels joined, two by two, until one is left.
 
-All pairs of regions that like each other best are joined at once, so that a hierarchy takes a few
-dozen rounds over shrinking arrays and no loop over regions. What "like" means is a cost; different
-costs give different hierarchies of the same superpixels. The similarities follow Uijlings et al.,
-"Selective Search for Object Recognition", IJCV 2013, section 3.2: colour, texture, size and fill.
+All pairs of regions that like each other best are joined at once, in a few dozen rounds over
+shrinking arrays; different costs give different hierarchies. The similarities follow Uijlings et
+al., "Selective Search for Object Recognition", IJCV 2013, section 3.2.
 
 n superpixels, m = up to 2 n - 1 nodes (the superpixels first), E neighbours, q pairs.
 """
@@ -27,21 +26,13 @@ _TEXTURE_LIMIT = 5.0  # square root of L per pixel
 
 @dataclass
 class Parts:
-    """What is known of regions and adds up when they are joined.
+    """What is known of regions and adds up when they are joined."""
 
-    Attributes:
-        size: (m,) float64 pixels.
-        color: (m, 3) float64 sums of Lab.
-        color_histogram: (m, 60) float32; a region's entries sum to its size.
-        texture_histogram: (m, 64) float32; likewise.
-        boxes: (m, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive.
-    """
-
-    size: np.ndarray
-    color: np.ndarray
-    color_histogram: np.ndarray
-    texture_histogram: np.ndarray
-    boxes: np.ndarray
+    size: np.ndarray  # (m,) float64 pixels
+    color: np.ndarray  # (m, 3) float64 sums of Lab
+    color_histogram: np.ndarray  # (m, 60) float32; a region's entries sum to its size
+    texture_histogram: np.ndarray  # (m, 64) float32; likewise
+    boxes: np.ndarray  # (m, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive
 
     def extended(self, number: int) -> Parts:
         """The same with room for ``number`` regions."""
@@ -121,25 +112,15 @@ def edge_cost(
 
 
 class Tree(NamedTuple):
-    """A hierarchy, and the neighbours that were looked at while it grew.
+    """A hierarchy, and the neighbours that were looked at while it grew."""
 
-    Attributes:
-        children: (m, 2) int64, -1 for superpixels.
-        size: (m,) float64, pixels.
-        outline: (m,) float64, touching pixel pairs along the outline inside the image.
-        strength: (m,) float64, sum of the last edge map along it.
-        pairs: (q, 2) int64, nodes that touched and of which one had just appeared.
-        pair_outline: (q,) float64, of their union.
-        pair_strength: (q,) float64, of their union.
-    """
-
-    children: np.ndarray
-    size: np.ndarray
-    outline: np.ndarray
-    strength: np.ndarray
-    pairs: np.ndarray
-    pair_outline: np.ndarray
-    pair_strength: np.ndarray
+    children: np.ndarray  # (m, 2) int64, -1 for superpixels
+    size: np.ndarray  # (m,) float64, pixels
+    outline: np.ndarray  # (m,) float64, touching pixel pairs along the outline inside the image
+    strength: np.ndarray  # (m,) float64, sum of the last edge map along it
+    pairs: np.ndarray  # (q, 2) int64, nodes that touched and of which one had just appeared
+    pair_outline: np.ndarray  # (q,) float64, of their union
+    pair_strength: np.ndarray  # (q,) float64, of their union
 
     def members(self, number: int) -> np.ndarray:
         """(m, n) bool, which of the ``number`` superpixels each node has."""

@@ -45,15 +45,10 @@ Term = tuple[int, Tensor | None]
 
 @dataclass(frozen=True)
 class Window:
-    """Gradients of P peaks at a map; 0 outside a window, which all of them share.
+    """Gradients of P peaks at a map; 0 outside a window, which all of them share."""
 
-    Attributes:
-        data: (P, C, A, B).
-        corner: (top, left); what lies outside the map means nothing.
-    """
-
-    data: Tensor
-    corner: Shape
+    data: Tensor  # (P, C, A, B)
+    corner: Shape  # (top, left); what lies outside the map means nothing
 
 
 class _Step(NamedTuple):
@@ -97,15 +92,7 @@ class PeakProgram:
         return 4 * max(int(np.prod(step.shape[1:])) for step in self._steps)
 
     def run(self, seeds: Window, image: int) -> Tensor:
-        """Back-propagate gradients of the output, all at once.
-
-        Args:
-            seeds: gradients of P peaks at the output, in a window inside it.
-            image: that they are of.
-
-        Returns:
-            (P, Ci, H, W) gradients at the image.
-        """
+        """Gradients (P, Ci, H, W) at an image, of those of P peaks in a window of its output."""
         made, last = {0: seeds}, len(self._steps) - 1
         for number, step in enumerate(self._steps[1:], 1):
             parts = [(made[term], factor) for term, factor in step.terms]
@@ -263,16 +250,10 @@ def _move_whole(node: Node, place: int, shape: Shape, window: Window, image: int
 
 
 def convolve_back(weight: Tensor, options: dict[str, Any], window: Window, image: int) -> Window:
-    """The gradient of a convolution at its input.
+    """The window that gradients at a convolution's output reach: it may lie over the border.
 
-    Args:
-        weight: (Co, Ci / groups, kh, kw).
-        options: stride, padding, dilation (pairs) and groups of the convolution.
-        window: gradients at the output.
-        image: not used.
-
-    Returns:
-        the window that they reach, which may lie over the border.
+    ``weight`` is (Co, Ci / groups, kh, kw), ``options`` are stride, padding, dilation (pairs) and
+    groups.
     """
     stride = options["stride"]
     corner = [c * s - p for c, s, p in zip(window.corner, stride, options["padding"], strict=True)]
@@ -290,13 +271,9 @@ def add_up(
     *,
     whole: bool = False,
 ) -> Window:
-    """The sum of windows times factors, in a window that lies inside the map.
+    """The sum of windows times factors, in a window inside a map of ``size`` (H, W), or all of it.
 
-    Args:
-        parts: at least one; factors broadcast to (N, C, H, W), None is 1.
-        size: (H, W) of the map.
-        image: of the factors.
-        whole: make the window as large as the map.
+    Factors broadcast to (N, C, H, W) and are taken for one image; None is 1.
     """
     low, high = [0, 0], list(size)
     for axis in () if whole else (0, 1):

@@ -21,15 +21,10 @@ CPU_MEMORY, GPU_MEMORY = 2**26, 2**30
 
 
 class Tape(NamedTuple):
-    """A map with the graph that autograd recorded of it.
+    """A map with the graph that autograd recorded of it."""
 
-    Attributes:
-        output: (N, C, h, w).
-        images: (N, Ci, H, W), the leaf of the graph.
-    """
-
-    output: Tensor
-    images: Tensor
+    output: Tensor  # (N, C, h, w)
+    images: Tensor  # (N, Ci, H, W), the leaf of the graph
 
 
 def record(network: Callable[[Tensor], Tensor], images: Tensor) -> Tape:

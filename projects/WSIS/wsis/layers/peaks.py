@@ -34,19 +34,12 @@ def upsample_maps(maps: Tensor, factor: int) -> Tensor:
 def local_maxima(maps: Tensor, *, window: int = 3) -> Tensor:
     """Where a map is the maximum of the window around it.
 
-    Of a plateau only an element with no equal one before it (in row-major order) in its window is
-    a maximum; a constant map has exactly one, at (0, 0).
-
-    Args:
-        maps: (N, C, h, w) floating-point.
-        window: side of the window in cells, odd, at least 3. What lies outside counts as minus
-            infinity.
-
-    Returns:
-        (N, C, h, w) bool.
+    Of (N, C, h, w) floating-point, to bool of that shape. Of a plateau only an element with no
+    equal one before it (in row-major order) in its window is a maximum; a constant map has exactly
+    one, at (0, 0). What lies outside the map counts as minus infinity.
 
     Raises:
-        ValueError: another window.
+        ValueError: the side of the window, in cells, is not odd or below 3.
     """
     if window < 3 or window % 2 == 0:
         raise ValueError(f"the peak window must be an odd number of at least 3 cells, not {window}")
@@ -147,15 +140,8 @@ def confident_peaks(
 ) -> Tensor:
     """The peaks that are back-propagated (prm spec 5).
 
-    Args:
-        maps: (N, C, h, w).
-        scores: (N, C).
-        peaks: (P, 4) int64.
-        class_threshold: a class must score at least this; NaN never does.
-        peak_threshold: a peak must be higher than this.
-
-    Returns:
-        those rows of ``peaks``, in their order.
+    Those rows of ``peaks`` (P, 4), in their order, that are higher than ``peak_threshold`` on
+    ``maps`` (N, C, h, w) and whose class scores at least ``class_threshold``, which NaN never does.
     """
     present = scores[peaks[:, 0], peaks[:, 1]] >= class_threshold
     return peaks[present & (peak_values(maps, peaks) > peak_threshold)]

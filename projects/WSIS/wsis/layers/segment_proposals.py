@@ -31,22 +31,13 @@ _BLOCK = 512  # candidates that are compared at once
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalSettings:
-    """How proposals are made.
+    """How proposals are made."""
 
-    Attributes:
-        max_count: at most so many proposals, the best; 0 keeps all.
-        pixels_per_superpixel: one superpixel for so many pixels,
-        max_superpixels: but at most so many.
-        min_area: smaller regions are no proposals, pixels.
-        nms_threshold: of two that overlap more (mask IoU) the better one stays; 1 drops equal
-            ones only.
-    """
-
-    max_count: int = 1000
-    pixels_per_superpixel: int = 40
-    max_superpixels: int = 1200
-    min_area: int = 40
-    nms_threshold: float = 0.9
+    max_count: int = 1000  # at most so many, the best; 0 keeps all
+    pixels_per_superpixel: int = 40  # one superpixel for so many pixels,
+    max_superpixels: int = 1200  # but at most so many
+    min_area: int = 40  # smaller regions are no proposals, pixels
+    nms_threshold: float = 0.9  # of two that overlap more (mask IoU) the better one stays
 
     def __post_init__(self) -> None:
         least = {"max_count": 0, "pixels_per_superpixel": 1, "max_superpixels": 1, "min_area": 1}
@@ -76,14 +67,9 @@ def _candidates(tree: Tree, number: int, settings: ProposalSettings) -> tuple[np
 def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) -> np.ndarray:
     """Greedy suppression of regions made of the same parts.
 
-    Args:
-        table: (k, n) bool, the parts of each region, best region first.
-        size: (n,) pixels of the parts.
-        threshold: a region whose IoU with a better one exceeds this goes.
-        count: stop at so many; 0 goes on to the end.
-
-    Returns:
-        indices of those that stay, ascending.
+    ``table`` (k, n) bool says which parts of ``size`` (n,) pixels each region has, the best first;
+    one whose IoU with a better one exceeds the threshold goes. The places of those that stay,
+    ascending, at most ``count``; 0 goes on to the end.
     """
     weights = size.astype(np.float32)
     areas = table @ weights

@@ -75,14 +75,9 @@ def watershed_basins(edges: np.ndarray) -> np.ndarray:
 def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
     """Give each pixel at a border to the touching basin whose mean colour is nearest to its own.
 
-    A gradient is the same on both sides of a sharp step, so that a watershed may lie one pixel off.
-
-    Args:
-        labels: (H, W) int32 basins, from 0 without gaps.
-        lab: (H, W, 3) float32.
-
-    Returns:
-        (H, W) int32, renumbered where a basin has lost all its pixels.
+    Of (H, W) int32, from 0 without gaps, to the same, renumbered where a basin has lost all its
+    pixels. A gradient is the same on both sides of a sharp step, so that a watershed may lie one
+    pixel off.
     """
     height, width = labels.shape
     flat, colors = labels.ravel(), lab.reshape(-1, 3)
@@ -110,19 +105,12 @@ def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
 
 
 class Neighbours(NamedTuple):
-    """Pairs of regions that touch (4-neighbours).
+    """Pairs of regions that touch (4-neighbours)."""
 
-    Attributes:
-        one: (E,) int64.
-        two: (E,) int64, above ``one``.
-        length: (E,) float64, pairs of touching pixels.
-        strength: (E, S) float64, sum over these of S edge maps (the larger of both pixels).
-    """
-
-    one: np.ndarray
-    two: np.ndarray
-    length: np.ndarray
-    strength: np.ndarray
+    one: np.ndarray  # (E,) int64
+    two: np.ndarray  # (E,) int64, above ``one``
+    length: np.ndarray  # (E,) float64, pairs of touching pixels
+    strength: np.ndarray  # (E, S) float64, sum over these of S edge maps (the larger of two pixels)
 
 
 def find_neighbours(labels: np.ndarray, edges: tuple[np.ndarray, ...]) -> Neighbours:
@@ -165,15 +153,10 @@ def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
 
 
 def mutual_choices(pairs: Neighbours, cost: np.ndarray, number: int) -> np.ndarray:
-    """Pairs each of whose regions likes the other best.
+    """Pairs each of whose regions likes the other best: that costs least, the first on equality.
 
-    Args:
-        pairs: E pairs of regions below ``number``.
-        cost: (E,) float64; the lowest is liked best, the first one on equality.
-        number: of regions.
-
-    Returns:
-        (m,) int64 into the pairs, ascending; no region is in two of them.
+    Of E pairs of ``number`` regions and their ``cost`` (E,), to (m,) int64 into the pairs,
+    ascending; no region is in two of them.
     """
     best = np.full(number, np.inf)
     np.minimum.at(best, pairs.one, cost)
@@ -207,18 +190,11 @@ def color_cost(
 def superpixels(
     lab: np.ndarray, edges: tuple[np.ndarray, ...], count: int
 ) -> tuple[np.ndarray, Neighbours]:
-    """Parts that follow the edges of the picture.
+    """Parts that follow the edges of a picture ``lab`` (H, W, 3) float32.
 
-    The basins of the first edge map are joined, in rounds of mutual choices, until ``count`` are
-    left.
-
-    Args:
-        lab: (H, W, 3) float32.
-        edges: S edge maps (H, W), the first one sharp.
-        count: at least 1; less are returned where the picture has fewer basins.
-
-    Returns:
-        (H, W) int32 labels from 0 without gaps, and their neighbours.
+    The basins of the first, sharp, one of S edge maps (H, W) are joined, in rounds of mutual
+    choices, until ``count``, at least 1, or less are left. Returns (H, W) int32 labels from 0
+    without gaps, and their neighbours.
     """
     labels = settle_borders(watershed_basins(edges[0]), lab)
     pairs = find_neighbours(labels, edges)

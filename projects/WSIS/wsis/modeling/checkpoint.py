@@ -49,16 +49,10 @@ def renamed(
 def torchvision_resnet_to_detectron2(
     state: Mapping[str, Tensor], prefix_from: str = "", prefix_to: str = ""
 ) -> dict[str, Tensor]:
-    """Translate the names of a torchvision ResNet to Detectron2's.
+    """The tensors of a torchvision ResNet under Detectron2's names.
 
-    Args:
-        state: a state dict; it is not changed.
-        prefix_from: what precedes torchvision's names ("resnet50."); other entries are left out.
-        prefix_to: what shall precede Detectron2's names ("backbone.").
-
-    Returns:
-        the same tensors under ``stem.conv1``, ``res2.0.conv1.norm``, ``res2.0.shortcut`` and so on;
-        ``fc`` and ``num_batches_tracked`` are left out.
+    ``prefix_from`` precedes torchvision's names ("resnet50."), ``prefix_to`` shall precede
+    Detectron2's ("backbone."). Other entries, ``fc`` and ``num_batches_tracked`` are left out.
     """
     own = {k.removeprefix(prefix_from): v for k, v in state.items() if k.startswith(prefix_from)}
     return renamed(own, torchvision_resnet_name, prefix_to)
@@ -105,18 +99,6 @@ def to_timm_names(state: Mapping[str, Tensor], own: Container[str]) -> dict[str,
     return renamed
 
 
-# Entries of HRNet's ImageNet classifier behind the trunk.
-_HRNET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
-
-
-def hrnet_trunk(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """The trunk of an original HRNet's state dict, unchanged, under ``prefix`` ("backbone.").
-
-    The classifier is left out.
-    """
-    return {prefix + k: v for k, v in state.items() if not k.startswith(_HRNET_HEAD)}
-
-
 def _unwrap(value: object) -> dict[str, Tensor] | None:
     """The state dict inside what a file held: bare, or under "model" or "state_dict"."""
     for key in ("model", "state_dict"):
@@ -135,9 +117,8 @@ _UNREADABLE = (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError,
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a PyTorch checkpoint, on the CPU; no code of the file is run.
 
-    Args:
-        path: a state dict (timm's ``.safetensors``, too), or a dict that holds one under "model" or
-            "state_dict"; a leading "module." of names is removed.
+    The file holds a state dict (timm's ``.safetensors``, too), or a dict with one under "model" or
+    "state_dict"; a leading "module." of names is removed.
 
     Raises:
         DataError: the file is missing or damaged, holds objects other than tensors that PyTorch
@@ -166,8 +147,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The original IRNet's classifier (``res50_cam.pth``) in `CAMNet`'s names.
 
-    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) of ``resnet50.*`` and
-    ``classifier.weight`` are the same tensors again and are left out.
+    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) are left out.
 
     Raises:
         DataError: it is not such a state dict.
@@ -185,12 +165,10 @@ def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor
     """Translate the layouts that can be told by their names; others pass unchanged."""
     own = model.state_dict()
     marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
-    if marker in state and marker not in own:
-        found = next((name for name in own if name.endswith("." + marker)), None)
-        if found is not None:
-            prefix = found.removesuffix(marker)
-            rest = {prefix + name: v for name, v in state.items() if prefix + name in own}
-            return hrnet_trunk(state, prefix) | rest
+    found = next((name for name in own if name.endswith("." + marker)), None)
+    if marker in state and marker not in own and found is not None:
+        prefix = found.removesuffix(marker)
+        return {prefix + name: v for name, v in state.items() if prefix + name in own}
     if "resnet50.conv1.weight" in state and "classifier.weight" in own:
         return camnet_from_original(state)
     if {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():

@@ -28,17 +28,13 @@ def multi_hot(
     image_key: str = "",
     config_key: str = "MODEL.CAMNET.NUM_CLASSES",
 ) -> torch.Tensor:
-    """Image labels as a float32 vector of zeros and ones.
+    """Image labels as a float32 vector (C,) of zeros and ones.
 
-    Args:
-        labels: class ids 0..C-1 (list or integer tensor, any number), or the vector itself (C,) as
-            a floating-point or boolean tensor.
-        num_classes: C.
-        image_key: for the message.
-        config_key: that holds ``num_classes``, for the message.
+    Of class ids 0..C-1 (list or integer tensor, any number), or of the vector itself as a
+    floating-point or boolean tensor.
 
     Raises:
-        DataError: an id or a vector that does not fit ``num_classes``.
+        DataError: an id or a vector that does not fit ``num_classes``, which ``config_key`` holds.
     """
     labels = torch.as_tensor(labels)
     if labels.numel() and (labels.is_floating_point() or labels.dtype == torch.bool):

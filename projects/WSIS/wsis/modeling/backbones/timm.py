@@ -37,16 +37,14 @@ _NORMS = ("FrozenBN", "RunningStatsBN", "BN")
 class TimmBackbone(Backbone):
     """A network of timm that returns named maps.
 
-    A map comes from ``res<k>``, the stage whose stride is 2^k in the unchanged network; from
-    ``final``, what the classifier would pool (MobileNetV2's last convolution, HRNet's gathered
-    branches); or from a module by name. Weights that no feature needs do not train.
+    Weights that no feature needs do not train. `wsis.modeling.config` says what maps, norms and
+    ``frozen`` modules may be named.
 
     Args:
         body: what `timm.create_model` makes, without a classifier. Its modules are taken over.
         features: feature name to where it comes from; None for all ``res<k>``.
         in_channels: of the image.
-        norm: what becomes of batch norm: "FrozenBN", "RunningStatsBN" (running statistics,
-            trained weight and bias) or "BN" (as it is).
+        norm: what becomes of batch norm.
         freeze_at: freeze what the last ``res<k>`` with k <= ``freeze_at`` needs, and everything if
             that is the network's last; 0 freezes nothing.
         frozen: names of modules to freeze besides.
