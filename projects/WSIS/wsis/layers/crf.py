@@ -121,12 +121,8 @@ class DenseCRF:
     def infer_binary(self, logits: Array, num_iterations: int) -> Array:
         """Mean field of two labels: what `infer` does, with one column per problem, not eight.
 
-        Args:
-            logits: (B, H, W) float32, log probability of the foreground minus the background's.
-            num_iterations: updates after the first Q = sigmoid(logits).
-
-        Returns:
-            the foreground's probability, (B, H, W) float32.
+        Of log probabilities of the foreground minus the background's (B, H, W) float32 to the
+        foreground's probability, after updates of the first Q = sigmoid(logits).
 
         Raises:
             ValueError: wrong shape, or logits that are not finite.
@@ -175,12 +171,11 @@ def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
 
 
 def unary_from_labels(labels: Array, num_labels: int, *, label_probability: float = 0.7) -> Array:
-    """Unary (L, H, W) float32 of a certain label map: -log of ``label_probability`` or the rest.
+    """Unary (L, H, W) float32 of a label map (H, W): minus the log of each label's probability.
 
-    Args:
-        labels: (H, W) integers, 0 <= label < ``num_labels``; leading dimensions are kept in front.
-        num_labels: L. With one label there is no rest to share out, and its unary is 0.
-        label_probability: of the pixel's own label; the others share the remainder equally.
+    That of the pixel's own label is ``label_probability``; the others share the remainder equally.
+    With one label there is none to share out, and its unary is 0. Leading dimensions are kept in
+    front.
 
     Raises:
         ValueError: a label outside the range, or a probability that is not in (0, 1).

@@ -17,7 +17,13 @@ import cv2
 import numpy as np
 
 from wsis.layers.regions import part_boxes
-from wsis.layers.superpixels import Neighbours, color_cost, mutual_choices, rename_neighbours
+from wsis.layers.superpixels import (
+    Neighbours,
+    color_cost,
+    color_sums,
+    mutual_choices,
+    rename_neighbours,
+)
 
 _COLOR_BINS, _TEXTURE_BINS, _DIRECTIONS = 20, 8, 8
 _COLOR_RANGE = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))
@@ -74,7 +80,7 @@ def describe_parts(labels: np.ndarray, lab: np.ndarray) -> Parts:
     slopes = [np.sqrt(np.maximum(dx * np.cos(a) + dy * np.sin(a), 0)) for a in angles]
     return Parts(
         np.bincount(flat).astype(np.float64),
-        np.stack([np.bincount(flat, lab[..., c].ravel()) for c in range(3)], axis=1),
+        color_sums(labels, lab),
         _histograms(flat, [lab[..., c] for c in range(3)], list(_COLOR_RANGE), _COLOR_BINS),
         _histograms(flat, slopes, [(0.0, _TEXTURE_LIMIT)] * _DIRECTIONS, _TEXTURE_BINS),
         part_boxes(labels, number),

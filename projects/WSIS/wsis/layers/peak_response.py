@@ -28,14 +28,10 @@ class Tape(NamedTuple):
 
 
 def record(network: Callable[[Tensor], Tensor], images: Tensor) -> Tape:
-    """Run ``network`` on ``images`` with autograd, whatever mode is on around.
+    """Run ``network`` on ``images`` (N, Ci, H, W) with autograd, whatever mode is on around.
 
-    Args:
-        network: any function of the images, its modules in evaluation mode.
-        images: (N, Ci, H, W), normalised; not changed.
-
-    Returns:
-        the tape of the map that it makes. Autocast and TF32 are off.
+    The network is any function of the images, its modules in evaluation mode. Autocast and TF32 are
+    off.
     """
     with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
         # an ordinary tensor of our own, also inside inference_mode

@@ -98,15 +98,10 @@ def _close(
 def propose_segments(
     image: np.ndarray, *, settings: ProposalSettings | None = None
 ) -> tuple[Regions, np.ndarray]:
-    """Segment proposals of a picture.
+    """Segment proposals of a picture (H, W, 3) uint8 RGB.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        settings: see `ProposalSettings`.
-
-    Returns:
-        R regions, best first, and their scores (R,) float32, descending; at least one region (the
-        whole picture, where nothing else is found).
+    R regions, best first, and their scores (R,) float32, descending; at least one region (the whole
+    picture, where nothing else is found).
 
     Raises:
         ValueError: not such an image.

@@ -48,13 +48,7 @@ class PeakClassifier(PixelModule):
     it may have). State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and
     ``.bias``.
 
-    Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case, and these.
-
-    Attributes:
-        peak_filter: see `wsis.layers.peaks.find_peaks`.
-        factor: sub-pixel locating factor: class maps are enlarged before peaks are searched.
-        memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
-            device's default.
+    Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case but for three.
 
     Raises:
         UsageError: naming the key of an option that no classifier can work with.
@@ -63,14 +57,14 @@ class PeakClassifier(PixelModule):
     in_feature: str
     num_classes: int
     window: int = 3
-    peak_filter: str | float = "median"
-    factor: int = 8
+    peak_filter: str | float = "median"  # FILTER
+    factor: int = 8  # SUB_PIXEL_FACTOR
     gradient: str = "undivided"
     stimulate: bool = True
     class_threshold: float = 0.0
     peak_threshold: float = 30.0
     max_peaks: int = 0
-    memory: int | None = None
+    memory: int | None = None  # MEMORY_MB in bytes; None for the device's default
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,9 +106,8 @@ class PeakClassifier(PixelModule):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Classify normalised images (N, 3, H, W).
 
-        Returns:
-            scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows
-            (image, class, y, x).
+        To scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows (image,
+        class, y, x).
         """
         return self._classify(self._network(images)[0])
 
@@ -132,17 +125,11 @@ class PeakClassifier(PixelModule):
         return scores, maps, peaks
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Multi-label soft margin loss (prm spec 4).
+        """Multi-label soft margin loss (prm spec 4), ``{"loss_classification": scalar}``.
 
+        Of ``image`` (3, H, W) in 0..255 and ``image_labels`` (see `multi_hot`) of each sample.
         Images of one size run together, others each by themselves, so that nobody's padding makes
         peaks. A class without any peak (where the filter is a number) counts by its maximum.
-
-        Args:
-            batched_inputs: per image ``image`` (3, H, W) in 0..255 and ``image_labels``
-                (see `wsis.modeling.image_classifier.multi_hot`).
-
-        Returns:
-            ``{"loss_classification": scalar}``.
         """
         targets = [
             self.multi_hot(s["image_labels"], image_key=s.get("image_key", ""))
@@ -282,10 +269,8 @@ class PeakClassifier(PixelModule):
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:
     """The classifier of ``MODEL.PEAK_CLASSIFIER`` on ``MODEL.BACKBONE``.
 
-    Args:
-        cfg: the config.
-        traceable: its peaks are to be taken back to the image, so that a backbone with an
-            operation that they cannot pass is refused here and not after the training.
+    ``traceable``: its peaks are to be taken back to the image, so that a backbone with an operation
+    that they cannot pass is refused here and not after the training.
 
     Raises:
         UsageError: naming the key.

@@ -117,11 +117,7 @@ def response_artifact(found: PeakResponses) -> dict[str, np.ndarray]:
         "peak_values": found.values.cpu().numpy().astype(np.float32),
     }
     if found.responses is not None:
-        responses = (
-            found.responses / found.responses.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
-            if len(found.responses)
-            else found.responses
-        )
-        kept["responses"] = small_maps(responses)
+        highest = found.responses.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+        kept["responses"] = small_maps(found.responses / highest)
     table = np.stack([every[:, 0].cpu().numpy(), values.cpu().numpy()], axis=1)
     return kept | {"candidates": table.astype(np.float32)}

@@ -58,13 +58,9 @@ def _path(source: int, target: int, channels: Sequence[int], norm: object) -> nn
 
 
 class HRNetModule(nn.Module):
-    """Blocks on every branch, then every branch from all branches.
+    """Basic blocks on every branch, fine to coarse, then every branch from all branches.
 
-    Args:
-        channels: of the branches, fine to coarse.
-        blocks: basic blocks per branch.
-        norm: as `detectron2.layers.get_norm` takes it.
-        upsample: "bilinear" (segmentation) or "nearest" (the ImageNet classifier).
+    ``norm`` is what `detectron2.layers.get_norm` takes, ``upsample`` "bilinear" or "nearest".
     """
 
     def __init__(
