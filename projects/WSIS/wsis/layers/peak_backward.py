@@ -54,7 +54,7 @@ class Window:
 class _Step(NamedTuple):
     """Adds up terms on a map, then does something to the sum."""
 
-    terms: list[Term]
+    terms: Sequence[Term]
     shape: Shape
     operation: Callable[[Window, int], Window] | None = None
 
@@ -120,21 +120,21 @@ class PeakProgram:
 
     def _emit(
         self,
-        terms: list[Term],
+        terms: Sequence[Term],
         shape: Shape,
         operation: Callable[[Window, int], Window] | None = None,
     ) -> list[Term]:
         self._steps.append(_Step(terms, shape, operation))
         return [(len(self._steps) - 1, None)]
 
-    def _give(self, node: Node, place: int, terms: list[Term], shape: Sequence[int]) -> None:
+    def _give(self, node: Node, place: int, terms: Sequence[Term], shape: Sequence[int]) -> None:
         parent, output = node.next_functions[place]
         if output != 0 or len(shape) != 4 or shape[0] != self._steps[0].shape[0]:
             _refuse(_name(parent if output else node))
         self._shapes[parent] = tuple(shape)
         self._terms.setdefault(parent, []).extend(terms)
 
-    def _scale(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
+    def _scale(self, node: Node, places: list[int], terms: Sequence[Term], shape: Shape) -> None:
         name, place = _name(node), places[0]
         if name in ("Mul", "Div") and (len(places) > 1 or name == "Div" and place):
             _refuse("product of two maps (a gate)" if name == "Mul" else "division by a map")
@@ -150,7 +150,7 @@ class PeakProgram:
                     _refuse(f"{name} of maps of different shapes")
             self._give(node, place, [(term, factor)], shape)
 
-    def _sum(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
+    def _sum(self, node: Node, places: list[int], terms: Sequence[Term], shape: Shape) -> None:
         weights = _pull(node, self._one.expand(shape), *places)
         if any(tuple(weight.shape) != shape for weight in weights):
             _refuse("sum of maps of different shapes")
@@ -162,14 +162,14 @@ class PeakProgram:
             own = [(t, _times(weight, factor)) for t, factor in terms] if scaled else terms
             self._give(node, place, own, shape)
 
-    def _move(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
+    def _move(self, node: Node, places: list[int], terms: Sequence[Term], shape: Shape) -> None:
         if len(places) > 1:
             terms = self._emit(terms, shape)
         for place, part in zip(places, _pull(node, self._one.expand(shape), *places), strict=True):
             made = self._emit(terms, shape, partial(_move_whole, node, place, shape))
             self._give(node, place, made, part.shape)
 
-    def _convolve(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
+    def _convolve(self, node: Node, places: list[int], terms: Sequence[Term], shape: Shape) -> None:
         if places != [0]:
             _refuse("convolution with weights that depend on the image")
         if node._saved_transposed or len(shape) != 4:
@@ -282,7 +282,8 @@ def add_up(
         high[axis] = max(low[axis] + 1, min(size[axis], max(end for _, end in corners)))
     total: Tensor | None = None
     for window, factor in sorted(parts, key=lambda part: -part[0].data.shape[2]):
-        cells, pads = [], []
+        cells: list[slice] = []
+        pads: list[int] = []
         for bottom, top, corner, length in zip(
             low, high, window.corner, window.data.shape[2:], strict=True
         ):
