@@ -136,14 +136,11 @@ class PeakClassifier(PixelModule):
             for s in batched_inputs
         ]
         images = [self.normalize(sample["image"]) for sample in batched_inputs]
-        groups: dict[torch.Size, list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(index)
-        logits = []
-        for members in groups.values():
+        logits, groups = [], _by_size(images)
+        for members in groups:
             scores, maps, _ = self(torch.stack([images[i] for i in members]))
             logits.append(torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores))
-        order = [i for members in groups.values() for i in members]
+        order = [i for members in groups for i in members]
         target = torch.stack([targets[i] for i in order]).to(self.device)
         return {"loss_classification": F.multilabel_soft_margin_loss(torch.cat(logits), target)}
 
@@ -208,16 +205,18 @@ class PeakClassifier(PixelModule):
             DataError: the maps are not finite, or a tag is no class.
             ValueError: the backbone has an operation that peaks cannot pass.
         """
-        given = tags or [None] * len(images)
-        with full_precision(self.device):
-            return [
-                self._respond(image[None], own, back_propagate)
-                for image, own in zip(images, given, strict=True)
-            ]
+        found: dict[int, PeakResponses] = {}
+        for members in _by_size(images):
+            batch = torch.stack([images[i] for i in members])
+            given = [None if tags is None else tags[i] for i in members]
+            with full_precision(batch.device):
+                made = self._respond(batch, given, back_propagate)
+            found |= zip(members, made, strict=True)
+        return [found[i] for i in range(len(images))]
 
     def _respond(
-        self, image: Tensor, tags: Sequence[int] | None, back_propagate: bool
-    ) -> PeakResponses:
+        self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
+    ) -> list[PeakResponses]:
         features: dict[str, Tensor] = {}
 
         def network(x: Tensor) -> Tensor:
@@ -226,11 +225,11 @@ class PeakClassifier(PixelModule):
             return raw
 
         if back_propagate:
-            tape = record(network, image)
+            tape = record(network, images)
             raw = tape.output.detach()
         else:
-            # as `record` lays it out: the same maps with and without back-propagation
-            raw = network(image.contiguous(memory_format=map_layout(image.device)))
+            # as `record` lays them out: the same maps with and without back-propagation
+            raw = network(images.contiguous(memory_format=map_layout(images.device)))
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
@@ -240,30 +239,46 @@ class PeakClassifier(PixelModule):
             responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
         stride = self.backbone.output_shape()[self.in_feature].stride
         centre = getattr(self.backbone, "cell_centre", 0.0)
-        return PeakResponses(
-            scores=scores[0],
-            class_maps=maps[0],
-            all_peaks=every[:, 1:],
-            peaks=chosen[:, 1:],
-            values=peak_values(maps, chosen),
-            responses=responses,
-            features=features,
-            frame=MapFrame(tuple(image.shape[2:]), stride, self.factor, centre),
-        )
+        return [
+            PeakResponses(
+                scores=scores[i],
+                class_maps=maps[i],
+                all_peaks=every[every[:, 0] == i, 1:],
+                peaks=chosen[own, 1:],
+                values=peak_values(maps, chosen[own]),
+                responses=None if responses is None else responses[own],
+                features={name: value[i : i + 1] for name, value in features.items()},
+                frame=MapFrame(tuple(images.shape[2:]), stride, self.factor, centre),
+            )
+            for i, own in ((i, chosen[:, 0] == i) for i in range(len(images)))
+        ]
 
     def _choose(
-        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[int] | None
+        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[Sequence[int] | None]
     ) -> Tensor:
         """Peaks (P, 4) of present classes above the threshold; of equal ones the first."""
-        if tags is not None:
-            own = self.multi_hot(tags).to(scores.device) > 0
-            scores = torch.where(own, float("inf"), float("nan"))[None]
+        scores = scores.clone()
+        for row, given in zip(scores, tags, strict=True):
+            if given is not None:
+                own = self.multi_hot(given).to(row.device) > 0
+                row.copy_(torch.where(own, float("inf"), float("nan")))
         limits = {"class_threshold": self.class_threshold, "peak_threshold": self.peak_threshold}
         chosen = confident_peaks(maps, scores, peaks, **limits)
         if not self.max_peaks:
             return chosen
-        order = torch.argsort(peak_values(maps, chosen), descending=True, stable=True)
-        return chosen[order[: self.max_peaks].sort().values]
+        kept = []
+        for own in (chosen[chosen[:, 0] == i] for i in range(len(maps))):
+            order = torch.argsort(peak_values(maps, own), descending=True, stable=True)
+            kept.append(own[order[: self.max_peaks].sort().values])
+        return torch.cat(kept)
+
+
+def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of images of equal sizes, together."""
+    groups: dict[torch.Size, list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(index)
+    return list(groups.values())
 
 
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:
