@@ -64,15 +64,10 @@ class PixelModule(nn.Module):
     """A network on a backbone that knows the mean and deviation of its pixels.
 
     They are buffers outside the state dict: they come from the config, as Detectron2's do.
-
-    Attributes:
-        backbone: a Detectron2 backbone.
-        pixel_mean: per channel, on the scale of the images (0..255).
-        pixel_std: likewise.
     """
 
     backbone: Backbone
-    pixel_mean: Sequence[float]
+    pixel_mean: Sequence[float]  # per channel, on the scale of the images (0..255)
     pixel_std: Sequence[float]
 
     def __post_init__(self) -> None:

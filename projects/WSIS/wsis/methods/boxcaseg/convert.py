@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from wsis.errors import DataError
-from wsis.modeling.checkpoint import hrnet_trunk
 
 _HEADS = {
     "last_layer.": "roi_heads.weak.",
@@ -16,6 +15,8 @@ _HEADS = {
     "transfer2.": "roi_heads.full.transfer2.",
     "transfer_bn.": "roi_heads.full.transfer_norm.",
 }
+# Entries of HRNet's ImageNet classifier behind the trunk.
+_IMAGENET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 
 
 def boxcaseg_name(name: str) -> str:
@@ -40,5 +41,5 @@ def convert_boxcaseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"{', '.join(list(state)[:3])}, ..."
         )
     if "last_layer.0.weight" not in plain:
-        return hrnet_trunk(plain, "backbone.")
+        return {"backbone." + k: v for k, v in plain.items() if not k.startswith(_IMAGENET_HEAD)}
     return {boxcaseg_name(name): value for name, value in plain.items()}

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import UsageError
-from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, Kernel
+from wsis.layers.crf import DenseCRF, Kernel
 from wsis.layers.masks import mask_nms
 from wsis.modeling.network import mask_instances, network, options_of
 
 SCORES = ("class", "mask", "product")
-IAM_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(80.0, 13.0, 10.0))
+IAM_KERNELS = (Kernel(3.0, 3.0), Kernel(80.0, 10.0, 13.0))
 """Settings of simple-IAM."""
 
 _LEAST = 1e-10  # probability that stands for 0
@@ -92,10 +92,8 @@ class IAMROIHeads(nn.Module):
         return options_of(cls, keys) | {
             "crf_iterations": keys.CRF.ITERATIONS,
             "crf_kernels": (
-                GaussianKernel(keys.CRF.GAUSSIAN_SXY, keys.CRF.GAUSSIAN_WEIGHT),
-                BilateralKernel(
-                    keys.CRF.BILATERAL_SXY, keys.CRF.BILATERAL_SRGB, keys.CRF.BILATERAL_WEIGHT
-                ),
+                Kernel(keys.CRF.GAUSSIAN_SXY, keys.CRF.GAUSSIAN_WEIGHT),
+                Kernel(keys.CRF.BILATERAL_SXY, keys.CRF.BILATERAL_WEIGHT, keys.CRF.BILATERAL_SRGB),
             ),
         }
 

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
 from wsis.evaluation.checks import check_instances, check_semantic
-from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
+from wsis.layers.crf import Kernel, crf_labels
 from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
@@ -35,12 +35,8 @@ def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
     if keys.CRF_ITERATIONS == 0:
         return None
     kernels = (
-        GaussianKernel(sxy=keys.CRF_GAUSSIAN_SXY, weight=keys.CRF_GAUSSIAN_WEIGHT),
-        BilateralKernel(
-            sxy=keys.CRF_BILATERAL_SXY,
-            srgb=keys.CRF_BILATERAL_SRGB,
-            weight=keys.CRF_BILATERAL_WEIGHT,
-        ),
+        Kernel(keys.CRF_GAUSSIAN_SXY, keys.CRF_GAUSSIAN_WEIGHT),
+        Kernel(keys.CRF_BILATERAL_SXY, keys.CRF_BILATERAL_WEIGHT, keys.CRF_BILATERAL_SRGB),
     )
     return partial(
         crf_labels,
