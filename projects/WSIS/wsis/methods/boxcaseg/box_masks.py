@@ -10,21 +10,21 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from wsis.data.builtin import class_names as class_names_of
+from wsis.data.builtin import class_names
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
-from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.streaming import (
     Metrics,
     Record,
@@ -84,12 +84,11 @@ def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray
     Returns:
         (K,) int64, -1 where there is none.
     """
-    boxed = boxed_annotations(record)
-    objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
     if "instance_file_name" not in record:
-        position = {id(a): i for i, a in enumerate(objects)}
-        return np.array([position[id(a)] for a in boxed], dtype=np.int64)
-    return _matched(annotated_boxes(record), np.array([a["category_id"] for a in boxed]), truth)
+        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
+        return np.flatnonzero(["bbox" in a for a in objects])
+    classes = np.array([a["category_id"] for a in boxed_annotations(record)])
+    return _matched(annotated_boxes(record), classes, truth)
 
 
 def objects_of_product(
@@ -130,21 +129,6 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
     return result
 
 
-@dataclass(frozen=True)
-class BoxMasks:
-    """Masks of an image's boxes beside the true ones; a box without a true mask is left out.
-
-    Attributes:
-        masks: protocol to (K, H, W) bool, the masks that it measures.
-        truths: (K, H, W) bool.
-        classes: (K,) int64 class ids.
-    """
-
-    masks: Mapping[str, np.ndarray]
-    truths: np.ndarray
-    classes: np.ndarray
-
-
 class BoxMaskMeasure:
     """mIoU of masks inside given boxes: of ``protocol``, with C ``class_names``."""
 
@@ -152,10 +136,9 @@ class BoxMaskMeasure:
         self.protocol = protocol
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: BoxMasks) -> Record:
-        """``iou`` (K,) of each box's mask and ``classes`` (K,)."""
-        iou = paired_iou(pair.masks[self.protocol], pair.truths)
-        return {"iou": iou, "classes": pair.classes}
+    def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
+        """Of an image's IoU by protocol, (K,) each, its own; and ``classes`` (K,)."""
+        return {"iou": pair[0][self.protocol], "classes": pair[1]}
 
     def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
@@ -179,76 +162,71 @@ class BoxMaskStream(StreamingEvaluation):
 
     Args:
         class_names: C names.
-        grabcut_iterations: 0 leaves GrabCut out.
         title: of the network's masks.
         baselines: measure filled boxes and GrabCut too.
+        grabcut_iterations: 0 leaves GrabCut out.
     """
 
     def __init__(
         self,
         class_names: Sequence[str],
         *,
-        grabcut_iterations: int = 5,
         title: str = "box masks",
         baselines: bool = True,
+        grabcut_iterations: int = 5,
     ) -> None:
-        self.grabcut_iterations = grabcut_iterations if baselines else 0
-        titles = [title, _FILLED] if baselines else [title]
-        titles += [_GRABCUT] if self.grabcut_iterations else []
-        super().__init__([BoxMaskMeasure(one, class_names) for one in titles])
-        self._titles = titles
+        self.title, self.grabcut_iterations = title, grabcut_iterations
+        more = (_FILLED, _GRABCUT) if grabcut_iterations else (_FILLED,)
+        self._titles = (title, *more) if baselines else (title,)
+        super().__init__([BoxMaskMeasure(one, class_names) for one in self._titles])
 
     def take(
         self,
         record: Mapping[str, Any],
         truth: GroundTruth,
-        masks: np.ndarray,
-        boxes: np.ndarray,
+        found: Arrays | None,
         *,
-        classes: np.ndarray | None = None,
         chosen: np.ndarray | None = None,
     ) -> None:
-        """Measure one image.
+        """Measure one image; a box without a true mask does not count.
 
         Args:
             record: dataset dict.
             truth: its true masks.
-            masks: (K, H, W) bool, one for each box.
-            boxes: (K, 4) integers, the boxes that were given to the network: those of the
-                annotations in their order, or others with ``classes``.
-            classes: (K,) class ids of the boxes, see `objects_of_product`.
+            found: ``masks`` (K, H, W) bool, one for each of ``boxes`` (K, 4) integers: those of the
+                annotations in their order, or others, with ``classes`` (K,), see
+                `objects_of_product`. None for an image that could not be read: its masks are empty.
             chosen: (K,) bool, those that count; None for all.
 
         Raises:
             DataError: the numbers of masks and boxes differ.
         """
-        if classes is None:
+        if found is None or "classes" not in found:
             objects = object_of_boxes(record, truth)
         else:
-            objects = objects_of_product(record, truth, boxes, classes)
-        size = truth.void.shape
-        if masks.shape != (len(objects), *size):
-            raise DataError(
-                f"image {record['image_key']}: masks of shape {masks.shape} for {len(objects)} "
-                f"boxes in an image of {size[0]} x {size[1]}; make them again"
-            )
+            objects = objects_of_product(record, truth, found["boxes"], found["classes"])
         known = (objects >= 0) & (True if chosen is None else chosen)
-        truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
-        ways = {self._titles[0]: masks[known]}
-        if _FILLED in self._titles:
-            ways[_FILLED] = filled_boxes(boxes[known], size)
-        if _GRABCUT in self._titles:
-            image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
-            ways[_GRABCUT] = grabcut_boxes(image, boxes[known], iterations=iterations)
-        self.add(record["image_key"], BoxMasks(ways, truths, classes))
+        ious = dict.fromkeys(self._titles, np.zeros(int(known.sum())))
+        if found is not None:
+            size = truth.void.shape
+            if found["masks"].shape != (len(objects), *size):
+                raise DataError(
+                    f"image {record['image_key']}: masks of shape {found['masks'].shape} for "
+                    f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
+                )
+            masks, boxes = found["masks"][known], found["boxes"][known]
+            for title in self._titles:
+                made = self._baseline(title, record, boxes, size) if title != self.title else masks
+                ious[title] = paired_iou(made, truth.masks[objects[known]])
+        self.add(record["image_key"], (ious, truth.classes[objects[known]]))
 
-    def miss(self, record: Mapping[str, Any], truth: GroundTruth) -> None:
-        """Count an image that could not be read: every box of it has an empty mask."""
-        objects = object_of_boxes(record, truth)
-        objects = objects[objects >= 0]
-        truths, classes = truth.masks[objects], truth.classes[objects]
-        ways = dict.fromkeys(self._titles, np.zeros_like(truths))
-        self.add(record["image_key"], BoxMasks(ways, truths, classes))
+    def _baseline(
+        self, title: str, record: Mapping[str, Any], boxes: np.ndarray, size: tuple[int, int]
+    ) -> np.ndarray:
+        if title == _FILLED:
+            return filled_boxes(boxes, size)
+        image = read_dataset_image(dict(record))
+        return grabcut_boxes(image, boxes, iterations=self.grabcut_iterations)
 
 
 def check_box_masks(
@@ -259,11 +237,7 @@ def check_box_masks(
     stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
     for record, truth, arrays in loop:
-        if arrays is None:
-            stream.miss(record, truth)
-        else:
-            boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.take(record, truth, arrays["masks"], boxes, classes=classes)
+        stream.take(record, truth, arrays)
     return loop.results(stream.finish())
 
 
@@ -272,23 +246,16 @@ def check_proxy_masks(
 ) -> Results:
     """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
     results = check_instances(dataset_dicts, product, class_names, cfg)
-    measures = {
-        title: BoxMaskStream(class_names, title=title, baselines=False)
+    every, sure = (
+        BoxMaskStream(class_names, title=title, baselines=False)
         for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
-    }
+    )
     loop = ImageLoop("proxy masks", dataset_dicts, product)
     for record, truth, arrays in loop:
-        if arrays is None:
-            measures["proxy masks"].miss(record, truth)
-            continue
-        sure = arrays["confidence"] > TRUSTED
-        for stream, chosen in zip(measures.values(), (None, sure), strict=True):
-            boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.take(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
-    figures: dict[str, Metrics] = {}
-    for stream in measures.values():
-        figures.update(stream.finish())
-    return results + loop.results(figures)
+        every.take(record, truth, arrays)
+        if arrays is not None:
+            sure.take(record, truth, arrays, chosen=arrays["confidence"] > TRUSTED)
+    return results + loop.results(every.finish() | sure.finish())
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
@@ -315,21 +282,26 @@ class BoxMaskEvaluator(DatasetEvaluator):
     ) -> None:
         """Take a batch: outputs have ``instances`` with a mask per annotated box."""
         for given, output in zip(inputs, outputs, strict=True):
-            record = self._records[given["image_key"]]
-            truth = load_truth(record)
-            if truth is not None:
-                self._objects += len(truth.masks)
-                found = output["instances"]
-                masks = found.pred_masks.cpu().numpy()
-                boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
-                self._stream.take(record, truth, masks, boxes)
+            self._take(given["image_key"], output["instances"])
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: its objects are missed, not forgiven."""
-        truth = load_truth(dict(dataset_dict))
-        if truth is not None:
-            self._objects += len(truth.masks)
-            self._stream.miss(dataset_dict, truth)
+        self._take(dataset_dict["image_key"], None)
+
+    def _take(self, key: str, instances: Instances | None) -> None:
+        truth = load_truth(self._records[key])
+        if truth is None:
+            return
+        self._objects += len(truth.masks)
+        found = (
+            None
+            if instances is None
+            else {
+                "masks": instances.pred_masks.cpu().numpy(),
+                "boxes": instances.pred_boxes.tensor.cpu().numpy().astype(np.int64),
+            }
+        )
+        self._stream.take(self._records[key], truth, found)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
@@ -344,7 +316,5 @@ def box_mask_evaluator(
     dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
 ) -> BoxMaskEvaluator:
     """The evaluator of a training stage whose network takes boxes; it writes no predictions."""
-    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    return BoxMaskEvaluator(
-        dataset_dicts, class_names_of(dataset_name), grabcut_iterations=iterations
-    )
+    names, iterations = class_names(dataset_name), cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    return BoxMaskEvaluator(dataset_dicts, names, grabcut_iterations=iterations)

@@ -52,19 +52,6 @@ def resize_weights(length: int, size: int) -> Tensor:
     return weights.float()
 
 
-def _check_boxes(boxes: Tensor, size: tuple[int, int]) -> list[list[int]]:
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point():
-        raise ValueError(f"boxes must be whole numbers (K, 4), got {boxes.dtype} {boxes.shape}")
-    corners = boxes.tolist()
-    for x0, y0, x1, y1 in corners:
-        if not (0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]):
-            raise ValueError(
-                f"box ({x0}, {y0}, {x1}, {y1}) has no area or leaves its image of "
-                f"{size[1]} x {size[0]}"
-            )
-    return corners
-
-
 def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Every box of an image at one size: Gaussian, bilinear with zeros outside, clip.
 
@@ -82,10 +69,14 @@ def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tens
     Raises:
         ValueError: a box without area or not inside the image.
     """
-    corners = _check_boxes(boxes, tuple(image.shape[-2:]))
     height, width = size
-    result = torch.empty(len(corners), len(image), height, width, device=image.device)
-    for target, (x0, y0, x1, y1) in zip(result, corners, strict=True):
+    result = torch.empty(len(boxes), len(image), height, width, device=image.device)
+    for target, (x0, y0, x1, y1) in zip(result, boxes.tolist(), strict=True):
+        if not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]):
+            raise ValueError(
+                f"box ({x0}, {y0}, {x1}, {y1}) has no area or leaves its image of "
+                f"{image.shape[2]} x {image.shape[1]}"
+            )
         crop = image[:, y0:y1, x0:x1].float()
         rows = resize_weights(y1 - y0, height).to(image.device)
         columns = resize_weights(x1 - x0, width).T.to(image.device)
@@ -99,8 +90,6 @@ def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tens
 
 def nearest_index(length: int, size: int) -> Tensor:
     """(size,) int64: the input pixel of each output pixel, floor((i + 1/2) length / size)."""
-    if length < 1 or size < 1:
-        raise ValueError(f"an axis of {length} cannot become one of {size}")
     return (2 * torch.arange(size) + 1) * length // (2 * size)
 
 

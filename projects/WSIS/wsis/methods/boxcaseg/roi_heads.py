@@ -105,14 +105,12 @@ class BoxCasegROIHeads(nn.Module):
         size = tuple(labels.shape[-2:])
         # In float32 under mixed precision too: the pairwise term would be lost in half precision.
         weak, full = (_enlarge(one.float(), size)[:, 0] for one in (weak, full))
-        if bool(salient.any()):
-            taught = salient_loss(full, labels[salient])
-        else:
-            taught = 0 * salient_loss(full, labels[:1])
+        there = bool(salient.any())
+        taught = salient_loss(full, labels[salient] if there else labels[:1])
         return {
             "loss_projection": projection_loss(weak, labels),
             "loss_pairwise": pairwise_loss(weak),
-            "loss_salient": taught,
+            "loss_salient": taught if there else 0 * taught,
         }
 
     def probabilities(self, features: Mapping[str, Tensor]) -> Tensor:

@@ -23,12 +23,6 @@ from wsis.methods.boxcaseg.crops import integer_box
 Record = dict[str, Any]
 
 
-def annotation_box(annotation: Record) -> list[float]:
-    """x0, y0, x1, y1 of an annotation in pixels, far edges exclusive."""
-    box, mode = list(annotation["bbox"]), annotation["bbox_mode"]
-    return [float(v) for v in BoxMode.convert(box, mode, BoxMode.XYXY_ABS)]
-
-
 def boxed_annotations(record: Record) -> list[Record]:
     """The annotations of a dataset dict that are one object with a box: no crowds, no points."""
     return [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
@@ -36,8 +30,18 @@ def boxed_annotations(record: Record) -> list[Record]:
 
 def annotated_boxes(record: Record) -> np.ndarray:
     """(K, 4) float64 x0, y0, x1, y1 of `boxed_annotations`."""
-    boxes = [annotation_box(a) for a in boxed_annotations(record)]
+    boxes = [
+        BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS)
+        for a in boxed_annotations(record)
+    ]
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def given_boxes(record: Record, *, outwards: bool = False) -> np.ndarray:
+    """(K, 4) int64: `annotated_boxes` in whole pixels, see `integer_box`."""
+    size = int(record["height"]), int(record["width"])
+    boxes = [integer_box(box, size=size, outwards=outwards) for box in annotated_boxes(record)]
+    return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
 def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
@@ -139,18 +143,12 @@ class JointSamples(Sequence[Record]):
 
     def overlapping(self, threshold: float) -> tuple[int, ...]:
         """Indices of box samples whose whole-pixel box overlaps another one of their image."""
-        found: list[int] = []
-        start = 0
-        for record in self.records:
-            if SALIENT_KEY in record:
-                continue
-            size = int(record["height"]), int(record["width"])
-            boxes = [integer_box(annotation_box(a), size=size) for a in boxed_annotations(record)]
-            found += (
-                start + np.flatnonzero(overlapping(np.array(boxes), threshold=threshold))
-            ).tolist()
-            start += len(boxes)
-        return tuple(found)
+        found = [
+            overlapping(given_boxes(record), threshold=threshold)
+            for record in self.records
+            if SALIENT_KEY not in record
+        ]
+        return tuple(np.flatnonzero(np.concatenate(found)).tolist()) if found else ()
 
 
 def joint_samples(

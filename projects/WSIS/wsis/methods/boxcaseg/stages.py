@@ -43,31 +43,6 @@ def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(output["instances"]) | {"boxes": boxes, "levels": levels}
 
 
-def _truncated(boxes: np.ndarray) -> np.ndarray:
-    """x, y, x + w, y + h, each of the four numbers truncated before adding (spec 7)."""
-    corner, extent = boxes[:, :2].astype(np.int64), np.round(boxes[:, 2:] - boxes[:, :2], 6)
-    return np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
-
-
-def confidence_of(
-    masks: np.ndarray, given: np.ndarray, *, kind: str, tolerance: float
-) -> np.ndarray:
-    """(K,) float64 in 0..1: how well masks fill their boxes.
-
-    Args:
-        masks: (K, H, W) bool.
-        given: (K, 4) float, the annotated boxes, far edges exclusive.
-        kind: "original" or "fair".
-        tolerance: of the fair one, pixels.
-    """
-    found = mask_boxes(torch.from_numpy(masks)).numpy()
-    if kind == "original":
-        return np.clip(original_confidence(found, _truncated(given)), 0.0, 1.0)
-    if kind != "fair":
-        raise UsageError(f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {kind!r}")
-    return fair_confidence(found, given, tolerance=tolerance)
-
-
 def _ignored(
     masks: np.ndarray, merged: np.ndarray, levels: np.ndarray, boxes: np.ndarray, keys: CfgNode
 ) -> np.ndarray:
@@ -112,7 +87,15 @@ def derive_proxy_masks(
     # Rounded, as x + w - x is: boxes of one size must tie wherever they are.
     areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
     merged = merge_masks(found["masks"], areas=areas)
-    confidence = confidence_of(merged, given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE)
+    found_boxes = mask_boxes(torch.from_numpy(merged)).numpy()
+    if keys.CONFIDENCE == "original":
+        confidence = original_confidence(found_boxes, given)
+    elif keys.CONFIDENCE == "fair":
+        confidence = fair_confidence(found_boxes, given, tolerance=keys.TOLERANCE)
+    else:
+        raise UsageError(
+            f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {keys.CONFIDENCE!r}"
+        )
     result = {
         "classes": found["classes"],
         "scores": found["scores"],
@@ -129,7 +112,6 @@ register_stages(
     TrainStage(
         name="box_segmenter",
         title="Train the class-agnostic segmenter on boxes and salient objects",
-        produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
         evaluation=box_mask_evaluator,
         evaluation_keys=_MASK_KEYS,
@@ -143,10 +125,8 @@ register_stages(
         name="box_masks",
         title="A mask for every box",
         consumes=("box_segmenter",),
-        produces="box_masks",
         config_keys=(*_NETWORK_KEYS, *_MASK_KEYS),
         evaluation=check_box_masks,
-        weights_from="box_segmenter",
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",

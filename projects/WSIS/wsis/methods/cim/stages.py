@@ -59,7 +59,6 @@ def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 _SCORING = partial(
     InferStage,
     evaluation=check_instances,
-    weights_from="complete_instances",
     mapper="ProposalBagMapper",
     to_artifact=instances_artifact,
 )
@@ -69,10 +68,8 @@ register_stages(
         name="class_peaks",
         title="Peaks of the classes that the tags name",
         consumes=("peak_classifier",),
-        produces="class_peaks",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.CIM.LABEL.PEAK_THRESHOLD"),
         config={"MODEL.META_ARCHITECTURE": "ClassPeaks"},
-        weights_from="peak_classifier",
         mapper="ImageLevelMapper",
         to_artifact=peaks_artifact,
     ),
@@ -80,7 +77,6 @@ register_stages(
         name="proposal_crops",
         title="Small masks of the proposals within their boxes",
         consumes=("proposals",),
-        produces="proposal_crops",
         config_keys=("MODEL.CIM.CROP_SIZE",),
         images=("train", "val"),
         function=derive_crops,
@@ -116,10 +112,8 @@ register_stages(
         name="complete_instances",
         title="Train CIM: scores and integrity of proposals",
         consumes=(*_NEEDED, "proposal_clusters"),
-        produces="complete_instances",
         config_keys=(*_NETWORK_KEYS, "MODEL.CIM.MINING", "MODEL.CIM.LOSS"),
         mapper="ProposalBagMapper",
-        supervision="image",
     ),
     _SCORING(
         name="mined_instances",

@@ -42,10 +42,8 @@ register_stages(
         name="filling_network",
         title="Train IAM's filling network on sampled proposals",
         consumes=("peak_classifier", "proposals"),
-        produces="filling_network",
         config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, "MODEL.IAM.SAMPLER"),
         mapper="FillingMapper",
-        supervision="image",
     ),
     InferStage(
         name="filled_instances",
@@ -54,7 +52,6 @@ register_stages(
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
         evaluation=check_instances,
-        weights_from="filling_network",
         mapper="PeakImageMapper",
         to_artifact=filled_instances_artifact,
     ),
