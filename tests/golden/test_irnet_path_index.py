@@ -28,16 +28,24 @@ def test_paths(arrays):
 
 
 def test_index_tables(arrays):
+    """The original's tables, made of our paths: flat indices of each path from each source."""
     for case in cases(arrays):
+        radius = int(arrays[f"{case}_radius"])
         height, width = (int(side) for side in arrays[f"{case}_size"])
-        index = affinity.path_index((height, width), radius=int(arrays[f"{case}_radius"]))
-        np.testing.assert_array_equal(index.sources, arrays[f"{case}_src"])
-        np.testing.assert_array_equal(index.partners, arrays[f"{case}_dst"])
-        np.testing.assert_array_equal(index.tables[0], arrays[f"{case}_idx0"])
-        np.testing.assert_array_equal(index.tables[-1], arrays[f"{case}_idxlast"])
-        sums = [
-            int((table.ravel() * (np.arange(table.size) % 997 + 1)).sum()) for table in index.tables
+        flat = torch.arange(height * width).reshape(height, width)
+        sources = affinity.shifted(flat, (0, 0), radius=radius).reshape(-1).numpy()
+        np.testing.assert_array_equal(sources, arrays[f"{case}_src"])
+        steps = affinity.pair_offsets(radius) @ (width, 1)
+        np.testing.assert_array_equal(steps[:, None] + sources, arrays[f"{case}_dst"])
+        paths = affinity.search_paths(radius)
+        tables = [
+            np.stack([path @ (width, 1) for path in paths if len(path) == length])[..., None]
+            + sources
+            for length in arrays[f"{case}_lengths"]
         ]
+        np.testing.assert_array_equal(tables[0], arrays[f"{case}_idx0"])
+        np.testing.assert_array_equal(tables[-1], arrays[f"{case}_idxlast"])
+        sums = [int((table.ravel() * (np.arange(table.size) % 997 + 1)).sum()) for table in tables]
         assert sums == arrays[f"{case}_checksum"].tolist()
 
 

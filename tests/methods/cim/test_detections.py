@@ -76,7 +76,7 @@ def test_pseudo_labels_are_those_of_the_tags_best_first():
 
 def test_area_filter():
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 0, 0], [0, 0, 4, 4]])
-    fits = box_area_filter(boxes, (10, 10), smallest=0.02, largest=0.85)
+    fits = box_area_filter(boxes, (10, 10), (0.02, 0.85))
     assert fits.tolist() == [False, False, True]
 
 

@@ -126,10 +126,10 @@ def test_result_at_another_size_and_unknown_output(model):
     model.eval()
     found = model([sample((20, 24)) | {"height": 41, "width": 47}])[0]
     assert found["instances"].pred_masks.shape[1:] == (41, 47)
-    model.outputs = ("masks",)
-    with pytest.raises(ValueError, match="masks"):
-        model([sample((20, 24))])
-    model.outputs = ("boundary", "instances")
+    cfg = tiny_cfg()
+    cfg.MODEL.IRNET.OUTPUTS = ["masks"]
+    with pytest.raises(UsageError, match="MODEL.IRNET.OUTPUTS are some of .* not 'masks'"):
+        build_model(cfg)
 
 
 def test_mean_shift_acts_in_eval_mode_only_and_survives_a_state_dict(model):

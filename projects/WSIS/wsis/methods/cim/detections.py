@@ -55,17 +55,11 @@ def detect(
     nms_threshold: float = 0.3,
     limit: int = 100,
 ) -> Detections:
-    """Detections of an image.
+    """Detections of an image: class by class, in the order of the proposals within a class.
 
-    Args:
-        boxes: (N, 4) XYXY of the proposals, pixels, last pixel included.
-        scores: (N, C).
-        min_score: a detection scores above this.
-        nms_threshold: of `inclusive_nms`, within a class.
-        limit: of detections, over all classes; those that tie with the last one stay. 0 for none.
-
-    Returns:
-        class by class, in the order of the proposals within a class.
+    Of boxes (N, 4), XYXY in pixels, last pixel included, and scores (N, C): those that score above
+    ``min_score`` and survive `inclusive_nms` within their class; over all classes the best
+    ``limit`` (0: all), and those that tie with the last one.
     """
     found = []
     for class_id in range(scores.shape[1]):
@@ -85,13 +79,10 @@ def detect(
 def pseudo_label_detections(
     detections: Detections, present: Tensor, *, best_only: bool = False
 ) -> Detections:
-    """Those detections of an image that may become pseudo labels.
+    """Those detections of an image that may become pseudo labels: by class, the best first.
 
     They are of the classes ``present`` (C,) bool, those of the image's tags; with ``best_only`` of
-    each class only those that score as high as its best.
-
-    Returns:
-        by class, the best first; ties in the order of the detections.
+    each class only those that score as high as its best. Ties keep their order.
     """
     order = torch.sort(detections.scores, descending=True, stable=True).indices
     order = order[torch.sort(detections.classes[order], stable=True).indices]
@@ -103,16 +94,14 @@ def pseudo_label_detections(
     return detections[detections.scores == best[detections.classes]]
 
 
-def box_area_filter(
-    boxes: Tensor, size: tuple[int, int], *, smallest: float, largest: float
-) -> Tensor:
+def box_area_filter(boxes: Tensor, size: tuple[int, int], limits: tuple[float, float]) -> Tensor:
     """(N,) bool: boxes (N, 4), last pixel included, that cover a share within the limits.
 
     The limits, both inclusive, are shares of an image of ``size`` (H, W).
     """
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     share = sides.prod(dim=1) / (size[0] * size[1])
-    return (share >= smallest) & (share <= largest)
+    return (share >= limits[0]) & (share <= limits[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +114,7 @@ class Completion:
     Attributes:
         overlaps: of the N proposals.
         areas: (N,) pixels.
-        share: of the detection's score, which a candidate must reach; above 1 nothing changes.
+        share: of the detection's score, which a candidate must reach.
         containment: share of the detection that a candidate covers more than.
         iou: of the two, to be exceeded; what keeps candidates from joining objects.
     """
@@ -181,11 +170,8 @@ def detect_at_points(
     other. A point that no proposal covers has no detection, and of points that share one the
     better-scored has it.
 
-    Args:
-        scores: (N, C).
-        covers: (P, N) bool, whether a proposal covers a point.
-        classes: (P,) int64, class ids of the points.
-        completion: within the proposals of the point.
+    Of scores (N, C), ``covers`` (P, N) bool, whether a proposal covers a point, and the points'
+    class ids (P,) int64; ``completion`` is within the proposals of the point.
     """
     alone = covers & (covers.sum(dim=0) == 1)
     eligible = torch.where(alone.any(dim=1, keepdim=True), alone, covers)

@@ -31,10 +31,9 @@ def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Pr
 def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
     """What is kept of the clusters of an image.
 
-    Returns:
-        ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id
-        or -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
-        cluster's proposals that cover it.
+    ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id or
+    -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
+    cluster's proposals that cover it.
     """
     regions = proposals.regions
     numbers = np.unique(clusters.ids[clusters.ids > 0])
@@ -78,8 +77,7 @@ def derive_point_clusters(
 ) -> Arrays:
     """The same from a point for each object: of the data set, or of the original's files.
 
-    Returns:
-        besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
+    Besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
     """
     proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
     if keys.POINTS:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from wsis.errors import UsageError
@@ -104,32 +104,23 @@ class CIM(PixelModule):
         """Scores (N, C) of the proposals of an image: the mean over all views (spec 7).
 
         Args:
-            sample: ``images`` (3, H_v, W_v), ``flips`` and ``scales`` of each view; ``proposals``
-                with ``proposal_boxes`` in pixels of the file, the last pixel included, and
-                ``proposal_crops``; ``width`` of the file.
+            sample: ``views``, of each (3, H_v, W_v) and its proposals, as in training.
         """
-        found = sample["proposals"].to(self.device)
-        boxes, crops = found.proposal_boxes.tensor, found.proposal_crops
-        width = int(sample["width"])
-        total = boxes.new_zeros((len(boxes), self.num_classes))
-        views = list(zip(sample["images"], sample["flips"], sample["scales"], strict=True))
-        for image, flip, scale in views:
-            placed, shapes = boxes, crops
-            if flip:
-                placed = boxes[:, [2, 1, 0, 3]] * boxes.new_tensor([-1.0, 1, -1, 1])
-                placed = placed + boxes.new_tensor([width - 1.0, 0, width - 1.0, 0])
-                shapes = crops.flip(2)
-            scored = self.roi_heads.score(self.features(image), Boxes(placed * scale), shapes)
-            total += scored.final()
-        return total / len(views)
+        parts = []
+        for image, proposals in sample["views"]:
+            found = proposals.to(self.device)
+            feature, boxes = self.features(image), found.proposal_boxes
+            parts.append(self.roi_heads.score(feature, boxes, found.proposal_crops).final())
+        return sum(parts) / len(parts)
 
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Detections of an image.
 
         Args:
-            sample: as of `scores`, and ``regions`` (the masks), ``height``; ``image_labels`` where
-                only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes`` (P,)
-                where one detection for each is asked for.
+            sample: as of `scores`, and ``proposals`` (their boxes in pixels of the file, the last
+                pixel included), ``regions`` (their masks), ``height``, ``width``; ``image_labels``
+                where only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes``
+                (P,) where one detection for each is asked for.
 
         Returns:
             ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and

@@ -17,10 +17,7 @@ from wsis.methods.cim.overlaps import Overlaps, exceeds, overlap_nms, rounded
 
 @dataclass(frozen=True, kw_only=True)
 class MiningOptions:
-    """Thresholds of mining and assignment.
-
-    They are the keys of ``MODEL.CIM.MINING``, in lower case.
-    """
+    """Thresholds of mining and assignment: the keys of ``MODEL.CIM.MINING``, in lower case."""
 
     seed_share: float = 0.1
     containment: float = 0.85
@@ -102,7 +99,10 @@ def mine(
     options: MiningOptions,
     usable: Tensor | None = None,
 ) -> PseudoTruth:
-    """Pseudo ground truth of the classes of an image.
+    """Pseudo ground truth of the classes of an image, possibly nothing.
+
+    A proposal wanted by two classes goes to the one with the larger product of both scores, on
+    equality to the smaller class id.
 
     Args:
         class_scores: (N, C) of the branch before.
@@ -112,10 +112,6 @@ def mine(
         branch: number of the refinement branch that learns from it.
         options: thresholds.
         usable: `usable_proposals`, where it is known already.
-
-    Returns:
-        possibly nothing. A proposal wanted by two classes goes to the one with the larger product
-        of both scores, on equality to the smaller class id.
     """
     count = len(class_scores)
     product = class_scores * part_scores
@@ -142,12 +138,8 @@ def mine(
 def sample_truth(truth: PseudoTruth, generator: np.random.RandomState) -> PseudoTruth:
     """Anti-noise sampling: of each class draw as many as there are, by weight, with replacement.
 
-    Those drawn at least once are kept. Weights that are all 0 draw uniformly (the original divides
-    by 0 there).
-
-    Args:
-        truth: pseudo ground truth.
-        generator: NumPy's legacy generator, whose ``choice`` the original's draws follow.
+    Those drawn at least once are kept; weights that are all 0 draw uniformly (the original divides
+    by 0 there). The generator is NumPy's legacy one, whose ``choice`` the original's draws follow.
     """
     classes = truth.classes.cpu().numpy()
     weights = truth.weights.float().cpu().numpy()
@@ -165,16 +157,11 @@ def sample_truth(truth: PseudoTruth, generator: np.random.RandomState) -> Pseudo
 def assign(
     truth: PseudoTruth, overlaps: Overlaps, *, branch: int, options: MiningOptions
 ) -> Assignment:
-    """What every proposal is, by its best overlap with the pseudo ground truth.
+    """What every proposal is, by its best overlap with the pseudo ground truth, at least one.
 
-    The class of the best one; background below the threshold of the branch, nothing where no
-    pseudo ground truth is met at all. Background keeps the weight of the best one.
-
-    Args:
-        truth: at least one.
-        overlaps: of the N proposals.
-        branch: number of the refinement branch.
-        options: thresholds.
+    The class of the best one; background below the threshold of refinement branch number
+    ``branch``, nothing where no pseudo ground truth is met at all. Background keeps the weight of
+    the best one.
     """
     background, integrity = options.thresholds(branch)
     iou = overlaps.iou[:, truth.index]  # (N, G)

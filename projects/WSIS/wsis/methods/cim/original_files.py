@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +24,6 @@ _CROP_NAMES = ("indexes", "boxes", "masks")
 Clusters = tuple[np.ndarray, np.ndarray]  # ids, classes; each (R,) int32
 
 
-class Crops(NamedTuple):
-    """Of one image.
-
-    Attributes:
-        boxes: (R, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive.
-        masks: (R, 7, 7) bool, the mask within its box, resized by Pillow's NEAREST.
-    """
-
-    boxes: np.ndarray
-    masks: np.ndarray
-
-
 def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
     """The entries ``names`` of a pickled dict, which must be lists of one length."""
     content = read_pickle(path, f"{what} of CIM")
@@ -45,11 +33,12 @@ def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
     return lists
 
 
-def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
-    """Read a ``cob/<split>.pkl``.
+def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, tuple[np.ndarray, np.ndarray]]:
+    """Read a ``cob/<split>.pkl``: proposals' boxes and the masks within them.
 
     Returns:
-        Image id (VOC: year and number in one, 2007000032) to its crops.
+        image id (VOC: year and number in one, 2007000032) to boxes (R, 4) int64, x0 y0 x1 y1, far
+        edges exclusive, and (R, 7, 7) bool, masks resized by Pillow's NEAREST.
 
     Raises:
         DataError: not such a file.
@@ -66,15 +55,14 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
                 f"{path}: image {short(identity)}: boxes {boxes.dtype} {boxes.shape} and masks "
                 f"{masks.dtype} {masks.shape}; expected integers (R, 4) and bool (R, 7, 7)"
             )
-        crops[int(identity)] = Crops(boxes.astype(np.int64), masks)
+        crops[int(identity)] = boxes.astype(np.int64), masks
     return crops
 
 
 def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a ``cob_iou/.../<name>.pkl`` or ``cob_asy_iou/.../<name>.pkl``.
+    """Read a ``cob_iou/.../<name>.pkl`` or ``cob_asy_iou/.../<name>.pkl``: (R, R) float16.
 
-    Returns:
-        (R, R) float16: IoU, or in the second [i, j] the share of j that i covers.
+    It is the IoU, or in the second [i, j] the share of j that i covers.
 
     Raises:
         DataError: not such a file.
@@ -100,13 +88,10 @@ def _clusters(matrix: np.ndarray) -> Clusters:
 
 
 def read_cim_label_file(path: Path) -> dict[int, Clusters]:
-    """Read a ``label_assign/<x>_label_assign.pkl``.
-
-    Args:
-        path: the file. All of it is unpickled at once (up to a few GB), then kept compactly.
+    """Read a ``label_assign/<x>_label_assign.pkl``, all of it at once (up to a few GB).
 
     Returns:
-        Image id (VOC: year and number in one, 2007000032) to cluster ids (R,) int32, 0 for none,
+        image id (VOC: year and number in one, 2007000032) to cluster ids (R,) int32, 0 for none,
         and classes (R,) int32, 0 background, class id + 1.
 
     Raises:
@@ -127,12 +112,9 @@ def read_cim_label_file(path: Path) -> dict[int, Clusters]:
 def read_cim_points(
     path: Path, *, size: tuple[int, int], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a ``Center_points/<stem>.txt``: a line "x y class confidence" for each object.
+    """Read a ``Center_points/<stem>.txt``: a line "x y class confidence" for each object, or none.
 
-    Args:
-        path: the file; an empty one has no objects.
-        size: (H, W) of the image.
-        num_classes: C.
+    The image has ``size`` (H, W), class ids lie below ``num_classes``.
 
     Returns:
         points (P, 2) float64 x, y in pixels, and class ids (P,) int64.

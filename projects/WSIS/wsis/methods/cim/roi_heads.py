@@ -51,10 +51,7 @@ class BagTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """Weights and switches of the losses.
-
-    They are the keys of ``MODEL.CIM.LOSS``, in lower case.
-    """
+    """Weights and switches of the losses: the keys of ``MODEL.CIM.LOSS``, in lower case."""
 
     integrity_weight: float = 3.0
     cluster_weight: float = 12.0
@@ -64,10 +61,7 @@ class LossOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """See `wsis.methods.cim.detections.detect` and `box_area_filter`.
-
-    They are the keys of ``MODEL.CIM.DETECTION``, in lower case.
-    """
+    """What is detected: the keys of ``MODEL.CIM.DETECTION``, in lower case."""
 
     min_score: float = 1e-5
     nms: float = 0.3
@@ -144,10 +138,8 @@ class CIMROIHeads(nn.Module):
     def vectors(self, feature: Tensor, boxes: Boxes, crops: Tensor) -> Tensor:
         """(N, dim) of the proposals of one image.
 
-        Args:
-            feature: (1, D, h, w).
-            boxes: N, on the scale of the network's input.
-            crops: (N, r, r) bool.
+        Of its feature (1, D, h, w), N boxes on the scale of the network's input and crops (N, r, r)
+        bool.
         """
         if len(boxes) == 0:  # Detectron2's pooler gives no way back there
             side = crops.shape[-1]
@@ -268,13 +260,10 @@ class CIMROIHeads(nn.Module):
 
     def detect(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Detections:
         """Detections of one image of ``size`` (H, W) from scores (N, C) and boxes (N, 4)."""
-        smallest, largest = self.detection.area_range
-        if (smallest, largest) != (0.0, 1.0):
-            fits = box_area_filter(boxes, size, smallest=smallest, largest=largest)
-            scores = scores * fits[:, None]
+        fits = box_area_filter(boxes, size, self.detection.area_range)
         return detect(
             boxes,
-            scores,
+            scores * fits[:, None],
             min_score=self.detection.min_score,
             nms_threshold=self.detection.nms,
             limit=self.detection.limit,

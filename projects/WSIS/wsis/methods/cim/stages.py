@@ -30,11 +30,10 @@ _TARGETS = "MODEL.CIM.DETECTION.TARGETS"
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's class peaks.
 
-    Returns:
-        ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells,
-        their ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of
-        the image; ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the
-        tags ``map_classes`` (K,).
+    ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells, their
+    ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of the image;
+    ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the tags
+    ``map_classes`` (K,).
     """
     peaks = output["peaks"].cpu().numpy().astype(np.int64)
     grid = output["grid"].cpu().numpy().astype(np.int64)

@@ -11,7 +11,6 @@ plane, so each unordered pair occurs once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -41,8 +40,7 @@ def _path(dy: int, dx: int) -> np.ndarray:
 def search_paths(radius: int) -> tuple[np.ndarray, ...]:
     """The paths of all pairs of one source, in the order of the original's tables.
 
-    Args:
-        radius: pairs are closer than this, in pixels; an integer of at least 1.
+    Pairs are closer than ``radius``, in pixels; an integer of at least 1.
 
     Returns:
         P arrays (L, 2) int64 of (dy, dx), each from its end point down to (0, 0), ordered by L; a
@@ -76,37 +74,6 @@ def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
     rows, columns = source_window((maps.shape[-2], maps.shape[-1]), radius=radius)
     top, left = int(offset[0]), radius - 1 + int(offset[1])
     return maps[..., top : top + rows, left : left + columns]
-
-
-@dataclass(frozen=True)
-class PathIndex:
-    """The original's index tables for one map size; for comparison only, they are large.
-
-    Attributes:
-        sources: (S,) flat index of each source pixel.
-        partners: (P, S) flat index of the partner.
-        tables: per path length, ascending: (paths, points, S) flat indices.
-    """
-
-    sources: np.ndarray
-    partners: np.ndarray
-    tables: tuple[np.ndarray, ...]
-
-
-def path_index(size: tuple[int, int], *, radius: int) -> PathIndex:
-    """Index tables of a map of ``size`` (h, w); 223 MB for radius 10 on 128 x 128.
-
-    Nothing in WSIS computes with them: `path_maxima` uses shifted views instead.
-    """
-    height, width = size
-    flat = torch.arange(height * width).reshape(height, width)
-    sources = shifted(flat, (0, 0), radius=radius).reshape(-1).numpy()
-    paths = search_paths(radius)
-    lengths = sorted({len(path) for path in paths})
-    offsets = [np.stack([p for p in paths if len(p) == length]) for length in lengths]
-    tables = tuple((o[..., 0] * width + o[..., 1])[..., None] + sources for o in offsets)
-    ends = pair_offsets(radius)
-    return PathIndex(sources, (ends[:, 0] * width + ends[:, 1])[:, None] + sources, tables)
 
 
 @lru_cache(maxsize=8)
@@ -146,10 +113,10 @@ def path_points(radius: int) -> np.ndarray:
 def path_maxima(
     boundary: Tensor, *, radius: int, with_argmax: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """The largest boundary value on the path of every pair.
+    """The largest boundary value on the path of every pair (spec 5.4, ``a = 1 - max``).
 
-    IRNet spec 5.4 (``a = 1 - max``). Works on shifted views, so nothing but the result is
-    allocated: P x h' x w' floats per image, and one byte per pair for the argmax.
+    Works on shifted views, so nothing but the result is allocated: P x h' x w' floats per image,
+    and one byte per pair for the argmax.
 
     Args:
         boundary: (B, h, w) float, the probability of a boundary.
@@ -188,13 +155,8 @@ def path_maxima(
 def pair_labels(labels: Tensor, *, radius: int) -> Tensor:
     """What a label map says about every pair (irnet spec 5.2).
 
-    Args:
-        labels: (B, h, w) integers, 0 background, class id + 1, 255 unknown.
-        radius: see `search_paths`.
-
-    Returns:
-        (P, B, h', w') uint8: ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or
-        ``PAIR_DIFFERENT``.
+    Of labels (B, h, w) integers, 0 background, class id + 1, 255 unknown, to (P, B, h', w') uint8:
+    ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or ``PAIR_DIFFERENT``.
     """
     source = shifted(labels, (0, 0), radius=radius)
     offsets = pair_offsets(radius)

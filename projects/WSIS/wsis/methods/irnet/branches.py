@@ -28,13 +28,9 @@ def group_count(channels: int) -> int:
 
 
 class Reduce(nn.Module):
-    """1x1 convolution, group norm, optional upsampling, ReLU.
+    """1x1 convolution, group norm, bilinear upsampling by ``scale``, ReLU.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        scale: factor of the bilinear upsampling.
-        align_corners: of that upsampling; True suits networks whose input sides are 32 k + 1.
+    ``align_corners`` of the upsampling suits networks whose input sides are 32 k + 1.
     """
 
     def __init__(
@@ -82,14 +78,11 @@ def _check(shapes: Sequence[ShapeSpec]) -> tuple[list[int], list[int]]:
 class BoundaryBranch(nn.Module):
     """Logit of a class boundary at each cell.
 
-    Args:
-        shapes: channels and strides of the five taps.
-        width: channels of each reduced tap; 32 in the paper.
-        align_corners: see `Reduce`.
+    Of taps of the given channels and strides, each reduced to ``width`` channels (32 in the paper).
     """
 
     def __init__(
-        self, shapes: Sequence[ShapeSpec], *, width: int = 32, align_corners: bool = False
+        self, shapes: Sequence[ShapeSpec], width: int = 32, *, align_corners: bool = False
     ) -> None:
         super().__init__()
         channels, strides = _check(shapes)
@@ -109,14 +102,11 @@ class BoundaryBranch(nn.Module):
 class DisplacementBranch(nn.Module):
     """Displacement (dy, dx), in cells, of each cell to its instance's centroid.
 
-    Args:
-        shapes: channels and strides of the five taps.
-        width: channels of the deep taps; 256 in the paper.
-        align_corners: see `Reduce`.
+    ``width`` is that of the deep taps, 256 in the paper; the others have a quarter and a half.
     """
 
     def __init__(
-        self, shapes: Sequence[ShapeSpec], *, width: int = 256, align_corners: bool = False
+        self, shapes: Sequence[ShapeSpec], width: int = 256, *, align_corners: bool = False
     ) -> None:
         super().__init__()
         channels, strides = _check(shapes)

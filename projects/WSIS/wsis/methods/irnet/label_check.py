@@ -18,9 +18,6 @@ class InterPixelLabelMeasure:
 
     Pixels that the ground truth leaves void are left out of precision and recall. A foreground
     pixel is right if its class is right.
-
-    Args:
-        class_names: C names.
     """
 
     protocol = "inter-pixel label"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wsis.errors import DataError
+from wsis.layers.components import winning_channels
 
 UNKNOWN = 255
 
@@ -16,9 +17,8 @@ LabelRefiner = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 def seed_labels(high_res: np.ndarray, threshold: float) -> np.ndarray:
     """Argmax over [constant ``threshold``, maps (K, H, W)]: (H, W) uint8, 0 for the constant."""
-    maps = np.asarray(high_res, dtype=np.float32)
-    winner = maps.argmax(axis=0) + 1
-    return np.where(maps.max(axis=0) > np.float32(threshold), winner, 0).astype(np.uint8)
+    winners = winning_channels(high_res.astype(np.float32), np.float32(threshold))
+    return (winners + 1).astype(np.uint8)
 
 
 def inter_pixel_label(

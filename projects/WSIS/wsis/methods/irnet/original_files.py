@@ -29,13 +29,10 @@ def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _load_dictionary(stream: IO[bytes]) -> dict[str, np.ndarray]:
-    version = np.lib.format.read_magic(stream)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
+    major, minor = np.lib.format.read_magic(stream)
+    read = getattr(np.lib.format, f"read_array_header_{major}_{minor}", None)
     if read is None:
-        raise ValueError(f"it has the unusual version {version}")
+        raise ValueError(f"it has the unusual version {major}.{minor}")
     shape, _, dtype = read(stream)
     if shape != () or not dtype.hasobject:
         raise ValueError("it holds a plain array, not a dictionary")
@@ -69,11 +66,9 @@ def _take(path: Any, arrays: Mapping[str, np.ndarray], name: str, dims: int) -> 
 
 
 def read_irnet_cam(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a CAM file of the original (step ``make_cam``).
+    """Read a CAM file of the original (step ``make_cam``) as the product "cam".
 
-    Returns:
-        The product "cam": ``keys`` (K,) int64, ``cam`` (K, h, w) float32 at stride 4,
-        ``high_res`` (K, H, W) float32.
+    ``keys`` (K,) int64, ``cam`` (K, h, w) float32 at stride 4, ``high_res`` (K, H, W) float32.
 
     Raises:
         DataError: not such a file.
@@ -91,11 +86,9 @@ def read_irnet_cam(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def read_irnet_instances(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an instance file of the original (step ``make_ins_seg_labels``).
+    """Read an instance file of the original (step ``make_ins_seg_labels``): product "instances".
 
-    Returns:
-        The product "instances": ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks``
-        (n, H, W) bool.
+    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool.
 
     Raises:
         DataError: not such a file.
@@ -188,19 +181,14 @@ def _export_image(path: Any, entry: Any) -> dict[str, Any]:
         raise DataError(f"{path}: images holds {short(entry)}")
     identity = checked(path, "images", "id", integer, entry.get("id"))
     where = f"image {identity}"
-    height = checked(path, where, "height", integer, entry.get("height"))
-    width = checked(path, where, "width", integer, entry.get("width"))
+    height, width = (
+        checked(path, where, side, integer, entry.get(side)) for side in ("height", "width")
+    )
     name = entry.get("file_name")
     if height < 1 or width < 1 or height * width > MAX_PIXELS or not isinstance(name, str):
         raise DataError(f"{path}: {where}: file_name, height or width is damaged")
-    return {
-        "file_name": name,
-        "image_id": identity,
-        "height": height,
-        "width": width,
-        "image_labels": [],
-        "annotations": [],
-    }
+    image = {"file_name": name, "image_id": identity, "height": height, "width": width}
+    return image | {"image_labels": [], "annotations": []}
 
 
 def _export_annotation(

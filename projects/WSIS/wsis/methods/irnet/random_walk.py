@@ -29,14 +29,9 @@ _NUMBERS_AT_ONCE = 1 << 20  # float64 numbers of the maps that are walked togeth
 def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Tensor:
     """Affinity to the power ``beta`` of every pair inside the map.
 
-    Args:
-        boundary: (h, w) float in [0, 1], the probability of a boundary.
-        radius: pairs are closer than this, in cells.
-        beta: exponent above 0; larger keeps the walk further from boundaries.
-
-    Returns:
-        (P, h, w) in the order of `wsis.methods.irnet.affinity.pair_offsets`: weight between a pixel
-        and its partner, 0 where the partner lies outside.
+    Of a boundary (h, w) float in [0, 1] to (P, h, w) in the order of `pair_offsets`: weight between
+    a pixel and its partner, 0 where the partner lies outside. A larger ``beta``, above 0, keeps the
+    walk further from boundaries.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0")
@@ -154,8 +149,8 @@ def random_walk(
     Args:
         maps: (K, h, w) float.
         boundary: (h, w) float in [0, 1], the probability of a boundary.
-        radius: pixels closer than this, in cells, are neighbours.
-        beta: exponent of the affinity.
+        radius: see `walk_weights`; so ``beta``.
+        beta: likewise.
         exp_times: binary logarithm of the number of steps.
         out: where the result goes, like ``maps`` and possibly ``maps`` itself; None makes it.
 

@@ -56,28 +56,15 @@ def upsample(
 
 
 def strongest(
-    maps: Tensor,
-    groups: Tensor,
-    *,
-    background: float,
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-    stride: int,
-    align_corners: bool = False,
+    maps: Tensor, groups: Tensor, *, background: float, **geometry: Any
 ) -> tuple[Tensor, Tensor]:
     """Upsample, divide each group of channels by its maximum, argmax with a background constant.
 
     Channels whose maximum does not exceed the background can win nowhere and are left out. The rest
     is treated some at a time, so that memory does not grow with the number of channels.
 
-    Args:
-        maps: (C, h, w) float, not negative.
-        groups: (C,) int; channels of one group share the maximum they are divided by.
-        background: constant score of the background, which also wins ties.
-        image_size: (H, W) to which the upsampled maps are cut.
-        output_size: (H, W) of the result.
-        stride: factor of the upsampling.
-        align_corners: see `upsample`.
+    Of maps (C, h, w) float, not negative, whose channels share a maximum within each of ``groups``
+    (C,) int; ``background`` also wins ties, ``geometry`` are the arguments of `upsample`.
 
     Returns:
         winning channel (H, W) int64, -1 for background; and its score (H, W) float, 0 there.
@@ -85,13 +72,11 @@ def strongest(
 
     def chunks(which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for part in which.split(_CHANNELS_AT_ONCE) if len(which) else ():
-            large = upsample(
-                maps[part], image_size, output_size, stride=stride, align_corners=align_corners
-            )
-            yield part, large
+            yield part, upsample(maps[part], **geometry)
 
-    winners = torch.full(output_size, -1, dtype=torch.int64, device=maps.device)
-    best = maps.new_full(output_size, background)
+    size = geometry["output_size"]
+    winners = torch.full(size, -1, dtype=torch.int64, device=maps.device)
+    best = maps.new_full(size, background)
     every = torch.arange(len(maps), device=maps.device)
     if len(maps) == 0:
         return winners, torch.zeros_like(best)
@@ -143,23 +128,25 @@ class IRNetROIHeads(nn.Module):
     def forward(
         self, boundary: Tensor, cam: Tensor, keys: Tensor, clusters: Tensor, sizes: Sizes
     ) -> Instances:
-        """Instances of an image.
+        """Instances of an image, ordered by class, cluster and raster.
 
         Args:
             boundary: (h, w), the probability of a boundary.
-            cam: (K, h', w').
-            keys: (K,) class ids.
+            cam: (K, h', w'), of the class ids ``keys`` (K,).
+            keys: see ``cam``.
             clusters: (h, w) int64, the candidates.
             sizes: (H, W) of the image, and of the result.
 
         Returns:
-            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,), ordered by class,
-            cluster and raster.
+            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,).
         """
         channels, maps = self._candidates(self._on_grid(cam, boundary), clusters)
         self._walk(maps, boundary, out=maps)
         winners, scores = self._compete(maps, channels[0], self.background, sizes)
-        return self._detect(winners, scores, keys[channels[0]])
+        smallest = self.min_area * winners.numel()
+        found = detect_components(winners.cpu().numpy(), scores.cpu().numpy(), min_area=smallest)
+        won, scores, masks = (torch.from_numpy(array).to(winners.device) for array in found)
+        return mask_instances(masks, keys[channels[0][won]], scores)
 
     def semantic(self, boundary: Tensor, cam: Tensor, keys: Tensor, sizes: Sizes) -> Tensor:
         """Semantic labels (H, W) uint8 of an image: 0 background, class id + 1 (spec 6.6)."""
@@ -208,14 +195,4 @@ class IRNetROIHeads(nn.Module):
             output_size=sizes[1],
             stride=self.stride,
             align_corners=self.align_corners,
-        )
-
-    def _detect(self, winners: Tensor, scores: Tensor, classes: Tensor) -> Instances:
-        found = detect_components(
-            winners.cpu().numpy(), scores.cpu().numpy(), min_area=self.min_area * winners.numel()
-        )
-        return mask_instances(
-            torch.from_numpy(found.masks).to(winners.device),
-            classes[torch.from_numpy(found.channels).to(classes.device)],
-            torch.from_numpy(found.scores).to(winners.device),
         )
