@@ -33,23 +33,18 @@ _CPU_SUMS, _GPU_SUMS = 512 << 10, 256 << 20
 def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
     """Features to filling weights that sum to 1 over the window (step 3).
 
-    Args:
-        features: (B, C k k, h, w), not negative; channel c k k + q.
-        kernel_size: k, odd.
-
-    Returns:
-        (B, C, k k, h, w), float32 at least; where a window's features sum to 0 its weights are 0.
+    Of features (B, C k k, h, w), not negative, channel c k k + q, to (B, C, k k, h, w), float32 at
+    least; where a window's features sum to 0 its weights are 0.
 
     Raises:
         ValueError: an even k, or a number of channels that k k does not divide.
     """
-    positions = _positions(kernel_size)
-    if features.ndim != 4 or features.shape[1] % positions:
+    if kernel_size % 2 == 0 or features.ndim != 4 or features.shape[1] % kernel_size**2:
         raise ValueError(
-            f"features must be (B, C {positions}, h, w) for a window of {kernel_size}, "
-            f"not {tuple(features.shape)}"
+            f"features must be (B, C k k, h, w) for an odd window k, not {tuple(features.shape)} "
+            f"for {kernel_size}"
         )
-    weights = at_least_float32(features).unflatten(1, (-1, positions))
+    weights = at_least_float32(features).unflatten(1, (-1, kernel_size**2))
     total = weights.sum(dim=2, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
 
@@ -73,34 +68,19 @@ def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: 
     Raises:
         ValueError: shapes that do not fit, or an index out of range.
     """
-    if maps.ndim != 4 or weights.ndim != 5 or num_iterations < 0:
-        raise ValueError(
-            f"expected maps (P, C, h, w), weights (B, C, k k, h, w) and T >= 0, got "
-            f"{tuple(maps.shape)}, {tuple(weights.shape)} and {num_iterations}"
-        )
-    kernel_size = isqrt(weights.shape[2])
-    if _positions(kernel_size) != weights.shape[2] or (
-        (maps.shape[1], *maps.shape[2:]) != (weights.shape[1], *weights.shape[3:])
-    ):
-        raise ValueError(f"maps {tuple(maps.shape)} do not fit weights {tuple(weights.shape)}")
     index = image_index.to(device=maps.device, dtype=torch.int64)
-    if index.shape != (len(maps),) or (
-        len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(weights)
-    ):
+    side = isqrt(weights.shape[2])
+    fits = side % 2 == 1 and side**2 == weights.shape[2] and num_iterations >= 0
+    fits &= maps.shape[1:] == weights.shape[1:2] + weights.shape[3:] and maps.ndim == 4
+    fits &= index.shape == maps.shape[:1] and set(index.tolist()) <= {*range(len(weights))}
+    if not fits:
         raise ValueError(
-            f"image_index must hold {len(maps)} numbers in 0..{len(weights) - 1}, got "
-            f"{image_index.tolist()}"
+            f"maps {tuple(maps.shape)}, weights {tuple(weights.shape)} for an odd window, T "
+            f"{num_iterations} and image_index {index.tolist()} do not fit together"
         )
-    kind = torch.promote_types(maps.dtype, weights.dtype)
-    if kind in (torch.float16, torch.bfloat16):
-        kind = torch.float32  # hundreds of roundings in a row
+    kind = torch.promote_types(maps.dtype, weights.dtype)  # at least: hundreds of roundings
+    kind = torch.promote_types(kind, torch.float32)
     return _Fill.apply(maps.to(kind), weights.to(kind), index, num_iterations)
-
-
-def _positions(kernel_size: int) -> int:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"the window must have an odd side, not {kernel_size}")
-    return kernel_size * kernel_size
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,9 @@ def refine_by_crf(
 ) -> Tensor:
     """Foreground probability of every instance after mean field on the image (spec 6).
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        maps: (K, H, W) foreground probabilities in [0, 1]; exact 0 and 1 count as 1e-10 from it.
-        kernels: the pairwise terms.
-        num_iterations: mean-field updates; 0 returns the maps.
-
-    Returns:
-        (K, H, W) float32; above 1/2 is the mask.
+    Of an image (H, W, 3) uint8, RGB, and maps (K, H, W) of probabilities in [0, 1], where exact 0
+    and 1 count as 1e-10 from it, to (K, H, W) float32; above 1/2 is the mask. No iterations return
+    the maps.
     """
     if len(maps) == 0 or num_iterations == 0:
         return maps.float()
@@ -102,7 +97,7 @@ class IAMROIHeads(nn.Module):
     def forward(
         self, image: Tensor, maps: Tensor, logits: Tensor, classes: Tensor, size: tuple[int, int]
     ) -> Instances:
-        """Instances of an image.
+        """Instances of an image, best score first.
 
         Args:
             image: (3, H, W), RGB in 0..255, for its colours.
@@ -113,7 +108,7 @@ class IAMROIHeads(nn.Module):
 
         Returns:
             pred_masks (n, Ho, Wo) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1] and
-            ``peak`` (n,) int64, the candidate, best score first.
+            ``peak`` (n,) int64, the candidate.
         """
         colours = image.permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).contiguous()
         refined = refine_by_crf(

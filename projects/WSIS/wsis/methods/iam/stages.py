@@ -24,10 +24,9 @@ _INFERENCE_KEYS = keys_below(
 def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """Instances of an image, and what the report shows of how they came about.
 
-    Returns:
-        ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
-        ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced,
-        of every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
+    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
+    ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced, of
+    every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
     """
     found = output["instances"]
     own = {
