@@ -51,13 +51,8 @@ def class_mean_iou(
 ) -> tuple[np.ndarray, float]:
     """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
 
-    Args:
-        ious: (K,) float.
-        classes: (K,) class ids.
-        num_classes: C.
-
-    Returns:
-        (C,) float64, 0 for a class without instance, and their sum over C.
+    Of IoU (K,) and class ids (K,) to (C,) float64, 0 for a class without instance, and their sum
+    over C.
     """
     sums = np.bincount(classes, weights=ious, minlength=num_classes)
     counts = np.bincount(classes, minlength=num_classes)
@@ -72,17 +67,11 @@ def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
 
 
 def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray:
-    """Which true object each annotated box encloses.
+    """Which true object each annotated box encloses: (K,) int64, -1 where there is none.
 
-    A data set whose annotations hold the masks says so itself. Elsewhere (VOC's XML beside its
-    PNG) a box and a mask of the same class belong together by the IoU of their boxes, best first.
-
-    Args:
-        record: dataset dict; crowds and annotations without a box do not count.
-        truth: of the same image.
-
-    Returns:
-        (K,) int64, -1 where there is none.
+    Crowds and annotations without a box do not count. A data set whose annotations hold the masks
+    says so itself. Elsewhere (VOC's XML beside its PNG) a box and a mask of the same class belong
+    together by the IoU of their boxes, best first.
     """
     if "instance_file_name" not in record:
         objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
@@ -94,19 +83,10 @@ def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray
 def objects_of_product(
     record: Mapping[str, Any], truth: GroundTruth, boxes: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """Which true object each box of a product encloses.
+    """Which true object each box (K, 4) of a product encloses: (K,) int64, -1 for none.
 
     A product of the evaluated data set has its boxes, one by one. That of another one with the same
     images (boxes of a detector, say) has others; they find their objects by class and overlap.
-
-    Args:
-        record: dataset dict of the evaluated data set.
-        truth: of the same image.
-        boxes: (K, 4) of the product.
-        classes: (K,) of the product.
-
-    Returns:
-        (K,) int64, -1 where there is none.
     """
     stated, boxes = annotated_boxes(record), np.asarray(boxes, dtype=np.float64)
     if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
@@ -160,11 +140,8 @@ class BoxMaskMeasure:
 class BoxMaskStream(StreamingEvaluation):
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
-    Args:
-        class_names: C names.
-        title: of the network's masks.
-        baselines: measure filled boxes and GrabCut too.
-        grabcut_iterations: 0 leaves GrabCut out.
+    ``title`` is that of the network's masks; without ``baselines`` only they are measured, without
+    ``grabcut_iterations`` no GrabCut.
     """
 
     def __init__(

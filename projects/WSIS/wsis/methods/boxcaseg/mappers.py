@@ -14,8 +14,8 @@ from wsis.data.mappers import Mapper, Products, register_mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer
 from wsis.errors import DataError, UsageError
+from wsis.methods.boxcaseg.crops import box_sample, object_sample, salient_sample
 from wsis.methods.boxcaseg.samples import boxed_annotations, given_boxes
-from wsis.methods.boxcaseg.training_crops import box_sample, object_sample, salient_sample
 from wsis.modeling.network import options_of
 
 _FLIPS = {

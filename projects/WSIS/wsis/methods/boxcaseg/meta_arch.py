@@ -14,8 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from wsis.methods.boxcaseg.crops import resize_crops
-from wsis.methods.boxcaseg.training_crops import add_neighbours
+from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
 from wsis.modeling.network import (
     PixelModule,
     mask_instances,
@@ -109,8 +108,8 @@ class BoxCaseg(PixelModule):
                 or without ``proposals``, are legal.
 
         Returns:
-            per image ``instances`` (pred_boxes, pred_classes, scores, pred_masks) and ``levels``
-            (K, h, w) uint8, the stretched maps.
+            per image ``instances`` (see `BoxCasegROIHeads.instances`) and ``levels`` (K, h, w)
+            uint8, the stretched maps.
 
         Raises:
             DataError: the maps are not finite: the training diverged.

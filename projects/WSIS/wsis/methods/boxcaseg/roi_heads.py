@@ -76,12 +76,10 @@ class BoxCasegROIHeads(nn.Module):
     def logits(
         self, features: Mapping[str, Tensor], salient: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Both heads' logits.
+        """Both heads' logits of the features of N crops.
 
-        Args:
-            features: of N crops.
-            salient: (N,) bool, which go through the head of full supervision; the first one where
-                there is none, so that every parameter has a gradient. None: no such head.
+        ``salient`` (N,) bool are those that go through the head of full supervision; the first one
+        where there is none, so that every parameter has a gradient. None: no such head.
 
         Returns:
             weak (N, 1, h, w), and full (M, 1, h, w) of the chosen ones or None.
@@ -123,9 +121,8 @@ class BoxCasegROIHeads(nn.Module):
     ) -> tuple[Instances, np.ndarray]:
         """Masks of an image's boxes (spec 6).
 
-        Args:
-            probabilities: (K, h, w) float.
-            proposals: with ``proposal_boxes`` in whole pixels and ``gt_classes``.
+        Of probabilities (K, h, w) and proposals with ``proposal_boxes`` in whole pixels and
+        ``gt_classes``.
 
         Returns:
             Instances with ``pred_boxes`` (the given ones), ``pred_classes``, ``pred_masks``

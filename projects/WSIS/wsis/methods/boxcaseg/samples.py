@@ -62,8 +62,8 @@ class CombinedOrder:
         num_salient: Nf, at least 1.
         batch: samples of a batch, of all processes together.
         share: of box samples in a batch, above 0 and below 1.
-        dropped: indices of box samples that an epoch leaves out with ``drop_probability``.
-        drop_probability: of each of them, in every epoch anew.
+        dropped: indices of box samples that an epoch leaves out with ``drop_probability``, anew.
+        drop_probability: of each of them.
         whole_batches: cut the epoch to whole batches.
     """
 
@@ -156,9 +156,8 @@ def joint_samples(
 ) -> tuple[JointSamples, CombinedOrder | None]:
     """Samples of joint training, and their order where it is not a plain shuffle.
 
-    Args:
-        records: dataset dicts of images with boxes and of salient images.
-        cfg: reads ``MODEL.BOXCASEG.SAMPLER`` and ``SOLVER.IMS_PER_BATCH``.
+    Of dataset dicts of images with boxes and of salient images, by ``MODEL.BOXCASEG.SAMPLER`` and
+    ``SOLVER.IMS_PER_BATCH``.
 
     Raises:
         UsageError: no box or no salient image.
@@ -186,12 +185,5 @@ def joint_samples(
             "more, or MODEL.BOXCASEG.SAMPLER.BOX_SHARE 0, which shuffles all samples"
         )
     dropped = samples.overlapping(keys.OVERLAP) if keys.DROP_PROBABILITY > 0 else ()
-    order = CombinedOrder(
-        len(samples.boxes),
-        len(samples.salient),
-        cfg.SOLVER.IMS_PER_BATCH,
-        keys.BOX_SHARE,
-        dropped,
-        keys.DROP_PROBABILITY,
-    )
-    return samples, order
+    counts = len(samples.boxes), len(samples.salient), cfg.SOLVER.IMS_PER_BATCH
+    return samples, CombinedOrder(*counts, keys.BOX_SHARE, dropped, keys.DROP_PROBABILITY)

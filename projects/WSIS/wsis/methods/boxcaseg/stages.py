@@ -34,9 +34,8 @@ _SAMPLE_KEYS = keys_below(
 def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image: its boxes, a mask and a map for each.
 
-    Returns:
-        ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
-        (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
+    ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
+    (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
     """
     boxes = output["instances"].pred_boxes.tensor.cpu().numpy().astype(np.int64)
     levels = output["levels"].cpu().numpy()
