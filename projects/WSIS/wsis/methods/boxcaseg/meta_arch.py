@@ -15,13 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
-from wsis.modeling.network import (
-    PixelModule,
-    mask_instances,
-    network,
-    options_of,
-    require_finite,
-)
+from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
 # of the first were meant for BGR.

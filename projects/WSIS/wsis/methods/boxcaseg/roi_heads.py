@@ -20,11 +20,7 @@ from torch.nn import functional
 
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
-from wsis.methods.boxcaseg.proxy_masks import (
-    masks_in_boxes,
-    normalize_maps,
-    quantize_maps,
-)
+from wsis.methods.boxcaseg.proxy_masks import masks_in_boxes, normalize_maps, quantize_maps
 from wsis.modeling.network import network, options_of, shapes_of
 
 

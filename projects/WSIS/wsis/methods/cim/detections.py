@@ -12,14 +12,26 @@ from torchvision.ops import nms
 from wsis.methods.cim.overlaps import Overlaps, exceeds
 
 
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """What is detected: the keys of ``MODEL.CIM.DETECTION``, in lower case."""
+
+    min_score: float = 1e-5
+    nms: float = 0.3
+    limit: int = 100
+    area_range: tuple[float, float] = (0.0, 1.0)
+    complete_share: float = 0.0
+    complete_iou: float = 0.5
+
+
 @dataclass(frozen=True)
 class Detections:
-    """Proposals that were detected as objects, class by class.
+    """Proposals that were taken as objects: detected, class by class, or as pseudo ground truth.
 
     Attributes:
         index: (K,) int64, the proposals.
         classes: (K,) int64, class ids.
-        scores: (K,) floating.
+        scores: (K,) floating; of pseudo ground truth its weight in training.
     """
 
     index: Tensor
@@ -48,12 +60,7 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
 
 
 def detect(
-    boxes: Tensor,
-    scores: Tensor,
-    *,
-    min_score: float = 1e-5,
-    nms_threshold: float = 0.3,
-    limit: int = 100,
+    boxes: Tensor, scores: Tensor, options: DetectionOptions = DetectionOptions()
 ) -> Detections:
     """Detections of an image: class by class, in the order of the proposals within a class.
 
@@ -63,15 +70,15 @@ def detect(
     """
     found = []
     for class_id in range(scores.shape[1]):
-        rows = (scores[:, class_id] > min_score).nonzero()[:, 0]
-        kept = rows[inclusive_nms(boxes[rows], scores[rows, class_id], threshold=nms_threshold)]
-        found.append(kept)
+        rows = (scores[:, class_id] > options.min_score).nonzero()[:, 0]
+        stay = inclusive_nms(boxes[rows], scores[rows, class_id], threshold=options.nms)
+        found.append(rows[stay])
     index = torch.cat(found) if found else scores.new_zeros(0, dtype=torch.int64)
     sizes = torch.tensor([len(kept) for kept in found], device=scores.device)
     classes = torch.arange(len(found), device=scores.device).repeat_interleave(sizes)
     detections = Detections(index, classes, scores[index, classes])
-    if 0 < limit < len(index):
-        least = detections.scores.sort(descending=True).values[limit - 1]
+    if 0 < options.limit < len(index):
+        least = detections.scores.sort(descending=True).values[options.limit - 1]
         detections = detections[detections.scores >= least]
     return detections
 

@@ -13,14 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.mappers import (
-    Mapper,
-    Product,
-    Products,
-    register_mapper,
-    tags_of,
-    to_tensor,
-)
+from wsis.data.mappers import Mapper, Product, Products, register_mapper, tags_of, to_tensor
 from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.data.transforms import draw_flip, draw_integer, rescale_image
 from wsis.errors import DataError, UsageError

@@ -17,18 +17,14 @@ from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Detections,
+    box_area_filter,
+    detect,
     detect_at_points,
     pseudo_label_detections,
 )
 from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
-from wsis.modeling.network import (
-    PixelModule,
-    mask_instances,
-    network,
-    options_of,
-    require_finite,
-)
+from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 
 @META_ARCH_REGISTRY.register()
@@ -136,7 +132,9 @@ class CIM(PixelModule):
             covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
             found = detect_at_points(scores, covers, classes, completion=completion)
         else:
-            found = self.roi_heads.detect(scores, boxes, size)
+            options = self.roi_heads.detection
+            fits = box_area_filter(boxes, size, options.area_range)
+            found = detect(boxes, scores * fits[:, None], options)
             if self.targets == "tags":
                 present = self._labels({"image_labels": []} | sample) > 0
                 found = pseudo_label_detections(found, present, best_only=self.best_only)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wsis.layers.regions import Regions
-from wsis.methods.cim.detections import Completion, Detections, box_area_filter, detect
+from wsis.methods.cim.detections import Completion, DetectionOptions
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead, Scores
 from wsis.methods.cim.losses import branch_losses, cluster_loss, instance_learning_loss
 from wsis.methods.cim.mining import (
@@ -59,18 +59,6 @@ class LossOptions:
     bag_uses_integrity: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectionOptions:
-    """What is detected: the keys of ``MODEL.CIM.DETECTION``, in lower case."""
-
-    min_score: float = 1e-5
-    nms: float = 0.3
-    limit: int = 100
-    area_range: tuple[float, float] = (0.0, 1.0)
-    complete_share: float = 0.0
-    complete_iou: float = 0.5
-
-
 @ROI_HEADS_REGISTRY.register()
 @network
 class CIMROIHeads(nn.Module):
@@ -82,7 +70,7 @@ class CIMROIHeads(nn.Module):
         scorer: `ScoreHead`.
         mining: thresholds of mining.
         losses: weights of the losses.
-        detection: of `detect`.
+        detection: what is detected of proposals and their scores.
         overlap: "mask", or "box" to mine with the overlaps of boxes (an ablation).
         chunk: proposals that pass the head together; in training a chunk keeps its vectors only
             and is computed a second time on the way back. 0: all at once, computed once.
@@ -169,7 +157,7 @@ class CIMROIHeads(nn.Module):
         proposals: Sequence[Instances],
         targets: Sequence[BagTarget],
     ) -> dict[str, Tensor]:
-        """The mean over the images of each loss; `score` and `detect` serve inference.
+        """The mean over the images of each loss; `score` serves inference.
 
         Args:
             features: (1, D, h, w) of each image.
@@ -257,17 +245,6 @@ class CIMROIHeads(nn.Module):
             factor = self.losses.first_weight if branch == 0 else 1.0
             result.append(Assignment(found.labels, found.weights * factor, found.integrity))
         return result
-
-    def detect(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Detections:
-        """Detections of one image of ``size`` (H, W) from scores (N, C) and boxes (N, 4)."""
-        fits = box_area_filter(boxes, size, self.detection.area_range)
-        return detect(
-            boxes,
-            scores * fits[:, None],
-            min_score=self.detection.min_score,
-            nms_threshold=self.detection.nms,
-            limit=self.detection.limit,
-        )
 
     def completion(self, regions: Regions, device: torch.device) -> Completion | None:
         """What completes the detections of an image with these proposals; None for nothing."""

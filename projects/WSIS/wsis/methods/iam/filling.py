@@ -112,12 +112,6 @@ class _Grid:
     def margin(self) -> int:
         return self.reach * (self.pitch + 1)
 
-    @property
-    def offsets(self) -> list[int]:
-        """Distance on the line of every position of the window, in row-major order."""
-        steps = range(-self.reach, self.reach + 1)
-        return [dy * self.pitch + dx for dy in steps for dx in steps]
-
     def buffer(self, like: Tensor, rows: int, planes: int) -> Tensor:
         """Zeros for ``rows`` lines of ``planes`` planes each."""
         return like.new_zeros((rows, planes * self.plane + 2 * self.margin))
@@ -132,9 +126,8 @@ class _Grid:
         return planes[..., : self.height, : self.width]
 
     def shifted(self, buffer: Tensor) -> list[Tensor]:
-        """Views as long as `cells`: what lies under every position of the window."""
-        length = buffer.shape[-1] - 2 * self.margin
-        return [buffer[..., self.margin + d : self.margin + d + length] for d in self.offsets]
+        """Views as long as `cells`: what lies under every position of the window, row-major."""
+        return [view for row in self.windows(buffer) for view in row]
 
     def windows(self, buffer: Tensor) -> Tensor:
         """View (k, k, rows, cells) of lines (rows, cells and margins): all of `shifted` at once."""
@@ -260,7 +253,7 @@ class _Tape:
         self.neighbours = [grid.shifted(state) for state in self.states]
         limit = _GPU_SUMS if like.is_cuda else _CPU_SUMS
         cells = self.above[0].shape[1]
-        together = limit // (len(grid.offsets) * cells * like.element_size())
+        together = limit // (grid.kernel_size**2 * cells * like.element_size())
         together = max(1, min(together, peaks))
         self.totals = line.new_zeros((grid.kernel_size, grid.kernel_size, together, cells))
         self.parts = [above.split(together) for above in self.above]

@@ -19,7 +19,7 @@ from torch.nn import functional
 from wsis.errors import UsageError
 from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, Kernel
 from wsis.layers.masks import mask_nms
-from wsis.modeling.network import mask_instances, network, options_of
+from wsis.modeling.network import crf_kernels, mask_instances, network, options_of
 
 SCORES = ("class", "mask", "product")
 IAM_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(80.0, 13.0, 10.0))
@@ -86,12 +86,7 @@ class IAMROIHeads(nn.Module):
         keys = cfg.MODEL.IAM
         return options_of(cls, keys) | {
             "crf_iterations": keys.CRF.ITERATIONS,
-            "crf_kernels": (
-                GaussianKernel(keys.CRF.GAUSSIAN_SXY, keys.CRF.GAUSSIAN_WEIGHT),
-                BilateralKernel(
-                    keys.CRF.BILATERAL_SXY, keys.CRF.BILATERAL_SRGB, keys.CRF.BILATERAL_WEIGHT
-                ),
-            ),
+            "crf_kernels": crf_kernels(keys.CRF),
         }
 
     def forward(

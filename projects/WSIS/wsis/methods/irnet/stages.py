@@ -12,9 +12,10 @@ from detectron2.config import CfgNode
 from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
 from wsis.evaluation.checks import check_instances, check_semantic
-from wsis.layers.crf import BilateralKernel, GaussianKernel, crf_labels
+from wsis.layers.crf import crf_labels
 from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
+from wsis.modeling.network import crf_kernels
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NODE = "MODEL.IRNET."
@@ -34,19 +35,11 @@ def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
     keys = cfg.MODEL.IRNET.LABEL
     if keys.CRF_ITERATIONS == 0:
         return None
-    kernels = (
-        GaussianKernel(sxy=keys.CRF_GAUSSIAN_SXY, weight=keys.CRF_GAUSSIAN_WEIGHT),
-        BilateralKernel(
-            sxy=keys.CRF_BILATERAL_SXY,
-            srgb=keys.CRF_BILATERAL_SRGB,
-            weight=keys.CRF_BILATERAL_WEIGHT,
-        ),
-    )
     return partial(
         crf_labels,
         num_iterations=keys.CRF_ITERATIONS,
         label_probability=keys.CRF_LABEL_PROBABILITY,
-        kernels=kernels,
+        kernels=crf_kernels(keys, "CRF_"),
     )
 
 
