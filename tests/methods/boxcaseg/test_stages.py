@@ -87,7 +87,7 @@ def test_mistakes(case):
         )
     cfg = get_wsis_cfg()
     cfg.MODEL.BOXCASEG.PROXY.CONFIDENCE = "soft"
-    with pytest.raises(UsageError, match="original or fair, not 'soft'"):
+    with pytest.raises(UsageError, match="'soft'; it must be original or fair"):
         derive_proxy_masks(*case, cfg)
     cfg = get_wsis_cfg()
     cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.5, 0.3)

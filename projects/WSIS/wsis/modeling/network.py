@@ -45,6 +45,12 @@ def options_of(kind: type, keys: CfgNode) -> dict[str, Any]:
     return {f.name: keys[f.name.upper()] for f in fields(kind) if f.name.upper() in keys}
 
 
+def require_one_of(config_key: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value of a config key that is none of the known ones, with a `UsageError`."""
+    if value not in known:
+        raise UsageError(f"{config_key} is {value!r}; it must be {' or '.join(known)}")
+
+
 def crf_kernels(keys: CfgNode, prefix: str = "") -> tuple[GaussianKernel, BilateralKernel]:
     """The pairwise terms of a dense CRF that a node has, as ``<prefix>GAUSSIAN_SXY``, ..."""
     near = [keys[f"{prefix}GAUSSIAN_{name}"] for name in ("SXY", "WEIGHT")]

@@ -20,6 +20,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     resize_map,
 )
 from wsis.methods.boxcaseg.samples import annotated_boxes, joint_samples
+from wsis.modeling.network import require_one_of
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
@@ -87,14 +88,11 @@ def derive_proxy_masks(
     areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
     merged = merge_masks(found["masks"], areas=areas)
     found_boxes = mask_boxes(torch.from_numpy(merged)).numpy()
+    require_one_of("MODEL.BOXCASEG.PROXY.CONFIDENCE", keys.CONFIDENCE, ("original", "fair"))
     if keys.CONFIDENCE == "original":
         confidence = original_confidence(found_boxes, given)
-    elif keys.CONFIDENCE == "fair":
-        confidence = fair_confidence(found_boxes, given, tolerance=keys.TOLERANCE)
     else:
-        raise UsageError(
-            f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {keys.CONFIDENCE!r}"
-        )
+        confidence = fair_confidence(found_boxes, given, tolerance=keys.TOLERANCE)
     result = {
         "classes": found["classes"],
         "scores": found["scores"],

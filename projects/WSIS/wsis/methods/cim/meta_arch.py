@@ -13,7 +13,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Detections,
@@ -22,9 +21,15 @@ from wsis.methods.cim.detections import (
     detect_at_points,
     pseudo_label_detections,
 )
-from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
-from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
+from wsis.modeling.network import (
+    PixelModule,
+    mask_instances,
+    network,
+    options_of,
+    require_finite,
+    require_one_of,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -47,10 +52,8 @@ class CIM(PixelModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.targets not in ("classes", "tags", "points"):
-            raise UsageError(
-                f"MODEL.CIM.DETECTION.TARGETS is {self.targets!r}; it is classes, tags or points"
-            )
+        known = ("classes", "tags", "points")
+        require_one_of("MODEL.CIM.DETECTION.TARGETS", self.targets, known)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -78,13 +81,13 @@ class CIM(PixelModule):
         """
         if not self.training:
             return [self.inference(sample) for sample in batched_inputs]
-        features, proposals, targets = [], [], []
-        for sample in batched_inputs:
-            features.append(self.features(sample["image"]))
-            proposals.append(sample["proposals"].to(self.device))
-            labels = self._labels(sample)
-            targets.append(BagTarget(labels, sample["overlaps"].to(self.device)))
-        return self.roi_heads(features, proposals, targets)
+        features = [self.features(sample["image"]) for sample in batched_inputs]
+        proposals, overlaps = (
+            [sample[name].to(self.device) for sample in batched_inputs]
+            for name in ("proposals", "overlaps")
+        )
+        labels = [self._labels(sample) for sample in batched_inputs]
+        return self.roi_heads(features, proposals, labels, overlaps)
 
     def _labels(self, sample: dict[str, Any]) -> Tensor:
         present = multi_hot(

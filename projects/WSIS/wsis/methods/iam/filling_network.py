@@ -18,6 +18,7 @@ from torch.nn import functional
 from wsis.errors import UsageError
 from wsis.layers.precision import at_least_float32, full_precision
 from wsis.methods.iam.filling import fill, filling_weights
+from wsis.modeling.network import require_one_of
 
 STATISTICS = ("running", "batch")
 _WIDTH = 64  # channels next to the input and output resolution
@@ -155,9 +156,7 @@ class FillingNetwork(nn.Module):
 
     def set_statistics(self, statistics: str) -> None:
         """Which statistics batch norm uses in evaluation mode, one of `STATISTICS`."""
-        if statistics not in STATISTICS:
-            known = " or ".join(STATISTICS)
-            raise UsageError(f"MODEL.IAM.STATISTICS is {statistics!r}; it must be {known}")
+        require_one_of("MODEL.IAM.STATISTICS", statistics, STATISTICS)
         self.statistics = statistics
         for module in self.modules():
             if isinstance(module, FillingNorm):

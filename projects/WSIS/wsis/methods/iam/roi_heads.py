@@ -16,10 +16,15 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import UsageError
 from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, Kernel
 from wsis.layers.masks import mask_nms
-from wsis.modeling.network import crf_kernels, mask_instances, network, options_of
+from wsis.modeling.network import (
+    crf_kernels,
+    mask_instances,
+    network,
+    options_of,
+    require_one_of,
+)
 
 SCORES = ("class", "mask", "product")
 IAM_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(80.0, 13.0, 10.0))
@@ -77,8 +82,7 @@ class IAMROIHeads(nn.Module):
     max_instances: int = 0
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise UsageError(f"MODEL.IAM.SCORE is {self.score!r}; use one of {', '.join(SCORES)}")
+        require_one_of("MODEL.IAM.SCORE", self.score, SCORES)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

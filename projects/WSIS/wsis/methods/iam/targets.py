@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wsis.layers.retrieval import PreparedProposals, sampling_candidates
+from wsis.modeling.network import require_one_of
 
 CHOICES = ("random", "best")
 
@@ -27,8 +28,7 @@ class PseudoMaskSampler:
     choice: str = "random"
 
     def __post_init__(self) -> None:
-        if self.choice not in CHOICES:
-            raise ValueError(f"choice is {' or '.join(CHOICES)}, not {self.choice!r}")
+        require_one_of("MODEL.IAM.SAMPLER.CHOICE", self.choice, CHOICES)
 
     def sample(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.errors import UsageError
-from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
+from wsis.methods.irnet.branches import NUM_TAPS, BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.labels import UNKNOWN
 from wsis.methods.irnet.losses import relation_losses
@@ -107,6 +107,11 @@ class IRNet(PixelModule):
         keys, shared = cfg.MODEL.IRNET, super().from_config(cfg)
         known, align = shared["backbone"].output_shape(), keys.ALIGN_CORNERS
         taps = shapes_of(known, keys.IN_FEATURES, "MODEL.IRNET.IN_FEATURES")
+        if len(taps) != NUM_TAPS or keys.DISPLACEMENT_WIDTH % 4:
+            raise UsageError(
+                f"MODEL.IRNET wants {NUM_TAPS} IN_FEATURES and a DISPLACEMENT_WIDTH that 4 divides, "
+                f"not {len(taps)} and {keys.DISPLACEMENT_WIDTH}"
+            )
         sides = (keys.INFERENCE_SIZE, keys.SIZE_DIVISOR, keys.SIZE_REMAINDER)
         own = {
             "boundary_branch": BoundaryBranch(taps, keys.BOUNDARY_WIDTH, align_corners=align),

@@ -18,7 +18,7 @@ from wsis.errors import UsageError
 from wsis.layers.masks import mask_nms
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
-from wsis.modeling.network import mask_instances, network, options_of
+from wsis.modeling.network import mask_instances, network, options_of, require_one_of
 from wsis.modeling.peak_responses import PeakResponses
 
 MASKS = ("proposals", "response")
@@ -92,12 +92,8 @@ class PRMROIHeads(nn.Module):
     peak_scale: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, known in (("masks", MASKS), ("score", SCORES)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UsageError(
-                    f"MODEL.PRM.{name.upper()} is {value!r}: use one of {', '.join(known)}"
-                )
+        require_one_of("MODEL.PRM.MASKS", self.masks, MASKS)
+        require_one_of("MODEL.PRM.SCORE", self.score, SCORES)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
