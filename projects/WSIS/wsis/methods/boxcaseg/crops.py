@@ -201,19 +201,14 @@ def salient_sample(
     flips: tuple[bool, bool] = (False, False),
     stretch: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """A part of a resized salient image with its mask.
+    """A part of a resized salient image with its mask; image and mask as of `object_sample`.
 
-    Args:
-        image: (H, W, 3) uint8.
-        mask: (H, W), 0 outside the object.
-        offset: first row and column of the part, at most ``resized`` - ``size``.
-        resized: side to which the whole image is resized.
-        size: S.
-        flips: top to bottom, left to right.
-        stretch: divide the part by its largest value, as the original does.
+    The whole is resized to the side ``resized`` and flipped (top to bottom, left to right); of it
+    the part of side S begins at the row and column ``offset``, at most ``resized`` - ``size``.
+    ``stretch`` divides the part by its largest value, as the original does.
 
     Returns:
-        as `object_sample`.
+        image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
     """
     pixels = _resized(image, resized)
     label = resize_nearest(torch.from_numpy(np.ascontiguousarray(mask)), size=(resized, resized))

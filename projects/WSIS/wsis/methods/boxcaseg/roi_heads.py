@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
-from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
+from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss
 from wsis.methods.boxcaseg.proxy_masks import masks_in_boxes, normalize_maps, quantize_maps
 from wsis.modeling.network import network, options_of, shapes_of
 
@@ -100,7 +100,8 @@ class BoxCasegROIHeads(nn.Module):
         # In float32 under mixed precision too: the pairwise term would be lost in half precision.
         weak, full = (_enlarge(one.float(), size)[:, 0] for one in (weak, full))
         there = bool(salient.any())
-        taught = salient_loss(full, labels[salient] if there else labels[:1])
+        masks = labels[salient] if there else labels[:1]
+        taught = functional.binary_cross_entropy_with_logits(full, masks)
         return {
             "loss_projection": projection_loss(weak, labels),
             "loss_pairwise": pairwise_loss(weak),

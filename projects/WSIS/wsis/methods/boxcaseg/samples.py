@@ -57,14 +57,9 @@ class CombinedOrder:
     The salient set defines the epoch: all of it once, with box samples in proportion. Where the box
     samples do not suffice they are gone through again in a new order.
 
-    Attributes:
-        num_boxes: Nw.
-        num_salient: Nf, at least 1.
-        batch: samples of a batch, of all processes together.
-        share: of box samples in a batch, above 0 and below 1.
-        dropped: indices of box samples that an epoch leaves out with ``drop_probability``, anew.
-        drop_probability: of each of them.
-        whole_batches: cut the epoch to whole batches.
+    Of Nw box samples and Nf salient ones, at least 1, in batches of all processes together, a
+    ``share`` of box samples above 0 and below 1. An epoch leaves out each of the ``dropped`` box
+    samples with ``drop_probability``, anew, and is cut to ``whole_batches``.
     """
 
     num_boxes: int

@@ -5,7 +5,7 @@ R proposals, P peaks, C classes, H x W image, h x w peak map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from wsis.layers.peaks import find_peaks
 from wsis.layers.regions import Regions
 
 
-@dataclass(frozen=True)
-class Clusters:
+class Clusters(NamedTuple):
     """Which cluster each proposal of an image belongs to.
 
     Attributes:
@@ -39,14 +38,9 @@ def class_peaks(
 ) -> tuple[Tensor, Tensor]:
     """Peaks of the classes that are present, weakest first.
 
-    Of each class those above the threshold, or its single highest one where none is.
-
-    Args:
-        maps: (C, h, w) class response maps, already upsampled.
-        classes: (K,) int64 class ids.
-        window: see `wsis.layers.peaks.find_peaks`; so ``peak_filter``.
-        peak_filter: likewise.
-        threshold: a peak must be higher than this.
+    Of each class those above the threshold, or its single highest one where none is. Of class
+    response maps (C, h, w), already upsampled, and class ids (K,) int64; see
+    `wsis.layers.peaks.find_peaks` for the window and the filter.
 
     Returns:
         peaks (P, 3) int64, rows (class, y, x), and their values (P,); equal ones in this order.

@@ -122,8 +122,7 @@ class CIM(PixelModule):
                 (P,) where one detection for each is asked for.
 
         Returns:
-            ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and
-            ``proposal_index`` (n,), by class; ``scores`` (N, C) of all proposals.
+            ``instances`` (see `to_instances`), by class; ``scores`` (N, C) of all proposals.
         """
         scores = self.scores(sample)
         require_finite(scores, sample, "the scores")
@@ -147,10 +146,7 @@ class CIM(PixelModule):
 
 
 def covering(regions: Regions, points_yx: Tensor) -> Tensor:
-    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x) of the image.
-
-    Points outside the image are covered by none.
-    """
+    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x); none one outside."""
     height, width = regions.size
     y, x = points_yx.cpu().numpy().T
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)

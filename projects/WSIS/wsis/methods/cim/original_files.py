@@ -16,12 +16,11 @@ import numpy as np
 
 from wsis.data.checks import short
 from wsis.errors import DataError
+from wsis.methods.cim.clusters import Clusters
 from wsis.pickles import read_pickle
 
 CROP_SIDE = 7
 _CROP_NAMES = ("indexes", "boxes", "masks")
-
-Clusters = tuple[np.ndarray, np.ndarray]  # ids, classes; each (R,) int32
 
 
 def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
@@ -77,22 +76,21 @@ def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _clusters(matrix: np.ndarray) -> Clusters:
-    """(ids, classes) of a matrix (R, C + 1) whose rows have at most one entry, a cluster's id."""
+    """Of a matrix (R, C + 1) whose rows have at most one entry, a cluster's id."""
     if matrix.ndim != 2 or matrix.shape[1] < 2 or matrix.dtype.kind not in "iuf":
         raise ValueError(f"has a matrix of {matrix.dtype} {matrix.shape}, not (R, C + 1)")
     ids = matrix.max(axis=1) if len(matrix) else matrix[:, 0]
     sound = np.isfinite(ids).all() and (matrix >= 0).all() and (ids == np.rint(ids)).all()
     if not sound or ((matrix > 0).sum(axis=1) > 1).any():
         raise ValueError("has a matrix with a row that does not name one cluster")
-    return ids.astype(np.int32), matrix.argmax(axis=1).astype(np.int32)
+    return Clusters(ids.astype(np.int32), matrix.argmax(axis=1).astype(np.int32))
 
 
 def read_cim_label_file(path: Path) -> dict[int, Clusters]:
     """Read a ``label_assign/<x>_label_assign.pkl``, all of it at once (up to a few GB).
 
     Returns:
-        image id (VOC: year and number in one, 2007000032) to cluster ids (R,) int32, 0 for none,
-        and classes (R,) int32, 0 background, class id + 1.
+        image id (VOC: year and number in one, 2007000032) to its clusters.
 
     Raises:
         DataError: not such a file; no code in it is run.

@@ -116,6 +116,12 @@ class _Grid:
         """Zeros for ``rows`` lines of ``planes`` planes each."""
         return like.new_zeros((rows, planes * self.plane + 2 * self.margin))
 
+    def laid(self, planes: Tensor) -> Tensor:
+        """Planes (rows, planes, h, w) as lines, with zeros around and between them."""
+        buffer = self.buffer(planes, *planes.shape[:2])
+        self.maps(buffer).copy_(planes)
+        return buffer
+
     def cells(self, buffer: Tensor) -> Tensor:
         """The part of lines that holds planes."""
         return buffer[..., self.margin : buffer.shape[-1] - self.margin]
@@ -158,21 +164,6 @@ def _chunks(
                 yield image, part, slice(start, start + width)
 
 
-def _lay_weights(grid: _Grid, weights: Tensor) -> Tensor:
-    """(channels, k k, h, w) to lines (k k, cells), 0 on empty cells."""
-    buffer = grid.buffer(weights, weights.shape[1], weights.shape[0])
-    grid.maps(buffer).copy_(weights.transpose(0, 1))
-    return grid.cells(buffer)
-
-
-def _lay_maps(grid: _Grid, maps: Tensor, peaks: Tensor, channels: slice) -> Tensor:
-    """The chosen maps as lines (peaks, cells and margins)."""
-    part = maps[peaks, channels]
-    buffer = grid.buffer(maps, len(part), part.shape[1])
-    grid.maps(buffer).copy_(part)
-    return buffer
-
-
 def _gather_step(result: Tensor, shifted: list[Tensor], weights: Tensor) -> None:
     """``result`` = the sum over the window of weight times neighbour."""
     torch.mul(weights[0], shifted[0], out=result)
@@ -197,8 +188,8 @@ class _Fill(torch.autograd.Function):
         grid = _Grid(*maps.shape[2:], isqrt(weights.shape[2]))
         result = torch.empty_like(maps, memory_format=torch.contiguous_format)
         for image, peaks, channels in _chunks(maps, weights, index, 0):
-            kernel = _lay_weights(grid, weights[image, channels])
-            now = _lay_maps(grid, maps, peaks, channels)
+            kernel = grid.cells(grid.laid(weights[image, channels].transpose(0, 1)))
+            now = grid.laid(maps[peaks, channels])
             then = torch.zeros_like(now)
             # Two buffers take turns; their views are made once.
             turns = [(grid.cells(b), grid.shifted(a)) for a, b in ((now, then), (then, now))]
@@ -217,7 +208,7 @@ class _Fill(torch.autograd.Function):
         to_weights = torch.zeros_like(weights, memory_format=torch.contiguous_format)
         tapes: dict[tuple[int, ...], _Tape] = {}
         for image, peaks, channels in _chunks(maps, weights, index, steps):
-            kernel = _lay_weights(grid, weights[image, channels])
+            kernel = grid.cells(grid.laid(weights[image, channels].transpose(0, 1)))
             start, above = maps[peaks, channels], gradient[peaks, channels]
             if start.shape not in tapes:
                 tapes = {start.shape: _Tape(grid, start, steps)}

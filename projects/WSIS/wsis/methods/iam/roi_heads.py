@@ -98,12 +98,8 @@ class IAMROIHeads(nn.Module):
     ) -> Instances:
         """Instances of an image, best score first.
 
-        Args:
-            image: (3, H, W), RGB in 0..255, for its colours.
-            maps: (K, H, W) in [0, 1], activation maps of peaks.
-            logits: (K,) of the peaks' classes.
-            classes: (K,) int64, class ids of the peaks.
-            size: (Ho, Wo) of the result.
+        Of the image (3, H, W), RGB in 0..255, for its colours, the peaks' activation maps (K, H, W)
+        in [0, 1], the logits (K,) of their classes (K,) int64, and the result's size (Ho, Wo).
 
         Returns:
             pred_masks (n, Ho, Wo) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1] and

@@ -63,16 +63,11 @@ def pair_offsets(radius: int) -> np.ndarray:
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
-def source_window(size: tuple[int, int], *, radius: int) -> tuple[int, int]:
-    """(h', w'), the number of source rows and columns in a map of ``size`` (h, w); may be 0."""
-    reach = radius - 1
-    return max(0, size[0] - reach), max(0, size[1] - 2 * reach)
-
-
 def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
     """View of ``maps`` (..., h, w) at the sources plus ``offset`` (dy, dx): (..., h', w')."""
-    rows, columns = source_window((maps.shape[-2], maps.shape[-1]), radius=radius)
-    top, left = int(offset[0]), radius - 1 + int(offset[1])
+    reach = radius - 1
+    rows, columns = max(0, maps.shape[-2] - reach), max(0, maps.shape[-1] - 2 * reach)
+    top, left = int(offset[0]), reach + int(offset[1])
     return maps[..., top : top + rows, left : left + columns]
 
 
@@ -129,7 +124,7 @@ def path_maxima(
     """
     points, plan = _merge_plan(radius)
     views = [shifted(boundary, point, radius=radius) for point in points]
-    shape = (len(plan), boundary.shape[0], *source_window(boundary.shape[-2:], radius=radius))
+    shape = (len(plan), *shifted(boundary, (0, 0), radius=radius).shape)
     maxima = boundary.new_empty(shape)
     kind = torch.uint8 if len(points) <= 256 else torch.int32
     argmax = maxima.new_empty(shape, dtype=kind) if with_argmax else None

@@ -146,13 +146,10 @@ def relation_losses(
 ) -> dict[str, Tensor]:
     """IRNet's loss terms, weighted so that their sum is the loss L (spec 5.4).
 
-    Normalised over the whole batch, of all processes together where there are several.
-
-    Args:
-        boundary_logits: (B, 1, h, w) float.
-        displacement: (B, 2, h, w) float, (dy, dx) in cells, no mean shift subtracted.
-        labels: (B, h, w) integers, the inter-pixel labels (255 unknown) reduced to the grid.
-        radius: pairs are closer than this, in cells.
+    Normalised over the whole batch, of all processes together where there are several. Of boundary
+    logits (B, 1, h, w), displacements (B, 2, h, w), (dy, dx) in cells, no mean shift subtracted,
+    and labels (B, h, w) integers, the inter-pixel labels (255 unknown) reduced to the grid; pairs
+    are closer than ``radius``, in cells.
 
     Returns:
         ``loss_affinity_background``, ``loss_affinity_foreground`` (weight 1/4 each),

@@ -109,8 +109,8 @@ class IRNet(PixelModule):
         taps = shapes_of(known, keys.IN_FEATURES, "MODEL.IRNET.IN_FEATURES")
         if len(taps) != NUM_TAPS or keys.DISPLACEMENT_WIDTH % 4:
             raise UsageError(
-                f"MODEL.IRNET wants {NUM_TAPS} IN_FEATURES and a DISPLACEMENT_WIDTH that 4 divides, "
-                f"not {len(taps)} and {keys.DISPLACEMENT_WIDTH}"
+                f"MODEL.IRNET wants {NUM_TAPS} IN_FEATURES and a DISPLACEMENT_WIDTH that 4 "
+                f"divides, not {len(taps)} and {keys.DISPLACEMENT_WIDTH}"
             )
         sides = (keys.INFERENCE_SIZE, keys.SIZE_DIVISOR, keys.SIZE_REMAINDER)
         own = {

@@ -130,12 +130,8 @@ class IRNetROIHeads(nn.Module):
     ) -> Instances:
         """Instances of an image, ordered by class, cluster and raster.
 
-        Args:
-            boundary: (h, w), the probability of a boundary.
-            cam: (K, h', w'), of the class ids ``keys`` (K,).
-            keys: see ``cam``.
-            clusters: (h, w) int64, the candidates.
-            sizes: (H, W) of the image, and of the result.
+        Of the probability of a boundary (h, w), CAMs (K, h', w') of class ids ``keys`` (K,), the
+        candidates (h, w) int64, and the sizes (H, W) of the image and of the result.
 
         Returns:
             pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,).
