@@ -96,10 +96,8 @@ class BoxCaseg(PixelModule):
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The mask of every given box.
 
-        Args:
-            batched_inputs: per image ``image`` (3, H, W) in 0..255 and ``proposals``, Instances
-                with ``proposal_boxes`` in whole pixels and ``gt_classes``. Images without boxes,
-                or without ``proposals``, are legal.
+        Of images (3, H, W) in 0..255 and ``proposals``, Instances with ``proposal_boxes`` in whole
+        pixels and ``gt_classes``; images without boxes, or without ``proposals``, are legal.
 
         Returns:
             per image ``instances`` (see `BoxCasegROIHeads.instances`) and ``levels`` (K, h, w)

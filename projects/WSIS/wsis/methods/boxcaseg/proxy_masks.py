@@ -74,11 +74,8 @@ def original_confidence(found: np.ndarray, given: np.ndarray) -> np.ndarray:
     """Agreement of a mask with its box as published (spec 7), (K,) float64: IoU with +1 on both.
 
     The corner of the mask is inclusive and that of the box exclusive, so a perfect mask of w x h
-    scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels.
-
-    Args:
-        found: (K, 4) integers, boxes of the masks as `wsis.layers.masks.mask_boxes` gives them.
-        given: (K, 4), the annotated boxes; x, y, width and height are truncated.
+    scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels. Boxes are as of
+    `fair_confidence`; of the given ones x, y, width and height are truncated.
     """
     corner, extent = given[:, :2].astype(np.int64), np.round(given[:, 2:] - given[:, :2], 6)
     given = np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
@@ -91,12 +88,9 @@ def fair_confidence(found: np.ndarray, given: np.ndarray, *, tolerance: float = 
     """Agreement of a mask with its box that asks of small objects no more than of large ones.
 
     IoU of the two areas, after every edge of the mask that misses its edge of the box by no more
-    than ``tolerance`` has been moved there: a pixel is what rounding costs, whatever the size.
-
-    Args:
-        found: (K, 4) integers, boxes of the masks as `wsis.layers.masks.mask_boxes` gives them.
-        given: (K, 4) float x0, y0, x1, y1, far edges exclusive, with an area.
-        tolerance: pixels; 0 gives the plain IoU.
+    than ``tolerance`` pixels has been moved there: a pixel is what rounding costs, whatever the
+    size. Of the masks' boxes (K, 4), as `wsis.layers.masks.mask_boxes` gives them, and the given
+    ones (K, 4) float, with an area, far edges exclusive.
 
     Returns:
         (K,) float64; 1 for a perfect mask, 0 for an empty one.

@@ -89,13 +89,8 @@ def cluster_proposals(
     cluster. Proposals that overlap one of the shapes a little and belong to none make a last
     cluster, background. Without any point everything is background, cluster 1.
 
-    Args:
-        regions: R proposals.
-        points_yx: (P, 2) int pixels, in the order in which they are applied. A point that no
-            proposal covers (or outside the image) makes an empty cluster.
-        point_classes: (P,) int class ids.
-        mean_threshold: a share of the covering proposals.
-        iou_threshold: likewise an IoU.
+    Of R proposals and points (P, 2) int pixels of classes (P,), in the order in which they are
+    applied. A point that no proposal covers (or outside the image) makes an empty cluster.
     """
     count = len(regions)
     if len(points_yx) == 0:

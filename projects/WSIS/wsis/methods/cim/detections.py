@@ -154,22 +154,14 @@ class Completion:
 
 def _without_repeats(found: Detections) -> Detections:
     """Of each proposal and class the best-scored detection, in the order given."""
-    seen: set[tuple[int, int]] = set()
-    kept = []
-    for place in torch.sort(found.scores, descending=True, stable=True).indices.tolist():
-        name = (int(found.index[place]), int(found.classes[place]))
-        if name not in seen:
-            seen.add(name)
-            kept.append(place)
-    return found[torch.tensor(sorted(kept), dtype=torch.int64, device=found.index.device)]
+    worst_first = torch.sort(found.scores, descending=True, stable=True).indices.flip(0)
+    names = zip(found.index[worst_first].tolist(), found.classes[worst_first].tolist(), strict=True)
+    best = dict(zip(names, worst_first.tolist(), strict=True))  # a later one replaces an earlier
+    return found[torch.tensor(sorted(best.values()), device=found.index.device).long()]
 
 
 def detect_at_points(
-    scores: Tensor,
-    covers: Tensor,
-    classes: Tensor,
-    *,
-    completion: Completion | None = None,
+    scores: Tensor, covers: Tensor, classes: Tensor, *, completion: Completion | None = None
 ) -> Detections:
     """For each point the best-scored proposal over it: one mask for each object.
 

@@ -47,9 +47,8 @@ class ClassPeaks(nn.Module):
         Returns:
             per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
             (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, ``maps``
-            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these, the maps'
-            ``frame``; also ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM`
-            gives them.
+            (K, h, w), the class response maps of the tags ``classes`` (K,), their ``frame``; also
+            ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM` gives them.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)

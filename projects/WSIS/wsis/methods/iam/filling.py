@@ -56,14 +56,8 @@ def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: 
     backward pass repeats the iterations a few channels at a time; its memory does not grow with
     their number beyond 32 MiB (1 GiB on a GPU) or the maps of one peak and channel.
 
-    Args:
-        maps: (P, C, h, w) float.
-        weights: (B, C, k k, h, w) float, of the same type, see `filling_weights`.
-        image_index: (P,) integers in 0..B-1, the image of each peak, in any order.
-        num_iterations: T, 0 returns a copy.
-
-    Returns:
-        (P, C, h, w).
+    Of maps (P, C, h, w) and weights (B, C, k k, h, w) of `filling_weights`, of one float type, and
+    the image of each peak (P,), integers in 0..B-1, in any order, to (P, C, h, w).
 
     Raises:
         ValueError: shapes that do not fit, or an index out of range.

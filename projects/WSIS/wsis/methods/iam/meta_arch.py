@@ -34,18 +34,15 @@ class IAM(nn.Module):
     """Learns to fill peak responses to the masks of sampled proposals; fills them at test time.
 
     Training takes ``{"image", "proposals", "image_labels"}`` per image and returns
-    ``{"loss_filling"}``. Inference returns a dict per image, see `inference`. The classifier is
-    never trained here and stays in evaluation mode. Images of a batch may differ in size.
+    ``{"loss_filling"}``. Inference returns a dict per image, see `inference`. The classifier, which
+    gives peaks, their responses and the backbone's features, is never trained here and stays in
+    evaluation mode. Images of a batch may differ in size.
+
+    Its options are the keys of ``MODEL.IAM``, in lower case, and these.
 
     Attributes:
-        peak_classifier: gives peaks, their responses and the backbone's features.
-        filling: the filling network.
-        roi_heads: makes instances of activation maps (`IAMROIHeads`).
-        in_features: three of the backbone's features, fine to coarse.
         sampler: chooses the training targets.
-        use_tags: peaks are those of the image's classes, where these are known, instead of the
-            classes that score above the classifier's threshold.
-        response_mean: peak responses are scaled to this mean; 0 leaves their sum at 1.
+        roi_heads: makes instances of activation maps (`IAMROIHeads`).
     """
 
     peak_classifier: PeakClassifier

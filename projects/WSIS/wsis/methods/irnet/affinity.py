@@ -110,17 +110,13 @@ def path_maxima(
 ) -> tuple[Tensor, Tensor | None]:
     """The largest boundary value on the path of every pair (spec 5.4, ``a = 1 - max``).
 
-    Works on shifted views, so nothing but the result is allocated: P x h' x w' floats per image,
-    and one byte per pair for the argmax.
-
-    Args:
-        boundary: (B, h, w) float, the probability of a boundary.
-        radius: see `search_paths`.
-        with_argmax: also say which point of the path is largest (one of them where they tie).
+    Of boundaries (B, h, w) float. Works on shifted views, so nothing but the result is allocated:
+    P x h' x w' floats per image, and one byte per pair for the argmax.
 
     Returns:
-        maxima (P, B, h', w') in the order of `pair_offsets`, and the argmax of the same shape as
-        a row of `path_points` (uint8, int32 for radii whose points need more), or None.
+        maxima (P, B, h', w') in the order of `pair_offsets`, and with ``with_argmax`` of the same
+        shape which point of the path is largest (one of them where they tie), as a row of
+        `path_points` (uint8, int32 for radii whose points need more), otherwise None.
     """
     points, plan = _merge_plan(radius)
     views = [shifted(boundary, point, radius=radius) for point in points]

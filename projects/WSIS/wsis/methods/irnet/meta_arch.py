@@ -70,8 +70,6 @@ class IRNet(PixelModule):
     Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
 
     Attributes:
-        boundary_branch: taps to logits (N, 1, h, w).
-        displacement_branch: taps to (N, 2, h, w).
         roi_heads: makes instances and semantic labels of dense maps (`IRNetROIHeads`).
         radius: of the training pairs, in cells.
         canvas: `canvas_size`'s options; group norm sees the padding, so they shape the result.

@@ -142,9 +142,9 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     (0-based) although its categories are numbered from 1; it has no scores.
 
     Returns:
-        One dict an image, in the file's order: ``file_name``, ``image_id``, ``height``, ``width``,
-        ``image_labels``, and ``annotations`` with ``category_id`` (class id), ``bbox`` [x, y, w, h]
-        as stored, ``area``, ``segmentation`` (RLE), ``iscrowd``.
+        One dataset dict an image, in the file's order, with ``image_labels``, and ``annotations``
+        with ``category_id`` (class id), ``bbox`` [x, y, w, h] as stored, ``area``,
+        ``segmentation`` (RLE), ``iscrowd``.
 
     Raises:
         DataError: naming the file, the image and the field.

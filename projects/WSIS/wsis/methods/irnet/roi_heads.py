@@ -97,21 +97,17 @@ def strongest(
 class IRNetROIHeads(nn.Module):
     """Makes instances and semantic labels of an image's dense maps; nothing is trained here.
 
-    Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
-
-    Attributes:
-        background: ``INSTANCE_BACKGROUND``.
-        per_class: ``PER_CLASS_NORMALISATION``.
-        stride: of the boundary map's grid, in pixels.
+    Its options are the keys of ``MODEL.IRNET``, in lower case, and the ``stride`` of the boundary
+    map's grid, in pixels.
     """
 
     walk_radius: int = 5
     beta: float = 10.0
     exp_times: int = 8
-    background: float = 0.25
+    instance_background: float = 0.25
     semantic_background: float = 0.25
     min_area: float = 0.01
-    per_class: bool = False
+    per_class_normalisation: bool = False
     stride: int = 4
     align_corners: bool = False
 
@@ -119,11 +115,7 @@ class IRNetROIHeads(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.IRNET`` and the backbone's strides."""
         keys = cfg.MODEL.IRNET
-        return options_of(cls, keys) | {
-            "background": keys.INSTANCE_BACKGROUND,
-            "per_class": keys.PER_CLASS_NORMALISATION,
-            "stride": input_shape[keys.IN_FEATURES[1]].stride,
-        }
+        return options_of(cls, keys) | {"stride": input_shape[keys.IN_FEATURES[1]].stride}
 
     def forward(
         self, boundary: Tensor, cam: Tensor, keys: Tensor, clusters: Tensor, sizes: Sizes
@@ -138,7 +130,7 @@ class IRNetROIHeads(nn.Module):
         """
         channels, maps = self._candidates(self._on_grid(cam, boundary), clusters)
         self._walk(maps, boundary, out=maps)
-        winners, scores = self._compete(maps, channels[0], self.background, sizes)
+        winners, scores = self._compete(maps, channels[0], self.instance_background, sizes)
         smallest = self.min_area * winners.numel()
         found = detect_components(winners.cpu().numpy(), scores.cpu().numpy(), min_area=smallest)
         won, scores, masks = (torch.from_numpy(array).to(winners.device) for array in found)
@@ -185,7 +177,7 @@ class IRNetROIHeads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         return strongest(
             maps,
-            classes if self.per_class else torch.zeros_like(classes),
+            classes if self.per_class_normalisation else torch.zeros_like(classes),
             background=background,
             image_size=sizes[0],
             output_size=sizes[1],
