@@ -191,19 +191,15 @@ class BoxMaskStream(StreamingEvaluation):
                     f"image {record['image_key']}: masks of shape {found['masks'].shape} for "
                     f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
                 )
-            masks, boxes = found["masks"][known], found["boxes"][known]
-            for title in self._titles:
-                made = self._baseline(title, record, boxes, size) if title != self.title else masks
-                ious[title] = paired_iou(made, truth.masks[objects[known]])
+            boxes, made = found["boxes"][known], {self.title: found["masks"][known]}
+            if _FILLED in self._titles:
+                made[_FILLED] = filled_boxes(boxes, size)
+            if _GRABCUT in self._titles:
+                image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
+                made[_GRABCUT] = grabcut_boxes(image, boxes, iterations=iterations)
+            truths = truth.masks[objects[known]]
+            ious = {title: paired_iou(masks, truths) for title, masks in made.items()}
         self.add(record["image_key"], (ious, truth.classes[objects[known]]))
-
-    def _baseline(
-        self, title: str, record: Mapping[str, Any], boxes: np.ndarray, size: tuple[int, int]
-    ) -> np.ndarray:
-        if title == _FILLED:
-            return filled_boxes(boxes, size)
-        image = read_dataset_image(dict(record))
-        return grabcut_boxes(image, boxes, iterations=self.grabcut_iterations)
 
 
 def check_box_masks(

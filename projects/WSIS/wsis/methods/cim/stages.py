@@ -35,24 +35,22 @@ def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the tags
     ``map_classes`` (K,).
     """
-    peaks = output["peaks"].cpu().numpy().astype(np.int64)
-    grid = output["grid"].cpu().numpy().astype(np.int64)
-    places = output["frame"].places(output["peaks"][:, 1:], tuple(grid.tolist()))
+    grid = tuple(output["maps"].shape[1:])
+    places = output["frame"].places(output["peaks"][:, 1:], grid)
     return {
-        "peaks": peaks,
+        "peaks": output["peaks"].cpu().numpy(),
         "peak_values": output["values"].cpu().numpy().astype(np.float32),
         "peak_places": places.cpu().numpy(),
-        "grid": grid,
+        "grid": np.array(grid, dtype=np.int64),
         "class_maps": compact(output["frame"].on_image(output["maps"])),
-        "map_classes": output["classes"].cpu().numpy().astype(np.int64),
+        "map_classes": output["classes"].cpu().numpy(),
     }
 
 
 def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's detections: the product "instances" of any method."""
     found = output["instances"]
-    index = found.proposal_index.cpu().numpy().astype(np.int64)
-    return instance_arrays(found) | {"proposals": index}
+    return instance_arrays(found) | {"proposals": found.proposal_index.cpu().numpy()}
 
 
 _SCORING = partial(

@@ -36,10 +36,7 @@ def _load_dictionary(stream: IO[bytes]) -> dict[str, np.ndarray]:
     shape, _, dtype = read(stream)
     if shape != () or not dtype.hasobject:
         raise ValueError("it holds a plain array, not a dictionary")
-    return _arrays(load_pickle(stream))
-
-
-def _arrays(content: Any) -> dict[str, np.ndarray]:
+    content = load_pickle(stream)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     arrays = {}
