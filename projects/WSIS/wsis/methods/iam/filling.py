@@ -10,7 +10,6 @@ P peaks, B images, C channels, k x k window, q a position in it (row-major), h x
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
@@ -77,7 +76,6 @@ def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: 
     return _Fill.apply(maps.to(kind), weights.to(kind), index, num_iterations)
 
 
-@dataclass(frozen=True)
 class _Grid:
     """Planes laid out on a line, so that a neighbour is a fixed number of cells away.
 
@@ -86,33 +84,16 @@ class _Grid:
     which keeps the empty cells of maps 0 and makes whatever gradients hold there harmless.
     """
 
-    height: int
-    width: int
-    kernel_size: int
-
-    @property
-    def reach(self) -> int:
-        return self.kernel_size // 2
-
-    @property
-    def pitch(self) -> int:
-        return self.width + self.reach
-
-    @property
-    def plane(self) -> int:
-        return (self.height + self.reach) * self.pitch
-
-    @property
-    def margin(self) -> int:
-        return self.reach * (self.pitch + 1)
-
-    def buffer(self, like: Tensor, rows: int, planes: int) -> Tensor:
-        """Zeros for ``rows`` lines of ``planes`` planes each."""
-        return like.new_zeros((rows, planes * self.plane + 2 * self.margin))
+    def __init__(self, height: int, width: int, kernel_size: int) -> None:
+        self.height, self.width, self.kernel_size = height, width, kernel_size
+        self.reach = kernel_size // 2
+        self.pitch = width + self.reach
+        self.margin = self.reach * (self.pitch + 1)
 
     def laid(self, planes: Tensor) -> Tensor:
         """Planes (rows, planes, h, w) as lines, with zeros around and between them."""
-        buffer = self.buffer(planes, *planes.shape[:2])
+        cells = planes.shape[1] * (self.height + self.reach) * self.pitch
+        buffer = planes.new_zeros((len(planes), cells + 2 * self.margin))
         self.maps(buffer).copy_(planes)
         return buffer
 
@@ -122,7 +103,11 @@ class _Grid:
 
     def maps(self, buffer: Tensor) -> Tensor:
         """View (..., planes, h, w) of lines."""
-        planes = self.cells(buffer).unflatten(-1, (-1, self.height + self.reach, self.pitch))
+        return self.planes(self.cells(buffer))
+
+    def planes(self, cells: Tensor) -> Tensor:
+        """View (..., planes, h, w) of lines without margins."""
+        planes = cells.unflatten(-1, (-1, self.height + self.reach, self.pitch))
         return planes[..., : self.height, : self.width]
 
     def shifted(self, buffer: Tensor) -> list[Tensor]:
@@ -174,6 +159,36 @@ def _scatter_step(result: list[Tensor], source: Tensor, weights: Tensor) -> None
             target.addcmul_(weights[position], source)
 
 
+def _rewind(
+    grid: _Grid, start: Tensor, now: Tensor, kernel: Tensor, states: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """From the gradient after the iterations to that before them, and that of the weights.
+
+    Of the maps of a chunk before, and of their gradient after, as lines, to (P, channels, h, w).
+    The weights' (channels, k k, h, w) is 0 where there is no room for the ``states``, the maps
+    before each step.
+    """
+    states[:1] = start
+    for before, after in zip(states, states[1:], strict=False):
+        _gather_step(grid.cells(after), grid.shifted(before), kernel)
+    then = torch.zeros_like(now)
+    count, cells = grid.cells(now).shape
+    limit = _GPU_SUMS if now.is_cuda else _CPU_SUMS
+    together = limit // (grid.kernel_size**2 * cells * now.element_size())
+    together = max(1, min(together, count))
+    sums = now.new_zeros((grid.kernel_size, grid.kernel_size, together, cells))
+    turns = [(grid.cells(a), grid.shifted(b)) for a, b in ((now, then), (then, now))]
+    for turn, step in enumerate(reversed(range(steps))):
+        above, targets = turns[turn % 2]
+        if len(states):
+            below = grid.windows(states[step]).split(together, dim=2)
+            for part, window in zip(above.split(together), below, strict=True):
+                sums[:, :, : len(part)].addcmul_(part, window)
+        _scatter_step(targets, above, kernel)
+    now = then if steps % 2 else now
+    return grid.maps(now), grid.planes(sums.sum(dim=2).flatten(0, 1)).transpose(0, 1)
+
+
 class _Fill(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weights: Tensor, index: Tensor, steps: int) -> Tensor:
@@ -200,73 +215,13 @@ class _Fill(torch.autograd.Function):
         steps = ctx.steps if ctx.needs_input_grad[1] else 0
         to_maps = torch.empty_like(maps, memory_format=torch.contiguous_format)
         to_weights = torch.zeros_like(weights, memory_format=torch.contiguous_format)
-        tapes: dict[tuple[int, ...], _Tape] = {}
+        states = maps.new_zeros(0)
         for image, peaks, channels in _chunks(maps, weights, index, steps):
             kernel = grid.cells(grid.laid(weights[image, channels].transpose(0, 1)))
-            start, above = maps[peaks, channels], gradient[peaks, channels]
-            if start.shape not in tapes:
-                tapes = {start.shape: _Tape(grid, start, steps)}
-            tape = tapes[start.shape]
-            if steps:
-                tape.record(start, kernel)
-            to_maps[peaks, channels] = tape.rewind(above, kernel, ctx.steps)
-            if steps:
-                rows = tape.sums.unflatten(-1, (-1, grid.height + grid.reach, grid.pitch))
-                rows = rows[..., : grid.height, : grid.width]
-                to_weights[image, channels] += rows.transpose(0, 1)
+            start, end = grid.laid(maps[peaks, channels]), grid.laid(gradient[peaks, channels])
+            if states.shape[1:] != start.shape:  # new memory costs half as much as all the rest
+                states = start.new_zeros((steps, *start.shape))
+            own, shared = _rewind(grid, start, end, kernel, states, ctx.steps)
+            to_maps[peaks, channels] = own
+            to_weights[image, channels] += shared
         return to_maps, to_weights if ctx.needs_input_grad[1] else None, None, None
-
-
-class _Tape:
-    """Space for the backward pass of one chunk, and all views of it, to be used again.
-
-    Args:
-        grid: the layout.
-        like: (P, planes, h, w), the chunk's maps.
-        steps: number of states to record; 0 where the weights need no gradient.
-    """
-
-    def __init__(self, grid: _Grid, like: Tensor, steps: int) -> None:
-        self.grid = grid
-        peaks, planes = like.shape[:2]
-        line = grid.buffer(like, peaks, planes)
-        self.turns = (line, torch.zeros_like(line))
-        self.above = [grid.cells(turn) for turn in self.turns]
-        self.targets = [grid.shifted(turn) for turn in self.turns]
-        self.states = line.new_zeros((steps, *line.shape))
-        self.cells = [grid.cells(state) for state in self.states]
-        self.neighbours = [grid.shifted(state) for state in self.states]
-        limit = _GPU_SUMS if like.is_cuda else _CPU_SUMS
-        cells = self.above[0].shape[1]
-        together = limit // (grid.kernel_size**2 * cells * like.element_size())
-        together = max(1, min(together, peaks))
-        self.totals = line.new_zeros((grid.kernel_size, grid.kernel_size, together, cells))
-        self.parts = [above.split(together) for above in self.above]
-        self.windows = [grid.windows(state).split(together, dim=2) for state in self.states]
-        self.rooms = [self.totals[:, :, : len(part)] for part in self.parts[0]]
-
-    @property
-    def sums(self) -> Tensor:
-        """(k k, cells): the gradient of the weights."""
-        return self.totals.sum(dim=2).flatten(0, 1)
-
-    def record(self, start: Tensor, kernel: Tensor) -> None:
-        """Keep the maps before every iteration."""
-        self.grid.maps(self.states[0]).copy_(start)
-        for cells, neighbours in zip(self.cells[1:], self.neighbours, strict=False):
-            _gather_step(cells, neighbours, kernel)
-        self.totals.zero_()
-
-    def rewind(self, gradient: Tensor, kernel: Tensor, steps: int) -> Tensor:
-        """From the gradient after the iterations to that before; the weights' is in ``sums``."""
-        self.turns[0].zero_()  # of what an earlier chunk left on empty cells
-        self.grid.maps(self.turns[0]).copy_(gradient)
-        for turn, step in enumerate(reversed(range(steps))):
-            now = turn % 2
-            if self.windows:
-                for room, part, below in zip(
-                    self.rooms, self.parts[now], self.windows[step], strict=True
-                ):
-                    room.addcmul_(part, below)
-            _scatter_step(self.targets[1 - now], self.above[now], kernel)
-        return self.grid.maps(self.turns[steps % 2])
