@@ -5,18 +5,17 @@ import re
 import numpy as np
 import pytest
 from wsis.layers.crf import (
-    BilateralKernel,
     DenseCRF,
-    GaussianKernel,
+    Kernel,
     crf_labels,
     unary_from_labels,
 )
 
 from tests.golden.conftest import assert_close
 
-GAUSSIAN = GaussianKernel(sxy=3, weight=3)
-BILATERAL = BilateralKernel(sxy=50, srgb=5, weight=10)
-POST = BilateralKernel(sxy=80, srgb=13, weight=10)
+GAUSSIAN = Kernel(sxy=3, weight=3)
+BILATERAL = Kernel(sxy=50, srgb=5, weight=10)
+POST = Kernel(sxy=80, srgb=13, weight=10)
 # Which kernels, and which problem, stand behind the part of a key before "_t<steps>".
 SETTINGS = {
     "q_irn": ((GAUSSIAN, BILATERAL), "unary"),

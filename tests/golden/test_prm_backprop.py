@@ -59,7 +59,7 @@ def test_single_convolutions(convolutions, arrays):
         out = arrays[f"{name}_out"]
         assert_close(tape.output.detach(), out, TOLERANCE * abs(out).max(), name)
         gradient = torch.from_numpy(arrays[f"{name}_gout"])
-        program = PeakProgram(tape.output, tape.images, offset="batch")
+        program = PeakProgram(tape.output, tape.images, over_batch=True)
         ours = torch.cat(
             [program.run(Window(one[None], (0, 0)), i) for i, one in enumerate(gradient)]
         )

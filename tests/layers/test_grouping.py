@@ -1,5 +1,7 @@
 """Hierarchies: every node is the union of its children, and what adds up equals the masks."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from wsis.layers.grouping import describe_parts, edge_cost, grow_tree, similarity_cost
@@ -30,7 +32,11 @@ def test_parts(scene):
 
 @pytest.mark.parametrize(
     "cost",
-    [similarity_cost(), similarity_cost(texture=False), edge_cost(power=0.5, edge_weight=1)],
+    [
+        similarity_cost,
+        partial(similarity_cost, texture=False),
+        partial(edge_cost, power=0.5, edge_weight=1),
+    ],
     ids=["similar", "color and size", "edges"],
 )
 def test_trees(scene, cost):
@@ -61,7 +67,7 @@ def test_trees(scene, cost):
 
 def test_similar_neighbours_join_first(scene):
     labels, lab, _, pairs = scene
-    tree = grow_tree(describe_parts(labels, lab), pairs, similarity_cost())
+    tree = grow_tree(describe_parts(labels, lab), pairs, similarity_cost)
     quarters = np.zeros((30, 36), int)
     quarters[:, 18:] += 1
     quarters[15:] += 2

@@ -136,7 +136,6 @@ def test_the_registered_head():
         module = head(**options).train()
         with EventStorage():
             losses[name] = module(features, [found])["loss_mask"].item()
-        assert module.is_stock == (name == "stock")
     stock = head().train()
     with EventStorage():
         assert losses["stock"] == mask_rcnn_loss(stock.layers(features), [found]).item()

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, unary_from_labels
+from wsis.layers.crf import DenseCRF, Kernel, unary_from_labels
 
 from plain import Benchmark, difference, register
 
-GAUSSIAN = GaussianKernel(sxy=3, weight=3)
-BILATERAL = BilateralKernel(sxy=50, srgb=5, weight=10)
+GAUSSIAN = Kernel(sxy=3, weight=3)
+BILATERAL = Kernel(sxy=50, srgb=5, weight=10)
 PHOTOGRAPHS = Path(os.environ.get("WSIS_DATA", "../shared/data")) / "coco_real" / "JPEGImages"
 
 

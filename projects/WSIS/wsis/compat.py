@@ -1,11 +1,9 @@
 """Makes one code base run on pure-Python detectron2 0.5 and on official detectron2 0.6 or later.
 
-After ``import wsis``, :func:`apply` is called as soon as detectron2 is imported, before any of its
-modules (at once where it has been imported already); until then nothing heavy is loaded. Every
-detectron2 gets ``pkg_resources`` where setuptools has dropped it (82 and later). Beside that a
-compiled detectron2 (one that has ``detectron2._C``) is left as it is, so that no fault of a proper
-build is hidden. Without compiled ops, what release 0.5 expects of them and of older NumPy, Pillow
-and PyTorch is put back. Nothing else in WSIS patches anything.
+After ``import wsis``, `apply` is called as soon as detectron2 is imported, before any of its
+modules; until then nothing heavy is loaded. Every detectron2 gets ``pkg_resources`` where
+setuptools has dropped it (82 and later); beside that a compiled one is left as it is, so that no
+fault of a proper build is hidden. Nothing else in WSIS patches anything.
 """
 
 import importlib
@@ -71,14 +69,10 @@ def _restore_old_names() -> None:
     lr_scheduler._LRScheduler = lr_scheduler.LRScheduler
 
 
-def _hush() -> None:
-    """Warnings about detectron2 0.5's own code, which its users cannot change."""
-    for message in (
-        r".*torch\.jit\.script.* is deprecated",
-        r"torch\.meshgrid: in an upcoming release",
-        r"The given NumPy array is not writable",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+_OWN_WARNINGS = (  # of detectron2 0.5's own code, which its users cannot change
+    r".*torch\.jit\.script.* is deprecated|torch\.meshgrid: in an upcoming release|"
+    r"The given NumPy array is not writable"
+)
 
 
 def apply() -> bool:
@@ -100,7 +94,7 @@ def apply() -> bool:
     from pycocotools.cocoeval import COCOeval
 
     _restore_old_names()
-    _hush()
+    warnings.filterwarnings("ignore", message=_OWN_WARNINGS)
     sys.modules["detectron2._C"] = detectron2._C = MissingOps("detectron2._C")
     # COCOEvaluator's default is the compiled evaluator; pycocotools gives the same figures.
     _stand_in("detectron2.evaluation.fast_eval_api", COCOeval_opt=COCOeval)

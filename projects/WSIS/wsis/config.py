@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -143,45 +142,31 @@ def get_wsis_cfg() -> CfgNode:
     return cfg
 
 
-def load_modules(names: Iterable[str]) -> list[ModuleType]:
+def import_modules(names: Iterable[str], cfg: CfgNode | None = None) -> None:
     """Import what ``WSIS.IMPORTS`` names; modules in the present folder are found, too.
 
     Args:
         names: ``package.module`` or ``package.module:function``.
-
-    Raises:
-        UsageError: there is no such module.
-    """
-    found = []
-    for name in names:
-        here = os.getcwd()
-        sys.path.append(here)
-        try:
-            found.append(importlib.import_module(str(name).partition(":")[0]))
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
-        finally:
-            sys.path.remove(here)
-    return found
-
-
-def add_keys_of_modules(cfg: CfgNode, names: Iterable[str]) -> None:
-    """Let the functions that ``WSIS.IMPORTS`` names add their config keys, in place.
-
-    Args:
-        cfg: a config.
-        names: as `load_modules` takes them; a ``function`` takes the config.
+        cfg: a config to which the functions add their keys.
 
     Raises:
         UsageError: there is no such module or function.
     """
-    names = list(dict.fromkeys(names))
-    for name, module in zip(names, load_modules(names), strict=True):
-        function = str(name).partition(":")[2]
-        if function and not hasattr(module, function):
+    for name in dict.fromkeys(names):
+        module_name, _, function = str(name).partition(":")
+        here = os.getcwd()
+        sys.path.append(here)
+        try:
+            module = importlib.import_module(module_name)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
+        finally:
+            sys.path.remove(here)
+        if cfg is None or not function:
+            continue
+        if not hasattr(module, function):
             raise UsageError(f"WSIS.IMPORTS names {name}: the module has no such function")
-        if function:
-            getattr(module, function)(cfg)
+        getattr(module, function)(cfg)
 
 
 @functools.cache
@@ -192,7 +177,7 @@ def stock_values(imports: tuple[str, ...] = ()) -> dict[str, Any]:
         imports: as in ``WSIS.IMPORTS``, whose keys are added.
     """
     cfg = get_wsis_cfg()
-    add_keys_of_modules(cfg, imports)
+    import_modules(imports, cfg)
     return flatten(cfg, "")
 
 
@@ -269,6 +254,5 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU; set it False on a CPU")
-    if cfg.WSIS.ON_ERROR not in ON_ERROR:
-        choices = " or ".join(ON_ERROR)
-        raise UsageError(f"WSIS.ON_ERROR is {cfg.WSIS.ON_ERROR!r}; it must be {choices}")
+    if (given := cfg.WSIS.ON_ERROR) not in ON_ERROR:
+        raise UsageError(f"WSIS.ON_ERROR is {given!r}; it must be {' or '.join(ON_ERROR)}")

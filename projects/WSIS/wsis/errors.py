@@ -28,6 +28,11 @@ _SOURCES = {
 }
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, or its name where it says nothing, for one sentence of our own."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def missing_package(error: ModuleNotFoundError) -> str | None:
     """One sentence about a package that is not installed and where to get it.
 

@@ -40,7 +40,9 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         version, shape, dtype, fortran, data = state
-        if version == 1 and shape == () and dtype is _OBJECTS and isinstance(data, list):
+        if isinstance(dtype, _Type) and dtype.dtype is None and isinstance(data, list):
+            if version != 1 or shape != ():
+                raise ValueError("the pickle has an unusual array")
             (self.content,) = data
             return
         if version != 1 or not all(type(side) is int and side >= 0 for side in shape):
@@ -52,11 +54,17 @@ class _Array(np.ndarray):
 
 
 class _Type:
-    """A NumPy data type: its name, and the byte order that the pickle states afterwards."""
+    """A NumPy data type: its name, and the byte order that the pickle states afterwards.
+
+    ``dtype`` is None for that of objects, of which nothing is used (see `_Array.content`).
+    """
 
     __slots__ = ("dtype",)
 
-    def __init__(self, name: Any) -> None:
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.dtype = None
+        if name in ("O8", "O"):
+            return
         if not isinstance(name, str) or len(name) > 6:
             raise ValueError("the pickle has an unusual data type")
         self.dtype = np.dtype(name)
@@ -64,6 +72,8 @@ class _Type:
             raise ValueError(f"the pickle has the data type {name}")
 
     def __setstate__(self, state: Any) -> None:
+        if self.dtype is None:
+            return
         plain = state[2:5] == (None, None, None) and set(state[7:]) <= {0, _TEXT_FLAG}
         if len(state) < 5 or state[1] not in tuple("<>|=") or not plain:
             raise ValueError("the pickle has an unusual data type")
@@ -71,7 +81,7 @@ class _Type:
 
 
 def _real(dtype: Any) -> np.dtype:
-    if not isinstance(dtype, _Type):
+    if not isinstance(dtype, _Type) or dtype.dtype is None:
         raise ValueError("the pickle has an unusual data type")
     return dtype.dtype
 
@@ -85,22 +95,6 @@ def _bytes(data: Any) -> bytes:
     return data
 
 
-class _Objects:
-    """The data type of `_Array.content`."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        """Nothing in it is used."""
-
-
-_OBJECTS = _Objects()
-
-
-def _type(name: Any, *_: Any) -> _Type | _Objects:
-    return _OBJECTS if name in ("O8", "O") else _Type(name)
-
-
 class _Storage:
     """The numbers of a torch storage."""
 
@@ -112,7 +106,7 @@ class _Storage:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if not isinstance(loaded, torch.storage.TypedStorage):
             raise ValueError("a torch tensor has no storage")
-        self.numbers = torch.empty(0, dtype=loaded.dtype).set_(loaded.untyped()).numpy()
+        self.numbers = torch.empty(0, dtype=loaded.dtype).set_(loaded.untyped())
 
     def __setstate__(self, state: Any) -> None:
         raise ValueError("the pickle sets the state of a torch storage")
@@ -150,18 +144,13 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
     """The array of a tensor, if all its elements lie in the storage."""
     if not isinstance(storage, _Storage):
         raise ValueError("a torch tensor has no storage")
-    numbers_ok = all(type(v) is int and v >= 0 for v in (offset, *size, *stride))
-    if not numbers_ok or len(size) != len(stride):
-        raise ValueError("a torch tensor has an unusual shape")
-    count, numbers = math.prod(size), storage.numbers
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if count > len(numbers) or (count and last >= len(numbers)):
+    try:
+        found = torch.as_strided(storage.numbers, size, stride, offset)
+    except RuntimeError:
+        raise ValueError("a torch tensor lies outside its storage") from None
+    if found.numel() > len(storage.numbers):
         raise ValueError("a torch tensor is larger than its storage")
-    if count == 0:
-        return np.empty(tuple(size), dtype=numbers.dtype).view(_Array)
-    steps = [s * numbers.itemsize for s in stride]
-    view = np.lib.stride_tricks.as_strided(numbers[offset:], tuple(size), steps)
-    return view.copy().view(_Array)
+    return found.numpy().copy().view(_Array)
 
 
 class _Name:
@@ -191,7 +180,7 @@ _ALLOWED: Mapping[tuple[str, str], _Name] = {
     **{(f"numpy._core.{module}", name): made for (module, name), made in _OF_NUMPY.items()},
     **{(f"numpy.core.{module}", name): made for (module, name), made in _OF_NUMPY.items()},
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Name(_type),
+    ("numpy", "dtype"): _Name(_Type),
     ("__builtin__", "bytes"): _Name(lambda: b""),  # empty bytes in protocol 2
     ("_codecs", "encode"): _Name(_encode),
     ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),

@@ -12,7 +12,7 @@ import yaml
 from detectron2.config import CfgNode
 from torch import nn
 
-from wsis.config import add_keys_of_modules, get_wsis_cfg
+from wsis.config import get_wsis_cfg, import_modules
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.engine.launch import choose_devices
@@ -59,7 +59,7 @@ def _read_stage(path: Path, imports: Sequence[str]) -> PlannedStage:
         if wanted:
             raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
         cfg = get_wsis_cfg()
-        add_keys_of_modules(cfg, said["WSIS"]["IMPORTS"])
+        import_modules(said["WSIS"]["IMPORTS"], cfg)
         cfg.merge_from_other_cfg(CfgNode(said))
         cfg.OUTPUT_DIR = str(path.parent)
         return PlannedStage(get_stage(cfg.WSIS.STAGE), cfg, path.parent)

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from wsis.data.files import atomic_write
-from wsis.errors import WSISError
+from wsis.errors import WSISError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -69,17 +69,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
                     raise ValueError("it holds no training state")
                 return path
             except Exception as error:  # a damaged archive raises nearly anything
-                logger.warning("%s is damaged (%s); trying an older one", path, _first_line(error))
+                logger.warning("%s is damaged (%s); trying an older one", path, first_line(error))
         return None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which checkpoint a resumed run starts from."""
         with atomic_write(Path(self.save_dir) / "last_checkpoint", "w") as stream:
             stream.write(last_filename_basename)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _reason(error: BaseException) -> str:
@@ -89,7 +85,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return _first_line(error)
+    return first_line(error)
 
 
 def _check_finite(model: nn.Module, iteration: int | None) -> None:

@@ -6,7 +6,7 @@ import errno
 
 import torch
 
-from wsis.errors import WSISError, missing_package
+from wsis.errors import WSISError, first_line, missing_package
 
 _NEXT = "then run the same command again; it goes on where it stopped"
 _ADVICE = {
@@ -39,12 +39,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"{where}{error.strerror}; {_ADVICE[error.errno]}, {_NEXT}", 1
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
-            f"out of GPU memory ({_first_line(error)}); lower SOLVER.IMS_PER_BATCH or the sizes in "
+            f"out of GPU memory ({first_line(error)}); lower SOLVER.IMS_PER_BATCH or the sizes in "
             "INPUT, or use a GPU with more memory",
             1,
         )
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

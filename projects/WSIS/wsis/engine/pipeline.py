@@ -12,11 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from wsis.config import (
-    add_keys_of_modules,
     check_config,
     flatten,
     get_wsis_cfg,
-    load_modules,
+    import_modules,
     set_class_count,
     stock_values,
 )
@@ -163,7 +162,7 @@ class _Plan:
             )
         self._names: dict[tuple[str, str, str], tuple[str, ...]] = {}
         for lines in self._all_lines():
-            load_modules(_imports(lines))  # they may register stages
+            import_modules(_imports(lines))  # they may register stages
         self.records = {name: get_stage(name) for name in self.names}
         self.overrides: Overrides = split_overrides(overrides, self.names)
 
@@ -221,7 +220,7 @@ class _Plan:
         cfg, chain = get_wsis_cfg(), self.chain(name)
         lines = lines_of_stage(self.files, chain)
         imports = [name for _, values in lines for name in _imports(values)]
-        add_keys_of_modules(cfg, imports)
+        import_modules(imports, cfg)
         for found in lines:
             merge_lines(cfg, found)
         apply_overrides(cfg, self.overrides.common)

@@ -22,17 +22,11 @@ def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 class Detections(NamedTuple):
-    """Components of a map of winning channels.
+    """Components of a map of winning channels."""
 
-    Attributes:
-        channels: (n,) int64.
-        scores: (n,) float32.
-        masks: (n, H, W) bool.
-    """
-
-    channels: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray
+    channels: np.ndarray  # (n,) int64
+    scores: np.ndarray  # (n,) float32
+    masks: np.ndarray  # (n, H, W) bool
 
 
 def winning_channels(scores: np.ndarray, background: float) -> np.ndarray:

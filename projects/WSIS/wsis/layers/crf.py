@@ -26,51 +26,34 @@ _BLOCK = 8  # labels are padded to a multiple of one AVX2 register: 8 columns co
 
 
 @dataclass(frozen=True)
-class GaussianKernel:
-    """Smoothness: near pixels share a label.
+class Kernel:
+    """Near pixels share a label (smoothness), or near pixels of similar colour (appearance)."""
 
-    Attributes:
-        sxy: standard deviation in pixels, or a pair (x, y).
-        weight: how much it counts.
-    """
-
-    sxy: float | tuple[float, float] = 3.0
-    weight: float = 3.0
+    sxy: float  # standard deviation in pixels
+    weight: float  # how much it counts
+    srgb: float | None = None  # standard deviation in grey levels (0..255); None: no colours
 
     def features(self, image: Tensor) -> Tensor:
-        """Pixel positions over ``sxy``, (2, N) float32, x first, for an image (H, W, 3)."""
+        """Pixel positions over ``sxy``, x first, and colours over ``srgb``: (2 or 5, N) float32.
+
+        Of an image (H, W, 3).
+
+        Raises:
+            ValueError: a standard deviation that is not positive.
+        """
+        for value in (self.sxy, 1.0 if self.srgb is None else self.srgb):
+            if not 0 < value < math.inf:
+                raise ValueError(f"a standard deviation must be positive, not {value!r}")
         height, width = image.shape[:2]
-        sx, sy = _deviations(self.sxy, 2)
-        x = torch.arange(width, dtype=torch.float32, device=image.device) / sx
-        y = torch.arange(height, dtype=torch.float32, device=image.device) / sy
-        return torch.stack([x.repeat(height), y.repeat_interleave(width)])
-
-
-@dataclass(frozen=True)
-class BilateralKernel:
-    """Appearance: near pixels of similar colour share a label.
-
-    Attributes:
-        sxy: standard deviation in pixels, or a pair (x, y).
-        srgb: standard deviation in grey levels (0..255), or one per colour.
-        weight: how much it counts.
-    """
-
-    sxy: float | tuple[float, float] = 50.0
-    srgb: float | tuple[float, float, float] = 5.0
-    weight: float = 10.0
-
-    def features(self, image: Tensor) -> Tensor:
-        """Positions over ``sxy`` and colours over ``srgb``, (5, N) float32."""
+        x, y = (torch.arange(n, dtype=torch.float32, device=image.device) for n in (width, height))
+        places = torch.stack([x.repeat(height), y.repeat_interleave(width)]) / self.sxy
+        if self.srgb is None:
+            return places
         colours = image.reshape(-1, 3).T.float()
-        deviations = colours.new_tensor(_deviations(self.srgb, 3))
-        return torch.cat([GaussianKernel(self.sxy).features(image), colours / deviations[:, None]])
+        return torch.cat([places, colours / colours.new_tensor(self.srgb)])
 
 
-Kernel = GaussianKernel | BilateralKernel
-
-
-IRNET_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(50.0, 5.0, 10.0))
+IRNET_KERNELS = (Kernel(3.0, 3.0), Kernel(50.0, 10.0, 5.0))
 """What IRNet (and most of this field) uses to turn seeds into label maps."""
 
 
@@ -114,15 +97,10 @@ class DenseCRF:
         Raises:
             ValueError: wrong shape, no labels, or a unary that is not finite.
         """
-        energies = _as_tensor(unary).to(self._device)
+        energies = self._checked(unary, "unary", "[B,] L", (3, 4))
         shape = energies.shape
-        if energies.ndim not in (3, 4) or shape[-2:] != (self.height, self.width) or not shape[-3]:
-            raise ValueError(
-                f"the unary must be ([B,] L, {self.height}, {self.width}) with L >= 1, "
-                f"not {tuple(shape)}"
-            )
-        if not torch.isfinite(energies).all():
-            raise ValueError("the unary must be finite")
+        if not shape[-3]:
+            raise ValueError("the unary must have labels")
         problems, labels = math.prod(shape[:-3]), shape[-3]
         padded = -(-labels // _BLOCK) * _BLOCK
         # (N, B, L padded): a pixel's labels lie together; a label that pads has probability 0.
@@ -143,23 +121,13 @@ class DenseCRF:
     def infer_binary(self, logits: Array, num_iterations: int) -> Array:
         """Mean field of two labels: what `infer` does, with one column per problem, not eight.
 
-        Args:
-            logits: (B, H, W) float32, log probability of the foreground minus the background's.
-            num_iterations: updates after the first Q = sigmoid(logits).
-
-        Returns:
-            the foreground's probability, (B, H, W) float32.
+        Of log probabilities of the foreground minus the background's (B, H, W) float32 to the
+        foreground's probability, after updates of the first Q = sigmoid(logits).
 
         Raises:
             ValueError: wrong shape, or logits that are not finite.
         """
-        given = _as_tensor(logits).to(self._device)
-        if given.ndim != 3 or given.shape[1:] != (self.height, self.width):
-            raise ValueError(
-                f"the logits must be (B, {self.height}, {self.width}), not {tuple(given.shape)}"
-            )
-        if not torch.isfinite(given).all():
-            raise ValueError("the logits must be finite")
+        given = self._checked(logits, "logits", "B", (3,))
         problems = len(given)
         columns = -(-problems // _BLOCK) * _BLOCK
         own = torch.zeros((self.height * self.width, columns), device=self._device)
@@ -177,6 +145,17 @@ class DenseCRF:
         q = q[:, :problems].T.reshape(given.shape).contiguous()
         return q if isinstance(logits, Tensor) else q.cpu().numpy()
 
+    def _checked(self, array: Array, name: str, leading: str, dims: tuple[int, ...]) -> Tensor:
+        values = _as_tensor(array).to(self._device)
+        if values.ndim not in dims or values.shape[-2:] != (self.height, self.width):
+            raise ValueError(
+                f"the {name} must be ({leading}, {self.height}, {self.width}), "
+                f"not {tuple(values.shape)}"
+            )
+        if not torch.isfinite(values).all():
+            raise ValueError(f"the {name} must be finite")
+        return values
+
 
 def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
     """The operator w D^(-1/2) K D^(-1/2), the factors folded into the lattice's matrices."""
@@ -192,12 +171,11 @@ def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
 
 
 def unary_from_labels(labels: Array, num_labels: int, *, label_probability: float = 0.7) -> Array:
-    """Unary (L, H, W) float32 of a certain label map: -log of ``label_probability`` or the rest.
+    """Unary (L, H, W) float32 of a label map (H, W): minus the log of each label's probability.
 
-    Args:
-        labels: (H, W) integers, 0 <= label < ``num_labels``; leading dimensions are kept in front.
-        num_labels: L. With one label there is no rest to share out, and its unary is 0.
-        label_probability: of the pixel's own label; the others share the remainder equally.
+    That of the pixel's own label is ``label_probability``; the others share the remainder equally.
+    With one label there is none to share out, and its unary is 0. Leading dimensions are kept in
+    front.
 
     Raises:
         ValueError: a label outside the range, or a probability that is not in (0, 1).
@@ -253,11 +231,3 @@ def _as_tensor(array: Array) -> Tensor:
         return array
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _deviations(value: float | Sequence[float], count: int) -> list[float]:
-    """``count`` standard deviations from one number or one per axis."""
-    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * count
-    if len(values) != count or not all(0 < v < math.inf for v in values):
-        raise ValueError(f"expected one positive standard deviation or {count}, not {value!r}")
-    return values

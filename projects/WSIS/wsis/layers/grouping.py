@@ -1,9 +1,8 @@
 """Hierarchies of regions: superpixels joined, two by two, until one is left.
 
-All pairs of regions that like each other best are joined at once, so that a hierarchy takes a few
-dozen rounds over shrinking arrays and no loop over regions. What "like" means is a cost; different
-costs give different hierarchies of the same superpixels. The similarities follow Uijlings et al.,
-"Selective Search for Object Recognition", IJCV 2013, section 3.2: colour, texture, size and fill.
+All pairs of regions that like each other best are joined at once, in a few dozen rounds over
+shrinking arrays; different costs give different hierarchies. The similarities follow Uijlings et
+al., "Selective Search for Object Recognition", IJCV 2013, section 3.2.
 
 n superpixels, m = up to 2 n - 1 nodes (the superpixels first), E neighbours, q pairs.
 """
@@ -17,7 +16,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from wsis.layers.superpixels import Neighbours, color_cost, mutual_choices, rename_neighbours
+from wsis.layers.regions import part_boxes
+from wsis.layers.superpixels import (
+    Neighbours,
+    color_cost,
+    color_sums,
+    mutual_choices,
+    rename_neighbours,
+)
 
 _COLOR_BINS, _TEXTURE_BINS, _DIRECTIONS = 20, 8, 8
 _COLOR_RANGE = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))
@@ -26,21 +32,13 @@ _TEXTURE_LIMIT = 5.0  # square root of L per pixel
 
 @dataclass
 class Parts:
-    """What is known of regions and adds up when they are joined.
+    """What is known of regions and adds up when they are joined."""
 
-    Attributes:
-        size: (m,) float64 pixels.
-        color: (m, 3) float64 sums of Lab.
-        color_histogram: (m, 60) float32; a region's entries sum to its size.
-        texture_histogram: (m, 64) float32; likewise.
-        boxes: (m, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive.
-    """
-
-    size: np.ndarray
-    color: np.ndarray
-    color_histogram: np.ndarray
-    texture_histogram: np.ndarray
-    boxes: np.ndarray
+    size: np.ndarray  # (m,) float64 pixels
+    color: np.ndarray  # (m, 3) float64 sums of Lab
+    color_histogram: np.ndarray  # (m, 60) float32; a region's entries sum to its size
+    texture_histogram: np.ndarray  # (m, 64) float32; likewise
+    boxes: np.ndarray  # (m, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive
 
     def extended(self, number: int) -> Parts:
         """The same with room for ``number`` regions."""
@@ -73,7 +71,6 @@ def _histograms(
 
 def describe_parts(labels: np.ndarray, lab: np.ndarray) -> Parts:
     """Superpixels ``labels`` (H, W) int32, from 0 without gaps, of a picture (H, W, 3) float32."""
-    height, width = labels.shape
     flat = labels.ravel().astype(np.int64)
     number = int(flat.max()) + 1
     smooth = cv2.GaussianBlur(lab[..., 0], (0, 0), 1.0)
@@ -81,19 +78,12 @@ def describe_parts(labels: np.ndarray, lab: np.ndarray) -> Parts:
     dy = cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32)
     angles = np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS)
     slopes = [np.sqrt(np.maximum(dx * np.cos(a) + dy * np.sin(a), 0)) for a in angles]
-    rows, columns = np.divmod(np.arange(flat.size), width)
-    boxes = np.tile([width, height, 0, 0], (number, 1))
-    for side, (function, values) in enumerate(
-        [(np.minimum, columns), (np.minimum, rows), (np.maximum, columns + 1)]
-        + [(np.maximum, rows + 1)]
-    ):
-        function.at(boxes[:, side], flat, values)
     return Parts(
         np.bincount(flat).astype(np.float64),
-        np.stack([np.bincount(flat, lab[..., c].ravel()) for c in range(3)], axis=1),
+        color_sums(labels, lab),
         _histograms(flat, [lab[..., c] for c in range(3)], list(_COLOR_RANGE), _COLOR_BINS),
         _histograms(flat, slopes, [(0.0, _TEXTURE_LIMIT)] * _DIRECTIONS, _TEXTURE_BINS),
-        boxes,
+        part_boxes(labels, number),
     )
 
 
@@ -107,50 +97,36 @@ def _shared(histogram: np.ndarray, size: np.ndarray, pairs: Neighbours) -> np.nd
     return np.minimum(one, two).sum(axis=1)
 
 
-def similarity_cost(*, texture: bool = True) -> Cost:
+def similarity_cost(
+    parts: Parts, pairs: Neighbours, pixels: float, *, texture: bool = True
+) -> np.ndarray:
     """Less similar neighbours cost more: in colour, size, fill and, if asked for, texture."""
-
-    def cost(parts: Parts, pairs: Neighbours, pixels: float) -> np.ndarray:
-        together = parts.size[pairs.one] + parts.size[pairs.two]
-        total = together / pixels - _shared(parts.color_histogram, parts.size, pairs)
-        if texture:
-            total = total - _shared(parts.texture_histogram, parts.size, pairs)
-        low = np.minimum(parts.boxes[pairs.one, :2], parts.boxes[pairs.two, :2])
-        high = np.maximum(parts.boxes[pairs.one, 2:], parts.boxes[pairs.two, 2:])
-        return total + ((high - low).prod(axis=1) - together) / pixels
-
-    return cost
+    together = parts.size[pairs.one] + parts.size[pairs.two]
+    total = together / pixels - _shared(parts.color_histogram, parts.size, pairs)
+    if texture:
+        total = total - _shared(parts.texture_histogram, parts.size, pairs)
+    low = np.minimum(parts.boxes[pairs.one, :2], parts.boxes[pairs.two, :2])
+    high = np.maximum(parts.boxes[pairs.one, 2:], parts.boxes[pairs.two, 2:])
+    return total + ((high - low).prod(axis=1) - together) / pixels
 
 
-def edge_cost(*, power: float, edge_weight: float) -> Cost:
+def edge_cost(
+    parts: Parts, pairs: Neighbours, pixels: float, *, power: float, edge_weight: float
+) -> np.ndarray:
     """Neighbours with unlike mean colours or an edge between them cost more, see `color_cost`."""
-
-    def cost(parts: Parts, pairs: Neighbours, pixels: float) -> np.ndarray:
-        return color_cost(parts.size, parts.color, pairs, power=power, edge_weight=edge_weight)
-
-    return cost
+    return color_cost(parts.size, parts.color, pairs, power=power, edge_weight=edge_weight)
 
 
 class Tree(NamedTuple):
-    """A hierarchy, and the neighbours that were looked at while it grew.
+    """A hierarchy, and the neighbours that were looked at while it grew."""
 
-    Attributes:
-        children: (m, 2) int64, -1 for superpixels.
-        size: (m,) float64, pixels.
-        outline: (m,) float64, touching pixel pairs along the outline inside the image.
-        strength: (m,) float64, sum of the last edge map along it.
-        pairs: (q, 2) int64, nodes that touched and of which one had just appeared.
-        pair_outline: (q,) float64, of their union.
-        pair_strength: (q,) float64, of their union.
-    """
-
-    children: np.ndarray
-    size: np.ndarray
-    outline: np.ndarray
-    strength: np.ndarray
-    pairs: np.ndarray
-    pair_outline: np.ndarray
-    pair_strength: np.ndarray
+    children: np.ndarray  # (m, 2) int64, -1 for superpixels
+    size: np.ndarray  # (m,) float64, pixels
+    outline: np.ndarray  # (m,) float64, touching pixel pairs along the outline inside the image
+    strength: np.ndarray  # (m,) float64, sum of the last edge map along it
+    pairs: np.ndarray  # (q, 2) int64, nodes that touched and of which one had just appeared
+    pair_outline: np.ndarray  # (q,) float64, of their union
+    pair_strength: np.ndarray  # (q,) float64, of their union
 
     def members(self, number: int) -> np.ndarray:
         """(m, n) bool, which of the ``number`` superpixels each node has."""

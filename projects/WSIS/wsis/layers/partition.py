@@ -31,18 +31,11 @@ def check_runs(
 def partition(
     first: np.ndarray, stop: np.ndarray, owners: np.ndarray, count: int, total: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Atoms of T runs over ``total`` pixels.
+    """Atoms of T runs of R = ``count`` regions over ``total`` pixels.
 
-    Args:
-        first: (T,) int64, where a run starts.
-        stop: (T,) int64, where it ends, exclusive.
-        owners: (T,) int64, its region, not descending.
-        count: number of regions R.
-        total: number of pixels.
-
-    Returns:
-        labels (total,) int32, the atom of each pixel; starts (R + 1,) int64 and atoms (M,) int32,
-        the atoms of each region; the number of atoms.
+    Of ``first`` and ``stop`` (exclusive) of each run and its region ``owners``, not descending, all
+    (T,) int64, to labels (total,) int32, the atom of each pixel; starts (R + 1,) int64 and atoms
+    (M,) int32, the atoms of each region; the number of atoms.
 
     Pixels with the same regions form an atom. Which these are is found by the sum, at each pixel,
     of a random 64-bit number per region; sums that coincide by chance would show in the areas,

@@ -14,10 +14,10 @@ products.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from graphlib import TopologicalSorter
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -28,53 +28,35 @@ from wsis.layers.precision import map_layout
 
 SMALLEST_NORMALISER = 1e-10
 _BELOW_SMALLEST = float(np.nextafter(np.float32(SMALLEST_NORMALISER), np.float32(0)))
-OFFSETS = ("image", "batch")
 # Names of autograd's nodes. The gradient is multiplied cell by cell, ...
 NORMS = {"NativeBatchNorm", "CudnnBatchNorm"}
 CELLWISE = {"Relu", "Hardtanh", "Clamp", "ClampMin", "LeakyRelu", "Mul", "Div"}
 # ... handed on as it is, or with its sign changed, ...
 SUMS = {"Add", "Sub", "Clone", "Alias"}
 # ... or moved about, in each image by itself.
-MOVES = {"MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "ConstantPadNd", "Slice"}
+MOVES = {"MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "ConstantPadNd", "Slice", "Cat"}
 MOVES |= {"UpsampleBilinear2D", "UpsampleNearest2D"}
 Node = Any  # torch.autograd.graph.Node
 Shape = tuple[int, ...]
+# The number of the step that made a window, and what it is still to be multiplied by: a factor that
+# broadcasts to (N, C, H, W), None for 1.
+Term = tuple[int, Tensor | None]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Gradients of P peaks at a map; 0 outside a window, which all of them share.
+    """Gradients of P peaks at a map; 0 outside a window, which all of them share."""
 
-    Attributes:
-        data: (P, C, A, B).
-        corner: (top, left); what lies outside the map means nothing.
-    """
-
-    data: Tensor
-    corner: Shape
+    data: Tensor  # (P, C, A, B)
+    corner: Shape  # (top, left); what lies outside the map means nothing
 
 
-@dataclass(frozen=True)
-class _Term:
-    """The window that a step made, still to be multiplied by a factor.
+class _Step(NamedTuple):
+    """Adds up terms on a map, then does something to the sum."""
 
-    Attributes:
-        step: its number.
-        factor: broadcasts to (N, C, H, W); None is 1.
-    """
-
-    step: int
-    factor: Tensor | None = None
-
-
-@dataclass
-class _Step:
-    """Adds up terms on a map, then does something to the sum; later forgets some windows."""
-
-    terms: list[_Term]
+    terms: list[Term]
     shape: Shape
     operation: Callable[[Window, int], Window] | None = None
-    done_with: list[int] = field(default_factory=list)
 
 
 class PeakProgram:
@@ -83,30 +65,26 @@ class PeakProgram:
     Args:
         output: (N, C, h, w), what a network made of ``images``, with its graph.
         images: (N, Ci, H, W), the leaf of that graph.
-        offset: a convolution's input is shifted to be non-negative by its minimum over each image
-            ("image": the same result for an image alone and in a batch), or over the batch.
+        over_batch: shift a convolution's input to be non-negative by its minimum over the batch, as
+            the original; False takes that of each image, whose result is then the same alone.
 
     Raises:
         ValueError: peaks would have to pass an operation without a rule, named in the message.
     """
 
-    def __init__(self, output: Tensor, images: Tensor, *, offset: str = "image") -> None:
-        if offset not in OFFSETS:
-            raise ValueError(f"offset {offset!r}: use one of {OFFSETS}")
-        self._dims = (1, 2, 3) if offset == "image" else (0, 1, 2, 3)
+    def __init__(self, output: Tensor, images: Tensor, *, over_batch: bool = False) -> None:
+        self._dims = (0, 1, 2, 3) if over_batch else (1, 2, 3)
         self._one = output.detach().new_ones(())
         nodes = [] if output.grad_fn is None else list(_walk(output.grad_fn, images))
         if not nodes:
             raise ValueError("the class maps do not depend on the images: peaks lead nowhere")
         self._steps = [_Step([], tuple(output.shape))]  # the seeds
-        self._terms: dict[Node, list[_Term]] = {nodes[0][0]: [_Term(0)]}
+        self._terms: dict[Node, list[Term]] = {nodes[0][0]: [(0, None)]}
         self._shapes: dict[Node, Shape] = {nodes[0][0]: tuple(output.shape)}
         with torch.no_grad():
             for node, places in nodes:
                 self._compile(node, places)
-        last_use = {term.step: step for step in self._steps for term in step.terms}
-        for number, step in last_use.items():
-            step.done_with.append(number)
+        self._last_use = {t: n for n, step in enumerate(self._steps) for t, _ in step.terms}
 
     @property
     def values_per_peak(self) -> int:
@@ -114,42 +92,27 @@ class PeakProgram:
         return 4 * max(int(np.prod(step.shape[1:])) for step in self._steps)
 
     def run(self, seeds: Window, image: int) -> Tensor:
-        """Back-propagate gradients of the output, all at once.
-
-        Args:
-            seeds: gradients of P peaks at the output, in a window inside it.
-            image: that they are of.
-
-        Returns:
-            (P, Ci, H, W) gradients at the image.
-        """
-        made = {0: seeds}
-        last = len(self._steps) - 1
+        """Gradients (P, Ci, H, W) at an image, of those of P peaks in a window of its output."""
+        made, last = {0: seeds}, len(self._steps) - 1
         for number, step in enumerate(self._steps[1:], 1):
-            parts = [(made[term.step], term.factor) for term in step.terms]
+            parts = [(made[term], factor) for term, factor in step.terms]
             window = add_up(parts, step.shape[2:], image, whole=number == last)
             made[number] = window if step.operation is None else step.operation(window, image)
-            for old in step.done_with:
-                del made[old]
+            made = {n: w for n, w in made.items() if self._last_use.get(n, n + 1) > number}
         return made[last].data
 
     def _compile(self, node: Node, places: list[int]) -> None:
         """Bring the gradient from a node to those of its arguments that come from the image."""
         terms, shape, name = self._terms.pop(node), self._shapes.pop(node), _name(node)
-        rule = {"Convolution": self._convolve, "Cat": self._split}.get(name)
-        for names, other in (
-            (CELLWISE | NORMS, self._scale),
-            (SUMS, self._sum),
-            (MOVES, self._move),
-        ):
-            rule = other if name in names else rule
+        rules = dict.fromkeys(CELLWISE | NORMS, self._scale) | dict.fromkeys(SUMS, self._sum)
+        rules |= dict.fromkeys(MOVES, self._move) | {"Convolution": self._convolve}
         if not places:  # the image
             self._emit(terms, shape)
-        elif rule is None:
+        elif name not in rules:
             _refuse(name)
         else:
             try:
-                rule(node, places, terms, shape)
+                rules[name](node, places, terms, shape)
             except RuntimeError as error:
                 if "modified by an inplace operation" not in str(error):
                     raise
@@ -157,69 +120,56 @@ class PeakProgram:
 
     def _emit(
         self,
-        terms: list[_Term],
+        terms: list[Term],
         shape: Shape,
         operation: Callable[[Window, int], Window] | None = None,
-    ) -> list[_Term]:
+    ) -> list[Term]:
         self._steps.append(_Step(terms, shape, operation))
-        return [_Term(len(self._steps) - 1)]
+        return [(len(self._steps) - 1, None)]
 
-    def _give(self, node: Node, place: int, terms: list[_Term], shape: Sequence[int]) -> None:
+    def _give(self, node: Node, place: int, terms: list[Term], shape: Sequence[int]) -> None:
         parent, output = node.next_functions[place]
         if output != 0 or len(shape) != 4 or shape[0] != self._steps[0].shape[0]:
             _refuse(_name(parent if output else node))
         self._shapes[parent] = tuple(shape)
         self._terms.setdefault(parent, []).extend(terms)
 
-    def _scale(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
+    def _scale(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
         name, place = _name(node), places[0]
         if name in ("Mul", "Div") and (len(places) > 1 or name == "Div" and place):
             _refuse("product of two maps (a gate)" if name == "Mul" else "division by a map")
         layout = map_layout(self._one.device)
-        for term in terms:
-            factor = self._one if term.factor is None else term.factor
+        for term, factor in terms:
+            factor = self._one if factor is None else factor
             if name in NORMS:
                 factor = factor * _norm_scale(node)
             else:
-                (factor,) = _pull(
-                    node, factor.expand(shape).contiguous(memory_format=layout), place
-                )
+                factor = factor.expand(shape).contiguous(memory_format=layout)
+                (factor,) = _pull(node, factor, place)
                 if tuple(factor.shape) != shape:
                     _refuse(f"{name} of maps of different shapes")
-            self._give(node, place, [_Term(term.step, factor)], shape)
+            self._give(node, place, [(term, factor)], shape)
 
-    def _sum(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
+    def _sum(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
         weights = _pull(node, self._one.expand(shape), *places)
         if any(tuple(weight.shape) != shape for weight in weights):
             _refuse("sum of maps of different shapes")
-        if len(places) > 1 and (len(terms) > 1 or terms[0].factor is not None):
+        if len(places) > 1 and (len(terms) > 1 or terms[0][1] is not None):
             terms = self._emit(terms, shape)
         for place, weight in zip(places, weights, strict=True):
             weight = weight[:1, :1, :1, :1]
-            if bool(weight != 1):
-                terms_here = [_Term(t.step, _times(weight, t.factor)) for t in terms]
-            else:
-                terms_here = terms
-            self._give(node, place, terms_here, shape)
+            scaled = bool(weight != 1)
+            own = [(t, _times(weight, factor)) for t, factor in terms] if scaled else terms
+            self._give(node, place, own, shape)
 
-    def _split(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
-        """Concatenation: what it makes of the channels' numbers tells which ones it gives whom."""
-        numbers = torch.arange(shape[1], dtype=self._one.dtype, device=self._one.device)
-        parts = _pull(node, numbers[None, :, None, None].expand(shape), *places)
-        terms = self._emit(terms, shape)
-        for place, part in zip(places, parts, strict=True):
-            if (part.shape[0], *part.shape[2:]) != (shape[0], *shape[2:]):
-                _refuse("concatenation of other than channels")
-            first = int(part[0, 0, 0, 0])
-            own = partial(_some_channels, slice(first, first + part.shape[1]))
-            self._give(node, place, self._emit(terms, shape, own), part.shape)
+    def _move(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
+        if len(places) > 1:
+            terms = self._emit(terms, shape)
+        for place, part in zip(places, _pull(node, self._one.expand(shape), *places), strict=True):
+            made = self._emit(terms, shape, partial(_move_whole, node, place, shape))
+            self._give(node, place, made, part.shape)
 
-    def _move(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
-        (part,) = _pull(node, self._one.expand(shape), *places)
-        made = self._emit(terms, shape, partial(_move_whole, node, places[0], shape))
-        self._give(node, places[0], made, part.shape)
-
-    def _convolve(self, node: Node, places: list[int], terms: list[_Term], shape: Shape) -> None:
+    def _convolve(self, node: Node, places: list[int], terms: list[Term], shape: Shape) -> None:
         if places != [0]:
             _refuse("convolution with weights that depend on the image")
         if node._saved_transposed or len(shape) != 4:
@@ -236,10 +186,9 @@ class PeakProgram:
         normaliser = F.conv2d(shifted, weight, **options)
         # below the smallest the share is nothing: 1 / infinity
         share = torch.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()
-        shared = [_Term(term.step, _times(share, term.factor)) for term in terms]
-        back = partial(convolve_back, weight, options)
-        (spread,) = self._emit(shared, shape, back)
-        self._give(node, 0, [_Term(spread.step, shifted)], image.shape)
+        shared = [(term, _times(share, factor)) for term, factor in terms]
+        ((spread, _),) = self._emit(shared, shape, partial(convolve_back, weight, options))
+        self._give(node, 0, [(spread, shifted)], image.shape)
 
 
 def _name(node: Node) -> str:
@@ -290,37 +239,21 @@ def _times(first: Tensor, second: Tensor | None) -> Tensor:
     return first if second is None else first * second
 
 
-def _zeros(shape: Sequence[int], like: Tensor) -> Tensor:
-    layout = map_layout(like.device)
-    made = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
-    return made.zero_()
-
-
-def _some_channels(kept: slice, window: Window, image: int) -> Window:
-    return Window(window.data[:, kept], window.corner)
-
-
 def _move_whole(node: Node, place: int, shape: Shape, window: Window, image: int) -> Window:
     """A node's own gradient, of whole maps and one peak after the other."""
-    made = []
+    made, layout = [], map_layout(window.data.device)
     for one in add_up([(window, None)], shape[2:], image, whole=True).data:
-        given = _zeros(shape, one)
+        given = torch.empty(shape, dtype=one.dtype, device=one.device, memory_format=layout).zero_()
         given[image] = one
         made.append(_pull(node, given, place)[0][image : image + 1])
     return Window(made[0] if len(made) == 1 else torch.cat(made), (0, 0))
 
 
 def convolve_back(weight: Tensor, options: dict[str, Any], window: Window, image: int) -> Window:
-    """The gradient of a convolution at its input.
+    """The window that gradients at a convolution's output reach: it may lie over the border.
 
-    Args:
-        weight: (Co, Ci / groups, kh, kw).
-        options: stride, padding, dilation (pairs) and groups of the convolution.
-        window: gradients at the output.
-        image: not used.
-
-    Returns:
-        the window that they reach, which may lie over the border.
+    ``weight`` is (Co, Ci / groups, kh, kw), ``options`` are stride, padding, dilation (pairs) and
+    groups.
     """
     stride = options["stride"]
     corner = [c * s - p for c, s, p in zip(window.corner, stride, options["padding"], strict=True)]
@@ -338,46 +271,33 @@ def add_up(
     *,
     whole: bool = False,
 ) -> Window:
-    """The sum of windows times factors, in a window that lies inside the map.
+    """The sum of windows times factors, in a window inside a map of ``size`` (H, W), or all of it.
 
-    Args:
-        parts: at least one; factors broadcast to (N, C, H, W), None is 1.
-        size: (H, W) of the map.
-        image: of the factors.
-        whole: make the window as large as the map.
+    Factors broadcast to (N, C, H, W) and are taken for one image; None is 1.
     """
-    low: Shape = (0, 0)
-    high = tuple(size)
-    if not whole:
-        ends = [[c + n for c, n in zip(w.corner, w.data.shape[2:], strict=True)] for w, _ in parts]
-        low = tuple(min(max(0, min(w.corner[a] for w, _ in parts)), size[a] - 1) for a in (0, 1))
-        high = tuple(max(low[a] + 1, min(size[a], max(e[a] for e in ends))) for a in (0, 1))
-    total, own = None, False
+    low, high = [0, 0], list(size)
+    for axis in () if whole else (0, 1):
+        corners = [(w.corner[axis], w.corner[axis] + w.data.shape[2 + axis]) for w, _ in parts]
+        low[axis] = min(max(0, min(first for first, _ in corners)), size[axis] - 1)
+        high[axis] = max(low[axis] + 1, min(size[axis], max(end for _, end in corners)))
+    total: Tensor | None = None
     for window, factor in sorted(parts, key=lambda part: -part[0].data.shape[2]):
-        corner, data = window.corner, window.data
-        shared = [
-            (max(low[a], corner[a]), min(high[a], corner[a] + data.shape[2 + a])) for a in (0, 1)
-        ]
-        place, inside, cells = (
-            tuple(
-                slice(max(0, b - o), max(0, e - o))
-                for (b, e), o in zip(shared, origin, strict=True)
-            )
-            for origin in ((0, 0), low, corner)
-        )
-        data = data[:, :, *cells]
+        cells, pads = [], []
+        for bottom, top, corner, length in zip(
+            low, high, window.corner, window.data.shape[2:], strict=True
+        ):
+            first, end = (min(max(bottom, c), top) for c in (corner, corner + length))
+            cells.append(slice(first - corner, end - corner))
+            pads = [first - bottom, top - end, *pads]
+        data = window.data[:, :, *cells]
+        data = F.pad(data, pads) if any(pads) else data
         if factor is not None:
             factor = factor[min(image, len(factor) - 1)]
-            factor = factor[:, *place] if factor.shape[1:] == tuple(size) else factor
-        if total is None and data.shape[2:] == (high[0] - low[0], high[1] - low[1]):
-            total, own = (data, False) if factor is None else (data * factor, True)
-            continue
+            if factor.shape[1:] == tuple(size):
+                factor = factor[:, low[0] : high[0], low[1] : high[1]]
         if total is None:
-            total = _zeros((*data.shape[:2], high[0] - low[0], high[1] - low[1]), data)
-        elif not own:
-            total = total.clone()
-        own = True
-        part = total[:, :, *inside]
-        part.add_(data) if factor is None else part.addcmul_(data, factor)
+            total = data if factor is None else data * factor
+        else:
+            total = total + data if factor is None else torch.addcmul(total, data, factor)
     assert total is not None
     return Window(total, (low[0], low[1]))

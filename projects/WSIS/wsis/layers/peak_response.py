@@ -5,9 +5,8 @@ N images, C classes, P peaks, H x W image, h x w class map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,61 +20,28 @@ from wsis.layers.precision import full_precision, map_layout
 CPU_MEMORY, GPU_MEMORY = 2**26, 2**30
 
 
-@dataclass(frozen=True)
-class Tape:
-    """What `record` returns: a map with the graph that autograd recorded of it.
+class Tape(NamedTuple):
+    """A map with the graph that autograd recorded of it."""
 
-    Attributes:
-        output: (N, C, h, w).
-        images: (N, Ci, H, W), the leaf of the graph.
-        made: all that the network returned, with its graph.
-    """
-
-    output: Tensor
-    images: Tensor
-    made: Any = None
+    output: Tensor  # (N, C, h, w)
+    images: Tensor  # (N, Ci, H, W), the leaf of the graph
 
 
-def record(
-    network: Callable[[Tensor], Any],
-    images: Tensor,
-    *,
-    select: Callable[[Any], Tensor] | None = None,
-) -> Tape:
-    """Run ``network`` on ``images`` with autograd, whatever mode is on around.
+def record(network: Callable[[Tensor], Tensor], images: Tensor) -> Tape:
+    """Run ``network`` on ``images`` (N, Ci, H, W) with autograd, whatever mode is on around.
 
-    Args:
-        network: any function of the images, its modules in evaluation mode.
-        images: (N, Ci, H, W), normalised; not changed.
-        select: the map of interest in what the network returns, where that is more than a map.
-
-    Returns:
-        the tape, with the map and all that the network returned. Autocast and TF32 are off.
+    The network is any function of the images, its modules in evaluation mode. Autocast and TF32 are
+    off.
     """
     with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
         # an ordinary tensor of our own, also inside inference_mode
         images = images.detach().clone(memory_format=map_layout(images.device)).requires_grad_()
-        made = network(images)
-        return Tape(made if select is None else select(made), images, made)
-
-
-def refusal(tape: Tape) -> str | None:
-    """Why peaks cannot be traced back over the whole tape; None: they can."""
-    try:
-        PeakProgram(tape.output, tape.images)
-    except ValueError as error:
-        return str(error)
-    return None
+        return Tape(network(images), images)
 
 
 @torch.no_grad()
 def peak_response_maps(
-    tape: Tape,
-    peaks: Tensor,
-    *,
-    factor: int = 1,
-    offset: str = "image",
-    memory: int | None = None,
+    tape: Tape, peaks: Tensor, *, factor: int = 1, memory: int | None = None
 ) -> Tensor:
     """The peak response map of every peak.
 
@@ -83,7 +49,6 @@ def peak_response_maps(
         tape: of the class maps, from `record`.
         peaks: (P, 4) int64 rows (image, class, y, x) in the maps enlarged by ``factor``.
         factor: sub-pixel locating factor of the peaks.
-        offset: see `wsis.layers.peak_backward.PeakProgram`.
         memory: bytes of gradients to hold at a time, about; peaks are treated in groups that fit.
             None: 64 MiB on a CPU, else 1 GiB.
 
@@ -97,26 +62,19 @@ def peak_response_maps(
     if len(peaks) == 0:
         return output.new_zeros((0, *tape.images.shape[2:]))
     with full_precision(output.device):
-        program = PeakProgram(tape.output, tape.images, offset=offset)
+        program = PeakProgram(tape.output, tape.images)
         memory = memory or (CPU_MEMORY if output.device.type == "cpu" else GPU_MEMORY)
         most = max(1, memory // (program.values_per_peak * output.element_size()))
+        counts = peaks[:, 0].unique_consecutive(return_counts=True)[1].tolist()
         maps = [
-            normalize_response(program.run(peak_seeds(group, output, factor=factor), image))
-            for image, group in _groups(peaks, most)
+            normalize_response(program.run(peak_seeds(group, output, factor), int(group[0, 0])))
+            for neighbours in peaks.split(counts)  # of one image
+            for group in neighbours.split(most)
         ]
     return torch.cat(maps)
 
 
-def _groups(peaks: Tensor, most: int) -> Iterator[tuple[int, Tensor]]:
-    """Neighbouring peaks of one image, ``most`` at a time: (image, rows)."""
-    images, start = peaks[:, 0].tolist(), 0
-    for end in range(1, len(images) + 1):
-        if end == len(images) or images[end] != images[start] or end - start == most:
-            yield images[start], peaks[start:end]
-            start = end
-
-
-def peak_seeds(peaks: Tensor, maps: Tensor, *, factor: int = 1) -> Window:
+def peak_seeds(peaks: Tensor, maps: Tensor, factor: int = 1) -> Window:
     """The gradient of each peak's value at the class maps before their upsampling.
 
     Args:

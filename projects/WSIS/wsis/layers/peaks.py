@@ -34,19 +34,12 @@ def upsample_maps(maps: Tensor, factor: int) -> Tensor:
 def local_maxima(maps: Tensor, *, window: int = 3) -> Tensor:
     """Where a map is the maximum of the window around it.
 
-    Of a plateau only an element with no equal one before it (in row-major order) in its window is
-    a maximum; a constant map has exactly one, at (0, 0).
-
-    Args:
-        maps: (N, C, h, w) floating-point.
-        window: side of the window in cells, odd, at least 3. What lies outside counts as minus
-            infinity.
-
-    Returns:
-        (N, C, h, w) bool.
+    Of (N, C, h, w) floating-point, to bool of that shape. Of a plateau only an element with no
+    equal one before it (in row-major order) in its window is a maximum; a constant map has exactly
+    one, at (0, 0). What lies outside the map counts as minus infinity.
 
     Raises:
-        ValueError: another window.
+        ValueError: the side of the window, in cells, is not odd or below 3.
     """
     if window < 3 or window % 2 == 0:
         raise ValueError(f"the peak window must be an odd number of at least 3 cells, not {window}")
@@ -58,37 +51,32 @@ def local_maxima(maps: Tensor, *, window: int = 3) -> Tensor:
     return first == own
 
 
-def peak_thresholds(maps: Tensor, peak_filter: str | float) -> Tensor | None:
-    """The value that a peak must reach, per image and class.
+@torch.no_grad()
+def find_peaks(maps: Tensor, *, window: int = 3, peak_filter: str | float = "median") -> Tensor:
+    """Those `local_maxima` of class maps that reach a value, for each image and class its own.
 
     Args:
         maps: (N, C, h, w).
-        peak_filter: "median" (the lower of the two middle values where their number is even),
-            "mean" or "max" of the map, a number, or "none".
+        window: see `local_maxima`.
+        peak_filter: the value: "median" (the lower of the two middle ones where their number is
+            even), "mean" or "max" of the map, a number, or "none".
 
     Returns:
-        (N, C, 1, 1), or None for "none".
+        (N, C, h, w) bool.
     """
+    kept = local_maxima(maps, window=window)
     if not isinstance(peak_filter, str):
-        return maps.new_full((*maps.shape[:2], 1, 1), float(peak_filter))
+        return kept & (maps >= float(peak_filter))
     flat = maps.flatten(2)
     if peak_filter == "none" or flat.shape[2] == 0:
-        return None
+        return kept
     if peak_filter not in FILTERS:
         raise ValueError(f"peak filter {peak_filter!r}: use a number or one of {FILTERS}")
     if peak_filter == "median":
         values = flat.median(dim=2).values
     else:
         values = flat.mean(dim=2) if peak_filter == "mean" else flat.amax(dim=2)
-    return values[:, :, None, None]
-
-
-@torch.no_grad()
-def find_peaks(maps: Tensor, *, window: int = 3, peak_filter: str | float = "median") -> Tensor:
-    """(N, C, h, w) bool: those `local_maxima` of class maps that reach the `peak_thresholds`."""
-    kept = local_maxima(maps, window=window)
-    thresholds = peak_thresholds(maps, peak_filter)
-    return kept if thresholds is None else kept & (maps >= thresholds)
+    return kept & (maps >= values[:, :, None, None])
 
 
 class _PeakMean(torch.autograd.Function):
@@ -122,7 +110,7 @@ def peak_stimulation(
     Args:
         maps: (N, C, h, w) floating-point; differentiable.
         window: see `local_maxima`.
-        peak_filter: see `peak_thresholds`; the threshold gets no gradient.
+        peak_filter: see `find_peaks`; the threshold gets no gradient.
         gradient: "mean" is the derivative of the mean, 1/N_c for each of N_c peaks (the paper);
             "undivided" hands 1 to each (the original code).
 
@@ -152,15 +140,8 @@ def confident_peaks(
 ) -> Tensor:
     """The peaks that are back-propagated (prm spec 5).
 
-    Args:
-        maps: (N, C, h, w).
-        scores: (N, C).
-        peaks: (P, 4) int64.
-        class_threshold: a class must score at least this; NaN never does.
-        peak_threshold: a peak must be higher than this.
-
-    Returns:
-        those rows of ``peaks``, in their order.
+    Those rows of ``peaks`` (P, 4), in their order, that are higher than ``peak_threshold`` on
+    ``maps`` (N, C, h, w) and whose class scores at least ``class_threshold``, which NaN never does.
     """
     present = scores[peaks[:, 0], peaks[:, 1]] >= class_threshold
     return peaks[present & (peak_values(maps, peaks) > peak_threshold)]

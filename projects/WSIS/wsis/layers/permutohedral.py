@@ -2,8 +2,7 @@
 
 Adams, Baek, Davis: Fast High-Dimensional Filtering Using the Permutohedral Lattice (2010). Values
 are shared out to the corners of each point's lattice simplex (splat), blurred along the lattice's
-d + 1 axes, and read back at the points (slice). All three are sparse matrices with a few entries
-per row, and the whole filter is a handful of products with them.
+d + 1 axes, and read back at the points (slice): products with sparse matrices.
 
 Shapes: d features, N points, M lattice points that some simplex touches, L values per point.
 
@@ -27,21 +26,16 @@ _AXIS_BITS = 5
 
 
 class SparseRows(NamedTuple):
-    """A sparse matrix by rows, to be multiplied with dense blocks.
+    """A sparse matrix by rows, of E entries, to be multiplied with dense blocks.
 
     ``torch.nn.functional.embedding_bag`` is used as the product: on the CPU it ran 1.5 to 3 times
     faster than SciPy's CSR product, MKL's (``torch.sparse_csr_tensor``) and ``torch.sparse.mm``
     (1.1 M entries, 4 to 24 columns, one thread), and the same call runs on CUDA.
-
-    Attributes:
-        columns: (E,) int32, the entries' columns, row after row.
-        offsets: (rows + 1,) int32, where each row starts.
-        weights: (E,) float32, the entries.
     """
 
-    columns: Tensor
-    offsets: Tensor
-    weights: Tensor
+    columns: Tensor  # (E,) int32, row after row
+    offsets: Tensor  # (rows + 1,) int32, where each row starts
+    weights: Tensor  # (E,) float32
 
     def product(self, dense: Tensor) -> Tensor:
         """This matrix times ``dense`` (columns, L): (rows, L)."""

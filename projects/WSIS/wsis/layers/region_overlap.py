@@ -20,14 +20,10 @@ _MANY_ATOMS = 8192
 
 
 def region_intersection(regions: Regions, other: Regions | None = None) -> np.ndarray:
-    """Pixels that two regions share, for all pairs.
+    """Pixels that two regions share, for all pairs: (R, K) float64 of whole numbers.
 
-    Args:
-        regions: R regions.
-        other: K regions over the same atoms (made from ``regions`` by indexing); default the same.
-
-    Returns:
-        (R, K) float64 of whole numbers.
+    ``other`` are K regions over the same atoms (made from ``regions`` by indexing), by default the
+    same.
 
     Raises:
         ValueError: the two have different atoms.
@@ -57,14 +53,9 @@ def _run_lengths(regions: Regions) -> list[RLE]:
 
 
 def overlap_with_masks(regions: Regions, masks: np.ndarray) -> np.ndarray:
-    """Mask IoU of regions with masks from elsewhere, such as the ground truth.
+    """Mask IoU of R regions with masks (K, H, W) bool from elsewhere, such as the ground truth.
 
-    Args:
-        regions: R regions of (H, W).
-        masks: (K, H, W) bool.
-
-    Returns:
-        (R, K) float64 in [0, 1]; 0 where both are empty.
+    (R, K) float64 in [0, 1]; 0 where both are empty.
 
     Raises:
         ValueError: the masks have another size.

@@ -25,15 +25,9 @@ from wsis.layers.partition import check_runs, partition, segments
 def nearest_indices(length: int, target: int) -> np.ndarray:
     """Source index of each of ``target`` cells when Pillow resizes ``length`` cells with NEAREST.
 
-    Pillow truncates a double that starts at half a step and has a step added for each cell. The
-    closed form ``(i + 0.5) * step`` rounds differently at exact ties, which many sizes have.
-
-    Args:
-        length: number of source cells, at least 1.
-        target: number of cells wanted, at least 1.
-
-    Returns:
-        (target,) int64 in [0, length).
+    (target,) int64 in [0, length). Pillow truncates a double that starts at half a step and has a
+    step added for each cell. The closed form ``(i + 0.5) * step`` rounds differently at exact ties,
+    which many sizes have.
 
     Raises:
         ValueError: a length below 1.
@@ -120,11 +114,9 @@ class Regions:
 
     @staticmethod
     def from_superpixels(labels: np.ndarray, members: Sequence[np.ndarray]) -> Regions:
-        """From a label image and, for each region, the labels that it is made of.
+        """From labels (H, W), any integers, and for each region the labels that it is made of.
 
-        Args:
-            labels: (H, W) integers, any values.
-            members: R arrays of labels; repetitions, and labels without pixels, are ignored.
+        Repetitions, and labels without pixels, are ignored.
 
         Raises:
             ValueError: ``labels`` is no integer image.
@@ -203,13 +195,11 @@ class Regions:
     @cached_property
     def boxes(self) -> np.ndarray:
         """(R, 4) int64, tightest boxes (x0, y0, x1, y1), x1 and y1 exclusive; 0 if empty."""
-        extents = _extents(self.labels, self.num_atoms)
+        extents = part_boxes(self.labels, self.num_atoms)
         height, width = self.size
         operations = (np.minimum, width), (np.minimum, height), (np.maximum, 0), (np.maximum, 0)
-        limits = [
-            self._over_regions(operation, extents[:, side], empty)
-            for side, (operation, empty) in enumerate(operations)
-        ]
+        sides = zip(extents.T, operations, strict=True)
+        limits = [self._over_regions(reduce, values, empty) for values, (reduce, empty) in sides]
         return np.stack(limits, axis=1) * (self.areas > 0)[:, None]
 
     def _over_regions(self, operation: np.ufunc, values: np.ndarray, empty: int) -> np.ndarray:
@@ -296,8 +286,8 @@ def _label_image(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _extents(labels: np.ndarray, number: int) -> np.ndarray:
-    """(A, 4) int64 boxes of atoms; of one without pixels the image's far corner, then zeros."""
+def part_boxes(labels: np.ndarray, number: int) -> np.ndarray:
+    """(A, 4) int64 boxes of the labels 0 to A - 1; of one without pixels the far corner, then 0."""
     height, width = labels.shape
     flat = labels.ravel()
     cut = np.empty(flat.shape, dtype=bool)  # where a run of one atom within a row starts

@@ -1,9 +1,7 @@
 """Which segment proposal belongs to a peak: PRM's retrieval; and which ones IAM draws from.
 
-PRM (Zhou et al., CVPR 2018), prm spec 6 and 12; IAM's sampler, iam spec 4. A peak response map R
-picks the mask that holds most of it (instance cue), whose contour runs along it (boundary cue) and
-that holds little of what the class map calls background (class cue). All proposals of an image are
-prepared once; then every score is a sum over atoms or over the pixels of a contour.
+PRM (Zhou et al., CVPR 2018), prm spec 6 and 12; IAM's sampler, iam spec 4. All proposals of an
+image are prepared once; then every score is a sum over atoms or over the pixels of a contour.
 
 P peaks, R proposals, C classes, H x W pixels of the peak response maps.
 """
@@ -30,15 +28,8 @@ Factors = tuple[float, float, float]
 def contour_pixels(regions: Regions, index: int, width: int) -> np.ndarray:
     """Contour of a region: morphological gradient with a square of ones, as OpenCV computes it.
 
-    Nothing is added at the image border. Only the region's box is looked at.
-
-    Args:
-        regions: of an image of H x W.
-        index: the region.
-        width: side of the square, at least 1; even sides have OpenCV's anchor.
-
-    Returns:
-        (n,) int64, ascending, places in the flattened image.
+    Of a square of ``width``, at least 1 (even ones have OpenCV's anchor), to (n,) int64, ascending
+    places in the flattened image. Nothing is added at the image border.
     """
     height, columns = regions.size
     x0, y0, x1, y1 = regions.boxes[index].tolist()
@@ -52,17 +43,11 @@ def contour_pixels(regions: Regions, index: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PreparedProposals:
-    """Proposals of one image at the size of its peak response maps; see `prepare_proposals`.
-
-    Attributes:
-        regions: R regions of (H, W).
-        valid: (R,) bool, whether the size limits admit it.
-        contours: (R, H W) sparse float64 of ones on the contour of valid regions.
-    """
+    """Proposals of one image at the size of its peak response maps; see `prepare_proposals`."""
 
     regions: Regions
-    valid: np.ndarray
-    contours: sparse.csr_matrix
+    valid: np.ndarray  # (R,) bool, whether the size limits admit it
+    contours: sparse.csr_matrix  # (R, H W) float64, ones on the contour of valid regions
 
     def contour_sums(self, maps: np.ndarray) -> np.ndarray:
         """(R, P) float64: sum of each map (P, H, W) on each contour."""
@@ -134,9 +119,10 @@ def retrieval_scores(
     *,
     factors: Factors | Sequence[Factors] = (0.95, 1e-5, 0.8),
 ) -> np.ndarray:
-    """Score of every proposal for every peak.
+    """Score of every proposal for every peak (prm spec 6).
 
-    balance * (R inside) + (R on the contour) - penalty * (background pixels inside)
+    balance * (R inside) + (R on the contour) - penalty * (background pixels inside): the cues of
+    the instance, of its boundary and of its class.
 
     Args:
         proposals: of the image.
@@ -174,21 +160,13 @@ def retrieval_scores(
 
 
 class Retrieved(NamedTuple):
-    """Instances of one image, best score first.
+    """Instances of one image, best score first."""
 
-    Attributes:
-        peaks: (n,) int64, the peak.
-        proposals: (n,) int64, the proposal that is its mask.
-        classes: (n,) int64.
-        scores: (n,) float64, of the retrieval: unbounded.
-        peak_maps: (n, H, W) float32, the peak's map, plus those of the peaks that it suppressed.
-    """
-
-    peaks: np.ndarray
-    proposals: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
-    peak_maps: np.ndarray
+    peaks: np.ndarray  # (n,) int64
+    proposals: np.ndarray  # (n,) int64, each one's mask
+    classes: np.ndarray  # (n,) int64
+    scores: np.ndarray  # (n,) float64, of the retrieval: unbounded
+    peak_maps: np.ndarray  # (n, H, W) float32, the peak's map plus those of peaks it suppressed
 
 
 def retrieve_instances(

@@ -70,14 +70,10 @@ def _checked_lengths(counts: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def runs_of_ones(counts: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the runs of ones lie in an image read column by column; nothing is decoded.
+    """(runs,) int64 first and stop (exclusive) of the runs of ones; a run may be empty.
 
-    Args:
-        counts: of an RLE from outside: text, bytes or a list of integers.
-        size: (H, W) that it must fill.
-
-    Returns:
-        (runs,) int64 first and stop (exclusive); a run may be empty.
+    ``counts`` are those of an RLE from outside, text, bytes or a list of integers, which must fill
+    an image of ``size`` (H, W), read column by column; nothing is decoded.
 
     Raises:
         ValueError: as `check_rle`.
@@ -88,14 +84,9 @@ def runs_of_ones(counts: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
 
 
 def check_rle(rle: Any, size: tuple[int, int]) -> RLE:
-    """Validate a COCO RLE from outside.
+    """Validate a COCO RLE from outside, which must have ``size`` (H, W).
 
-    Args:
-        rle: ``{"size": [H, W], "counts": text, bytes or list of integers}``.
-        size: (H, W) that it must have.
-
-    Returns:
-        ``{"size": [H, W], "counts": text}``.
+    Of ``{"size": [H, W], "counts": text, bytes or list of integers}`` to the same with text.
 
     Raises:
         ValueError: whatever is wrong, in a clause without a subject.

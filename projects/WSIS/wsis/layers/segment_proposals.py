@@ -8,6 +8,7 @@ near duplicates are dropped. H x W pixels, n superpixels, R proposals.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,10 +18,10 @@ from wsis.layers.regions import Regions
 from wsis.layers.superpixels import edge_maps, superpixels, to_lab
 
 _COSTS: tuple[Cost, ...] = (
-    similarity_cost(),
-    similarity_cost(texture=False),
-    edge_cost(power=0.35, edge_weight=4.0),
-    edge_cost(power=0.5, edge_weight=1.0),
+    similarity_cost,
+    partial(similarity_cost, texture=False),
+    partial(edge_cost, power=0.35, edge_weight=4.0),
+    partial(edge_cost, power=0.5, edge_weight=1.0),
 )
 _SIZE_POWER = 0.1  # of the area in the score
 _PAIR_PENALTY = 0.8  # factor on the score of a pair of nodes against that of a node
@@ -30,22 +31,13 @@ _BLOCK = 512  # candidates that are compared at once
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalSettings:
-    """How proposals are made.
+    """How proposals are made."""
 
-    Attributes:
-        max_count: at most so many proposals, the best; 0 keeps all.
-        pixels_per_superpixel: one superpixel for so many pixels,
-        max_superpixels: but at most so many.
-        min_area: smaller regions are no proposals, pixels.
-        nms_threshold: of two that overlap more (mask IoU) the better one stays; 1 drops equal
-            ones only.
-    """
-
-    max_count: int = 1000
-    pixels_per_superpixel: int = 40
-    max_superpixels: int = 1200
-    min_area: int = 40
-    nms_threshold: float = 0.9
+    max_count: int = 1000  # at most so many, the best; 0 keeps all
+    pixels_per_superpixel: int = 40  # one superpixel for so many pixels,
+    max_superpixels: int = 1200  # but at most so many
+    min_area: int = 40  # smaller regions are no proposals, pixels
+    nms_threshold: float = 0.9  # of two that overlap more (mask IoU) the better one stays
 
     def __post_init__(self) -> None:
         least = {"max_count": 0, "pixels_per_superpixel": 1, "max_superpixels": 1, "min_area": 1}
@@ -75,14 +67,9 @@ def _candidates(tree: Tree, number: int, settings: ProposalSettings) -> tuple[np
 def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) -> np.ndarray:
     """Greedy suppression of regions made of the same parts.
 
-    Args:
-        table: (k, n) bool, the parts of each region, best region first.
-        size: (n,) pixels of the parts.
-        threshold: a region whose IoU with a better one exceeds this goes.
-        count: stop at so many; 0 goes on to the end.
-
-    Returns:
-        indices of those that stay, ascending.
+    ``table`` (k, n) bool says which parts of ``size`` (n,) pixels each region has, the best first;
+    one whose IoU with a better one exceeds the threshold goes. The places of those that stay,
+    ascending, at most ``count``; 0 goes on to the end.
     """
     weights = size.astype(np.float32)
     areas = table @ weights
@@ -111,15 +98,10 @@ def _close(
 def propose_segments(
     image: np.ndarray, *, settings: ProposalSettings | None = None
 ) -> tuple[Regions, np.ndarray]:
-    """Segment proposals of a picture.
+    """Segment proposals of a picture (H, W, 3) uint8 RGB.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        settings: see `ProposalSettings`.
-
-    Returns:
-        R regions, best first, and their scores (R,) float32, descending; at least one region (the
-        whole picture, where nothing else is found).
+    R regions, best first, and their scores (R,) float32, descending; at least one region (the whole
+    picture, where nothing else is found).
 
     Raises:
         ValueError: not such an image.

@@ -6,6 +6,7 @@ the watershed is OpenCV's. Everything is deterministic.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -72,22 +73,21 @@ def watershed_basins(edges: np.ndarray) -> np.ndarray:
     return _without_gaps(flooded)
 
 
+def color_sums(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
+    """(n, 3) float64 sums of a picture (H, W, 3) over the regions of a label map."""
+    return np.stack([np.bincount(labels.ravel(), c) for c in lab.reshape(-1, 3).T], axis=1)
+
+
 def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
     """Give each pixel at a border to the touching basin whose mean colour is nearest to its own.
 
-    A gradient is the same on both sides of a sharp step, so that a watershed may lie one pixel off.
-
-    Args:
-        labels: (H, W) int32 basins, from 0 without gaps.
-        lab: (H, W, 3) float32.
-
-    Returns:
-        (H, W) int32, renumbered where a basin has lost all its pixels.
+    Of (H, W) int32, from 0 without gaps, to the same, renumbered where a basin has lost all its
+    pixels. A gradient is the same on both sides of a sharp step, so that a watershed may lie one
+    pixel off.
     """
     height, width = labels.shape
-    flat, colors = labels.ravel(), lab.reshape(-1, 3)
-    size = np.maximum(np.bincount(flat), 1)
-    mean = np.stack([np.bincount(flat, c) / size for c in colors.T], axis=1).astype(np.float32)
+    size = np.maximum(np.bincount(labels.ravel()), 1)
+    mean = (color_sums(labels, lab) / size[:, None]).astype(np.float32)
     border = np.zeros(labels.shape, dtype=bool)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     border[:, 1:] |= across
@@ -110,70 +110,49 @@ def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
 
 
 class Neighbours(NamedTuple):
-    """Pairs of regions that touch (4-neighbours).
+    """Pairs of regions that touch (4-neighbours)."""
 
-    Attributes:
-        one: (E,) int64.
-        two: (E,) int64, above ``one``.
-        length: (E,) float64, pairs of touching pixels.
-        strength: (E, S) float64, sum over these of S edge maps (the larger of both pixels).
-    """
-
-    one: np.ndarray
-    two: np.ndarray
-    length: np.ndarray
-    strength: np.ndarray
+    one: np.ndarray  # (E,) int64
+    two: np.ndarray  # (E,) int64, above ``one``
+    length: np.ndarray  # (E,) float64, pairs of touching pixels
+    strength: np.ndarray  # (E, S) float64, sum over these of S edge maps (the larger of two pixels)
 
 
 def find_neighbours(labels: np.ndarray, edges: tuple[np.ndarray, ...]) -> Neighbours:
     """Which regions of a label map (H, W) touch, and how strong the edges are between them."""
-    number = int(labels.max()) + 1
-    keys: list[np.ndarray] = []
-    values: list[list[np.ndarray]] = [[] for _ in edges]
     halves = (slice(None), slice(None, -1)), (slice(None), slice(1, None))
+    found = []
     for near, far in (halves, tuple(half[::-1] for half in halves)):
         differ = labels[near] != labels[far]
-        a, b = labels[near][differ].astype(np.int64), labels[far][differ].astype(np.int64)
-        keys.append(np.minimum(a, b) * number + np.maximum(a, b))
-        for found, edge in zip(values, edges, strict=True):
-            found.append(np.maximum(edge[near][differ], edge[far][differ]))
-    pairs, place = np.unique(np.concatenate(keys), return_inverse=True)
-    sums = [np.bincount(place, np.concatenate(v), len(pairs)) for v in values]
-    return Neighbours(
-        pairs // number,
-        pairs % number,
-        np.bincount(place, minlength=len(pairs)).astype(np.float64),
-        np.stack(sums, axis=1),
-    )
+        pair = [labels[side][differ].astype(np.int64) for side in (near, far)]
+        found.append(pair + [np.maximum(e[near][differ], e[far][differ]) for e in edges])
+    one, two, *strength = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _joined(one, two, np.ones(len(one)), strength)
 
 
 def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
     """The pairs after region i became ``names[i]``; those within one region go, equal ones join."""
     one, two = names[pairs.one], names[pairs.two]
     kept = one != two
-    one, two = one[kept], two[kept]
-    number = int(names.max()) + 1
+    return _joined(one[kept], two[kept], pairs.length[kept], pairs.strength[kept].T)
+
+
+def _joined(
+    one: np.ndarray, two: np.ndarray, length: np.ndarray, strength: Iterable[np.ndarray]
+) -> Neighbours:
+    """Pairs in either order and any number as one each, in the order of their regions."""
+    number = int(np.maximum(one, two).max(initial=0)) + 1
     keys = np.minimum(one, two) * number + np.maximum(one, two)
     found, place = np.unique(keys, return_inverse=True)
-    strength = [np.bincount(place, s[kept], len(found)) for s in pairs.strength.T]
-    return Neighbours(
-        found // number,
-        found % number,
-        np.bincount(place, pairs.length[kept], len(found)),
-        np.stack(strength, axis=1),
-    )
+    total, *sums = (np.bincount(place, values, len(found)) for values in (length, *strength))
+    return Neighbours(found // number, found % number, total, np.stack(sums, axis=1))
 
 
 def mutual_choices(pairs: Neighbours, cost: np.ndarray, number: int) -> np.ndarray:
-    """Pairs each of whose regions likes the other best.
+    """Pairs each of whose regions likes the other best: that costs least, the first on equality.
 
-    Args:
-        pairs: E pairs of regions below ``number``.
-        cost: (E,) float64; the lowest is liked best, the first one on equality.
-        number: of regions.
-
-    Returns:
-        (m,) int64 into the pairs, ascending; no region is in two of them.
+    Of E pairs of ``number`` regions and their ``cost`` (E,), to (m,) int64 into the pairs,
+    ascending; no region is in two of them.
     """
     best = np.full(number, np.inf)
     np.minimum.at(best, pairs.one, cost)
@@ -207,24 +186,16 @@ def color_cost(
 def superpixels(
     lab: np.ndarray, edges: tuple[np.ndarray, ...], count: int
 ) -> tuple[np.ndarray, Neighbours]:
-    """Parts that follow the edges of the picture.
+    """Parts that follow the edges of a picture ``lab`` (H, W, 3) float32.
 
-    The basins of the first edge map are joined, in rounds of mutual choices, until ``count`` are
-    left.
-
-    Args:
-        lab: (H, W, 3) float32.
-        edges: S edge maps (H, W), the first one sharp.
-        count: at least 1; less are returned where the picture has fewer basins.
-
-    Returns:
-        (H, W) int32 labels from 0 without gaps, and their neighbours.
+    The basins of the first, sharp, one of S edge maps (H, W) are joined, in rounds of mutual
+    choices, until ``count``, at least 1, or less are left. Returns (H, W) int32 labels from 0
+    without gaps, and their neighbours.
     """
     labels = settle_borders(watershed_basins(edges[0]), lab)
     pairs = find_neighbours(labels, edges)
-    flat = labels.ravel()
-    size: np.ndarray = np.bincount(flat).astype(np.float64)
-    color = np.stack([np.bincount(flat, lab[..., c].ravel()) for c in range(3)], axis=1)
+    size: np.ndarray = np.bincount(labels.ravel()).astype(np.float64)
+    color = color_sums(labels, lab)
     names = np.arange(len(size))
     while len(size) > count and len(pairs.one):
         cost = color_cost(size, color, pairs, power=0.5, edge_weight=1.0)

@@ -8,7 +8,7 @@ import pickle
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -16,31 +16,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wsis.errors import DataError
-from wsis.pickles import load_pickle
+from wsis.errors import DataError, first_line
+from wsis.pickles import load_pickle, read_pickle
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = r"(weight|bias|running_mean|running_var)"
-_RULES = (
-    (re.compile(rf"conv1\.{_SUFFIX}"), r"stem.conv1.\1"),
-    (re.compile(rf"bn1\.{_SUFFIX}"), r"stem.conv1.norm.\1"),
-    (re.compile(rf"layer(\d)\.(\d+)\.conv(\d)\.{_SUFFIX}"), r"res{}.\2.conv\3.\4"),
-    (re.compile(rf"layer(\d)\.(\d+)\.bn(\d)\.{_SUFFIX}"), r"res{}.\2.conv\3.norm.\4"),
-    (re.compile(rf"layer(\d)\.(\d+)\.downsample\.0\.{_SUFFIX}"), r"res{}.\2.shortcut.\3"),
-    (re.compile(rf"layer(\d)\.(\d+)\.downsample\.1\.{_SUFFIX}"), r"res{}.\2.shortcut.norm.\3"),
+_RESNET = re.compile(
+    r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(weight|bias|running_mean|running_var)"
 )
 
 
 def torchvision_resnet_name(name: str) -> str | None:
     """Detectron2's name of a torchvision ResNet entry; None for ``fc`` and counters."""
-    for pattern, replacement in _RULES:
-        match = pattern.fullmatch(name)
-        if match:
-            if "{}" in replacement:
-                replacement = replacement.format(int(match.group(1)) + 1)
-            return match.expand(replacement)
-    return None
+    match = _RESNET.fullmatch(name)
+    if match is None:
+        return None
+    layer, block, kind, number, leaf = match.groups()
+    place = f"res{int(layer) + 1}.{block}" if layer else "stem"
+    module = f"conv{number}" if kind != "downsample." else "shortcut"
+    norm = ".norm" if kind == "bn" or (kind, number) == ("downsample.", "1") else ""
+    return f"{place}.{module}{norm}.{leaf}"
 
 
 def by_prefix(table: Mapping[str, str]) -> Callable[[str], str | None]:
@@ -85,16 +80,10 @@ def renamed(
 def torchvision_resnet_to_detectron2(
     state: Mapping[str, Tensor], prefix_from: str = "", prefix_to: str = ""
 ) -> dict[str, Tensor]:
-    """Translate the names of a torchvision ResNet to Detectron2's.
+    """The tensors of a torchvision ResNet under Detectron2's names.
 
-    Args:
-        state: a state dict; it is not changed.
-        prefix_from: what precedes torchvision's names ("resnet50."); other entries are left out.
-        prefix_to: what shall precede Detectron2's names ("backbone.").
-
-    Returns:
-        the same tensors under ``stem.conv1``, ``res2.0.conv1.norm``, ``res2.0.shortcut`` and so on;
-        ``fc`` and ``num_batches_tracked`` are left out.
+    ``prefix_from`` precedes torchvision's names ("resnet50."), ``prefix_to`` shall precede
+    Detectron2's ("backbone."). Other entries, ``fc`` and ``num_batches_tracked`` are left out.
     """
     own = {k.removeprefix(prefix_from): v for k, v in state.items() if k.startswith(prefix_from)}
     return renamed(own, torchvision_resnet_name, prefix_to)
@@ -141,18 +130,6 @@ def to_timm_names(state: Mapping[str, Tensor], own: Container[str]) -> dict[str,
     return renamed
 
 
-# Entries of HRNet's ImageNet classifier behind the trunk.
-_HRNET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
-
-
-def hrnet_trunk(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """The trunk of an original HRNet's state dict, unchanged, under ``prefix`` ("backbone.").
-
-    The classifier is left out.
-    """
-    return {prefix + k: v for k, v in state.items() if not k.startswith(_HRNET_HEAD)}
-
-
 def _unwrap(value: object) -> dict[str, Tensor] | None:
     """The state dict inside what a file held: bare, or under "model" or "state_dict"."""
     for key in ("model", "state_dict"):
@@ -171,9 +148,8 @@ _UNREADABLE = (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError,
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a PyTorch checkpoint, on the CPU; no code of the file is run.
 
-    Args:
-        path: a state dict (timm's ``.safetensors``, too), or a dict that holds one under "model" or
-            "state_dict"; a leading "module." of names is removed.
+    The file holds a state dict (timm's ``.safetensors``, too), or a dict with one under "model" or
+    "state_dict"; a leading "module." of names is removed.
 
     Raises:
         DataError: the file is missing or damaged, holds objects other than tensors that PyTorch
@@ -192,22 +168,17 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             "torch.save and give that file"
         ) from error
     except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as a weight file: {_first_line(error)}") from error
+        raise DataError(f"{path} cannot be read as a weight file: {first_line(error)}") from error
     state = _unwrap(value)
     if state is None:
         raise DataError(f"{path} holds no state dict (names to tensors) but {type(value).__name__}")
     return state
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The original IRNet's classifier (``res50_cam.pth``) in `CAMNet`'s names.
 
-    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) of ``resnet50.*`` and
-    ``classifier.weight`` are the same tensors again and are left out.
+    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) are left out.
 
     Raises:
         DataError: it is not such a state dict.
@@ -217,44 +188,14 @@ def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted | {"classifier.weight": state["classifier.weight"]}
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_weights` did.
-
-    Attributes:
-        loaded: names of the model that were found.
-        missing: names of the model that keep their initial values.
-        unexpected: names of the file that the model does not have.
-        mismatched: names with another shape in the file; they keep their initial values.
-    """
-
-    loaded: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    mismatched: tuple[str, ...] = ()
-
-
-def _check_pickle(path: str) -> None:
-    """Refuse a ``.pkl`` that is not arrays alone: Detectron2 reads such files with their code."""
-    try:
-        with open(path, "rb") as stream:
-            load_pickle(stream, tensors=False)
-    except FileNotFoundError:
-        raise DataError(f"no weight file {path}") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{path} is no weight file: {_first_line(error)}") from error
-
-
 def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate the layouts that can be told by their names; others pass unchanged."""
     own = model.state_dict()
     marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
-    if marker in state and marker not in own:
-        found = next((name for name in own if name.endswith("." + marker)), None)
-        if found is not None:
-            prefix = found.removesuffix(marker)
-            rest = {prefix + name: v for name, v in state.items() if prefix + name in own}
-            return hrnet_trunk(state, prefix) | rest
+    found = next((name for name in own if name.endswith("." + marker)), None)
+    if marker in state and marker not in own and found is not None:
+        prefix = found.removesuffix(marker)
+        return {prefix + name: v for name, v in state.items() if prefix + name in own}
     if "resnet50.conv1.weight" in state and "classifier.weight" in own:
         return camnet_from_original(state)
     if {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
@@ -280,7 +221,7 @@ def _to_prefix_of(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[s
     return max(ways, key=lambda way: len(own.keys() & way.keys()))
 
 
-def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadReport:
+def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[str]:
     """Load weights into ``model``, in place, whatever layout they come in.
 
     Args:
@@ -291,7 +232,8 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadRe
         strict: refuse a file that lacks one of the model's weights.
 
     Returns:
-        which names were loaded and which not; an empty report for Detectron2's own formats.
+        names of the model that the file lacks or has in another shape: they keep their initial
+        values; none for Detectron2's own formats.
 
     Raises:
         DataError: a missing or damaged file, one with none of the model's weights, or, if
@@ -299,52 +241,45 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> LoadRe
     """
     path = str(path)
     if "://" in path or path.endswith(".pkl"):
-        if "://" not in path:
-            _check_pickle(path)
-        untouched = _mark_weights(model) if strict else {}
-        DetectionCheckpointer(model).load(path)
-        missing = [name for name, value in untouched.items() if value.isnan().any()]
-        if missing:
-            raise DataError(
-                f"{path} does not fit {type(model).__name__}: {missing[0]} is missing or of "
-                f"another shape, and {len(missing) - 1} more of {len(untouched)} weights"
-            )
-        return LoadReport()
-    state = _to_names_of(model, read_state_dict(path))
-    own = model.state_dict()
-    mismatched = tuple(k for k in own if k in state and own[k].shape != state[k].shape)
-    loaded = tuple(k for k in own if k in state and k not in mismatched)
-    missing = tuple(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
-    unexpected = tuple(k for k in state if k not in own)
-    report = LoadReport(loaded, missing, unexpected, mismatched)
-    if not loaded or (strict and (missing or mismatched)):
-        wanted = (missing + mismatched or tuple(own))[0]
+        _load_by_detectron2(model, path, strict)
+        return []
+    state, own = _to_names_of(model, read_state_dict(path)), model.state_dict()
+    loaded = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    counters = {k for k in own if k.endswith("num_batches_tracked")} - state.keys()
+    missing = [k for k in own if k not in loaded and k not in counters]
+    if not loaded or (strict and missing):
         raise DataError(
             f"{path} does not fit {type(model).__name__}: {len(loaded)} of {len(own)} weights "
-            f"found, {wanted} missing or of another shape; the file has {list(state)[0]}"
-            " (python tools/convert_checkpoint.py converts checkpoints of the originals)"
+            f"found, {(missing or list(own))[0]} missing or of another shape; the file has "
+            f"{list(state)[0]} (python tools/convert_checkpoint.py converts checkpoints of the "
+            "originals)"
         )
-    model.load_state_dict({k: state[k] for k in loaded}, strict=False)
-    _log(path, report)
-    return report
+    model.load_state_dict(loaded, strict=False)
+    logger.info("%s: %d weights loaded", path, len(loaded))
+    unexpected = [k for k in state if k not in own]
+    for what, names in (("missing or of another shape", missing), ("unexpected", unexpected)):
+        if names:
+            logger.info("%s: %d %s, first %s", path, len(names), what, ", ".join(names[:5]))
+    return missing
 
 
-def _mark_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Overwrite all weights, so that it shows which a checkpoint leaves alone.
+def _load_by_detectron2(model: nn.Module, path: str, strict: bool) -> None:
+    """Let Detectron2's checkpointer load a ``.pkl`` that holds arrays alone, or an address.
 
-    Detectron2's checkpointer only logs what it could not match. Buffers keep their values: files
-    may lack those that the config gives, such as the mean colour.
+    The checkpointer only logs what it could not match, so with ``strict`` all weights are
+    overwritten before: it shows which ones it leaves alone. Buffers keep their values: files may
+    lack those that the config gives, such as the mean colour.
     """
-    weights = dict(model.named_parameters())
+    if "://" not in path:  # Detectron2 would run its code
+        read_pickle(path, "weight file", partial(load_pickle, tensors=False))
+    weights = dict(model.named_parameters()) if strict else {}
     with torch.no_grad():
         for value in weights.values():
             value.fill_(torch.nan)
-    return weights
-
-
-def _log(path: str, report: LoadReport) -> None:
-    logger.info("%s: %d weights loaded", path, len(report.loaded))
-    for what in ("missing", "unexpected", "mismatched"):
-        names = getattr(report, what)
-        if names:
-            logger.info("%s: %d %s, first %s", path, len(names), what, ", ".join(names[:5]))
+    DetectionCheckpointer(model).load(path)
+    missing = [name for name, value in weights.items() if value.isnan().any()]
+    if missing:
+        raise DataError(
+            f"{path} does not fit {type(model).__name__}: {missing[0]} is missing or of "
+            f"another shape, and {len(missing) - 1} more of {len(weights)} weights"
+        )

@@ -28,17 +28,13 @@ def multi_hot(
     image_key: str = "",
     config_key: str = "MODEL.CAMNET.NUM_CLASSES",
 ) -> torch.Tensor:
-    """Image labels as a float32 vector of zeros and ones.
+    """Image labels as a float32 vector (C,) of zeros and ones.
 
-    Args:
-        labels: class ids 0..C-1 (list or integer tensor, any number), or the vector itself (C,) as
-            a floating-point or boolean tensor.
-        num_classes: C.
-        image_key: for the message.
-        config_key: that holds ``num_classes``, for the message.
+    Of class ids 0..C-1 (list or integer tensor, any number), or of the vector itself as a
+    floating-point or boolean tensor.
 
     Raises:
-        DataError: an id or a vector that does not fit ``num_classes``.
+        DataError: an id or a vector that does not fit ``num_classes``, which ``config_key`` holds.
     """
     labels = torch.as_tensor(labels)
     if labels.numel() and (labels.is_floating_point() or labels.dtype == torch.bool):
@@ -62,13 +58,8 @@ def masked_average_pool(
 ) -> torch.Tensor:
     """Global average pooling that leaves out the cells of padding.
 
-    Args:
-        features: (N, C, h, w) of a batch padded right and bottom to its largest image.
-        sizes: (H, W) of each image before padding, N of them.
-        stride: pixels per cell; image i owns ceil(H_i / stride) x ceil(W_i / stride) cells.
-
-    Returns:
-        (N, C). Where all sizes are equal it is the plain mean over h and w.
+    Of (N, C, h, w) of a batch padded right and bottom to its largest image, and (H, W) of each
+    image before padding, to (N, C); image i owns ceil(H_i / stride) x ceil(W_i / stride) cells.
     """
     full = tuple(max(side) for side in zip(*sizes, strict=True)) if sizes else (0, 0)
     if all(tuple(size) == full for size in sizes):
@@ -106,9 +97,8 @@ def fuse_cams(
         keys: (K,) int64, the classes to keep.
         stride: of the network: the high-resolution map is made for the image rounded up to a
             multiple of it, and then cut.
-        align_corners: False as IRNet has it. True puts the outer cells of ``maps`` on the outer
-            pixels, which is where networks whose sides are ``stride * k + 1`` have them; the small
-            map's cell i then lies on pixel ``4 * i``.
+        align_corners: see ``MODEL.CAMNET.ALIGN_CORNERS``; the small map's cell i then lies on pixel
+            ``4 * i``.
 
     Returns:
         ``cam`` (K, (H - 1) // 4 + 1, (W - 1) // 4 + 1) and ``high_res`` (K, H, W), both in [0, 1),

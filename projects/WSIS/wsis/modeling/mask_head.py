@@ -30,16 +30,9 @@ TARGETS = ("detectron2", "original")
 def eroded_targets(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
     """Mask targets as maskrcnn-benchmark makes them of bitmaps: crop, bilinear, floor.
 
-    Corners are rounded half to even and kept inside the image, a crop has at least one pixel, and a
-    cell is foreground only where all four pixels that it takes are.
-
-    Args:
-        masks: (P, H, W) bool, of the object of each proposal.
-        boxes: (P, 4) float x0, y0, x1, y1.
-        side: M.
-
-    Returns:
-        (P, M, M) bool.
+    Of masks (P, H, W) bool of each proposal's object and boxes (P, 4) float x0, y0, x1, y1, to
+    (P, M, M) bool. Corners are rounded half to even and kept inside the image, a crop has at least
+    one pixel, and a cell is foreground only where all four pixels that it takes are.
     """
     height, width = masks.shape[-2:]
     corners = boxes.round().long()
@@ -169,11 +162,6 @@ class ConfidenceMaskHead(MaskRCNNConvUpsampleHead):
             "targets": keys.TARGETS,
         }
 
-    @property
-    def is_stock(self) -> bool:
-        """Whether the loss is Detectron2's own."""
-        return self.min_confidence <= 0 and not self.use_ignore and self.targets == "detectron2"
-
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:
         """Loss in training, otherwise the instances with ``pred_masks``.
 
@@ -185,7 +173,7 @@ class ConfidenceMaskHead(MaskRCNNConvUpsampleHead):
         if not self.training:
             mask_rcnn_inference(x, instances)
             return instances
-        if self.is_stock:
+        if self.min_confidence <= 0 and not self.use_ignore and self.targets == "detectron2":
             loss = mask_rcnn_loss(x, instances, self.vis_period)
         else:
             loss = confident_mask_loss(

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.crf import BilateralKernel, GaussianKernel
+from wsis.layers.crf import Kernel
 from wsis.layers.masks import mask_boxes
 
 _ModuleClass = TypeVar("_ModuleClass", bound=type)
@@ -51,11 +51,11 @@ def require_one_of(config_key: str, value: str, known: Sequence[str]) -> None:
         raise UsageError(f"{config_key} is {value!r}; it must be {' or '.join(known)}")
 
 
-def crf_kernels(keys: CfgNode, prefix: str = "") -> tuple[GaussianKernel, BilateralKernel]:
+def crf_kernels(keys: CfgNode, prefix: str = "") -> tuple[Kernel, Kernel]:
     """The pairwise terms of a dense CRF that a node has, as ``<prefix>GAUSSIAN_SXY``, ..."""
     near = [keys[f"{prefix}GAUSSIAN_{name}"] for name in ("SXY", "WEIGHT")]
-    alike = [keys[f"{prefix}BILATERAL_{name}"] for name in ("SXY", "SRGB", "WEIGHT")]
-    return GaussianKernel(*near), BilateralKernel(*alike)
+    alike = [keys[f"{prefix}BILATERAL_{name}"] for name in ("SXY", "WEIGHT", "SRGB")]
+    return Kernel(*near), Kernel(*alike)
 
 
 def shapes_of(
@@ -79,15 +79,10 @@ class PixelModule(nn.Module):
     """A network on a backbone that knows the mean and deviation of its pixels.
 
     They are buffers outside the state dict: they come from the config, as Detectron2's do.
-
-    Attributes:
-        backbone: a Detectron2 backbone.
-        pixel_mean: per channel, on the scale of the images (0..255).
-        pixel_std: likewise.
     """
 
     backbone: Backbone
-    pixel_mean: Sequence[float]
+    pixel_mean: Sequence[float]  # per channel, on the scale of the images (0..255)
     pixel_std: Sequence[float]
 
     def __post_init__(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
-from wsis.layers.peak_response import Tape, peak_response_maps, record, refusal
+from wsis.layers.peak_backward import PeakProgram
+from wsis.layers.peak_response import peak_response_maps, record
 from wsis.layers.peaks import (
     FILTERS,
     GRADIENTS,
@@ -48,13 +48,7 @@ class PeakClassifier(PixelModule):
     it may have). State-dict names: ``backbone.*``, ``classifier.weight`` (C, channels, 1, 1) and
     ``.bias``.
 
-    Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case, and these.
-
-    Attributes:
-        peak_filter: see `wsis.layers.peaks.peak_thresholds`.
-        factor: sub-pixel locating factor: class maps are enlarged before peaks are searched.
-        memory: bytes of gradients that peak back-propagation holds at a time, about; None for the
-            device's default.
+    Its options are the keys of ``MODEL.PEAK_CLASSIFIER``, in lower case but for three.
 
     Raises:
         UsageError: naming the key of an option that no classifier can work with.
@@ -63,14 +57,14 @@ class PeakClassifier(PixelModule):
     in_feature: str
     num_classes: int
     window: int = 3
-    peak_filter: str | float = "median"
-    factor: int = 8
+    peak_filter: str | float = "median"  # FILTER
+    factor: int = 8  # SUB_PIXEL_FACTOR
     gradient: str = "undivided"
     stimulate: bool = True
     class_threshold: float = 0.0
     peak_threshold: float = 30.0
     max_peaks: int = 0
-    memory: int | None = None
+    memory: int | None = None  # MEMORY_MB in bytes; None for the device's default
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,9 +106,8 @@ class PeakClassifier(PixelModule):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Classify normalised images (N, 3, H, W).
 
-        Returns:
-            scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows
-            (image, class, y, x).
+        To scores (N, C), class response maps (N, C, h, w) and all peaks (Q, 4) int64, rows (image,
+        class, y, x).
         """
         return self._classify(self._network(images)[0])
 
@@ -132,28 +125,25 @@ class PeakClassifier(PixelModule):
         return scores, maps, peaks
 
     def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Multi-label soft margin loss (prm spec 4).
+        """Multi-label soft margin loss (prm spec 4), ``{"loss_classification": scalar}``.
 
+        Of ``image`` (3, H, W) in 0..255 and ``image_labels`` (see `multi_hot`) of each sample.
         Images of one size run together, others each by themselves, so that nobody's padding makes
         peaks. A class without any peak (where the filter is a number) counts by its maximum.
-
-        Args:
-            batched_inputs: per image ``image`` (3, H, W) in 0..255 and ``image_labels``
-                (see `wsis.modeling.image_classifier.multi_hot`).
-
-        Returns:
-            ``{"loss_classification": scalar}``.
         """
         targets = [
             self.multi_hot(s["image_labels"], image_key=s.get("image_key", ""))
             for s in batched_inputs
         ]
         images = [self.normalize(sample["image"]) for sample in batched_inputs]
-        logits, groups = [], _by_size(images)
-        for members in groups:
+        groups: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(index)
+        logits = []
+        for members in groups.values():
             scores, maps, _ = self(torch.stack([images[i] for i in members]))
             logits.append(torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores))
-        order = [i for members in groups for i in members]
+        order = [i for members in groups.values() for i in members]
         target = torch.stack([targets[i] for i in order]).to(self.device)
         return {"loss_classification": F.multilabel_soft_margin_loss(torch.cat(logits), target)}
 
@@ -182,23 +172,21 @@ class PeakClassifier(PixelModule):
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
+        image = self.pixel_mean.new_zeros((1, len(self.pixel_mean), 32, 32))
         try:
-            refused = refusal(self._tape_of_nothing())
+            try:
+                tape = record(lambda x: self._network(x)[0], image)
+            except RuntimeError:  # too small for its windows
+                tape = record(lambda x: self._network(x)[0], F.pad(image, (0, 96, 0, 96)))
+            PeakProgram(*tape)
+        except ValueError as error:
+            raise UsageError(
+                f"MODEL.BACKBONE ({name}): {error} (CIM traces no peaks back: it takes yours "
+                "with peak_classifier.MODEL.META_ARCHITECTURE ClassPeaks)"
+            ) from None
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        if refused is not None:
-            raise UsageError(
-                f"MODEL.BACKBONE ({name}): {refused} (CIM traces no peaks back: it takes yours "
-                "with peak_classifier.MODEL.META_ARCHITECTURE ClassPeaks)"
-            )
-
-    def _tape_of_nothing(self) -> Tape:
-        image = self.pixel_mean.new_zeros((1, len(self.pixel_mean), 32, 32))
-        try:
-            return record(self._network, image, select=itemgetter(0))
-        except RuntimeError:  # too small for its windows
-            return record(self._network, F.pad(image, (0, 96, 0, 96)), select=itemgetter(0))
 
     @torch.no_grad()
     def respond(
@@ -216,34 +204,33 @@ class PeakClassifier(PixelModule):
                 threshold; None for an image without tags.
             back_propagate: make the peak response maps.
 
-        Returns:
-            one for each image.
-
         Raises:
             DataError: the maps are not finite, or a tag is no class.
             ValueError: the backbone has an operation that peaks cannot pass.
         """
-        found: list[PeakResponses | None] = [None] * len(images)
-        for members in _by_size(images):
-            batch = torch.stack([images[i] for i in members])
-            given = [None if tags is None else tags[i] for i in members]
-            with full_precision(batch.device):
-                made = self._respond(batch, given, back_propagate)
-            for i, one in zip(members, made, strict=True):
-                found[i] = one
-        return [one for one in found if one is not None]
+        given = tags or [None] * len(images)
+        with full_precision(self.device):
+            return [
+                self._respond(image[None], own, back_propagate)
+                for image, own in zip(images, given, strict=True)
+            ]
 
     def _respond(
-        self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
-    ) -> list[PeakResponses]:
+        self, image: Tensor, tags: Sequence[int] | None, back_propagate: bool
+    ) -> PeakResponses:
+        features: dict[str, Tensor] = {}
+
+        def network(x: Tensor) -> Tensor:
+            raw, found = self._network(x)
+            features.update({name: feature.detach() for name, feature in found.items()})
+            return raw
+
         if back_propagate:
-            tape = record(self._network, images, select=itemgetter(0))
-            raw, features = tape.output.detach(), tape.made[1]
-            features = {name: feature.detach() for name, feature in features.items()}
+            tape = record(network, image)
+            raw = tape.output.detach()
         else:
-            # as `record` lays them out: the same maps with and without back-propagation
-            images = images.contiguous(memory_format=map_layout(images.device))
-            raw, features = self._network(images)
+            # as `record` lays it out: the same maps with and without back-propagation
+            raw = network(image.contiguous(memory_format=map_layout(image.device)))
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
@@ -251,66 +238,39 @@ class PeakClassifier(PixelModule):
         responses = None
         if back_propagate:
             responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
-        results, frame = [], self._frame(tuple(images.shape[2:]))
-        for i in range(len(images)):
-            own = chosen[:, 0] == i
-            results.append(
-                PeakResponses(
-                    scores=scores[i],
-                    class_maps=maps[i],
-                    all_peaks=every[every[:, 0] == i, 1:],
-                    peaks=chosen[own, 1:],
-                    values=peak_values(maps, chosen[own]),
-                    responses=None if responses is None else responses[own],
-                    features={name: value[i : i + 1] for name, value in features.items()},
-                    frame=frame,
-                )
-            )
-        return results
-
-    def _frame(self, size: tuple[int, int]) -> MapFrame:
         stride = self.backbone.output_shape()[self.in_feature].stride
         centre = getattr(self.backbone, "cell_centre", 0.0)
-        return MapFrame(size, stride, self.factor, centre)
+        return PeakResponses(
+            scores=scores[0],
+            class_maps=maps[0],
+            all_peaks=every[:, 1:],
+            peaks=chosen[:, 1:],
+            values=peak_values(maps, chosen),
+            responses=responses,
+            features=features,
+            frame=MapFrame(tuple(image.shape[2:]), stride, self.factor, centre),
+        )
 
     def _choose(
-        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[Sequence[int] | None]
+        self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[int] | None
     ) -> Tensor:
-        """Peaks (P, 4) of present classes above the threshold."""
-        present = scores.clone()
-        for row, given in zip(present, tags, strict=True):
-            if given is not None:
-                own = self.multi_hot(given).to(row.device) > 0
-                row.copy_(torch.where(own, float("inf"), float("nan")))
+        """Peaks (P, 4) of present classes above the threshold; of equal ones the first."""
+        if tags is not None:
+            own = self.multi_hot(tags).to(scores.device) > 0
+            scores = torch.where(own, float("inf"), float("nan"))[None]
         limits = {"class_threshold": self.class_threshold, "peak_threshold": self.peak_threshold}
-        chosen = confident_peaks(maps, present, peaks, **limits)
+        chosen = confident_peaks(maps, scores, peaks, **limits)
         if not self.max_peaks:
             return chosen
-        kept = [_highest(maps, chosen[chosen[:, 0] == i], self.max_peaks) for i in range(len(maps))]
-        return torch.cat(kept)
-
-
-def _highest(maps: Tensor, peaks: Tensor, count: int) -> Tensor:
-    """The ``count`` highest peaks, in their old order; of equal ones the first."""
-    order = torch.argsort(peak_values(maps, peaks), descending=True, stable=True)[:count]
-    return peaks[order.sort().values]
-
-
-def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of images of equal sizes, together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(tuple(image.shape), []).append(index)
-    return list(groups.values())
+        order = torch.argsort(peak_values(maps, chosen), descending=True, stable=True)
+        return chosen[order[: self.max_peaks].sort().values]
 
 
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:
     """The classifier of ``MODEL.PEAK_CLASSIFIER`` on ``MODEL.BACKBONE``.
 
-    Args:
-        cfg: the config.
-        traceable: its peaks are to be taken back to the image, so that a backbone with an
-            operation that they cannot pass is refused here and not after the training.
+    ``traceable``: its peaks are to be taken back to the image, so that a backbone with an operation
+    that they cannot pass is refused here and not after the training.
 
     Raises:
         UsageError: naming the key.

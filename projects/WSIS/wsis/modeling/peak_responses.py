@@ -20,28 +20,21 @@ class MapFrame:
     """The place of class maps that were enlarged corner to corner (`upsample_maps`), for pictures.
 
     Cell c of a padded network sees the pixels around c x stride. Drawn as the c-th part of the
-    image it would lie up to a cell too far to the right and down.
-
-    Attributes:
-        size: (H, W) of the image, pixels.
-        stride: of a cell before the enlargement, pixels.
-        factor: of the enlargement.
-        cell_centre: 0 where padding puts cell 0 at pixel 0; 0.5 where pooling without padding
-            puts it into the middle of the first ``stride`` pixels.
+    image it would lie up to a cell too far to the right and down. ``cell_centre`` is 0 where
+    padding puts cell 0 at pixel 0; 0.5 where pooling without padding puts it into the middle of the
+    first ``stride`` pixels.
     """
 
-    size: tuple[int, int]
-    stride: int
-    factor: int = 1
+    size: tuple[int, int]  # (H, W) of the image, pixels
+    stride: int  # of a cell before the enlargement, pixels
+    factor: int = 1  # of the enlargement
     cell_centre: float = 0.0
 
     def places(self, cells: Tensor, shape: tuple[int, int]) -> Tensor:
         """(P, 2) float32 in 0..1: cells (y, x) of maps (h, w) as shares of the image."""
-        return torch.stack([self._shares(cells[:, a].float(), a, shape[a]) for a in (0, 1)], dim=1)
-
-    def _shares(self, cells: Tensor, axis: int, length: int) -> Tensor:
-        pixels = cells / self._enlargement(length) * self.stride + self._first
-        return ((pixels + 0.5) / self.size[axis]).clamp(0, 1)
+        enlarged = cells.new_tensor([self._enlargement(n) for n in shape], dtype=torch.float32)
+        pixels = cells.float() / enlarged * self.stride + self._first
+        return ((pixels + 0.5) / pixels.new_tensor(self.size)).clamp(0, 1)
 
     @property
     def _first(self) -> float:
@@ -70,27 +63,16 @@ class MapFrame:
 
 @dataclass(frozen=True)
 class PeakResponses:
-    """What the classifier finds in one image.
+    """What the classifier finds in one image."""
 
-    Attributes:
-        scores: (C,) confidences, NaN where a class has no peak.
-        class_maps: (C, h, w) class response maps.
-        all_peaks: (Q, 3) int64 rows (class, y, x) of all stimulated peaks.
-        peaks: (P, 3) those that passed the thresholds, in their order.
-        values: (P,) class response at each of them.
-        responses: (P, H, W) peak response maps, of sum 1; None where they were not asked for.
-        features: the backbone's maps, (1, channels, h', w') each.
-        frame: where the class maps lie in the image.
-    """
-
-    scores: Tensor
-    class_maps: Tensor
-    all_peaks: Tensor
-    peaks: Tensor
-    values: Tensor
-    responses: Tensor | None
-    features: dict[str, Tensor]
-    frame: MapFrame
+    scores: Tensor  # (C,) confidences, NaN where a class has no peak
+    class_maps: Tensor  # (C, h, w) class response maps
+    all_peaks: Tensor  # (Q, 3) int64 rows (class, y, x) of all stimulated peaks
+    peaks: Tensor  # (P, 3) those that passed the thresholds, in their order
+    values: Tensor  # (P,) class response at each of them
+    responses: Tensor | None  # (P, H, W) peak response maps, of sum 1; None: not asked for
+    features: dict[str, Tensor]  # the backbone's maps, (1, channels, h', w') each
+    frame: MapFrame  # where the class maps lie in the image
 
     @property
     def logits(self) -> Tensor:
@@ -135,11 +117,7 @@ def response_artifact(found: PeakResponses) -> dict[str, np.ndarray]:
         "peak_values": found.values.cpu().numpy().astype(np.float32),
     }
     if found.responses is not None:
-        responses = (
-            found.responses / found.responses.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
-            if len(found.responses)
-            else found.responses
-        )
-        kept["responses"] = small_maps(responses)
+        highest = found.responses.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+        kept["responses"] = small_maps(found.responses / highest)
     table = np.stack([every[:, 0].cpu().numpy(), values.cpu().numpy()], axis=1)
     return kept | {"candidates": table.astype(np.float32)}

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsis.modeling.checkpoint import by_prefix, hrnet_trunk, renamed, require_entries
+from wsis.modeling.checkpoint import by_prefix, renamed, require_entries
 
+# Entries of HRNet's ImageNet classifier behind the trunk.
+_IMAGENET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 boxcaseg_name = by_prefix(
     {
         "last_layer.": "roi_heads.weak.",
@@ -29,5 +31,5 @@ def convert_boxcaseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = {name.removeprefix("model."): value for name, value in state.items()}
     require_entries(plain, "BoxCaseg's", "transition1.0.0.weight")
     if "last_layer.0.weight" not in plain:
-        return hrnet_trunk(plain, "backbone.")
+        return {"backbone." + k: v for k, v in plain.items() if not k.startswith(_IMAGENET_HEAD)}
     return renamed(plain, boxcaseg_name)

@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.layers.crf import BilateralKernel, DenseCRF, GaussianKernel, Kernel
+from wsis.layers.crf import DenseCRF, Kernel
 from wsis.layers.masks import mask_nms
 from wsis.modeling.network import (
     crf_kernels,
@@ -27,7 +27,7 @@ from wsis.modeling.network import (
 )
 
 SCORES = ("class", "mask", "product")
-IAM_KERNELS = (GaussianKernel(3.0, 3.0), BilateralKernel(80.0, 13.0, 10.0))
+IAM_KERNELS = (Kernel(3.0, 3.0), Kernel(80.0, 10.0, 13.0))
 """Settings of simple-IAM."""
 
 _LEAST = 1e-10  # probability that stands for 0

@@ -27,44 +27,40 @@ from wsis.modeling.backbones.resnet import with_fpn
 _FEATURES = ("res2", "res3", "res4", "res5")
 
 
-def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-
-
-def _conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 1, bias=False)
+def _unit(
+    norm: object, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, relu: bool = False
+) -> nn.Sequential:
+    """Convolution, norm and, if asked for, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, get_norm(norm, outputs), *([nn.ReLU()] if relu else []))
 
 
 def _blocks(kind: type, inputs: int, planes: int, count: int, norm: object) -> nn.Sequential:
     """``count`` residual blocks of torchvision's ResNet; the first may change the channels."""
     outputs = planes * kind.expansion
-    widens = None
-    if inputs != outputs:
-        widens = nn.Sequential(_conv1x1(inputs, outputs), get_norm(norm, outputs))
+    widens = None if inputs == outputs else _unit(norm, inputs, outputs, 1)
     block = partial(kind, planes=planes, norm_layer=partial(get_norm, norm))
     rest = (block(outputs) for _ in range(count - 1))
     return nn.Sequential(block(inputs, downsample=widens), *rest)
 
 
-def _down_path(source: int, target: int, channels: Sequence[int], norm: object) -> nn.Sequential:
-    """Strided convolutions from branch ``source`` to the coarser ``target``, ReLU between them."""
-    steps = []
-    for step in range(target - source):
-        last = step == target - source - 1
-        outputs = channels[target] if last else channels[source]
-        layers = [_conv3x3(channels[source], outputs, stride=2), get_norm(norm, outputs)]
-        steps.append(nn.Sequential(*layers, *([] if last else [nn.ReLU()])))
+def _path(source: int, target: int, channels: Sequence[int], norm: object) -> nn.Module:
+    """What takes the map of one branch to another one; it is still to be enlarged for a finer."""
+    if source >= target:
+        same = source == target
+        return nn.Identity() if same else _unit(norm, channels[source], channels[target], 1)
+    widths = [channels[source]] * (target - source) + [channels[target]]
+    last = target - source - 1
+    steps = (
+        _unit(norm, widths[k], widths[k + 1], stride=2, relu=k < last) for k in range(last + 1)
+    )
     return nn.Sequential(*steps)
 
 
 class HRNetModule(nn.Module):
-    """Blocks on every branch, then every branch from all branches.
+    """Basic blocks on every branch, fine to coarse, then every branch from all branches.
 
-    Args:
-        channels: of the branches, fine to coarse.
-        blocks: basic blocks per branch.
-        norm: as `detectron2.layers.get_norm` takes it.
-        upsample: "bilinear" (segmentation) or "nearest" (the ImageNet classifier).
+    ``norm`` is what `detectron2.layers.get_norm` takes, ``upsample`` "bilinear" or "nearest".
     """
 
     def __init__(
@@ -73,22 +69,11 @@ class HRNetModule(nn.Module):
         super().__init__()
         self.upsample = upsample
         self.branches = nn.ModuleList(_blocks(BasicBlock, c, c, blocks, norm) for c in channels)
-        rows = []
-        for target, outputs in enumerate(channels):
-            row: list[nn.Module] = []
-            for source, inputs in enumerate(channels):
-                if source > target:
-                    row.append(nn.Sequential(_conv1x1(inputs, outputs), get_norm(norm, outputs)))
-                elif source == target:
-                    row.append(nn.Identity())
-                else:
-                    row.append(_down_path(source, target, channels, norm))
-            rows.append(nn.ModuleList(row))
-        self.fuse_layers = nn.ModuleList(rows)
-
-    def _enlarge(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        options = {"align_corners": False} if self.upsample == "bilinear" else {}
-        return functional.interpolate(x, size=size, mode=self.upsample, **options)
+        count = range(len(channels))
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(_path(source, target, channels, norm) for source in count)
+            for target in count
+        )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of all branches, fine to coarse, to the same."""
@@ -99,32 +84,23 @@ class HRNetModule(nn.Module):
             for source, (path, x) in enumerate(zip(row, maps, strict=True)):
                 part = path(x)
                 if source > target:
-                    part = self._enlarge(part, tuple(maps[target].shape[-2:]))
+                    size = maps[target].shape[-2:]
+                    part = functional.interpolate(part, size, mode=self.upsample)
                 total = part if total is None else total + part
             fused.append(functional.relu(total))
         return fused
-
-
-class _Stage(nn.Sequential):
-    """Modules one after another, on lists of maps."""
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        for module in self:
-            maps = module(maps)
-        return maps
 
 
 def _transition(before: Sequence[int], after: Sequence[int], norm: object) -> nn.ModuleList:
     """What changes the channels of branches that go on, and makes a new, coarser one."""
     paths: list[nn.Module] = []
     for index, outputs in enumerate(after):
-        if index < len(before):
-            same = before[index] == outputs
-            layers = [_conv3x3(before[index], outputs), get_norm(norm, outputs), nn.ReLU()]
-            paths.append(nn.Identity() if same else nn.Sequential(*layers))
-        else:
-            layers = [_conv3x3(before[-1], outputs, stride=2), get_norm(norm, outputs), nn.ReLU()]
-            paths.append(nn.Sequential(nn.Sequential(*layers)))
+        if index >= len(before):
+            paths.append(nn.Sequential(_unit(norm, before[-1], outputs, stride=2, relu=True)))
+            continue
+        # Made in any case: what follows draws its initial values after it.
+        unit = _unit(norm, before[index], outputs, relu=True)
+        paths.append(nn.Identity() if before[index] == outputs else unit)
     return nn.ModuleList(paths)
 
 
@@ -155,13 +131,19 @@ class HRNet(Backbone):
         freeze_at: int = 0,
     ) -> None:
         super().__init__()
-        _check(channels, modules, upsample, out_features, init)
+        for key, value, choices in (
+            ("CHANNELS: their number", len(channels), (4,)),
+            ("MODULES: their number", len(modules), (3,)),
+            ("UPSAMPLE", upsample, ("bilinear", "nearest")),
+            ("INIT", init, ("normal", "msra")),
+            *(("OUT_FEATURES", name, _FEATURES) for name in out_features),
+        ):
+            if value not in choices:
+                wanted = " or ".join(map(str, choices))
+                raise UsageError(f"MODEL.HRNET.{key} is {value!r}; it must be {wanted}")
         kind = norm_by_name(norm)
-        self.conv1, self.bn1 = _conv3x3(3, stem_channels, 2), get_norm(kind, stem_channels)
-        self.conv2, self.bn2 = (
-            _conv3x3(stem_channels, stem_channels, 2),
-            get_norm(kind, stem_channels),
-        )
+        self.conv1, self.bn1 = _unit(kind, 3, stem_channels, stride=2)
+        self.conv2, self.bn2 = _unit(kind, stem_channels, stem_channels, stride=2)
         self.layer1 = _blocks(Bottleneck, stem_channels, first_planes, first_blocks, kind)
         before: Sequence[int] = (first_planes * Bottleneck.expansion,)
         for stage, count in enumerate(modules, start=2):
@@ -170,7 +152,7 @@ class HRNet(Backbone):
             fusing = (
                 HRNetModule(after, blocks, norm=kind, upsample=upsample) for _ in range(count)
             )
-            setattr(self, f"stage{stage}", _Stage(*fusing))
+            setattr(self, f"stage{stage}", nn.Sequential(*fusing))
             before = after
         self._out_features = list(out_features)
         self._out_feature_channels = dict(zip(_FEATURES, channels, strict=True))
@@ -215,28 +197,6 @@ class HRNet(Backbone):
             maps = getattr(self, f"stage{stage}")(entering)
         found = dict(zip(_FEATURES, maps, strict=True))
         return {name: found[name] for name in self._out_features}
-
-
-def _check(
-    channels: Sequence[int],
-    modules: Sequence[int],
-    upsample: str,
-    out_features: Sequence[str],
-    init: str,
-) -> None:
-    if len(channels) != 4 or len(modules) != 3:
-        raise UsageError(
-            f"MODEL.HRNET: CHANNELS {list(channels)} wants 4 numbers, MODULES {list(modules)} 3"
-        )
-    if upsample not in ("bilinear", "nearest") or init not in ("normal", "msra"):
-        raise UsageError(
-            f"MODEL.HRNET: UPSAMPLE {upsample!r} is bilinear or nearest, INIT {init!r} normal or "
-            "msra"
-        )
-    if unknown := set(out_features) - set(_FEATURES):
-        raise UsageError(
-            f"MODEL.HRNET.OUT_FEATURES names {sorted(unknown)[0]!r}; it has {', '.join(_FEATURES)}"
-        )
 
 
 @BACKBONE_REGISTRY.register()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.layers import CNNBlockBase, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.layers import get_norm as get_detectron2_norm
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone, ResNet
@@ -63,78 +64,6 @@ def get_norm(name: str) -> str | Callable[[int], nn.Module]:
     return name
 
 
-def _check(
-    depth: int, strides: Sequence[int], dilations: Sequence[int], *, widens: bool, groups: int
-) -> None:
-    """Refuse what Detectron2's blocks cannot be."""
-    if depth not in BLOCKS_PER_STAGE:
-        raise UsageError(f"no ResNet has depth {depth}: use one of {sorted(BLOCKS_PER_STAGE)}")
-    if len(strides) != 4 or len(dilations) != 4:
-        raise UsageError(f"strides {strides} and dilations {dilations} want 4 values, res2 to res5")
-    if depth >= 50:
-        return
-    if widens or strides[0] != 1:
-        raise UsageError(
-            f"res2 of a ResNet-{depth} keeps channels and size: set "
-            "MODEL.RESNETS.RES2_OUT_CHANNELS to STEM_OUT_CHANNELS and the first stride to 1"
-        )
-    if groups != 1 or any(dilation != 1 for dilation in dilations):
-        raise UsageError(f"a ResNet-{depth} has neither groups nor dilations")
-
-
-def make_resnet_stages(
-    depth: int,
-    norm: str | Callable[[int], nn.Module],
-    *,
-    strides: Sequence[int] = (1, 2, 2, 2),
-    dilations: Sequence[int] = (1, 1, 1, 1),
-    stem_channels: int = 64,
-    res2_channels: int | None = None,
-    num_groups: int = 1,
-    width_per_group: int = 64,
-) -> list[list[CNNBlockBase]]:
-    """The blocks of res2 to res5, the stride in the 3x3 convolution as torchvision has it.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        norm: as `detectron2.layers.get_norm` takes it.
-        strides: of the first block of res2, res3, res4 and res5.
-        dilations: of all 3x3 convolutions of res2, res3, res4 and res5; 1 for depth 18 and 34.
-        stem_channels: channels that enter res2.
-        res2_channels: channels that leave res2, doubled by each later stage; by default 64 for
-            depth 18 and 34, else 256.
-        num_groups: groups of the 3x3 convolution (ResNeXt).
-        width_per_group: bottleneck channels of res2 per group.
-
-    Raises:
-        UsageError: no such depth, or what basic blocks do not have.
-    """
-    basic = depth < 50
-    channels = res2_channels or (stem_channels if basic else 4 * stem_channels)
-    _check(depth, strides, dilations, widens=channels != stem_channels, groups=num_groups)
-    stages = []
-    previous = stem_channels
-    for stage, count in enumerate(BLOCKS_PER_STAGE[depth]):
-        options = {}
-        if not basic:
-            width = num_groups * width_per_group * 2**stage
-            options = {"bottleneck_channels": width, "num_groups": num_groups}
-            options |= {"dilation": dilations[stage], "stride_in_1x1": False}
-        stages.append(
-            ResNet.make_stage(
-                BasicBlock if basic else BottleneckBlock,
-                count,
-                in_channels=previous,
-                out_channels=channels,
-                stride_per_block=[strides[stage]] + [1] * (count - 1),
-                norm=norm,
-                **options,
-            )
-        )
-        previous, channels = channels, channels * 2
-    return stages
-
-
 @BACKBONE_REGISTRY.register()
 def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """A ResNet whose features are stem (after the max-pool, stride 4), res2, res3, res4, res5.
@@ -143,31 +72,62 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
     STEM_OUT_CHANNELS, RES2_OUT_CHANNELS), ``MODEL.WSIS_RESNETS`` (STRIDES, DILATIONS) and
     ``MODEL.BACKBONE.FREEZE_AT``. STRIDE_IN_1X1 is not read: torchvision's layout has the stride in
     the 3x3 convolution.
+
+    Raises:
+        UsageError: no such depth, or what Detectron2's blocks cannot be.
     """
-    keys = cfg.MODEL.RESNETS
+    keys, own = cfg.MODEL.RESNETS, cfg.MODEL.WSIS_RESNETS
+    _check(keys, own)
+    norm, basic = get_norm(keys.NORM), keys.DEPTH < 50
+    stages, channels = [], keys.STEM_OUT_CHANNELS
+    for stage, count in enumerate(BLOCKS_PER_STAGE[keys.DEPTH]):
+        options: dict[str, Any] = {}
+        if not basic:
+            width = keys.NUM_GROUPS * keys.WIDTH_PER_GROUP * 2**stage
+            options = {"bottleneck_channels": width, "num_groups": keys.NUM_GROUPS}
+            options |= {"dilation": own.DILATIONS[stage], "stride_in_1x1": False}
+        wider = keys.RES2_OUT_CHANNELS * 2**stage
+        blocks = ResNet.make_stage(
+            BasicBlock if basic else BottleneckBlock,
+            count,
+            in_channels=channels,
+            out_channels=wider,
+            stride_per_block=[own.STRIDES[stage]] + [1] * (count - 1),
+            norm=norm,
+            **options,
+        )
+        stages.append(blocks)
+        channels = wider
+    return ResNet(
+        BasicStem(input_shape.channels, keys.STEM_OUT_CHANNELS, norm),
+        stages,
+        out_features=keys.OUT_FEATURES,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+def _check(keys: CfgNode, own: CfgNode) -> None:
+    """Refuse ``MODEL.RESNETS`` and ``WSIS_RESNETS`` that Detectron2's blocks cannot be."""
     if keys.RES5_DILATION != 1:
         raise UsageError(
             "build_wsis_resnet_backbone reads MODEL.WSIS_RESNETS.DILATIONS; "
             f"leave MODEL.RESNETS.RES5_DILATION at 1 (it is {keys.RES5_DILATION})"
         )
-    norm = get_norm(keys.NORM)
-    stages = make_resnet_stages(
-        keys.DEPTH,
-        norm,
-        strides=cfg.MODEL.WSIS_RESNETS.STRIDES,
-        dilations=cfg.MODEL.WSIS_RESNETS.DILATIONS,
-        stem_channels=keys.STEM_OUT_CHANNELS,
-        res2_channels=keys.RES2_OUT_CHANNELS,
-        num_groups=keys.NUM_GROUPS,
-        width_per_group=keys.WIDTH_PER_GROUP,
-    )
-    stem = BasicStem(input_shape.channels, keys.STEM_OUT_CHANNELS, norm)
-    return ResNet(
-        stem,
-        stages,
-        out_features=keys.OUT_FEATURES,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
+    if keys.DEPTH not in BLOCKS_PER_STAGE:
+        raise UsageError(f"no ResNet has depth {keys.DEPTH}: use one of {sorted(BLOCKS_PER_STAGE)}")
+    if len(own.STRIDES) != 4 or len(own.DILATIONS) != 4:
+        raise UsageError(
+            f"strides {own.STRIDES} and dilations {own.DILATIONS} want 4 values, res2 to res5"
+        )
+    if keys.DEPTH >= 50:
+        return
+    if keys.RES2_OUT_CHANNELS != keys.STEM_OUT_CHANNELS or own.STRIDES[0] != 1:
+        raise UsageError(
+            f"res2 of a ResNet-{keys.DEPTH} keeps channels and size: set "
+            "MODEL.RESNETS.RES2_OUT_CHANNELS to STEM_OUT_CHANNELS and the first stride to 1"
+        )
+    if keys.NUM_GROUPS != 1 or any(dilation != 1 for dilation in own.DILATIONS):
+        raise UsageError(f"a ResNet-{keys.DEPTH} has neither groups nor dilations")
 
 
 def with_fpn(cfg: CfgNode, bottom_up: Backbone) -> Backbone:

@@ -23,9 +23,9 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, first_line
 from wsis.modeling.backbones.resnet import with_fpn
-from wsis.modeling.checkpoint import read_state_dict, to_timm_names
+from wsis.modeling.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +37,14 @@ _NORMS = ("FrozenBN", "RunningStatsBN", "BN")
 class TimmBackbone(Backbone):
     """A network of timm that returns named maps.
 
-    A map comes from ``res<k>``, the stage whose stride is 2^k in the unchanged network; from
-    ``final``, what the classifier would pool (MobileNetV2's last convolution, HRNet's gathered
-    branches); or from a module by name. Weights that no feature needs do not train.
+    Weights that no feature needs do not train. `wsis.modeling.config` says what maps, norms and
+    ``frozen`` modules may be named.
 
     Args:
         body: what `timm.create_model` makes, without a classifier. Its modules are taken over.
         features: feature name to where it comes from; None for all ``res<k>``.
         in_channels: of the image.
-        norm: what becomes of batch norm: "FrozenBN", "RunningStatsBN" (running statistics,
-            trained weight and bias) or "BN" (as it is).
+        norm: what becomes of batch norm.
         freeze_at: freeze what the last ``res<k>`` with k <= ``freeze_at`` needs, and everything if
             that is the network's last; 0 freezes nothing.
         frozen: names of modules to freeze besides.
@@ -289,22 +287,6 @@ def create_body(
     return body
 
 
-def _load_weights_(body: nn.Module, path: str, name: str) -> None:
-    own = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
-    state = to_timm_names(read_state_dict(path), own)
-    missing = [k for k in own if k not in state]
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
-    if missing or wrong:
-        key = (missing + wrong)[0]
-        got = f"shape {tuple(state[key].shape)}" if key in state else "no such entry"
-        raise DataError(
-            f"{path} does not hold the weights of timm's {name}: {len(missing)} entries are "
-            f"missing, {len(wrong)} have another shape; expected {key} of shape "
-            f"{tuple(own[key].shape)}, got {got}; set MODEL.TIMM.NAME or WEIGHTS"
-        )
-    body.load_state_dict({k: state[k] for k in own}, strict=False)
-
-
 def _download(name: str, **options: Any) -> nn.Module:
     """`create_body` with timm's weights; whatever goes wrong on the way is one sentence."""
     try:
@@ -312,10 +294,9 @@ def _download(name: str, **options: Any) -> nn.Module:
     except UsageError:
         raise
     except Exception as error:  # the ways in which a download fails have no common class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"MODEL.TIMM.PRETRAINED: timm's weights of {name} did not arrive ({reason}); set it to "
-            "False and name a file of weights by MODEL.TIMM.WEIGHTS or MODEL.WEIGHTS"
+            f"MODEL.TIMM.PRETRAINED: timm's weights of {name} did not come ({first_line(error)}); "
+            "set it to False and name a file of weights by MODEL.TIMM.WEIGHTS or MODEL.WEIGHTS"
         ) from error
 
 
@@ -345,7 +326,12 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         frozen=keys.FROZEN,
     )
     if keys.WEIGHTS:
-        _load_weights_(body, keys.WEIGHTS, keys.NAME)
+        try:
+            load_weights(body, keys.WEIGHTS, strict=True)
+        except DataError as error:
+            raise DataError(
+                f"timm's {keys.NAME}: {error}; set MODEL.TIMM.NAME or WEIGHTS"
+            ) from error
     return backbone
 
 
