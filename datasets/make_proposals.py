@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
 from wsis.commands import command, make_parser
 from wsis.data.proposals import FORMATS, GENERATE
 from wsis.errors import DataError
@@ -54,42 +55,28 @@ def summary(results: list[dict[str, Any]]) -> str:
     if not results:
         return "nothing to compare with: no masks"
     metrics = results[0]["metrics"]
-    lines = [f"{'first':>9} {'ABO':>7} {'recall@0.5':>11} {'recall@0.7':>11}"]
-    for suffix in ("@100", "@300", "@1000", ""):
-        cells = [metrics[f"{name}{suffix}"] for name in ("ABO", "recall50", "recall70")]
-        lines.append(
-            f"{suffix[1:] or 'all':>9} {cells[0]:>7.1f} {cells[1]:>11.1f} {cells[2]:>11.1f}"
-        )
-    lines.append(f"{metrics['objects']} objects in {metrics['images']} images, per cent")
-    return "\n".join(lines)
-
-
-def evaluate(records: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure what was written."""
-    from wsis.config import get_wsis_cfg
-    from wsis.data.artifacts import ArtifactFolder
-    from wsis.data.builtin import class_names
-    from wsis.evaluation.proposals import check_proposals
-
-    names, product = class_names(options.dataset), ArtifactFolder(options.output)
-    return check_proposals(records, product, names, get_wsis_cfg())
+    measures = {"ABO": "ABO", "recall@0.5": "recall50", "recall@0.7": "recall70"}
+    rows = [
+        [suffix[1:] or "all", *(metrics[f"{name}{suffix}"] for name in measures.values())]
+        for suffix in ("@100", "@300", "@1000", "")
+    ]
+    table = tabulate(rows, headers=["first", *measures], tablefmt="plain", floatfmt=".1f")
+    return f"{table}\n{metrics['objects']} objects in {metrics['images']} images, per cent"
 
 
 def next_steps(options: argparse.Namespace) -> str:
     """What to do with the folder."""
-    source = ["--images", str(options.images)]
-    if options.dataset:
-        source = ["--dataset", options.dataset]
-        source += ["--config-file", options.config_file] if options.config_file else []
+    root, config = shlex.quote(str(options.output)), options.config_file
+    if options.images:
+        source = ["--images", str(options.images)]
+    else:
+        source = ["--dataset", options.dataset, *(["--config-file", config] if config else [])]
     kind = (options.dataset or "").partition("_")[0]
     ours = f"configs/prm_{kind}.yaml" if kind in ("coco", "shapes", "voc") else "PIPELINE.yaml"
-    config = options.config_file or ours
-    look = ["python tools/visualize.py proposals", shlex.quote(str(options.output))]
-    look += [*map(shlex.quote, source), "--output pictures"]
-    root = shlex.quote(str(options.output))
     return (
-        f"look at them: {' '.join(look)}\n"
-        f"use them:     python train_net.py --config-file {shlex.quote(config)} "
+        f"look at them: python tools/visualize.py proposals {root} {shlex.join(source)} "
+        "--output pictures\n"
+        f"use them:     python train_net.py --config-file {shlex.quote(config or ours)} "
         f"WSIS.PROPOSALS.FORMAT npz WSIS.PROPOSALS.ROOT {root}"
     )
 
@@ -97,9 +84,11 @@ def next_steps(options: argparse.Namespace) -> str:
 def make(options: argparse.Namespace) -> None:
     """Do what the command line says."""
     from wsis.config import get_wsis_cfg  # torch and Detectron2 after parsing
-    from wsis.data.builtin import get_dataset_dicts
+    from wsis.data.artifacts import ArtifactFolder
+    from wsis.data.builtin import class_names, get_dataset_dicts
     from wsis.data.proposals.folder import images_in, write_proposals
     from wsis.engine.pipeline import load_pipeline
+    from wsis.evaluation.proposals import check_proposals
     from wsis.stages import proposal_source
 
     cfg = get_wsis_cfg()
@@ -126,17 +115,15 @@ def make(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     for key, reason in made["failed"].items():
         print(f"{key}: {reason}", file=sys.stderr)
-    images = made["images"]
+    images, said = made["images"], f"nothing to do, {made['before']} images are there already"
     if images:
-        print(
-            f"{options.output}: {images} images in {seconds:.0f} s ({images / seconds:.2f} a "
-            f"second), {made['proposals'] / images:.0f} proposals each"
-        )
-    else:
-        print(f"{options.output}: nothing to do, {made['before']} images are there already")
+        said = f"{images} images in {seconds:.0f} s ({images / seconds:.2f} a second), "
+        said += f"{made['proposals'] / images:.0f} proposals each"
+    print(f"{options.output}: {said}")
     if options.dataset and not options.no_evaluation:
         left = [r for r in records if r["image_key"] not in made["failed"]]
-        print(summary(evaluate(left, options)))
+        names, product = class_names(options.dataset), ArtifactFolder(options.output)
+        print(summary(check_proposals(left, product, names, cfg)))
     print(next_steps(options))
 
 

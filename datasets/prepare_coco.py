@@ -5,12 +5,12 @@ annotations_trainval2017.zip, train2017.zip, val2017.zip (and the same of 2014 i
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from wsis.commands import command, make_parser
+from wsis.data.checks import load_json
 from wsis.data.root import datasets_root
 from wsis.errors import DataError
 
@@ -32,15 +32,12 @@ def missing(root: Path, year: str) -> list[str]:
     for split, expected in IMAGES[year].items():
         path = root / "coco" / "annotations" / f"instances_{split}{year}.json"
         folder = root / "coco" / f"{split}{year}"
-        if not path.is_file():
-            problems.append(f"{path} is missing: extract annotations_trainval{year}.zip in coco/")
-        else:
-            try:
-                found = len(json.loads(path.read_bytes())["images"])
-                if found != expected:
-                    problems.append(f"{path} has {found} images, not {expected}")
-            except (ValueError, KeyError, TypeError) as error:
-                problems.append(f"{path} is damaged ({error}); extract it again")
+        try:
+            found = len(load_json(path)["images"])
+            if found != expected:
+                problems.append(f"{path} has {found} images, not {expected}")
+        except (DataError, KeyError, TypeError) as error:
+            problems.append(f"{error}: extract annotations_trainval{year}.zip in coco/")
         count = sum(e.name.endswith(".jpg") for e in os.scandir(folder)) if folder.is_dir() else 0
         if count < expected:
             problems.append(

@@ -23,7 +23,7 @@ from PIL import Image
 from wsis.commands import command, make_parser
 from wsis.data.checks import load_json
 from wsis.data.files import write_lines
-from wsis.data.root import datasets_root
+from wsis.data.root import datasets_root, duts_folders
 from wsis.errors import DataError
 
 
@@ -55,14 +55,6 @@ def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     return said
 
 
-def read_names(path: Path) -> list[str]:
-    """A JSON list of file names."""
-    found = load_json(path)
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise DataError(f"{path} is not a list of file names")
-    return found
-
-
 def from_coco(annotations: Path, images: Path, output: Path, names: Path | None) -> str:
     """Write ``images/``, ``masks/`` and ``list.txt`` below ``output``."""
     from wsis.data.coco import load_coco_dataset
@@ -70,7 +62,9 @@ def from_coco(annotations: Path, images: Path, output: Path, names: Path | None)
     from wsis.data.salient import single_object_mask
 
     records, _, _ = load_coco_dataset(annotations, images)
-    wanted = None if names is None else set(read_names(names))
+    wanted = None if names is None else load_json(names)
+    if wanted is not None and not (isinstance(wanted, list) and {type(n) for n in wanted} <= {str}):
+        raise DataError(f"{names} is not a list of file names")
     kept = []
     for record in records:
         path = Path(record["file_name"])
@@ -109,10 +103,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if not 0 <= given.val_share < 1:
         parser.error(f"--val-share {given.val_share} is not from 0 to below 1")
     if given.duts:
-        root = datasets_root() / "DUTS"
-        folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
-        given.images, given.masks = folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
-        given.list = root / "duts_tr_single.txt"
+        given.images, given.masks = duts_folders()
+        given.list = datasets_root() / "DUTS" / "duts_tr_single.txt"
     given.filters = bool(given.images and given.masks and given.list)
     if not given.filters and not (given.coco and given.coco_images and given.output):
         parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")

@@ -40,7 +40,7 @@ def refuse(sample):
 def loader(start=0, workers=0, mapper=draw, skip=False, **options):
     stream = TrainingStream(DICTS, mapper, seed=3, skip_broken=skip)
     made = ResumableLoader(stream, StreamBatches(stream, 2, **options), num_workers=workers)
-    made.start = start
+    made.batches.start = start
     return made
 
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from wsis.data.transforms import (
+    Canvas,
     Sizing,
-    random_window,
+    random_canvas,
     resize_image,
     resize_label,
     ruled_size,
     scaled_size,
-    top_left_window,
 )
 
 
@@ -60,16 +60,16 @@ def test_resizing():
 
 def test_top_left():
     image = np.arange(6).reshape(2, 3).astype(np.uint8)
-    assert top_left_window((2, 3), 3).paste(image, 9).tolist() == [[0, 1, 2], [3, 4, 5], [9, 9, 9]]
-    assert top_left_window((2, 3), 1).paste(image, 9).tolist() == [[0]]
+    assert Canvas(3).paste(image, 9).tolist() == [[0, 1, 2], [3, 4, 5], [9, 9, 9]]
+    assert Canvas(1).paste(image, 9).tolist() == [[0]]
 
 
-def test_random_window_pads_one_axis_and_crops_the_other():
+def test_random_canvas_pads_one_axis_and_crops_the_other():
     image = np.arange(1, 11, dtype=np.uint8).reshape(2, 5)
     seen = set()
     np.random.seed(0)  # noqa: NPY002
     for _ in range(200):
-        canvas = random_window((2, 5), 3).paste(image, 0)
+        canvas = random_canvas((2, 5), 3).paste(image, 0)
         assert canvas.shape == (3, 3)
         assert canvas.dtype == np.uint8
         row = 0 if canvas[0].any() else 1
@@ -84,7 +84,7 @@ def test_random_window_pads_one_axis_and_crops_the_other():
 def test_canvas_of_a_colour():
     image = np.full((1, 1, 3), 7, dtype=np.uint8)
     fill = np.array([1.5, 2.5, 3.5], dtype=np.float32)
-    canvas = top_left_window((1, 1), 2).paste(image, fill)
+    canvas = Canvas(2).paste(image, fill)
     assert canvas.dtype == np.float32
     assert canvas[0, 0].tolist() == [7, 7, 7]
     assert canvas[1, 1].tolist() == [1.5, 2.5, 3.5]
@@ -92,7 +92,7 @@ def test_canvas_of_a_colour():
 
 def test_exact_fit_is_the_image():
     image = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    assert np.array_equal(random_window((4, 4), 4).paste(image, 0), image)
+    assert np.array_equal(random_canvas((4, 4), 4).paste(image, 0), image)
 
 
 def test_stretching_gives_one_size_to_all():

@@ -88,8 +88,8 @@ def test_edge_cases_of_real_files(tmp_path):
     assert size == (4, 6)
     assert annotations[0]["bbox"] == [0, 0.5, 6, 4]
     assert annotations[0]["difficult"] == 0
-    with pytest.raises(DataError, match="size: missing"):
-        read_voc_xml(path, VOC_CLASSES)
+    with pytest.raises(DataError, match="image nowhere does not exist"):
+        read_voc_xml(path, VOC_CLASSES, image="nowhere")
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_edge_cases_of_real_files(tmp_path):
         (xml(width=-5), "absurd"),
         (xml(width=10**9), "absurd"),
         (xml(width="six"), "width is 'six'"),
-        (xml(("cow", 1, 1, "x", 2)), r"object 1 \(cow\): bndbox xmax is 'x'"),
+        (xml(("cow", 1, 1, "x", 2)), r"object 1 \(cow\): bndbox: xmax is 'x'"),
         (xml(("cow", 1, 1, "nan", 2)), "xmax is 'nan'"),
-        (xml(("cow", 3, 1, 1, 2)), "bndbox has no area"),
+        (xml(("cow", 3, 1, 1, 2)), "bndbox: has no area"),
         (xml(("cow", 1, 1, 2, 2), ("cow", 90, 90, 95, 95)), r"object 2 \(cow\).*outside"),
         (xml(("unicorn", 1, 1, 2, 2)), "unknown class 'unicorn'"),
         (xml().replace("</annotation>", "<object/></annotation>"), "unknown class ''"),
@@ -113,7 +113,7 @@ def test_bad_xml(tmp_path, text, message):
     path = tmp_path / "bad.xml"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read_voc_xml(path, VOC_CLASSES)
+        read_voc_xml(path, VOC_CLASSES, image="nowhere")
     assert "bad.xml" in str(caught.value)
 
 

@@ -255,4 +255,4 @@ def test_prepare_coco(tmp_path, capsys):
     assert "is complete for 2017" in capsys.readouterr().out
     path.write_text("[")
     assert module.main(["--root", str(tmp_path)]) == 1
-    assert "is damaged" in capsys.readouterr().err
+    assert "is not a readable JSON file" in capsys.readouterr().err

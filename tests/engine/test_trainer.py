@@ -147,7 +147,7 @@ def test_order_and_augmentation_continue_where_they_stopped(trainer_of):
     trainer = trainer_of("a", "classifier")
     loader = trainer.loader
     whole = [sample for _, batch in zip(range(4), loader, strict=False) for sample in batch]
-    loader.start = 2
+    loader.batches.start = 2
     rest = [sample for _, batch in zip(range(2), loader, strict=False) for sample in batch]
     assert [s["image_key"] for s in rest] == [s["image_key"] for s in whole[4:]]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(rest, whole[4:], strict=True))

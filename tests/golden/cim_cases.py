@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from wsis.config import get_wsis_cfg
+from wsis.data.mappers import build_mapper
 from wsis.methods.cim.convert import convert_cim
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead
 from wsis.methods.cim.mining import Assignment
@@ -14,6 +15,15 @@ from wsis.methods.cim.overlaps import Overlaps
 from wsis.methods.cim.roi_heads import CIMROIHeads
 
 from tests.golden import fill
+
+
+def mapper_of(sides, *, is_train=True, crop_size=7, **products):
+    """The mapper of CIM with these lengths of the longer side, and mirrored views."""
+    cfg = get_wsis_cfg()
+    cfg.INPUT.FORMAT, cfg.MODEL.CIM.CROP_SIZE = "RGB", crop_size
+    cfg.INPUT.LONGER_SIDES_TRAIN = cfg.INPUT.LONGER_SIDES_TEST = sides
+    cfg.INPUT.FLIP_TEST = True
+    return build_mapper(cfg, "ProposalBagMapper", is_train=is_train, products=products)
 
 
 def masks_of(arrays, prefix=""):

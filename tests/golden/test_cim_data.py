@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from wsis.data.transforms import rescale_image
-from wsis.methods.cim.mappers import ProposalBagMapper, clip_boxes, flip_boxes
+from wsis.methods.cim.mappers import clip_boxes, flip_boxes
+
+from tests.golden.cim_cases import mapper_of
 
 MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
 
@@ -11,12 +13,6 @@ MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None,
 @pytest.fixture(scope="module")
 def arrays(golden):
     return golden.load("cim_data")
-
-
-def mapper(sides, is_train=True):
-    return ProposalBagMapper(
-        is_train=is_train, image_format="RGB", sides=sides, flip=True, proposals={}, crops={}
-    )
 
 
 def assert_image(image, expected):
@@ -37,7 +33,7 @@ def test_boxes(arrays):
 
 
 def test_training_views(arrays):
-    reader = mapper(arrays["train_scales"].tolist())
+    reader = mapper_of(arrays["train_scales"].tolist())
     for k, flipped in enumerate(arrays["train_flipped"]):
         np.random.seed(int(arrays["train_seed"][k]))  # noqa: NPY002
         side = reader.draw_side()

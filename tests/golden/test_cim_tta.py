@@ -5,9 +5,9 @@ import pytest
 import torch
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.layers.regions import Regions
-from wsis.methods.cim.mappers import ProposalBagMapper, crops_artifact
+from wsis.methods.cim.mappers import crops_artifact
 
-from tests.golden.cim_cases import masks_of, network_of
+from tests.golden.cim_cases import mapper_of, masks_of, network_of
 
 
 @pytest.mark.slow
@@ -16,14 +16,12 @@ def test_mean_of_views(golden, tmp_path, monkeypatch):
     image = np.ascontiguousarray(arrays["image_bgr"][:, :, ::-1])
     proposals = by_rank(Regions.from_masks(masks_of(arrays)))
     side = arrays["masks7"].shape[1]
-    mapper = ProposalBagMapper(
+    mapper = mapper_of(
+        [int(arrays["test_scale"]), *arrays["aug_scales"].tolist()],
         is_train=False,
-        image_format="RGB",
-        sides=[int(arrays["test_scale"]), *arrays["aug_scales"].tolist()],
-        flip=True,
-        proposals={"it": proposals_artifact(proposals)},
-        crops={"it": crops_artifact(proposals, side)},
         crop_size=side,
+        proposals={"it": proposals_artifact(proposals)},
+        proposal_crops={"it": crops_artifact(proposals, side)},
     )
     monkeypatch.setattr("wsis.data.mappers.read_model_image", lambda *_: image)
     height, width = image.shape[:2]

@@ -128,7 +128,7 @@ def test_wrong_config_values_are_named(key, value, message):
 
 
 def test_folders_without_images(tmp_path):
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="does not exist"):
         images_in(tmp_path / "x")
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match="holds no image"):

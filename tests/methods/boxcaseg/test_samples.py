@@ -92,7 +92,7 @@ def test_the_stream_follows_the_order():
     stream = TrainingStream(
         [{"n": i, "image_key": "x"} for i in range(40)], dict, seed=3, order=order
     )
-    taken = [stream[position]["n"] for position in range(2 * len(order))]
+    taken = [stream[position][0]["n"] for position in range(2 * len(order))]
     for epoch in range(2):
         expected = order.epoch(np.random.default_rng([3, epoch]))
         assert taken[epoch * len(order) : (epoch + 1) * len(order)] == expected.tolist()

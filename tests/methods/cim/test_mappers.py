@@ -9,7 +9,6 @@ from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.cim.mappers import (
-    ProposalBagMapper,
     clip_boxes,
     crops_artifact,
     crops_from_artifact,
@@ -36,17 +35,19 @@ def record(tmp_path):
     return found | {"height": SIZE[0], "width": SIZE[1], "annotations": [{"bbox": [0, 0, 1, 1]}]}
 
 
-def mapper(is_train, made=None, **options):
+def mapper(is_train, made=None, *, flip=True, crop_size=7):
     made = proposals() if made is None else made
-    clusters = {"ids": np.arange(len(made)), "classes": np.ones(len(made))}
-    defaults = {"sides": [20, 60], "flip": True, "image_format": "RGB"}
-    return ProposalBagMapper(
-        is_train=is_train,
-        proposals={"a": proposals_artifact(made)},
-        crops={"a": crops_artifact(made, 7)},
-        clusters={"a": clusters} if is_train else None,
-        **(defaults | options),
-    )
+    cfg = get_wsis_cfg()
+    cfg.INPUT.FORMAT, cfg.INPUT.FLIP_TEST, cfg.MODEL.CIM.CROP_SIZE = "RGB", flip, crop_size
+    cfg.INPUT.LONGER_SIDES_TRAIN = cfg.INPUT.LONGER_SIDES_TEST = (20, 60)
+    products = {
+        "proposals": {"a": proposals_artifact(made)},
+        "proposal_crops": {"a": crops_artifact(made, 7)},
+    }
+    if is_train:
+        clusters = {"ids": np.arange(len(made)), "classes": np.ones(len(made))}
+        products["proposal_clusters"] = {"a": clusters}
+    return build_mapper(cfg, "ProposalBagMapper", is_train=is_train, products=products)
 
 
 def test_crops_survive_the_file(tmp_path):
@@ -125,7 +126,7 @@ def test_proposals_of_another_size(record):
 
 def test_products_that_do_not_fit_together(record):
     reader = mapper(True)
-    reader.crops = {"a": crops_artifact(proposals(3), 7)}
+    reader.products["proposal_crops"] = {"a": crops_artifact(proposals(3), 7)}
     with pytest.raises(DataError, match="3 crops of side 7 for 5 proposals"):
         reader(record)
     reader = mapper(True, crop_size=5)

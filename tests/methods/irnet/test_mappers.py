@@ -4,47 +4,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from wsis.config import get_wsis_cfg
-from wsis.data.artifacts import ProductReader, write_artifact
-from wsis.data.mappers import build_mapper
+from wsis.data.artifacts import write_artifact
 from wsis.errors import DataError
 
-SIZE = (40, 60)
+from tests.data.mapping import SIZE, mapper_config, products_in, run, sample_in
 
 
 @pytest.fixture
 def cfg():
-    cfg = get_wsis_cfg()
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.CROP_SIDE = 48
-    return cfg
+    return mapper_config()
 
 
 @pytest.fixture
 def sample(tmp_path):
-    path = tmp_path / "a1.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    known = {"image_key": "a1", "image_id": 5, "height": SIZE[0], "width": SIZE[1]}
-    return known | {"file_name": str(path), "image_labels": [2]}
+    return sample_in(tmp_path)
 
 
 @pytest.fixture
 def products(tmp_path):
-    label = np.full(SIZE, 0, dtype=np.uint8)
-    label[:, 30:] = 3
-    cam = {"keys": np.array([2]), "cam": np.random.default_rng(1).random((1, 10, 15), np.float32)}
-    found = {}
-    for name, arrays in {"inter_pixel_label": {"label": label}, "cam": cam}.items():
-        found[name] = ProductReader(tmp_path / name, name)
-        write_artifact(found[name].path("a1"), arrays)
-    return found
-
-
-def run(cfg, name, sample, products, *, is_train=True, seed=0):
-    mapper = build_mapper(cfg, name, is_train=is_train, products=products)
-    np.random.seed(seed)  # noqa: NPY002
-    return mapper(sample)
+    return products_in(tmp_path)
 
 
 def test_label_follows_its_image(cfg, sample, products, tmp_path):

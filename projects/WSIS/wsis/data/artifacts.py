@@ -131,13 +131,9 @@ def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def instance_arrays(found: Instances) -> dict[str, np.ndarray]:
-    """What every product of instances holds of an image.
+    """What every product of instances holds of an image, of predicted Instances with masks.
 
-    Args:
-        found: with ``pred_classes``, ``scores`` and ``pred_masks``.
-
-    Returns:
-        ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, as they came.
+    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, in the order found.
     """
     return {
         "classes": found.pred_classes.cpu().numpy().astype(np.int64),

@@ -10,16 +10,15 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from wsis.data.artifacts import check_key
 from wsis.data.coco import load_coco_dataset
-from wsis.data.root import datasets_root
+from wsis.data.root import datasets_root, duts_folders
 from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
 from wsis.data.supervision import SUPERVISIONS
@@ -30,6 +29,9 @@ _VOC_SPLITS = {
     "2012": ("train", "val", "trainval", "trainaug"),
     "2007": ("train", "val", "trainval", "test"),
 }
+
+
+_MAKE_SHAPES = "run python datasets/make_shapes.py, or "
 
 
 def _below_root(*parts: str, advice: str) -> Path:
@@ -48,15 +50,17 @@ def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
     return load_voc(_below_root(f"VOC{year}", advice=advice), split, VOC_CLASSES)
 
 
-_MAKE_SHAPES = "run python datasets/make_shapes.py, or "
-
-
 def _load_shapes(split: str) -> list[dict[str, Any]]:
     path = _below_root("shapes", f"instances_{split}.json", advice=_MAKE_SHAPES)
     records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages")
     if names != tuple(SHAPES_CLASSES):
         raise DataError(f"{path} has the classes {', '.join(names)}; run make_shapes.py again")
     return records
+
+
+def _load_shapes_salient() -> list[dict[str, Any]]:
+    root = _below_root("shapes", "salient", advice=_MAKE_SHAPES)
+    return load_salient(root / "images", root / "masks", names=root / "list.txt")
 
 
 def _load_duts(single: bool) -> list[dict[str, Any]]:
@@ -71,42 +75,30 @@ def _load_duts(single: bool) -> list[dict[str, Any]]:
             f"neither {images} nor {names} exists; run python datasets/prepare_salient.py --duts, "
             "or set DETECTRON2_DATASETS to the folder that holds DUTS/"
         )
-    folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
-    return load_salient(
-        folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask", names=names if single else None
-    )
+    return load_salient(*duts_folders(), names=names if single else None)
 
 
-def _load_shapes_salient() -> list[dict[str, Any]]:
-    root = _below_root("shapes", "salient", advice=_MAKE_SHAPES)
-    return load_salient(root / "images", root / "masks", names=root / "list.txt")
-
-
-def _register(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
-    if name not in DatasetCatalog.list():
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(supervision="mask", **metadata)
-
-
-def register_builtin() -> None:
-    """Register VOC, shapes and salient sets; a second call does nothing.
-
-    Detectron2 registers COCO itself.
-    """
+def _builtin() -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]], dict[str, Any]]]:
+    """Names, loaders and metadata; Detectron2 registers COCO itself."""
     for year, splits in _VOC_SPLITS.items():
         for split in splits:
             about = {"thing_classes": list(VOC_CLASSES), "split": split, "year": int(year)}
-            _register(f"voc_{year}_{split}_instance", partial(_load_voc, year, split), **about)
+            yield f"voc_{year}_{split}_instance", partial(_load_voc, year, split), about
     ids = {i + 1: i for i in range(len(SHAPES_CLASSES))}
     for split in ("train", "val"):
-        about = {
-            "thing_classes": list(SHAPES_CLASSES),
-            "thing_dataset_id_to_contiguous_id": ids,
-        }
-        _register(f"shapes_{split}", partial(_load_shapes, split), **about)
-    _register("duts_tr", partial(_load_duts, False), salient=True)
-    _register("duts_tr_single", partial(_load_duts, True), salient=True)
-    _register("shapes_salient", _load_shapes_salient, salient=True)
+        about = {"thing_classes": list(SHAPES_CLASSES), "thing_dataset_id_to_contiguous_id": ids}
+        yield f"shapes_{split}", partial(_load_shapes, split), about
+    yield "shapes_salient", _load_shapes_salient, {"salient": True}
+    yield "duts_tr", partial(_load_duts, False), {"salient": True}
+    yield "duts_tr_single", partial(_load_duts, True), {"salient": True}
+
+
+def register_builtin() -> None:
+    """Register VOC, shapes and salient sets; a second call does nothing."""
+    for name, load, metadata in _builtin():
+        if name not in DatasetCatalog.list():
+            DatasetCatalog.register(name, load)
+            MetadataCatalog.get(name).set(supervision="mask", **metadata)
 
 
 def is_salient(name: str) -> bool:
@@ -176,44 +168,34 @@ def _safe(text: str) -> str:
 
 
 def image_keys(file_names: list[str]) -> list[str]:
-    """Unique keys that can name artifacts: the file stem, or more of the path where stems collide.
+    """Keys of a data set's images, given their paths: unique, and fit to name artifacts.
 
-    Args:
-        file_names: paths of the images of one data set.
-
-    Returns:
-        Keys in the same order; they depend on nothing but the names.
+    A key is the file's stem, or more of the path where stems collide; it depends on nothing but
+    the paths.
     """
-    if not file_names:
-        return []
-    folder = os.path.commonpath([os.path.dirname(name) or "." for name in file_names])
+    folder = os.path.commonpath([os.path.dirname(name) or "." for name in file_names or "."])
     relatives = [os.path.relpath(name, folder) for name in file_names]
-    stems = [Path(name).stem for name in file_names]
     paths = [os.path.splitext(name)[0].replace(os.sep, "_") for name in relatives]
     digests = [hashlib.sha256(os.fsencode(name)).hexdigest()[:8] for name in relatives]
-    keys = [_safe(stem) for stem in stems]
-    doubtful = _doubtful(keys, stems)
-    keys = [_safe(p) if d else k for k, p, d in zip(keys, paths, doubtful, strict=True)]
-    doubtful = _doubtful(
-        keys, [p if d else k for k, p, d in zip(keys, paths, doubtful, strict=True)]
-    )
-    keys = [f"{k}-{h}" if d else k for k, h, d in zip(keys, digests, doubtful, strict=True)]
-    return [check_key(key) for key in keys]
+    keys = [Path(name).stem for name in file_names]
+    keys = [p if d else k for k, p, d in zip(keys, paths, _doubtful(keys), strict=True)]
+    doubtful = _doubtful(keys)
+    return [f"{_safe(k)}-{h}" if d else k for k, h, d in zip(keys, digests, doubtful, strict=True)]
 
 
-def _doubtful(keys: list[str], wanted: list[str]) -> list[bool]:
-    """Which keys are not unique (on any file system, so in lower case) or not what was wanted."""
+def _doubtful(wanted: list[str]) -> list[bool]:
+    """Which are no keys as they are, or not unique on any file system, so in lower case."""
+    keys = [_safe(text) for text in wanted]
     counts = Counter(key.lower() for key in keys)
     return [counts[k.lower()] > 1 or k != w for k, w in zip(keys, wanted, strict=True)]
 
 
 def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """Dataset dicts of any data set registered with Detectron2, completed for WSIS.
+    """Fresh dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
-    Returns:
-        Fresh dicts with ``image_key`` (names artifacts; unique in the data set, from the file
-        stem), ``image_labels`` (sorted class ids; from the annotations, crowds included, where the
-        data set states none) and ``height``, ``width`` where the data set has them.
+    They have ``image_key`` (names artifacts; unique in the data set), ``image_labels`` (sorted
+    class ids; of the annotations, crowds included, where the data set states none) and ``height``,
+    ``width`` where the data set has them.
 
     Raises:
         UsageError: no such data set; the message lists the known ones.

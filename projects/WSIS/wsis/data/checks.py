@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,14 +45,9 @@ def numbers(value: Any, count: int | None = None) -> list[float]:
 
 
 def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
-    """Clip a box to its image.
+    """The part inside an image of ``size`` (H, W) of a box x0, y0, x1, y1.
 
-    Args:
-        box: x0, y0, x1, y1 in pixels, 0-based, far edges exclusive.
-        size: (H, W).
-
-    Returns:
-        The part of the box inside the image.
+    In pixels, 0-based, far edges exclusive.
 
     Raises:
         ValueError: nothing of it has an area or lies inside.
@@ -105,11 +101,20 @@ def load_json(path: str | os.PathLike[str]) -> Any:
         raise DataError(f"{path} is not a readable JSON file ({error})") from error
 
 
-def checked(
-    path: str | os.PathLike[str], where: str, field: str, check: Callable[..., Any], *args: Any
-) -> Any:
-    """``check(*args)``; a ValueError becomes a DataError naming file, place and field."""
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """A ValueError inside becomes a DataError that begins with ``place``; a DataError stays."""
     try:
-        return check(*args)
+        yield
+    except DataError:
+        raise
     except ValueError as error:
-        raise DataError(f"{path}: {where}: {field} {error}") from error
+        raise DataError(f"{place}: {error}") from error
+
+
+def field(entry: Mapping[str, Any], name: str, check: Callable[..., Any], *args: Any) -> Any:
+    """``check(entry[name], *args)``, of None where that is missing; its ValueError names it."""
+    try:
+        return check(entry.get(name), *args)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error

@@ -9,7 +9,6 @@ An annotation needs a category and may have any of box, point and mask.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from wsis.data.checks import (
-    checked,
     clip_box,
+    field,
     inside,
     integer,
     load_json,
+    naming,
     number,
     numbers,
     short,
@@ -54,31 +54,26 @@ class CocoFile:
     images: list[Record]
 
 
-def _entries(path: Path, content: Any, name: str, *, required: bool) -> list[Record]:
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is not a COCO file: its top level is not an object")
+def _entries(content: Record, name: str, *, required: bool) -> list[Record]:
     entries = content.get(name)
     if entries is None and not required:
         return []
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise DataError(f"{path}: {name} is {short(entries)}, not a list of objects")
+        raise ValueError(f"{name} is {short(entries)}, not a list of objects")
     return entries
 
 
-def _categories(path: Path, entries: list[Record]) -> tuple[tuple[str, ...], dict[int, int]]:
+def _categories(path: Path, entries: list[Record]) -> dict[int, str]:
     names: dict[int, str] = {}
-    for index, entry in enumerate(entries):
-        identity = checked(path, f"category {index}", "id", integer, entry.get("id"))
-        name = entry.get("name")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{path}: category {identity}: name is {short(name)}, not text")
-        if identity in names or name in names.values():
-            raise DataError(f"{path}: category {identity} ({name}): id or name occurs twice")
-        names[identity] = name
+    for entry in entries:
+        with naming(f"{path}: category {short(entry.get('id'))}"):
+            identity, name = field(entry, "id", integer), field(entry, "name", _text)
+            if identity in names or name in names.values():
+                raise ValueError(f"id or name ({name}) occurs twice")
+            names[identity] = name
     if not names:
-        raise DataError(f"{path}: categories is empty; name at least one class")
-    ordered = sorted(names)
-    return tuple(names[i] for i in ordered), {i: rank for rank, i in enumerate(ordered)}
+        raise ValueError("categories is empty; name at least one class")
+    return dict(sorted(names.items()))
 
 
 def _side(value: Any) -> int:
@@ -93,42 +88,28 @@ def _text(value: Any) -> str:
     return value
 
 
-def _labels(value: Any, names: Sequence[str], class_ids: dict[int, int]) -> list[int]:
+def _labels(value: Any, known: dict[int | str, int]) -> list[int]:
     if not isinstance(value, list):
         raise ValueError(f"is {short(value)}, not a list of category ids or names")
-    found = set()
     for label in value:
-        if isinstance(label, str) and label in names:
-            found.add(names.index(label))
-        elif not isinstance(label, bool) and isinstance(label, int) and label in class_ids:
-            found.add(class_ids[label])
-        else:
+        if type(label) not in (int, str) or label not in known:
             raise ValueError(f"holds {short(label)}, which is no category id or name")
-    return sorted(found)
+    return sorted({known[label] for label in value})
 
 
-def _image(path: Path, entry: Record, root: Path | None, file: tuple) -> Record:
-    names, class_ids = file
-    identity = entry.get("id")
-    if isinstance(identity, bool) or not isinstance(identity, int):
-        raise DataError(f"{path}: image {short(identity)}: id is not an integer")
-    where = f"image {identity}"
-    name = checked(path, where, "file_name", inside, entry.get("file_name"))
-    if "height" not in entry and "width" not in entry and root is not None:
+def _image(entry: Record, root: Path | None, known: dict[int | str, int]) -> Record:
+    identity, name = field(entry, "id", integer), field(entry, "file_name", inside)
+    if root is not None and not {"height", "width"} & entry.keys():
         height, width = read_image_size(root / name)
     else:
-        height = checked(path, where, "height", _side, entry.get("height"))
-        width = checked(path, where, "width", _side, entry.get("width"))
+        height, width = field(entry, "height", _side), field(entry, "width", _side)
     if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: {where}: height and width {height} x {width} are absurd")
+        raise ValueError(f"height and width {height} x {width} are absurd")
     record = {"file_name": name, "image_id": identity, "height": height, "width": width}
     if "image_key" in entry:
-        record["image_key"] = checked(path, where, "image_key", _text, entry["image_key"])
+        record["image_key"] = field(entry, "image_key", _text)
     if "image_labels" in entry:
-        labels = entry["image_labels"]
-        record["image_labels"] = checked(
-            path, where, "image_labels", _labels, labels, names, class_ids
-        )
+        record["image_labels"] = field(entry, "image_labels", _labels, known)
     return record | {"annotations": []}
 
 
@@ -151,8 +132,6 @@ def _segmentation(value: Any, size: tuple[int, int]) -> list[list[float]] | RLE:
 
 def _xywh(value: Any, size: tuple[int, int]) -> list[float]:
     x, y, width, height = numbers(value, 4)
-    if width <= 0 or height <= 0:
-        raise ValueError(f"has width {width:g} and height {height:g}")
     corners = (x, y, x + width, y + height)
     x0, y0, x1, y1 = clipped = clip_box(corners, size)
     inside = clipped == list(corners)  # then to the last digit
@@ -172,43 +151,36 @@ def _share(value: Any) -> float:
     return float(value)
 
 
-def _annotation(path: Path, entry: Record, images: dict[int, Record], classes: dict) -> Record:
-    where = f"annotation {entry['id']}"
-    try:
-        image = images[entry["image_id"]]
-    except (KeyError, TypeError):
-        raise DataError(
-            f"{path}: {where}: image_id {short(entry.get('image_id'))} is no image of the file"
-        ) from None
-    where = f"image {image['image_id']}, {where}"
-    category = checked(path, where, "category_id", integer, entry.get("category_id"))
-    if category not in classes:
-        raise DataError(f"{path}: {where}: category_id {category} is not among the categories")
+_OF_IMAGE = {"bbox": _xywh, "segmentation": _segmentation, "point": _point, "ignore": check_rle}
+_NUMBERS = {"area": number, "score": number, "confidence": _share}
+
+
+def _annotation(entry: Record, image: Record, class_ids: dict[int, int]) -> Record:
+    category = field(entry, "category_id", integer)
+    if category not in class_ids:
+        raise ValueError(f"category_id {category} is not among the categories")
+    crowd = entry.get("iscrowd")
+    if crowd not in (None, 0, 1):
+        raise ValueError(f"iscrowd is {short(crowd)}, not 0 or 1")
+    result = {"id": entry["id"], "category_id": class_ids[category], "iscrowd": int(crowd or 0)}
     size = (image["height"], image["width"])
-    result: Record = {"id": entry["id"], "category_id": classes[category], "iscrowd": 0}
-    if entry.get("iscrowd") not in (None, 0, 1):
-        raise DataError(f"{path}: {where}: iscrowd is {short(entry['iscrowd'])}, not 0 or 1")
-    result["iscrowd"] = int(entry.get("iscrowd") or 0)
-    checks = {"bbox": _xywh, "segmentation": _segmentation, "point": _point, "ignore": check_rle}
-    for field, check in checks.items():
-        if entry.get(field) is not None and entry[field] != []:
-            result[field] = checked(path, where, field, check, entry[field], size)
+    for name, check in _OF_IMAGE.items():
+        if entry.get(name) not in (None, []):
+            result[name] = field(entry, name, check, size)
     if result.get("bbox", entry.get("bbox")) != entry.get("bbox"):
         result["unclipped_bbox"] = list(entry["bbox"])  # COCO's evaluation takes it as it is
-    for field, read in {"area": number, "score": number, "confidence": _share}.items():
-        if entry.get(field) is not None:
-            result[field] = checked(path, where, field, read, entry[field])
+    for name, read in _NUMBERS.items():
+        if entry.get(name) is not None:
+            result[name] = field(entry, name, read)
     if "segmentation" in result and "bbox" not in result:
         mask = result["segmentation"]
         box = rle_box(polygons_to_rle(mask, size) if isinstance(mask, list) else mask)
-        result["bbox"] = checked(path, where, "segmentation", _xywh, box, size)
+        result["bbox"] = field({"segmentation": box}, "segmentation", _xywh, size)
     if "bbox" in result:
         result["bbox_mode"] = BoxMode.XYWH_ABS
-    labels = image.get("image_labels")
-    if labels is not None and result["category_id"] not in labels:
-        raise DataError(
-            f"{path}: {where}: category_id {category} contradicts image_labels of the image, "
-            "which lack it"
+    if result["category_id"] not in image.get("image_labels", [result["category_id"]]):
+        raise ValueError(
+            f"category_id {category} contradicts image_labels of the image, which lack it"
         )
     return result
 
@@ -231,29 +203,42 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
     """
     path = Path(path)
     content = load_json(path)
-    image_entries = _entries(path, content, "images", required=True)
-    names, class_ids = _categories(path, _entries(path, content, "categories", required=True))
-    info = content.get("info")
+    with naming(str(path)):
+        if not isinstance(content, dict):
+            raise ValueError("its top level is not an object; it is no COCO file")
+        image_entries = _entries(content, "images", required=True)
+        categories = _categories(path, _entries(content, "categories", required=True))
+        annotations = _entries(content, "annotations", required=False)
+    class_ids = {identity: rank for rank, identity in enumerate(categories)}
+    known = class_ids | {categories[identity]: rank for identity, rank in class_ids.items()}
     images: dict[int, Record] = {}
     for entry in image_entries:
-        record = _image(path, entry, image_root, (names, class_ids))
-        if record["image_id"] in images:
-            raise DataError(f"{path}: image {record['image_id']}: id occurs twice")
-        images[record["image_id"]] = record
+        with naming(f"{path}: image {short(entry.get('id'))}"):
+            record = _image(entry, image_root, known)
+            if record["image_id"] in images:
+                raise ValueError("id occurs twice")
+            images[record["image_id"]] = record
     seen: set[int] = set()
-    for index, entry in enumerate(_entries(path, content, "annotations", required=False)):
-        identity = checked(path, f"annotation number {index}", "id", integer, entry.get("id"))
-        if identity in seen:
-            raise DataError(f"{path}: annotation {identity}: id occurs twice")
-        seen.add(identity)
-        if _is_empty_proxy(entry):
-            continue
-        annotation = _annotation(path, entry, images, class_ids)
-        images[entry["image_id"]]["annotations"].append(annotation)
+    for index, entry in enumerate(annotations):
+        with naming(f"{path}: annotation number {index}"):
+            identity = field(entry, "id", integer)
+        found = entry.get("image_id")
+        image = images.get(found) if isinstance(found, int) else None
+        place = f"{path}: " + ("" if image is None else f"image {found}, ")
+        with naming(f"{place}annotation {identity}"):
+            if identity in seen:
+                raise ValueError("id occurs twice")
+            seen.add(identity)
+            if _is_empty_proxy(entry):
+                continue
+            if image is None:
+                raise ValueError(f"image_id {short(found)} is no image of the file")
+            image["annotations"].append(_annotation(entry, image, class_ids))
+    info = content.get("info")
     return CocoFile(
         path=path,
         info=info if isinstance(info, dict) else {},
-        class_names=names,
+        class_names=tuple(categories.values()),
         class_ids=class_ids,
         images=[images[i] for i in sorted(images)],
     )
@@ -262,10 +247,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
 def load_coco_dataset(
     path: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> tuple[list[Record], tuple[str, ...], dict[int, int]]:
-    """Detectron2 dataset dicts of a COCO JSON file, with image labels.
-
-    Returns:
-        The dicts, the class names, and category id to class id.
+    """Dataset dicts of a COCO JSON file, with image labels; class names; category id to class id.
 
     Raises:
         DataError: as `read_coco`.
@@ -285,8 +267,8 @@ class ImageIndex:
 
     By ``image_key`` where the file states it, else, where keys changed because the data set is
     another selection of the same images, by image id together with the file's name. In files
-    without keys (the originals', and older ones of ours) by the name alone: of several images of
-    one name that with the longest common end of the paths, then that with the same id.
+    without keys (the originals') by the name alone: of several images of one name that with the
+    longest common end of the paths, then that with the same id.
 
     Raises:
         DataError: an image key occurs twice.
@@ -318,15 +300,13 @@ class ImageIndex:
         return next((image for image in named if image["image_id"] == record["image_id"]), None)
 
     def _find_by_name(self, record: Record) -> Record | None:
-        parts = Path(record["file_name"]).parts
-        candidates = self.by_name.get(parts[-1], [])
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
-        ends = [(parts[::-1], Path(c["file_name"]).parts[::-1]) for c in candidates]
-        common = [len(os.path.commonprefix(end)) for end in ends]
-        best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
-        if len(best) > 1:
-            best = [c for c in best if c["image_id"] == record["image_id"]]
-        if len(best) != 1:
+        parts = Path(record["file_name"]).parts[::-1]
+
+        def likeness(image: Record) -> tuple[int, bool]:
+            end = os.path.commonprefix([parts, Path(image["file_name"]).parts[::-1]])
+            return len(end), image["image_id"] == record["image_id"]
+
+        found = sorted(self.by_name.get(parts[0], []), key=likeness)
+        if len(found) > 1 and likeness(found[-1]) == likeness(found[-2]):
             raise DataError(f"{self.path}: file_name: several images may be {record['file_name']}")
-        return best[0]
+        return found[-1] if found else None

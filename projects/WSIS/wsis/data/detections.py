@@ -13,7 +13,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from wsis.data.checks import checked, clip_box, integer, load_json, number, numbers, short
+from wsis.data.checks import clip_box, field, integer, load_json, naming, number, numbers, short
 from wsis.errors import DataError
 
 Record = dict[str, Any]
@@ -37,7 +37,7 @@ def put_detections(
     class_ids: Mapping[int, int],
     min_score: float = 0.5,
 ) -> list[Record]:
-    """Dataset dicts whose annotations are the detections of their images.
+    """New dataset dicts, whose annotations are the detections of their images.
 
     Args:
         records: dataset dicts with ``image_id``, ``height`` and ``width``; not changed.
@@ -46,10 +46,6 @@ def put_detections(
             their image, which detectors do make, are left out.
         class_ids: category id to class id.
         min_score: detections with a lower score are left out.
-
-    Returns:
-        New dicts; ``annotations`` have ``bbox``, ``category_id`` (class id), ``score`` and
-        ``iscrowd`` 0, ``image_labels`` are their classes.
 
     Raises:
         DataError: naming the file, the detection and the field.
@@ -61,17 +57,15 @@ def put_detections(
     by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
     empty = 0
     for index, entry in enumerate(content):
-        where = f"detection {index}"
-        identity = checked(path, where, "image_id", integer, entry.get("image_id"))
-        score = checked(path, where, "score", number, entry.get("score"))
-        if identity not in by_id or score < min_score:
-            continue
-        category = checked(path, where, "category_id", integer, entry.get("category_id"))
-        if category not in class_ids:
-            raise DataError(f"{path}: {where}: category_id {category} is not among the categories")
-        record = by_id[identity]
-        size = record["height"], record["width"]
-        box = checked(path, where, "bbox", _box, entry.get("bbox"), size)
+        with naming(f"{path}: detection {index}"):
+            identity, score = field(entry, "image_id", integer), field(entry, "score", number)
+            if identity not in by_id or score < min_score:
+                continue
+            category = field(entry, "category_id", integer)
+            if category not in class_ids:
+                raise ValueError(f"category_id {category} is not among the categories")
+            record = by_id[identity]
+            box = field(entry, "bbox", _box, (record["height"], record["width"]))
         if box is None:
             empty += 1
             continue

@@ -11,7 +11,6 @@ import http.client
 import os
 import shutil
 import tarfile
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from wsis.data.checks import inside, naming
 from wsis.data.files import atomic_write
 from wsis.data.root import datasets_root
 from wsis.errors import DataError
@@ -57,12 +57,9 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
-    """Download a file unless it is there, going on where an earlier attempt stopped.
+    """Download a file over http(s) unless it is there, going on where an earlier attempt stopped.
 
-    Args:
-        url: http or https.
-        path: final file; until it is complete and verified, ``<path>.part`` holds what came.
-        md5: its checksum.
+    Until it is complete and has this MD5, ``<path>.part`` holds what came.
 
     Raises:
         DataError: the server cannot be reached or refuses, or the checksum is wrong. What came
@@ -76,11 +73,9 @@ def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         _fetch(url, part)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing is left to fetch; the checksum decides
-            raise DataError(f"{url} cannot be downloaded ({error})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"{url} cannot be downloaded ({error}); run again to go on") from error
+        if getattr(error, "code", None) != 416:  # nothing is left to fetch; the checksum decides
+            raise DataError(f"{url} cannot be downloaded ({error}); run again to go on") from error
     try:
         verify_md5(part, md5)
     except DataError:
@@ -97,10 +92,8 @@ def _target(name: str, folder: Path, strip: int) -> Path | None:
     The standard library's ``filter="data"`` is no help here: it takes ``/x`` for ``x`` and refuses
     folders that are links to another drive.
     """
-    pure = PurePosixPath(name.replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or "\0" in name or ":" in (pure.parts or ("",))[0]:
-        raise DataError(f"the archive's entry {name!r} leaves the folder; it was not extracted")
-    parts = [p for p in pure.parts if p != "."][strip:]
+    with naming(f"the archive's entry {name!r}"):
+        parts = PurePosixPath(inside(name).replace("\\", "/")).parts[strip:]
     return folder.joinpath(*parts) if parts else None
 
 
@@ -111,14 +104,11 @@ def extract_tar(
     strip: int = 0,
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> int:
-    """Extract the plain files of a tar archive; every file appears whole or not at all.
+    """Extract the plain files of a tar archive, each whole or not at all; returns how many.
 
     Files that are there with the right size are left alone, so that an interrupted extraction goes
     on. Links, devices and modes are ignored. ``strip`` leading folders are cut off each name;
     ``wanted`` is asked with the full one.
-
-    Returns:
-        Number of files written.
 
     Raises:
         DataError: not an archive, damaged, or an entry that would land outside the folder.
@@ -181,6 +171,5 @@ def ensure_extracted(
         raise DataError(f"{problems[0]} and there is no {path}; {advice}")
     verify_md5(path, md5)
     extract_tar(path, folder, strip=1, wanted=wanted)
-    problems = missing()
-    if problems:
+    if problems := missing():
         raise DataError(f"after extracting {path}, {'; '.join(problems)}")

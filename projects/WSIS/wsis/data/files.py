@@ -39,32 +39,23 @@ def atomic_write(
         OSError: as the file system says (full disk, no permission), naming ``path``, which is then
             untouched.
     """
-    path = Path(path)
+    path, temporary = Path(path), ""
     try:
-        with _replacement(path, mode, sync=sync) as stream:
-            yield stream
-    except OSError as error:
-        if error.filename is None or str(error.filename).endswith(_TEMPORARY):
-            error.filename = str(path)  # a failed write names no file, a failed open an odd one
-        raise
-
-
-@contextmanager
-def _replacement(path: Path, mode: str, *, sync: bool) -> Iterator[IO[Any]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoding = None if "b" in mode else "utf-8"
-    prefix = f".{path.name}."
-    handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=_TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(handle, mode, encoding=encoding) as stream:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = {"prefix": f".{path.name}.", "suffix": _TEMPORARY, "dir": path.parent}
+        handle, temporary = tempfile.mkstemp(**beside)
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()
             if sync:
                 os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's 0600 would hide results from colleagues
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename or _TEMPORARY).endswith(_TEMPORARY):
+            error.filename = str(path)  # a failed write names no file, a failed open an odd one
         raise
 
 

@@ -6,14 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wsis.data.images import read_image_size
-from wsis.data.voc import IMAGE_SUFFIXES
+from wsis.data.images import pictures_in, read_image_size
 from wsis.errors import DataError
-
-
-def _pictures(folder: Path) -> list[Path]:
-    names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
-    return [folder / n for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
 
 
 def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -21,15 +15,13 @@ def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
     if not Path(root).is_dir():
         raise DataError(f"{root} is no folder; it has one folder of images for each class")
     folders = sorted(p for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith("."))
-    return tuple(path.name for path in folders if _pictures(path))
+    return tuple(path.name for path in folders if pictures_in(path))
 
 
 def load_folders(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Dataset dicts of a folder of class folders; an image has the tag of its folder.
 
-    Returns:
-        Dicts with ``file_name``, ``image_id`` (the path below ``root``), ``height``, ``width``,
-        ``image_labels`` (one class id) and no ``annotations``.
+    ``image_id`` is the path below ``root``; there are no annotations.
 
     Raises:
         DataError: there is no folder with images, or a picture cannot be read.
@@ -41,7 +33,7 @@ def load_folders(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
         )
     records = []
     for index, name in enumerate(classes):
-        for path in _pictures(Path(root) / name):
+        for path in pictures_in(Path(root, name)):
             height, width = read_image_size(path)
             record: dict[str, Any] = {"file_name": str(path), "image_id": f"{name}/{path.name}"}
             record |= {"height": height, "width": width, "image_labels": [index]}

@@ -36,10 +36,7 @@ class GroundTruth:
     label: np.ndarray | None = None
 
     def semantic(self, num_classes: int) -> np.ndarray:
-        """Semantic label map; where masks overlap, the smaller object lies on top.
-
-        Returns:
-            (H, W) int64: 0 background, class id + 1, 255 void.
+        """(H, W) int64: 0 background, class id + 1, 255 void; a smaller mask lies on top of others.
 
         Raises:
             DataError: a class id is not below ``num_classes``.
@@ -111,20 +108,16 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     masks = instances[None] == ids[:, None, None]  # (K, H, W)
     classes, difficult = [], []
     for mask, identity in zip(masks, ids.tolist(), strict=True):
-        known = annotations[identity - 1] if identity <= len(annotations) else None
-        votes = np.zeros(0, dtype=np.int64)
-        if label is not None:
-            votes = np.bincount(label[mask][(label[mask] > 0) & (label[mask] != VOID)])
-        if votes.size:
-            classes.append(int(votes.argmax()) - 1)
-        elif known is not None:
-            classes.append(int(known["category_id"]))
-        else:
+        known = annotations[identity - 1] if identity <= len(annotations) else {}
+        below = np.zeros(0, dtype=np.int64) if label is None else label[mask]
+        votes = np.bincount(below[(below > 0) & (below != VOID)])
+        if not votes.size and not known:
             raise DataError(
                 f"{path}: object {identity} has no class in SegmentationClass nor in the XML"
             )
-        same = known if known is not None and known["category_id"] == classes[-1] else {}
-        difficult.append(bool(same.get("difficult", 0)))
+        classes.append(int(votes.argmax()) - 1 if votes.size else int(known["category_id"]))
+        same = known.get("category_id") == classes[-1]
+        difficult.append(same and bool(known.get("difficult", 0)))
     void = instances == VOID
     if label is not None:
         void = void | ((label == VOID) & (instances == 0))
@@ -137,16 +130,15 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     )
 
 
-def _decode(dataset_dict: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray:
-    annotation = dataset_dict["annotations"][index]
-    segmentation = annotation["segmentation"]
+def _decode(record: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray:
+    annotation = record["annotations"][index]
+    found = annotation["segmentation"]
     try:
-        if isinstance(segmentation, dict):
-            return decode_rle(check_rle(segmentation, size))
-        return decode_rle(polygons_to_rle(segmentation, size))
+        rle = check_rle(found, size) if isinstance(found, dict) else polygons_to_rle(found, size)
+        return decode_rle(rle)
     except (ValueError, TypeError, IndexError) as error:
         raise DataError(
-            f"image {dataset_dict.get('image_id')}, annotation {annotation.get('id', index)}: "
+            f"image {record.get('image_id')}, annotation {annotation.get('id', index)}: "
             f"segmentation {error}"
         ) from error
 
@@ -154,11 +146,10 @@ def _decode(dataset_dict: dict[str, Any], index: int, size: tuple[int, int]) -> 
 def _from_annotations(dataset_dict: dict[str, Any]) -> GroundTruth:
     size = _size(dataset_dict)
     annotations = dataset_dict.get("annotations", [])
-    void = np.zeros(size, dtype=bool)
     objects = [i for i, a in enumerate(annotations) if not a.get("iscrowd")]
-    masks = np.zeros((len(objects), *size), dtype=bool)
-    for row, index in enumerate(objects):
-        masks[row] = _decode(dataset_dict, index, size)
+    masks, void = np.zeros((len(objects), *size), dtype=bool), np.zeros(size, dtype=bool)
+    for mask, index in zip(masks, objects, strict=True):
+        mask[:] = _decode(dataset_dict, index, size)
     for index, annotation in enumerate(annotations):
         if annotation.get("iscrowd") and "segmentation" in annotation:
             void |= _decode(dataset_dict, index, size)

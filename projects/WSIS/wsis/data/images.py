@@ -6,10 +6,9 @@ Shapes: H, W are the image's height and width in pixels.
 from __future__ import annotations
 
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 from wsis.errors import DataError
 
 MAX_PIXELS = 1 << 27
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,21 +28,19 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow raises on damaged files, beyond OSError (which includes UnidentifiedImageError).
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _Result = TypeVar("_Result")
+
+
+def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures in a folder by their names; hidden files and folders below are left out.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise DataError(f"the folder of images {folder} does not exist; see datasets/README.md")
+    names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    return [Path(folder, n) for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
 
 
 def open_picture(
@@ -64,7 +62,7 @@ def open_picture(
                 return use(image)
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
-    except _DAMAGED as error:
+    except Exception as error:  # Pillow raises nearly anything on damaged files
         raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
 
 
@@ -127,13 +125,9 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 
 
 def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """Read the image of a Detectron2 dataset dict and check its ``height`` and ``width``, if given.
+    """The image of a dataset dict, as `read_image`, of the dict's ``height`` and ``width``, if any.
 
-    Returns:
-        (H, W, 3) uint8, RGB: ``pixels`` of the dict where it has them, else of the file.
-
-    Raises:
-        DataError: as `read_image`.
+    Where the dict has ``pixels``, (H, W, 3) uint8 RGB, these.
     """
     if "pixels" in dataset_dict:
         return dataset_dict["pixels"]
@@ -160,21 +154,14 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_label_map(
     path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Read a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), without any conversion.
-
-    Returns:
-        (H, W) int32.
+    """(H, W) int32 of a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), unconverted.
 
     Raises:
         DataError: missing, damaged, a colour picture, or another size than ``size`` (H, W).
     """
 
     def use(image: Image.Image) -> np.ndarray:
-        if (
-            image.mode == "1"
-            or image.mode not in ("P", "L", "I")
-            and not image.mode.startswith("I;")
-        ):
+        if image.mode not in ("P", "L", "I") and not image.mode.startswith("I;"):
             raise ValueError(f"a label map is a palette or grey PNG, not mode {image.mode}")
         return np.asarray(image).astype(np.int32)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode, Instances
 
 from wsis.data.ground_truth import load_ground_truth
-from wsis.data.mappers import Mapper, Products, register_mapper, to_tensor
+from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.errors import DataError, UsageError
 from wsis.layers.run_lengths import decode_rle, encode_mask, rle_box
 
@@ -33,7 +32,7 @@ def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[st
     return annotations
 
 
-@register_mapper
+@MAPPER_REGISTRY.register()
 class InstanceMapper(Mapper):
     """Detectron2's mapping (its augmentations and keys of ``INPUT``), for every file we read.
 
@@ -41,58 +40,31 @@ class InstanceMapper(Mapper):
     for run lengths); VOC-type dicts, which refer to PNG files, get their annotations from these.
     Crowds train nothing.
 
-    With ``min_confidence`` or ``use_ignore`` the instances also have ``gt_confidence`` (K,) float32
-    (1 where the annotation states none) and, with ``use_ignore``, ``gt_ignore_masks``; with
-    ``min_confidence`` an instance with an empty mask stays, for its box, and Detectron2's own
-    mapper would drop it.
-
-    Attributes:
-        augmentations: Detectron2's.
-        mask_format: "bitmask" or "polygon".
-        use_masks: whether the model has a mask head.
-        recompute_boxes: tighten the boxes around the transformed masks, as after crops.
-        min_confidence: of `wsis.modeling.mask_head.ConfidenceMaskHead`; 0: off.
-        use_ignore: likewise.
+    With ``MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE`` or ``USE_IGNORE`` (`wsis.modeling.mask_head`) the
+    instances also have ``gt_confidence`` (K,) float32 (1 where the annotation states none), with
+    the latter ``gt_ignore_masks``; with the former an instance with an empty mask stays, for its
+    box, and Detectron2's own mapper would drop it.
     """
 
-    augmentations: Sequence[T.Augmentation]
-    mask_format: str = "bitmask"
-    use_masks: bool = True
-    recompute_boxes: bool = False
-    min_confidence: float = 0.0
-    use_ignore: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.min_confidence > 0 or self.use_ignore) and self.mask_format != "bitmask":
+    def __init__(self, cfg: CfgNode, **context: Any) -> None:
+        super().__init__(cfg, **context)
+        self.mask_format, self.use_masks = cfg.INPUT.MASK_FORMAT, cfg.MODEL.MASK_ON
+        head = cfg.MODEL.ROI_MASK_HEAD
+        if (head.MIN_CONFIDENCE > 0 or head.USE_IGNORE) and self.mask_format != "bitmask":
             raise UsageError(
                 "MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE and USE_IGNORE need INPUT.MASK_FORMAT bitmask, "
                 f"not {self.mask_format}"
             )
-        if not self.use_masks:
-            self.min_confidence, self.use_ignore = 0.0, False
-        self._augment = T.AugmentationList(self.augmentations)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from Detectron2's ``INPUT`` keys."""
-        augmentations = detection_utils.build_augmentation(cfg, is_train)
-        crops = is_train and cfg.INPUT.CROP.ENABLED
+        self.keep_empty = self.use_masks and head.MIN_CONFIDENCE > 0
+        self.use_ignore = self.use_masks and head.USE_IGNORE
+        if self.is_train:
+            self.supervision = "mask" if self.use_masks else "box"
+        augmentations = detection_utils.build_augmentation(cfg, self.is_train)
+        crops = self.is_train and cfg.INPUT.CROP.ENABLED
         if crops:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {
-            "augmentations": augmentations,
-            "mask_format": cfg.INPUT.MASK_FORMAT,
-            "use_masks": cfg.MODEL.MASK_ON,
-            "recompute_boxes": crops and cfg.MODEL.MASK_ON,
-            "min_confidence": cfg.MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE,
-            "use_ignore": cfg.MODEL.ROI_MASK_HEAD.USE_IGNORE,
-        }
-
-    @property
-    def supervision(self) -> str:
-        """Masks or boxes in training; otherwise the image alone."""
-        return ("mask" if self.use_masks else "box") if self.is_train else "image"
+        self.tighten_boxes = crops and self.use_masks
+        self._augment = T.AugmentationList(augmentations)
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
@@ -122,19 +94,17 @@ class InstanceMapper(Mapper):
         transforms: T.Transform,
         size: tuple[int, int],
     ) -> Instances:
-        if not self.use_masks:
-            annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
         moved = [
             detection_utils.transform_instance_annotations(a, transforms, size) for a in annotations
         ]
         instances = detection_utils.annotations_to_instances(
             moved, size, mask_format=self.mask_format
         )
-        if self.min_confidence > 0 or self.use_ignore:
+        if self.keep_empty or self.use_ignore:
             self._add_trust(instances, annotations, transforms)
-        if self.min_confidence > 0:
+        if self.keep_empty:
             return detection_utils.filter_empty_instances(instances, by_mask=False)
-        if self.recompute_boxes and instances.has("gt_masks"):
+        if self.tighten_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
 

@@ -8,13 +8,12 @@ dict what the stage's supervision does not include.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 
 from wsis.data.images import read_dataset_image
@@ -25,7 +24,7 @@ from wsis.data.transforms import (
     Sizing,
     draw_flip,
     draw_integer,
-    random_window,
+    random_canvas,
     resize_image,
     ruled_size,
     scaled_size,
@@ -36,18 +35,7 @@ MAPPER_REGISTRY = Registry("WSIS_MAPPER")
 MAPPER_REGISTRY.__doc__ = "Mappers: built as ``mapper(cfg, is_train=..., products=...)``."
 
 Products = Mapping[str, Any]  # by name; each gives the arrays of an image by its key
-Product = Mapping[str, Mapping[str, np.ndarray]]
 _KEPT = ("image_key", "image_id", "file_name", "height", "width")
-_MapperClass = TypeVar("_MapperClass", bound=type)
-
-
-@dataclass_transform(kw_only_default=True)
-def register_mapper(cls: _MapperClass) -> _MapperClass:
-    """Register a `Mapper`: a dataclass that is also built from a config (``from_config``)."""
-    made: Any = dataclass(kw_only=True, eq=False)(cls)
-    made.__init__ = configurable(made.__init__)
-    MAPPER_REGISTRY.register(made)
-    return made
 
 
 def build_mapper(cfg: CfgNode, name: str, *, is_train: bool, products: Products) -> Any:
@@ -86,24 +74,31 @@ def wants_flips(cfg: CfgNode) -> bool:
     return cfg.INPUT.RANDOM_FLIP == "horizontal"
 
 
-@dataclass(kw_only=True, eq=False)
 class Mapper:
     """Base of all mappers: reads the image, passes on what names it, adds `model_inputs`.
 
-    Attributes:
+    Args:
+        cfg: of the stage.
         is_train: whether it feeds training.
+        products: of earlier stages.
+
+    Attributes:
         image_format: channel order, "RGB" or "BGR".
+        sizing: of whole images.
+        crop_side: side of the square canvas of crops in pixels; 0 for none: whole images.
+        fill: canvas value per channel, which becomes exactly 0 in the network.
     """
 
-    is_train: bool
-    image_format: str
+    supervision = "image"  # the most that it looks at, see `restrict_supervision`
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from the config and from the products of earlier stages."""
+    def __init__(self, cfg: CfgNode, *, is_train: bool, products: Products) -> None:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise UsageError(f"INPUT.FORMAT is RGB or BGR, not {cfg.INPUT.FORMAT!r}")
-        return {"is_train": is_train, "image_format": cfg.INPUT.FORMAT}
+        self.is_train, self.products = is_train, products
+        self.image_format = cfg.INPUT.FORMAT
+        self.sizing = Sizing.from_config(cfg)
+        self.crop_side = cfg.INPUT.CROP_SIDE
+        self.fill = np.asarray(cfg.MODEL.PIXEL_MEAN, dtype=np.float32)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict = restrict_supervision(dataset_dict, self.supervision)
@@ -112,82 +107,31 @@ class Mapper:
         output |= {key: dataset_dict[key] for key in _KEPT if key in dataset_dict}
         return output | self.model_inputs(dataset_dict, image)
 
-    @property
-    def supervision(self) -> str:
-        """The most that it looks at, see `restrict_supervision`."""
-        return "image"
-
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """What the model takes besides the names and size of the image.
 
         Args:
-            dataset_dict: without anything beyond `supervision`.
+            dataset_dict: without anything beyond ``supervision``.
             image: (H, W, 3) uint8 of the file.
         """
         raise NotImplementedError
-
-
-@dataclass(kw_only=True, eq=False)
-class SizedMapper(Mapper):
-    """Base of mappers that show images at a working size.
-
-    Attributes:
-        sizing: of whole images.
-    """
-
-    sizing: Sizing
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {"sizing": Sizing.from_config(cfg)}
-
-
-@dataclass(kw_only=True, eq=False)
-class CanvasMapper(SizedMapper):
-    """Base of mappers that put crops onto a square canvas of the mean colour.
-
-    Attributes:
-        crop_side: side of the canvas in pixels; 0 for none: whole images.
-        fill: canvas value per channel, which becomes exactly 0 in the network.
-    """
-
-    crop_side: int
-    fill: np.ndarray
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT`` and ``MODEL.PIXEL_MEAN``."""
-        fill = np.asarray(cfg.MODEL.PIXEL_MEAN, dtype=np.float32)
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {"crop_side": cfg.INPUT.CROP_SIDE, "fill": fill}
 
     def ruled(self, size: Size) -> Size:
         """``size``, its sides ruled where no canvas decides the size of the input."""
         return size if self.crop_side else ruled_size(size, self.sizing.rule)
 
 
-@register_mapper
-class ImageLevelMapper(CanvasMapper):
+@MAPPER_REGISTRY.register()
+class ImageLevelMapper(Mapper):
     """Images with their tags, for the classifier (`methods/irnet.md` 2).
 
     In training: the longer side becomes a uniform random integer (bicubic), flip, random crop onto
     a canvas of the mean colour. Otherwise the whole image. Adds ``image`` and ``image_labels``.
-
-    Attributes:
-        longer_side: range of the longer side in pixels, both ends included.
-        flip: flip half of the images.
     """
 
-    longer_side: Size
-    flip: bool
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {"longer_side": cfg.INPUT.LONGER_SIDE_RANGE, "flip": wants_flips(cfg)}
+    def __init__(self, cfg: CfgNode, **context: Any) -> None:
+        super().__init__(cfg, **context)
+        self.longer_side, self.flip = cfg.INPUT.LONGER_SIDE_RANGE, wants_flips(cfg)
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
@@ -205,28 +149,21 @@ class ImageLevelMapper(CanvasMapper):
         if self.flip and draw_flip():
             image = image[:, ::-1]
         if self.crop_side:
-            image = random_window(image.shape[:2], self.crop_side).paste(image, self.fill)
+            image = random_canvas(image.shape[:2], self.crop_side).paste(image, self.fill)
         return image
 
 
-@register_mapper
-class MultiScaleMapper(SizedMapper):
-    """One image at several scales, for class activation maps (`methods/irnet.md` 3).
+@MAPPER_REGISTRY.register()
+class MultiScaleMapper(Mapper):
+    """One image at the scales of ``INPUT.SCALES``, for activation maps (`methods/irnet.md` 3).
 
     Adds ``images`` (list of (3, H_s, W_s) uint8) and, where the data set has them,
     ``image_labels`` (ids). The model flips.
-
-    Attributes:
-        scales: factors of the working size.
     """
 
-    scales: Sequence[float]
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {"scales": cfg.INPUT.SCALES}
+    def __init__(self, cfg: CfgNode, **context: Any) -> None:
+        super().__init__(cfg, **context)
+        self.scales = cfg.INPUT.SCALES
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
@@ -234,31 +171,20 @@ class MultiScaleMapper(SizedMapper):
         return tags_of(dataset_dict) | {"images": images}
 
 
-@register_mapper
-class PeakImageMapper(SizedMapper):
+@MAPPER_REGISTRY.register()
+class PeakImageMapper(Mapper):
     """Whole images for peak response maps, with their segment proposals (`methods/prm.md` 6).
 
     Adds ``image`` at its working size, and ``image_labels`` where the data set has tags. Where the
     stage consumes segment proposals, also ``proposals``, a `wsis.layers.regions.Regions` at the
     size of the file, best first.
-
-    Attributes:
-        proposals: reader of the proposals; None for none.
     """
-
-    proposals: Product | None = None
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {"proposals": products.get("proposals")}
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
         found = tags_of(dataset_dict) | {"image": to_tensor(self.sizing.apply(image))}
-        if self.proposals is None:
+        if "proposals" not in self.products:
             return found
         key, size = dataset_dict["image_key"], image.shape[:2]
-        proposals = proposals_of_image(self.proposals[key], key, size=size)
+        proposals = proposals_of_image(self.products["proposals"][key], key, size=size)
         return found | {"proposals": proposals.regions}

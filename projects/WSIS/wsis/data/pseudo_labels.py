@@ -12,23 +12,22 @@ set's where those are integers. The bytes depend on the labels alone: no dates, 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import IO, Any
 
 import numpy as np
 
-import wsis
 from wsis.commands import command, make_parser
 from wsis.data.builtin import class_names as names_of_dataset
+from wsis.data.checks import naming
 from wsis.data.coco import CocoFile, ImageIndex, read_coco
 from wsis.data.files import atomic_write
+from wsis.data.images import check_size
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError
 from wsis.layers.run_lengths import encode_mask, rle_area, rle_box
@@ -55,24 +54,17 @@ def image_root(dataset_dicts: Sequence[Record]) -> str:
 def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
     """The product of an image must fit the image, or nothing downstream means anything."""
     where = f"instances of image {record['image_key']}"
+    count = len(arrays.get("classes", ()))
     size = (int(record["height"]), int(record["width"]))
-    missing = {"classes", "scores", "masks"} - set(arrays)
-    if missing:
-        raise DataError(f"{where} have no {sorted(missing)[0]}")
-    count = len(arrays["classes"])
-    if arrays["masks"].shape != (count, *size) or arrays["scores"].shape != (count,):
-        raise DataError(
-            f"{where}: masks {arrays['masks'].shape} and scores {arrays['scores'].shape} for "
-            f"{count} classes and an image of {size[0]} x {size[1]} (height x width)"
-        )
+    shapes = {"classes": (count,), "scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
+    for name, shape in shapes.items():
+        if name not in arrays and name != "boxes":
+            raise DataError(f"{where} have no {name}")
+        if name in arrays and arrays[name].shape != shape:
+            raise DataError(f"{where}: {name} {arrays[name].shape}, not {shape}")
     if not np.isfinite(arrays["scores"]).all():
         raise DataError(f"{where}: a score is not finite")
-    if "boxes" in arrays and arrays["boxes"].shape != (count, 4):
-        raise DataError(f"{where}: boxes {arrays['boxes'].shape} for {count} classes")
-    if (
-        count
-        and not 0 <= int(arrays["classes"].min()) <= int(arrays["classes"].max()) < num_classes
-    ):
+    if ((arrays["classes"] < 0) | (arrays["classes"] >= num_classes)).any():
         raise DataError(f"{where}: a class id is not in 0..{num_classes - 1}")
 
 
@@ -126,12 +118,12 @@ def _image_entry(record: Record, image_id: int, root: str) -> Record:
 
 def _write_list(stream: IO[str], name: str, items: Iterable[Record], end: str) -> None:
     """Write a JSON list under a key, one item after another."""
-    separator = f' "{name}": [\n  '
+    stream.write(f' "{name}": [')
+    before = last = ""
     for item in items:
-        stream.write(separator + json.dumps(item, allow_nan=False))
-        separator = ",\n  "
-    stream.write("\n " if separator[0] == "," else f' "{name}": [')
-    stream.write(end)
+        stream.write((before or "\n  ") + json.dumps(item, allow_nan=False))
+        before, last = ",\n  ", "\n "
+    stream.write(last + end)
 
 
 def write_pseudo_labels(
@@ -189,35 +181,21 @@ def write_pseudo_labels(
     return {"images": len(images)} | dict(counts)
 
 
-def pseudo_label_info(cfg: Any) -> dict[str, Any]:
-    """What ``info`` says: method, digest of the config (folders aside), versions."""
-    content = {k: v for k, v in cfg.items() if k not in ("OUTPUT_DIR", "DATALOADER")}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    packages = ("torch", "numpy", "pycocotools")
-    return {
-        "description": "pseudo labels made by WSIS",
-        "method": str(cfg.MODEL.META_ARCHITECTURE),
-        "config": digest[:16],
-        "versions": {"wsis": wsis.__version__} | {p: version(p) for p in packages},
-    }
-
-
 def export_pseudo_labels(
     path: str | os.PathLike[str],
     dataset_dicts: Sequence[Record],
     products: Mapping[str, Any],
     cfg: Any,
-    info: Mapping[str, Any] | None = None,
+    info: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The function of an `ExportStage` that consumes the product "instances".
 
     It reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR ("skip"
-    leaves out images that have no instances artifact). Without ``info`` the file has that of
-    `pseudo_label_info`. Returns what `write_pseudo_labels` does.
+    leaves out images that have no instances artifact). Returns what `write_pseudo_labels` does.
     """
     reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
-    names = [names_of_dataset(name) for name in cfg.WSIS.IMAGES]
-    if len(set(names)) > 1:
+    names = {names_of_dataset(name) for name in cfg.WSIS.IMAGES}
+    if len(names) > 1:
         raise DataError(f"the data sets {', '.join(cfg.WSIS.IMAGES)} have different classes")
 
     def read_instances(record: Record) -> Arrays | None:
@@ -228,8 +206,8 @@ def export_pseudo_labels(
         path,
         dataset_dicts,
         read_instances=read_instances,
-        class_names=names[0],
-        info=pseudo_label_info(cfg) if info is None else info,
+        class_names=names.pop(),
+        info=info,
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
     )
     images, instances = summary["images"], summary["annotations"]
@@ -250,25 +228,14 @@ def _read(path: str | os.PathLike[str]) -> CocoFile:
                 if "confidence" in annotation:
                     annotation.setdefault("score", annotation["confidence"])
         for annotation in record["annotations"]:
-            where = f"{path}: image {record['image_id']}, annotation {annotation['id']}"
-            if not isinstance(annotation.get("segmentation"), dict):
-                raise DataError(f"{where}: segmentation is not an RLE")
-            if "score" not in annotation:
-                raise DataError(f"{where}: score is missing")
-            if annotation["iscrowd"]:
-                raise DataError(f"{where}: iscrowd is 1; a pseudo label is one object")
+            with naming(f"{path}: image {record['image_id']}, annotation {annotation['id']}"):
+                if not isinstance(annotation.get("segmentation"), dict):
+                    raise ValueError("segmentation is not an RLE")
+                if "score" not in annotation:
+                    raise ValueError("score is missing")
+                if annotation["iscrowd"]:
+                    raise ValueError("iscrowd is 1; a pseudo label is one object")
     return file
-
-
-def _labelled(path: str | os.PathLike[str], record: Record, image: Record) -> Record:
-    size = (int(record["height"]), int(record["width"]))
-    if size != (image["height"], image["width"]):
-        raise DataError(
-            f"{path}: image {image['image_id']}: height and width are "
-            f"{image['height']} x {image['width']}, those of {record['file_name']} "
-            f"{size[0]} x {size[1]}"
-        )
-    return restrict_supervision(record, "image") | {"annotations": image["annotations"]}
 
 
 def load_pseudo_labels(
@@ -277,16 +244,15 @@ def load_pseudo_labels(
     *,
     class_names: Sequence[str] | None = None,
 ) -> list[Record]:
-    """Put pseudo labels in place of the annotations of dataset dicts.
+    """New dataset dicts with pseudo labels in place of all true annotations and masks.
 
     Images, all or some of those of the file, are joined by key and id, in files without keys by
     name (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
 
     Returns:
-        New dicts for the images that are in the file, in the order given; ``annotations`` have
-        ``bbox`` (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``,
-        ``iscrowd`` 0, and ``confidence`` and ``ignore`` where present. No true annotation or mask
-        of the data set is left in them.
+        Those that are in the file, in the order given; ``annotations`` have ``bbox`` (XYWH_ABS),
+        ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0, and
+        ``confidence`` and ``ignore`` where present.
 
     Raises:
         DataError: damaged file (with the annotation's id and the field), other classes or image
@@ -298,12 +264,17 @@ def load_pseudo_labels(
             f"{path} has the classes {', '.join(file.class_names)}, the data set has "
             f"{', '.join(class_names)}"
         )
-    index = ImageIndex(file)
-    result = []
+    index, result = ImageIndex(file), []
     for record in dataset_dicts:
         image = index.find(record)
-        if image is not None:
-            result.append(_labelled(path, record, image))
+        if image is None:
+            continue
+        size = (int(record["height"]), int(record["width"]))
+        where = f"{path}: image {image['image_id']}"
+        source = f"{record['file_name']} is"
+        check_size((image["height"], image["width"]), size, where, source)
+        labelled = restrict_supervision(record, "image")
+        result.append(labelled | {"annotations": image["annotations"]})
     if dataset_dicts and not result:
         raise DataError(
             f"{path} has none of the {len(dataset_dicts)} images of the data set, among them "
@@ -321,9 +292,6 @@ def validate_pseudo_labels(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         ``images``, ``annotations``, ``images_without_annotations``, ``classes`` (name to number of
         annotations), ``score_range`` (lowest, highest; None without annotations), ``info``.
-
-    Raises:
-        DataError: what is wrong, with the file, the image and annotation id, and the field.
     """
     file = _read(path)
     annotations = [a for image in file.images for a in image["annotations"]]

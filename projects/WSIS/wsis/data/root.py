@@ -11,6 +11,13 @@ def datasets_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
+def duts_folders() -> tuple[Path, Path]:
+    """The folders of DUTS' training images and masks, extracted with or without one around them."""
+    root = datasets_root() / "DUTS"
+    folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
+    return folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
+
+
 def find_in_datasets(name: str) -> str:
     """A path ``datasets/...`` of a config, below `datasets_root` if it is not here but there."""
     path = Path(name)

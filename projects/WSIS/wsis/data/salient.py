@@ -15,8 +15,8 @@ from PIL import Image
 from scipy import ndimage
 
 from wsis.data.ground_truth import GroundTruth
-from wsis.data.images import check_size, open_picture, read_image_size
-from wsis.data.voc import IMAGE_SUFFIXES, pictures_by_stem, read_list
+from wsis.data.images import IMAGE_SUFFIXES, check_size, open_picture, read_image_size
+from wsis.data.voc import pictures_by_stem, read_list
 from wsis.errors import DataError
 
 SALIENT_KEY = "salient_file_name"
@@ -52,16 +52,10 @@ def read_salient_mask(
     return mask
 
 
-def _pictures(folder: Path, what: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"the folder of {what} {folder} does not exist; see datasets/README.md")
-    return pictures_by_stem(folder)
-
-
 def _stem(name: str) -> str:
     """A name without its suffix, if that is one of a picture: stems may have dots."""
     stem, suffix = os.path.splitext(Path(name).name)
-    return stem if suffix in IMAGE_SUFFIXES else Path(name).name
+    return stem if suffix.lower() in IMAGE_SUFFIXES else Path(name).name
 
 
 def load_salient(
@@ -70,22 +64,15 @@ def load_salient(
     *,
     names: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of a salient set, in the order of the list, or of the stems.
+    """Dataset dicts of folders of photographs and of masks, all or those in a list of stems.
 
-    Args:
-        images: folder of the photographs.
-        masks: folder of the masks.
-        names: a file with one stem per line (a split); None takes every image.
-
-    Returns:
-        Dicts with ``file_name``, ``image_id`` (the stem), ``image_key`` (it begins with "salient.",
-        so that it never meets that of a box data set), ``height``, ``width``, `SALIENT_KEY`,
-        ``image_labels`` [] and ``annotations`` [].
+    ``image_id`` is the stem; ``image_key`` begins with "salient.", so that it never meets that of a
+    box data set; `SALIENT_KEY` is the mask's file; there are no labels and annotations.
 
     Raises:
         DataError: a folder, an image or a mask is missing, or an image and its mask differ in size.
     """
-    pictures, found = _pictures(Path(images), "salient images"), _pictures(Path(masks), "masks")
+    pictures, found = pictures_by_stem(Path(images)), pictures_by_stem(Path(masks))
     stems = [_stem(name) for name in read_list(names)] if names else sorted(pictures)
     if not stems:
         raise DataError(f"{images} holds no image")
@@ -108,13 +95,9 @@ def load_salient(
 
 
 def is_single_object(mask: np.ndarray) -> bool:
-    """Whether a mask shows one object: one component, and next to nothing beside it.
+    """Whether a mask (H, W), not 0 on objects, shows one object and next to nothing beside it.
 
-    The largest component covers 2 to 90 % of the image, and at most 1 % of the mask lies outside
-    it.
-
-    Args:
-        mask: (H, W), not 0 on objects.
+    The largest component covers 2 to 90 % of the image, at most 1 % of the mask lies outside it.
     """
     inside = np.asarray(mask) > 127 if np.asarray(mask).max(initial=0) > 1 else np.asarray(mask) > 0
     labels, count = ndimage.label(inside, structure=np.ones((3, 3)))
@@ -126,15 +109,10 @@ def is_single_object(mask: np.ndarray) -> bool:
 
 
 def single_object_mask(truth: GroundTruth, *, checked: bool = True) -> np.ndarray | None:
-    """The largest object of an image if it stands alone.
+    """(H, W) bool, the largest object of an image if it stands alone, else None.
 
-    Args:
-        truth: true masks of the image.
-        checked: require that the object covers 5 to 60 % of the image, and all other objects and
-            void together less than 1 %; False takes the largest object of any image.
-
-    Returns:
-        (H, W) bool, or None.
+    It covers 5 to 60 % of the image, and all other objects and void together less than 1 %; where
+    it is not to be ``checked``, the largest object of any image.
     """
     if not len(truth.masks):
         return None

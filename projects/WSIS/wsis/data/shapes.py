@@ -154,15 +154,11 @@ def _paint(picture: np.ndarray, shape: Shape, rng: np.random.Generator) -> np.nd
     return distance
 
 
-def _visible(shapes: list[Shape], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Visible parts (K, H, W), later shapes on top, and every shape's share that is visible."""
-    full = np.stack([signed_distance(s, size) < 0 for s in shapes])
-    # The share counts what the picture's edge cuts off as hidden.
-    whole = [_area(s) for s in shapes]
-    visible = full.copy()
-    for index in range(len(shapes)):
-        visible[index] &= ~full[index + 1 :].any(axis=0)
-    return visible, visible.sum(axis=(1, 2)) / np.array(whole)
+def _visible(shapes: list[Shape], size: tuple[int, int]) -> np.ndarray:
+    """(K, H, W) bool, visible parts of shapes, later ones on top."""
+    full = np.array([signed_distance(s, size) < 0 for s in shapes], bool).reshape(-1, *size)
+    hidden = [full[index + 1 :].any(axis=0) for index in range(len(full))]
+    return full & ~np.array(hidden, bool).reshape(full.shape)
 
 
 def _area(shape: Shape) -> float:
@@ -198,16 +194,15 @@ def _touches(shape: Shape, anchor: Shape, size: tuple[int, int]) -> bool:
 
 def _fits(shapes: list[Shape], anchor: Shape | None, size: tuple[int, int]) -> bool:
     """Whether the last shape leaves all others visible, and joins ``anchor`` alone or nobody."""
-    _, shares = _visible(shapes, size)
+    # Of the whole shapes: what the picture's edge cuts off counts as hidden.
+    shares = _visible(shapes, size).sum(axis=(1, 2)) / np.array([_area(s) for s in shapes])
     if shares.min() < MIN_VISIBLE_SHARE:
         return False
-    new, others = shapes[-1], [s for s in shapes[:-1] if s is not anchor]
-    if anchor is not None and not _touches(new, anchor, size):
-        return False
+    *others, new = shapes
+    if anchor is not None:
+        return _touches(new, anchor, size)
     # Another class may be overlapped a little; strangers of the same class keep a distance.
-    return not any(s.class_id == new.class_id and _touches(new, s, size) for s in others) or (
-        anchor is not None
-    )
+    return not any(s.class_id == new.class_id and _touches(new, s, size) for s in others)
 
 
 def arrange(rng: np.random.Generator, size: tuple[int, int]) -> list[Shape]:
@@ -258,17 +253,9 @@ def draw_scene(rng: np.random.Generator, shapes: list[Shape], size: tuple[int, i
         _paint(picture, shape, rng)
     picture += rng.normal(0, 5, picture.shape)
     image = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-    if not shapes:
-        none = np.zeros((0, *size), dtype=bool)
-        empty = np.zeros(0, dtype=np.int64)
-        return Scene(image, none, empty, np.zeros((0, 2)), np.zeros((0, 4)))
-    masks, _ = _visible(shapes, size)
-    boxes = np.array([rle_box(encode_mask(mask)) for mask in masks])
+    masks = _visible(shapes, size)
+    boxes = np.array([rle_box(encode_mask(mask)) for mask in masks]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    return Scene(
-        image=image,
-        masks=masks,
-        classes=np.array([s.class_id for s in shapes], dtype=np.int64),
-        points=np.array([_inner_point(mask, rng) for mask in masks]),
-        boxes=boxes,
-    )
+    classes = np.array([s.class_id for s in shapes], dtype=np.int64)
+    points = np.array([_inner_point(mask, rng) for mask in masks]).reshape(-1, 2)
+    return Scene(image, masks, classes, points, boxes)

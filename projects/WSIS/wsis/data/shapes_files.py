@@ -21,7 +21,6 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
@@ -50,6 +49,9 @@ class ShapesArguments:
         train, val, salient: numbers of images.
         min_side, max_side: both sides of an image are drawn from this range, in pixels.
         seed: equal arguments give equal files.
+
+    Raises:
+        UsageError: numbers that make no data set.
     """
 
     train: int = 240
@@ -59,8 +61,7 @@ class ShapesArguments:
     max_side: int = 144
     seed: int = 0
 
-    def check(self) -> None:
-        """Raise `UsageError` for numbers that make no data set."""
+    def __post_init__(self) -> None:
         if min(self.train, self.val) < 1 or min(self.salient, self.seed) < 0:
             raise UsageError("shapes: train and val are at least 1, salient and seed at least 0")
         if not MIN_SIDE <= self.min_side <= self.max_side <= MAX_SIDE:
@@ -90,28 +91,30 @@ def write_label_png(path: Path, label: np.ndarray) -> None:
     _write_image(path, image)
 
 
+_XML = """<annotation>
+\t<folder>shapes</folder>
+\t<filename>{name}.jpg</filename>
+\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>
+\t<segmented>{segmented}</segmented>
+{objects}</annotation>
+"""
+_OBJECT = """\t<object>
+\t\t<name>{name}</name>
+\t\t<truncated>0</truncated>
+\t\t<difficult>0</difficult>
+\t\t<bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>
+\t</object>
+"""
+
+
 def _xml(name: str, scene: Scene) -> str:
+    objects = ""
+    for class_id, box in zip(scene.classes, scene.boxes.astype(int), strict=True):
+        corners = {"xmin": box[0] + 1, "ymin": box[1] + 1, "xmax": box[2], "ymax": box[3]}
+        objects += _OBJECT.format(name=SHAPES_CLASSES[class_id], **corners)
     height, width = scene.image.shape[:2]
-    lines = [
-        "<annotation>",
-        "\t<folder>shapes</folder>",
-        f"\t<filename>{escape(name)}.jpg</filename>",
-        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-        f"\t<segmented>{int(len(scene.classes) > 0)}</segmented>",
-    ]
-    for class_id, box in zip(scene.classes, scene.boxes, strict=True):
-        x0, y0, x1, y1 = (int(v) for v in box)
-        corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
-        inner = "".join(f"<{tag}>{value}</{tag}>" for tag, value in corners.items())
-        lines += [
-            "\t<object>",
-            f"\t\t<name>{SHAPES_CLASSES[int(class_id)]}</name>",
-            "\t\t<truncated>0</truncated>",
-            "\t\t<difficult>0</difficult>",
-            f"\t\t<bndbox>{inner}</bndbox>",
-            "\t</object>",
-        ]
-    return "\n".join([*lines, "</annotation>", ""])
+    some = int(bool(objects))
+    return _XML.format(name=name, width=width, height=height, segmented=some, objects=objects)
 
 
 def _write_scene(root: Path, name: str, scene: Scene) -> None:
@@ -127,22 +130,16 @@ def _write_scene(root: Path, name: str, scene: Scene) -> None:
         stream.write(_xml(name, scene))
 
 
-def _coco_annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
-    annotations = []
-    for index, mask in enumerate(scene.masks):
-        x0, y0, x1, y1 = scene.boxes[index].tolist()
-        annotations.append(
-            {
-                "image_id": image_id,
-                "category_id": int(scene.classes[index]) + 1,
-                "iscrowd": 0,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": int(mask.sum()),
-                "segmentation": encode_mask(mask),
-                "point": scene.points[index].tolist(),
-            }
-        )
-    return annotations
+def _coco_annotation(scene: Scene, index: int) -> dict[str, Any]:
+    x0, y0, x1, y1 = scene.boxes[index].tolist()
+    return {
+        "category_id": int(scene.classes[index]) + 1,
+        "iscrowd": 0,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": int(scene.masks[index].sum()),
+        "segmentation": encode_mask(scene.masks[index]),
+        "point": scene.points[index].tolist(),
+    }
 
 
 def _scene(arguments: ShapesArguments, split: str, index: int) -> Scene:
@@ -165,8 +162,9 @@ def _write_split(root: Path, arguments: ShapesArguments, split: str, quiet: bool
         labels = sorted({int(c) + 1 for c in scene.classes})
         entry = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
         images.append(entry | {"image_labels": labels})
-        for annotation in _coco_annotations(scene, image_id):
-            annotations.append({"id": len(annotations) + 1} | annotation)
+        for place in range(len(scene.classes)):
+            known = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(known | _coco_annotation(scene, place))
     content = {
         "info": {"description": f"generated shapes, {split}"},
         "categories": [{"id": i + 1, "name": n} for i, n in enumerate(SHAPES_CLASSES)],
@@ -209,14 +207,12 @@ def write_shapes(
 ) -> bool:
     """Write the data set unless it is there already; ``force`` draws again what is there.
 
-    Returns:
-        Whether anything was written.
+    Returns whether anything was written.
 
     Raises:
-        UsageError: senseless arguments, or the folder holds shapes of other arguments.
+        UsageError: the folder holds shapes of other arguments.
     """
     root = Path(root)
-    arguments.check()
     stamp = {"generator": GENERATOR, **asdict(arguments)}
     try:
         found = json.loads((root / _STAMP).read_text("utf-8"))

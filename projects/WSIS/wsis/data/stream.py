@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -78,6 +79,14 @@ class Failure:
         return (UsageError if self.usage else DataError)(self.message)
 
 
+def _attempt(function: Mapper, sample: DatasetDict) -> Any:
+    """``function(sample)``, or a `Failure`."""
+    try:
+        return function(sample)
+    except WSISError as error:
+        return Failure(sample["image_key"], str(error), isinstance(error, UsageError))
+
+
 class EpochOrder(Protocol):
     """In which order samples come, where that is not a plain shuffle; an epoch has ``len``."""
 
@@ -87,16 +96,10 @@ class EpochOrder(Protocol):
         """(len,) indices of samples, drawn from the generator alone."""
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """What took the place of images that could not be read; crosses process borders."""
-
-    sample: Any
-    skipped: tuple[Failure, ...]
-
-
 class TrainingStream(Dataset):
     """An endless, shuffled and augmented stream over a finite data set.
+
+    An item is what the mapper made at a position, or None, and what could not be read for it.
 
     Args:
         dataset_dicts: at least one.
@@ -135,19 +138,18 @@ class TrainingStream(Dataset):
             self._epoch = epoch
         return int(self._order[offset])
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position: int) -> tuple[Any, list[Failure]]:
         index = self.index_at(position)
         tries = len(self.dataset_dicts) if self.skip_broken else 1
         failures: list[Failure] = []
         for attempt in range(tries):
             sample = self.dataset_dicts[(index + attempt) % len(self.dataset_dicts)]
-            try:
-                with seeded(self.seed, position):
-                    made = self.mapper(sample)
-                return Replacement(made, tuple(failures)) if failures else made
-            except WSISError as error:
-                failures.append(Failure(sample["image_key"], str(error)))
-        return failures[-1]
+            with seeded(self.seed, position):
+                made = _attempt(self.mapper, sample)
+            if not isinstance(made, Failure):
+                return made, failures
+            failures.append(made)
+        return None, failures
 
 
 class StreamBatches(Sampler[list[int]]):
@@ -204,16 +206,11 @@ class StreamBatches(Sampler[list[int]]):
 
 
 class ResumableLoader:
-    """Iterates over training batches, from iteration ``start`` on.
+    """Iterates over training batches, from iteration ``batches.start`` on.
 
-    The workers start at the first ``next``, not at construction, so that ``start`` may be set after
-    a trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built).
-
-    Args:
-        on_skip: called with each image that another one replaces, once.
-
-    Attributes:
-        start: iteration of the first batch.
+    The workers start at the first ``next``, not at construction, so that this may be set after a
+    trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built). It calls
+    ``on_skip`` with each image that another one replaces, once.
     """
 
     def __init__(
@@ -227,12 +224,10 @@ class ResumableLoader:
         self.stream = stream
         self.batches = batches
         self.num_workers = num_workers
-        self.start = 0
         self._on_skip = on_skip
         self._skipped: set[str] = set()
 
     def __iter__(self) -> Iterator[list[Any]]:
-        self.batches.start = self.start
         loader = DataLoader(
             self.stream,
             batch_sampler=self.batches,
@@ -244,20 +239,18 @@ class ResumableLoader:
             generator=torch.Generator().manual_seed(0),
         )
         for batch in loader:
-            yield [self._unpack(sample) for sample in batch]
+            yield [self._take(sample, failures) for sample, failures in batch]
 
-    def _unpack(self, sample: Any) -> Any:
-        if isinstance(sample, Failure):
-            raise sample.error()
-        if not isinstance(sample, Replacement):
-            return sample
-        for failure in sample.skipped:
+    def _take(self, sample: Any, failures: list[Failure]) -> Any:
+        if sample is None:
+            raise failures[-1].error()
+        for failure in failures:
             if failure.key not in self._skipped:
                 self._skipped.add(failure.key)
                 logger.warning("training skips %s: %s", failure.key, failure.message)
                 if self._on_skip is not None:
                     self._on_skip(failure)
-        return sample.sample
+        return sample
 
 
 def one_thread(worker: int) -> None:
@@ -265,33 +258,18 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-class MappedDataset(Dataset):
-    """Applies a function to each dataset dict once, in order; failures come back as `Failure`."""
-
-    def __init__(self, dataset_dicts: Sequence[DatasetDict], function: Mapper) -> None:
-        self.dataset_dicts = _compact(dataset_dicts)
-        self.function = function
-
-    def __len__(self) -> int:
-        return len(self.dataset_dicts)
-
-    def __getitem__(self, index: int) -> Any:
-        sample = self.dataset_dicts[index]
-        try:
-            return self.function(sample)
-        except WSISError as error:
-            return Failure(sample["image_key"], str(error), isinstance(error, UsageError))
-
-
 def single_pass_loader(
     dataset_dicts: Sequence[DatasetDict], function: Mapper, *, num_workers: int
 ) -> DataLoader:
-    """A loader that yields ``function(dataset_dict)`` one by one, in order, made by workers."""
+    """A loader that yields ``function(dataset_dict)`` one by one, in order, made by workers.
+
+    What could not be made comes as a `Failure`.
+    """
     return DataLoader(
-        MappedDataset(dataset_dicts, function),
+        _compact(dataset_dicts),
         batch_size=None,
         num_workers=min(num_workers, len(dataset_dicts)),
-        collate_fn=None,
+        collate_fn=partial(_attempt, function),
         worker_init_fn=one_thread,
         generator=torch.Generator().manual_seed(0),
     )

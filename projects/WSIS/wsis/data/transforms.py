@@ -24,11 +24,9 @@ def scaled_size(size: Size, factor: float) -> Size:
 
 
 def ruled_size(size: Size, rule: Size) -> Size:
-    """Each side moved to the nearest ``divisor k + remainder`` with k >= 1.
+    """Each side of (H, W) moved to the nearest ``divisor k + remainder`` with k >= 1.
 
-    Args:
-        size: (H, W).
-        rule: (divisor, remainder); a divisor of 0 changes nothing.
+    A divisor of 0 changes nothing.
     """
     divisor, remainder = rule
     if not divisor:
@@ -122,23 +120,18 @@ def draw_flip() -> bool:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Where an image goes on a canvas, and which part of it, per axis (y, x).
+class Canvas:
+    """A square canvas of ``side`` pixels, and where on it the first row and column of an image lie.
 
-    Attributes:
-        canvas: (H, W) of the canvas.
-        target: first row and column on the canvas.
-        source: first row and column of the image.
-        extent: rows and columns that are copied.
+    A negative ``y`` or ``x`` cuts off as many rows or columns of the image.
     """
 
-    canvas: Size
-    target: Size
-    source: Size
-    extent: Size
+    side: int
+    y: int = 0
+    x: int = 0
 
     def paste(self, array: np.ndarray, fill: np.ndarray | float) -> np.ndarray:
-        """A canvas of ``fill`` (one value, or one per channel) with the part of ``array`` on it.
+        """A canvas of ``fill`` (one value, or one per channel) with ``array`` on it.
 
         Args:
             array: (H, W) or (H, W, channels).
@@ -146,28 +139,20 @@ class Window:
         """
         fill = np.asarray(fill)
         dtype = np.float32 if fill.dtype.kind == "f" else array.dtype
-        canvas = np.empty((*self.canvas, *array.shape[2:]), dtype=dtype)
+        canvas = np.empty((self.side, self.side, *array.shape[2:]), dtype=dtype)
         canvas[...] = fill
-        (y, x), (top, left), (height, width) = self.target, self.source, self.extent
-        canvas[y : y + height, x : x + width] = array[top : top + height, left : left + width]
+        part = array[max(-self.y, 0) :, max(-self.x, 0) :]
+        room = canvas[max(self.y, 0) :, max(self.x, 0) :]
+        height, width = np.minimum(part.shape[:2], room.shape[:2])
+        room[:height, :width] = part[:height, :width]
         return canvas
 
 
-def top_left_window(size: Size, side: int) -> Window:
-    """The image in the top left corner of a ``side`` x ``side`` canvas, cut right and bottom."""
-    extent = min(size[0], side), min(size[1], side)
-    return Window((side, side), (0, 0), (0, 0), extent)
-
-
-def random_window(size: Size, side: int) -> Window:
-    """A random crop onto a ``side`` x ``side`` canvas, each axis on its own.
+def random_canvas(size: Size, side: int) -> Canvas:
+    """A random crop of an image of ``size`` onto a ``side`` x ``side`` canvas, each axis by itself.
 
     Where the image is smaller it lies at a uniform random offset on the canvas, where it is larger
     a uniform random part of it is taken.
     """
-    offsets = [draw_integer(0, abs(side - length)) for length in size]
-    (y, top), (x, left) = (
-        (o, 0) if length < side else (0, o) for o, length in zip(offsets, size, strict=True)
-    )
-    extent = min(size[0], side), min(size[1], side)
-    return Window((side, side), (y, x), (top, left), extent)
+    y, x = (draw_integer(0, abs(side - n)) * (1 if n < side else -1) for n in size)
+    return Canvas(side, y, x)

@@ -20,12 +20,13 @@ from wsis.errors import DataError, UsageError
 # What data are for: training, evaluation, exact masks of single objects; EVALUATION is the part of
 # the training images on which products are evaluated, where that is not all of them.
 ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
-_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "coco": {"required": ("JSON", "IMAGES"), "optional": ("SUPERVISION",)},
-    "voc": {"required": ("ROOT", "SPLIT"), "optional": ("SUPERVISION", "CLASSES")},
-    "folders": {"required": ("IMAGES",), "optional": ()},
-    "detections": {"required": ("JSON", "IMAGES", "DETECTIONS"), "optional": ("MIN_SCORE",)},
-    "salient": {"required": ("IMAGES", "MASKS"), "optional": ("LIST",)},
+# By FORMAT the keys that are required, and those that may be there.
+_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "coco": (("JSON", "IMAGES"), ("SUPERVISION",)),
+    "voc": (("ROOT", "SPLIT"), ("SUPERVISION", "CLASSES")),
+    "folders": (("IMAGES",), ()),
+    "detections": (("JSON", "IMAGES", "DETECTIONS"), ("MIN_SCORE",)),
+    "salient": (("IMAGES", "MASKS"), ("LIST",)),
 }
 _PLACES = ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST")
 _GRANTED = {"detections": "box", "folders": "image"}
@@ -45,10 +46,10 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     kind = str(entry.get("FORMAT", "")).lower()
     if kind not in _KEYS:
         raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")
-    keys = _KEYS[kind]
-    allowed = ("NAME", "FORMAT", *keys["required"], *keys["optional"])
+    required, optional = _KEYS[kind]
+    allowed = ("NAME", "FORMAT", *required, *optional)
     unknown = [key for key in entry if key not in allowed]
-    missing = [key for key in keys["required"] if not isinstance(entry.get(key), str)]
+    missing = [key for key in required if not isinstance(entry.get(key), str)]
     if unknown:
         raise UsageError(f"{where}: unknown {unknown[0]!r}; {kind} takes {', '.join(allowed)}")
     if missing:
@@ -57,16 +58,12 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
         raise UsageError(
             f"{where}: SUPERVISION is one of {', '.join(SUPERVISIONS)}, not {entry['SUPERVISION']}"
         )
-    classes = entry.get("CLASSES")
-    if classes is not None and (
-        not isinstance(classes, (list, tuple))
-        or not classes
-        or not all(isinstance(c, str) for c in classes)
-        or len(set(classes)) != len(classes)
-    ):
+    classes = entry.get("CLASSES", ["any"])
+    texts = isinstance(classes, (list, tuple)) and {type(c) for c in classes} == {str}
+    if not texts or len(set(classes)) != len(classes):
         raise UsageError(f"{where}: CLASSES is a list of different names, not {classes!r}")
     score = entry.get("MIN_SCORE", 0.0)
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+    if type(score) not in (int, float) or not 0 <= score <= 1:
         raise UsageError(f"{where}: MIN_SCORE is a number from 0 to 1, not {score!r}")
     for key in _PLACES:
         if key in entry:
@@ -96,67 +93,53 @@ def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
         return load_salient(entry["IMAGES"], entry["MASKS"], names=entry.get("LIST"))
     if kind == "folders":
         return load_folders(entry["IMAGES"])
-    if kind in ("coco", "detections"):
-        records, names, category_ids = load_coco_dataset(entry["JSON"], entry["IMAGES"])
-        if kind == "detections":
-            least = float(entry.get("MIN_SCORE", 0.5))
-            records = put_detections(
-                records, entry["DETECTIONS"], class_ids=category_ids, min_score=least
-            )
-        if "thing_classes" not in metadata.as_dict():
-            metadata.set(thing_classes=list(names), thing_dataset_id_to_contiguous_id=category_ids)
-        source = entry["JSON"]
-    else:
+    if kind == "voc":
         records = load_voc(entry["ROOT"], entry["SPLIT"], metadata.thing_classes)
-        source = entry["ROOT"]
+    else:
+        records, names, ids = load_coco_dataset(entry["JSON"], entry["IMAGES"])
+        if "thing_classes" not in metadata.as_dict():
+            metadata.set(thing_classes=list(names), thing_dataset_id_to_contiguous_id=ids)
+    if kind == "detections":
+        least = float(entry.get("MIN_SCORE", 0.5))
+        records = put_detections(records, entry["DETECTIONS"], class_ids=ids, min_score=least)
     if "SUPERVISION" in entry:
+        source = entry.get("JSON") or entry["ROOT"]
         require_supervision(records, entry["SUPERVISION"], source)
     return records
 
 
 def _register(entry: dict[str, Any]) -> None:
     name, kind = entry["NAME"], entry["FORMAT"]
-    classes = None
-    if kind == "voc":
-        classes = entry.get("CLASSES") or read_classes(Path(entry["ROOT"]))
+    granted = _GRANTED.get(kind) or entry.get("SUPERVISION", "mask")
+    about: dict[str, Any] = {"supervision": granted}
+    if kind == "salient":
+        about["salient"] = True
+    elif kind == "voc":
+        classes = entry.get("CLASSES") or read_classes(entry["ROOT"])
+        about |= {"split": entry["SPLIT"], "thing_classes": list(classes)}
     elif kind == "folders":
         _require_places(entry)
-        classes = class_folders(entry["IMAGES"])
+        about["thing_classes"] = list(class_folders(entry["IMAGES"]))
     if name in MetadataCatalog.list():
         MetadataCatalog.pop(name)
     DatasetCatalog.register(name, lambda: _load(entry))
-    metadata = MetadataCatalog.get(name)
-    metadata.set(supervision=_GRANTED.get(kind) or entry.get("SUPERVISION", "mask"))
-    if kind == "salient":
-        metadata.set(salient=True)
-    if kind == "voc":
-        metadata.set(split=entry["SPLIT"])
-    if classes is not None:
-        metadata.set(thing_classes=list(classes))
+    MetadataCatalog.get(name).set(**about)
     _REGISTERED[name] = entry
 
 
 def register_dataset(
     entry: Mapping[str, Any], *, where: str = "data set", anew: bool = False
 ) -> str:
-    """Register a data set with Detectron2; its files are read when they are asked for.
+    """Register a data set with Detectron2 and return its name; an equal one again does nothing.
+
+    Its files are read when they are asked for.
 
     Args:
-        entry: ``NAME``, ``FORMAT`` and the format's keys. ``coco`` has ``JSON`` and ``IMAGES``;
-            ``voc`` has ``ROOT``, ``SPLIT`` and optionally ``CLASSES`` (a list; else ``classes.txt``
-            in the root, else VOC's twenty); ``folders`` has ``IMAGES``, a folder with one folder
-            per class. ``SUPERVISION`` (image, point, box, mask) is the most that training may look
-            at; where it is given, every annotation must have it. ``detections`` has ``JSON``
-            (images and categories), ``IMAGES``, ``DETECTIONS`` (COCO's result format, as
-            Detectron2's ``coco_instances_results.json``) and optionally ``MIN_SCORE`` (0.5): its
-            annotations are the detected boxes. ``salient`` has ``IMAGES``, ``MASKS`` and optionally
-            ``LIST``, see `wsis.data.salient`.
+        entry: ``NAME``, ``FORMAT`` and the format's keys (datasets/README.md); ``SUPERVISION`` is
+            the most that training may look at, and where it is given every annotation must have it.
         where: what describes it, for messages.
         anew: the entry has a name of ours; one of the same name makes way, and files that have
             changed since are read again.
-
-    Returns:
-        The name. Registering an equal entry again does nothing.
 
     Raises:
         UsageError: unknown or missing key, bad value, or a name that is taken.
@@ -206,16 +189,13 @@ def _beside(value: str, source: str) -> str:
 
 
 def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str, ...]:
-    """Register what a config says of the data of one role.
+    """Register what a config says of the data of one role; returns the names of the data sets.
 
     Args:
-        role: TRAIN, VAL, SALIENT or EVALUATION.
+        role: one of `ROLES`.
         value: a registered name, a path, an entry (see `register_dataset`), or a list of these.
         stem: of the config file; an entry without NAME is called ``<stem>_<role>``.
         source: the file that says so; paths count from the present folder, else from beside it.
-
-    Returns:
-        The names of the data sets.
 
     Raises:
         UsageError: neither a data set nor a path, or as `register_dataset`.

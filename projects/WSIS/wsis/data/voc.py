@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,8 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 from detectron2.structures import BoxMode
 
-from wsis.data.checks import checked, clip_box, number
-from wsis.data.images import MAX_PIXELS, read_image_size, read_label_map
+from wsis.data.checks import clip_box, inside, naming, number
+from wsis.data.images import MAX_PIXELS, pictures_in, read_image_size, read_label_map
 from wsis.errors import DataError
 
 VOC_CLASSES = (
@@ -28,12 +27,25 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 CLASSES_FILE = "classes.txt"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".bmp", ".tif", ".tiff")
-_MASK_FOLDERS = {
-    "instance_file_name": ("SegmentationObject", "SegmentationObjectAug"),
-    "semantic_file_name": ("SegmentationClass", "SegmentationClassAug"),
-}
+_MASKS = {"instance_file_name": "SegmentationObject", "semantic_file_name": "SegmentationClass"}
 _MAX_XML_BYTES = 16 << 20
+
+
+def _read_names(path: Path, what: str, *, first_word: bool) -> list[str]:
+    """The lines (or their first words) of a file that are not empty, all different."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} does not exist; see datasets/README.md") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{what} {path} cannot be read ({error})") from error
+    names = [line.split()[0] if first_word else line for line in lines]
+    if not names:
+        raise DataError(f"{what} {path} is empty")
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise DataError(f"{what} {path} names {twice} twice")
+    return names
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:
@@ -42,48 +54,26 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         DataError: missing, not text, empty, a name twice, or a name that leaves the folder.
     """
-    path = Path(path)
-    try:
-        names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"image list {path} does not exist; see datasets/README.md") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"image list {path} cannot be read ({error})") from error
-    if not names:
-        raise DataError(f"image list {path} is empty")
-    if len(set(names)) != len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise DataError(f"image list {path} names {twice} twice")
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"image list {path}: {name!r} leaves the image folder")
-    return names
+    names = _read_names(Path(path), "image list", first_word=True)
+    with naming(f"image list {path}"):
+        return [inside(name) for name in names]
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, by file name without suffix; of several of a stem the first."""
-    found: dict[str, Path] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix in IMAGE_SUFFIXES:
-            found.setdefault(stem, folder / name)
-    return found
+    return {path.stem: path for path in reversed(pictures_in(folder))}
 
 
 def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names of a VOC root: one per line in its ``classes.txt``, else VOC's twenty."""
     path = Path(root) / CLASSES_FILE
     if not path.is_file():
-        return tuple(VOC_CLASSES)
-    names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    if not names or len(set(names)) != len(names):
-        raise DataError(f"{path} is empty or names a class twice")
-    return names
+        return VOC_CLASSES
+    return tuple(_read_names(path, "class list", first_word=False))
 
 
 def _text(node: ElementTree.Element | None, tag: str) -> str:
-    found = None if node is None else node.find(tag)
-    return "" if found is None or found.text is None else found.text.strip()
+    return "" if node is None else (node.findtext(tag) or "").strip()
 
 
 def _coordinate(node: ElementTree.Element | None, tag: str) -> float:
@@ -112,24 +102,19 @@ def _parse(path: Path) -> ElementTree.Element:
         raise DataError(f"{path} is not a readable XML file ({error})") from error
 
 
-def _xml_size(path: Path, tree: ElementTree.Element) -> tuple[int, int] | None:
+def _size(tree: ElementTree.Element, image: str | os.PathLike[str]) -> tuple[int, int]:
+    """(H, W) as the file states it, else of the image."""
     node = tree.find("size")
-    if node is None or not (_text(node, "height") or _text(node, "width")):
-        return None
-    height, width = (
-        checked(path, "size", tag, lambda tag=tag: _coordinate(node, tag))
-        for tag in ("height", "width")
-    )
+    if not (_text(node, "height") or _text(node, "width")):
+        return read_image_size(image)
+    height, width = _coordinate(node, "height"), _coordinate(node, "width")
     if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
-        raise DataError(f"{path}: size: height and width {height:g} x {width:g} are absurd")
+        raise ValueError(f"{height:g} x {width:g} (height x width) is absurd")
     return int(height), int(width)
 
 
 def read_voc_xml(
-    path: str | os.PathLike[str],
-    classes: Sequence[str],
-    *,
-    image: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str], classes: Sequence[str], *, image: str | os.PathLike[str]
 ) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     """Read one annotation file, difficult objects included, in the file's order.
 
@@ -142,13 +127,9 @@ def read_voc_xml(
     Raises:
         DataError: naming the file and the object: unknown class, bad number, box without area.
     """
-    path = Path(path)
-    tree = _parse(path)
-    size = _xml_size(path, tree)
-    if size is None:
-        if image is None:
-            raise DataError(f"{path}: size: missing")
-        size = read_image_size(image)
+    tree = _parse(Path(path))
+    with naming(f"{path}: size"):
+        size = _size(tree, image)
     annotations = []
     for index, node in enumerate(tree.iterfind("object"), start=1):
         name = _text(node, "name")
@@ -157,89 +138,47 @@ def read_voc_xml(
                 f"{path}: object {index}: unknown class {name!r}; known are {', '.join(classes)} "
                 f"(own classes: one per line in {CLASSES_FILE} of the data set's root)"
             )
-        annotations.append(
-            {
-                "bbox": checked(path, f"object {index} ({name})", "bndbox", _box, node, size),
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": list(classes).index(name),
-                "iscrowd": 0,
-                "difficult": int(_text(node, "difficult") in ("1", "1.0", "true")),
-            }
-        )
+        with naming(f"{path}: object {index} ({name}): bndbox"):
+            found = {"bbox": _box(node, size), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+        difficult = int(_text(node, "difficult") in ("1", "1.0", "true"))
+        about = {"category_id": list(classes).index(name), "difficult": difficult}
+        annotations.append(found | about)
     return size, annotations
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """Listings of a VOC root's folders: one listing beats three look-ups an image."""
-
-    root: Path
-    images: dict[str, Path]
-    masks: dict[str, set[str]]
-
-    @staticmethod
-    def scan(root: Path) -> _Tree:
-        folder = root / "JPEGImages"
-        if not folder.is_dir():
-            raise DataError(f"{folder} does not exist; datasets/README.md has a VOC tree")
-        folders = {f for pair in _MASK_FOLDERS.values() for f in pair}
-        masks = {f: set(os.listdir(root / f)) for f in folders if (root / f).is_dir()}
-        return _Tree(root, pictures_by_stem(folder), masks)
-
-    def mask_files(self, name: str) -> dict[str, str]:
-        """``instance_file_name`` and ``semantic_file_name``, as far as they are there."""
-        return {
-            key: str(self.root / folder / f"{name}.png")
-            for key, folders in _MASK_FOLDERS.items()
-            for folder in reversed(folders)  # VOC's own hides the other
-            if f"{name}.png" in self.masks.get(folder, ())
-        }
+def _labels_of_mask(path: str, classes: Sequence[str]) -> tuple[tuple[int, int], list[int]]:
+    """(H, W) of a semantic mask and the class ids in it."""
+    label = read_label_map(path)
+    present = np.unique(label[(label > 0) & (label < 255)]).tolist()
+    if present and present[-1] > len(classes):
+        raise DataError(f"{path}: label {present[-1]} of {len(classes)} classes")
+    return label.shape, [value - 1 for value in present]
 
 
-def _record(tree: _Tree, name: str, classes: Sequence[str], listed_in: Path) -> dict[str, Any]:
-    if name not in tree.images:
-        raise DataError(f"{listed_in} names {name}, but {tree.root / 'JPEGImages'} has no {name}.*")
-    image = tree.images[name]
-    files = tree.mask_files(name)
-    record: dict[str, Any] = {"file_name": str(image), "image_id": name, "image_key": name, **files}
-    xml = tree.root / "Annotations" / f"{name}.xml"
+def _record(
+    xml: Path, image: Path, files: dict[str, str], classes: Sequence[str]
+) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
     if xml.is_file():
         size, annotations = read_voc_xml(xml, classes, image=image)
         labels = sorted({a["category_id"] for a in annotations})
     elif "semantic_file_name" in files:
-        label = read_label_map(files["semantic_file_name"])
-        size, annotations = label.shape, []
-        present = np.unique(label[(label > 0) & (label < 255)]).tolist()
-        if present and present[-1] > len(classes):
-            raise DataError(
-                f"{files['semantic_file_name']}: label {present[-1]} of {len(classes)} classes"
-            )
-        labels = [value - 1 for value in present]
+        size, labels = _labels_of_mask(files["semantic_file_name"], classes)
     else:
         raise DataError(f"{xml} does not exist; an image without objects needs an XML without any")
-    record |= {"height": int(size[0]), "width": int(size[1])}
-    return record | {"image_labels": labels, "annotations": annotations}
-
-
-def split_file(root: str | os.PathLike[str], split: str) -> Path:
-    """The list of a split: in ``ImageSets/Segmentation``, else in ``ImageSets/Main``."""
-    folder = Path(root) / "ImageSets"
-    path = folder / "Segmentation" / f"{split}.txt"
-    fallback = folder / "Main" / f"{split}.txt"
-    return fallback if fallback.is_file() and not path.is_file() else path
+    names = {"file_name": str(image), "image_id": xml.stem, "image_key": xml.stem, **files}
+    known = {"height": int(size[0]), "width": int(size[1]), "image_labels": labels}
+    return names | known | {"annotations": annotations}
 
 
 def load_voc(
     root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of one split of a VOC root: of a list in one of the ``ImageSets``.
+    """Dataset dicts of one split of a VOC root, in the order of its list in ``ImageSets``.
 
+    They have the boxes of the XML and, where there are masks, ``instance_file_name`` and
+    ``semantic_file_name``; an image without XML gets its labels from its semantic mask.
     ``classes`` are names by class id; None reads ``classes.txt`` or takes VOC's.
-
-    Returns:
-        Dicts in the list's order with ``image_key``, ``image_labels``, ``annotations`` (boxes of
-        the XML) and, where there are masks, ``instance_file_name`` and ``semantic_file_name``.
-        An image without XML gets its labels from its semantic mask.
 
     Raises:
         DataError: a file is missing, damaged, or names an unknown class.
@@ -248,9 +187,26 @@ def load_voc(
     if not root.is_dir():
         raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
     classes = read_classes(root) if classes is None else tuple(classes)
-    listed_in = split_file(root, split)
+    lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in ("Segmentation", "Main")]
+    listed_in = next((path for path in lists if path.is_file()), lists[0])
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
     names = read_list(listed_in)
-    tree = _Tree.scan(root)
-    return [_record(tree, name, classes, listed_in) for name in names]
+    # One listing of a folder beats three look-ups an image.
+    images = pictures_by_stem(root / "JPEGImages")
+    masks = {
+        key: {
+            path.stem: str(path)
+            for own in (f"{folder}Aug", folder)  # VOC's own masks hide those of SBD
+            for path in (root / own).glob("*.png")
+        }
+        for key, folder in _MASKS.items()
+    }
+    records = []
+    for name in names:
+        if name not in images:
+            raise DataError(f"{listed_in} names {name}, but {root / 'JPEGImages'} has no {name}.*")
+        files = {key: found[name] for key, found in masks.items() if name in found}
+        xml = root / "Annotations" / f"{name}.xml"
+        records.append(_record(xml, images[name], files, classes))
+    return records

@@ -11,24 +11,23 @@ import os
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from tqdm import tqdm
 
 from wsis.data.files import write_lines
 from wsis.data.images import MAX_PIXELS, read_image_size
+from wsis.data.proposals.mat import load_mat
 from wsis.data.shapes_files import write_label_png
 from wsis.data.voc import VOC_CLASSES, read_list
 from wsis.errors import DataError
 
 VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}  # images in VOC 2012
 TRAINAUG_IMAGES = 10582
-_PARTS = (
-    ("JPEGImages", ".jpg"),
-    ("Annotations", ".xml"),
-    ("SegmentationObject", ".png"),
-    ("SegmentationClass", ".png"),
-)
-_MAX_MAT_BYTES = 64 << 20
+_PARTS = {
+    "JPEGImages": ".jpg",
+    "Annotations": ".xml",
+    "SegmentationObject": ".png",
+    "SegmentationClass": ".png",
+}
 
 
 def missing_in_voc(root: str | os.PathLike[str]) -> list[str]:
@@ -47,7 +46,7 @@ def missing_in_voc(root: str | os.PathLike[str]) -> list[str]:
         if len(found) != expected:
             problems.append(f"{path} names {len(found)} images, not {expected}")
         names |= set(found)
-    for folder, suffix in _PARTS:
+    for folder, suffix in _PARTS.items():
         there = set(os.listdir(root / folder)) if (root / folder).is_dir() else set()
         absent = sorted(n for n in names if n + suffix not in there)
         if absent or not there:
@@ -58,28 +57,23 @@ def missing_in_voc(root: str | os.PathLike[str]) -> list[str]:
 
 def missing_in_sbd(folder: str | os.PathLike[str]) -> list[str]:
     """What an SBD folder (``benchmark_RELEASE/dataset``) lacks; empty if it looks complete."""
-    folder = Path(folder)
-    return [
-        f"{folder / name} is missing"
-        for name in ("train.txt", "val.txt", "inst")
-        if not (folder / name).exists()
-    ]
+    parts = [Path(folder, name) for name in ("train.txt", "val.txt", "inst")]
+    return [f"{path} is missing" for path in parts if not path.exists()]
 
 
 def read_sbd_mat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read one of SBD's ``inst/<name>.mat``.
+    """Instances (H, W) uint8 (0 background, 1..K) and labels (H, W) uint8 (class id + 1) of a file.
 
-    Returns:
-        Instances (H, W) uint8, 0 background and 1..K, and labels (H, W) uint8, class id + 1.
+    The file is one of SBD's ``inst/<name>.mat``.
 
     Raises:
         DataError: not such a file, or numbers out of range.
     """
     path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
     try:
-        if path.stat().st_size > _MAX_MAT_BYTES:
-            raise ValueError("it is absurdly large")
-        content = scipy.io.loadmat(str(path), variable_names=["GTinst"])["GTinst"]
+        content = load_mat(path, ("GTinst",))["GTinst"]
         instances = np.asarray(content["Segmentation"][0, 0])
         categories = np.asarray(content["Categories"][0, 0]).reshape(-1).astype(np.int64)
         if instances.ndim != 2 or not 0 < instances.size <= MAX_PIXELS:
@@ -90,9 +84,7 @@ def read_sbd_mat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"object {int(instances.max())} has no category")
         if len(categories) and not 1 <= categories.min() <= categories.max() <= len(VOC_CLASSES):
             raise ValueError(f"Categories holds a number outside 1..{len(VOC_CLASSES)}")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except Exception as error:  # scipy's parser raises nearly anything on damaged files
+    except Exception as error:  # whatever else the file holds in place of these
         raise DataError(f"{path} is not an SBD file ({type(error).__name__}: {error})") from error
     table = np.concatenate([[0], categories])
     return instances.astype(np.uint8), table[instances].astype(np.uint8)
@@ -110,9 +102,7 @@ def convert_sbd(voc_root: str | os.PathLike[str], sbd_folder: str | os.PathLike[
     """Write the PNGs of SBD for images without VOC masks, then the list ``trainaug.txt``.
 
     Files that are there are kept, so that an interrupted conversion goes on; the list comes last.
-
-    Returns:
-        Number of images in ``trainaug``.
+    Returns the number of images in ``trainaug``.
 
     Raises:
         DataError: a file is missing or damaged, or sizes differ from the photograph's.

@@ -250,7 +250,7 @@ class Trainer(TrainerBase):
             logger.info("Resuming at iteration %d", self.start_iter)
         elif self._weights:
             load_weights(self.checkpointer.model, self._weights)
-        self.loader.start = self.start_iter
+        self.loader.batches.start = self.start_iter
 
     def _forget_checkpoints_before(self, iteration: int) -> None:
         """Let the periodic checkpointer delete what earlier runs left, as it would its own."""

@@ -25,9 +25,8 @@ _ModuleClass = TypeVar("_ModuleClass", bound=type)
 def network(cls: _ModuleClass) -> _ModuleClass:
     """A module whose annotated attributes are its arguments, also built from a config.
 
-    As `wsis.data.mappers.register_mapper` does it: ``from_config`` gives the arguments, and
-    ``__post_init__`` makes what is made of them. A module or buffer must have no default value,
-    which would hide it.
+    ``from_config`` gives the arguments, and ``__post_init__`` makes what is made of them. A module
+    or buffer must have no default value, which would hide it.
     """
     made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
     take = made.__init__

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from wsis.data.artifacts import ArtifactFolder, write_artifact
 from wsis.data.builtin import image_keys
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
+from wsis.data.images import IMAGE_SUFFIXES, pictures_in
 from wsis.data.proposals.readers import ProposalSource
 from wsis.data.stream import Failure, single_pass_loader
-from wsis.data.voc import IMAGE_SUFFIXES
 from wsis.errors import DataError, UsageError
 
 STAMP = "proposals.json"
@@ -29,10 +30,7 @@ def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: no such folder, or no picture in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder of images")
-    names = sorted(str(path) for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES)
+    names = [str(path) for path in pictures_in(folder)]
     if not names:
         raise DataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return [
@@ -41,16 +39,11 @@ def images_in(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ]
 
 
-class _Writer:
-    """Makes and writes the proposals of an image; runs in the worker processes."""
-
-    def __init__(self, folder: ArtifactFolder, source: ProposalSource) -> None:
-        self.folder, self.source = folder, source
-
-    def __call__(self, record: dict[str, Any]) -> int:
-        arrays = self.source(record)
-        write_artifact(self.folder.path(record["image_key"]), arrays)
-        return len(arrays["scores"])
+def _make(folder: ArtifactFolder, source: ProposalSource, record: dict[str, Any]) -> int:
+    """Make and write the proposals of an image, in a worker; returns their number."""
+    arrays = source(record)
+    write_artifact(folder.path(record["image_key"]), arrays)
+    return len(arrays["scores"])
 
 
 def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
@@ -62,13 +55,11 @@ def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
         # First, so that no file of other settings is ever taken for one of these.
         for old in folder.glob("*.npz"):
             old.unlink()
-    elif path.is_file():
-        stored = load_json(path)
-        if stored != wanted:
-            raise UsageError(
-                f"{folder} holds proposals made otherwise ({stored}); name another folder, or add "
-                "--force to make them again"
-            )
+    elif path.is_file() and (stored := load_json(path)) != wanted:
+        raise UsageError(
+            f"{folder} holds proposals made otherwise ({stored}); name another folder, or add "
+            "--force to make them again"
+        )
     write_json(path, wanted)
 
 
@@ -85,11 +76,8 @@ def write_proposals(
     """Make the proposals that a folder lacks; every file appears whole or not at all.
 
     ``jobs`` processes work beside this one. ``force`` first deletes what is there; ``skip_errors``
-    leaves out images that fail instead of stopping.
-
-    Returns:
-        ``images`` made now, ``before`` those that were there, ``proposals`` made now, and
-        ``failed``, image key to reason.
+    leaves out images that fail instead of stopping. Returns the numbers of ``images`` and
+    ``proposals`` made now, of those there ``before``, and ``failed``, image key to reason.
 
     Raises:
         UsageError: the folder's files were made with other settings.
@@ -99,7 +87,7 @@ def write_proposals(
     _check_stamp(folder.folder, source, force=force)
     todo = [r for r in records if force or r["image_key"] not in folder]
     before = len(records) - len(todo)
-    loader = single_pass_loader(todo, _Writer(folder, source), num_workers=jobs)
+    loader = single_pass_loader(todo, partial(_make, folder, source), num_workers=jobs)
     bar = {"desc": "proposals", "unit": "img", "total": len(records), "initial": before}
     made, failed = 0, {}
     for record, count in zip(todo, tqdm(loader, disable=quiet, **bar), strict=True):
@@ -109,9 +97,5 @@ def write_proposals(
             failed[record["image_key"]] = count.message
         else:
             made += int(count)
-    return {
-        "images": len(todo) - len(failed),
-        "before": before,
-        "proposals": made,
-        "failed": failed,
-    }
+    images = len(todo) - len(failed)
+    return {"images": images, "before": before, "proposals": made, "failed": failed}

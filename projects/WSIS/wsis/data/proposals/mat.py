@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
 
-from wsis.data.images import MAX_PIXELS
-from wsis.data.proposals.store import MAX_PROPOSALS, Proposals, by_rank
-from wsis.errors import DataError
+from wsis.data.proposals.store import Proposals, by_rank, check_count, check_size
 from wsis.layers.regions import Regions
 
 MAX_MAT_BYTES = 4 << 30  # of the variables of one file, unpacked
 _HEADER, _COMPRESSED = 128, 15
-_NAMES = ("superpixels", "labels", "scores", "maskmat")
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -34,81 +32,51 @@ def _check_unpacked_size(path: Path) -> None:
         if header[:10] == b"MATLAB 7.3":
             raise ValueError("it is a MATLAB 7.3 file; save it again with -v7")
         order = "<" if header[126:128] == b"IM" else ">"
-        total, left = 0, os.fstat(stream.fileno()).st_size - _HEADER
-        while left >= 8:
+        total, place, end = 0, _HEADER, os.fstat(stream.fileno()).st_size
+        while place <= end - 8:
+            stream.seek(place)
             kind, length = struct.unpack(order + "II", stream.read(8))
-            if length > left - 8:
+            place += 8 + length
+            if place > end:
                 raise ValueError(f"a variable of {length} bytes reaches beyond the end")
             if kind == _COMPRESSED:
-                start = stream.read(min(length, 64))
-                tag = zlib.decompressobj().decompress(start, 8)
-                if len(tag) < 8:
-                    raise ValueError("a variable is damaged")
-                total += struct.unpack(order + "II", tag)[1]
-                stream.seek(length - len(start), os.SEEK_CUR)
-            else:
-                total += length
-                stream.seek(length, os.SEEK_CUR)
-            left -= 8 + length
+                tag = zlib.decompressobj().decompress(stream.read(min(length, 64)), 8)
+                length = struct.unpack(order + "II", tag)[1]  # fails where the tag is damaged
+            total += length
         if total > MAX_MAT_BYTES:
             raise ValueError(f"its variables claim {total} bytes")
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The variables ``names`` of a MATLAB 5 file, as far as it has them.
+
+    Raises:
+        ValueError: damaged, or too large when unpacked.
+    """
     try:
         _check_unpacked_size(path)
-        return scipy.io.loadmat(path, variable_names=_NAMES, verify_compressed_data_integrity=False)
-    except FileNotFoundError:
-        raise DataError(f"proposals {path} do not exist") from None
+        return scipy.io.loadmat(path, variable_names=names, verify_compressed_data_integrity=False)
     except Exception as error:  # SciPy's parser raises nearly anything on damaged files
-        raise DataError(
-            f"{path} is not a readable MATLAB file ({type(error).__name__}: {error})"
-        ) from error
+        raise ValueError(f"no readable MATLAB file ({type(error).__name__}: {error})") from error
 
 
-def read_mat(
-    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, count: int = 0
-) -> Proposals:
-    """Read a MATLAB file of proposals.
+def read_mat(path: Path, *, size: tuple[int, int] | None = None, count: int = 0) -> Proposals:
+    """Read a MATLAB file of proposals, for `wsis.data.proposals.readers.read_proposals`.
 
     Either ``superpixels`` (H, W) and ``labels``, a cell array of lists of superpixels (MCG, COB;
     ``scores`` is kept if there), or ``maskmat``, a cell array of masks (H, W) or one array
     (R, H, W), as CIM uses COB. The order of the file holds.
 
-    ``size`` is (H, W) of the image, if known; ``count`` takes only the first so many, 0 all.
-
     Raises:
-        DataError: no such file, damaged, without these variables, empty, or of another size.
+        ValueError: damaged, without these variables, empty, or of another size.
     """
-    path = Path(path)
-    arrays = _load(path)
-    try:
-        if "maskmat" in arrays:
-            return _from_masks(arrays["maskmat"], size, count)
-        if "superpixels" in arrays and "labels" in arrays:
-            return _from_superpixels(arrays, size, count)
-    except (ValueError, TypeError, IndexError) as error:
-        raise DataError(f"{path}: {error}") from error
+    arrays = load_mat(path, ("superpixels", "labels", "scores", "maskmat"))
+    if "maskmat" in arrays:
+        return _from_masks(arrays["maskmat"], size, count)
+    if "superpixels" in arrays and "labels" in arrays:
+        return _from_superpixels(arrays, size, count)
     names = ", ".join(sorted(n for n in arrays if not n.startswith("__"))) or "neither"
-    raise DataError(
-        f"{path} has {names}; expected superpixels and labels (MCG, COB) or maskmat (CIM)"
-    )
-
-
-def _check_count(found: int) -> None:
-    if found == 0:
-        raise ValueError("it lists no proposals; make it again or leave the image out")
-    if found > MAX_PROPOSALS:
-        raise ValueError(f"it lists {found} proposals; {MAX_PROPOSALS} are the limit")
-
-
-def _check_shape(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
-    if len(shape) != 2 or 0 in shape or shape[0] * shape[1] > MAX_PIXELS:
-        raise ValueError(f"its masks have the shape {tuple(shape)}")
-    if size is not None and tuple(shape) != tuple(size):
-        raise ValueError(
-            f"its masks are {tuple(shape)}, the image is {tuple(size)} (height, width)"
-        )
+    raise ValueError(f"it has {names}; expected superpixels and labels (MCG, COB) or maskmat (CIM)")
 
 
 def _binary(mask: Any) -> np.ndarray:
@@ -121,34 +89,29 @@ def _binary(mask: Any) -> np.ndarray:
 def _from_masks(stored: np.ndarray, size: tuple[int, int] | None, count: int) -> Proposals:
     cells = stored.dtype == object
     stack = stored.ravel() if cells else stored
-    _check_count(len(stack))
     if not cells and stack.ndim != 3:
         raise ValueError(f"maskmat has the shape {stored.shape}, not (R, H, W)")
+    check_count(len(stack))
+    check_size(np.shape(stack[0]), size)
     stack = stack[:count] if count > 0 else stack
-    for mask in stack:
-        _check_shape(np.shape(mask), size)
-        size = np.shape(mask)
     return by_rank(Regions.from_masks([_binary(mask) for mask in stack]))
 
 
 def _from_superpixels(
     arrays: dict[str, np.ndarray], size: tuple[int, int] | None, count: int
 ) -> Proposals:
-    labels, lists = arrays["superpixels"], arrays["labels"]
-    _check_shape(labels.shape, size)
+    labels, lists = arrays["superpixels"], arrays["labels"].ravel()
     if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
         labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"superpixels hold {labels.dtype}")
     if lists.dtype != object:
         raise ValueError(f"labels is an array of {lists.dtype}, not a cell array")
-    lists = lists.ravel()
-    _check_count(len(lists))
-    chosen = lists[:count] if count > 0 else lists
+    check_count(len(lists))
+    check_size(labels.shape, size)
+    chosen = [np.asarray(ids) for ids in (lists[:count] if count > 0 else lists)]
     for ids in chosen:
-        if np.asarray(ids).dtype.kind not in "iuf":
-            raise ValueError(f"labels has a cell of {np.asarray(ids).dtype}")
-    regions = Regions.from_superpixels(labels, [np.asarray(i).astype(np.int64) for i in chosen])
+        if ids.dtype.kind not in "iuf":
+            raise ValueError(f"labels has a cell of {ids.dtype}")
+    regions = Regions.from_superpixels(labels, [ids.astype(np.int64) for ids in chosen])
     if "scores" not in arrays or arrays["scores"].size == 0:
         return by_rank(regions)
     scores = np.asarray(arrays["scores"], dtype=np.float64).ravel()

@@ -25,12 +25,7 @@ _PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")
 
 
 def _read_npz(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
-    try:
-        return proposals_from_artifact(read_artifact(path), size=size).first(count)
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+    return proposals_from_artifact(read_artifact(path), size=size).first(count)
 
 
 _READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suffix
@@ -40,12 +35,6 @@ _READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suff
     "prm": {".json": partial(read_json_proposals, kind="prm")},
     "rle": {".json": partial(read_json_proposals, kind="rle")},
 }
-
-
-def _readers(kind: str) -> dict[str, Callable[..., Proposals]]:
-    if kind not in _READERS:
-        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
-    return _READERS[kind]
 
 
 def read_proposals(
@@ -69,12 +58,10 @@ def read_proposals(
         At least one proposal, best first.
 
     Raises:
-        UsageError: no such format.
-        DataError: missing, damaged, empty, of unknown format or of another size; nothing is
+        DataError: missing, damaged, empty, of unknown suffix or of another size; nothing is
             allocated for masks before these checks.
     """
-    path = Path(path)
-    readers = _readers(kind)
+    path, readers = Path(path), _READERS[kind]
     reader = readers.get(path.suffix.lower()) if kind == "auto" else next(iter(readers.values()))
     if reader is None:
         raise DataError(
@@ -82,7 +69,12 @@ def read_proposals(
         )
     if not path.is_file():
         raise DataError(f"proposals {path} do not exist; set WSIS.PROPOSALS.ROOT to their folder")
-    return reader(path, size=size, count=max_count)
+    try:
+        return reader(path, size=size, count=max_count)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def find_proposals(
@@ -94,10 +86,9 @@ def find_proposals(
     ``kind``, as of `read_proposals`, decides which suffixes are looked for.
 
     Raises:
-        UsageError: no such format.
         DataError: no such file; names the first that was looked for.
     """
-    suffixes = tuple(_readers(kind))
+    suffixes = tuple(_READERS[kind])
     stems = dict.fromkeys([check_key(image_key), *([Path(file_name).stem] if file_name else [])])
     looked = [
         Path(root) / f"{prefix}{stem}{suffix}"
@@ -140,21 +131,18 @@ class ProposalSource:
                 f"of the proposal files or set WSIS.PROPOSALS.FORMAT {GENERATE}"
             )
 
-    def proposals(self, dataset_dict: dict[str, Any]) -> Proposals:
-        """The proposals of an image.
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The artifact of an image: see `wsis.data.proposals.store.proposals_artifact`.
 
         Raises:
             DataError: the image or the proposal file is missing, damaged or of another size.
         """
         if self.kind == GENERATE:
             image = read_dataset_image(dataset_dict)
-            return Proposals(*propose_segments(image, settings=self.settings))
-        name = dataset_dict["file_name"]
-        path = find_proposals(self.root, dataset_dict["image_key"], kind=self.kind, file_name=name)
+            return proposals_artifact(Proposals(*propose_segments(image, settings=self.settings)))
+        name, key = dataset_dict["file_name"], dataset_dict["image_key"]
+        path = find_proposals(self.root, key, kind=self.kind, file_name=name)
         known = "height" in dataset_dict and "width" in dataset_dict
         size = (dataset_dict["height"], dataset_dict["width"]) if known else read_image_size(name)
-        return read_proposals(path, kind=self.kind, size=size, max_count=self.settings.max_count)
-
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The artifact: see `wsis.data.proposals.store.proposals_artifact`."""
-        return proposals_artifact(self.proposals(dataset_dict))
+        count = self.settings.max_count
+        return proposals_artifact(read_proposals(path, kind=self.kind, size=size, max_count=count))

@@ -53,11 +53,20 @@ def by_rank(regions: Regions) -> Proposals:
     return Proposals(regions, scores)
 
 
-def by_score(regions: Regions, scores: np.ndarray) -> Proposals:
-    """Proposals put in descending order of their scores, equal ones as they came."""
-    scores = np.asarray(scores, dtype=np.float32)
-    order = np.argsort(-scores, kind="stable")
-    return Proposals(regions[order], scores[order])
+def check_count(count: int) -> None:
+    """Refuse (ValueError) a file that lists no proposals, or too many."""
+    if count == 0:
+        raise ValueError("it lists no proposals; make it again or leave the image out")
+    if count > MAX_PROPOSALS:
+        raise ValueError(f"it lists {count} proposals; {MAX_PROPOSALS} are the limit")
+
+
+def check_size(size: tuple[int, ...], wanted: tuple[int, int] | None) -> None:
+    """Refuse (ValueError) masks whose size is no (H, W), absurd, or not ``wanted`` if that is."""
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"masks of {tuple(size)}, which is no size of an image")
+    if wanted is not None and tuple(size) != tuple(wanted):
+        raise ValueError(f"masks of {tuple(size)}, the image is {tuple(wanted)} (height, width)")
 
 
 def proposals_artifact(proposals: Proposals) -> dict[str, np.ndarray]:
@@ -91,15 +100,14 @@ def proposals_from_artifact(
         number, scores = int(arrays["num_atoms"].item()), arrays["scores"]
     except KeyError as error:
         raise ValueError(f"proposals without {error}") from None
-    if labels.ndim != 2 or labels.dtype.kind not in "iu" or not 0 < labels.size <= MAX_PIXELS:
-        raise ValueError(f"proposals with labels {labels.dtype} of shape {labels.shape}")
-    if size is not None and labels.shape != tuple(size):
-        raise ValueError(f"proposals of {labels.shape}, the image is {tuple(size)} (height, width)")
     count = len(members) if members.ndim == 2 else -1
-    if members.dtype != np.uint8 or scores.shape != (count,) or scores.dtype.kind != "f":
+    if labels.dtype.kind not in "iu" or members.dtype != np.uint8:
+        raise ValueError(f"proposals with labels {labels.dtype} and members {members.dtype}")
+    if scores.shape != (count,) or scores.dtype.kind != "f":
         raise ValueError(f"proposals with members {members.shape} and scores {scores.shape}")
+    check_size(labels.shape, size)
     sound = 1 <= number <= labels.size and count * number <= MAX_MEMBERSHIPS
-    if not 0 <= count <= MAX_PROPOSALS or not sound or members.shape[1] != -(-number // 8):
+    if not sound or count > MAX_PROPOSALS or members.shape[1] != -(-number // 8):
         raise ValueError(f"proposals with members {members.shape} of {number} atoms")
     table = np.unpackbits(members, axis=1, count=number).view(bool)
     return Proposals(Regions.from_membership(labels, table), scores.astype(np.float32))

@@ -5,7 +5,7 @@ R proposals. Boxes are (x0, y0, x1, y1), the last pixel included (`clip_boxes`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.mappers import Mapper, Product, Products, register_mapper, tags_of, to_tensor
+from wsis.data.mappers import MAPPER_REGISTRY, Mapper, tags_of, to_tensor
 from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.data.transforms import draw_flip, draw_integer, rescale_image
 from wsis.errors import DataError, UsageError
@@ -71,7 +71,7 @@ def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     return boxes, bits.reshape(len(boxes), side, side)
 
 
-@register_mapper
+@MAPPER_REGISTRY.register()
 class ProposalBagMapper(Mapper):
     """An image as a bag of segment proposals (CIM; `methods/cim.md` 2 and 7).
 
@@ -84,40 +84,19 @@ class ProposalBagMapper(Mapper):
     Otherwise ``views``, (image, proposals) of each side and flip, ``proposals`` at the scale of the
     file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also their
     points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
-
-    Attributes:
-        sides: lengths of the longer side, pixels.
-        flip: mirror half of the training images; in inference add a mirrored view of each.
-        proposals: product reader.
-        crops: product reader.
-        clusters: product reader, in training; in inference where points are wanted.
-        crop_size: r.
     """
 
-    sides: Sequence[int]
-    flip: bool
-    proposals: Product
-    crops: Product
-    clusters: Product | None = None
-    crop_size: int = 7
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT`` and ``MODEL.CIM.CROP_SIZE``."""
-        mirrored = cfg.INPUT.RANDOM_FLIP == "horizontal" if is_train else cfg.INPUT.FLIP_TEST
-        sides = cfg.INPUT.LONGER_SIDES_TRAIN if is_train else cfg.INPUT.LONGER_SIDES_TEST
-        if not sides or min(sides) < 1:
-            key = "TRAIN" if is_train else "TEST"
-            raise UsageError(f"INPUT.LONGER_SIDES_{key} is {tuple(sides)}; it lists lengths >= 1")
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {
-            "sides": sides,
-            "flip": mirrored,
-            "proposals": products["proposals"],
-            "crops": products["proposal_crops"],
-            "clusters": products.get("proposal_clusters"),
-            "crop_size": cfg.MODEL.CIM.CROP_SIZE,
-        }
+    def __init__(self, cfg: CfgNode, **context: Any) -> None:
+        super().__init__(cfg, **context)
+        keys, use = cfg.INPUT, "TRAIN" if self.is_train else "TEST"
+        self.sides = keys[f"LONGER_SIDES_{use}"]
+        if not self.sides or min(self.sides) < 1:
+            raise UsageError(
+                f"INPUT.LONGER_SIDES_{use} is {tuple(self.sides)}; it lists lengths >= 1"
+            )
+        self.flip = keys.RANDOM_FLIP == "horizontal" if self.is_train else keys.FLIP_TEST
+        self.crop_size = cfg.MODEL.CIM.CROP_SIZE
+        self.clusters = self.products.get("proposal_clusters")
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
@@ -169,9 +148,9 @@ class ProposalBagMapper(Mapper):
 
     def _read(self, key: str, size: tuple[int, int]) -> tuple[Proposals, np.ndarray, np.ndarray]:
         """Proposals, their clipped boxes and their crops."""
-        proposals = proposals_of_image(self.proposals[key], key, size=size)
+        proposals = proposals_of_image(self.products["proposals"][key], key, size=size)
         try:
-            boxes, crops = crops_from_artifact(self.crops[key])
+            boxes, crops = crops_from_artifact(self.products["proposal_crops"][key])
             if len(boxes) != len(proposals) or crops.shape[1] != self.crop_size:
                 raise ValueError(
                     f"{len(boxes)} crops of side {crops.shape[1]} for {len(proposals)} proposals "

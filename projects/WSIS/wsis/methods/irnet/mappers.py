@@ -8,56 +8,36 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from wsis.data.mappers import (
-    CanvasMapper,
-    Product,
-    Products,
-    SizedMapper,
-    register_mapper,
-    to_tensor,
-    wants_flips,
-)
+from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor, wants_flips
 from wsis.data.transforms import (
+    Canvas,
     draw_factor,
     draw_flip,
-    random_window,
+    random_canvas,
     resize_image,
     resize_label,
-    top_left_window,
 )
 from wsis.errors import DataError
 from wsis.methods.irnet.labels import UNKNOWN
 
 
-@register_mapper
-class PixelLabelMapper(CanvasMapper):
+@MAPPER_REGISTRY.register()
+class PixelLabelMapper(Mapper):
     """Images with their inter-pixel labels, for the relation network (`methods/irnet.md` 5.5).
 
     Image (bicubic) and label (nearest) are rescaled by one uniform random factor, flipped and
     cropped at random onto a canvas, 255 in the label. Adds ``image`` and ``inter_pixel_label``
     (H, W) uint8: 0 background, class id + 1, 255 unknown.
-
-    Attributes:
-        product: reader of the labels.
-        factors: range of the factor.
-        flip: flip half of the images.
     """
 
-    product: Product
-    factors: tuple[float, float]
-    flip: bool
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        own = {"factors": cfg.INPUT.RESCALE_RANGE, "flip": wants_flips(cfg)}
-        return shared | own | {"product": products["inter_pixel_label"]}
+    def __init__(self, cfg: CfgNode, **context: Any) -> None:
+        super().__init__(cfg, **context)
+        self.factors, self.flip = cfg.INPUT.RESCALE_RANGE, wants_flips(cfg)
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
         key = dataset_dict["image_key"]
-        label = np.asarray(self.product[key]["label"])
+        label = np.asarray(self.products["inter_pixel_label"][key]["label"])
         if label.shape != image.shape[:2]:
             raise DataError(
                 f"the inter-pixel label of {key} has size {label.shape} but its image "
@@ -68,47 +48,34 @@ class PixelLabelMapper(CanvasMapper):
         if self.flip and draw_flip():
             image, label = image[:, ::-1], label[:, ::-1]
         if self.crop_side:
-            window = random_window(size, self.crop_side)
-            image = window.paste(image, self.fill)
-            label = window.paste(label, UNKNOWN)
+            canvas = random_canvas(size, self.crop_side)
+            image, label = canvas.paste(image, self.fill), canvas.paste(label, UNKNOWN)
         label = torch.from_numpy(np.ascontiguousarray(label).copy())
         return {"image": to_tensor(image), "inter_pixel_label": label}
 
 
-@register_mapper
-class TopLeftCropMapper(CanvasMapper):
+@MAPPER_REGISTRY.register()
+class TopLeftCropMapper(Mapper):
     """Images in the top left corner of a canvas of the mean colour, for the displacement mean."""
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """``image``."""
-        size = self.ruled(self.sizing.scaled(image.shape[:2]))
-        image = self.sizing.resize(image, size)
+        image = self.sizing.resize(image, self.ruled(self.sizing.scaled(image.shape[:2])))
         if self.crop_side:
-            image = top_left_window(size, self.crop_side).paste(image, self.fill)
+            image = Canvas(self.crop_side).paste(image, self.fill)
         return {"image": to_tensor(image)}
 
 
-@register_mapper
-class ProductImageMapper(SizedMapper):
+@MAPPER_REGISTRY.register()
+class ProductImageMapper(Mapper):
     """Whole images with their class activation maps: ``image``, ``keys`` (K,), ``cam`` (K, h, w).
 
     The image has its working size, the maps are as they were stored; ``height`` and ``width`` are
     the file's.
-
-    Attributes:
-        product: reader of the maps.
     """
-
-    product: Product
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, is_train: bool, products: Products) -> dict[str, Any]:
-        """Arguments from ``INPUT``."""
-        shared = super().from_config(cfg, is_train=is_train, products=products)
-        return shared | {"product": products["cam"]}
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
-        artifact = self.product[dataset_dict["image_key"]]
+        artifact = self.products["cam"][dataset_dict["image_key"]]
         maps = {name: torch.from_numpy(np.array(artifact[name])) for name in ("keys", "cam")}
         return {"image": to_tensor(self.sizing.apply(image))} | maps

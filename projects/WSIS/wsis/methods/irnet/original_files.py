@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from wsis.data.checks import checked, integer, load_json, number, numbers, short
+from wsis.data.checks import field, integer, load_json, naming, number, numbers, short
 from wsis.data.images import MAX_PIXELS
 from wsis.errors import DataError
 from wsis.layers.run_lengths import encode_mask
@@ -151,54 +151,48 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise DataError(f"{path} is not a COCO export: images is missing")
     categories = content.get("categories") or []
     images: dict[int, dict[str, Any]] = {}
-    for entry in content["images"]:
-        image = _export_image(path, entry)
-        if image["image_id"] in images:
-            raise DataError(f"{path}: image {image['image_id']}: id occurs twice")
-        images[image["image_id"]] = image
+    for index, entry in enumerate(content["images"]):
+        with naming(f"{path}: images, number {index}"):
+            image = _export_image(entry)
+            if image["image_id"] in images:
+                raise ValueError(f"id {image['image_id']} occurs twice")
+            images[image["image_id"]] = image
     for index, entry in enumerate(content.get("annotations") or []):
-        where = f"annotation number {index}"
-        if not isinstance(entry, dict) or entry.get("image_id") not in images:
-            raise DataError(f"{path}: {where}: image_id is no image of the file")
-        image = images[entry["image_id"]]
-        annotation = _export_annotation(path, where, entry, (image["height"], image["width"]))
-        if categories and annotation["category_id"] >= len(categories):
-            raise DataError(
-                f"{path}: {where}: category_id {annotation['category_id']} is not a 0-based class "
-                f"of {len(categories)}; was the file corrected already? Then it is a plain COCO "
-                "file"
-            )
+        with naming(f"{path}: annotation number {index}"):
+            if not isinstance(entry, dict) or entry.get("image_id") not in images:
+                raise ValueError("image_id is no image of the file")
+            image = images[entry["image_id"]]
+            annotation = _export_annotation(entry, (image["height"], image["width"]))
+            if categories and annotation["category_id"] >= len(categories):
+                raise ValueError(
+                    f"category_id {annotation['category_id']} is not a 0-based class of "
+                    f"{len(categories)}; was the file corrected already? Then it is a plain COCO "
+                    "file"
+                )
         image["annotations"].append(annotation)
         image["image_labels"] = sorted({*image["image_labels"], annotation["category_id"]})
     return list(images.values())
 
 
-def _export_image(path: Any, entry: Any) -> dict[str, Any]:
+def _export_image(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise DataError(f"{path}: images holds {short(entry)}")
-    identity = checked(path, "images", "id", integer, entry.get("id"))
-    where = f"image {identity}"
-    height, width = (
-        checked(path, where, side, integer, entry.get(side)) for side in ("height", "width")
-    )
-    name = entry.get("file_name")
+        raise ValueError(f"is {short(entry)}")
+    identity, name = field(entry, "id", integer), entry.get("file_name")
+    height, width = field(entry, "height", integer), field(entry, "width", integer)
     if height < 1 or width < 1 or height * width > MAX_PIXELS or not isinstance(name, str):
-        raise DataError(f"{path}: {where}: file_name, height or width is damaged")
+        raise ValueError("file_name, height or width is damaged")
     image = {"file_name": name, "image_id": identity, "height": height, "width": width}
     return image | {"image_labels": [], "annotations": []}
 
 
-def _export_annotation(
-    path: Any, where: str, entry: dict[str, Any], size: tuple[int, int]
-) -> dict[str, Any]:
-    category = checked(path, where, "category_id", integer, entry.get("category_id"))
+def _export_annotation(entry: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    category = field(entry, "category_id", integer)
     if category < 0:
-        raise DataError(f"{path}: {where}: category_id is {category}")
-    mask = checked(path, where, "segmentation", _export_mask, entry.get("segmentation"), size)
+        raise ValueError(f"category_id is {category}")
     return {
         "category_id": category,
         "iscrowd": 0,
-        "bbox": checked(path, where, "bbox", numbers, entry.get("bbox"), 4),
-        "area": checked(path, where, "area", number, entry.get("area")),
-        "segmentation": encode_mask(mask),
+        "bbox": field(entry, "bbox", numbers, 4),
+        "area": field(entry, "area", number),
+        "segmentation": encode_mask(field(entry, "segmentation", _export_mask, size)),
     }
