@@ -4,6 +4,7 @@ import numpy as np
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
+from wsis.evaluation.streaming import results_of
 from wsis.evaluation.truth import load_truth
 from wsis.layers.run_lengths import encode_mask
 
@@ -65,6 +66,14 @@ def random_pair(seed, *, size=(40, 48), num_classes=4, key=None, distinct=False,
         prediction(found, labels, scores, size=size),
         truth(masks, classes, size=size, void=unknown, difficult=rng.random(objects) < 0.3),
     )
+
+
+def figures_of(measures, pairs):
+    """What measures say of a stream of pairs."""
+    for pair in pairs:
+        for measure in measures:
+            measure.add(pair.key, pair)
+    return results_of(measures)
 
 
 def as_dict(index, pair, folder):

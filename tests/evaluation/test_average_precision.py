@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsis.evaluation.average_precision import (
-    area_under_curve,
-    average_precision,
-    precision_recall,
-)
+from wsis.evaluation.average_precision import average_precision
 
 
 def slow_ap(scores, true, positives, eleven_point):
@@ -31,9 +27,7 @@ def slow_ap(scores, true, positives, eleven_point):
 
 def test_worked_values():
     scores, true = np.array([0.9, 0.8, 0.7]), np.array([True, False, True])
-    precision, recall = precision_recall(scores, true, positives=4)
-    np.testing.assert_allclose(precision, [1, 1 / 2, 2 / 3])
-    np.testing.assert_allclose(recall, [1 / 4, 1 / 4, 1 / 2])
+    # precision 1, 1/2, 2/3 at recall 1/4, 1/4, 1/2
     assert average_precision(scores, true, positives=4) == pytest.approx(1 / 4 + 2 / 3 / 4)
     expected = (3 * 1 + 3 * 2 / 3) / 11  # recall 0, 0.1, 0.2; then 0.3, 0.4, 0.5
     actual = average_precision(scores, true, positives=4, eleven_point=True)
@@ -81,6 +75,7 @@ def test_agrees_with_the_definition(rows, missed, eleven_point):
 
 
 def test_area_of_a_perfect_curve_is_one():
-    recall = np.arange(1, 6) / 5
-    assert area_under_curve(np.ones(5), recall) == pytest.approx(1)
-    assert area_under_curve(np.ones(5), recall, eleven_point=True) == pytest.approx(1)
+    scores, true = np.arange(5), np.ones(5, dtype=bool)
+    for eleven_point in (False, True):
+        found = average_precision(scores, true, positives=5, eleven_point=eleven_point)
+        assert found == pytest.approx(1)

@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
-from wsis.evaluation.coco import CocoMeasure, to_coco_results, xywh_of_masks
-from wsis.evaluation.predictions import InstancePair, ProtocolOptions
+from wsis.evaluation.coco import CocoMeasure
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions, xywh_of_masks
 from wsis.evaluation.truth import EvaluationTruth, load_truth
 from wsis.layers.run_lengths import encode_mask
 
@@ -51,7 +51,8 @@ def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotat
                     "segmentation": encode_mask(mask),
                 }
                 annotations.append(alter(annotation))
-        results += to_coco_results(pair.prediction, number, category_ids=(1, 2, 3, 4))
+        for entry in pair.prediction.results:
+            results.append({**entry, "image_id": number, "category_id": entry["category_id"] + 1})
     if iou_type == "segm":  # loadRes would take the boxes' areas for the masks'
         results = [{k: v for k, v in entry.items() if k != "bbox"} for entry in results]
     height, width = pairs[0].truth.void.shape

@@ -11,13 +11,17 @@ from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.structures import Boxes, BoxMode, Instances
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.coco import xywh_of_masks
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
-from wsis.evaluation.streaming import StreamingEvaluation
+from wsis.evaluation.predictions import (
+    InstancePair,
+    InstancePrediction,
+    ProtocolOptions,
+    xywh_of_masks,
+)
 from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
 from wsis.layers.run_lengths import encode_mask
 
+from tests.evaluation import cases
 from tests.evaluation.cases import NAMES, SIZE, random_pair
 from tests.evaluation.sharding import run_sharded
 
@@ -103,10 +107,8 @@ def test_figures_are_those_of_the_measures(pairs, registered, options):
         [output for pair in pairs for output in outputs_of(pair.prediction)],
     )
     results = evaluator.evaluate()
-    stream = StreamingEvaluation(build_measures(NAMES, ("voc", "coco"), options=options))
-    for pair in pairs:
-        stream.add(pair.key, pair)
-    same(results, stream.finish())
+    measures = build_measures(NAMES, ("voc", "coco"), options=options)
+    same(results, cases.figures_of(measures, pairs))
     assert 0 < next(iter(results.values()))["AP50"] < 100
     evaluator.reset()
     assert np.isnan(next(iter(evaluator.evaluate().values()))["AP50"])
@@ -292,11 +294,13 @@ def test_boxes_alone_have_the_box_figures_that_masks_would_give(pairs, registere
     mixed = boxed_records(pairs, masks=everywhere[:8])
     some = figures_of(mixed, pairs)
     np.testing.assert_equal(some["coco_bbox"], full["coco_bbox"])
-    stream = StreamingEvaluation(build_measures(NAMES, ("voc",)))
-    for truth, pair in zip(map(load_truth, mixed), pairs, strict=True):
-        if truth is not None:
-            stream.add(pair.key, InstancePair(pair.key, pair.prediction, truth))
-    np.testing.assert_equal(some["voc"], stream.finish()["voc"])
+    known = [
+        InstancePair(pair.key, pair.prediction, truth)
+        for truth, pair in zip(map(load_truth, mixed), pairs, strict=True)
+        if truth is not None
+    ]
+    expected = cases.figures_of(build_measures(NAMES, ("voc",)), known)
+    np.testing.assert_equal(some["voc"], expected["voc"])
 
 
 def test_crowds_without_masks_are_crowds_of_boxes():

@@ -334,7 +334,7 @@ def test_quality_finds_the_worst_and_the_best():
     truth = replace(truth, classes=np.array([1, 1]))
     quality.add({"image_key": "b"}, alien, truth)
     quality.add({"image_key": "c"}, alien, None)
-    assert quality.true == [True, True, False]
+    assert [m.true for m in quality.matches] == [True, True, False]
     assert [m.iou for m in quality.matches] == [1.0, 0.5, 0.0]
     assert quality.matches[2].object_index == -1
     assert (quality.with_truth, len(quality.areas)) == (2, 4)

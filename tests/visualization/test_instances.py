@@ -10,11 +10,15 @@ from wsis.visualization.instances import (
     spotlight_panel,
     weak_panel,
 )
-from wsis.visualization.panels import panel_size
+from wsis.visualization.panels import panel_size, photo_panel
 
 
 def grey(*size):
     return np.full((*size, 3), 100, dtype=np.uint8)
+
+
+def photo(*size, width):
+    return photo_panel(grey(*size), width)
 
 
 def test_labels():
@@ -39,35 +43,35 @@ def test_panels_of_odd_images(size):
     masks = np.ones((2, *size), dtype=bool)
     expected = (*panel_size(*size, panel_width=90), 3)
     labels = ["a very long class name 0.99", ""]
-    assert instances_panel(grey(*size), masks, labels, width=90).shape == expected
-    assert spotlight_panel(grey(*size), masks[0], width=90).shape == expected
+    assert instances_panel(photo(*size, width=90), masks, labels).shape == expected
+    assert spotlight_panel(photo(*size, width=90), masks[0]).shape == expected
 
 
 def test_masks_are_coloured_and_the_smaller_lies_above():
     masks = np.zeros((2, 40, 40), dtype=bool)
     masks[0, 10:20, 10:20] = True
     masks[1, 5:35, 5:35] = True
-    panel = instances_panel(grey(40, 40), masks, width=40).astype(int)
+    panel = instances_panel(photo(40, 40, width=40), masks).astype(int)
     assert panel[2, 2] == pytest.approx([100] * 3, abs=1)
     colors = distinct_colors(2).astype(int)
     below = (100 + colors[1]) / 2
     assert panel[30, 30] == pytest.approx(below, abs=2)
     assert panel[15, 15] == pytest.approx((below + colors[0]) / 2, abs=2)
-    swapped = instances_panel(grey(40, 40), masks, colors=[1, 0], width=40).astype(int)
+    swapped = instances_panel(photo(40, 40, width=40), masks, colors=[1, 0]).astype(int)
     assert swapped[30, 30] == pytest.approx((100 + colors[0]) / 2, abs=2)
 
 
 @pytest.mark.parametrize("masks", [np.zeros((0, 8, 8), bool), np.zeros((2, 8, 8), bool)])
 def test_no_instance_leaves_the_photograph(masks):
     labels = ["x"] * len(masks)
-    panel = instances_panel(grey(8, 8), masks, labels, width=32)
+    panel = instances_panel(photo(8, 8, width=32), masks, labels)
     assert panel == pytest.approx(np.full((32, 32, 3), 100), abs=1)
 
 
 def test_ignored_pixels_are_hatched():
     ignore = np.zeros((8, 8), dtype=bool)
     ignore[:, 4:] = True
-    panel = instances_panel(grey(8, 8), np.zeros((0, 8, 8), bool), ignore=ignore, width=32)
+    panel = instances_panel(photo(8, 8, width=32), np.zeros((0, 8, 8), bool), ignore=ignore)
     assert panel[:, :16] == pytest.approx(np.full((32, 16, 3), 100), abs=1)
     assert len(np.unique(panel[:, 16:])) == 2
     picture = grey(4, 4)
@@ -78,21 +82,21 @@ def test_ignored_pixels_are_hatched():
 def test_spotlight_dims_the_outside():
     mask = np.zeros((20, 20), dtype=bool)
     mask[5:15, 5:15] = True
-    panel = spotlight_panel(grey(20, 20), mask, width=20)
+    panel = spotlight_panel(photo(20, 20, width=20), mask)
     assert panel[10, 10] == pytest.approx([100] * 3, abs=1)
     assert panel[1, 1] == pytest.approx([35] * 3, abs=1)
-    assert spotlight_panel(grey(20, 20), mask & False, width=20).max() < 40
+    assert spotlight_panel(photo(20, 20, width=20), mask & False).max() < 40
 
 
 def test_boxes_and_points():
     boxes = np.array([[2.0, 2, 10, 10], [np.nan] * 4, [np.nan] * 4])
     points = np.array([[np.nan] * 2, [15.0, 5.0], [np.nan] * 2])
-    panel = weak_panel(grey(20, 20), boxes, points, ["a", "b", "c"], width=200)
+    panel = weak_panel(photo(20, 20, width=200), 10 * boxes, 10 * points, ["a", "b", "c"])
     assert panel.shape == (200, 200, 3)
     color = distinct_colors(2)[1].astype(int)
     assert panel[50, 150].astype(int) == pytest.approx(color, abs=3)
     assert (panel[:25, :20] != 100).any()  # the third is a tag, at the upper left
-    nothing = weak_panel(grey(20, 20), np.zeros((0, 4)), np.zeros((0, 2)), [], width=40)
+    nothing = weak_panel(photo(20, 20, width=40), np.zeros((0, 4)), np.zeros((0, 2)), [])
     assert (nothing == 100).all()
 
 

@@ -55,7 +55,8 @@ def test_every_panel_of_an_image_has_one_shape(size, width):
     image = random_image(size)
     values = np.random.default_rng(1).random([max(1, -(-s // 4)) for s in size]).astype(np.float16)
     expected = (*panel_size(*size, panel_width=width), 3)
-    for panel in (photo_panel(image, width=width), heat_panel(image, values, width=width)):
+    photo = photo_panel(image, width)
+    for panel in (photo, heat_panel(photo, values)):
         assert panel.shape == expected
         assert panel.dtype == np.uint8
 
@@ -64,9 +65,9 @@ def test_heat_is_red_at_the_maximum_and_leaves_the_rest_nearly_grey():
     image = np.full((40, 40, 3), 128, dtype=np.uint8)
     values = np.zeros((40, 40))
     values[:, 20:] = 1.0
-    panel = heat_panel(image, values, width=40).astype(int)
+    panel = heat_panel(image, values).astype(int)
     assert panel[20, 35, 0] > panel[20, 35, 2] + 60
-    assert heat_panel(image, np.zeros((10, 10)), highest=0.0, width=40).shape == (40, 40, 3)
+    assert heat_panel(image, np.zeros((10, 10)), highest=0.0).shape == (40, 40, 3)
 
 
 def test_side_by_side():

@@ -35,7 +35,6 @@ from wsis.trained_stage import (
 from wsis.views import views_of
 from wsis.visualization.canvas import Canvas, Picture, counted
 from wsis.visualization.instances import draw_detections, instance_labels
-from wsis.visualization.panels import photo_panel
 
 _COLUMNS = 4
 _MOST_DRAWN = 20  # instances in one picture of a stage that gives every candidate a score
@@ -44,16 +43,17 @@ _MOST_DRAWN = 20  # instances in one picture of a stage that gives every candida
 def save_picture(trained: TrainedStage, record: Record, arrays: Arrays, path: Path) -> None:
     """Draw what a stage made of a photograph, as a PNG."""
     image = read_image(record["file_name"])
-    if trained.is_detector:
-        labels = instance_labels(arrays["classes"], trained.classes, arrays["scores"])
-        drawn = draw_detections(image, arrays["boxes"], labels, masks=arrays.get("masks"))
-        with atomic_write(path) as stream:
+    with atomic_write(path) as stream:
+        if trained.is_detector:
+            labels = instance_labels(arrays["classes"], trained.classes, arrays["scores"])
+            drawn = draw_detections(image, arrays["boxes"], labels, masks=arrays.get("masks"))
             Image.fromarray(drawn).save(stream, "PNG")
-        return
-    arrays = strongest(arrays)
-    canvas = Canvas(record, image, trained.classes, None, stage=trained.name)
-    shown = [picture for view in views_of(arrays) for picture in view.draw(canvas, arrays)]
-    _save_figure([Picture(photo_panel(image), "photograph"), *shown], path)
+            return
+        arrays = strongest(arrays)
+        canvas = Canvas(record, image, trained.classes, None, stage=trained.name)
+        shown = [picture for view in views_of(arrays) for picture in view.draw(canvas, arrays)]
+        figure = _figure([Picture(canvas.photo, "photograph"), *shown])
+        figure.savefig(stream, format="png")
 
 
 def strongest(arrays: Arrays) -> Arrays:
@@ -64,8 +64,8 @@ def strongest(arrays: Arrays) -> Arrays:
     return choose_instances(arrays, np.sort(best))
 
 
-def _save_figure(pictures: Sequence[Picture], path: Path) -> None:
-    """Panels with their titles, four in a row, as a PNG."""
+def _figure(pictures: Sequence[Picture]) -> Figure:
+    """Panels with their titles, four in a row."""
     rows = -(-len(pictures) // _COLUMNS)
     columns = min(len(pictures), _COLUMNS)
     height, width = pictures[0].panel.shape[:2]
@@ -76,8 +76,7 @@ def _save_figure(pictures: Sequence[Picture], path: Path) -> None:
         axes.set_axis_off()
         axes.set_title(picture.title + (f": {picture.note}" if picture.note else ""), fontsize=8)
     figure.tight_layout()
-    with atomic_write(path) as stream:
-        figure.savefig(stream, format="png")
+    return figure
 
 
 def find_images(words: Sequence[str]) -> list[str]:
@@ -103,12 +102,11 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 def _records(names: Sequence[str]) -> list[Record]:
     keys = image_keys([os.path.abspath(name) for name in names])
-    records = []
-    for number, (name, key) in enumerate(zip(names, keys, strict=True), start=1):
-        height, width = read_image_size(name)
-        record = {"file_name": name, "image_key": key, "image_id": number}
-        records.append(record | {"height": height, "width": width})
-    return records
+    sizes = [dict(zip(("height", "width"), read_image_size(name), strict=True)) for name in names]
+    return [
+        {"file_name": name, "image_key": key, "image_id": number, **size}
+        for number, (name, key, size) in enumerate(zip(names, keys, sizes, strict=True), start=1)
+    ]
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -134,11 +132,11 @@ def draw(args: argparse.Namespace) -> None:
         sys.stdout.write(f"{target}{_said(arrays, trained, tagged=bool(tags))}\n")
         return arrays
 
-    if args.json is None:
-        for record in records:
-            show(record)
+    if args.json is not None:
+        _write_json(Path(args.json), records, show, trained)
         return
-    _write_json(Path(args.json), records, show, trained)
+    for record in records:
+        show(record)
 
 
 def _said(arrays: Arrays, trained: TrainedStage, *, tagged: bool) -> str:

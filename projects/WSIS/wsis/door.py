@@ -104,5 +104,5 @@ def evaluate(
     find = read_coco_results(Path(predictions), name)
     evaluator = VOCInstanceEvaluator(name, protocols, distributed=False)
     for record in get_dataset_dicts(name):
-        evaluator.process([record], [{"instances": find(record)}])
+        evaluator.add(record, find(record))
     return {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}

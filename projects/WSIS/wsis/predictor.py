@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
-from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, open_run
+from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, has_instances, open_run
 
 
 class Predictor:
@@ -92,20 +92,12 @@ class Predictor:
             record["image_labels"] = self._stage.class_ids(tags)
         arrays = self._stage.run(record)
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
-        if {"classes", "scores"} <= arrays.keys():
-            made["instances"] = _to_instances(arrays, (height, width))
-            made.pop("boxes", None)
+        if has_instances(arrays):
+            found = made["instances"] = Instances((height, width))
+            names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
+            for name in names.keys() & arrays.keys():
+                found.set(names[name], torch.from_numpy(arrays[name]))
+            boxes = made.pop("boxes", None)
+            boxes = mask_boxes(found.pred_masks) if boxes is None else torch.from_numpy(boxes)
+            found.pred_boxes = Boxes(boxes)
         return made
-
-
-def _to_instances(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> Instances:
-    found = Instances(size)
-    found.pred_classes = torch.from_numpy(arrays["classes"])
-    found.scores = torch.from_numpy(arrays["scores"])
-    if "masks" in arrays:
-        found.pred_masks = torch.from_numpy(arrays["masks"])
-    if "boxes" in arrays:
-        found.pred_boxes = Boxes(torch.from_numpy(arrays["boxes"]))
-    else:
-        found.pred_boxes = Boxes(mask_boxes(found.pred_masks).float())
-    return found

@@ -79,7 +79,7 @@ def proposals(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     regions = proposals_from_artifact(arrays).regions
     first = regions[:_FIRST_PROPOSALS].decode()
     order = np.argsort(-first.sum(axis=(1, 2)), kind="stable")  # small ones above large ones
-    panel = instances_panel(canvas.image, first[order], None, width=canvas.width)
+    panel = instances_panel(canvas.photo, first[order])
     pictures = [Picture(panel, "first proposals", f"{len(first)} of {len(regions)}")]
     if canvas.truth is None or len(canvas.truth.masks) == 0:
         return pictures
@@ -87,7 +87,7 @@ def proposals(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     best = iou.argmax(axis=0)
     values = iou[best, np.arange(len(best))]
     labels = [f"{value:.2f}" for value in values]
-    panel = instances_panel(canvas.image, regions.decode(best), labels, width=canvas.width)
+    panel = instances_panel(canvas.photo, regions.decode(best), labels)
     return [*pictures, Picture(panel, "best proposals", f"mean IoU {values.mean():.2f}")]
 
 
@@ -111,12 +111,6 @@ _VIEWS: list[View] = [
     *(*BOXCASEG, *CIM, *IRNET, *IAM),
     instances,
 ]
-
-
-def register_view(new: View) -> View:
-    """Make a further kind of array visible in reports."""
-    _VIEWS.append(new)
-    return new
 
 
 def views_of(arrays: Arrays) -> list[View]:

@@ -6,6 +6,7 @@ from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
+from wsis.evaluation.streaming import results_of
 from wsis.methods.boxcaseg.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.box_masks import (
     BoxMaskEvaluator,
@@ -180,7 +181,7 @@ def test_no_boxes_at_all():
     record = {"image_key": "a", "annotations": []}
     found = {"masks": none, "boxes": np.zeros((0, 4), int)}
     stream.take(record, truth_of(none, np.zeros(0, int)), found)
-    assert np.isnan(stream.finish()["box masks"]["mIoU"])
+    assert np.isnan(results_of(stream.measures)["box masks"]["mIoU"])
 
 
 def test_an_unreadable_image_is_missed(case):

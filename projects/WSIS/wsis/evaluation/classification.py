@@ -11,33 +11,18 @@ from detectron2.evaluation import DatasetEvaluator
 
 from wsis.errors import DataError
 from wsis.evaluation.average_precision import average_precision
-from wsis.evaluation.streaming import (
-    Metrics,
-    Record,
-    RecordTable,
-    StreamingEvaluation,
-    add_by_class,
-)
+from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column, results_of
 
 
-class ClassificationEvaluator(DatasetEvaluator):
+class ClassificationEvaluator(Measure, DatasetEvaluator):
     """Average precision of each class over images (all points), mean over classes that occur.
 
     Images that were not classified are in no ranking, but what is in them counts as missed.
-
-    Args:
-        class_names: C names.
     """
 
-    protocol = "classification"
-
     def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__("classification")
         self.class_names = tuple(class_names)
-        self._stream = StreamingEvaluation([self])
-
-    def reset(self) -> None:
-        """Forget every image."""
-        self._stream.reset()
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -59,17 +44,17 @@ class ClassificationEvaluator(DatasetEvaluator):
     def _add(self, given: Mapping[str, Any], scores: np.ndarray) -> None:
         present = np.zeros(len(self.class_names), dtype=bool)
         present[list(given.get("image_labels", ()))] = True
-        self._stream.add(given["image_key"], {"scores": scores[None], "present": present[None]})
+        self.add(given["image_key"], {"scores": scores[None], "present": present[None]})
 
     def measure(self, pair: Record) -> Record:
         """The pair itself: ``scores`` (1, C), -inf if not classified, and ``present`` (1, C)."""
         return pair
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mAP`` and ``mAP/<class>`` in per cent."""
-        table, number = RecordTable.of(records), len(self.class_names)
-        scores = table.column("scores", np.float64).reshape(-1, number).T
-        present = table.column("present", bool).reshape(-1, number).T
+        number = len(self.class_names)
+        scores = column(records, "scores", np.float64, number).T
+        present = column(records, "present", bool, number).T
         shares = [
             average_precision(s, p, positives=int(p.sum()), ignored=np.isneginf(s))
             for s, p in zip(scores, present, strict=True)
@@ -80,4 +65,4 @@ class ClassificationEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{"classification": metrics}`` on the main process, empty on the others."""
-        return self._stream.finish()
+        return results_of([self])

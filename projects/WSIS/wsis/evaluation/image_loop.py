@@ -1,10 +1,9 @@
 """The images of a product check one after another, and what of them could not be compared.
 
-A product check compares a product that is on disk with the ground truth, and is what a stage's
-record holds as its ``evaluation``: ``(dataset dicts, product, class names, cfg) -> results``. Every
-process calls it with its share of the dataset dicts (any shares: the figures do not depend on them)
-and it gathers inside. The results are ``[{"protocol": name, "metrics": {name: per cent}}]`` on the
-main process, empty on the others and where nothing has ground truth.
+A product check is what a stage's record holds as its ``evaluation``: ``(dataset dicts, product,
+class names, cfg) -> results``. Every process calls it with any share of the dataset dicts, and it
+gathers inside. The results are ``[{"protocol": name, "metrics": {name: per cent}}]`` on the main
+process, empty on the others and where nothing has ground truth.
 """
 
 from __future__ import annotations
@@ -34,14 +33,9 @@ _LEFT_OUT = ("images_without_ground_truth", "images_without_product")
 class ImageLoop:
     """A process's share of the images with what is true and what was made.
 
-    Iterating gives (dataset dict, ground truth, artifact) and counts the images. One without ground
-    truth is left out; the artifact is None where there is none, since the objects of such an image
-    are missed, not forgiven.
-
-    Args:
-        title: left of the progress bar.
-        dataset_dicts: the share.
-        product: its artifacts.
+    Iterating gives (dataset dict, ground truth, artifact) under a bar with the title. An image
+    without ground truth is left out; the artifact is None where there is none, since the objects of
+    such an image are missed, not forgiven.
     """
 
     def __init__(self, title: str, dataset_dicts: DatasetDicts, product: Product) -> None:
@@ -70,13 +64,9 @@ class ImageLoop:
                 yield record, truth, arrays
 
     def results(self, figures: Mapping[str, Metrics]) -> Results:
-        """The main process's figures, with the counts of all processes; empty elsewhere.
+        """The figures by protocol, with the counts of all processes, on the main process.
 
-        Empty, with a line in the log, if there was no ground truth at all, but for images that
-        hold nothing.
-
-        Args:
-            figures: protocol to its metrics.
+        Empty elsewhere, and if there was no ground truth at all but for images that hold nothing.
         """
         shares = comm.gather(self._counts, dst=0)
         if not comm.is_main_process():

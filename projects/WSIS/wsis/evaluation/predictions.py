@@ -5,17 +5,20 @@ K true objects, n predictions, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.layers.masks import iou_of_areas, mask_intersection
+from wsis.layers.masks import iou_of_areas, mask_boxes, mask_intersection
+from wsis.layers.run_lengths import decode_rles, encode_mask
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -23,29 +26,17 @@ _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
 
 @dataclass(frozen=True)
 class InstancePrediction:
-    """Instances of one image, in any order: the form in which they are measured and drawn.
+    """Instances of one image, in any order: the form in which they are measured and drawn."""
 
-    Attributes:
-        classes: (n,) int64, 0..C-1.
-        scores: (n,) float, finite.
-        masks: (n, H, W) bool; None where only boxes were predicted.
-        boxes: (n, 4) float XYXY in pixels; None for the boxes of the masks.
-        ignore: (H, W) bool, pixels that train nothing; None where the source knows of none.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray | None
-    boxes: np.ndarray | None = None
-    ignore: np.ndarray | None = None
+    classes: np.ndarray  # (n,) int64, 0..C-1
+    scores: np.ndarray  # (n,) float, finite
+    masks: np.ndarray | None  # (n, H, W) bool; None where only boxes were predicted
+    boxes: np.ndarray | None = None  # (n, 4) float XYXY in pixels; None for those of the masks
+    ignore: np.ndarray | None = None  # (H, W) bool, pixels that train nothing, where known
 
     @classmethod
     def of_instances(cls, instances: Instances) -> InstancePrediction:
-        """Detectron2's output for one image.
-
-        Args:
-            instances: ``pred_classes``, ``scores``, and ``pred_masks`` (n, H, W) or ``pred_boxes``.
-        """
+        """Detectron2's output for one image, with ``pred_masks`` (n, H, W) or ``pred_boxes``."""
         instances = instances.to("cpu")
         masks = boxes = None
         if instances.has("pred_masks"):
@@ -61,13 +52,24 @@ class InstancePrediction:
         return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
 
     @classmethod
+    def of_annotations(
+        cls, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]
+    ) -> InstancePrediction:
+        """Instances of an image of ``size`` (H, W) with RLE masks; a missing score counts as 1."""
+        masks = decode_rles([a["segmentation"] for a in annotations], size)
+        ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
+        classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+        scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
+        return cls(classes, scores, masks, ignore=ignore)
+
+    @classmethod
     def nothing(cls, size: tuple[int, int]) -> InstancePrediction:
         """No instances on an image of ``size`` (H, W)."""
         masks = np.zeros((0, *size), dtype=bool)
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), masks)
 
     def check(self, key: str, *, size: tuple[int, int], num_classes: int) -> None:
-        """Raise `DataError` unless the fields agree with each other and with the image."""
+        """Raise `DataError` unless the fields fit each other and the image."""
         count = len(self.classes)
         expected = {"scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
         for name, shape in expected.items():
@@ -87,23 +89,36 @@ class InstancePrediction:
 
     def take(self, chosen: np.ndarray) -> InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
-        kept = {name: value for name, value in vars(self).items() if value is not None}
-        kept.pop("ignore", None)
-        return replace(self, **{name: value[chosen] for name, value in kept.items()})
+        rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "boxes")}
+        return replace(self, **{k: v if v is None else v[chosen] for k, v in rows.items()})
+
+    @cached_property
+    def results(self) -> list[dict[str, Any]]:
+        """Each instance in COCO's result format, but with a class id and without an image.
+
+        The ``bbox`` is that of the mask where there is no other; ``segmentation`` is an RLE.
+        """
+        # Detectron2's boxes are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
+        boxes = None if self.boxes is None else xywh(np.asarray(self.boxes, dtype=np.float64))
+        columns: dict[str, list[Any]] = {
+            "category_id": self.classes.tolist(),
+            "bbox": (xywh_of_masks(self.masks) if boxes is None else boxes).tolist(),
+            "score": self.scores.tolist(),
+        }
+        if self.masks is not None:
+            columns["segmentation"] = [encode_mask(mask) for mask in self.masks]
+        return rows_of(columns)
 
     def ranked(self) -> InstancePrediction:
         """The same, best score first; equal scores keep their order."""
-        return self.take(np.argsort(-self.scores, kind="stable"))
+        return self.take(rank_by_score(self.scores))
 
 
 @dataclass(frozen=True)
 class InstancePair:
     """Predicted and true instances of one image, with what several measures compute from them.
 
-    Attributes:
-        key: image key.
-        prediction: what was predicted.
-        truth: what is there.
+    Its key names the image in messages.
     """
 
     key: str
@@ -117,20 +132,15 @@ class InstancePair:
         return mask_intersection(self.prediction.masks, self.truth.masks)
 
     @cached_property
-    def predicted_areas(self) -> np.ndarray:
-        """(n,) int64: pixels of each prediction."""
+    def areas(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) and (K,) int64: pixels of each prediction and of each object."""
         assert self.prediction.masks is not None
-        return self.prediction.masks.sum(axis=(1, 2))
-
-    @cached_property
-    def true_areas(self) -> np.ndarray:
-        """(K,) int64: pixels of each object."""
-        return self.truth.masks.sum(axis=(1, 2))
+        return self.prediction.masks.sum(axis=(1, 2)), self.truth.masks.sum(axis=(1, 2))
 
     @cached_property
     def iou(self) -> np.ndarray:
         """(n, K) float64 mask IoU; 0 for two empty masks."""
-        return iou_of_areas(self.shared, self.predicted_areas[:, None], self.true_areas[None, :])
+        return iou_of_areas(self.shared, self.areas[0][:, None], self.areas[1][None, :])
 
     def without_void(self) -> InstancePair:
         """The same image with void cut out of every prediction; those with nothing left go."""
@@ -140,6 +150,26 @@ class InstancePair:
         return replace(self, prediction=replace(self.prediction, masks=inside).take(keep))
 
 
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """A table by columns as a dict for each row."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def xywh(boxes: np.ndarray) -> np.ndarray:
+    """XYXY boxes (N, 4) as x, y, width, height."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
+    """Tightest boxes (N, 4) of masks (N, H, W): x, y, width, height in pixels, int64."""
+    return xywh(mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy())
+
+
+def rank_by_score(scores: np.ndarray) -> np.ndarray:
+    """Indices of (n,) scores from highest to lowest; equal scores keep their order."""
+    return np.argsort(-np.asarray(scores), kind="stable")
+
+
 def size_index(areas: np.ndarray) -> np.ndarray:
     """Index into `SIZES` of areas in pixels: below 32 x 32, below 96 x 96, and from there on."""
     return np.digitize(areas, _SIZE_LIMITS)
@@ -147,21 +177,17 @@ def size_index(areas: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
-    """Departures from a protocol; each changes its printed name.
+    """Departures from a protocol; each changes its printed name."""
 
-    Attributes:
-        eleven_point: VOC 2007's 11-point AP (``voc`` only).
-        use_difficult: count difficult objects like others. Otherwise ``voc`` neither asks for them
-            nor punishes finding them, and ``coco`` treats them as crowds.
-        ignore_void: cut void pixels out of the predictions and drop those with nothing left
-            (``voc``), or treat the void region as a crowd of every class (``coco``).
-        absent_is_zero: a class without any object has AP 0, as CIM counts it, and not none
-            (``coco`` only).
-    """
-
+    # VOC 2007's 11-point AP (``voc`` only)
     eleven_point: bool = False
+    # Difficult objects count like others; else ``voc`` neither asks for them nor punishes finding
+    # them, and ``coco`` treats them as crowds.
     use_difficult: bool = True
+    # Void pixels are cut out of the predictions, and those with nothing left dropped (``voc``), or
+    # they are a crowd of every class (``coco``).
     ignore_void: bool = False
+    # A class without any object has AP 0, as CIM counts it, and not none (``coco`` only).
     absent_is_zero: bool = False
 
     @classmethod

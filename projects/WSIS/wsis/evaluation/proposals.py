@@ -15,12 +15,13 @@ from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.predictions import SIZES, size_index
 from wsis.evaluation.streaming import (
+    Measure,
     Metrics,
     Record,
-    RecordTable,
-    StreamingEvaluation,
+    column,
     percent,
     ratio,
+    results_of,
 )
 from wsis.layers.region_overlap import overlap_with_masks
 
@@ -28,10 +29,11 @@ COUNTS = (100, 300, 1000)
 _THRESHOLDS = (0.5, 0.7)
 
 
-class CoverMeasure:
+class CoverMeasure(Measure):
     """Average best overlap (ABO) and recall of proposals."""
 
-    protocol = "proposals"
+    def __init__(self) -> None:
+        super().__init__("proposals")
 
     def measure(self, pair: tuple[Proposals | None, GroundTruth]) -> Record:
         """What is kept of one image; no proposals find nothing.
@@ -45,20 +47,19 @@ class CoverMeasure:
         best = np.zeros((len(masks), len(COUNTS) + 1))
         if proposals is not None and len(proposals) and len(masks):
             iou = overlap_with_masks(proposals.regions, masks)
-            for column, count in enumerate((*COUNTS, len(iou))):
-                best[:, column] = iou[:count].max(axis=0)
+            for index, count in enumerate((*COUNTS, len(iou))):
+                best[:, index] = iou[:count].max(axis=0)
         sizes = size_index(masks.sum(axis=(1, 2)))
         found = np.array([0 if proposals is None else len(proposals)])
         return {"best": best, "sizes": sizes, "count": found}
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """Per cent over objects; ``objects`` and ``proposals`` (mean of an image) are numbers."""
-        table = RecordTable.of(records)
-        best = table.column("best", np.float64).reshape(-1, len(COUNTS) + 1)
-        sizes, counts = table.column("sizes", np.int64), table.column("count", np.int64)
+        best = column(records, "best", np.float64, len(COUNTS) + 1)
+        sizes, counts = (column(records, name, np.int64) for name in ("sizes", "count"))
         metrics = _cover(best[:, -1], "")
-        for column, count in enumerate(COUNTS):
-            metrics |= _cover(best[:, column], f"@{count}")
+        for index, count in enumerate(COUNTS):
+            metrics |= _cover(best[:, index], f"@{count}")
         for index, name in enumerate(SIZES):
             metrics |= _cover(best[sizes == index, -1], f"/size {name}")
         metrics["proposals"] = float(counts.mean()) if len(counts) else float("nan")
@@ -78,13 +79,10 @@ def check_proposals(
     dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
     """Product ``proposals``: ABO and recall at IoU 0.5 and 0.7, of all and of the first ones."""
-    stream, loop = (
-        StreamingEvaluation([CoverMeasure()]),
-        ImageLoop("proposals", dataset_dicts, product),
-    )
+    measure, loop = CoverMeasure(), ImageLoop("proposals", dataset_dicts, product)
     for record, truth, arrays in loop:
         found, key = None, record["image_key"]
         if arrays is not None:
             found = proposals_of_image(arrays, key, size=truth.void.shape)
-        stream.add(key, (found, truth))
-    return loop.results(stream.finish())
+        measure.add(key, (found, truth))
+    return loop.results(results_of([measure]))

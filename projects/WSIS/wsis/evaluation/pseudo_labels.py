@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsis.evaluation.average_precision import rank_by_score
-from wsis.evaluation.predictions import SIZES, InstancePair, size_index
+from wsis.evaluation.predictions import SIZES, InstancePair, rank_by_score, size_index
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
-from wsis.evaluation.streaming import Metrics, Record, RecordTable, ratio
+from wsis.evaluation.streaming import Measure, Metrics, Record, column, ratio
 from wsis.evaluation.voc import match_instances
 from wsis.layers.masks import droppers, mask_intersection, stays
 
@@ -22,57 +21,50 @@ _FRAGMENT = 0.1  # smallest share of an object that makes a fragment of it
 
 
 def merged_objects(pair: InstancePair) -> np.ndarray:
-    """Under-segmentation: objects that share a prediction with another object of their class.
+    """Under-segmentation: (K,) bool, objects that share a prediction with another of their class.
 
     A prediction covers an object of its class if it holds at least half of the object's pixels.
     Objects are merged if one prediction covers two or more of them.
-
-    Returns:
-        (K,) bool.
     """
     same = pair.prediction.classes[:, None] == pair.truth.classes[None, :]
-    covers = same & (pair.shared >= _COVERED * np.maximum(pair.true_areas, 1))
+    covers = same & (pair.shared >= _COVERED * np.maximum(pair.areas[1], 1))
     return covers[covers.sum(axis=1) >= 2].any(axis=0)
 
 
 def split_objects(pair: InstancePair) -> np.ndarray:
-    """Over-segmentation: objects broken into two or more fragments.
+    """Over-segmentation: (K,) bool, objects broken into two or more fragments.
 
     A fragment of an object is a prediction of its class of which at least half lies in the object
     and which holds at least a tenth of it. Duplicates are no fragments: best score first, one
     that has half of itself in common with a fragment kept before is passed over.
-
-    Returns:
-        (K,) bool.
     """
     prediction, truth = pair.prediction, pair.truth
     assert prediction.masks is not None
+    areas, true_areas = pair.areas
     same = prediction.classes[:, None] == truth.classes[None, :]
-    inside = pair.shared >= _COVERED * np.maximum(pair.predicted_areas, 1)[:, None]
-    enough = pair.shared >= _FRAGMENT * np.maximum(pair.true_areas, 1)[None, :]
+    inside = pair.shared >= _COVERED * np.maximum(areas, 1)[:, None]
+    enough = pair.shared >= _FRAGMENT * np.maximum(true_areas, 1)[None, :]
     fragments = same & inside & enough  # (n, K)
     split = np.zeros(len(truth.classes), dtype=bool)
     order = rank_by_score(prediction.scores)
     for index in np.flatnonzero(fragments.sum(axis=0) >= 2):
         rows = order[fragments[order, index]]
         common = mask_intersection(prediction.masks[rows], prediction.masks[rows])
-        duplicate = common >= _COVERED * pair.predicted_areas[rows][None, :]  # [i, j]: j in i
+        duplicate = common >= _COVERED * areas[rows][None, :]  # [i, j]: j in i
         split[index] = len(stays(droppers(duplicate))) >= 2
     return split
 
 
-class QualityMeasure:
+class QualityMeasure(Measure):
     """Precision and recall at IoU 0.5 (VOC's matching), merged and split objects, semantic mIoU.
 
-    Args:
-        class_names: C names.
-        min_score: predictions that score no more than this do not count.
+    Predictions that score no more than ``min_score`` do not count.
     """
 
     def __init__(self, class_names: Sequence[str], *, min_score: float = 0.0) -> None:
         self.class_names = tuple(class_names)
         self.min_score = min_score
-        self.protocol = f"quality, score > {min_score:g}"
+        super().__init__(f"quality, score > {min_score:g}")
         self._semantic = SemanticMeasure(class_names)
 
     def measure(self, pair: InstancePair) -> Record:
@@ -98,21 +90,20 @@ class QualityMeasure:
             "merged": merged_objects(pair),
             "split": split_objects(pair),
             "object_classes": np.asarray(truth.classes, dtype=np.int64),
-            "object_sizes": size_index(pair.true_areas),
+            "object_sizes": size_index(pair.areas[1]),
             "true": true,
             "classes": matches.classes,
-            "sizes": size_index(pair.predicted_areas[rank_by_score(prediction.scores)]),
+            "sizes": size_index(pair.areas[0][rank_by_score(prediction.scores)]),
             **self._semantic.measure(labels),
         }
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """Per cent; ``images``, ``objects`` and ``instances`` are counts."""
-        table = RecordTable.of(records)
-        joined = {name: table.column(name, bool) for name in _FLAGS}
-        joined |= {name: table.column(name, np.int64) for name in _NUMBERS}
-        semantic = self._semantic.summarise(table)
+        joined = {name: column(records, name, bool) for name in _FLAGS}
+        joined |= {name: column(records, name, np.int64) for name in _NUMBERS}
+        semantic = self._semantic.summarise(records)
         metrics: Metrics = {"mIoU": semantic["mIoU"], **_shares(joined, "")}
-        metrics["images"] = len(table)
+        metrics["images"] = len(records)
         metrics["objects"] = len(joined["found"])
         metrics["instances"] = len(joined["true"])
         groups = {name: (i, "classes") for i, name in enumerate(self.class_names)}

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Boxes, BoxMode, Instances
 
 from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.checks import load_json
 from wsis.errors import DataError
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.run_lengths import check_rle, decode_rles
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error})") from None
+    entries = load_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{path} is not in COCO's result format, a list of objects")
     return entries
 
 
-def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], Instances]:
+def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], InstancePrediction]:
     """Predictions for a registered data set, image by image.
 
     Args:
@@ -39,7 +33,7 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
         name: of the data set.
 
     Returns:
-        A function from a dataset dict to the ``Instances`` predicted for it.
+        A function from a dataset dict to what was predicted for it.
 
     Raises:
         DataError: the file is missing or damaged, or names an image or a category that the data set
@@ -61,23 +55,21 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
             raise DataError(f"{where}: score is {entry.get('score')!r}, not a number")
         by_image[entry["image_id"]].append(entry)
 
-    def find(record: Mapping[str, Any]) -> Instances:
+    def find(record: Mapping[str, Any]) -> InstancePrediction:
         size, entries = (int(record["height"]), int(record["width"])), by_image[record["image_id"]]
-        found = Instances(size)
-        found.pred_classes = torch.tensor(
-            [class_ids[entry["category_id"]] for entry in entries], dtype=torch.int64
-        )
-        found.scores = torch.tensor([float(e["score"]) for e in entries], dtype=torch.float64)
+        classes = np.array([class_ids[e["category_id"]] for e in entries], dtype=np.int64)
+        scores = np.array([e["score"] for e in entries], dtype=np.float64)
+        masks = boxes = None
         try:
             if all("segmentation" in entry for entry in entries):
-                masks = [check_rle(entry["segmentation"], size) for entry in entries]
-                found.pred_masks = torch.from_numpy(decode_rles(masks, size))
+                rles = [check_rle(entry["segmentation"], size) for entry in entries]
+                masks = decode_rles(rles, size)
             if all("bbox" in entry for entry in entries):
                 boxes = np.array([e["bbox"] for e in entries], dtype=np.float64).reshape(-1, 4)
-                xyxy = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-                found.pred_boxes = Boxes(torch.from_numpy(np.asarray(xyxy)))
+                boxes[:, 2:] += boxes[:, :2]
+                boxes = boxes.astype(np.float32)  # as Detectron2's
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: image {record['image_id']}: {error}") from None
-        return found
+        return InstancePrediction(classes, scores, masks, boxes)
 
     return find

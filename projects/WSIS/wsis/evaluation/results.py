@@ -43,25 +43,21 @@ def stage_result(
     *,
     skipped: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One entry of ``metrics.json``.
-
-    Metrics are in per cent (counts as they are), NaN where undefined; the protocol's name has its
-    options. ``skipped`` is image key to reason, of images that count as missed.
-    """
+    """One entry of ``metrics.json``; ``skipped`` are images that count as missed, and why."""
     entry = {"stage": stage, "dataset": dataset, "protocol": protocol, "metrics": metrics}
     return {**entry, "skipped": dict(skipped)} if skipped else entry
 
 
-def _json_number(value: float | None) -> float | int | None:
-    if value is None or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return int(value) if isinstance(value, int) else float(value)
-
-
 def json_results(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Entries as JSON takes them: plain numbers, None where undefined. Idempotent."""
+
+    def plain(value: float | None) -> float | None:
+        if value is None or not math.isfinite(value):
+            return None
+        return value if isinstance(value, int) else float(value)
+
     return [
-        {**entry, "metrics": {name: _json_number(v) for name, v in entry["metrics"].items()}}
+        {**entry, "metrics": {name: plain(value) for name, value in entry["metrics"].items()}}
         for entry in stages
     ]
 
@@ -81,13 +77,11 @@ def write_metrics(
 def format_table(stages: Sequence[Mapping[str, Any]]) -> str:
     """The main metrics of entries as text, in per cent; "-" where undefined."""
     rows = []
-    for entry in stages:
-        metrics = entry["metrics"]
-        shown = {name: metrics[name] for name in MAIN_METRICS if name in metrics}
-        for name, value in shown.items():
-            undefined = value is None or not math.isfinite(value)
-            number = "-" if undefined else f"{value:.2f}"
-            rows.append((entry["stage"], entry["dataset"], entry["protocol"], name, number))
+    for entry in json_results(stages):
+        where, metrics = (entry["stage"], entry["dataset"], entry["protocol"]), entry["metrics"]
+        for name in filter(metrics.__contains__, MAIN_METRICS):
+            value = metrics[name]
+            rows.append((*where, name, "-" if value is None else f"{value:.2f}"))
     headers = ("stage", "data set", "protocol", "metric", "per cent")
     return tabulate(
         rows, headers=headers, colalign=("left",) * 4 + ("right",), disable_numparse=True

@@ -6,34 +6,26 @@ Label maps are (H, W): 0 background, class + 1, 255 void or unknown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from wsis.data.ground_truth import VOID
 from wsis.errors import DataError
-from wsis.evaluation.predictions import InstancePrediction
+from wsis.evaluation.predictions import InstancePrediction, rank_by_score
 from wsis.evaluation.streaming import (
+    Measure,
     Metrics,
     Record,
-    RecordTable,
+    column,
     mean_of_defined,
     percent,
     ratio,
 )
 
-BACKGROUND = "background"
 
-
-@dataclass(frozen=True)
-class LabelPair:
-    """Predicted and true label map of one image.
-
-    Attributes:
-        key: image key.
-        predicted: (H, W) int.
-        true: (H, W) int.
-    """
+class LabelPair(NamedTuple):
+    """Predicted and true label map (H, W) int of one image, whose key is for messages."""
 
     key: str
     predicted: np.ndarray
@@ -56,12 +48,9 @@ class LabelPair:
 
 
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, num_labels: int) -> np.ndarray:
-    """Pixels by true and predicted label, without those whose true label is 255.
+    """Pixels by ``[true, predicted]`` label, without those whose true label is 255.
 
     Both maps are (H, W) int, 0..num_labels-1, the true one also 255; num_labels is C + 1.
-
-    Returns:
-        (num_labels, num_labels) int64, ``[true, predicted]``.
     """
     known = np.asarray(true) != VOID
     codes = true[known].astype(np.int64) * num_labels + predicted[known].astype(np.int64)
@@ -76,29 +65,23 @@ def iou_of_classes(confusion: np.ndarray) -> np.ndarray:
 
 
 def paint_instances(prediction: InstancePrediction) -> np.ndarray:
-    """The semantic union of instances: at each pixel the class of the best-scoring instance.
+    """The semantic union of instances, (H, W) int64: 0 background, class + 1.
 
-    Returns:
-        (H, W) int64, 0 background, class + 1. Equal scores: the first instance lies on top.
+    The best-scoring instance lies on top, of equal scores the first.
     """
     assert prediction.masks is not None
     label = np.zeros(prediction.masks.shape[1:], dtype=np.int64)
-    for index in np.argsort(-prediction.scores, kind="stable")[::-1]:
+    for index in rank_by_score(prediction.scores)[::-1]:
         label[prediction.masks[index]] = prediction.classes[index] + 1
     return label
 
 
-class SemanticMeasure:
-    """mIoU, IoU per class and pixel accuracy; 255 in a prediction is background (IRNet's rule).
-
-    Args:
-        class_names: C names of the foreground classes.
-        protocol: the printed name.
-    """
+class SemanticMeasure(Measure):
+    """mIoU, IoU per class and pixel accuracy; 255 in a prediction is background (IRNet's rule)."""
 
     def __init__(self, class_names: Sequence[str], *, protocol: str = "semantic") -> None:
-        self.labels = (BACKGROUND, *class_names)
-        self.protocol = protocol
+        super().__init__(protocol)
+        self.labels = ("background", *class_names)
 
     def measure(self, pair: LabelPair) -> Record:
         """The filled cells of the image's confusion matrix.
@@ -113,14 +96,14 @@ class SemanticMeasure:
         cells = np.flatnonzero(flat)
         return {"cells": cells, "pixels": flat[cells]}
 
-    def total(self, records: RecordTable | Sequence[Record]) -> np.ndarray:
+    def total(self, records: Sequence[Record]) -> np.ndarray:
         """The confusion matrix of all images."""
-        table, number = RecordTable.of(records), len(self.labels)
-        flat = np.zeros(number * number, dtype=np.int64)
-        np.add.at(flat, table.column("cells", np.int64), table.column("pixels", np.int64))
-        return flat.reshape(number, number)
+        confusion = np.zeros((len(self.labels),) * 2, dtype=np.int64)
+        cells, pixels = (column(records, name, np.int64) for name in ("cells", "pixels"))
+        np.add.at(confusion.reshape(-1), cells, pixels)
+        return confusion
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """mIoU over labels that occur, each label's IoU, pixel accuracy, in per cent."""
         confusion = self.total(records)
         shares = iou_of_classes(confusion)

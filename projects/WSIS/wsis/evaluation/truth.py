@@ -10,42 +10,36 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from wsis.data.ground_truth import GroundTruth, has_ground_truth, load_ground_truth
-
-Annotations = Sequence[dict[str, Any]]
+from wsis.layers.run_lengths import encode_mask
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTruth(GroundTruth):
-    """Ground truth with what COCO's own evaluation reads from annotations beyond the masks.
+    """Ground truth with what COCO's own evaluation reads from annotations beyond the masks."""
 
-    Attributes:
-        areas: (K,) float64, ``area`` of the annotation, NaN where it has none.
-        boxes: (K, 4) float64, its ``bbox`` as x, y, width, height, NaN where it has none.
-        crowds: crowd regions apart by class, in the same form.
-    """
-
-    areas: np.ndarray
-    boxes: np.ndarray
-    crowds: EvaluationTruth | None = None
+    areas: np.ndarray  # (K,) float64, ``area`` of the annotation, NaN where it has none
+    boxes: np.ndarray  # (K, 4) float64, its ``bbox`` as x, y, width, height, NaN likewise
+    crowds: EvaluationTruth | None = None  # crowd regions apart by class, in the same form
 
 
 def _stated(
-    truth: GroundTruth, annotations: Annotations, crowds: EvaluationTruth | None = None
+    truth: GroundTruth,
+    annotations: Sequence[dict[str, Any]],
+    crowds: EvaluationTruth | None = None,
 ) -> EvaluationTruth:
     """Masks with the areas and boxes that their annotations state."""
     areas = np.array([a.get("area", np.nan) for a in annotations], dtype=np.float64)
-    return EvaluationTruth(**vars(truth), areas=areas, boxes=_boxes_of(annotations), crowds=crowds)
+    boxes = np.array([_box_of(a) for a in annotations], dtype=np.float64).reshape(-1, 4)
+    return EvaluationTruth(**vars(truth), areas=areas, boxes=boxes, crowds=crowds)
 
 
-def _boxes_of(annotations: Annotations) -> np.ndarray:
-    boxes = np.full((len(annotations), 4), np.nan)
-    for row, annotation in enumerate(annotations):
-        if "unclipped_bbox" in annotation:
-            boxes[row] = annotation["unclipped_bbox"]
-        elif "bbox" in annotation:
-            mode = annotation.get("bbox_mode", BoxMode.XYWH_ABS)
-            boxes[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYWH_ABS)
-    return boxes
+def _box_of(annotation: dict[str, Any]) -> list[float]:
+    """x, y, width and height as the annotation states them."""
+    if "unclipped_bbox" in annotation:
+        return list(annotation["unclipped_bbox"])
+    mode = annotation.get("bbox_mode", BoxMode.XYWH_ABS)
+    stated = list(annotation.get("bbox", (np.nan,) * 4))
+    return list(BoxMode.convert(stated, mode, BoxMode.XYWH_ABS))
 
 
 def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
@@ -72,8 +66,7 @@ def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
 def load_box_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
     """The true boxes of an image whose data set has no masks for it, for measures of boxes only.
 
-    Masks are the filled boxes; boxes and areas are stated, so that measures of boxes do not look at
-    them.
+    Masks are the filled boxes, and an area that is not stated is that of the box.
 
     Returns:
         None where an object has no box.
@@ -81,29 +74,11 @@ def load_box_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
     annotations = dataset_dict.get("annotations", ())
     if not annotations or not all("bbox" in a for a in annotations):
         return None
-    size = int(dataset_dict["height"]), int(dataset_dict["width"])
-    objects, crowds = (
-        [a for a in annotations if bool(a.get("iscrowd")) == crowd] for crowd in (False, True)
-    )
-    return _from_boxes(objects, size, _from_boxes(crowds, size))
-
-
-def _from_boxes(
-    annotations: Annotations, size: tuple[int, int], crowds: EvaluationTruth | None = None
-) -> EvaluationTruth:
-    """Filled boxes; an area that is not stated is that of the box."""
-    masks = np.zeros((len(annotations), *size), dtype=bool)
-    measured = []
-    for a, mask, box in zip(annotations, masks, _boxes_of(annotations).tolist(), strict=True):
-        x, y, width, height = box
+    filled = []
+    for annotation in annotations:
+        x, y, width, height = _box_of(annotation)
+        mask = np.zeros((int(dataset_dict["height"]), int(dataset_dict["width"])), dtype=bool)
         rows = slice(max(int(y), 0), max(int(np.ceil(y + height)), 0))
         mask[rows, max(int(x), 0) : max(int(np.ceil(x + width)), 0)] = True
-        measured.append({"area": width * height, **a})
-    void = np.zeros(size, dtype=bool) if crowds is None else np.any(crowds.masks, axis=0)
-    truth = GroundTruth(
-        masks,
-        np.array([a["category_id"] for a in annotations], dtype=np.int64),
-        void=void & ~np.any(masks, axis=0),
-        difficult=np.array([bool(a.get("difficult", 0)) for a in annotations], dtype=bool),
-    )
-    return _stated(truth, measured, crowds)
+        filled.append({"area": width * height, **annotation, "segmentation": encode_mask(mask)})
+    return load_truth({**dataset_dict, "annotations": filled})

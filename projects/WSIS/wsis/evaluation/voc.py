@@ -8,55 +8,39 @@ n predictions and K objects of one image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from wsis.evaluation.average_precision import average_precision, rank_by_score
-from wsis.evaluation.predictions import InstancePair, ProtocolOptions
-from wsis.evaluation.streaming import Metrics, Record, RecordTable, add_by_class
+from wsis.evaluation.average_precision import average_precision
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions, rank_by_score
+from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column
 
 THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
 
 
-@dataclass(frozen=True)
-class Matches:
-    """All that average precision at any IoU and ABO need to know of one image or of many.
+class Matches(NamedTuple):
+    """All that average precision at any IoU and ABO need to know of one image or of many."""
 
-    Attributes:
-        scores: (n,) float, highest first within an image.
-        classes: (n,) int64.
-        best_iou: (n,) float64, largest IoU with an object of the prediction's class; -1 if none.
-        best_object: (n,) int64, that object (the first of equals); -1 if none.
-        object_classes: (K,) int64.
-        object_iou: (K,) float64, largest IoU with a prediction of the object's class, 0 if none.
-        difficult: (K,) bool.
-    """
-
-    scores: np.ndarray
-    classes: np.ndarray
-    best_iou: np.ndarray
-    best_object: np.ndarray
-    object_classes: np.ndarray
-    object_iou: np.ndarray
-    difficult: np.ndarray
+    scores: np.ndarray  # (n,) float, highest first within an image
+    classes: np.ndarray  # (n,) int64
+    best_iou: np.ndarray  # (n,) float64, largest IoU with an object of the class; -1 if none
+    best_object: np.ndarray  # (n,) int64, that object (the first of equals); -1 if none
+    object_classes: np.ndarray  # (K,) int64
+    object_iou: np.ndarray  # (K,) float64, largest IoU with a prediction of the class, 0 if none
+    difficult: np.ndarray  # (K,) bool
 
     @classmethod
-    def join(cls, images: RecordTable | Sequence[Record]) -> Matches:
+    def join(cls, images: Sequence[Record]) -> Matches:
         """Those of all images as though they were one; objects are numbered through."""
-        table = RecordTable.of(images)
-        objects = table.counts("object_classes")
-        first = np.repeat(np.cumsum(objects) - objects, table.counts("best_object"))
-        best = table.column("best_object", np.int64)
-        return cls(
-            scores=table.column("scores", np.float64),
-            classes=table.column("classes", np.int64),
-            best_iou=table.column("best_iou", np.float64),
-            best_object=np.where(best < 0, -1, best + first),
-            object_classes=table.column("object_classes", np.int64),
-            object_iou=table.column("object_iou", np.float64),
-            difficult=table.column("difficult", bool),
-        )
+        kinds = (np.float64, np.int64, np.float64, np.int64, np.int64, np.float64, bool)
+        columns = (column(images, *both) for both in zip(cls._fields, kinds, strict=True))
+        found = cls(*columns)
+        objects = np.array([len(image["object_classes"]) for image in images], dtype=np.int64)
+        predictions = [len(image["best_object"]) for image in images]
+        first = np.repeat(np.cumsum(objects) - objects, predictions)
+        best = found.best_object
+        return found._replace(best_object=np.where(best < 0, -1, best + first))
 
     def true_at(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """VOC's greedy rule at one IoU threshold.
@@ -96,15 +80,11 @@ def match_instances(pair: InstancePair) -> Matches:
     )
 
 
-class VocMeasure:
+class VocMeasure(Measure):
     """AP25, AP50, AP70, AP75 and ABO, mean over classes with ground truth and per class.
 
     ABO (average best overlap, PRM and IAM): for each object the largest IoU of any prediction of
     its class, whatever its score, 0 if there is none; mean over the objects of a class.
-
-    Args:
-        class_names: C names.
-        options: departures from chainercv's rule.
     """
 
     def __init__(
@@ -112,12 +92,12 @@ class VocMeasure:
     ) -> None:
         self.class_names = tuple(class_names)
         self.options = options or ProtocolOptions()
-        self.protocol = self.options.name("voc")
+        super().__init__(self.options.name("voc"))
 
     def measure(self, pair: InstancePair) -> Record:
         """The fields of `Matches` of one image."""
         pair = pair.without_void() if self.options.ignore_void else pair
-        return vars(match_instances(pair))
+        return match_instances(pair)._asdict()
 
     def average_precisions(self, matches: Matches, threshold: float) -> np.ndarray:
         """AP of each class at one IoU threshold, (C,) shares, NaN for classes without objects."""
@@ -147,7 +127,7 @@ class VocMeasure:
         sums = np.bincount(classes, weights=overlaps, minlength=number)
         return np.divide(sums, counts, out=np.full(number, np.nan), where=counts > 0)
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """AP at every threshold and ABO, means first within each, in per cent."""
         matches = Matches.join(records)
         metrics: Metrics = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -14,17 +14,20 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
-from wsis.evaluation.streaming import Measure, Metrics, StreamingEvaluation
+from wsis.evaluation.streaming import Measure, Metrics, results_of
 from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc import VocMeasure
 
 logger = logging.getLogger(__name__)
 
-PROTOCOLS = ("voc", "coco", "coco_bbox")
+PROTOCOLS: dict[str, Callable[..., Measure]] = {
+    "voc": VocMeasure,
+    "coco": CocoMeasure,
+    "coco_bbox": partial(CocoMeasure, iou_type="bbox"),
+}
 
 
 def build_measures(
@@ -38,19 +41,13 @@ def build_measures(
     Raises:
         UsageError: an unknown name.
     """
-    measures: list[Measure] = []
     for protocol in protocols:
-        if protocol == "voc":
-            measures.append(VocMeasure(class_names, options=options))
-        elif protocol in ("coco", "coco_bbox"):
-            iou_type = "segm" if protocol == "coco" else "bbox"
-            measures.append(CocoMeasure(class_names, iou_type=iou_type, options=options))
-        else:
+        if protocol not in PROTOCOLS:
             raise UsageError(
                 f"there is no evaluation protocol {protocol!r}; WSIS.EVALUATION.PROTOCOLS takes "
                 f"{', '.join(PROTOCOLS)}"
             )
-    return measures
+    return [PROTOCOLS[name](class_names, options=options) for name in dict.fromkeys(protocols)]
 
 
 class VOCInstanceEvaluator(DatasetEvaluator):
@@ -95,105 +92,91 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         self.dataset_name = dataset_name
         self.class_names = class_names(dataset_name)
         self._given, self._distributed = dataset_dicts, distributed
-        self._masks, self._boxes = (
-            StreamingEvaluation(build_measures(self.class_names, names, options=options))
-            for names in (
-                [name for name in protocols if name != "coco_bbox"],
-                [name for name in protocols if name == "coco_bbox"],
-            )
-        )
-        self._writer = None
+        measures = build_measures(self.class_names, protocols, options=options)
+        self._measures = sorted(measures, key=lambda one: not one.needs_masks)
+        self._writers = []
         if output_dir is not None:
             known = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id", {})
             ids = sorted(known, key=known.get) or range(1, len(self.class_names) + 1)
-            self._writer = CocoResultWriter(output_dir, category_ids=ids)
+            self._writers = [CocoResultWriter(output_dir, category_ids=ids)]
         self.reset()
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:
-        """Dataset dicts by image key; inputs do not do, since mappers drop annotations."""
+        """Dataset dicts by file and by image key; inputs do not do: mappers drop annotations."""
         given = get_dataset_dicts(self.dataset_name) if self._given is None else self._given
-        return {record["image_key"]: record for record in given}
-
-    @cached_property
-    def _key_of_file(self) -> dict[str, str]:
-        return {record["file_name"]: key for key, record in self._records.items()}
+        return {record[name]: record for name in ("file_name", "image_key") for record in given}
 
     def _record(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The dataset dict of an input, which has an ``image_key`` if it comes from our loaders."""
-        key = given.get("image_key") or self._key_of_file.get(given["file_name"])
-        if key not in self._records:
-            name = key or given["file_name"]
+        name = given.get("image_key") or given["file_name"]
+        if name not in self._records:
             raise DataError(f"image {name} was predicted but is not in {self.dataset_name}")
-        return self._records[key]
+        return self._records[name]
 
     def reset(self) -> None:
         """Forget every image."""
-        self._masks.reset()
-        self._boxes.reset()
-        if self._writer is not None:
-            self._writer.reset()
+        for one in (*self._measures, *self._writers):
+            one.reset()
         self.without_truth: set[str] = set()
         self._counted = Counter[str]()
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Measure a batch of model outputs.
+        """`add` a batch of model outputs.
 
-        Args:
-            inputs: dicts with ``image_key`` or ``file_name``.
-            outputs: dicts with ``instances``: `Instances` of the size of the original image.
+        Inputs have ``image_key`` or ``file_name``, outputs ``instances``: `Instances` of the size
+        of the original image.
+        """
+        for given, output in zip(inputs, outputs, strict=True):
+            self.add(given, InstancePrediction.of_instances(output["instances"]))
+
+    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
+        """Count an image that could not be read: nothing was found, all its objects are missed."""
+        self.add(dataset_dict, None)
+
+    def add(self, given: Mapping[str, Any], found: InstancePrediction | None) -> None:
+        """Measure what was found in one image, as inputs name it; None for nothing.
 
         Raises:
             DataError: an image is not of the data set, or instances do not fit it.
         """
-        for given, output in zip(inputs, outputs, strict=True):
-            record = self._record(given)
-            prediction = InstancePrediction.of_instances(output["instances"])
-            self._add(record, prediction, load_truth(record))
-
-    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
-        """Count an image that could not be read: nothing was found, all its objects are missed."""
-        record = self._record(dataset_dict)
-        truth = load_truth(record)
-        self._add(record, InstancePrediction.nothing(_size(record, truth)), truth)
-
-    def _add(
-        self, record: dict[str, Any], prediction: InstancePrediction, truth: GroundTruth | None
-    ) -> None:
-        key = record["image_key"]
-        prediction.check(key, size=_size(record, truth), num_classes=len(self.class_names))
-        if self._masks.measures and prediction.masks is None:
+        record = self._record(given)
+        key, truth = record["image_key"], load_truth(record)
+        size = (int(record["height"]), int(record["width"]))
+        size = size if truth is None else truth.void.shape
+        found = found or InstancePrediction.nothing(size)
+        found.check(key, size=size, num_classes=len(self.class_names))
+        if found.masks is None and any(one.needs_masks for one in self._measures):
             raise DataError(
                 f"image {key}: a protocol for masks got boxes only; set MODEL.MASK_ON True or "
                 'WSIS.EVALUATION.PROTOCOLS ("coco_bbox",)'
             )
-        if self._writer is not None:
-            self._writer.add(key, record.get("image_id", key), prediction)
+        for writer in self._writers:
+            writer.add(key, (record.get("image_id", key), found))
+        measures: Sequence[Measure] = self._measures
         if truth is None:
             self.without_truth.add(key)
+            measures = [one for one in measures if not one.needs_masks]
             truth = load_box_truth(record)
             self._counted["true boxes alone"] += truth is not None
         else:
             self._counted["true masks"] += len(truth.masks)
-            self._masks.add(key, InstancePair(key, prediction, truth))
         if truth is not None:
-            self._boxes.add(key, InstancePair(key, prediction, truth))
+            pair = InstancePair(key, found, truth)
+            for measure in measures:
+                measure.add(key, pair)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: {metric: per cent}}`` on the main process, empty on the others."""
-        if self._writer is not None:
-            path = self._writer.finish(distributed=self._distributed)
-            if path is not None:
-                logger.info("Predictions in COCO's result format: %s", path)
+        results_of(self._writers, distributed=self._distributed)
         shares = [(self.without_truth, self._counted)]
         if self._distributed:
             shares = comm.gather(shares[0], dst=0)
-        left_out = set().union(*(keys for keys, _ in shares))
+        left_out = set[str]().union(*(keys for keys, _ in shares))
         total = sum((counted for _, counted in shares), Counter[str]())
-        of_masks = self._masks.finish(distributed=self._distributed)
-        of_boxes = self._boxes.finish(distributed=self._distributed)
+        found = results_of(self._measures, distributed=self._distributed)
         if left_out:
             logger.warning(
                 "%d images have no true masks; of these %d count for boxes, the others not at all",
@@ -201,10 +184,6 @@ class VOCInstanceEvaluator(DatasetEvaluator):
                 total["true boxes alone"],
             )
         if total["true boxes alone"] and not total["true masks"]:
-            return of_boxes
-        return OrderedDict(**of_masks, **of_boxes)
-
-
-def _size(record: Mapping[str, Any], truth: GroundTruth | None) -> tuple[int, int]:
-    """Height and width of an image, those of its true masks if it has any."""
-    return truth.void.shape if truth is not None else (int(record["height"]), int(record["width"]))
+            boxes = [one.protocol for one in self._measures if not one.needs_masks]
+            return OrderedDict((name, found[name]) for name in boxes)
+        return found

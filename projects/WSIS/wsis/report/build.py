@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,49 +42,37 @@ logger = logging.getLogger(__name__)
 
 def _makes_instances(folder: RunFolder) -> bool:
     """Whether the first readable artifact of a run folder holds instances."""
-    reader = folder.reader
-    for key in reader.keys() if folder.has_artifacts else ():  # noqa: SIM118  (it is no dict)
+    for key in folder.reader.keys():  # noqa: SIM118  (it is no dict)
         try:
-            return instances in views_of(reader[key])
+            return instances in views_of(folder.reader[key])
         except WSISError as error:
             logger.warning("%s", error)
     return False
 
 
 class Report:
-    """The report of one OUTPUT_DIR.
-
-    Args:
-        output_dir: the pipeline's OUTPUT_DIR.
-        options: of ``tools/report.py``: ``images``, ``statistics``, ``seed``, ``min_score``.
-
-    Attributes:
-        entries: the figures of ``metrics.json``.
-        problems: sentences about what could not be shown, as far as that is known.
-    """
+    """The report of one OUTPUT_DIR, with the options of ``tools/report.py``."""
 
     def __init__(self, output_dir: Path, options: argparse.Namespace) -> None:
-        self.output_dir = output_dir
-        self.options = options
+        self.output_dir, self.options = output_dir, options
         self.folders = find_run_folders(output_dir)
-        self.entries = read_figures(output_dir, self.folders)
-        self.problems: list[str] = []
-        self._known: dict[tuple[str, ...], ImageSet | None] = {(): None}
+        self.entries = read_figures(output_dir, self.folders)  # of metrics.json
+        self.problems: list[str] = []  # sentences about what could not be shown
+        self._images = cache(self._read_images)
 
     def _note(self, problem: str) -> None:
         logger.warning("%s", problem)
         self.problems.append(problem)
 
-    def _images(self, names: tuple[str, ...]) -> ImageSet | None:
+    def _read_images(self, names: tuple[str, ...]) -> ImageSet | None:
         """The images of data sets, None (and a problem) if they cannot be read or are none."""
-        if names not in self._known:
-            self._known[names] = None
-            try:
-                self._known[names] = read_images(names)
-            except WSISError as error:
-                self._note(f"No pictures of {', '.join(names)}: {error}")
-        return self._known[names]
+        try:
+            return read_images(names) if names else None
+        except WSISError as error:
+            self._note(f"No pictures of {', '.join(names)}: {error}")
+            return None
 
+    @cached_property
     def _product_images(self) -> tuple[ImageSet | None, list[RunFolder]]:
         """The images that the stages treat, and the run folders of those that treat them."""
         makers = [folder for folder in self.folders if folder.manifest.kind != "train"]
@@ -97,12 +86,11 @@ class Report:
 
     def _note_changed_images(self, images: ImageSet, folders: Sequence[RunFolder]) -> None:
         """Products of other images than these would be drawn on the wrong photographs."""
-        levels = {folder.supervision for folder in folders}
-        now = {level: fingerprint(images.records, level) for level in levels}
+        now = cache(partial(fingerprint, images.records))
         changed = [
             folder.name
             for folder in folders
-            if folder.manifest.inputs.get("images") not in (None, now[folder.supervision])
+            if folder.manifest.inputs.get("images") not in (None, now(folder.supervision))
         ]
         if changed:
             self._note(
@@ -139,7 +127,7 @@ class Report:
         """All sections for which there is something."""
         options = self.options
         sections = [figures_section(self.entries, self.folders), stages_section(self.folders)]
-        images, folders = self._product_images()
+        images, folders = self._product_images
         measured = []
         if images is not None:
             self._note_changed_images(images, folders)
@@ -159,15 +147,15 @@ class Report:
 
     def _facts(self) -> list[str]:
         """What the line below the headline says."""
-        images, _ = self._product_images()
+        images, _ = self._product_images
         done = sum(folder.manifest.status == "done" for folder in self.folders)
         known = {folder.name for folder in self.folders} | set(read_stage_names(self.output_dir))
         facts = [f"{done} of {len(known)} stages finished"]
         if images is not None:
             facts.append(f"{len(images.records)} images of {images.title}")
             facts.append(f"{len(images.classes)} classes")
-        manifests = [folder.manifest for folder in reversed(self.folders)]
-        versions = next((m.versions for m in manifests if m.versions), {})
+        known_versions = [f.manifest.versions for f in self.folders if f.manifest.versions]
+        versions = known_versions[-1] if known_versions else {}
         names = [name for name in ("wsis", "detectron2", "torch") if name in versions]
         return [*facts, *(f"{name} {versions[name]}" for name in names)]
 

@@ -12,23 +12,6 @@ from wsis.report.run_folders import RunFolder
 
 Entry = Mapping[str, Any]
 MAIN_PROTOCOL = "voc"
-_KINDS = {
-    "train": "trains a network",
-    "infer": "runs a network over the images",
-    "derive": "computes from files",
-    "export": "writes one file",
-}
-_EXPLAINED = {
-    "voc": "Mask AP with VOC's matching (a prediction may take only the object it overlaps most); "
-    "ABO is the mean best overlap of the objects.",
-    "coco": "Mask AP with pycocotools' matching; AP is the mean over IoU 0.50 to 0.95.",
-    "coco_bbox": "The same for boxes.",
-    "quality": "Pseudo labels without a ranking: precision and recall at IoU 0.5, mIoU of their "
-    "union; merged and split are shares of the true objects.",
-    "classification": "Mean average precision of the image classifier over classes.",
-    "semantic": "mIoU of a label map over background and classes.",
-    "inter-pixel label": "Share of unknown pixels, and how much of the rest is right.",
-}
 
 
 def number_of(entry: Entry, metric: str) -> float | None:
@@ -102,7 +85,7 @@ def figures_section(entries: Sequence[Entry], folders: Sequence[RunFolder]) -> S
         all_metrics=MAIN_METRICS,
         ranked=ranked,
         others=[e for e in entries if "AP50" not in e.get("metrics", {})],
-        explained={k: v for k, v in _EXPLAINED.items() if k in present},
+        present=present,
         per_cent=_per_cent,
         is_baseline=is_baseline,
     )
@@ -125,4 +108,4 @@ def _duration(seconds: float) -> str:
 
 def stages_section(folders: Sequence[RunFolder]) -> Section:
     """The stages in order: state, counts, time, main settings; all settings behind a click."""
-    return section("stages", "Stages", folders=folders, kinds=_KINDS, duration=_duration)
+    return section("stages", "Stages", folders=folders, duration=_duration)

@@ -20,12 +20,9 @@ Section = dict[str, Any]
 
 
 def section(name: str, title: str, **shown: Any) -> Section:
-    """A section of the page.
+    """A section of the page with its headline: ``<name>.html`` shows what is given.
 
-    Args:
-        name: its id, and that of its template, ``<name>.html``.
-        title: headline.
-        **shown: what the template shows; ``id`` where that is not ``name``.
+    Its id is the name, too, unless another ``id`` is among ``shown``.
     """
     return {"id": name, "title": title, "template": f"{name}.html", **shown}
 
@@ -40,18 +37,13 @@ def encode(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
 
 def _address(picture: np.ndarray) -> str:
     """A picture (P, Q, 3) as ``data:`` address: PNG or JPEG, whichever is smaller."""
-    image = Image.fromarray(picture)
-    options: dict[str, dict[str, int | bool]] = {"JPEG": {"quality": _JPEG_QUALITY}}
-    if image.getcolors(_FLAT) is not None:
-        options["PNG"] = {"optimize": True}
-    encoded = {}
-    for kind, settings in options.items():
+    image, addresses = Image.fromarray(picture), []
+    for kind in ("jpeg", "png") if image.getcolors(_FLAT) is not None else ("jpeg",):
         buffer = io.BytesIO()
-        image.save(buffer, kind, **settings)
-        encoded[kind] = buffer.getvalue()
-    kind = min(encoded, key=lambda name: len(encoded[name]))
-    text = base64.b64encode(encoded[kind]).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{text}"
+        image.save(buffer, kind, quality=_JPEG_QUALITY, optimize=kind == "png")
+        text = base64.b64encode(buffer.getvalue()).decode("ascii")
+        addresses.append(f"data:image/{kind};base64,{text}")
+    return min(addresses, key=len)
 
 
 def render(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +37,16 @@ _HIGHLIGHTS = {
     "SOLVER.IMS_PER_BATCH": "images per batch",
     "SOLVER.BASE_LR": "learning rate",
 }
-_DATASETS = ("WSIS.IMAGES", "DATASETS.TRAIN")
 _SHOWN = 6  # settings of the stage's own method
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The run folder of one stage.
+    """The run folder of one stage."""
 
-    Attributes:
-        folder: ``OUTPUT_DIR/<n>_<stage>``.
-        manifest: what it says of itself.
-        config: its ``config.yaml`` as plain values; {} where that is missing.
-    """
-
-    folder: Path
-    manifest: Manifest
-    config: Mapping[str, Any]
+    folder: Path  # OUTPUT_DIR/<n>_<stage>
+    manifest: Manifest  # what it says of itself
+    config: Mapping[str, Any]  # its config.yaml as plain values; {} where that is missing
 
     @property
     def name(self) -> str:
@@ -110,52 +105,36 @@ class RunFolder:
         settings = self.manifest.config
         model = str(settings.get("MODEL.META_ARCHITECTURE", ""))
         if self.manifest.kind == "train":
-            found = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
-            keys = ("WSIS.INIT_FROM", "WSIS.INITIAL_WEIGHTS")
-            start = next((self.value(key) for key in keys if self.value(key)), "")
-            found["starts from"] = os.path.basename(str(start)) if start else "random weights"
-            return found
-        prefix = f"MODEL.{model.upper()}." if model else ""
-        short = {}
+            start = self.value("WSIS.INIT_FROM") or self.value("WSIS.INITIAL_WEIGHTS")
+            known = {_HIGHLIGHTS[key]: str(settings[key]) for key in _HIGHLIGHTS if key in settings}
+            return known | {"starts from": os.path.basename(str(start or "random weights"))}
+        prefix, found = f"MODEL.{model.upper()}." if model else "", {}
         for key, value in settings.items():
-            if (
-                key.startswith(prefix)
-                and key not in _DATASETS
-                and not isinstance(value, bool | list)
-            ):
+            if key.startswith(prefix) and not isinstance(value, bool | list):
                 name = key.removeprefix(prefix) if prefix else key.rpartition(".")[2]
-                short[name.lower().replace(".", " ").replace("_", " ")] = str(value)
-        return ({"model": model} if model else {}) | dict(list(short.items())[:_SHOWN])
+                found[name.lower().replace(".", " ").replace("_", " ")] = str(value)
+        return ({"model": model} if model else {}) | dict(islice(found.items(), _SHOWN))
 
     def losses(self) -> dict[str, list[tuple[float, float]]]:
         """Losses of a training stage: name to (iteration, value), in the order of iterations.
 
         Of an iteration that an interrupted run did twice the last record counts.
         """
-        found: dict[str, dict[int, float]] = {}
-        for record in _json_lines(self.folder / METRICS):
-            iteration = record.get("iteration")
-            for key, value in record.items():
-                if "loss" in key and isinstance(value, int | float) and math.isfinite(value):
-                    found.setdefault(key, {})[int(iteration or 0)] = float(value)
+        found: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        path = self.folder / METRICS
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+        for line in text.splitlines():
+            with suppress(ValueError, AttributeError):  # the half line of a killed process
+                record = json.loads(line)
+                iteration = int(record.get("iteration") or 0)
+                for key, value in record.items():
+                    if "loss" in key and isinstance(value, int | float) and math.isfinite(value):
+                        found[key][iteration] = float(value)
         return {key: sorted(values.items()) for key, values in found.items()}
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the half line of a killed process
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    yield record
-
-
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none.
-
-    Raises:
-        WSISError: the file is no JSON.
-    """
+    """The content of a JSON file, None where there is none; `WSISError` where it is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -165,11 +144,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_run_folder(folder: Path) -> RunFolder:
-    """One run folder.
-
-    Raises:
-        WSISError: it has no manifest, or a damaged one.
-    """
+    """One run folder; `WSISError` where it has no manifest, or a damaged one."""
     manifest = Manifest.read(folder)
     if manifest is None:
         raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
@@ -185,10 +160,7 @@ def read_run_folder(folder: Path) -> RunFolder:
 
 
 def find_run_folders(output_dir: Path) -> list[RunFolder]:
-    """The run folders of a pipeline in their order; data sets of the user's own get registered.
-
-    Args:
-        output_dir: the pipeline's OUTPUT_DIR.
+    """The run folders of an OUTPUT_DIR in order; data sets of the user's own get registered.
 
     Raises:
         WSISError: there is no such folder, or no run in it.
@@ -202,18 +174,17 @@ def find_run_folders(output_dir: Path) -> list[RunFolder]:
             f"{output_dir} is the run folder of one stage; give the folder around it, "
             f"{output_dir.resolve().parent}"
         )
-    folders = [path.parent for path in output_dir.glob(f"*/{MANIFEST}")]
+    folders = {}
+    for path in output_dir.glob(f"*/{MANIFEST}"):
+        number = _NUMBER.match(path.parent.name)
+        folders[float(number[1]) if number else math.inf, path.parent.name] = path.parent
     if not folders:
         raise WSISError(
             f"{output_dir} holds no run folder (<n>_<stage>/{MANIFEST}); "
             "run train_net.py --config-file ... first"
         )
 
-    def order(folder: Path) -> tuple[float, str]:
-        number = _NUMBER.match(folder.name)
-        return (float(number[1]) if number else math.inf, folder.name)
-
-    return [read_run_folder(folder) for folder in sorted(folders, key=order)]
+    return [read_run_folder(folder) for _, folder in sorted(folders.items())]
 
 
 def given_level(folders: Sequence[RunFolder]) -> str:

@@ -38,7 +38,7 @@ from wsis.visualization.canvas import (
 )
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.instances import spotlight_panel
-from wsis.visualization.panels import PANEL_WIDTH, photo_panel
+from wsis.visualization.panels import PANEL_WIDTH
 from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, size_histogram
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,7 @@ _EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
 def make_canvas(record: Record, classes: tuple[str, ...], width: int = PANEL_WIDTH) -> Canvas:
-    """The photograph of a record, with its truth.
-
-    Raises:
-        WSISError: the photograph cannot be read.
-    """
+    """The photograph of a record, with its truth; `WSISError` where it cannot be read."""
     return Canvas(record, read_dataset_image(record), classes, true_objects(record), width)
 
 
@@ -68,12 +64,12 @@ def _product_pictures(
     canvas: Canvas, folders: Sequence[RunFolder]
 ) -> Iterator[tuple[Picture, str]]:
     """Pictures with one sentence that explains their kind."""
-    yield Picture(photo_panel(canvas.image), "photograph"), ""
+    yield Picture(canvas.photo, "photograph"), ""
     for picture in draw_given(canvas, given_level(folders)):
         yield picture, GIVEN_EXPLANATION
     key = canvas.record["image_key"]
     for folder in folders:
-        if folder.has_artifacts and key in folder.reader:
+        if key in folder.reader:
             arrays = folder.reader[key]
             for view in views_of(arrays):
                 for picture in view.draw(replace(canvas, stage=folder.title), arrays):
@@ -134,10 +130,10 @@ def _match_card(match: Match, source: Source) -> Section:
         truth, absent = np.zeros(canvas.image.shape[:2], dtype=bool), f"none: no {name} here"
         if match.object_index >= 0:
             truth, absent = canvas.truth.masks[match.object_index], ""
-        mask = spotlight_panel(canvas.image, found.masks[match.index])
+        mask = spotlight_panel(canvas.photo, found.masks[match.index])
         return [
             Picture(mask, source.title.rstrip("s")),
-            Picture(spotlight_panel(canvas.image, truth), "true object", absent),
+            Picture(spotlight_panel(canvas.photo, truth), "true object", absent),
         ]
 
     return _card(match.record, draw, match=match, class_name=name)
@@ -164,7 +160,7 @@ def predictions_section(source: Source, options: Namespace) -> Section | None:
         found = source.find(record)
         assert found is not None
         return [
-            Picture(photo_panel(canvas.image), "photograph"),
+            Picture(canvas.photo, "photograph"),
             draw_found(canvas, found.take(found.scores >= options.min_score), "prediction"),
             *draw_truth(canvas),
         ]
@@ -225,7 +221,7 @@ def quality_section(measured: Sequence[tuple[Source, Quality]]) -> Section | Non
                 calibration_plot(
                     np.array([m.score for m in quality.matches]),
                     np.array([m.iou for m in quality.matches]),
-                    np.array(quality.true),
+                    np.array([m.true for m in quality.matches]),
                     name=f"calibration-{source.key}",
                     title=title,
                 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.evaluation.read_results import read_coco_results
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
-from wsis.layers.run_lengths import decode_rles
 from wsis.report.run_folders import RunFolder
 from wsis.views import accepted, instances, views_of
 
@@ -28,17 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one or more data sets with the same classes.
+    """The images of one or more data sets with the same classes."""
 
-    Attributes:
-        names: of the data sets.
-        classes: class names by class id.
-        records: dataset dicts.
-    """
-
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    records: list[dict[str, Any]]
+    names: tuple[str, ...]  # of the data sets
+    classes: tuple[str, ...]  # class names by class id
+    records: list[Record]  # dataset dicts
 
     @property
     def title(self) -> str:
@@ -54,10 +47,8 @@ def read_images(names: tuple[str, ...]) -> ImageSet:
     """
     if not names:
         raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
-    classes = class_names(names[0])
-    return ImageSet(
-        names, classes, [record for name in names for record in get_dataset_dicts(name)]
-    )
+    records = [record for name in names for record in get_dataset_dicts(name)]
+    return ImageSet(names, class_names(names[0]), records)
 
 
 def choose(items: Sequence[Any], number: int, *, seed: int = 0) -> list[Any]:
@@ -73,7 +64,7 @@ def choose(items: Sequence[Any], number: int, *, seed: int = 0) -> list[Any]:
     return [items[min(int(place), count - 1)] for place in places.tolist()]
 
 
-def true_objects(record: dict[str, Any]) -> GroundTruth | None:
+def true_objects(record: Record) -> GroundTruth | None:
     """The ground truth of an image; None where there is none or it cannot be read."""
     try:
         return load_truth(record)
@@ -82,34 +73,15 @@ def true_objects(record: dict[str, Any]) -> GroundTruth | None:
         return None
 
 
-def found_in_annotations(
-    annotations: Sequence[Record], size: tuple[int, int]
-) -> InstancePrediction:
-    """Instances of annotations with RLE masks, best first; a missing score counts as 1."""
-    masks = decode_rles([a["segmentation"] for a in annotations], size)
-    ignore = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size).any(axis=0)
-    classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
-    scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-    return InstancePrediction(classes, scores, masks, ignore=ignore).ranked()
-
-
 @dataclass(frozen=True)
 class Source:
-    """Instances of the images of a data set.
+    """Instances of the images of a data set."""
 
-    Attributes:
-        key: short name for ids in the page.
-        title: for people, "pseudo labels".
-        images: the data set.
-        find: dataset dict to its instances, best first, None for an image without a product.
-        keys: of the images that have a product, where that is known beforehand.
-    """
-
-    key: str
-    title: str
-    images: ImageSet
+    key: str  # for ids in the page
+    title: str  # for people, "pseudo labels"
+    images: ImageSet  # those of the data set that may have a product
+    # dataset dict to its instances, best first, None for an image without a product
     find: Callable[[Record], InstancePrediction | None]
-    keys: Collection[str] | None = None
 
 
 def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
@@ -132,27 +104,25 @@ def artifact_source(folder: RunFolder, images: ImageSet) -> Source:
 
 
 def pseudo_label_source(path: Path, images: ImageSet) -> Source:
-    """An exported pseudo-label file of a data set."""
+    """An exported pseudo-label file of a data set, and the images that have labels there."""
     records = load_pseudo_labels(path, images.records, class_names=images.classes)
-    by_key = {record["image_key"]: record for record in records}
+    labels = {record["image_key"]: record["annotations"] for record in records}
+    labelled = [record for record in images.records if record["image_key"] in labels]
+    return label_source(replace(images, records=labelled), labels)
 
-    def find(record: Record) -> InstancePrediction | None:
-        labelled = by_key.get(record["image_key"])
-        if labelled is None:
-            return None
+
+def label_source(images: ImageSet, labels: Mapping[str, Sequence[Record]]) -> Source:
+    """Pseudo labels as annotations with RLE masks by image key."""
+
+    def find(record: Record) -> InstancePrediction:
         size = (int(record["height"]), int(record["width"]))
-        return found_in_annotations(labelled["annotations"], size)
+        return InstancePrediction.of_annotations(labels[record["image_key"]], size).ranked()
 
-    return Source("pseudo_labels", "pseudo labels", images, find, by_key.keys())
+    return Source("pseudo_labels", "pseudo labels", images, find)
 
 
 def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
-    """Predictions for one data set in COCO's result format, as ``wsis.evaluation`` writes them.
-
-    Args:
-        folder: of the trained network.
-        images: a single data set, one of ``folder.predictions``.
-    """
+    """Predictions for one data set of ``folder.predictions``, in COCO's result format."""
     (name,) = images.names
     path = folder.predictions[name]
     try:
@@ -163,7 +133,7 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
         ) from None
 
     def find(record: Record) -> InstancePrediction:
-        found = InstancePrediction.of_instances(predicted(record)).ranked()
+        found = predicted(record).ranked()
         if found.masks is None:
             raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
         return found
@@ -173,75 +143,53 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
     return Source(key, f"{folder.title} on {name}" if several else folder.title, images, find)
 
 
-@dataclass(frozen=True)
-class Match:
-    """An instance and the object of its class with which it overlaps most.
-
-    Attributes:
-        record: dataset dict of the image.
-        index: of the instance in the image, best score first.
-        object_index: of the object, -1 if the class is not there.
-        class_id: of the instance.
-        score: of the instance.
-        iou: with the object, 0 if there is none.
-    """
+class Match(NamedTuple):
+    """An instance of an image and the object of its class with which it overlaps most."""
 
     record: Record
-    index: int
-    object_index: int
+    index: int  # of the instance, best score first
+    object_index: int  # -1 if the class is not there
     class_id: int
     score: float
-    iou: float
+    iou: float  # 0 if there is no object
+    true: bool  # it found an object at IoU 0.5 (VOC's rule)
 
 
 @dataclass
 class Quality:
-    """How good the instances of a source are; grows image by image.
+    """How good the instances of a source are; grows image by image."""
 
-    Attributes:
-        matches: of every instance on an image with ground truth.
-        true: whether each of them found an object at IoU 0.5 (VOC's rule).
-        areas: of all instances, pixels.
-        true_areas: of all true objects, pixels.
-        with_truth: images that have ground truth.
-    """
-
-    matches: list[Match] = field(default_factory=list)
-    true: list[bool] = field(default_factory=list)
-    areas: list[int] = field(default_factory=list)
-    true_areas: list[int] = field(default_factory=list)
-    with_truth: int = 0
+    matches: list[Match] = field(default_factory=list)  # of instances on images with truth
+    areas: list[int] = field(default_factory=list)  # of all instances, pixels
+    true_areas: list[int] = field(default_factory=list)  # of all true objects, pixels
+    with_truth: int = 0  # images that have ground truth
 
     def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
-        """Take in one image."""
-        self.areas += found.masks.sum(axis=(1, 2)).tolist()
+        """Take in one image, of which the best instance comes first."""
         if truth is None:
+            assert found.masks is not None
+            self.areas += found.masks.sum(axis=(1, 2)).tolist()
             return
         self.with_truth += 1
         pair = InstancePair(record["image_key"], found, truth)
-        self.true_areas += pair.true_areas.tolist()
-        matches = match_instances(pair)
-        self.true += matches.true_at(0.5)[0].tolist()
-        numbers = zip(matches.best_object.tolist(), matches.best_iou.tolist(), strict=True)
-        self.matches += [
-            Match(record, row, object_index, int(class_id), float(score), max(iou, 0.0))
-            for row, ((object_index, iou), class_id, score) in enumerate(
-                zip(numbers, found.classes, found.scores, strict=True)
-            )
-        ]
+        for known, areas in zip((self.areas, self.true_areas), pair.areas, strict=True):
+            known += areas.tolist()
+        best = match_instances(pair)
+        overlaps, true = np.maximum(best.best_iou, 0.0), best.true_at(0.5)[0]
+        columns = (best.best_object, found.classes, found.scores, overlaps, true)
+        rows = zip(*(values.tolist() for values in columns), strict=True)
+        self.matches += [Match(record, index, *row) for index, row in enumerate(rows)]
 
     def extremes(self, number: int) -> tuple[list[Match], list[Match]]:
         """The worst and the best instances by IoU, at most one of an image in each list.
 
         Among equals the better score is the worse mistake, and the greater success.
         """
-        worst = sorted(self.matches, key=lambda m: (m.iou, -m.score))
-        best = sorted(self.matches, key=lambda m: (-m.iou, -m.score))
-        return _one_per_image(worst, number), _one_per_image(best, number)
 
+        def lowest(sign: int) -> list[Match]:
+            chosen: dict[str, Match] = {}
+            for match in sorted(self.matches, key=lambda m: (sign * m.iou, -m.score)):
+                chosen.setdefault(match.record["image_key"], match)
+            return list(chosen.values())[:number]
 
-def _one_per_image(matches: Iterable[Match], number: int) -> list[Match]:
-    chosen: dict[str, Match] = {}
-    for match in matches:
-        chosen.setdefault(match.record["image_key"], match)
-    return list(chosen.values())[:number]
+        return lowest(1), lowest(-1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from detectron2.data import MetadataCatalog
 from PIL import Image
@@ -17,7 +17,6 @@ from wsis.data.artifacts import ArtifactFolder, ProductReader, check_key
 from wsis.data.builtin import image_keys
 from wsis.data.coco import read_coco
 from wsis.data.files import atomic_write
-from wsis.data.images import read_dataset_image
 from wsis.data.proposals.folder import images_in
 from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
@@ -27,42 +26,51 @@ from wsis.report.run_folders import level_around, read_run_folder
 from wsis.report.sections import make_canvas
 from wsis.report.sources import (
     ImageSet,
-    Record,
     Source,
     artifact_source,
     choose,
-    found_in_annotations,
+    label_source,
     prediction_source,
     pseudo_label_source,
     read_images,
 )
 from wsis.views import proposals, views_of
 from wsis.visualization.canvas import (
+    Canvas,
     Picture,
     draw_annotations,
     draw_found,
     draw_given,
     draw_truth,
 )
-from wsis.visualization.panels import photo_panel, side_by_side
+from wsis.visualization.panels import side_by_side
 
-# An image, what draws it, and the folder below --output where the picture goes.
-_Job = tuple[Record, Callable[[Record], list[Picture]], str]
+# Images, what draws one, and the folder below --output where the pictures go.
+_Work = tuple[ImageSet, Callable[[Canvas], list[Picture]], str]
 WIDTH = 480
 
 
-def _draw_dataset(record: Record, classes: tuple[str, ...]) -> list[Picture]:
-    canvas = make_canvas(record, classes, WIDTH)
+def _draw_dataset(canvas: Canvas) -> list[Picture]:
     return draw_truth(canvas) or [draw_annotations(canvas)]
 
 
-def _draw_source(record: Record, source: Source, min_score: float, level: str) -> list[Picture]:
-    canvas = make_canvas(record, source.images.classes, WIDTH)
-    found, drawn = source.find(record), draw_given(canvas, level)
+def _draw_source(canvas: Canvas, source: Source, min_score: float, level: str) -> list[Picture]:
+    found, drawn = source.find(canvas.record), draw_given(canvas, level)
     if found is not None:
         shown = found.take(found.scores >= min_score)
         drawn = [*drawn, draw_found(canvas, shown, source.title)]
     return drawn + draw_truth(canvas)
+
+
+def _draw_proposals(canvas: Canvas, folder: ArtifactFolder) -> list[Picture]:
+    key = canvas.record["image_key"]
+    arrays = folder[key]
+    if proposals not in views_of(arrays):
+        raise UsageError(
+            f"{key}: no proposals but {', '.join(sorted(arrays))}; give the folder that "
+            "datasets/make_proposals.py wrote, or a run folder <n>_proposals"
+        )
+    return [*proposals.draw(canvas, arrays), *draw_truth(canvas)]
 
 
 def _given(args: argparse.Namespace) -> str:
@@ -83,13 +91,10 @@ def _file_source(path: str, folder: str) -> Source:
     for record, key in zip(records, image_keys([r["file_name"] for r in records]), strict=True):
         record["image_key"] = key
     labels = {record["image_key"]: record.pop("annotations") for record in records}
-
-    def find(record: Record) -> Any:
-        size = (int(record["height"]), int(record["width"]))
-        masks = [a for a in labels[record["image_key"]] if isinstance(a.get("segmentation"), dict)]
-        return found_in_annotations(masks, size)
-
-    return Source("file", "pseudo labels", ImageSet((path,), file.class_names, records), find)
+    masks = {
+        k: [a for a in v if isinstance(a.get("segmentation"), dict)] for k, v in labels.items()
+    }
+    return label_source(ImageSet((path,), file.class_names, records), masks)
 
 
 def _run_sources(path: str) -> list[Source]:
@@ -107,7 +112,7 @@ def _run_sources(path: str) -> list[Source]:
     return [artifact_source(run, images)]
 
 
-def _proposal_jobs(args: argparse.Namespace) -> list[_Job]:
+def _proposal_work(args: argparse.Namespace) -> _Work:
     folder = ArtifactFolder(args.folder)  # that make_proposals.py wrote
     if (Path(args.folder) / MANIFEST).is_file():
         folder = ProductReader(args.folder, read_run_folder(Path(args.folder)).name)
@@ -121,20 +126,10 @@ def _proposal_jobs(args: argparse.Namespace) -> list[_Job]:
             f"{args.folder} has no proposals of {images.title}; make some with python "
             "datasets/make_proposals.py"
         )
-
-    def draw_one(record: Record) -> list[Picture]:
-        canvas, arrays = make_canvas(record, images.classes, WIDTH), folder[record["image_key"]]
-        if proposals not in views_of(arrays):
-            raise UsageError(
-                f"{record['image_key']}: no proposals but {', '.join(sorted(arrays))}; give the "
-                "folder that datasets/make_proposals.py wrote, or a run folder <n>_proposals"
-            )
-        return [*proposals.draw(canvas, arrays), *draw_truth(canvas)]
-
-    return [(record, draw_one, "") for record in records]
+    return replace(images, records=records), partial(_draw_proposals, folder=folder), ""
 
 
-def _source_jobs(args: argparse.Namespace) -> list[_Job]:
+def _source_work(args: argparse.Namespace) -> list[_Work]:
     if args.kind == "predictions":
         sources = _run_sources(args.folder)
     elif args.dataset:
@@ -144,17 +139,12 @@ def _source_jobs(args: argparse.Namespace) -> list[_Job]:
     level, min_score = _given(args), args.min_score
     if min_score is None:
         min_score = 0.5 if args.kind == "predictions" else 0.0
-    jobs: list[_Job] = []
+    work: list[_Work] = []
     for source in sources:
         draw_one = partial(_draw_source, source=source, min_score=min_score, level=level)
         place = source.images.title if len(sources) > 1 else ""  # two sets may share image keys
-        jobs += [
-            (record, draw_one, place)
-            for record in source.images.records
-            # a picture of nothing but truth misleads
-            if source.keys is None or record["image_key"] in source.keys
-        ]
-    return jobs
+        work.append((source.images, draw_one, place))
+    return work
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -164,15 +154,14 @@ def draw(args: argparse.Namespace) -> None:
     if args.config_file:
         load_pipeline(args.config_file, ())
     if args.kind == "dataset":
-        images = read_images((args.name,))
-        draw_one = partial(_draw_dataset, classes=images.classes)
-        jobs: list[_Job] = [(record, draw_one, "") for record in images.records]
+        work: list[_Work] = [(read_images((args.name,)), _draw_dataset, "")]
     else:
-        jobs = _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
+        work = [_proposal_work(args)] if args.kind == "proposals" else _source_work(args)
+    jobs = [(record, *one) for one in work for record in one[0].records]
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
-    for record, make, place in iterate(chosen, args.kind, total=len(chosen)):
-        panels = [picture.panel for picture in make(record)]
-        panels = panels or [photo_panel(read_dataset_image(record), width=WIDTH)]
+    for record, images, make, place in iterate(chosen, args.kind, total=len(chosen)):
+        canvas = make_canvas(record, images.classes, WIDTH)
+        panels = [picture.panel for picture in make(canvas)] or [canvas.photo]
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
         with writing(path, "--output"), atomic_write(path, sync=False) as stream:
             Image.fromarray(side_by_side(panels)).save(stream, "PNG")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from wsis.visualization.instances import (
     matched_colors,
     weak_panel,
 )
-from wsis.visualization.panels import PANEL_WIDTH, heat_panel
+from wsis.visualization.panels import PANEL_WIDTH, heat_panel, photo_panel
 
 Arrays = Mapping[str, np.ndarray]
 TRUTH_EXPLANATION = "The true objects, for comparison; hatched pixels are void."
@@ -31,56 +32,47 @@ GIVEN_EXPLANATION = "What the stages were given, and nothing more: boxes or poin
 
 @dataclass(frozen=True)
 class Picture:
-    """A panel (P, Q, 3) uint8 RGB with its caption.
-
-    The title says which kind it is, "" for that of the view that drew it; the note what there is to
-    say of this one.
-    """
+    """A panel (P, Q, 3) uint8 RGB with its caption."""
 
     panel: np.ndarray
-    title: str = ""
-    note: str = ""
+    title: str = ""  # which kind it is, "" for that of the view that drew it
+    note: str = ""  # what there is to say of this one
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the pictures of an image are drawn on and with.
+    """What the pictures of an image are drawn on and with."""
 
-    Attributes:
-        record: dataset dict.
-        image: (H, W, 3) uint8 RGB.
-        classes: class names.
-        truth: ground truth, None where there is none.
-        width: of the panels, pixels.
-        stage: that made the arrays, for people.
-    """
+    record: Mapping[str, Any]  # dataset dict
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    classes: tuple[str, ...]  # their names
+    truth: GroundTruth | None  # None where there is none
+    width: int = PANEL_WIDTH  # of the panels, pixels
+    stage: str = ""  # that made the arrays, for people
 
-    record: Mapping[str, Any]
-    image: np.ndarray
-    classes: tuple[str, ...]
-    truth: GroundTruth | None
-    width: int = PANEL_WIDTH
-    stage: str = ""
+    @cached_property
+    def photo(self) -> np.ndarray:
+        """The photograph as a panel."""
+        return photo_panel(self.image, self.width)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(4,) by which XYXY boxes in the image become boxes in the panel."""
+        (height, width), (rows, columns) = self.image.shape[:2], self.photo.shape[:2]
+        return np.array([columns / width, rows / height] * 2)
 
     def heat(self, values: np.ndarray, *, highest: float = 1.0) -> np.ndarray:
-        """`heat_panel` of a map (h, w) over the photograph."""
-        return heat_panel(self.image, values, highest=highest, width=self.width)
+        """`heat_panel` of a map (h, w)."""
+        return heat_panel(self.photo, values, highest=highest)
 
 
 @dataclass(frozen=True)
 class View:
-    """How arrays become pictures.
+    """How arrays become pictures."""
 
-    Attributes:
-        title: what it is, in general.
-        needs: names of arrays that an artifact must have for this view.
-        explanation: one sentence for the reader.
-        function: the canvas and the arrays to pictures.
-    """
-
-    title: str
-    needs: tuple[str, ...]
-    explanation: str
+    title: str  # what it is, in general
+    needs: tuple[str, ...]  # names of arrays that an artifact must have for this view
+    explanation: str  # one sentence for the reader
     function: Callable[[Canvas, Arrays], list[Picture]]
 
     def draw(self, canvas: Canvas, arrays: Arrays) -> list[Picture]:
@@ -123,9 +115,7 @@ def draw_found(canvas: Canvas, found: InstancePrediction, title: str = "") -> Pi
     if canvas.truth is not None:
         colors = matched_colors(InstancePair("", found, canvas.truth).iou)
     labels = instance_labels(found.classes, canvas.classes, found.scores)
-    panel = instances_panel(
-        canvas.image, found.masks, labels, colors=colors, ignore=found.ignore, width=canvas.width
-    )
+    panel = instances_panel(canvas.photo, found.masks, labels, colors=colors, ignore=found.ignore)
     return Picture(panel, title, counted(len(found.classes), "instance", none="no"))
 
 
@@ -135,9 +125,7 @@ def draw_truth(canvas: Canvas) -> list[Picture]:
     if truth is None:
         return []
     labels = instance_labels(truth.classes, canvas.classes)
-    panel = instances_panel(
-        canvas.image, truth.masks, labels, ignore=truth.void, width=canvas.width
-    )
+    panel = instances_panel(canvas.photo, truth.masks, labels, ignore=truth.void)
     return [Picture(panel, "ground truth", counted(len(truth.classes), "object", none="no"))]
 
 
@@ -146,17 +134,17 @@ def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -
     annotations = [a for a in canvas.record.get("annotations", ()) if not a.get("iscrowd")]
     if not annotations:
         annotations = [{"category_id": i} for i in canvas.record.get("image_labels", ())]
-    corners = np.full((len(annotations), 4), np.nan)
-    places = np.full((len(annotations), 2), np.nan)
+    boxes = np.full((len(annotations), 4), np.nan)
+    points = np.full((len(annotations), 2), np.nan)
     for row, annotation in enumerate(annotations):
         if "bbox" in kinds and "bbox" in annotation:
             mode = annotation["bbox_mode"]
-            corners[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
+            boxes[row] = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
         if "point" in kinds and "point" in annotation:
-            places[row] = annotation["point"]
+            points[row] = annotation["point"]
     names = [canvas.classes[a["category_id"]] for a in annotations]
-    panel = weak_panel(canvas.image, corners, places, names, width=canvas.width)
-    return Picture(panel, "annotations")
+    boxes, points = boxes * canvas.scale, points * canvas.scale[:2]
+    return Picture(weak_panel(canvas.photo, boxes, points, names), "annotations")
 
 
 def draw_given(canvas: Canvas, level: str) -> list[Picture]:

@@ -1,24 +1,18 @@
 """Instances on a photograph, drawn by Detectron2's Visualizer.
 
-n instances, H, W of the image, P, Q of the panel. An ``image`` is (H, W, 3) uint8 RGB, a ``width``
-that of the panel in pixels; every panel is a new (P, Q, 3) uint8 RGB array.
+n instances, H, W of the image, P, Q of the panel, see `wsis.visualization.panels`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 from detectron2.utils.visualizer import Visualizer
 
 from wsis.visualization.colors import distinct_colors
-from wsis.visualization.panels import (
-    PANEL_WIDTH,
-    faint_photo,
-    photo_panel,
-    resize_image,
-    resize_labels,
-)
+from wsis.visualization.panels import faint, resize_image, resize_labels
 
 _FONT = 14  # points, at Visualizer's 100 dots per inch
 _LETTER = 11.5  # mean width of a letter at that size, pixels
@@ -41,24 +35,15 @@ def instance_labels(
 def matched_colors(iou: np.ndarray) -> list[int]:
     """Numbers of colours for predictions, so that each looks like the object that it found.
 
-    Row by row, a prediction takes the number of the free object with which it overlaps most, if
-    their IoU is at least 0.1, else a number that no object has.
-
-    Args:
-        iou: (n, K) of predictions, best first, with true objects, whose numbers are 0..K-1.
+    Row by row of (n, K), a prediction takes the number of the free object with which it overlaps
+    most, if their IoU is at least 0.1, else a number that no object has. The best comes first.
     """
-    free = np.ones(iou.shape[1], dtype=bool)
-    fresh = iou.shape[1]
-    numbers = []
-    for row in iou:
-        candidates = np.where(free, row, 0.0)
-        best = int(candidates.argmax()) if len(candidates) else 0
-        if len(candidates) and candidates[best] >= 0.1:
-            free[best] = False
-            numbers.append(best)
-        else:
-            numbers.append(fresh)
-            fresh += 1
+    free, numbers = iou.copy(), []
+    fresh = count(iou.shape[1])
+    for row in free:
+        best = int(row.argmax()) if row.max(initial=0.0) >= 0.1 else next(fresh)
+        free[:, best : best + 1] = 0.0
+        numbers.append(best)
     return numbers
 
 
@@ -69,6 +54,10 @@ def hatch(panel: np.ndarray, region: np.ndarray) -> np.ndarray:
     rows, columns = np.indices(region.shape)
     result[region & ((rows + columns) % _HATCH_PERIOD < 2)] = (235, 235, 235)
     return result
+
+
+def _shown(drawing: Visualizer) -> np.ndarray:
+    return np.ascontiguousarray(drawing.get_output().get_image())
 
 
 def _write(drawing: Visualizer, text: str, x: float, y: float, color: Sequence[float]) -> None:
@@ -91,25 +80,23 @@ def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: Sequenc
 
 
 def instances_panel(
-    image: np.ndarray,
+    photo: np.ndarray,
     masks: np.ndarray,
     labels: Sequence[str] | None = None,
     *,
     colors: Sequence[int] | None = None,
     ignore: np.ndarray | None = None,
-    width: int = PANEL_WIDTH,
 ) -> np.ndarray:
     """Masks with outlines and names on the photograph in grey, the smaller above the larger.
 
     Args:
-        image: the photograph.
+        photo: the photograph.
         masks: (n, H, W) bool; those without pixels are passed over.
         labels: n texts.
         colors: n numbers into `distinct_colors`; 0..n-1 by default.
         ignore: (H, W) bool, pixels that count for nothing, hatched.
-        width: of the panel.
     """
-    panel = np.round(faint_photo(image, width)).astype(np.uint8)
+    panel = np.round(faint(photo)).astype(np.uint8)
     if ignore is not None and ignore.any():
         panel = hatch(panel, resize_labels(ignore, panel.shape[:2]))
     enlarged = resize_labels(np.asarray(masks, dtype=bool), panel.shape[:2])
@@ -127,7 +114,7 @@ def instances_panel(
         )
     for index in shown if labels is not None else ():
         _draw_label(drawing, enlarged[index], labels[index], tuple(palette[numbers[index]]))
-    return np.ascontiguousarray(drawing.get_output().get_image())
+    return _shown(drawing)
 
 
 def draw_detections(
@@ -137,10 +124,10 @@ def draw_detections(
     *,
     masks: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Detections as Detectron2's demo draws them, on the photograph at its size.
+    """Detections as Detectron2's demo draws them, on the photograph (H, W, 3) at its size.
 
-    Pictures with less than `_DEMO_SIDE` pixels are enlarged, so that names can be read. Equal
-    detections have equal colours. Boxes are (n, 4) XYXY in pixels, masks (n, H, W) bool.
+    Small pictures are enlarged, so that names can be read. Boxes are (n, 4) XYXY in pixels, masks
+    (n, H, W) bool.
     """
     factor = max(1.0, _DEMO_SIDE / max(image.shape[:2]))
     if factor > 1:  # not Visualizer's own scale: with that every object counts as a small one
@@ -156,10 +143,9 @@ def draw_detections(
     return np.ascontiguousarray(drawn.get_image())
 
 
-def spotlight_panel(image: np.ndarray, mask: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:
+def spotlight_panel(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """One mask (H, W) in the photograph: inside as it is, outside dim and grey, outlined."""
-    photo = photo_panel(image, width=width)
-    inside, outside = resize_labels(mask, photo.shape[:2]), 0.35 * faint_photo(image, width)
+    inside, outside = resize_labels(mask, photo.shape[:2]), 0.35 * faint(photo)
     panel = np.where(inside[:, :, None], photo, outside).astype(np.uint8)
     if not inside.any():
         return panel
@@ -167,17 +153,16 @@ def spotlight_panel(image: np.ndarray, mask: np.ndarray, *, width: int = PANEL_W
     drawing.draw_binary_mask(
         inside.astype(np.uint8), (1, 1, 1), edge_color=(1, 1, 1), alpha=0.0, area_threshold=0
     )
-    return np.ascontiguousarray(drawing.get_output().get_image())
+    return _shown(drawing)
 
 
 def weak_panel(
-    image: np.ndarray,
+    photo: np.ndarray,
     boxes: np.ndarray,
     points: np.ndarray,
     labels: Sequence[str],
     *,
     colors: np.ndarray | None = None,
-    width: int = PANEL_WIDTH,
 ) -> np.ndarray:
     """Boxes, points and tags on the photograph, for data sets without masks.
 
@@ -185,28 +170,24 @@ def weak_panel(
     a line.
 
     Args:
-        image: the photograph.
-        boxes: (n, 4) float XYXY in pixels, NaN where an annotation has none.
-        points: (n, 2) float (x, y) in pixels, NaN where an annotation has none.
+        photo: the photograph.
+        boxes: (n, 4) float XYXY in pixels of the panel, NaN where an annotation has none.
+        points: (n, 2) float (x, y) likewise.
         labels: n texts.
         colors: (n, 3) in 0..255; different ones by default.
-        width: of the panel.
     """
-    panel = photo_panel(image, width=width)
-    size, drawing = panel.shape[:2], Visualizer(panel)
-    factor = np.array([size[1] / image.shape[1], size[0] / image.shape[0]])
+    drawing = Visualizer(photo)
     palette = (distinct_colors(len(labels)) if colors is None else np.asarray(colors)) / 255.0
     line = 1
     for box, point, text, color in zip(boxes, points, labels, palette, strict=True):
-        anchor = point * factor + 6
+        anchor = point + 6
         if np.isfinite(box).all():
-            corners = box * np.tile(factor, 2)
-            anchor = corners[:2]
-            drawing.draw_box(corners, edge_color=tuple(color), alpha=1.0)
+            anchor = box[:2]
+            drawing.draw_box(box, edge_color=tuple(color), alpha=1.0)
         if np.isfinite(point).all():
-            drawing.draw_circle(point * factor, color=tuple(color), radius=5)
+            drawing.draw_circle(point, color=tuple(color), radius=5)
         if not np.isfinite(anchor).all():
             anchor, line = np.array([3, line]), line + _LINE
         if text:
             _write(drawing, text, anchor[0] + _LETTER * len(text) / 2, anchor[1], color)
-    return np.ascontiguousarray(drawing.get_output().get_image())
+    return _shown(drawing)

@@ -1,11 +1,12 @@
 """Panels of one size for pictures and maps of any size, and what is drawn on the photograph.
 
-H, W of the image, h, w of a map (any size), P, Q height and width of the panel. An ``image`` is
-(H, W, 3) uint8 RGB, a ``width`` that of the panel in pixels, a panel (P, Q, 3) uint8 RGB.
+H, W of the image, h, w of a map (any size), P, Q height and width of the panel, which is a picture
+(P, Q, 3) uint8 RGB; a ``photo`` is the photograph as a panel. What is drawn is a new panel.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
@@ -49,14 +50,13 @@ def resize_map(values: np.ndarray, size: Size) -> np.ndarray:
     return np.asarray(resized)
 
 
-def photo_panel(image: np.ndarray, *, width: int = PANEL_WIDTH) -> np.ndarray:
-    """The photograph."""
+def photo_panel(image: np.ndarray, width: int = PANEL_WIDTH) -> np.ndarray:
+    """The photograph (H, W, 3) uint8 RGB as a panel, ``width`` pixels wide unless too tall."""
     return resize_image(image, panel_size(*image.shape[:2], panel_width=width))
 
 
-def faint_photo(image: np.ndarray, width: int) -> np.ndarray:
+def faint(photo: np.ndarray) -> np.ndarray:
     """The photograph in grey, (P, Q, 3) float in 0..255: what lies on it has the only colours."""
-    photo = photo_panel(image, width=width)
     return np.repeat((photo @ np.array(_GREY_WEIGHTS))[:, :, None], 3, axis=2)
 
 
@@ -66,49 +66,30 @@ def blend(below: np.ndarray, above: np.ndarray, alpha: np.ndarray | float) -> np
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
 
 
-def heat_panel(
-    image: np.ndarray, values: np.ndarray, *, highest: float = 1.0, width: int = PANEL_WIDTH
-) -> np.ndarray:
-    """A map of one class (CAM, response map) over the photograph, from blue (0) to red.
-
-    Args:
-        image: the photograph.
-        values: (h, w) float, not negative.
-        highest: value that is red; what is not positive counts as 1.
-        width: of the panel.
-    """
-    photo = faint_photo(image, width)
+def heat_panel(photo: np.ndarray, values: np.ndarray, *, highest: float = 1.0) -> np.ndarray:
+    """A map (h, w), not negative, over the photograph, from blue (0) to red (``highest``, or 1)."""
     heat = resize_map(values, photo.shape[:2]) / (highest if highest > 0 else 1.0)
     heat = np.clip(heat, 0.0, 1.0)
-    return blend(photo, 255.0 * colormaps["turbo"](heat)[:, :, :3], 0.35 + 0.35 * heat[:, :, None])
+    colors = 255.0 * colormaps["turbo"](heat)[:, :, :3]
+    return blend(faint(photo), colors, 0.35 + 0.35 * heat[:, :, None])
 
 
 def mark_places(panel: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A copy of a panel with crosses, white with a dark rim: peaks.
-
-    Args:
-        panel: to be marked.
-        places: (n, 2) float (y, x), shares of the height and width in 0..1.
-    """
-    marked = panel.copy()
-    height, width = panel.shape[:2]
-    for thick, color in ((2, 20), (1, 255)):
-        for y, x in np.asarray(places, dtype=np.float64).reshape(-1, 2):
-            row, column = int(y * (height - 1) + 0.5), int(x * (width - 1) + 0.5)
-            reach = _ARM + thick - 1
-            for tall, wide in ((reach, thick - 1), (thick - 1, reach)):
-                rows = slice(max(0, row - tall), row + tall + 1)
-                marked[rows, max(0, column - wide) : column + wide + 1] = color
+    """Crosses, white with a dark rim: peaks at (n, 2) float (y, x), shares of height and width."""
+    marked, last = panel.copy(), np.array(panel.shape[:2]) - 1
+    corners = (np.asarray(places, dtype=np.float64).reshape(-1, 2) * last + 0.5).astype(int)
+    for color, arm, thickness in ((20, _ARM + 1, 3), (255, _ARM, 1)):
+        for y, x in corners.tolist():
+            cv2.line(marked, (x - arm, y), (x + arm, y), (color,) * 3, thickness)
+            cv2.line(marked, (x, y - arm), (x, y + arm), (color,) * 3, thickness)
     return marked
 
 
 def side_by_side(panels: list[np.ndarray]) -> np.ndarray:
     """Panels, at least one, in a row on white: (tallest P, sum of Q and gaps, 3) uint8."""
-    height = max(panel.shape[0] for panel in panels)
-    width = sum(panel.shape[1] for panel in panels) + _GAP * (len(panels) - 1)
-    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-    left = 0
-    for panel in panels:
-        canvas[: panel.shape[0], left : left + panel.shape[1]] = panel
-        left += panel.shape[1] + _GAP
-    return canvas
+    tallest = max(len(panel) for panel in panels)
+    padded = [
+        np.pad(one, ((0, tallest - len(one)), (0, _GAP), (0, 0)), constant_values=255)
+        for one in panels
+    ]
+    return np.concatenate(padded, axis=1)[:, :-_GAP]

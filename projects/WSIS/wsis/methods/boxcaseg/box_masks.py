@@ -26,12 +26,13 @@ from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
 from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.streaming import (
+    Measure,
     Metrics,
     Record,
-    RecordTable,
-    StreamingEvaluation,
+    column,
     percent,
     ratio,
+    results_of,
 )
 from wsis.evaluation.truth import load_truth
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
@@ -109,21 +110,21 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
     return result
 
 
-class BoxMaskMeasure:
+class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes: of ``protocol``, with C ``class_names``."""
 
     def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
-        self.protocol = protocol
+        super().__init__(protocol)
         self.class_names = tuple(class_names)
 
     def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
         """Of an image's IoU by protocol, (K,) each, its own; and ``classes`` (K,)."""
         return {"iou": pair[0][self.protocol], "classes": pair[1]}
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
-        table, number = RecordTable.of(records), len(self.class_names)
-        ious, classes = table.column("iou", np.float64), table.column("classes", np.int64)
+        number = len(self.class_names)
+        ious, classes = column(records, "iou", np.float64), column(records, "classes", np.int64)
         means, starred = class_mean_iou(ious, classes, num_classes=number)
         metrics: Metrics = {"mIoU": ratio(float(ious.sum()), len(ious))}
         metrics["mIoU*"] = percent(starred) if len(ious) else float("nan")
@@ -137,7 +138,7 @@ class BoxMaskMeasure:
         return metrics
 
 
-class BoxMaskStream(StreamingEvaluation):
+class BoxMaskStream:
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
     ``title`` is that of the network's masks; without ``baselines`` only they are measured, without
@@ -155,7 +156,7 @@ class BoxMaskStream(StreamingEvaluation):
         self.title, self.grabcut_iterations = title, grabcut_iterations
         more = (_FILLED, _GRABCUT) if grabcut_iterations else (_FILLED,)
         self._titles = (title, *more) if baselines else (title,)
-        super().__init__([BoxMaskMeasure(one, class_names) for one in self._titles])
+        self.measures = [BoxMaskMeasure(one, class_names) for one in self._titles]
 
     def take(
         self,
@@ -199,7 +200,8 @@ class BoxMaskStream(StreamingEvaluation):
                 made[_GRABCUT] = grabcut_boxes(image, boxes, iterations=iterations)
             truths = truth.masks[objects[known]]
             ious = {title: paired_iou(masks, truths) for title, masks in made.items()}
-        self.add(record["image_key"], (ious, truth.classes[objects[known]]))
+        for measure in self.measures:
+            measure.add(record["image_key"], (ious, truth.classes[objects[known]]))
 
 
 def check_box_masks(
@@ -211,7 +213,7 @@ def check_box_masks(
     loop = ImageLoop("box masks", dataset_dicts, product)
     for record, truth, arrays in loop:
         stream.take(record, truth, arrays)
-    return loop.results(stream.finish())
+    return loop.results(results_of(stream.measures))
 
 
 def check_proxy_masks(
@@ -228,7 +230,7 @@ def check_proxy_masks(
         every.take(record, truth, arrays)
         if arrays is not None:
             sure.take(record, truth, arrays, chosen=arrays["confidence"] > TRUSTED)
-    return results + loop.results(every.finish() | sure.finish())
+    return results + loop.results(results_of([*every.measures, *sure.measures]))
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
@@ -247,7 +249,8 @@ class BoxMaskEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget every image."""
-        self._stream.reset()
+        for measure in self._stream.measures:
+            measure.reset()
         self._objects = 0
 
     def process(
@@ -278,7 +281,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
-        results = self._stream.finish()
+        results = results_of(self._stream.measures)
         if sum(comm.all_gather(self._objects)):
             return results
         logger.warning("no image has true masks, so masks inside boxes have no figures")

@@ -30,12 +30,11 @@ def confidence(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     values = arrays["confidence"]
     sure = values > TRUSTED
     panel = weak_panel(
-        canvas.image,
-        np.asarray(arrays["boxes"], dtype=np.float64).reshape(-1, 4),
+        canvas.photo,
+        np.asarray(arrays["boxes"], dtype=np.float64).reshape(-1, 4) * canvas.scale,
         np.full((len(values), 2), np.nan),  # no points
         [f"{value:.2f}" for value in values],
         colors=np.where(sure[:, None], (60, 200, 90), (235, 80, 60)),
-        width=canvas.width,
     )
     return [Picture(panel, note=f"{int(sure.sum())} of {len(sure)} above {TRUSTED}")]
 

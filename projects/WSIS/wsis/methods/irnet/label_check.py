@@ -10,19 +10,18 @@ from detectron2.config import CfgNode
 from wsis.evaluation.checks import check_labels
 from wsis.evaluation.image_loop import DatasetDicts, Product, Results
 from wsis.evaluation.semantic import VOID, LabelPair
-from wsis.evaluation.streaming import Metrics, Record, RecordTable, ratio
+from wsis.evaluation.streaming import Measure, Metrics, Record, column, ratio
 
 
-class InterPixelLabelMeasure:
+class InterPixelLabelMeasure(Measure):
     """How much of an inter-pixel label map is known, and how much of that is right.
 
     Pixels that the ground truth leaves void are left out of precision and recall. A foreground
     pixel is right if its class is right.
     """
 
-    protocol = "inter-pixel label"
-
     def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__("inter-pixel label")
         self.num_labels = len(class_names) + 1
 
     def measure(self, pair: LabelPair) -> Record:
@@ -45,9 +44,9 @@ class InterPixelLabelMeasure:
         )
         return {"counts": np.array([[count.sum() for count in counts]], dtype=np.int64)}
 
-    def summarise(self, records: RecordTable | Sequence[Record]) -> Metrics:
+    def summarise(self, records: Sequence[Record]) -> Metrics:
         """Share unknown, precision and recall of foreground and background, in per cent."""
-        totals = RecordTable.of(records).column("counts", np.int64).reshape(-1, 8).sum(axis=0)
+        totals = column(records, "counts", np.int64, 8).sum(axis=0)
         unknown, pixels, fg_hit, fg, fg_true, bg_hit, bg, bg_true = totals.tolist()
         return {
             "unknown": ratio(unknown, pixels),

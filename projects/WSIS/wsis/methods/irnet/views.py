@@ -11,7 +11,7 @@ from matplotlib.colors import hsv_to_rgb
 
 from wsis.visualization.canvas import Arrays, Canvas, Picture, counted, view
 from wsis.visualization.colors import distinct_colors, label_colors
-from wsis.visualization.panels import blend, faint_photo, panel_size, resize_labels, resize_map
+from wsis.visualization.panels import blend, faint, resize_labels, resize_map
 
 _MARGIN, _RIM = 6, 2  # of the colour wheel, pixels
 
@@ -22,7 +22,7 @@ def label(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     nothing.
     """
     values = np.asarray(arrays["label"])
-    photo = faint_photo(canvas.image, canvas.width)
+    photo = faint(canvas.photo)
     colors = label_colors(len(canvas.classes))[resize_labels(values, photo.shape[:2]) & 255]
     unknown = f"{100 * float((values == 255).mean()):.0f}% unknown"
     return [Picture(blend(photo, colors, 0.75), canvas.stage, unknown)]
@@ -31,8 +31,7 @@ def label(canvas: Canvas, arrays: Arrays) -> list[Picture]:
 @view("boundary map", "boundary")
 def boundary(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """Probability that a class boundary runs through a cell, from black (0) to white (1)."""
-    size = panel_size(*canvas.image.shape[:2], panel_width=canvas.width)
-    shown = np.clip(resize_map(arrays["boundary"], size), 0.0, 1.0)
+    shown = np.clip(resize_map(arrays["boundary"], canvas.photo.shape[:2]), 0.0, 1.0)
     return [Picture(np.round(255 * colormaps["magma"](shown)[:, :, :3]).astype(np.uint8))]
 
 
@@ -43,7 +42,7 @@ def displacement(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """
     field = arrays["displacement"]
     longest = longest_displacement(field)
-    size = panel_size(*canvas.image.shape[:2], panel_width=canvas.width)
+    size = canvas.photo.shape[:2]
     enlarged = np.stack([resize_map(component, size) for component in field])
     panel = displacement_colors(enlarged, longest=longest)
     side = min(80, min(size) // 4)
@@ -55,7 +54,7 @@ def displacement(canvas: Canvas, arrays: Arrays) -> list[Picture]:
 @view("clusters", "clusters")
 def clusters(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """Cells whose displacements end in the same centre, whatever their class."""
-    photo = faint_photo(canvas.image, canvas.width)
+    photo = faint(canvas.photo)
     numbers, inverse = np.unique(arrays["clusters"], return_inverse=True)
     shown = resize_labels(inverse.reshape(arrays["clusters"].shape), photo.shape[:2])
     panel = blend(photo, distinct_colors(len(numbers))[shown], 0.6)
