@@ -269,14 +269,10 @@ class BoxMaskEvaluator(DatasetEvaluator):
         if truth is None:
             return
         self._objects += len(truth.masks)
-        found = (
-            None
-            if instances is None
-            else {
-                "masks": instances.pred_masks.cpu().numpy(),
-                "boxes": instances.pred_boxes.tensor.cpu().numpy().astype(np.int64),
-            }
-        )
+        found = None
+        if instances is not None:
+            boxes = instances.pred_boxes.tensor.cpu().numpy().astype(np.int64)
+            found = {"masks": instances.pred_masks.cpu().numpy(), "boxes": boxes}
         self._stream.take(self._records[key], truth, found)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
