@@ -5,9 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from wsis.methods.boxcaseg.crops import integer_box, resize_crops
+from wsis.methods.boxcaseg.crops import box_sample, integer_box, resize_crops, salient_sample
 from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, SALIENT_NORMALIZATION, normalize
-from wsis.methods.boxcaseg.training_crops import box_sample, salient_sample
 
 from tests.golden.conftest import assert_close
 

@@ -38,7 +38,7 @@ def test_training_views(arrays):
         np.random.seed(int(arrays["train_seed"][k]))  # noqa: NPY002
         side = reader.draw_side()
         assert side == arrays["train_picked"][k]
-        image, found, _ = reader.view(
+        image, found = reader.view(
             arrays["image"], arrays["boxes"], arrays["masks7"], side, bool(flipped)
         )
         assert_image(image.numpy(), arrays[f"train{k}_data"])

@@ -44,7 +44,7 @@ def test_complete_instances(arrays):
         np.testing.assert_array_equal(usable, arrays[f"s{branch}_not_big"])
         truth = run(arrays, branch, overlaps, options)
         assert_truth(arrays, f"s{branch}_", truth)
-        np.testing.assert_array_equal(truth.weights, arrays[f"s{branch}_gt_w"])
+        np.testing.assert_array_equal(truth.scores, arrays[f"s{branch}_gt_w"])
         found = assign(truth, overlaps, branch=branch, options=options)
         assert_assigned(arrays, f"s{branch}_", found)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsis.methods.cim.detections import detect
+from wsis.methods.cim.detections import DetectionOptions, detect
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from wsis.methods.cim.detections import detect
 def test_detections(golden, scores, prefix, limit):
     arrays = golden.load("cim_nms")
     boxes, scores = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays[scores])
-    found = detect(boxes, scores, limit=limit)
+    found = detect(boxes, scores, DetectionOptions(limit=limit))
     counts = np.bincount(found.classes, minlength=scores.shape[1])
     np.testing.assert_array_equal(counts, arrays[f"{prefix}count"])
     np.testing.assert_array_equal(found.index, arrays[f"{prefix}index"])

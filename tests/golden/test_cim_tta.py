@@ -38,13 +38,12 @@ def test_mean_of_views(golden, tmp_path, monkeypatch):
 
 def order_of_passes(sample, arrays):
     """Our views in the original's order, by their sizes and by whether they are mirrored."""
-    sizes = [tuple(image.shape[1:]) for image in sample["images"]]
+    sizes = [tuple(image.shape[1:]) for image, _ in sample["views"]]
     flips = [True, *[False, True] * len(arrays["aug_scales"]), False]
-    views = list(zip(sizes, sample["flips"], strict=True))
+    views = list(zip(sizes, [False, True] * (len(sizes) // 2), strict=True))
     wanted = [tuple(int(v) for v in shape[-2:]) for shape in arrays["pass_shapes"]]
     return [views.index(pair) for pair in zip(wanted, flips, strict=True)]
 
 
 def one_view(model, sample, view):
-    names = ("images", "flips", "scales")
-    return model.scores(sample | {name: [sample[name][view]] for name in names})
+    return model.scores({"views": [sample["views"][view]]})

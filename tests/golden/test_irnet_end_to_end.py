@@ -48,7 +48,7 @@ def result(golden, arrays, cams):
     model = build_irnet(golden.weights({"state_shapes": arrays["irn_state_shapes"]})).eval()
     model.outputs = ("boundary", "instances", "semantic")
     background = float(arrays["thresholds_fg_bg_ins64"][2])
-    model.roi_heads = IRNetROIHeads(background=background, semantic_background=background)
+    model.roi_heads = IRNetROIHeads(instance_background=background, semantic_background=background)
     return model([{"image": to_tensor(arrays["image"]), "keys": cams["keys"], "cam": cams["cam"]}])[
         0
     ]
@@ -138,7 +138,7 @@ def test_instances_and_semantic_labels(arrays, result):
 
 def test_instances_from_stored_maps(arrays):
     background = float(arrays["thresholds_fg_bg_ins64"][2])
-    heads = IRNetROIHeads(background=background, semantic_background=background)
+    heads = IRNetROIHeads(instance_background=background, semantic_background=background)
     size = arrays["image"].shape[:2]
     maps = (torch.from_numpy(a) for a in (arrays["edge"][0], arrays["cam"], arrays["keys"]))
     clusters = torch.from_numpy(arrays["cluster_map"]).long()

@@ -29,9 +29,10 @@ def test_paths(arrays):
 
 
 def test_index_tables(arrays):
+    """The original's tables, made of our paths: flat indices of each path from each source."""
     for case in cases(arrays):
-        height, width = (int(side) for side in arrays[f"{case}_size"])
         radius = int(arrays[f"{case}_radius"])
+        height, width = (int(side) for side in arrays[f"{case}_size"])
         sources, partners, tables = path_index((height, width), radius=radius)
         np.testing.assert_array_equal(sources, arrays[f"{case}_src"])
         np.testing.assert_array_equal(partners, arrays[f"{case}_dst"])

@@ -150,5 +150,5 @@ def test_it_predicts_as_the_stock_head():
 
 
 def test_unknown_targets():
-    with pytest.raises(UsageError, match="TARGETS is detectron2 or original, not 'soft'"):
+    with pytest.raises(UsageError, match="TARGETS is 'soft'; it must be detectron2 or original"):
         head(TARGETS="soft")

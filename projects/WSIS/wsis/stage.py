@@ -19,7 +19,8 @@ class Stage:
         name: unique name; ``--stage`` takes it and the run folder is ``<n>_<name>``.
         title: one line for ``--list-stages`` and progress bars.
         consumes: names of the products it reads, made by earlier stages.
-        produces: name of its product; a stage that consumes that name reads this stage's folder.
+        produces: name of its product, the stage's own if not given; a stage that consumes that name
+            reads this stage's folder.
         config_keys: config nodes, beyond its kind's own, on which the product depends
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         file_keys: config keys that name a file or a folder outside the data set; other names or
@@ -38,7 +39,7 @@ class Stage:
     kind: ClassVar[str] = ""
     name: str
     title: str
-    produces: str
+    produces: str = ""
     consumes: tuple[str, ...] = ()
     config_keys: tuple[str, ...] = ()
     file_keys: tuple[str, ...] = ()
@@ -47,6 +48,9 @@ class Stage:
     supervision: str = "image"
     images: tuple[str, ...] = ("train",)
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "produces", self.produces or self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,9 @@ class TrainStage(Stage):
 class InferStage(Stage):
     """Runs a trained network over images and writes one artifact per image.
 
+    The first product that it consumes is a training stage's, whose weights it loads.
+
     Attributes:
-        weights_from: the consumed product (a training stage's) whose weights it loads.
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY``.
         to_artifact: ``(output of the model for one image) -> {name: array}``, what is kept of it.
         measured: ``{product name: ProductReader} -> {config key: value}``, what an earlier stage
@@ -81,11 +86,15 @@ class InferStage(Stage):
     """
 
     kind: ClassVar[str] = "infer"
-    weights_from: str
     mapper: str
     to_artifact: Callable[[dict[str, Any]], dict[str, Any]]
     measured: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     reduce: Callable[..., dict[str, Any]] | None = None
+
+    @property
+    def weights_from(self) -> str:
+        """The product whose weights it loads."""
+        return self.consumes[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from wsis.methods.boxcaseg.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.box_masks import (
     BoxMaskEvaluator,
     BoxMaskMeasure,
-    BoxMasks,
     BoxMaskStream,
     check_box_masks,
     check_proxy_masks,
@@ -51,9 +50,8 @@ def test_iou_and_class_means():
 
 def test_measure():
     measure = BoxMaskMeasure("x", NAMES)
-    found, truths = np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)])
-    pair = BoxMasks({"x": found}, truths, np.array([2]))
-    found = measure.summarise([measure.measure(pair)])
+    iou = paired_iou(np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)]))
+    found = measure.summarise([measure.measure(({"x": iou, "y": iou / 2}, np.array([2])))])
     assert found["mIoU"] == pytest.approx(60)
     assert found["mIoU*"] == pytest.approx(20)
     assert (found["IoU@50"], found["IoU@70"], found["boxes"]) == (100, 0, 1)
@@ -172,20 +170,17 @@ def test_masks_of_another_size(case):
     smaller = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
     small = truth_of([mask(5, 5, 20, 20)], [0])
     stream = BoxMaskStream(NAMES, grabcut_iterations=0)
+    found = {"masks": np.zeros((2, 9, 9), bool), "boxes": reader["a"]["boxes"]}
     with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
-        stream.take(
-            record | {"annotations": smaller},
-            small,
-            np.zeros((2, 9, 9), bool),
-            reader["a"]["boxes"],
-        )
+        stream.take(record | {"annotations": smaller}, small, found)
 
 
 def test_no_boxes_at_all():
     stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     none = np.zeros((0, *SIZE), dtype=bool)
     record = {"image_key": "a", "annotations": []}
-    stream.take(record, truth_of(none, np.zeros(0, int)), none, np.zeros((0, 4), int))
+    found = {"masks": none, "boxes": np.zeros((0, 4), int)}
+    stream.take(record, truth_of(none, np.zeros(0, int)), found)
     assert np.isnan(results_of(stream.measures)["box masks"]["mIoU"])
 
 

@@ -5,11 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain.boxcaseg import plain_crop
 from wsis.methods.boxcaseg.crops import (
+    add_neighbours,
+    box_sample,
     integer_box,
     nearest_index,
+    object_sample,
     resize_crops,
     resize_nearest,
     resize_weights,
+    salient_sample,
     shaken_crop,
 )
 
@@ -47,8 +51,6 @@ def test_no_boxes():
 def test_bad_boxes(box):
     with pytest.raises(ValueError, match="no area or leaves its image of 8 x 6"):
         resize_crops(torch.rand(3, 6, 8), torch.tensor([box]), size=(4, 4))
-    with pytest.raises(ValueError, match="whole numbers"):
-        resize_crops(torch.rand(3, 6, 8), torch.tensor([box]).float(), size=(4, 4))
 
 
 def test_nearest():
@@ -99,3 +101,95 @@ def test_whole_boxes_by_hand():
     assert integer_box((3, 2, 9, 8), size=(20, 20), outwards=True) == (3, 2, 9, 8)
     # 10.4 + 5 - 10.4 is 4.999..., which is 5.
     assert integer_box((10.4, 0, 10.4 + 5, 4), size=(20, 20)) == (10, 0, 15, 4)
+
+
+def test_box_label_is_the_box_seen_in_the_crop():
+    image = np.full((30, 40, 3), 7, dtype=np.uint8)
+    pixels, label, crop = box_sample(image, (10, 10, 20, 20), draws=(0, 0, 1.5, 1.5), size=15)
+    assert crop == (7, 7, 22, 22)
+    assert pixels.shape == (3, 15, 15)
+    assert (pixels == 7).all()
+    expected = torch.zeros(15, 15)
+    expected[3:13, 3:13] = 1
+    torch.testing.assert_close(label, expected)
+
+
+def test_a_crop_inside_the_box_is_all_object():
+    image = np.zeros((30, 30, 3), dtype=np.uint8)
+    _, label, _ = box_sample(image, (0, 0, 30, 30), draws=(0, 0, 0.5, 0.5), size=8)
+    assert (label == 1).all()
+
+
+def salient(**options):
+    image = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3) // 4
+    mask = np.zeros((16, 16), dtype=np.uint8)
+    mask[2:6, 3:9] = 128
+    given = {"offset": (0, 0), "resized": 16, "size": 12} | options
+    return image, mask, salient_sample(image, mask, **given)
+
+
+def test_salient_crop_is_stretched_to_its_maximum():
+    image, mask, (pixels, label) = salient(offset=(1, 2))
+    part = image[1:13, 2:14].transpose(2, 0, 1).astype(np.float32)
+    np.testing.assert_allclose(pixels, part * 255 / part.max(), rtol=1e-6)
+    np.testing.assert_array_equal(label, mask[1:13, 2:14] / 128)
+    _, _, (pixels, _) = salient(offset=(1, 2), stretch=False)
+    np.testing.assert_array_equal(pixels, part)
+
+
+def test_flips_before_the_crop():
+    image, mask, (pixels, label) = salient(flips=(True, True), stretch=False)
+    turned = image[::-1, ::-1][:12, :12]
+    np.testing.assert_array_equal(pixels, turned.transpose(2, 0, 1))
+    np.testing.assert_array_equal(label > 0, mask[::-1, ::-1][:12, :12] > 0)
+
+
+def test_a_dark_image_and_a_crop_without_object():
+    image, mask = np.zeros((16, 16, 3), dtype=np.uint8), np.zeros((16, 16), dtype=np.uint8)
+    mask[0, 0] = 255
+    pixels, label = salient_sample(image, mask, offset=(4, 4), resized=16, size=8)
+    assert not pixels.any()
+    assert not label.any()
+
+
+def test_a_crop_around_a_salient_object():
+    image = np.full((30, 40, 3), 9, dtype=np.uint8)
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[10:20, 10:20] = 200
+    mask[10:14, 10:14] = 0
+    mask[10, 12] = mask[12, 10] = 200
+    pixels, label = object_sample(image, mask, draws=(0, 0, 1.5, 1.5), size=15)
+    assert (pixels == 9).all()
+    np.testing.assert_array_equal(label, mask[7:22, 7:22] / 200)
+
+
+def test_neighbours_are_background():
+    images = torch.stack([torch.full((3, 20, 20), float(i)) for i in range(6)])
+    labels = torch.zeros(6, 20, 20)
+    labels[:, 5:15, 5:15] = 1
+    chosen = torch.tensor([True, True, False, True, True, False])
+    in_front = behind = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        found, targets = add_neighbours(images, labels, chosen, probability=1.0)
+        for row in range(6):
+            strange = (found[row] != images[row])[0]
+            assert set(found[row][:, strange].unique().tolist()) <= {0.0, 1.0, 3.0, 4.0} - {row}
+            assert not targets[row][strange].any()
+            assert torch.equal(targets[row][~strange], labels[row][~strange])
+            assert chosen[row] or not strange.any()
+            in_front += int((strange & (labels[row] > 0)).any())
+            behind += int(strange.any() and not (strange & (labels[row] > 0)).any())
+    assert in_front > 1
+    assert behind > 1
+    assert images[0].unique().tolist() == [0]
+
+
+def test_neighbours_need_two():
+    images, labels = torch.rand(3, 3, 8, 8), torch.ones(3, 8, 8)
+    for chosen, probability in (([True, False, False], 1.0), ([True] * 3, 0.0)):
+        found, targets = add_neighbours(
+            images, labels, torch.tensor(chosen), probability=probability
+        )
+        assert found is images
+        assert targets is labels

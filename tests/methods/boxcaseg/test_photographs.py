@@ -16,9 +16,8 @@ from wsis.data.voc import load_voc
 from wsis.layers.masks import mask_boxes
 from wsis.methods.boxcaseg.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.box_masks import object_of_boxes, paired_iou
-from wsis.methods.boxcaseg.mappers import given_boxes
 from wsis.methods.boxcaseg.proxy_masks import fair_confidence
-from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
+from wsis.methods.boxcaseg.samples import annotated_boxes, given_boxes
 
 PHOTOS = Path(os.environ.get("WSIS_DATA", "../shared/data")) / "coco_real"
 SOME = 40
@@ -49,7 +48,7 @@ def test_true_masks_fill_their_boxes():
         boxes = given_boxes(record, outwards=True)
         kept = truth & filled_boxes(boxes, truth.shape[1:])
         inside += paired_iou(kept, truth).tolist()
-        stated = np.array([annotation_box(a) for a in boxed_annotations(record)]).reshape(-1, 4)
+        stated = annotated_boxes(record)
         found = fair_confidence(mask_boxes(torch.from_numpy(kept)).numpy(), stated, tolerance=1.5)
         sure += (found > 0.95).tolist()
     assert np.mean(inside) > 0.98

@@ -78,6 +78,12 @@ def test_an_empty_mask_is_not_confident():
     np.testing.assert_array_equal(fair_confidence(empty, box), [0, 0])
 
 
+def test_a_single_pixel_in_the_corner():
+    given = np.array([[0.0, 0, 1, 1]])
+    assert fair_confidence(np.array([[0, 0, 1, 1]]), given).tolist() == [1]
+    assert fair_confidence(np.zeros((1, 4), int), given).tolist() == [0]
+
+
 def test_maps_to_masks():
     maps = torch.tensor([[[0.2, 0.4], [0.4, 0.6]], [[0.5, 0.5], [0.5, 0.5]]])
     levels = quantize_maps(normalize_maps(maps))

@@ -3,7 +3,7 @@ import pytest
 from detectron2.structures import BoxMode
 from wsis.config import get_wsis_cfg
 from wsis.errors import DataError, UsageError
-from wsis.methods.boxcaseg.stages import confidence_of, derive_proxy_masks
+from wsis.methods.boxcaseg.stages import derive_proxy_masks
 
 SIZE = (20, 30)
 
@@ -71,12 +71,6 @@ def test_boxes_without_area(case):
         assert np.isfinite(found["confidence"]).all()
 
 
-def test_a_single_pixel_in_the_corner():
-    one, given = np.ones((1, 1, 1), bool), np.array([[0.0, 0, 1, 1]])
-    assert confidence_of(one, given, kind="fair", tolerance=1).tolist() == [1]
-    assert confidence_of(~one, given, kind="fair", tolerance=1).tolist() == [0]
-
-
 def test_an_image_without_boxes(case):
     record, products = case
     nothing = {k: v[:0] for k, v in products["box_masks"].items()}
@@ -91,8 +85,10 @@ def test_mistakes(case):
         derive_proxy_masks(
             record | {"annotations": record["annotations"][:1]}, products, get_wsis_cfg()
         )
-    with pytest.raises(UsageError, match="original or fair, not 'soft'"):
-        confidence_of(np.ones((1, 1, 1), bool), np.ones((1, 4)), kind="soft", tolerance=1)
+    cfg = get_wsis_cfg()
+    cfg.MODEL.BOXCASEG.PROXY.CONFIDENCE = "soft"
+    with pytest.raises(UsageError, match="'soft'; it must be original or fair"):
+        derive_proxy_masks(*case, cfg)
     cfg = get_wsis_cfg()
     cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.5, 0.3)
     with pytest.raises(UsageError, match="two rising numbers"):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from wsis.layers.regions import Regions
-from wsis.methods.cim.mappers import clip_boxes
+from wsis.methods.cim.mappers import clip_boxes, flip_boxes
 from wsis.methods.cim.overlaps import overlaps_of_regions
 
 from tests.modeling.test_image_classifier import image, tiny_camnet_cfg
@@ -56,13 +56,15 @@ def training_sample(height, width, labels, *, count=12, seed=0):
 def serving_sample(height, width, labels=None, *, count=12, seed=0):
     regions = Regions.from_masks(boxes_as_masks(count, (height, width), seed))
     picture = image(height, width, seed)
+    found, mirrored = proposals_of(regions), proposals_of(regions)
+    boxes = flip_boxes(found.proposal_boxes.tensor.numpy(), width)
+    mirrored.proposal_boxes = Boxes(torch.from_numpy(boxes))
+    mirrored.proposal_crops = found.proposal_crops.flip(2)
     sample = {
-        "images": [picture, picture.flip(2)],
-        "flips": [False, True],
-        "scales": [1.0, 1.0],
+        "views": [(picture, found), (picture.flip(2), mirrored)],
         "height": height,
         "width": width,
-        "proposals": proposals_of(regions),
+        "proposals": found,
         "regions": regions,
     }
     return sample if labels is None else sample | {"image_labels": labels}

@@ -48,5 +48,5 @@ def test_hrnet_keeps_its_names():
 
 
 def test_other_files():
-    with pytest.raises(DataError, match="not CIM's weights: no entry Box_Head"):
+    with pytest.raises(DataError, match="not CIM's weights: expected Box_Head"):
         convert_cim({"conv1.weight": torch.zeros(1)})

@@ -5,6 +5,7 @@ import torch
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Completion,
+    DetectionOptions,
     Detections,
     box_area_filter,
     detect,
@@ -60,8 +61,8 @@ def test_detections_of_nothing():
 def test_limit_keeps_ties():
     boxes = torch.arange(5).float()[:, None] * 10 + torch.tensor([0.0, 0, 1, 1])
     scores = torch.tensor([0.1, 0.5, 0.5, 0.5, 0.9])[:, None]
-    assert detect(boxes, scores, limit=2).index.tolist() == [1, 2, 3, 4]
-    assert detect(boxes, scores, limit=5).index.tolist() == [0, 1, 2, 3, 4]
+    assert detect(boxes, scores, DetectionOptions(limit=2)).index.tolist() == [1, 2, 3, 4]
+    assert detect(boxes, scores, DetectionOptions(limit=5)).index.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_pseudo_labels_are_those_of_the_tags_best_first():
@@ -76,7 +77,7 @@ def test_pseudo_labels_are_those_of_the_tags_best_first():
 
 def test_area_filter():
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 0, 0], [0, 0, 4, 4]])
-    fits = box_area_filter(boxes, (10, 10), smallest=0.02, largest=0.85)
+    fits = box_area_filter(boxes, (10, 10), (0.02, 0.85))
     assert fits.tolist() == [False, False, True]
 
 

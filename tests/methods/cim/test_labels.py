@@ -49,7 +49,6 @@ def test_clusters_of_peaks(regions, artifacts):
     output = {
         "peaks": torch.tensor([[1, 3, 3], [0, 6, 1]]),
         "values": torch.tensor([1.0, 2.0]),
-        "grid": torch.tensor([8, 8]),
         "maps": torch.zeros(2, 8, 8),
         "classes": torch.tensor([0, 1]),
         "frame": MapFrame((24, 36), stride=4),

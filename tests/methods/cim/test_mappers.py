@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import encode_artifact, read_artifact
@@ -100,12 +101,16 @@ def test_training_sample(record):
 
 def test_serving_sample(record):
     sample = mapper(False)(record)
-    assert [image.shape[1:] for image in sample["images"]] == [(15, 20)] * 2 + [(45, 60)] * 2
-    assert sample["flips"] == [False, True] * 2
-    assert sample["scales"] == [0.5, 0.5, 1.5, 1.5]
+    images, found = zip(*sample["views"], strict=True)
+    assert [image.shape[1:] for image in images] == [(15, 20)] * 2 + [(45, 60)] * 2
+    boxes, crops = sample["proposals"].proposal_boxes.tensor, sample["proposals"].proposal_crops
+    mirrored = torch.from_numpy(flip_boxes(boxes.numpy(), SIZE[1]))
+    for view, scale, flip in zip(found, [0.5, 0.5, 1.5, 1.5], [False, True] * 2, strict=True):
+        assert torch.equal(view.proposal_boxes.tensor, (mirrored if flip else boxes) * scale)
+        assert torch.equal(view.proposal_crops, crops.flip(2) if flip else crops)
     assert (sample["height"], sample["width"]) == SIZE
     assert len(sample["regions"]) == len(sample["proposals"]) == 5
-    assert len(mapper(False, flip=False)(record)["images"]) == 2
+    assert len(mapper(False, flip=False)(record)["views"]) == 2
 
 
 def test_an_image_without_proposals(record):

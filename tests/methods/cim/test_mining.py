@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from wsis.layers.regions import Regions
+from wsis.methods.cim.detections import Detections
 from wsis.methods.cim.mining import (
     MiningOptions,
-    PseudoTruth,
     assign,
     mine,
     sample_truth,
@@ -31,7 +31,7 @@ def test_a_part_leads_to_the_object_that_contains_it():
     arguments = {"classes": torch.tensor([0]), "overlaps": overlaps, "branch": 0}
     truth = mine(scores, part, options=options, **arguments)
     assert truth.index.tolist() == [1]
-    assert truth.weights.tolist() == pytest.approx([0.1])
+    assert truth.scores.tolist() == pytest.approx([0.1])
     plain = mine(scores, part, options=MiningOptions(complete=False, seed_share=0.25), **arguments)
     assert plain.index.tolist() == [3]  # the product's best, 0.12
 
@@ -66,7 +66,7 @@ def test_assignment():
     iou = torch.tensor([[1.0, 0.0, 0.6, 0.2, 0.0], [0.0, 1.0, 0.1, 0.0, 0.0]]).T
     square = torch.zeros(5, 5)
     square[:, :2] = iou
-    truth = PseudoTruth(torch.tensor([0, 1]), torch.tensor([4, 2]), torch.tensor([0.7, 0.3]))
+    truth = Detections(torch.tensor([0, 1]), torch.tensor([4, 2]), torch.tensor([0.7, 0.3]))
     found = assign(truth, Overlaps(square, square), branch=0, options=OPTIONS)
     assert found.labels.tolist() == [5, 3, 5, 0, -1]
     assert found.weights.tolist() == pytest.approx([0.7, 0.3, 0.7, 0.7, 0])
@@ -76,17 +76,17 @@ def test_assignment():
 def test_sampling_keeps_whole_rows_and_follows_weights():
     count = 200
     weights = torch.cat([torch.full((100,), 1e-6), torch.ones(100)])
-    truth = PseudoTruth(torch.arange(count), torch.zeros(count, dtype=torch.int64), weights)
+    truth = Detections(torch.arange(count), torch.zeros(count, dtype=torch.int64), weights)
     kept = sample_truth(truth, np.random.RandomState(0))
     assert 0 < len(kept) < count
     assert (kept.index >= 100).all()
-    assert torch.equal(kept.weights, weights[kept.index])
-    single = PseudoTruth(torch.tensor([3]), torch.tensor([1]), torch.tensor([0.1]))
+    assert torch.equal(kept.scores, weights[kept.index])
+    single = Detections(torch.tensor([3]), torch.tensor([1]), torch.tensor([0.1]))
     assert sample_truth(single, np.random.RandomState(1)).index.tolist() == [3]
 
 
 def test_sampling_of_weights_that_vanished():
-    truth = PseudoTruth(torch.arange(4), torch.tensor([0, 0, 1, 1]), torch.zeros(4))
+    truth = Detections(torch.arange(4), torch.tensor([0, 0, 1, 1]), torch.zeros(4))
     kept = sample_truth(truth, np.random.RandomState(0))
     assert set(kept.classes.tolist()) == {0, 1}
 

@@ -33,8 +33,8 @@ def test_crops_and_overlaps(tmp_path, protocol):
     path.write_bytes(pickle.dumps(content, protocol=protocol))
     crops = read_cim_crops(path)
     assert list(crops) == [2007000032, 7]
-    np.testing.assert_array_equal(crops[2007000032].boxes, boxes)
-    np.testing.assert_array_equal(crops[7].masks, masks[:1])
+    np.testing.assert_array_equal(crops[2007000032][0], boxes)
+    np.testing.assert_array_equal(crops[7][1], masks[:1])
     iou = generator.random((3, 3)).astype(np.float16)
     path.write_bytes(pickle.dumps(iou, protocol=protocol))
     np.testing.assert_array_equal(read_cim_overlaps(path), iou)

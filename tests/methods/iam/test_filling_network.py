@@ -1,5 +1,6 @@
 import pytest
 import torch
+from wsis.errors import UsageError
 from wsis.methods.iam.filling_network import FillingNetwork
 
 CHANNELS = (8, 12, 16)
@@ -105,9 +106,9 @@ def test_every_weight_gets_a_gradient():
     "options", [{"statistics": "mine"}, {"kernel_size": 4}, {"kernel_size": 2}]
 )
 def test_bad_options(options):
-    with pytest.raises(ValueError, match="statistics|odd"):
+    with pytest.raises(UsageError, match="STATISTICS|odd"):
         network(**options)
-    with pytest.raises(ValueError, match="three features"):
+    with pytest.raises(UsageError, match="three IN_FEATURES"):
         FillingNetwork((8, 8))
 
 

@@ -177,7 +177,7 @@ def test_a_diverged_classifier_names_the_image(model):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("IN_FEATURES", ["res2", "res3"], "three of the"),
+        ("IN_FEATURES", ["res2", "res3"], "three IN_FEATURES"),
         ("IN_FEATURES", ["res2", "res3", "res7"], "res4"),
         ("STATISTICS", "none", "running or batch"),
     ],

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals
 from wsis.methods.iam.targets import PseudoMaskSampler
@@ -59,5 +60,5 @@ def test_nothing_to_draw_from():
 
 
 def test_bad_choice():
-    with pytest.raises(ValueError, match="random or best"):
+    with pytest.raises(UsageError, match="random or best"):
         PseudoMaskSampler(choice="worst")

@@ -8,7 +8,7 @@ from wsis.methods.irnet import affinity
 
 def slow_maxima(boundary: np.ndarray, radius: int) -> np.ndarray:
     """(P, h', w') by walking each path of each source."""
-    rows, columns = affinity.source_window(boundary.shape, radius=radius)
+    rows, columns = affinity.shifted(torch.from_numpy(boundary), (0, 0), radius=radius).shape
     paths = affinity.search_paths(radius)
     out = np.zeros((len(paths), rows, columns))
     for p, path in enumerate(paths):
@@ -57,7 +57,7 @@ def test_path_maxima_and_argmax_equal_the_slow_walk(radius, size):
         expected = slow_maxima(boundary[image], radius)
         np.testing.assert_array_equal(maxima[:, image].numpy(), expected.astype(np.float32))
     points = affinity.path_points(radius)[argmax.long().numpy()]
-    rows, columns = affinity.source_window(size, radius=radius)
+    rows, columns = maxima.shape[2:]
     for p, path in enumerate(affinity.search_paths(radius)):
         assert {tuple(point) for point in points[p].reshape(-1, 2)} <= {tuple(q) for q in path}
     y = np.arange(rows)[:, None] + points[..., 0]

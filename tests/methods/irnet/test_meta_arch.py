@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_model
 from wsis.config import get_wsis_cfg
 from wsis.errors import UsageError
-from wsis.methods.irnet.branches import BoundaryBranch, group_count
+from wsis.methods.irnet.branches import group_count
 from wsis.methods.irnet.meta_arch import canvas_size, reduce_labels
 
 
@@ -126,10 +126,10 @@ def test_result_at_another_size_and_unknown_output(model):
     model.eval()
     found = model([sample((20, 24)) | {"height": 41, "width": 47}])[0]
     assert found["instances"].pred_masks.shape[1:] == (41, 47)
-    model.outputs = ("masks",)
-    with pytest.raises(ValueError, match="masks"):
-        model([sample((20, 24))])
-    model.outputs = ("boundary", "instances")
+    cfg = tiny_cfg()
+    cfg.MODEL.IRNET.OUTPUTS = ["masks"]
+    with pytest.raises(UsageError, match="MODEL.IRNET.OUTPUTS are some of .* not 'masks'"):
+        build_model(cfg)
 
 
 def test_mean_shift_acts_in_eval_mode_only_and_survives_a_state_dict(model):
@@ -190,9 +190,10 @@ def test_group_counts_divide(channels, groups):
 
 
 def test_features_are_counted_and_named():
-    with pytest.raises(ValueError, match="5 features"):
-        BoundaryBranch([])
     cfg = tiny_cfg()
+    cfg.MODEL.IRNET.IN_FEATURES = ["stem", "res2", "res3", "res4"]
+    with pytest.raises(UsageError, match="5 IN_FEATURES .* not 4 and 16"):
+        build_model(cfg)
     cfg.MODEL.IRNET.IN_FEATURES = ["stem", "res2", "res3", "res4", "res6"]
     with pytest.raises(UsageError, match="res6"):
         build_model(cfg)

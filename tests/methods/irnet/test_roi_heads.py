@@ -105,7 +105,8 @@ def test_per_class_normalisation_saves_a_weak_class():
     cam[0, 2:8, 8:14] = 0
     features["cam"], features["keys"] = torch.cat([cam, weak]), torch.tensor([2, 9])
     for per_class, classes in ((False, {2}), (True, {2, 9})):
-        found = IRNetROIHeads(per_class=per_class)(**features, clusters=clusters, sizes=SIZES)
+        heads = IRNetROIHeads(per_class_normalisation=per_class)
+        found = heads(**features, clusters=clusters, sizes=SIZES)
         assert set(found.pred_classes.tolist()) == classes
 
 

@@ -38,12 +38,43 @@ def torchvision_resnet_name(name: str) -> str | None:
     return f"{place}.{module}{norm}.{leaf}"
 
 
+def by_prefix(table: Mapping[str, str]) -> Callable[[str], str | None]:
+    """Names of entries by what they begin with, ``{theirs: ours}``; None for all others."""
+
+    def name_of(name: str) -> str | None:
+        found = next((theirs for theirs in table if name.startswith(theirs)), None)
+        return None if found is None else table[found] + name.removeprefix(found)
+
+    return name_of
+
+
+def require_entries(state: Mapping[str, Tensor], owner: str, *names: str) -> None:
+    """Refuse a state dict without the entries ``names``, which all of ``owner``'s have."""
+    for name in names:
+        if name not in state:
+            there = ", ".join(list(state)[:3])
+            raise DataError(f"these are not {owner} weights: expected {name}, got {there}, ...")
+
+
 def renamed(
-    state: Mapping[str, Tensor], name_of: Callable[[str], str | None], prefix: str = ""
+    state: Mapping[str, Tensor],
+    name_of: Callable[[str], str | None],
+    prefix: str = "",
+    *,
+    owner: str = "",
 ) -> dict[str, Tensor]:
-    """The entries for which ``name_of`` has a name, under it behind ``prefix``."""
-    names = ((name_of(name), value) for name, value in state.items())
-    return {prefix + name: value for name, value in names if name is not None}
+    """The entries for which ``name_of`` has a name, under it behind ``prefix``.
+
+    Raises:
+        DataError: there is an ``owner``, all of whose entries have names, and one that has none.
+    """
+    names = {name: name_of(name) for name in state}
+    unknown = [name for name, ours in names.items() if ours is None]
+    if owner and unknown:
+        raise DataError(
+            f"{owner} weights have no entry {unknown[0]}; the file is of another network"
+        )
+    return {prefix + ours: state[name] for name, ours in names.items() if ours is not None}
 
 
 def torchvision_resnet_to_detectron2(
@@ -152,11 +183,7 @@ def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         DataError: it is not such a state dict.
     """
-    if "classifier.weight" not in state or "resnet50.conv1.weight" not in state:
-        raise DataError(
-            "not a classifier of the original IRNet: expected resnet50.conv1.weight and "
-            f"classifier.weight, got {', '.join(list(state)[:3])}, ..."
-        )
+    require_entries(state, "IRNet's classifier's", "resnet50.conv1.weight", "classifier.weight")
     converted = torchvision_resnet_to_detectron2(state, "resnet50.", "backbone.")
     return converted | {"classifier.weight": state["classifier.weight"]}
 

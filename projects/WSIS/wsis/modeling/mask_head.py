@@ -22,7 +22,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional
 
-from wsis.errors import UsageError
+from wsis.modeling.network import require_one_of
 
 TARGETS = ("detectron2", "original")
 
@@ -146,10 +146,7 @@ class ConfidenceMaskHead(MaskRCNNConvUpsampleHead):
         **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
-        if targets not in TARGETS:
-            raise UsageError(
-                f"MODEL.ROI_MASK_HEAD.TARGETS is {' or '.join(TARGETS)}, not {targets!r}"
-            )
+        require_one_of("MODEL.ROI_MASK_HEAD.TARGETS", targets, TARGETS)
         self.min_confidence = min_confidence
         self.use_ignore = use_ignore
         self.targets = targets

@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from wsis.errors import DataError, UsageError
+from wsis.layers.crf import Kernel
 from wsis.layers.masks import mask_boxes
 
 _ModuleClass = TypeVar("_ModuleClass", bound=type)
@@ -41,6 +42,19 @@ def network(cls: _ModuleClass) -> _ModuleClass:
 def options_of(kind: type, keys: CfgNode) -> dict[str, Any]:
     """The fields of a dataclass that a config node has in capitals, with the node's values."""
     return {f.name: keys[f.name.upper()] for f in fields(kind) if f.name.upper() in keys}
+
+
+def require_one_of(config_key: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value of a config key that is none of the known ones, with a `UsageError`."""
+    if value not in known:
+        raise UsageError(f"{config_key} is {value!r}; it must be {' or '.join(known)}")
+
+
+def crf_kernels(keys: CfgNode, prefix: str = "") -> tuple[Kernel, Kernel]:
+    """The pairwise terms of a dense CRF that a node has, as ``<prefix>GAUSSIAN_SXY``, ..."""
+    near = [keys[f"{prefix}GAUSSIAN_{name}"] for name in ("SXY", "WEIGHT")]
+    alike = [keys[f"{prefix}BILATERAL_{name}"] for name in ("SXY", "WEIGHT", "SRGB")]
+    return Kernel(*near), Kernel(*alike)
 
 
 def shapes_of(

@@ -23,16 +23,9 @@ def filled_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def grabcut_boxes(image: np.ndarray, boxes: np.ndarray, *, iterations: int = 5) -> np.ndarray:
     """GrabCut (Rother et al. 2004, OpenCV's) with everything outside the box as background.
 
-    It sees the box and half its size around, at most 256 pixels wide and high. Where it finds no
-    object, or the box leaves no background to learn from, the filled box is the answer.
-
-    Args:
-        image: (H, W, 3) uint8.
-        boxes: (K, 4) integers.
-        iterations: of the graph cut.
-
-    Returns:
-        (K, H, W) bool.
+    It sees the box (K, 4) integers and half its size around, at most 256 pixels wide and high, of
+    an image (H, W, 3) uint8. Where it finds no object, or the box leaves no background to learn
+    from, the filled box is the answer: (K, H, W) bool.
     """
     height, width = image.shape[:2]
     masks = filled_boxes(boxes, (height, width))

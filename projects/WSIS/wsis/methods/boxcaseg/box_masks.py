@@ -10,21 +10,21 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from wsis.data.builtin import class_names as class_names_of
+from wsis.data.builtin import class_names
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
-from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.streaming import (
     Measure,
     Metrics,
@@ -52,13 +52,8 @@ def class_mean_iou(
 ) -> tuple[np.ndarray, float]:
     """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
 
-    Args:
-        ious: (K,) float.
-        classes: (K,) class ids.
-        num_classes: C.
-
-    Returns:
-        (C,) float64, 0 for a class without instance, and their sum over C.
+    Of IoU (K,) and class ids (K,) to (C,) float64, 0 for a class without instance, and their sum
+    over C.
     """
     sums = np.bincount(classes, weights=ious, minlength=num_classes)
     counts = np.bincount(classes, minlength=num_classes)
@@ -73,42 +68,26 @@ def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
 
 
 def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray:
-    """Which true object each annotated box encloses.
+    """Which true object each annotated box encloses: (K,) int64, -1 where there is none.
 
-    A data set whose annotations hold the masks says so itself. Elsewhere (VOC's XML beside its
-    PNG) a box and a mask of the same class belong together by the IoU of their boxes, best first.
-
-    Args:
-        record: dataset dict; crowds and annotations without a box do not count.
-        truth: of the same image.
-
-    Returns:
-        (K,) int64, -1 where there is none.
+    Crowds and annotations without a box do not count. A data set whose annotations hold the masks
+    says so itself. Elsewhere (VOC's XML beside its PNG) a box and a mask of the same class belong
+    together by the IoU of their boxes, best first.
     """
-    boxed = boxed_annotations(record)
-    objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
     if "instance_file_name" not in record:
-        position = {id(a): i for i, a in enumerate(objects)}
-        return np.array([position[id(a)] for a in boxed], dtype=np.int64)
-    return _matched(annotated_boxes(record), np.array([a["category_id"] for a in boxed]), truth)
+        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
+        return np.flatnonzero(["bbox" in a for a in objects])
+    classes = np.array([a["category_id"] for a in boxed_annotations(record)])
+    return _matched(annotated_boxes(record), classes, truth)
 
 
 def objects_of_product(
     record: Mapping[str, Any], truth: GroundTruth, boxes: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """Which true object each box of a product encloses.
+    """Which true object each box (K, 4) of a product encloses: (K,) int64, -1 for none.
 
     A product of the evaluated data set has its boxes, one by one. That of another one with the same
     images (boxes of a detector, say) has others; they find their objects by class and overlap.
-
-    Args:
-        record: dataset dict of the evaluated data set.
-        truth: of the same image.
-        boxes: (K, 4) of the product.
-        classes: (K,) of the product.
-
-    Returns:
-        (K,) int64, -1 where there is none.
     """
     stated, boxes = annotated_boxes(record), np.asarray(boxes, dtype=np.float64)
     if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
@@ -131,21 +110,6 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
     return result
 
 
-@dataclass(frozen=True)
-class BoxMasks:
-    """Masks of an image's boxes beside the true ones; a box without a true mask is left out.
-
-    Attributes:
-        masks: protocol to (K, H, W) bool, the masks that it measures.
-        truths: (K, H, W) bool.
-        classes: (K,) int64 class ids.
-    """
-
-    masks: Mapping[str, np.ndarray]
-    truths: np.ndarray
-    classes: np.ndarray
-
-
 class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes: of ``protocol``, with C ``class_names``."""
 
@@ -153,10 +117,9 @@ class BoxMaskMeasure(Measure):
         super().__init__(protocol)
         self.class_names = tuple(class_names)
 
-    def measure(self, pair: BoxMasks) -> Record:
-        """``iou`` (K,) of each box's mask and ``classes`` (K,)."""
-        iou = paired_iou(pair.masks[self.protocol], pair.truths)
-        return {"iou": iou, "classes": pair.classes}
+    def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
+        """Of an image's IoU by protocol, (K,) each, its own; and ``classes`` (K,)."""
+        return {"iou": pair[0][self.protocol], "classes": pair[1]}
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
@@ -178,82 +141,67 @@ class BoxMaskMeasure(Measure):
 class BoxMaskStream:
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
-    Args:
-        class_names: C names.
-        grabcut_iterations: 0 leaves GrabCut out.
-        title: of the network's masks.
-        baselines: measure filled boxes and GrabCut too.
+    ``title`` is that of the network's masks; without ``baselines`` only they are measured, without
+    ``grabcut_iterations`` no GrabCut.
     """
 
     def __init__(
         self,
         class_names: Sequence[str],
         *,
-        grabcut_iterations: int = 5,
         title: str = "box masks",
         baselines: bool = True,
+        grabcut_iterations: int = 5,
     ) -> None:
-        self.grabcut_iterations = grabcut_iterations if baselines else 0
-        titles = [title, _FILLED] if baselines else [title]
-        titles += [_GRABCUT] if self.grabcut_iterations else []
-        self.measures = [BoxMaskMeasure(one, class_names) for one in titles]
-        self._titles = titles
+        self.title, self.grabcut_iterations = title, grabcut_iterations
+        more = (_FILLED, _GRABCUT) if grabcut_iterations else (_FILLED,)
+        self._titles = (title, *more) if baselines else (title,)
+        self.measures = [BoxMaskMeasure(one, class_names) for one in self._titles]
 
     def take(
         self,
         record: Mapping[str, Any],
         truth: GroundTruth,
-        masks: np.ndarray,
-        boxes: np.ndarray,
+        found: Arrays | None,
         *,
-        classes: np.ndarray | None = None,
         chosen: np.ndarray | None = None,
     ) -> None:
-        """Measure one image.
+        """Measure one image; a box without a true mask does not count.
 
         Args:
             record: dataset dict.
             truth: its true masks.
-            masks: (K, H, W) bool, one for each box.
-            boxes: (K, 4) integers, the boxes that were given to the network: those of the
-                annotations in their order, or others with ``classes``.
-            classes: (K,) class ids of the boxes, see `objects_of_product`.
+            found: ``masks`` (K, H, W) bool, one for each of ``boxes`` (K, 4) integers: those of the
+                annotations in their order, or others, with ``classes`` (K,), see
+                `objects_of_product`. None for an image that could not be read: its masks are empty.
             chosen: (K,) bool, those that count; None for all.
 
         Raises:
             DataError: the numbers of masks and boxes differ.
         """
-        if classes is None:
+        if found is None or "classes" not in found:
             objects = object_of_boxes(record, truth)
         else:
-            objects = objects_of_product(record, truth, boxes, classes)
-        size = truth.void.shape
-        if masks.shape != (len(objects), *size):
-            raise DataError(
-                f"image {record['image_key']}: masks of shape {masks.shape} for {len(objects)} "
-                f"boxes in an image of {size[0]} x {size[1]}; make them again"
-            )
+            objects = objects_of_product(record, truth, found["boxes"], found["classes"])
         known = (objects >= 0) & (True if chosen is None else chosen)
-        truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
-        ways = {self._titles[0]: masks[known]}
-        if _FILLED in self._titles:
-            ways[_FILLED] = filled_boxes(boxes[known], size)
-        if _GRABCUT in self._titles:
-            image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
-            ways[_GRABCUT] = grabcut_boxes(image, boxes[known], iterations=iterations)
-        self._add(record, BoxMasks(ways, truths, classes))
-
-    def _add(self, record: Mapping[str, Any], pair: BoxMasks) -> None:
+        ious = dict.fromkeys(self._titles, np.zeros(int(known.sum())))
+        if found is not None:
+            size = truth.void.shape
+            if found["masks"].shape != (len(objects), *size):
+                raise DataError(
+                    f"image {record['image_key']}: masks of shape {found['masks'].shape} for "
+                    f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
+                )
+            boxes, made = found["boxes"][known], {self.title: found["masks"][known]}
+            if _FILLED in self._titles:
+                made[_FILLED] = filled_boxes(boxes, size)
+            if _GRABCUT in self._titles:
+                image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
+                made[_GRABCUT] = grabcut_boxes(image, boxes, iterations=iterations)
+            truths = truth.masks[objects[known]]
+            ious = {title: paired_iou(masks, truths) for title, masks in made.items()}
         for measure in self.measures:
-            measure.add(record["image_key"], pair)
-
-    def miss(self, record: Mapping[str, Any], truth: GroundTruth) -> None:
-        """Count an image that could not be read: every box of it has an empty mask."""
-        objects = object_of_boxes(record, truth)
-        objects = objects[objects >= 0]
-        truths, classes = truth.masks[objects], truth.classes[objects]
-        ways = dict.fromkeys(self._titles, np.zeros_like(truths))
-        self._add(record, BoxMasks(ways, truths, classes))
+            measure.add(record["image_key"], (ious, truth.classes[objects[known]]))
 
 
 def check_box_masks(
@@ -264,11 +212,7 @@ def check_box_masks(
     stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
     for record, truth, arrays in loop:
-        if arrays is None:
-            stream.miss(record, truth)
-        else:
-            boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.take(record, truth, arrays["masks"], boxes, classes=classes)
+        stream.take(record, truth, arrays)
     return loop.results(results_of(stream.measures))
 
 
@@ -277,21 +221,16 @@ def check_proxy_masks(
 ) -> Results:
     """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
     results = check_instances(dataset_dicts, product, class_names, cfg)
-    streams = {
-        title: BoxMaskStream(class_names, title=title, baselines=False)
+    every, sure = (
+        BoxMaskStream(class_names, title=title, baselines=False)
         for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
-    }
+    )
     loop = ImageLoop("proxy masks", dataset_dicts, product)
     for record, truth, arrays in loop:
-        if arrays is None:
-            streams["proxy masks"].miss(record, truth)
-            continue
-        sure = arrays["confidence"] > TRUSTED
-        for stream, chosen in zip(streams.values(), (None, sure), strict=True):
-            boxes, classes = arrays["boxes"], arrays["classes"]
-            stream.take(record, truth, arrays["masks"], boxes, classes=classes, chosen=chosen)
-    found = results_of(measure for stream in streams.values() for measure in stream.measures)
-    return results + loop.results(found)
+        every.take(record, truth, arrays)
+        if arrays is not None:
+            sure.take(record, truth, arrays, chosen=arrays["confidence"] > TRUSTED)
+    return results + loop.results(results_of([*every.measures, *sure.measures]))
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
@@ -319,21 +258,22 @@ class BoxMaskEvaluator(DatasetEvaluator):
     ) -> None:
         """Take a batch: outputs have ``instances`` with a mask per annotated box."""
         for given, output in zip(inputs, outputs, strict=True):
-            record = self._records[given["image_key"]]
-            truth = load_truth(record)
-            if truth is not None:
-                self._objects += len(truth.masks)
-                found = output["instances"]
-                masks = found.pred_masks.cpu().numpy()
-                boxes = found.pred_boxes.tensor.cpu().numpy().astype(np.int64)
-                self._stream.take(record, truth, masks, boxes)
+            self._take(given["image_key"], output["instances"])
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: its objects are missed, not forgiven."""
-        truth = load_truth(dict(dataset_dict))
-        if truth is not None:
-            self._objects += len(truth.masks)
-            self._stream.miss(dataset_dict, truth)
+        self._take(dataset_dict["image_key"], None)
+
+    def _take(self, key: str, instances: Instances | None) -> None:
+        truth = load_truth(self._records[key])
+        if truth is None:
+            return
+        self._objects += len(truth.masks)
+        found = None
+        if instances is not None:
+            boxes = instances.pred_boxes.tensor.cpu().numpy().astype(np.int64)
+            found = {"masks": instances.pred_masks.cpu().numpy(), "boxes": boxes}
+        self._stream.take(self._records[key], truth, found)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
@@ -348,7 +288,5 @@ def box_mask_evaluator(
     dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
 ) -> BoxMaskEvaluator:
     """The evaluator of a training stage whose network takes boxes; it writes no predictions."""
-    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    return BoxMaskEvaluator(
-        dataset_dicts, class_names_of(dataset_name), grabcut_iterations=iterations
-    )
+    names, iterations = class_names(dataset_name), cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    return BoxMaskEvaluator(dataset_dicts, names, grabcut_iterations=iterations)

@@ -52,7 +52,11 @@ def _add_sample_config(keys: CfgNode) -> None:
     keys.SAMPLER.DROP_PROBABILITY = 0.0
 
 
-def _add_mask_config(keys: CfgNode) -> None:
+def add_boxcaseg_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.BOXCASEG.*``, in place."""
+    cfg.MODEL.BOXCASEG = keys = CfgNode()
+    _add_network_config(keys)
+    _add_sample_config(keys)
     # Side of the crops in inference, pixels, and how many go through the network together.
     keys.INFERENCE_SIDE = 320
     keys.MAX_CROPS = 64
@@ -69,11 +73,3 @@ def _add_mask_config(keys: CfgNode) -> None:
     keys.PROXY.IGNORE_CONTESTED = False
     # ... and pixels whose stretched map lies between these two, in 0..1; () for none.
     keys.PROXY.IGNORE_BETWEEN = ()
-
-
-def add_boxcaseg_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.BOXCASEG.*``, in place."""
-    cfg.MODEL.BOXCASEG = CfgNode()
-    _add_network_config(cfg.MODEL.BOXCASEG)
-    _add_sample_config(cfg.MODEL.BOXCASEG)
-    _add_mask_config(cfg.MODEL.BOXCASEG)

@@ -1,7 +1,8 @@
-"""Parts of an image at a fixed size, as scikit-image resizes them (boxcaseg spec 3.4).
+"""Parts of an image at a fixed size, as scikit-image resizes them (boxcaseg spec 3.4), and the two
+kinds of training samples, given their random draws (spec 3.2, 3.3).
 
 Boxes are (x0, y0, x1, y1) in pixels, 0-based, far edges exclusive. H, W image, h, w box, S side of
-the result, K boxes.
+the result or sample, K boxes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wsis.layers.masks import mask_boxes
+
 _REACH = 4.0  # the Gaussian is cut off at this many standard deviations
+_DARK = 1e-6  # below this a maximum does not divide
 
 
 @lru_cache(maxsize=128)
@@ -22,10 +27,6 @@ def resize_weights(length: int, size: int) -> Tensor:
     Where the axis shrinks, a Gaussian of standard deviation (length / size - 1) / 2 comes first,
     cut off at four deviations; then bilinear interpolation at half-pixel centres. Both take zeros
     for what lies outside.
-
-    Args:
-        length: of the input.
-        size: of the output.
 
     Returns:
         (size, length) float32, shared between calls: do not write to it.
@@ -52,40 +53,24 @@ def resize_weights(length: int, size: int) -> Tensor:
     return weights.float()
 
 
-def _check_boxes(boxes: Tensor, size: tuple[int, int]) -> list[list[int]]:
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point():
-        raise ValueError(f"boxes must be whole numbers (K, 4), got {boxes.dtype} {boxes.shape}")
-    corners = boxes.tolist()
-    for x0, y0, x1, y1 in corners:
-        if not (0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]):
-            raise ValueError(
-                f"box ({x0}, {y0}, {x1}, {y1}) has no area or leaves its image of "
-                f"{size[1]} x {size[0]}"
-            )
-    return corners
-
-
 def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Every box of an image at one size: Gaussian, bilinear with zeros outside, clip.
 
     Values are clipped to the range (over all channels) that the box has in the image, since the
-    zeros outside darken the rim.
-
-    Args:
-        image: (C, H, W) uint8 or float.
-        boxes: (K, 4) integers.
-        size: (height, width) of the results.
-
-    Returns:
-        (K, C, height, width) float32, on the scale of the image.
+    zeros outside darken the rim. Of an image (C, H, W) uint8 or float and boxes (K, 4) integers to
+    (K, C, *size) float32, on the scale of the image.
 
     Raises:
         ValueError: a box without area or not inside the image.
     """
-    corners = _check_boxes(boxes, tuple(image.shape[-2:]))
     height, width = size
-    result = torch.empty(len(corners), len(image), height, width, device=image.device)
-    for target, (x0, y0, x1, y1) in zip(result, corners, strict=True):
+    result = torch.empty(len(boxes), len(image), height, width, device=image.device)
+    for target, (x0, y0, x1, y1) in zip(result, boxes.tolist(), strict=True):
+        if not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]):
+            raise ValueError(
+                f"box ({x0}, {y0}, {x1}, {y1}) has no area or leaves its image of "
+                f"{image.shape[2]} x {image.shape[1]}"
+            )
         crop = image[:, y0:y1, x0:x1].float()
         rows = resize_weights(y1 - y0, height).to(image.device)
         columns = resize_weights(x1 - x0, width).T.to(image.device)
@@ -99,8 +84,6 @@ def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tens
 
 def nearest_index(length: int, size: int) -> Tensor:
     """(size,) int64: the input pixel of each output pixel, floor((i + 1/2) length / size)."""
-    if length < 1 or size < 1:
-        raise ValueError(f"an axis of {length} cannot become one of {size}")
     return (2 * torch.arange(size) + 1) * length // (2 * size)
 
 
@@ -115,14 +98,11 @@ def shaken_crop(
 ) -> tuple[int, int, int, int]:
     """A crop around a box, moved and stretched at random (boxcaseg spec 3.2).
 
-    Args:
-        box: x0, y0, x1, y1.
-        draws: shifts of the centre in x and y, in half extents of the box, and factors of the half
-            width and half height.
-        size: (H, W) of the image.
+    ``draws`` are shifts of the centre in x and y, in half extents of the box, and factors of the
+    half width and half height.
 
     Returns:
-        x0, y0, x1, y1 inside the image, at least one pixel wide and high.
+        x0, y0, x1, y1 inside the image of ``size`` (H, W), at least one pixel wide and high.
     """
     shift_x, shift_y, factor_x, factor_y = draws
     spans = []
@@ -143,13 +123,10 @@ def shaken_crop(
 def integer_box(
     box: Sequence[float], *, size: tuple[int, int], outwards: bool = False
 ) -> tuple[int, int, int, int]:
-    """A box with fractional corners in whole pixels.
+    """A box with fractional corners, inside an image of ``size`` (H, W), in whole pixels.
 
-    Args:
-        box: x0, y0, x1, y1 inside the image.
-        size: (H, W) of the image.
-        outwards: take every pixel that the box touches. Otherwise as the original (boxcaseg spec
-            3.2): x, y, width and height are truncated, width and height are at least 1.
+    ``outwards`` takes every pixel that the box touches. Otherwise as the original (boxcaseg spec
+    3.2): x, y, width and height are truncated, width and height are at least 1.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
     left, top = int(x0), int(y0)
@@ -161,3 +138,133 @@ def integer_box(
     left, top = min(left, size[1] - 1), min(top, size[0] - 1)
     right, bottom = min(right, size[1]), min(bottom, size[0])
     return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _resized(image: np.ndarray, side: int) -> Tensor:
+    """(h, w, 3) uint8 to (3, side, side) float32."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).copy())
+    whole = torch.tensor([[0, 0, image.shape[1], image.shape[0]]])
+    return resize_crops(pixels, whole, size=(side, side))[0]
+
+
+def box_sample(
+    image: np.ndarray, box: Sequence[int], *, draws: Sequence[float], size: int
+) -> tuple[Tensor, Tensor, tuple[int, int, int, int]]:
+    """A crop around a box of an image (H, W, 3) uint8, and the box in it.
+
+    The box is in whole pixels inside the image; see `shaken_crop` for the draws.
+
+    Returns:
+        image (3, S, S) float32 in 0..255, label (S, S) float32, 1 inside the box, and the crop.
+    """
+    crop = x0, y0, x1, y1 = shaken_crop(box, draws, size=image.shape[:2])
+    pixels = _resized(image[y0:y1, x0:x1], size)
+    spans = []
+    for start, stop, low, high in ((y0, y1, box[1], box[3]), (x0, x1, box[0], box[2])):
+        place = nearest_index(stop - start, size) + start
+        spans.append((place >= low) & (place < high))
+    label = spans[0][:, None] & spans[1][None, :]
+    return pixels, label.float(), crop
+
+
+def object_sample(
+    image: np.ndarray, mask: np.ndarray, *, draws: Sequence[float], size: int
+) -> tuple[Tensor, Tensor]:
+    """A crop around a salient object with its mask, as `box_sample` crops around a box.
+
+    So the object has the scale that it has in a box, where whole salient images show it smaller. Of
+    an image (H, W, 3) uint8 and a mask (H, W), 0 outside the object, of which there is one.
+
+    Returns:
+        image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
+    """
+    box = mask_boxes(torch.from_numpy(mask != 0)[None])[0].tolist()
+    x0, y0, x1, y1 = shaken_crop(box, draws, size=image.shape[:2])
+    pixels = _resized(image[y0:y1, x0:x1], size)
+    part = torch.from_numpy(np.ascontiguousarray(mask[y0:y1, x0:x1]))
+    label = resize_nearest(part, size=(size, size)).float() / float(mask.max())
+    return pixels, label
+
+
+def _divided_by_maximum(values: Tensor, scale: float) -> Tensor:
+    highest = float(values.max()) if values.numel() else 0.0
+    return values * (scale / highest) if highest > _DARK else values
+
+
+def salient_sample(
+    image: np.ndarray,
+    mask: np.ndarray,
+    *,
+    offset: tuple[int, int],
+    resized: int,
+    size: int,
+    flips: tuple[bool, bool] = (False, False),
+    stretch: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """A part of a resized salient image with its mask; image and mask as of `object_sample`.
+
+    The whole is resized to the side ``resized`` and flipped (top to bottom, left to right); of it
+    the part of side S begins at the row and column ``offset``, at most ``resized`` - ``size``.
+    ``stretch`` divides the part by its largest value, as the original does.
+
+    Returns:
+        image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
+    """
+    pixels = _resized(image, resized)
+    label = resize_nearest(torch.from_numpy(np.ascontiguousarray(mask)), size=(resized, resized))
+    directions = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
+    if directions:
+        pixels, label = pixels.flip(directions), label.flip(directions)
+    top, left = offset
+    window = (..., slice(top, top + size), slice(left, left + size))
+    pixels, label = pixels[window], label[window].float()
+    if stretch:
+        pixels = _divided_by_maximum(pixels, 255.0)
+    return pixels.contiguous(), _divided_by_maximum(label, 1.0).contiguous()
+
+
+def _moved(maps: Tensor, shift: tuple[int, int]) -> Tensor:
+    """(C, S, S) moved by (dy, dx), zeros where nothing comes from."""
+    result = torch.zeros_like(maps)
+    spans = []
+    for step, side in zip(shift, maps.shape[-2:], strict=True):
+        start, stop = max(step, 0), min(side + step, side)
+        if stop <= start:
+            return result
+        spans.append((slice(start, stop), slice(start - step, stop - step)))
+    (rows, from_rows), (columns, from_columns) = spans
+    result[..., rows, columns] = maps[..., from_rows, from_columns]
+    return result
+
+
+def add_neighbours(
+    images: Tensor, labels: Tensor, chosen: Tensor, *, probability: float
+) -> tuple[Tensor, Tensor]:
+    """Put the object of another crop at the rim of a crop, as background.
+
+    Salient images hold one object, boxes often more than theirs: so the network sees that what
+    comes in from the side is not the object. In half of the cases the neighbour lies behind it.
+    Random numbers come from torch's global generator, as everything that a network draws.
+
+    Of images (N, 3, S, S), labels (N, S, S) in 0..1 and the ``chosen`` (N,) bool, that have exact
+    labels, that get and give; new ones, or where fewer than two are chosen, the given ones.
+    """
+    rows = torch.nonzero(chosen.cpu()).flatten().tolist()
+    if len(rows) < 2 or probability <= 0:
+        return images, labels
+    side = images.shape[-1]
+    new_images, new_labels = images.clone(), labels.clone()
+    for place, row in enumerate(rows):
+        draws = torch.rand(6).tolist()
+        if draws[0] >= probability:
+            continue
+        other = rows[(place + 1 + int(draws[1] * (len(rows) - 1))) % len(rows)]
+        far = round((0.4 + 0.5 * draws[2]) * side) * (1 if draws[3] < 0.5 else -1)
+        along = round((2 * draws[4] - 1) * 0.7 * side)
+        shift = (far, along) if draws[3] % 0.5 < 0.25 else (along, far)
+        inside = _moved(labels[other][None], shift)[0] > 0.5
+        if draws[5] < 0.5:
+            inside &= labels[row] <= 0.5
+        new_images[row] = torch.where(inside, _moved(images[other], shift), images[row])
+        new_labels[row] = torch.where(inside, 0.0, labels[row])
+    return new_images, new_labels

@@ -45,8 +45,3 @@ def pairwise_loss(logits: Tensor) -> Tensor:
                 other = padded[:, dy : dy + height, dx : dx + width]
                 total = total + (inner - other).square().mean()
     return PAIRWISE_WEIGHT * total / 8
-
-
-def salient_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy over all pixels of salient images, both (N, H, W) float."""
-    return functional.binary_cross_entropy_with_logits(logits, labels)

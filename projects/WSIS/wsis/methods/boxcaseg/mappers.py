@@ -13,9 +13,8 @@ from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer
 from wsis.errors import DataError, UsageError
-from wsis.methods.boxcaseg.crops import integer_box
-from wsis.methods.boxcaseg.samples import annotation_box, boxed_annotations
-from wsis.methods.boxcaseg.training_crops import box_sample, object_sample, salient_sample
+from wsis.methods.boxcaseg.crops import box_sample, object_sample, salient_sample
+from wsis.methods.boxcaseg.samples import boxed_annotations, given_boxes
 
 _FLIPS = {
     "none": (False, False),
@@ -23,16 +22,6 @@ _FLIPS = {
     "horizontal": (False, True),
     "both": (True, True),
 }
-
-
-def given_boxes(dataset_dict: dict[str, Any], *, outwards: bool) -> np.ndarray:
-    """(K, 4) int64: the boxes of an image in whole pixels, crowds left out, in their order."""
-    size = int(dataset_dict["height"]), int(dataset_dict["width"])
-    found = [
-        integer_box(annotation_box(a), size=size, outwards=outwards)
-        for a in boxed_annotations(dataset_dict)
-    ]
-    return np.array(found, dtype=np.int64).reshape(-1, 4)
 
 
 def _flip_choice(name: str, key: str) -> tuple[bool, bool]:
@@ -96,14 +85,14 @@ class BoxCasegMapper(Mapper):
     def _box(
         self, dataset_dict: dict[str, Any], image: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        boxes = given_boxes(dataset_dict, outwards=self.keys.OUTWARDS)
+        boxes = given_boxes(dataset_dict, outwards=self.keys.OUTWARDS).tolist()
         if len(boxes) != 1:
             raise DataError(
                 f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']}): a box sample "
                 f"has one box, not {len(boxes)}"
             )
-        box = tuple(boxes[0].tolist())
-        pixels, label, _ = box_sample(image, box, draws=self._draws(), size=self.keys.TRAIN_SIDE)
+        side = self.keys.TRAIN_SIDE
+        pixels, label, _ = box_sample(image, boxes[0], draws=self._draws(), size=side)
         return self._flip(pixels, label, self.box_flips)
 
     def _draws(self) -> list[float]:

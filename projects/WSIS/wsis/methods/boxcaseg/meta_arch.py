@@ -14,15 +14,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from wsis.methods.boxcaseg.crops import resize_crops
-from wsis.methods.boxcaseg.training_crops import add_neighbours
-from wsis.modeling.network import (
-    PixelModule,
-    mask_instances,
-    network,
-    options_of,
-    require_finite,
-)
+from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
+from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
 # of the first were meant for BGR.
@@ -103,14 +96,12 @@ class BoxCaseg(PixelModule):
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The mask of every given box.
 
-        Args:
-            batched_inputs: per image ``image`` (3, H, W) in 0..255 and ``proposals``, Instances
-                with ``proposal_boxes`` in whole pixels and ``gt_classes``. Images without boxes,
-                or without ``proposals``, are legal.
+        Of images (3, H, W) in 0..255 and ``proposals``, Instances with ``proposal_boxes`` in whole
+        pixels and ``gt_classes``; images without boxes, or without ``proposals``, are legal.
 
         Returns:
-            per image ``instances`` (pred_boxes, pred_classes, scores, pred_masks) and ``levels``
-            (K, h, w) uint8, the stretched maps.
+            per image ``instances`` (see `BoxCasegROIHeads.instances`) and ``levels`` (K, h, w)
+            uint8, the stretched maps.
 
         Raises:
             DataError: the maps are not finite: the training diverged.

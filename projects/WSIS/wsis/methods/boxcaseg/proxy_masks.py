@@ -70,40 +70,30 @@ def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return box_iou(a.astype(np.float64), b.astype(np.float64)).diagonal().numpy()
 
 
-def original_confidence(mask_boxes: np.ndarray, given_boxes: np.ndarray) -> np.ndarray:
+def original_confidence(found: np.ndarray, given: np.ndarray) -> np.ndarray:
     """Agreement of a mask with its box as published (spec 7), (K,) float64: IoU with +1 on both.
 
     The corner of the mask is inclusive and that of the box exclusive, so a perfect mask of w x h
-    scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels.
-
-    Args:
-        mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
-        given_boxes: (K, 4) integers x, y, x + w, y + h, each truncated before adding.
+    scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels. Boxes are as of
+    `fair_confidence`; of the given ones x, y, width and height are truncated.
     """
+    corner, extent = given[:, :2].astype(np.int64), np.round(given[:, 2:] - given[:, :2], 6)
+    given = np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
     # The original's box of an empty mask is its first pixel.
-    found = np.where(mask_boxes.any(axis=1, keepdims=True), mask_boxes, [0, 0, 1, 1])
-    return _paired_iou(found, given_boxes + [0, 0, 1, 1])
+    found = np.where(found.any(axis=1, keepdims=True), found, [0, 0, 1, 1])
+    return _paired_iou(found, given + [0, 0, 1, 1])
 
 
-def fair_confidence(
-    mask_boxes: np.ndarray,
-    given_boxes: np.ndarray,
-    *,
-    tolerance: float = 1.0,
-) -> np.ndarray:
+def fair_confidence(found: np.ndarray, given: np.ndarray, *, tolerance: float = 1.0) -> np.ndarray:
     """Agreement of a mask with its box that asks of small objects no more than of large ones.
 
     IoU of the two areas, after every edge of the mask that misses its edge of the box by no more
-    than ``tolerance`` has been moved there: a pixel is what rounding costs, whatever the size.
-
-    Args:
-        mask_boxes: (K, 4) integers as `wsis.layers.masks.mask_boxes` gives them.
-        given_boxes: (K, 4) float x0, y0, x1, y1, far edges exclusive, with an area.
-        tolerance: pixels; 0 gives the plain IoU.
+    than ``tolerance`` pixels has been moved there: a pixel is what rounding costs, whatever the
+    size. Of the masks' boxes (K, 4), as `wsis.layers.masks.mask_boxes` gives them, and the given
+    ones (K, 4) float, with an area, far edges exclusive.
 
     Returns:
         (K,) float64; 1 for a perfect mask, 0 for an empty one.
     """
-    close = np.abs(mask_boxes - given_boxes) <= tolerance
-    found = np.where(close, given_boxes, mask_boxes)
-    return np.where(mask_boxes.any(axis=1), _paired_iou(found, given_boxes), 0.0)
+    moved = np.where(np.abs(found - given) <= tolerance, given, found)
+    return np.where(found.any(axis=1), _paired_iou(moved, given), 0.0)

@@ -19,12 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
-from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss, salient_loss
-from wsis.methods.boxcaseg.proxy_masks import (
-    masks_in_boxes,
-    normalize_maps,
-    quantize_maps,
-)
+from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss
+from wsis.methods.boxcaseg.proxy_masks import masks_in_boxes, normalize_maps, quantize_maps
 from wsis.modeling.network import network, options_of, shapes_of
 
 
@@ -76,12 +72,10 @@ class BoxCasegROIHeads(nn.Module):
     def logits(
         self, features: Mapping[str, Tensor], salient: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Both heads' logits.
+        """Both heads' logits of the features of N crops.
 
-        Args:
-            features: of N crops.
-            salient: (N,) bool, which go through the head of full supervision; the first one where
-                there is none, so that every parameter has a gradient. None: no such head.
+        ``salient`` (N,) bool are those that go through the head of full supervision; the first one
+        where there is none, so that every parameter has a gradient. None: no such head.
 
         Returns:
             weak (N, 1, h, w), and full (M, 1, h, w) of the chosen ones or None.
@@ -105,14 +99,13 @@ class BoxCasegROIHeads(nn.Module):
         size = tuple(labels.shape[-2:])
         # In float32 under mixed precision too: the pairwise term would be lost in half precision.
         weak, full = (_enlarge(one.float(), size)[:, 0] for one in (weak, full))
-        if bool(salient.any()):
-            taught = salient_loss(full, labels[salient])
-        else:
-            taught = 0 * salient_loss(full, labels[:1])
+        there = bool(salient.any())
+        masks = labels[salient] if there else labels[:1]
+        taught = functional.binary_cross_entropy_with_logits(full, masks)
         return {
             "loss_projection": projection_loss(weak, labels),
             "loss_pairwise": pairwise_loss(weak),
-            "loss_salient": taught,
+            "loss_salient": taught if there else 0 * taught,
         }
 
     def probabilities(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -125,9 +118,8 @@ class BoxCasegROIHeads(nn.Module):
     ) -> tuple[Instances, np.ndarray]:
         """Masks of an image's boxes (spec 6).
 
-        Args:
-            probabilities: (K, h, w) float.
-            proposals: with ``proposal_boxes`` in whole pixels and ``gt_classes``.
+        Of probabilities (K, h, w) and proposals with ``proposal_boxes`` in whole pixels and
+        ``gt_classes``.
 
         Returns:
             Instances with ``pred_boxes`` (the given ones), ``pred_classes``, ``pred_masks``

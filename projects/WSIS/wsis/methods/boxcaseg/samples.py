@@ -23,12 +23,6 @@ from wsis.methods.boxcaseg.crops import integer_box
 Record = dict[str, Any]
 
 
-def annotation_box(annotation: Record) -> list[float]:
-    """x0, y0, x1, y1 of an annotation in pixels, far edges exclusive."""
-    box, mode = list(annotation["bbox"]), annotation["bbox_mode"]
-    return [float(v) for v in BoxMode.convert(box, mode, BoxMode.XYXY_ABS)]
-
-
 def boxed_annotations(record: Record) -> list[Record]:
     """The annotations of a dataset dict that are one object with a box: no crowds, no points."""
     return [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
@@ -36,8 +30,18 @@ def boxed_annotations(record: Record) -> list[Record]:
 
 def annotated_boxes(record: Record) -> np.ndarray:
     """(K, 4) float64 x0, y0, x1, y1 of `boxed_annotations`."""
-    boxes = [annotation_box(a) for a in boxed_annotations(record)]
+    boxes = [
+        BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS)
+        for a in boxed_annotations(record)
+    ]
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def given_boxes(record: Record, *, outwards: bool = False) -> np.ndarray:
+    """(K, 4) int64: `annotated_boxes` in whole pixels, see `integer_box`."""
+    size = int(record["height"]), int(record["width"])
+    boxes = [integer_box(box, size=size, outwards=outwards) for box in annotated_boxes(record)]
+    return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
 def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
@@ -53,14 +57,9 @@ class CombinedOrder:
     The salient set defines the epoch: all of it once, with box samples in proportion. Where the box
     samples do not suffice they are gone through again in a new order.
 
-    Attributes:
-        num_boxes: Nw.
-        num_salient: Nf, at least 1.
-        batch: samples of a batch, of all processes together.
-        share: of box samples in a batch, above 0 and below 1.
-        dropped: indices of box samples that an epoch leaves out with ``drop_probability``.
-        drop_probability: of each of them, in every epoch anew.
-        whole_batches: cut the epoch to whole batches.
+    Of Nw box samples and Nf salient ones, at least 1, in batches of all processes together, a
+    ``share`` of box samples above 0 and below 1. An epoch leaves out each of the ``dropped`` box
+    samples with ``drop_probability``, anew, and is cut to ``whole_batches``.
     """
 
     num_boxes: int
@@ -139,18 +138,12 @@ class JointSamples(Sequence[Record]):
 
     def overlapping(self, threshold: float) -> tuple[int, ...]:
         """Indices of box samples whose whole-pixel box overlaps another one of their image."""
-        found: list[int] = []
-        start = 0
-        for record in self.records:
-            if SALIENT_KEY in record:
-                continue
-            size = int(record["height"]), int(record["width"])
-            boxes = [integer_box(annotation_box(a), size=size) for a in boxed_annotations(record)]
-            found += (
-                start + np.flatnonzero(overlapping(np.array(boxes), threshold=threshold))
-            ).tolist()
-            start += len(boxes)
-        return tuple(found)
+        found = [
+            overlapping(given_boxes(record), threshold=threshold)
+            for record in self.records
+            if SALIENT_KEY not in record
+        ]
+        return tuple(np.flatnonzero(np.concatenate(found)).tolist()) if found else ()
 
 
 def joint_samples(
@@ -158,9 +151,8 @@ def joint_samples(
 ) -> tuple[JointSamples, CombinedOrder | None]:
     """Samples of joint training, and their order where it is not a plain shuffle.
 
-    Args:
-        records: dataset dicts of images with boxes and of salient images.
-        cfg: reads ``MODEL.BOXCASEG.SAMPLER`` and ``SOLVER.IMS_PER_BATCH``.
+    Of dataset dicts of images with boxes and of salient images, by ``MODEL.BOXCASEG.SAMPLER`` and
+    ``SOLVER.IMS_PER_BATCH``.
 
     Raises:
         UsageError: no box or no salient image.
@@ -188,12 +180,5 @@ def joint_samples(
             "more, or MODEL.BOXCASEG.SAMPLER.BOX_SHARE 0, which shuffles all samples"
         )
     dropped = samples.overlapping(keys.OVERLAP) if keys.DROP_PROBABILITY > 0 else ()
-    order = CombinedOrder(
-        len(samples.boxes),
-        len(samples.salient),
-        cfg.SOLVER.IMS_PER_BATCH,
-        keys.BOX_SHARE,
-        dropped,
-        keys.DROP_PROBABILITY,
-    )
-    return samples, order
+    counts = len(samples.boxes), len(samples.salient), cfg.SOLVER.IMS_PER_BATCH
+    return samples, CombinedOrder(*counts, keys.BOX_SHARE, dropped, keys.DROP_PROBABILITY)

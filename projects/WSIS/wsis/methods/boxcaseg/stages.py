@@ -20,6 +20,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     resize_map,
 )
 from wsis.methods.boxcaseg.samples import annotated_boxes, joint_samples
+from wsis.modeling.network import require_one_of
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
@@ -34,38 +35,12 @@ _SAMPLE_KEYS = keys_below(
 def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image: its boxes, a mask and a map for each.
 
-    Returns:
-        ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
-        (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
+    ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
+    (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
     """
     boxes = output["instances"].pred_boxes.tensor.cpu().numpy().astype(np.int64)
     levels = output["levels"].cpu().numpy()
     return instance_arrays(output["instances"]) | {"boxes": boxes, "levels": levels}
-
-
-def _truncated(boxes: np.ndarray) -> np.ndarray:
-    """x, y, x + w, y + h, each of the four numbers truncated before adding (spec 7)."""
-    corner, extent = boxes[:, :2].astype(np.int64), np.round(boxes[:, 2:] - boxes[:, :2], 6)
-    return np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
-
-
-def confidence_of(
-    masks: np.ndarray, given: np.ndarray, *, kind: str, tolerance: float
-) -> np.ndarray:
-    """(K,) float64 in 0..1: how well masks fill their boxes.
-
-    Args:
-        masks: (K, H, W) bool.
-        given: (K, 4) float, the annotated boxes, far edges exclusive.
-        kind: "original" or "fair".
-        tolerance: of the fair one, pixels.
-    """
-    found = mask_boxes(torch.from_numpy(masks)).numpy()
-    if kind == "original":
-        return np.clip(original_confidence(found, _truncated(given)), 0.0, 1.0)
-    if kind != "fair":
-        raise UsageError(f"MODEL.BOXCASEG.PROXY.CONFIDENCE is original or fair, not {kind!r}")
-    return fair_confidence(found, given, tolerance=tolerance)
 
 
 def _ignored(
@@ -112,7 +87,12 @@ def derive_proxy_masks(
     # Rounded, as x + w - x is: boxes of one size must tie wherever they are.
     areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
     merged = merge_masks(found["masks"], areas=areas)
-    confidence = confidence_of(merged, given, kind=keys.CONFIDENCE, tolerance=keys.TOLERANCE)
+    found_boxes = mask_boxes(torch.from_numpy(merged)).numpy()
+    require_one_of("MODEL.BOXCASEG.PROXY.CONFIDENCE", keys.CONFIDENCE, ("original", "fair"))
+    if keys.CONFIDENCE == "original":
+        confidence = original_confidence(found_boxes, given)
+    else:
+        confidence = fair_confidence(found_boxes, given, tolerance=keys.TOLERANCE)
     result = {
         "classes": found["classes"],
         "scores": found["scores"],
@@ -129,7 +109,6 @@ register_stages(
     TrainStage(
         name="box_segmenter",
         title="Train the class-agnostic segmenter on boxes and salient objects",
-        produces="box_segmenter",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
         evaluation=box_mask_evaluator,
         evaluation_keys=_MASK_KEYS,
@@ -143,10 +122,8 @@ register_stages(
         name="box_masks",
         title="A mask for every box",
         consumes=("box_segmenter",),
-        produces="box_masks",
         config_keys=(*_NETWORK_KEYS, *_MASK_KEYS),
         evaluation=check_box_masks,
-        weights_from="box_segmenter",
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",

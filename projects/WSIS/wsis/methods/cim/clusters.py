@@ -5,7 +5,7 @@ R proposals, P peaks, C classes, H x W image, h x w peak map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from wsis.layers.peaks import find_peaks
 from wsis.layers.regions import Regions
 
 
-@dataclass(frozen=True)
-class Clusters:
+class Clusters(NamedTuple):
     """Which cluster each proposal of an image belongs to.
 
     Attributes:
@@ -39,18 +38,12 @@ def class_peaks(
 ) -> tuple[Tensor, Tensor]:
     """Peaks of the classes that are present, weakest first.
 
-    Of each class the peaks above the threshold, or its single highest one where none is.
-
-    Args:
-        maps: (C, h, w) class response maps, already upsampled.
-        classes: (K,) int64 class ids.
-        window: see `wsis.layers.peaks.find_peaks`.
-        peak_filter: likewise.
-        threshold: a peak must be higher than this.
+    Of each class those above the threshold, or its single highest one where none is. Of class
+    response maps (C, h, w), already upsampled, and class ids (K,) int64; see
+    `wsis.layers.peaks.find_peaks` for the window and the filter.
 
     Returns:
-        peaks (P, 3) int64, rows (class, y, x), and their values (P,). Equal values keep the order
-        of class, y, x.
+        peaks (P, 3) int64, rows (class, y, x), and their values (P,); equal ones in this order.
     """
     classes = classes.sort().values
     kept = find_peaks(maps[None], window=window, peak_filter=peak_filter)[0]
@@ -91,18 +84,13 @@ def cluster_proposals(
 ) -> Clusters:
     """Cluster proposals around points, one cluster for each, a later one overruling an earlier.
 
-    The proposals that cover a point have a mean mask; what this exceeds the threshold in is the
-    object's rough shape, and the proposals that overlap it well are its cluster. Proposals that
-    overlap one of the shapes a little and belong to none make a last cluster, background. Without
-    any point everything is background, cluster 1.
+    The proposals that cover a point have a mean mask; what this exceeds ``mean_threshold`` in is
+    the object's rough shape, and the proposals whose IoU with it exceeds ``iou_threshold`` are its
+    cluster. Proposals that overlap one of the shapes a little and belong to none make a last
+    cluster, background. Without any point everything is background, cluster 1.
 
-    Args:
-        regions: R proposals.
-        points_yx: (P, 2) int pixels, in the order in which they are applied. A point that no
-            proposal covers (or outside the image) makes an empty cluster.
-        point_classes: (P,) int class ids.
-        mean_threshold: share of the covering proposals that must agree on a pixel.
-        iou_threshold: IoU with the rough shape from which a proposal belongs to it.
+    Of R proposals and points (P, 2) int pixels of classes (P,), in the order in which they are
+    applied. A point that no proposal covers (or outside the image) makes an empty cluster.
     """
     count = len(regions)
     if len(points_yx) == 0:

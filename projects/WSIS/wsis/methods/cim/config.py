@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from wsis.methods.cim import mappers, meta_arch, peaks, roi_heads, stages  # noqa: F401
 
 
-def _add_mining_config(keys: CfgNode) -> None:
-    """Pseudo ground truth among the proposals, in training."""
+def _add_training_config(keys: CfgNode) -> None:
+    """Pseudo ground truth among the proposals, and what is learnt of it."""
     keys.MINING = CfgNode()
     # Share of the proposals, the best of a class, that seed its mining.
     keys.MINING.SEED_SHARE = 0.1
@@ -30,8 +30,6 @@ def _add_mining_config(keys: CfgNode) -> None:
     # "mask", or "box" to compare boxes instead of masks.
     keys.MINING.OVERLAP = "mask"
 
-
-def _add_loss_config(keys: CfgNode) -> None:
     keys.LOSS = CfgNode()
     # Weight of the integrity loss.
     keys.LOSS.INTEGRITY_WEIGHT = 3.0
@@ -79,18 +77,14 @@ def _add_detection_config(keys: CfgNode) -> None:
     keys.DETECTION.COMPLETE_IOU = 0.5
 
 
-def _add_view_config(cfg: CfgNode) -> None:
+def add_cim_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.CIM.*`` and the views of ``INPUT``, in place."""
     # In training the longer side becomes one of these, pixels ...
     cfg.INPUT.LONGER_SIDES_TRAIN = (480, 576, 688, 864, 1200)
     # ... and in inference each of these, the scores being averaged;
     cfg.INPUT.LONGER_SIDES_TEST = (480, 576, 688, 864, 1200)
     # with a mirrored image of each.
     cfg.INPUT.FLIP_TEST = True
-
-
-def add_cim_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.CIM.*`` and the views of ``INPUT``, in place."""
-    _add_view_config(cfg)
     cfg.MODEL.CIM = CfgNode()
     keys = cfg.MODEL.CIM
     # Foreground classes of the data set.
@@ -112,7 +106,6 @@ def add_cim_config(cfg: CfgNode) -> None:
     keys.PROPOSAL_CHUNK = 0
     # Pseudo labels: of each tag only the best detection.
     keys.BEST_ONLY = False
-    _add_mining_config(keys)
-    _add_loss_config(keys)
+    _add_training_config(keys)
     _add_label_config(keys)
     _add_detection_config(keys)

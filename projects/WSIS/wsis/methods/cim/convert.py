@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsis.errors import DataError
-from wsis.modeling.checkpoint import renamed, torchvision_resnet_to_detectron2
+from wsis.modeling.checkpoint import (
+    by_prefix,
+    renamed,
+    require_entries,
+    torchvision_resnet_to_detectron2,
+)
 
-_HEADS = {
-    "Box_Head.mask_branch.0": "roi_heads.head.fuse",
-    "Box_Head.seg_fc.0": "roi_heads.head.fc1",
-    "Box_Head.seg_fc.2": "roi_heads.head.fc2",
-    "cls_iou_model.classifier": "roi_heads.scorer.classifier",
-    "cls_iou_model.detector": "roi_heads.scorer.detector",
-}
-_BRANCHES = {
-    "cls_iou_model.refine_cls": "roi_heads.scorer.refine_classes",
-    "cls_iou_model.refine_iou": "roi_heads.scorer.refine_integrity",
-}
-_TRUNK = "Conv_Body."
-_VGG = {1: 0, 2: 5, 3: 10, 4: 17, 5: 24}  # stage of VGG-16 to the place of its first convolution
-
-
-def _head_name(name: str) -> str | None:
-    """Our name of an entry behind the backbone; None where it is none."""
-    stem, _, leaf = name.rpartition(".")
-    if stem in _HEADS:
-        return f"{_HEADS[stem]}.{leaf}"
-    stem, _, branch = stem.rpartition(".")
-    return f"{_BRANCHES[stem]}.{branch}.{leaf}" if stem in _BRANCHES else None
-
-
-def _torchvision_name(name: str) -> str:
-    """``res1.0``, ``res1.1``, ``res2``, ... of the original's ResNet in torchvision's names."""
-    for theirs, ours in (("res1.0.", "conv1."), ("res1.1.", "bn1.")):
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    match = re.fullmatch(r"res([2-5])\.(.*)", name)
-    return f"layer{int(match[1]) - 1}.{match[2]}" if match else name
-
-
-def _vgg_name(name: str) -> str:
-    """``conv3.0.weight`` of the original's VGG-16 as timm has it; other names as they are."""
-    match = re.fullmatch(r"conv([1-5])\.(\d)\.(.*)", name)
-    return f"features.{_VGG[int(match[1])] + int(match[2])}.{match[3]}" if match else name
+_head_name = by_prefix(
+    {
+        "Box_Head.mask_branch.0.": "roi_heads.head.fuse.",
+        "Box_Head.seg_fc.0.": "roi_heads.head.fc1.",
+        "Box_Head.seg_fc.2.": "roi_heads.head.fc2.",
+        "cls_iou_model.classifier.": "roi_heads.scorer.classifier.",
+        "cls_iou_model.detector.": "roi_heads.scorer.detector.",
+        "cls_iou_model.refine_cls.": "roi_heads.scorer.refine_classes.",
+        "cls_iou_model.refine_iou.": "roi_heads.scorer.refine_integrity.",
+    }
+)
+_torchvision_name = by_prefix(
+    {"res1.0.": "conv1.", "res1.1.": "bn1."}
+    | {f"res{layer + 1}.": f"layer{layer}." for layer in range(1, 5)}
+)
+# Of VGG-16 the stage and the place of its first convolution; HRNet's names are timm's already.
+_body_name = by_prefix(
+    {
+        f"conv{stage}.{i}.": f"features.{first + i}."
+        for stage, first in ((1, 0), (2, 5), (3, 10), (4, 17), (5, 24))
+        for i in range(10)
+    }
+    | {"": ""}
+)
 
 
 def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> dict[str, Tensor]:
@@ -56,13 +46,14 @@ def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> 
     (HRNet-W48, whose names are timm's) unchanged but for its unused classifier and its counters.
     """
     if "res1.0.weight" in state:
-        renamed = {_torchvision_name(name): value for name, value in state.items()}
-        return torchvision_resnet_to_detectron2(renamed, prefix_to=prefix_to)
-    return {
-        f"{prefix_to}body.{_vgg_name(name)}": value
+        resnet = renamed(state, _torchvision_name)
+        return torchvision_resnet_to_detectron2(resnet, prefix_to=prefix_to)
+    kept = {
+        name: value
         for name, value in state.items()
         if not name.startswith("classifier.") and not name.endswith("num_batches_tracked")
     }
+    return renamed(kept, _body_name, f"{prefix_to}body.")
 
 
 def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,8 +64,7 @@ def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         DataError: this is no CIM checkpoint: an entry is missing.
     """
-    for needed in ("Box_Head.mask_branch.0.weight", "cls_iou_model.classifier.weight"):
-        if needed not in state:
-            raise DataError(f"these are not CIM's weights: no entry {needed}")
-    trunk = {k.removeprefix(_TRUNK): v for k, v in state.items() if k.startswith(_TRUNK)}
+    needed = ("Box_Head.mask_branch.0.weight", "cls_iou_model.classifier.weight")
+    require_entries(state, "CIM's", *needed)
+    trunk = renamed(state, by_prefix({"Conv_Body.": ""}))
     return convert_trunk(trunk) | renamed(state, _head_name)

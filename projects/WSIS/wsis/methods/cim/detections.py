@@ -12,14 +12,26 @@ from torchvision.ops import nms
 from wsis.methods.cim.overlaps import Overlaps, exceeds
 
 
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """What is detected: the keys of ``MODEL.CIM.DETECTION``, in lower case."""
+
+    min_score: float = 1e-5
+    nms: float = 0.3
+    limit: int = 100
+    area_range: tuple[float, float] = (0.0, 1.0)
+    complete_share: float = 0.0
+    complete_iou: float = 0.5
+
+
 @dataclass(frozen=True)
 class Detections:
-    """Proposals that were detected as objects, class by class.
+    """Proposals that were taken as objects: detected, class by class, or as pseudo ground truth.
 
     Attributes:
         index: (K,) int64, the proposals.
         classes: (K,) int64, class ids.
-        scores: (K,) floating.
+        scores: (K,) floating; of pseudo ground truth its weight in training.
     """
 
     index: Tensor
@@ -48,36 +60,25 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
 
 
 def detect(
-    boxes: Tensor,
-    scores: Tensor,
-    *,
-    min_score: float = 1e-5,
-    nms_threshold: float = 0.3,
-    limit: int = 100,
+    boxes: Tensor, scores: Tensor, options: DetectionOptions = DetectionOptions()
 ) -> Detections:
-    """Detections of an image.
+    """Detections of an image: class by class, in the order of the proposals within a class.
 
-    Args:
-        boxes: (N, 4) XYXY of the proposals, pixels, last pixel included.
-        scores: (N, C).
-        min_score: a detection scores above this.
-        nms_threshold: of `inclusive_nms`, within a class.
-        limit: of detections, over all classes; those that tie with the last one stay. 0 for none.
-
-    Returns:
-        class by class, in the order of the proposals within a class.
+    Of boxes (N, 4), XYXY in pixels, last pixel included, and scores (N, C): those that score above
+    ``min_score`` and survive `inclusive_nms` within their class; over all classes the best
+    ``limit`` (0: all), and those that tie with the last one.
     """
     found = []
     for class_id in range(scores.shape[1]):
-        rows = (scores[:, class_id] > min_score).nonzero()[:, 0]
-        kept = rows[inclusive_nms(boxes[rows], scores[rows, class_id], threshold=nms_threshold)]
-        found.append(kept)
+        rows = (scores[:, class_id] > options.min_score).nonzero()[:, 0]
+        stay = inclusive_nms(boxes[rows], scores[rows, class_id], threshold=options.nms)
+        found.append(rows[stay])
     index = torch.cat(found) if found else scores.new_zeros(0, dtype=torch.int64)
     sizes = torch.tensor([len(kept) for kept in found], device=scores.device)
     classes = torch.arange(len(found), device=scores.device).repeat_interleave(sizes)
     detections = Detections(index, classes, scores[index, classes])
-    if 0 < limit < len(index):
-        least = detections.scores.sort(descending=True).values[limit - 1]
+    if 0 < options.limit < len(index):
+        least = detections.scores.sort(descending=True).values[options.limit - 1]
         detections = detections[detections.scores >= least]
     return detections
 
@@ -85,13 +86,10 @@ def detect(
 def pseudo_label_detections(
     detections: Detections, present: Tensor, *, best_only: bool = False
 ) -> Detections:
-    """Those detections of an image that may become pseudo labels.
+    """Those detections of an image that may become pseudo labels: by class, the best first.
 
     They are of the classes ``present`` (C,) bool, those of the image's tags; with ``best_only`` of
-    each class only those that score as high as its best.
-
-    Returns:
-        by class, the best first; ties in the order of the detections.
+    each class only those that score as high as its best. Ties keep their order.
     """
     order = torch.sort(detections.scores, descending=True, stable=True).indices
     order = order[torch.sort(detections.classes[order], stable=True).indices]
@@ -103,16 +101,14 @@ def pseudo_label_detections(
     return detections[detections.scores == best[detections.classes]]
 
 
-def box_area_filter(
-    boxes: Tensor, size: tuple[int, int], *, smallest: float, largest: float
-) -> Tensor:
+def box_area_filter(boxes: Tensor, size: tuple[int, int], limits: tuple[float, float]) -> Tensor:
     """(N,) bool: boxes (N, 4), last pixel included, that cover a share within the limits.
 
     The limits, both inclusive, are shares of an image of ``size`` (H, W).
     """
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     share = sides.prod(dim=1) / (size[0] * size[1])
-    return (share >= smallest) & (share <= largest)
+    return (share >= limits[0]) & (share <= limits[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +121,7 @@ class Completion:
     Attributes:
         overlaps: of the N proposals.
         areas: (N,) pixels.
-        share: of the detection's score, which a candidate must reach; above 1 nothing changes.
+        share: of the detection's score, which a candidate must reach.
         containment: share of the detection that a candidate covers more than.
         iou: of the two, to be exceeded; what keeps candidates from joining objects.
     """
@@ -158,22 +154,14 @@ class Completion:
 
 def _without_repeats(found: Detections) -> Detections:
     """Of each proposal and class the best-scored detection, in the order given."""
-    seen: set[tuple[int, int]] = set()
-    kept = []
-    for place in torch.sort(found.scores, descending=True, stable=True).indices.tolist():
-        name = (int(found.index[place]), int(found.classes[place]))
-        if name not in seen:
-            seen.add(name)
-            kept.append(place)
-    return found[torch.tensor(sorted(kept), dtype=torch.int64, device=found.index.device)]
+    worst_first = torch.sort(found.scores, descending=True, stable=True).indices.flip(0)
+    names = zip(found.index[worst_first].tolist(), found.classes[worst_first].tolist(), strict=True)
+    best = dict(zip(names, worst_first.tolist(), strict=True))  # a later one replaces an earlier
+    return found[torch.tensor(sorted(best.values()), device=found.index.device).long()]
 
 
 def detect_at_points(
-    scores: Tensor,
-    covers: Tensor,
-    classes: Tensor,
-    *,
-    completion: Completion | None = None,
+    scores: Tensor, covers: Tensor, classes: Tensor, *, completion: Completion | None = None
 ) -> Detections:
     """For each point the best-scored proposal over it: one mask for each object.
 
@@ -181,11 +169,8 @@ def detect_at_points(
     other. A point that no proposal covers has no detection, and of points that share one the
     better-scored has it.
 
-    Args:
-        scores: (N, C).
-        covers: (P, N) bool, whether a proposal covers a point.
-        classes: (P,) int64, class ids of the points.
-        completion: within the proposals of the point.
+    Of scores (N, C), ``covers`` (P, N) bool, whether a proposal covers a point, and the points'
+    class ids (P,) int64; ``completion`` is within the proposals of the point.
     """
     alone = covers & (covers.sum(dim=0) == 1)
     eligible = torch.where(alone.any(dim=1, keepdim=True), alone, covers)

@@ -38,16 +38,11 @@ class Scores:
 
 
 class MaskGuidedHead(nn.Module):
-    """RoI features, once whole and once within the mask, fused to a vector.
+    """RoI features, once whole and once within the mask, fused to a vector of ``dim``.
 
     The 3x3 convolution over both, side by side, is computed as the sum of one over each: the same
-    numbers up to rounding, without a copy of 2 D channels.
-
-    Args:
-        channels: D.
-        resolution: r.
-        dim: of the vector.
-        use_masks: False leaves the masked half out (for measuring what it costs and brings).
+    numbers up to rounding, without a copy of 2 D channels. Of D ``channels`` at r x r cells;
+    without ``use_masks`` the masked half is left out (for measuring what it costs and brings).
     """
 
     def __init__(self, channels: int, resolution: int, dim: int, *, use_masks: bool = True) -> None:
@@ -74,13 +69,10 @@ class MaskGuidedHead(nn.Module):
 
 
 class ScoreHead(nn.Module):
-    """The linear layers that score proposals.
+    """The linear layers that score proposals by their vectors of ``dim``.
 
-    Args:
-        dim: of a proposal's vector.
-        num_classes: C.
-        num_branches: refinement branches.
-        class_agnostic: one integrity score for all classes.
+    For C classes and so many refinement branches; ``class_agnostic`` gives one integrity score for
+    all classes.
     """
 
     def __init__(

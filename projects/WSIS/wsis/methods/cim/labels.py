@@ -31,10 +31,9 @@ def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Pr
 def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
     """What is kept of the clusters of an image.
 
-    Returns:
-        ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id
-        or -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
-        cluster's proposals that cover it.
+    ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id or
+    -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
+    cluster's proposals that cover it.
     """
     regions = proposals.regions
     numbers = np.unique(clusters.ids[clusters.ids > 0])
@@ -78,8 +77,7 @@ def derive_point_clusters(
 ) -> Arrays:
     """The same from a point for each object: of the data set, or of the original's files.
 
-    Returns:
-        besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
+    Besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
     """
     proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
     if keys.POINTS:
@@ -104,23 +102,24 @@ def derive_original_clusters(
     identity = _original_id(dataset_dict)
     if identity not in labels:
         raise DataError(f"{path} has no image {identity} ({dataset_dict['image_key']})")
-    ids, classes = labels[identity]
+    clusters = labels[identity]
     proposals = _proposals_of(dataset_dict, artifacts)
-    if len(ids) != len(proposals):
+    if len(clusters.ids) != len(proposals):
         raise DataError(
-            f"{path}: image {identity} has {len(ids)} proposals, the stage proposals "
+            f"{path}: image {identity} has {len(clusters.ids)} proposals, the stage proposals "
             f"{len(proposals)}; use the proposals that the file was made of"
         )
-    if len(classes) and classes.max() > cfg.MODEL.CIM.NUM_CLASSES:
+    highest = clusters.classes.max(initial=0)
+    if highest > cfg.MODEL.CIM.NUM_CLASSES:
         raise DataError(
-            f"{path}: image {identity} has class {classes.max()}, but the data set has "
+            f"{path}: image {identity} has class {highest}, but the data set has "
             f"{cfg.MODEL.CIM.NUM_CLASSES} classes"
         )
-    return clusters_artifact(Clusters(ids, classes), proposals)
+    return clusters_artifact(clusters, proposals)
 
 
 @lru_cache(maxsize=1)
-def _label_file(path: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def _label_file(path: str) -> dict[int, Clusters]:
     return read_cim_label_file(Path(path))
 
 

@@ -20,26 +20,17 @@ def _with_background(labels: Tensor) -> Tensor:
     return torch.cat([labels.new_ones(1), labels])
 
 
-def bag_probabilities(
-    scores: Tensor, labels: Tensor, assignment: Assignment
-) -> tuple[Tensor, Tensor]:
-    """One probability and one weight per class for the bag of all proposals.
+def _bags(scores: Tensor, labels: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    """(C + 1,) probability of each class for the bag of all proposals, and (C + 1,) its weight.
 
-    Args:
-        scores: (N, C + 1).
-        labels: (C + 1,) 1 for the classes present and for background.
-        assignment: of the proposals.
-
-    Returns:
-        (C + 1,) maxima, over the proposals labelled with the class where it is present (0 without
-        any), over all where it is absent; (C + 1,) weights of where they lie, 1 for absent classes.
+    Of scores and labels (C + 1,), 1 for the classes present and for background: the maximum over
+    the proposals labelled with the class where it is present (0 without any), with the weight of
+    where it lies; over all proposals where it is absent, with weight 1.
     """
     columns = torch.arange(scores.shape[1], device=scores.device)
     own = assignment.labels[:, None] == columns
-    eligible = own | (labels == 0)
-    best, place = (scores * eligible).max(dim=0)
-    weights = torch.where(labels > 0, assignment.weights[place], torch.ones_like(best))
-    return best, weights
+    best, place = (scores * (own | (labels == 0))).max(dim=0)
+    return best, torch.where(labels > 0, assignment.weights[place], torch.ones_like(best))
 
 
 def branch_losses(
@@ -52,12 +43,10 @@ def branch_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses of one refinement branch.
 
-    Args:
-        class_scores: (N, C + 1) softmax over classes.
-        integrity_scores: (N, C + 1), or (N, 1) where it does not depend on the class.
-        labels: (C,) 1 for the classes present, floating.
-        assignment: what the branch is to learn; its weights are final.
-        bag_uses_integrity: False leaves the integrity scores out of the bag loss (an ablation).
+    Of class scores (N, C + 1), softmax over classes, integrity scores (N, C + 1) or, where they do
+    not depend on the class, (N, 1), labels (C,), floating 1 for the classes present, and what the
+    branch is to learn. Without ``bag_uses_integrity`` the bag loss sees class scores only (an
+    ablation).
 
     Returns:
         classification, integrity (not yet multiplied by its weight) and bag loss.
@@ -82,7 +71,7 @@ def branch_losses(
     else:
         joint = scores * integrity
     present = _with_background(labels)
-    best, bag_weights = bag_probabilities(joint, present, assignment)
+    best, bag_weights = _bags(joint, present, assignment)
     entropy = functional.binary_cross_entropy(clamp_probability(best), present, reduction="none")
     return classification, completeness, (bag_weights * entropy).mean()
 
@@ -111,11 +100,8 @@ def cluster_loss(
 ) -> Tensor:
     """Proposal cluster learning: every cluster as one bag of its class, background one by one.
 
-    Args:
-        class_scores: (N, C + 1) softmax over classes.
-        cluster_ids: (N,) int64, 0 for no cluster.
-        cluster_classes: (N,) int64, 0 background, class id + 1; read where an id is not 0.
-        weight: factor of the loss.
+    Of class scores (N, C + 1), softmax over classes, cluster ids (N,) int64, 0 for none, and their
+    classes (N,) int64, 0 background, class id + 1; ``weight`` is a factor of the loss.
     """
     rows = (cluster_ids > 0).nonzero()[:, 0]
     classes = cluster_classes[rows]

@@ -25,12 +25,8 @@ Arrays = Mapping[str, np.ndarray]
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes with exclusive ends as the original CIM uses them: cut to the last row and column.
 
-    Args:
-        boxes: (R, 4) integers, x1 and y1 exclusive.
-        size: (H, W) of the image.
-
-    Returns:
-        (R, 4) float32. An end inside the image keeps its value, one at the border loses a pixel.
+    Of boxes (R, 4) integers in an image of ``size`` (H, W), to float32. An end inside the image
+    keeps its value, one at the border loses a pixel.
     """
     height, width = size
     limits = np.array([width, height, width, height]) - 1
@@ -47,9 +43,8 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
 def crops_artifact(proposals: Proposals, crop_size: int) -> dict[str, np.ndarray]:
     """What an artifact keeps of the shapes of proposals.
 
-    Returns:
-        ``boxes`` (R, 4) int32 with exclusive ends; ``crops`` (R, ceil(r^2 / 8)) uint8, the bits of
-        the masks within their boxes, resized to r x r by Pillow's nearest rule; ``crop_size`` ().
+    ``boxes`` (R, 4) int32 with exclusive ends; ``crops`` (R, ceil(r^2 / 8)) uint8, the bits of the
+    masks within their boxes, resized to r x r by Pillow's nearest rule; ``crop_size`` ().
     """
     crops = proposals.regions.crops(crop_size)
     return {
@@ -86,9 +81,9 @@ class ProposalBagMapper(Mapper):
     int64), ``overlaps`` and ``image_labels``. Overlaps are computed from the regions for each
     sample, in the loading process: nothing quadratic in R lies on disk.
 
-    Otherwise all views: ``images``, ``flips`` and ``scales`` (lists), ``proposals`` at the scale of
-    the file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also
-    their points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
+    Otherwise ``views``, (image, proposals) of each side and flip, ``proposals`` at the scale of the
+    file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also their
+    points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
     """
 
     def __init__(self, cfg: CfgNode, **context: Any) -> None:
@@ -111,23 +106,17 @@ class ProposalBagMapper(Mapper):
         if self.is_train:
             side = self.draw_side()
             view = self.view(image, boxes, crops, side, self.flip and draw_flip())
-            found["image"], instances, _ = view
+            found["image"], instances = view
             self._add_clusters(instances, key)
-            return found | {
-                "proposals": instances,
-                "overlaps": overlaps_of_regions(proposals.regions),
-            }
+            overlaps = overlaps_of_regions(proposals.regions)
+            return found | {"proposals": instances, "overlaps": overlaps}
         flips = (False, True) if self.flip else (False,)
-        views = [(side, flip) for side in self.sides for flip in flips]
-        found["flips"] = [flip for _, flip in views]
-        found["scales"] = [side / max(image.shape[:2]) for side, _ in views]
-        found["images"] = [
-            to_tensor(rescale_image(image[:, ::-1] if flip else image, scale))
-            for flip, scale in zip(found["flips"], found["scales"], strict=True)
+        found["views"] = [
+            self.view(image, boxes, crops, side, flip) for side in self.sides for flip in flips
         ]
-        instances = self._instances(image.shape[:2], boxes, crops)
         if self.clusters is not None:
             found |= self._points(key)
+        instances = self._instances(image.shape[:2], boxes, crops)
         return found | {"proposals": instances, "regions": proposals.regions}
 
     def draw_side(self) -> int:
@@ -136,15 +125,11 @@ class ProposalBagMapper(Mapper):
 
     def view(
         self, image: np.ndarray, boxes: np.ndarray, crops: np.ndarray, side: int, flip: bool
-    ) -> tuple[torch.Tensor, Instances, float]:
-        """An image at a longer side of ``side`` pixels, its proposals on that scale, the scale.
+    ) -> tuple[torch.Tensor, Instances]:
+        """An image at a longer side of ``side`` pixels, and its proposals on that scale.
 
-        Args:
-            image: (H, W, 3) uint8.
-            boxes: (R, 4) float32 as `clip_boxes` gives them.
-            crops: (R, r, r) bool.
-            side: pixels.
-            flip: mirror first.
+        Of an image (H, W, 3) uint8, boxes (R, 4) float32 as `clip_boxes` gives them and crops
+        (R, r, r) bool; ``flip`` mirrors all of them first.
         """
         scale = side / max(image.shape[:2])
         if flip:
@@ -152,7 +137,7 @@ class ProposalBagMapper(Mapper):
             image = image[:, ::-1]
         scaled = rescale_image(image, scale)
         instances = self._instances(scaled.shape[:2], boxes * np.float32(scale), crops)
-        return to_tensor(scaled), instances, scale
+        return to_tensor(scaled), instances
 
     @staticmethod
     def _instances(size: tuple[int, int], boxes: np.ndarray, crops: np.ndarray) -> Instances:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from wsis.errors import UsageError
 from wsis.layers.regions import Regions
 from wsis.methods.cim.detections import (
     Detections,
+    box_area_filter,
+    detect,
     detect_at_points,
     pseudo_label_detections,
 )
-from wsis.methods.cim.roi_heads import BagTarget
 from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.network import (
     PixelModule,
@@ -28,6 +28,7 @@ from wsis.modeling.network import (
     network,
     options_of,
     require_finite,
+    require_one_of,
 )
 
 
@@ -51,10 +52,8 @@ class CIM(PixelModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.targets not in ("classes", "tags", "points"):
-            raise UsageError(
-                f"MODEL.CIM.DETECTION.TARGETS is {self.targets!r}; it is classes, tags or points"
-            )
+        known = ("classes", "tags", "points")
+        require_one_of("MODEL.CIM.DETECTION.TARGETS", self.targets, known)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -82,13 +81,13 @@ class CIM(PixelModule):
         """
         if not self.training:
             return [self.inference(sample) for sample in batched_inputs]
-        features, proposals, targets = [], [], []
-        for sample in batched_inputs:
-            features.append(self.features(sample["image"]))
-            proposals.append(sample["proposals"].to(self.device))
-            labels = self._labels(sample)
-            targets.append(BagTarget(labels, sample["overlaps"].to(self.device)))
-        return self.roi_heads(features, proposals, targets)
+        features = [self.features(sample["image"]) for sample in batched_inputs]
+        proposals, overlaps = (
+            [sample[name].to(self.device) for sample in batched_inputs]
+            for name in ("proposals", "overlaps")
+        )
+        labels = [self._labels(sample) for sample in batched_inputs]
+        return self.roi_heads(features, proposals, labels, overlaps)
 
     def _labels(self, sample: dict[str, Any]) -> Tensor:
         present = multi_hot(
@@ -104,36 +103,26 @@ class CIM(PixelModule):
         """Scores (N, C) of the proposals of an image: the mean over all views (spec 7).
 
         Args:
-            sample: ``images`` (3, H_v, W_v), ``flips`` and ``scales`` of each view; ``proposals``
-                with ``proposal_boxes`` in pixels of the file, the last pixel included, and
-                ``proposal_crops``; ``width`` of the file.
+            sample: ``views``, of each (3, H_v, W_v) and its proposals, as in training.
         """
-        found = sample["proposals"].to(self.device)
-        boxes, crops = found.proposal_boxes.tensor, found.proposal_crops
-        width = int(sample["width"])
-        total = boxes.new_zeros((len(boxes), self.num_classes))
-        views = list(zip(sample["images"], sample["flips"], sample["scales"], strict=True))
-        for image, flip, scale in views:
-            placed, shapes = boxes, crops
-            if flip:
-                placed = boxes[:, [2, 1, 0, 3]] * boxes.new_tensor([-1.0, 1, -1, 1])
-                placed = placed + boxes.new_tensor([width - 1.0, 0, width - 1.0, 0])
-                shapes = crops.flip(2)
-            scored = self.roi_heads.score(self.features(image), Boxes(placed * scale), shapes)
-            total += scored.final()
-        return total / len(views)
+        parts = []
+        for image, proposals in sample["views"]:
+            found = proposals.to(self.device)
+            feature, boxes = self.features(image), found.proposal_boxes
+            parts.append(self.roi_heads.score(feature, boxes, found.proposal_crops).final())
+        return sum(parts) / len(parts)
 
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Detections of an image.
 
         Args:
-            sample: as of `scores`, and ``regions`` (the masks), ``height``; ``image_labels`` where
-                only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes`` (P,)
-                where one detection for each is asked for.
+            sample: as of `scores`, and ``proposals`` (their boxes in pixels of the file, the last
+                pixel included), ``regions`` (their masks), ``height``, ``width``; ``image_labels``
+                where only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes``
+                (P,) where one detection for each is asked for.
 
         Returns:
-            ``instances``: pred_masks (n, H, W) bool, pred_boxes, pred_classes, scores and
-            ``proposal_index`` (n,), by class; ``scores`` (N, C) of all proposals.
+            ``instances`` (see `to_instances`), by class; ``scores`` (N, C) of all proposals.
         """
         scores = self.scores(sample)
         require_finite(scores, sample, "the scores")
@@ -145,7 +134,9 @@ class CIM(PixelModule):
             covers = covering(sample["regions"], sample["points_yx"]).to(self.device)
             found = detect_at_points(scores, covers, classes, completion=completion)
         else:
-            found = self.roi_heads.detect(scores, boxes, size)
+            options = self.roi_heads.detection
+            fits = box_area_filter(boxes, size, options.area_range)
+            found = detect(boxes, scores * fits[:, None], options)
             if self.targets == "tags":
                 present = self._labels({"image_labels": []} | sample) > 0
                 found = pseudo_label_detections(found, present, best_only=self.best_only)
@@ -155,10 +146,7 @@ class CIM(PixelModule):
 
 
 def covering(regions: Regions, points_yx: Tensor) -> Tensor:
-    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x) of the image.
-
-    Points outside the image are covered by none.
-    """
+    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x); none one outside."""
     height, width = regions.size
     y, x = points_yx.cpu().numpy().T
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)

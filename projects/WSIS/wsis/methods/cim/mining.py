@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsis.methods.cim.detections import Detections
 from wsis.methods.cim.overlaps import Overlaps, exceeds, overlap_nms, rounded
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiningOptions:
-    """Thresholds of mining and assignment.
-
-    They are the keys of ``MODEL.CIM.MINING``, in lower case.
-    """
+    """Thresholds of mining and assignment: the keys of ``MODEL.CIM.MINING``, in lower case."""
 
     seed_share: float = 0.1
     containment: float = 0.85
@@ -34,24 +32,6 @@ class MiningOptions:
     def thresholds(self, branch: int) -> tuple[float, float]:
         """(nms and background, integrity) thresholds of branch 0, 1, ..."""
         return self.nms + branch * self.step, self.integrity + branch * self.step
-
-
-@dataclass(frozen=True)
-class PseudoTruth:
-    """Proposals taken as ground truth, by ascending index.
-
-    Attributes:
-        index: (G,) int64, the proposals.
-        classes: (G,) int64, class ids 0..C-1.
-        weights: (G,) floating, their confidence.
-    """
-
-    index: Tensor
-    classes: Tensor
-    weights: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
 
 
 @dataclass(frozen=True)
@@ -101,8 +81,11 @@ def mine(
     branch: int,
     options: MiningOptions,
     usable: Tensor | None = None,
-) -> PseudoTruth:
-    """Pseudo ground truth of the classes of an image.
+) -> Detections:
+    """Pseudo ground truth of the classes of an image, by ascending index; possibly nothing.
+
+    A proposal wanted by two classes goes to the one with the larger product of both scores, on
+    equality to the smaller class id.
 
     Args:
         class_scores: (N, C) of the branch before.
@@ -112,10 +95,6 @@ def mine(
         branch: number of the refinement branch that learns from it.
         options: thresholds.
         usable: `usable_proposals`, where it is known already.
-
-    Returns:
-        possibly nothing. A proposal wanted by two classes goes to the one with the larger product
-        of both scores, on equality to the smaller class id.
     """
     count = len(class_scores)
     product = class_scores * part_scores
@@ -136,21 +115,17 @@ def mine(
         owner[found[better]] = class_id
         weights[found[better]] = gain[better]
     index = (owner >= 0).nonzero()[:, 0]
-    return PseudoTruth(index, owner[index], weights[index])
+    return Detections(index, owner[index], weights[index])
 
 
-def sample_truth(truth: PseudoTruth, generator: np.random.RandomState) -> PseudoTruth:
+def sample_truth(truth: Detections, generator: np.random.RandomState) -> Detections:
     """Anti-noise sampling: of each class draw as many as there are, by weight, with replacement.
 
-    Those drawn at least once are kept. Weights that are all 0 draw uniformly (the original divides
-    by 0 there).
-
-    Args:
-        truth: pseudo ground truth.
-        generator: NumPy's legacy generator, whose ``choice`` the original's draws follow.
+    Those drawn at least once are kept; weights that are all 0 draw uniformly (the original divides
+    by 0 there). The generator is NumPy's legacy one, whose ``choice`` the original's draws follow.
     """
     classes = truth.classes.cpu().numpy()
-    weights = truth.weights.float().cpu().numpy()
+    weights = truth.scores.float().cpu().numpy()
     kept = np.zeros(len(truth), dtype=bool)
     for class_id in np.unique(classes):
         members = np.flatnonzero(classes == class_id)
@@ -158,23 +133,18 @@ def sample_truth(truth: PseudoTruth, generator: np.random.RandomState) -> Pseudo
         share = weights[members] / total if total > 0 else None
         kept[generator.choice(members, size=len(members), replace=True, p=share)] = True
     chosen = torch.from_numpy(np.flatnonzero(kept)).to(truth.index.device)
-    return PseudoTruth(truth.index[chosen], truth.classes[chosen], truth.weights[chosen])
+    return truth[chosen]
 
 
 @torch.no_grad()
 def assign(
-    truth: PseudoTruth, overlaps: Overlaps, *, branch: int, options: MiningOptions
+    truth: Detections, overlaps: Overlaps, *, branch: int, options: MiningOptions
 ) -> Assignment:
-    """What every proposal is, by its best overlap with the pseudo ground truth.
+    """What every proposal is, by its best overlap with the pseudo ground truth, at least one.
 
-    The class of the best one; background below the threshold of the branch, nothing where no
-    pseudo ground truth is met at all. Background keeps the weight of the best one.
-
-    Args:
-        truth: at least one.
-        overlaps: of the N proposals.
-        branch: number of the refinement branch.
-        options: thresholds.
+    The class of the best one; background below the threshold of refinement branch number
+    ``branch``, nothing where no pseudo ground truth is met at all. Background keeps the weight of
+    the best one.
     """
     background, integrity = options.thresholds(branch)
     iou = overlaps.iou[:, truth.index]  # (N, G)
@@ -183,5 +153,5 @@ def assign(
     met = value > 0
     labels = torch.where(value < rounded(background, iou), 0, truth.classes[best] + 1)
     labels = torch.where(met, labels, -1)
-    weights = torch.where(met, truth.weights[best], truth.weights.new_zeros(()))
+    weights = torch.where(met, truth.scores[best], truth.scores.new_zeros(()))
     return Assignment(labels, weights, exceeds(value, integrity))

@@ -10,30 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from wsis.data.checks import short
 from wsis.errors import DataError
+from wsis.methods.cim.clusters import Clusters
 from wsis.pickles import read_pickle
 
 CROP_SIDE = 7
 _CROP_NAMES = ("indexes", "boxes", "masks")
-
-Clusters = tuple[np.ndarray, np.ndarray]  # ids, classes; each (R,) int32
-
-
-class Crops(NamedTuple):
-    """Of one image.
-
-    Attributes:
-        boxes: (R, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive.
-        masks: (R, 7, 7) bool, the mask within its box, resized by Pillow's NEAREST.
-    """
-
-    boxes: np.ndarray
-    masks: np.ndarray
 
 
 def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
@@ -45,11 +32,12 @@ def _lists(path: Path, what: str, names: tuple[str, ...]) -> list[list[Any]]:
     return lists
 
 
-def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
-    """Read a ``cob/<split>.pkl``.
+def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, tuple[np.ndarray, np.ndarray]]:
+    """Read a ``cob/<split>.pkl``: proposals' boxes and the masks within them.
 
     Returns:
-        Image id (VOC: year and number in one, 2007000032) to its crops.
+        image id (VOC: year and number in one, 2007000032) to boxes (R, 4) int64, x0 y0 x1 y1, far
+        edges exclusive, and (R, 7, 7) bool, masks resized by Pillow's NEAREST.
 
     Raises:
         DataError: not such a file.
@@ -66,15 +54,14 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, Crops]:
                 f"{path}: image {short(identity)}: boxes {boxes.dtype} {boxes.shape} and masks "
                 f"{masks.dtype} {masks.shape}; expected integers (R, 4) and bool (R, 7, 7)"
             )
-        crops[int(identity)] = Crops(boxes.astype(np.int64), masks)
+        crops[int(identity)] = boxes.astype(np.int64), masks
     return crops
 
 
 def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a ``cob_iou/.../<name>.pkl`` or ``cob_asy_iou/.../<name>.pkl``.
+    """Read a ``cob_iou/.../<name>.pkl`` or ``cob_asy_iou/.../<name>.pkl``: (R, R) float16.
 
-    Returns:
-        (R, R) float16: IoU, or in the second [i, j] the share of j that i covers.
+    It is the IoU, or in the second [i, j] the share of j that i covers.
 
     Raises:
         DataError: not such a file.
@@ -89,25 +76,21 @@ def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _clusters(matrix: np.ndarray) -> Clusters:
-    """(ids, classes) of a matrix (R, C + 1) whose rows have at most one entry, a cluster's id."""
+    """Of a matrix (R, C + 1) whose rows have at most one entry, a cluster's id."""
     if matrix.ndim != 2 or matrix.shape[1] < 2 or matrix.dtype.kind not in "iuf":
         raise ValueError(f"has a matrix of {matrix.dtype} {matrix.shape}, not (R, C + 1)")
     ids = matrix.max(axis=1) if len(matrix) else matrix[:, 0]
     sound = np.isfinite(ids).all() and (matrix >= 0).all() and (ids == np.rint(ids)).all()
     if not sound or ((matrix > 0).sum(axis=1) > 1).any():
         raise ValueError("has a matrix with a row that does not name one cluster")
-    return ids.astype(np.int32), matrix.argmax(axis=1).astype(np.int32)
+    return Clusters(ids.astype(np.int32), matrix.argmax(axis=1).astype(np.int32))
 
 
 def read_cim_label_file(path: Path) -> dict[int, Clusters]:
-    """Read a ``label_assign/<x>_label_assign.pkl``.
-
-    Args:
-        path: the file. All of it is unpickled at once (up to a few GB), then kept compactly.
+    """Read a ``label_assign/<x>_label_assign.pkl``, all of it at once (up to a few GB).
 
     Returns:
-        Image id (VOC: year and number in one, 2007000032) to cluster ids (R,) int32, 0 for none,
-        and classes (R,) int32, 0 background, class id + 1.
+        image id (VOC: year and number in one, 2007000032) to its clusters.
 
     Raises:
         DataError: not such a file; no code in it is run.
@@ -127,12 +110,9 @@ def read_cim_label_file(path: Path) -> dict[int, Clusters]:
 def read_cim_points(
     path: Path, *, size: tuple[int, int], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a ``Center_points/<stem>.txt``: a line "x y class confidence" for each object.
+    """Read a ``Center_points/<stem>.txt``: a line "x y class confidence" for each object, or none.
 
-    Args:
-        path: the file; an empty one has no objects.
-        size: (H, W) of the image.
-        num_classes: C.
+    The image has ``size`` (H, W), class ids lie below ``num_classes``.
 
     Returns:
         points (P, 2) float64 x, y in pixels, and class ids (P,) int64.

@@ -45,12 +45,10 @@ class Overlaps:
 
 
 def exceeds(values: Tensor, threshold: float) -> Tensor:
-    """``values > threshold``, the threshold rounded to their dtype.
+    """``values > threshold``, neither negative, the threshold rounded to their dtype.
 
-    Args:
-        values: non-negative. In half precision they are compared as integers, whose order is the
-            same and whose comparison is an instruction of every processor.
-        threshold: non-negative.
+    In half precision values are compared as integers, whose order is the same and whose comparison
+    is an instruction of every processor.
     """
     limit = rounded(threshold, values)
     if values.dtype == torch.float16:
@@ -64,16 +62,14 @@ def rounded(value: float, like: Tensor) -> Tensor:
 
 
 def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512) -> Overlaps:
-    """Half-precision maps from counts of shared pixels.
+    """Half-precision maps from counts of shared pixels, as the original's files are rounded.
+
+    The quotient goes to float32, then to float16; 0 where it has no denominator (empty masks).
 
     Args:
         shared: (N, N) symmetric, whole numbers below 2^24, floating: pixels that two share.
         areas: (N,) whole numbers, pixels of each.
         rows: rows treated at a time, which bounds memory.
-
-    Returns:
-        maps rounded as the original's files are: the quotient to float32, then to float16; 0 where
-        a quotient has no denominator (empty masks).
     """
     count = len(areas)
     areas = areas.to(torch.float32)
@@ -106,15 +102,10 @@ def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
 
 
 def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> Tensor:
-    """Greedy suppression on an IoU map.
+    """Greedy suppression on an IoU map: those of ``order`` that stay, in its order.
 
-    Args:
-        overlaps: of N candidates.
-        order: (K,) int64, some of the candidates, the best first.
-        threshold: a candidate stays if its IoU with all that stayed is below this.
-
-    Returns:
-        (k,) int64, those of ``order`` that stay, in its order.
+    Of ``order`` (K,) int64, some of the N candidates, the best first, a candidate stays if its IoU
+    with all that stayed is below ``threshold``.
     """
     table = overlaps.iou[order[:, None], order]
     limit = rounded(threshold, table)

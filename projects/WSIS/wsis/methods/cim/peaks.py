@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
@@ -46,38 +45,23 @@ class ClassPeaks(nn.Module):
 
         Returns:
             per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
-            (P,), ``grid`` (2,) int64, rows and columns of the map that they lie on, ``maps``
-            (K, h, w), the class response maps of the tags, and ``classes`` (K,), these, the maps'
-            ``frame``; also ``logits`` and ``scores`` (C,), as `wsis.methods.prm.meta_arch.PRM`
-            gives them.
+            (P,), the class response ``maps`` (K, h, w) of the tags ``classes`` (K,), their
+            ``frame``; also ``logits`` and ``scores`` (C,), as PRM gives them.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)
         classifier = self.peak_classifier
         images = [classifier.normalize(sample["image"]) for sample in batched_inputs]
-        found = classifier.respond(images, back_propagate=False)
+        responses = classifier.respond(images, back_propagate=False)
         results = []
-        for sample, response in zip(batched_inputs, found, strict=True):
+        for sample, response in zip(batched_inputs, responses, strict=True):
             labels, key = sample.get("image_labels", []), sample.get("image_key", "")
             present = classifier.multi_hot(labels, image_key=key).nonzero()[:, 0]
-            present = present.to(response.class_maps.device)
-            peaks, values = class_peaks(
-                response.class_maps,
-                present,
-                window=classifier.window,
-                peak_filter=classifier.peak_filter,
-                threshold=self.threshold,
-            )
-            results.append(
-                {
-                    "peaks": peaks,
-                    "values": values,
-                    "grid": torch.tensor(response.class_maps.shape[1:]),
-                    "logits": response.logits,
-                    "scores": response.logits.sigmoid(),
-                    "maps": response.class_maps[present],
-                    "classes": present,
-                    "frame": response.frame,
-                }
-            )
+            maps, present = response.class_maps, present.to(response.class_maps.device)
+            options = {"window": classifier.window, "peak_filter": classifier.peak_filter}
+            peaks, values = class_peaks(maps, present, threshold=self.threshold, **options)
+            found = {"peaks": peaks, "values": values, "classes": present, "maps": maps[present]}
+            logits = response.logits
+            found |= {"frame": response.frame, "logits": logits, "scores": logits.sigmoid()}
+            results.append(found)
         return results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wsis.layers.regions import Regions
-from wsis.methods.cim.detections import Completion, Detections, box_area_filter, detect
+from wsis.methods.cim.detections import Completion, DetectionOptions
 from wsis.methods.cim.heads import MaskGuidedHead, ScoreHead, Scores
 from wsis.methods.cim.losses import branch_losses, cluster_loss, instance_learning_loss
 from wsis.methods.cim.mining import (
@@ -31,50 +31,9 @@ from wsis.methods.cim.mining import (
     usable_proposals,
 )
 from wsis.methods.cim.overlaps import Overlaps, overlaps_of_boxes, overlaps_of_regions
-from wsis.modeling.network import network, options_of, shapes_of
+from wsis.modeling.network import network, options_of, require_one_of, shapes_of
 
 LOSSES = ("loss_classes", "loss_integrity", "loss_bag", "loss_clusters")
-
-
-@dataclass(frozen=True)
-class BagTarget:
-    """What is known of an image in training.
-
-    Attributes:
-        labels: (C,) float32, 1 for the classes present.
-        overlaps: of its proposals.
-    """
-
-    labels: Tensor
-    overlaps: Overlaps
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossOptions:
-    """Weights and switches of the losses.
-
-    They are the keys of ``MODEL.CIM.LOSS``, in lower case.
-    """
-
-    integrity_weight: float = 3.0
-    cluster_weight: float = 12.0
-    first_weight: float = 3.0
-    bag_uses_integrity: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectionOptions:
-    """See `wsis.methods.cim.detections.detect` and `box_area_filter`.
-
-    They are the keys of ``MODEL.CIM.DETECTION``, in lower case.
-    """
-
-    min_score: float = 1e-5
-    nms: float = 0.3
-    limit: int = 100
-    area_range: tuple[float, float] = (0.0, 1.0)
-    complete_share: float = 0.0
-    complete_iou: float = 0.5
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -82,13 +41,14 @@ class DetectionOptions:
 class CIMROIHeads(nn.Module):
     """Detectron2's ROI heads where proposals are masks and the targets are tags.
 
+    Its options are the keys of ``MODEL.CIM.LOSS``, in lower case, and these.
+
     Attributes:
         pooler: RoIAlign of one feature map.
         head: `MaskGuidedHead`.
         scorer: `ScoreHead`.
         mining: thresholds of mining.
-        losses: weights of the losses.
-        detection: of `detect`.
+        detection: what is detected of proposals and their scores.
         overlap: "mask", or "box" to mine with the overlaps of boxes (an ablation).
         chunk: proposals that pass the head together; in training a chunk keeps its vectors only
             and is computed a second time on the way back. 0: all at once, computed once.
@@ -100,15 +60,17 @@ class CIMROIHeads(nn.Module):
     head: MaskGuidedHead
     scorer: ScoreHead
     mining: MiningOptions = MiningOptions()
-    losses: LossOptions = LossOptions()
     detection: DetectionOptions = DetectionOptions()
+    integrity_weight: float = 3.0
+    cluster_weight: float = 12.0
+    first_weight: float = 3.0
+    bag_uses_integrity: bool = True
     overlap: str = "mask"
     chunk: int = 0
     generator: np.random.RandomState | None = None
 
     def __post_init__(self) -> None:
-        if self.overlap not in ("mask", "box"):
-            raise ValueError(f"MODEL.CIM.MINING.OVERLAP is mask or box, not {self.overlap!r}")
+        require_one_of("MODEL.CIM.MINING.OVERLAP", self.overlap, ("mask", "box"))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -130,12 +92,11 @@ class CIMROIHeads(nn.Module):
             num_branches=keys.NUM_BRANCHES,
             class_agnostic=keys.CLASS_AGNOSTIC_INTEGRITY,
         )
-        return {
+        return options_of(cls, keys.LOSS) | {
             "pooler": pooler,
             "head": head,
             "scorer": scorer,
             "mining": MiningOptions(**options_of(MiningOptions, keys.MINING)),
-            "losses": LossOptions(**options_of(LossOptions, keys.LOSS)),
             "detection": DetectionOptions(**options_of(DetectionOptions, keys.DETECTION)),
             "overlap": keys.MINING.OVERLAP,
             "chunk": keys.PROPOSAL_CHUNK,
@@ -144,10 +105,8 @@ class CIMROIHeads(nn.Module):
     def vectors(self, feature: Tensor, boxes: Boxes, crops: Tensor) -> Tensor:
         """(N, dim) of the proposals of one image.
 
-        Args:
-            feature: (1, D, h, w).
-            boxes: N, on the scale of the network's input.
-            crops: (N, r, r) bool.
+        Of its feature (1, D, h, w), N boxes on the scale of the network's input and crops (N, r, r)
+        bool.
         """
         if len(boxes) == 0:  # Detectron2's pooler gives no way back there
             side = crops.shape[-1]
@@ -175,65 +134,60 @@ class CIMROIHeads(nn.Module):
         self,
         features: Sequence[Tensor],
         proposals: Sequence[Instances],
-        targets: Sequence[BagTarget],
+        labels: Sequence[Tensor],
+        overlaps: Sequence[Overlaps],
     ) -> dict[str, Tensor]:
-        """The mean over the images of each loss; `score` and `detect` serve inference.
+        """The mean over the images of each loss; `score` serves inference.
 
         Args:
             features: (1, D, h, w) of each image.
             proposals: per image ``proposal_boxes`` on the scale of the network's input,
                 ``proposal_crops`` (N, r, r) bool, ``cluster_ids`` and ``cluster_classes`` (N,)
                 int64, see `cluster_loss`.
-            targets: per image.
+            labels: (C,) float32 of each image, 1 for the classes present.
+            overlaps: of the proposals of each image.
         """
         each = []
-        for feature, instances, target in zip(features, proposals, targets, strict=True):
+        for feature, instances, *target in zip(features, proposals, labels, overlaps, strict=True):
             scores = self.score(feature, instances.proposal_boxes, instances.proposal_crops)
             with torch.autocast(feature.device.type, enabled=False):
-                each.append(self.image_losses(scores, instances, target))
+                each.append(self.image_losses(scores, instances, *target))
         return {name: torch.stack([losses[name] for losses in each]).mean() for name in LOSSES}
 
     def image_losses(
-        self, scores: Scores, proposals: Instances, target: BagTarget
+        self, scores: Scores, proposals: Instances, labels: Tensor, overlaps: Overlaps
     ) -> dict[str, Tensor]:
         """The four losses of one image, all weights included; 0 without proposals or tags."""
         every = (scores.classes, scores.detection, *scores.refined, *scores.integrity)
         zero = sum(part.sum() * 0 for part in every)
         losses = dict.fromkeys(LOSSES, zero)
-        labels = target.labels
         if len(proposals) == 0 or not labels.any():
             return losses
         losses["loss_bag"] = instance_learning_loss(scores.classes, scores.detection, labels)
+        clusters = proposals.cluster_ids, proposals.cluster_classes
         losses["loss_clusters"] = cluster_loss(
-            scores.classes,
-            proposals.cluster_ids,
-            proposals.cluster_classes,
-            weight=self.losses.cluster_weight,
+            scores.classes, *clusters, weight=self.cluster_weight
         )
-        for branch, assignment in enumerate(self.supervise(scores, proposals, target)):
-            if assignment is None:
-                continue
-            parts = branch_losses(
+        if self.overlap == "box":
+            overlaps = overlaps_of_boxes(proposals.proposal_boxes.tensor)
+        for branch, assignment in self.supervise(scores, labels, overlaps):
+            classes, integrity, bag = branch_losses(
                 scores.refined[branch],
                 scores.integrity[branch],
                 labels,
                 assignment,
-                bag_uses_integrity=self.losses.bag_uses_integrity,
+                bag_uses_integrity=self.bag_uses_integrity,
             )
-            losses["loss_classes"] = losses["loss_classes"] + parts[0]
-            weight = self.losses.integrity_weight
-            losses["loss_integrity"] = losses["loss_integrity"] + weight * parts[1]
-            losses["loss_bag"] = losses["loss_bag"] + parts[2]
+            losses["loss_classes"] = losses["loss_classes"] + classes
+            losses["loss_integrity"] = losses["loss_integrity"] + self.integrity_weight * integrity
+            losses["loss_bag"] = losses["loss_bag"] + bag
         return losses
 
     @torch.no_grad()
     def supervise(
-        self, scores: Scores, proposals: Instances, target: BagTarget
-    ) -> list[Assignment | None]:
-        """What each branch is to learn, mined with the scores of the one before; None: nothing."""
-        overlaps = target.overlaps
-        if self.overlap == "box":
-            overlaps = overlaps_of_boxes(proposals.proposal_boxes.tensor)
+        self, scores: Scores, labels: Tensor, overlaps: Overlaps
+    ) -> list[tuple[int, Assignment]]:
+        """What branches are to learn, if anything, mined with the scores of the one before each."""
         usable = usable_proposals(overlaps, self.mining)
         generator = self.generator
         if generator is None:
@@ -241,8 +195,8 @@ class CIMROIHeads(nn.Module):
             generator = np.random.RandomState(seed)  # noqa: NPY002  (the original's)
         sources = [(scores.classes, scores.detection)]
         sources += list(zip(scores.refined, scores.integrity, strict=True))[:-1]
-        present = target.labels.nonzero()[:, 0]
-        result: list[Assignment | None] = []
+        present = labels.nonzero()[:, 0]
+        result = []
         for branch, (by_class, part) in enumerate(sources):
             part = part.expand_as(by_class)
             truth = mine(
@@ -258,27 +212,11 @@ class CIMROIHeads(nn.Module):
                 truth = sample_truth(truth, generator)
             with suppress(AssertionError):  # outside of training there is no storage
                 get_event_storage().put_scalar(f"cim/pseudo_truth_{branch}", len(truth))
-            if len(truth) == 0:
-                result.append(None)
-                continue
-            found = assign(truth, overlaps, branch=branch, options=self.mining)
-            factor = self.losses.first_weight if branch == 0 else 1.0
-            result.append(Assignment(found.labels, found.weights * factor, found.integrity))
+            if len(truth):
+                found = assign(truth, overlaps, branch=branch, options=self.mining)
+                weights = found.weights * (self.first_weight if branch == 0 else 1.0)
+                result.append((branch, replace(found, weights=weights)))
         return result
-
-    def detect(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> Detections:
-        """Detections of one image of ``size`` (H, W) from scores (N, C) and boxes (N, 4)."""
-        smallest, largest = self.detection.area_range
-        if (smallest, largest) != (0.0, 1.0):
-            fits = box_area_filter(boxes, size, smallest=smallest, largest=largest)
-            scores = scores * fits[:, None]
-        return detect(
-            boxes,
-            scores,
-            min_score=self.detection.min_score,
-            nms_threshold=self.detection.nms,
-            limit=self.detection.limit,
-        )
 
     def completion(self, regions: Regions, device: torch.device) -> Completion | None:
         """What completes the detections of an image with these proposals; None for nothing."""

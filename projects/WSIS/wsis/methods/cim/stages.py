@@ -30,36 +30,32 @@ _TARGETS = "MODEL.CIM.DETECTION.TARGETS"
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's class peaks.
 
-    Returns:
-        ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells,
-        their ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of
-        the image; ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the
-        tags ``map_classes`` (K,).
+    ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells, their
+    ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of the image;
+    ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the tags
+    ``map_classes`` (K,).
     """
-    peaks = output["peaks"].cpu().numpy().astype(np.int64)
-    grid = output["grid"].cpu().numpy().astype(np.int64)
-    places = output["frame"].places(output["peaks"][:, 1:], tuple(grid.tolist()))
+    grid = tuple(output["maps"].shape[1:])
+    places = output["frame"].places(output["peaks"][:, 1:], grid)
     return {
-        "peaks": peaks,
+        "peaks": output["peaks"].cpu().numpy(),
         "peak_values": output["values"].cpu().numpy().astype(np.float32),
         "peak_places": places.cpu().numpy(),
-        "grid": grid,
+        "grid": np.array(grid, dtype=np.int64),
         "class_maps": compact(output["frame"].on_image(output["maps"])),
-        "map_classes": output["classes"].cpu().numpy().astype(np.int64),
+        "map_classes": output["classes"].cpu().numpy(),
     }
 
 
 def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's detections: the product "instances" of any method."""
     found = output["instances"]
-    index = found.proposal_index.cpu().numpy().astype(np.int64)
-    return instance_arrays(found) | {"proposals": index}
+    return instance_arrays(found) | {"proposals": found.proposal_index.cpu().numpy()}
 
 
 _SCORING = partial(
     InferStage,
     evaluation=check_instances,
-    weights_from="complete_instances",
     mapper="ProposalBagMapper",
     to_artifact=instances_artifact,
 )
@@ -69,10 +65,8 @@ register_stages(
         name="class_peaks",
         title="Peaks of the classes that the tags name",
         consumes=("peak_classifier",),
-        produces="class_peaks",
         config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.CIM.LABEL.PEAK_THRESHOLD"),
         config={"MODEL.META_ARCHITECTURE": "ClassPeaks"},
-        weights_from="peak_classifier",
         mapper="ImageLevelMapper",
         to_artifact=peaks_artifact,
     ),
@@ -80,7 +74,6 @@ register_stages(
         name="proposal_crops",
         title="Small masks of the proposals within their boxes",
         consumes=("proposals",),
-        produces="proposal_crops",
         config_keys=("MODEL.CIM.CROP_SIZE",),
         images=("train", "val"),
         function=derive_crops,
@@ -116,10 +109,8 @@ register_stages(
         name="complete_instances",
         title="Train CIM: scores and integrity of proposals",
         consumes=(*_NEEDED, "proposal_clusters"),
-        produces="complete_instances",
         config_keys=(*_NETWORK_KEYS, "MODEL.CIM.MINING", "MODEL.CIM.LOSS"),
         mapper="ProposalBagMapper",
-        supervision="image",
     ),
     _SCORING(
         name="mined_instances",

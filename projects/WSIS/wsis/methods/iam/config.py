@@ -53,7 +53,11 @@ def _add_sampler_config(keys: CfgNode) -> None:
     keys.SAMPLER.SHRINK = False
 
 
-def _add_inference_config(keys: CfgNode) -> None:
+def add_iam_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.IAM.*``, in place."""
+    cfg.MODEL.IAM = keys = CfgNode()
+    _add_network_config(keys)
+    _add_sampler_config(keys)
     # Dense CRF on the network's input: mean-field steps (0: none), smoothness (standard deviation
     # in pixels, weight), appearance (standard deviations in pixels and grey levels, weight).
     keys.CRF = CfgNode()
@@ -75,11 +79,3 @@ def _add_inference_config(keys: CfgNode) -> None:
     keys.SCORE = "product"
     # The best so many instances of an image; 0: all.
     keys.MAX_INSTANCES = 0
-
-
-def add_iam_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.IAM.*``, in place."""
-    cfg.MODEL.IAM = CfgNode()
-    _add_network_config(cfg.MODEL.IAM)
-    _add_sampler_config(cfg.MODEL.IAM)
-    _add_inference_config(cfg.MODEL.IAM)

@@ -10,7 +10,6 @@ P peaks, B images, C channels, k x k window, q a position in it (row-major), h x
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
@@ -33,23 +32,18 @@ _CPU_SUMS, _GPU_SUMS = 512 << 10, 256 << 20
 def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
     """Features to filling weights that sum to 1 over the window (step 3).
 
-    Args:
-        features: (B, C k k, h, w), not negative; channel c k k + q.
-        kernel_size: k, odd.
-
-    Returns:
-        (B, C, k k, h, w), float32 at least; where a window's features sum to 0 its weights are 0.
+    Of features (B, C k k, h, w), not negative, channel c k k + q, to (B, C, k k, h, w), float32 at
+    least; where a window's features sum to 0 its weights are 0.
 
     Raises:
         ValueError: an even k, or a number of channels that k k does not divide.
     """
-    positions = _positions(kernel_size)
-    if features.ndim != 4 or features.shape[1] % positions:
+    if kernel_size % 2 == 0 or features.ndim != 4 or features.shape[1] % kernel_size**2:
         raise ValueError(
-            f"features must be (B, C {positions}, h, w) for a window of {kernel_size}, "
-            f"not {tuple(features.shape)}"
+            f"features must be (B, C k k, h, w) for an odd window k, not {tuple(features.shape)} "
+            f"for {kernel_size}"
         )
-    weights = at_least_float32(features).unflatten(1, (-1, positions))
+    weights = at_least_float32(features).unflatten(1, (-1, kernel_size**2))
     total = weights.sum(dim=2, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
 
@@ -61,49 +55,27 @@ def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: 
     backward pass repeats the iterations a few channels at a time; its memory does not grow with
     their number beyond 32 MiB (1 GiB on a GPU) or the maps of one peak and channel.
 
-    Args:
-        maps: (P, C, h, w) float.
-        weights: (B, C, k k, h, w) float, of the same type, see `filling_weights`.
-        image_index: (P,) integers in 0..B-1, the image of each peak, in any order.
-        num_iterations: T, 0 returns a copy.
-
-    Returns:
-        (P, C, h, w).
+    Of maps (P, C, h, w) and weights (B, C, k k, h, w) of `filling_weights`, of one float type, and
+    the image of each peak (P,), integers in 0..B-1, in any order, to (P, C, h, w).
 
     Raises:
         ValueError: shapes that do not fit, or an index out of range.
     """
-    if maps.ndim != 4 or weights.ndim != 5 or num_iterations < 0:
-        raise ValueError(
-            f"expected maps (P, C, h, w), weights (B, C, k k, h, w) and T >= 0, got "
-            f"{tuple(maps.shape)}, {tuple(weights.shape)} and {num_iterations}"
-        )
-    kernel_size = isqrt(weights.shape[2])
-    if _positions(kernel_size) != weights.shape[2] or (
-        (maps.shape[1], *maps.shape[2:]) != (weights.shape[1], *weights.shape[3:])
-    ):
-        raise ValueError(f"maps {tuple(maps.shape)} do not fit weights {tuple(weights.shape)}")
     index = image_index.to(device=maps.device, dtype=torch.int64)
-    if index.shape != (len(maps),) or (
-        len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(weights)
-    ):
+    side = isqrt(weights.shape[2])
+    fits = side % 2 == 1 and side**2 == weights.shape[2] and num_iterations >= 0
+    fits &= maps.shape[1:] == weights.shape[1:2] + weights.shape[3:] and maps.ndim == 4
+    fits &= index.shape == maps.shape[:1] and set(index.tolist()) <= {*range(len(weights))}
+    if not fits:
         raise ValueError(
-            f"image_index must hold {len(maps)} numbers in 0..{len(weights) - 1}, got "
-            f"{image_index.tolist()}"
+            f"maps {tuple(maps.shape)}, weights {tuple(weights.shape)} for an odd window, T "
+            f"{num_iterations} and image_index {index.tolist()} do not fit together"
         )
-    kind = torch.promote_types(maps.dtype, weights.dtype)
-    if kind in (torch.float16, torch.bfloat16):
-        kind = torch.float32  # hundreds of roundings in a row
+    kind = torch.promote_types(maps.dtype, weights.dtype)  # at least: hundreds of roundings
+    kind = torch.promote_types(kind, torch.float32)
     return _Fill.apply(maps.to(kind), weights.to(kind), index, num_iterations)
 
 
-def _positions(kernel_size: int) -> int:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"the window must have an odd side, not {kernel_size}")
-    return kernel_size * kernel_size
-
-
-@dataclass(frozen=True)
 class _Grid:
     """Planes laid out on a line, so that a neighbour is a fixed number of cells away.
 
@@ -112,35 +84,18 @@ class _Grid:
     which keeps the empty cells of maps 0 and makes whatever gradients hold there harmless.
     """
 
-    height: int
-    width: int
-    kernel_size: int
+    def __init__(self, height: int, width: int, kernel_size: int) -> None:
+        self.height, self.width, self.kernel_size = height, width, kernel_size
+        self.reach = kernel_size // 2
+        self.pitch = width + self.reach
+        self.margin = self.reach * (self.pitch + 1)
 
-    @property
-    def reach(self) -> int:
-        return self.kernel_size // 2
-
-    @property
-    def pitch(self) -> int:
-        return self.width + self.reach
-
-    @property
-    def plane(self) -> int:
-        return (self.height + self.reach) * self.pitch
-
-    @property
-    def margin(self) -> int:
-        return self.reach * (self.pitch + 1)
-
-    @property
-    def offsets(self) -> list[int]:
-        """Distance on the line of every position of the window, in row-major order."""
-        steps = range(-self.reach, self.reach + 1)
-        return [dy * self.pitch + dx for dy in steps for dx in steps]
-
-    def buffer(self, like: Tensor, rows: int, planes: int) -> Tensor:
-        """Zeros for ``rows`` lines of ``planes`` planes each."""
-        return like.new_zeros((rows, planes * self.plane + 2 * self.margin))
+    def laid(self, planes: Tensor) -> Tensor:
+        """Planes (rows, planes, h, w) as lines, with zeros around and between them."""
+        cells = planes.shape[1] * (self.height + self.reach) * self.pitch
+        buffer = planes.new_zeros((len(planes), cells + 2 * self.margin))
+        self.maps(buffer).copy_(planes)
+        return buffer
 
     def cells(self, buffer: Tensor) -> Tensor:
         """The part of lines that holds planes."""
@@ -148,13 +103,16 @@ class _Grid:
 
     def maps(self, buffer: Tensor) -> Tensor:
         """View (..., planes, h, w) of lines."""
-        planes = self.cells(buffer).unflatten(-1, (-1, self.height + self.reach, self.pitch))
+        return self.planes(self.cells(buffer))
+
+    def planes(self, cells: Tensor) -> Tensor:
+        """View (..., planes, h, w) of lines without margins."""
+        planes = cells.unflatten(-1, (-1, self.height + self.reach, self.pitch))
         return planes[..., : self.height, : self.width]
 
     def shifted(self, buffer: Tensor) -> list[Tensor]:
-        """Views as long as `cells`: what lies under every position of the window."""
-        length = buffer.shape[-1] - 2 * self.margin
-        return [buffer[..., self.margin + d : self.margin + d + length] for d in self.offsets]
+        """Views as long as `cells`: what lies under every position of the window, row-major."""
+        return [view for row in self.windows(buffer) for view in row]
 
     def windows(self, buffer: Tensor) -> Tensor:
         """View (k, k, rows, cells) of lines (rows, cells and margins): all of `shifted` at once."""
@@ -185,21 +143,6 @@ def _chunks(
                 yield image, part, slice(start, start + width)
 
 
-def _lay_weights(grid: _Grid, weights: Tensor) -> Tensor:
-    """(channels, k k, h, w) to lines (k k, cells), 0 on empty cells."""
-    buffer = grid.buffer(weights, weights.shape[1], weights.shape[0])
-    grid.maps(buffer).copy_(weights.transpose(0, 1))
-    return grid.cells(buffer)
-
-
-def _lay_maps(grid: _Grid, maps: Tensor, peaks: Tensor, channels: slice) -> Tensor:
-    """The chosen maps as lines (peaks, cells and margins)."""
-    part = maps[peaks, channels]
-    buffer = grid.buffer(maps, len(part), part.shape[1])
-    grid.maps(buffer).copy_(part)
-    return buffer
-
-
 def _gather_step(result: Tensor, shifted: list[Tensor], weights: Tensor) -> None:
     """``result`` = the sum over the window of weight times neighbour."""
     torch.mul(weights[0], shifted[0], out=result)
@@ -216,6 +159,36 @@ def _scatter_step(result: list[Tensor], source: Tensor, weights: Tensor) -> None
             target.addcmul_(weights[position], source)
 
 
+def _rewind(
+    grid: _Grid, start: Tensor, now: Tensor, kernel: Tensor, states: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """From the gradient after the iterations to that before them, and that of the weights.
+
+    Of the maps of a chunk before, and of their gradient after, as lines, to (P, channels, h, w).
+    The weights' (channels, k k, h, w) is 0 where there is no room for the ``states``, the maps
+    before each step.
+    """
+    states[:1] = start
+    for before, after in zip(states, states[1:], strict=False):
+        _gather_step(grid.cells(after), grid.shifted(before), kernel)
+    then = torch.zeros_like(now)
+    count, cells = grid.cells(now).shape
+    limit = _GPU_SUMS if now.is_cuda else _CPU_SUMS
+    together = limit // (grid.kernel_size**2 * cells * now.element_size())
+    together = max(1, min(together, count))
+    sums = now.new_zeros((grid.kernel_size, grid.kernel_size, together, cells))
+    turns = [(grid.cells(a), grid.shifted(b)) for a, b in ((now, then), (then, now))]
+    for turn, step in enumerate(reversed(range(steps))):
+        above, targets = turns[turn % 2]
+        if len(states):
+            below = grid.windows(states[step]).split(together, dim=2)
+            for part, window in zip(above.split(together), below, strict=True):
+                sums[:, :, : len(part)].addcmul_(part, window)
+        _scatter_step(targets, above, kernel)
+    now = then if steps % 2 else now
+    return grid.maps(now), grid.planes(sums.sum(dim=2).flatten(0, 1)).transpose(0, 1)
+
+
 class _Fill(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weights: Tensor, index: Tensor, steps: int) -> Tensor:
@@ -224,8 +197,8 @@ class _Fill(torch.autograd.Function):
         grid = _Grid(*maps.shape[2:], isqrt(weights.shape[2]))
         result = torch.empty_like(maps, memory_format=torch.contiguous_format)
         for image, peaks, channels in _chunks(maps, weights, index, 0):
-            kernel = _lay_weights(grid, weights[image, channels])
-            now = _lay_maps(grid, maps, peaks, channels)
+            kernel = grid.cells(grid.laid(weights[image, channels].transpose(0, 1)))
+            now = grid.laid(maps[peaks, channels])
             then = torch.zeros_like(now)
             # Two buffers take turns; their views are made once.
             turns = [(grid.cells(b), grid.shifted(a)) for a, b in ((now, then), (then, now))]
@@ -242,73 +215,13 @@ class _Fill(torch.autograd.Function):
         steps = ctx.steps if ctx.needs_input_grad[1] else 0
         to_maps = torch.empty_like(maps, memory_format=torch.contiguous_format)
         to_weights = torch.zeros_like(weights, memory_format=torch.contiguous_format)
-        tapes: dict[tuple[int, ...], _Tape] = {}
+        states = maps.new_zeros(0)
         for image, peaks, channels in _chunks(maps, weights, index, steps):
-            kernel = _lay_weights(grid, weights[image, channels])
-            start, above = maps[peaks, channels], gradient[peaks, channels]
-            if start.shape not in tapes:
-                tapes = {start.shape: _Tape(grid, start, steps)}
-            tape = tapes[start.shape]
-            if steps:
-                tape.record(start, kernel)
-            to_maps[peaks, channels] = tape.rewind(above, kernel, ctx.steps)
-            if steps:
-                rows = tape.sums.unflatten(-1, (-1, grid.height + grid.reach, grid.pitch))
-                rows = rows[..., : grid.height, : grid.width]
-                to_weights[image, channels] += rows.transpose(0, 1)
+            kernel = grid.cells(grid.laid(weights[image, channels].transpose(0, 1)))
+            start, end = grid.laid(maps[peaks, channels]), grid.laid(gradient[peaks, channels])
+            if states.shape[1:] != start.shape:  # new memory costs half as much as all the rest
+                states = start.new_zeros((steps, *start.shape))
+            own, shared = _rewind(grid, start, end, kernel, states, ctx.steps)
+            to_maps[peaks, channels] = own
+            to_weights[image, channels] += shared
         return to_maps, to_weights if ctx.needs_input_grad[1] else None, None, None
-
-
-class _Tape:
-    """Space for the backward pass of one chunk, and all views of it, to be used again.
-
-    Args:
-        grid: the layout.
-        like: (P, planes, h, w), the chunk's maps.
-        steps: number of states to record; 0 where the weights need no gradient.
-    """
-
-    def __init__(self, grid: _Grid, like: Tensor, steps: int) -> None:
-        self.grid = grid
-        peaks, planes = like.shape[:2]
-        line = grid.buffer(like, peaks, planes)
-        self.turns = (line, torch.zeros_like(line))
-        self.above = [grid.cells(turn) for turn in self.turns]
-        self.targets = [grid.shifted(turn) for turn in self.turns]
-        self.states = line.new_zeros((steps, *line.shape))
-        self.cells = [grid.cells(state) for state in self.states]
-        self.neighbours = [grid.shifted(state) for state in self.states]
-        limit = _GPU_SUMS if like.is_cuda else _CPU_SUMS
-        cells = self.above[0].shape[1]
-        together = limit // (len(grid.offsets) * cells * like.element_size())
-        together = max(1, min(together, peaks))
-        self.totals = line.new_zeros((grid.kernel_size, grid.kernel_size, together, cells))
-        self.parts = [above.split(together) for above in self.above]
-        self.windows = [grid.windows(state).split(together, dim=2) for state in self.states]
-        self.rooms = [self.totals[:, :, : len(part)] for part in self.parts[0]]
-
-    @property
-    def sums(self) -> Tensor:
-        """(k k, cells): the gradient of the weights."""
-        return self.totals.sum(dim=2).flatten(0, 1)
-
-    def record(self, start: Tensor, kernel: Tensor) -> None:
-        """Keep the maps before every iteration."""
-        self.grid.maps(self.states[0]).copy_(start)
-        for cells, neighbours in zip(self.cells[1:], self.neighbours, strict=False):
-            _gather_step(cells, neighbours, kernel)
-        self.totals.zero_()
-
-    def rewind(self, gradient: Tensor, kernel: Tensor, steps: int) -> Tensor:
-        """From the gradient after the iterations to that before; the weights' is in ``sums``."""
-        self.turns[0].zero_()  # of what an earlier chunk left on empty cells
-        self.grid.maps(self.turns[0]).copy_(gradient)
-        for turn, step in enumerate(reversed(range(steps))):
-            now = turn % 2
-            if self.windows:
-                for room, part, below in zip(
-                    self.rooms, self.parts[now], self.windows[step], strict=True
-                ):
-                    room.addcmul_(part, below)
-            _scatter_step(self.targets[1 - now], self.above[now], kernel)
-        return self.grid.maps(self.turns[steps % 2])

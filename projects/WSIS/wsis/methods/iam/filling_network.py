@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsis.errors import UsageError
 from wsis.layers.precision import at_least_float32, full_precision
 from wsis.methods.iam.filling import fill, filling_weights
+from wsis.modeling.network import require_one_of
 
 STATISTICS = ("running", "batch")
 _WIDTH = 64  # channels next to the input and output resolution
@@ -25,11 +27,7 @@ _PEAKS_AT_ONCE = 8  # decoded together in inference; 0.4 GB at 448 x 448
 
 
 class FillingNorm(nn.BatchNorm2d):
-    """Batch norm that in evaluation mode goes by running or by present statistics.
-
-    Attributes:
-        statistics: of evaluation mode, "running" or "batch". Running ones never change there.
-    """
+    """Batch norm that in evaluation mode goes by "running" or present ("batch") statistics."""
 
     statistics: str = "running"
 
@@ -88,10 +86,7 @@ def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
 class FeaturePyramid(nn.Module):
     """Backbone features of strides 4, 8 and 16 to one map of stride 4 (step 2).
 
-    Args:
-        in_channels: of the three features, fine to coarse.
-        out_channels: of the map.
-        width: channels in between.
+    Of the three features' channels, fine to coarse, to ``out_channels``, over ``width``.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, *, width: int = 256) -> None:
@@ -125,9 +120,6 @@ class FillingNetwork(nn.Module):
         pyramid_width: channels inside the feature pyramid.
         statistics: of the batch norms in evaluation mode. With "running" a peak's map does not
             depend on what is processed with it; "batch" is what simple-IAM does.
-
-    Raises:
-        ValueError: unknown ``statistics``, an even window, or not three features.
     """
 
     def __init__(
@@ -142,8 +134,8 @@ class FillingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if len(in_channels) != 3 or kernel_size % 2 == 0:
-            raise ValueError(
-                "the filling network takes three features and an odd window, not "
+            raise UsageError(
+                "MODEL.IAM wants three IN_FEATURES, fine to coarse, and an odd KERNEL_SIZE, not "
                 f"{len(in_channels)} and {kernel_size}"
             )
         self.kernel_size = kernel_size
@@ -164,24 +156,20 @@ class FillingNetwork(nn.Module):
 
     def set_statistics(self, statistics: str) -> None:
         """Which statistics batch norm uses in evaluation mode, one of `STATISTICS`."""
-        if statistics not in STATISTICS:
-            raise ValueError(f"statistics are {' or '.join(STATISTICS)}, not {statistics!r}")
+        require_one_of("MODEL.IAM.STATISTICS", statistics, STATISTICS)
         self.statistics = statistics
         for module in self.modules():
             if isinstance(module, FillingNorm):
                 module.statistics = statistics
 
     def forward(self, responses: Tensor, image_index: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Logits of the instance activation maps.
+        """Logits (P, H, W), whose sigmoid is the activation map.
 
         Args:
             responses: (P, H, W) peak response maps, each of sum 1.
             image_index: (P,) integers in 0..B-1, in any order.
             features: maps of strides 4, 8, 16 of the images, (B, ., ., .); images without a peak
                 take no part, not even in batch statistics.
-
-        Returns:
-            (P, H, W); their sigmoid is the activation map.
         """
         if len(responses) == 0:
             return responses.new_zeros(responses.shape)

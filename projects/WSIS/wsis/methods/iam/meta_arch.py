@@ -16,14 +16,15 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import DataError, UsageError
-from wsis.methods.iam.filling_network import STATISTICS, FillingNetwork
+from wsis.errors import DataError
+from wsis.methods.iam.filling_network import FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
-from wsis.modeling.network import network, options_of, result_size
+from wsis.modeling.network import network, options_of, result_size, shapes_of
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 from wsis.modeling.peak_responses import PeakResponses
 
 logger = logging.getLogger(__name__)
+_OF_PEAKS = ("peaks", "values", "responses")  # of responses, a row for each peak
 _SUSPICIOUS = 10  # batches in a row without a peak that is taught
 
 
@@ -33,18 +34,15 @@ class IAM(nn.Module):
     """Learns to fill peak responses to the masks of sampled proposals; fills them at test time.
 
     Training takes ``{"image", "proposals", "image_labels"}`` per image and returns
-    ``{"loss_filling"}``. Inference returns a dict per image, see `inference`. The classifier is
-    never trained here and stays in evaluation mode. Images of a batch may differ in size.
+    ``{"loss_filling"}``. Inference returns a dict per image, see `inference`. The classifier, which
+    gives peaks, their responses and the backbone's features, is never trained here and stays in
+    evaluation mode. Images of a batch may differ in size.
+
+    Its options are the keys of ``MODEL.IAM``, in lower case, and these.
 
     Attributes:
-        peak_classifier: gives peaks, their responses and the backbone's features.
-        filling: the filling network.
-        roi_heads: makes instances of activation maps (`IAMROIHeads`).
-        in_features: three of the backbone's features, fine to coarse.
         sampler: chooses the training targets.
-        use_tags: peaks are those of the image's classes, where these are known, instead of the
-            classes that score above the classifier's threshold.
-        response_mean: peak responses are scaled to this mean; 0 leaves their sum at 1.
+        roi_heads: makes instances of activation maps (`IAMROIHeads`).
     """
 
     peak_classifier: PeakClassifier
@@ -64,27 +62,19 @@ class IAM(nn.Module):
         """Arguments from ``MODEL.IAM``, ``MODEL.PEAK_CLASSIFIER`` and the backbone."""
         keys = cfg.MODEL.IAM
         classifier = build_peak_classifier(cfg, traceable=True)
-        shapes = classifier.backbone.output_shape()
-        missing = [name for name in keys.IN_FEATURES if name not in shapes]
-        if missing or len(keys.IN_FEATURES) != 3:
-            raise UsageError(
-                f"MODEL.IAM.IN_FEATURES is {list(keys.IN_FEATURES)}; it must name three of the "
-                f"backbone's features, fine to coarse, which are {', '.join(shapes)}"
-            )
-        if keys.STATISTICS not in STATISTICS:
-            known = " or ".join(STATISTICS)
-            raise UsageError(f"MODEL.IAM.STATISTICS is {keys.STATISTICS!r}; it must be {known}")
+        known = classifier.backbone.output_shape()
+        shapes = shapes_of(known, keys.IN_FEATURES, "MODEL.IAM.IN_FEATURES")
         return options_of(cls, keys) | {
             "peak_classifier": classifier,
             "filling": FillingNetwork(
-                [shapes[name].channels for name in keys.IN_FEATURES],
+                [shape.channels for shape in shapes],
                 channels=keys.CHANNELS,
                 kernel_size=keys.KERNEL_SIZE,
                 num_iterations=keys.ITERATIONS,
                 pyramid_width=keys.PYRAMID_WIDTH,
                 statistics=keys.STATISTICS,
             ),
-            "roi_heads": build_roi_heads(cfg, shapes),
+            "roi_heads": build_roi_heads(cfg, known),
             "sampler": PseudoMaskSampler(**options_of(PseudoMaskSampler, keys.SAMPLER)),
         }
 
@@ -99,9 +89,8 @@ class IAM(nn.Module):
 
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255, optionally ``image_labels``
-                (class ids); in training ``proposals``, a
-                `wsis.layers.retrieval.PreparedProposals` at the image's size; otherwise optionally
-                ``height``, ``width`` of the result where it is not the image's.
+                (class ids); in training ``proposals``, a `PreparedProposals` at the image's size;
+                otherwise see `result_size`.
         """
         if self.training:
             return self.losses(batched_inputs)
@@ -137,7 +126,8 @@ class IAM(nn.Module):
         for one, sample in zip(self.respond(batched_inputs), batched_inputs, strict=True):
             places, masks = self.sampler.sample(one.responses, sample["proposals"])
             if len(places):
-                kept = _chosen(one, places.to(one.peaks.device))
+                chosen = {n: getattr(one, n)[places.to(one.peaks.device)] for n in _OF_PEAKS}
+                kept = replace(one, **chosen)
                 groups.setdefault(tuple(masks.shape[1:]), []).append((kept, masks))
         self._warn_of_nothing(bool(groups))
         # zero, with a gradient of zero for every trained weight
@@ -168,9 +158,8 @@ class IAM(nn.Module):
         """Instances of one image; they do not depend on the images beside it.
 
         Returns:
-            ``instances`` (Detectron2 Instances at the result's size: pred_masks, pred_boxes,
-            pred_classes, scores, peak), ``responses``
-            (`wsis.modeling.peak_classifier.PeakResponses`) and ``activation`` (P, H, W) in [0, 1].
+            ``instances`` (see `IAMROIHeads.forward`), ``responses`` (`PeakResponses`) and
+            ``activation`` (P, H, W) in [0, 1].
         """
         (found,) = self.respond([sample])
         activation = self.fill([found]).sigmoid()
@@ -179,9 +168,3 @@ class IAM(nn.Module):
         logits = found.scores[classes]
         instances = self.roi_heads(image, activation, logits, classes, result_size(sample))
         return {"instances": instances, "responses": found, "activation": activation}
-
-
-def _chosen(found: PeakResponses, places: Tensor) -> PeakResponses:
-    """The same image with some of its peaks."""
-    names = ("peaks", "values", "responses")
-    return replace(found, **{name: getattr(found, name)[places] for name in names})

@@ -16,10 +16,15 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import UsageError
 from wsis.layers.crf import DenseCRF, Kernel
 from wsis.layers.masks import mask_nms
-from wsis.modeling.network import mask_instances, network, options_of
+from wsis.modeling.network import (
+    crf_kernels,
+    mask_instances,
+    network,
+    options_of,
+    require_one_of,
+)
 
 SCORES = ("class", "mask", "product")
 IAM_KERNELS = (Kernel(3.0, 3.0), Kernel(80.0, 10.0, 13.0))
@@ -38,14 +43,9 @@ def refine_by_crf(
 ) -> Tensor:
     """Foreground probability of every instance after mean field on the image (spec 6).
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        maps: (K, H, W) foreground probabilities in [0, 1]; exact 0 and 1 count as 1e-10 from it.
-        kernels: the pairwise terms.
-        num_iterations: mean-field updates; 0 returns the maps.
-
-    Returns:
-        (K, H, W) float32; above 1/2 is the mask.
+    Of an image (H, W, 3) uint8, RGB, and maps (K, H, W) of probabilities in [0, 1], where exact 0
+    and 1 count as 1e-10 from it, to (K, H, W) float32; above 1/2 is the mask. No iterations return
+    the maps.
     """
     if len(maps) == 0 or num_iterations == 0:
         return maps.float()
@@ -82,8 +82,7 @@ class IAMROIHeads(nn.Module):
     max_instances: int = 0
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise UsageError(f"MODEL.IAM.SCORE is {self.score!r}; use one of {', '.join(SCORES)}")
+        require_one_of("MODEL.IAM.SCORE", self.score, SCORES)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -91,27 +90,20 @@ class IAMROIHeads(nn.Module):
         keys = cfg.MODEL.IAM
         return options_of(cls, keys) | {
             "crf_iterations": keys.CRF.ITERATIONS,
-            "crf_kernels": (
-                Kernel(keys.CRF.GAUSSIAN_SXY, keys.CRF.GAUSSIAN_WEIGHT),
-                Kernel(keys.CRF.BILATERAL_SXY, keys.CRF.BILATERAL_WEIGHT, keys.CRF.BILATERAL_SRGB),
-            ),
+            "crf_kernels": crf_kernels(keys.CRF),
         }
 
     def forward(
         self, image: Tensor, maps: Tensor, logits: Tensor, classes: Tensor, size: tuple[int, int]
     ) -> Instances:
-        """Instances of an image.
+        """Instances of an image, best score first.
 
-        Args:
-            image: (3, H, W), RGB in 0..255, for its colours.
-            maps: (K, H, W) in [0, 1], activation maps of peaks.
-            logits: (K,) of the peaks' classes.
-            classes: (K,) int64, class ids of the peaks.
-            size: (Ho, Wo) of the result.
+        Of the image (3, H, W), RGB in 0..255, for its colours, the peaks' activation maps (K, H, W)
+        in [0, 1], the logits (K,) of their classes (K,) int64, and the result's size (Ho, Wo).
 
         Returns:
             pred_masks (n, Ho, Wo) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1] and
-            ``peak`` (n,) int64, the candidate, best score first.
+            ``peak`` (n,) int64, the candidate.
         """
         colours = image.permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).contiguous()
         refined = refine_by_crf(

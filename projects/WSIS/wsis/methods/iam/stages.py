@@ -24,10 +24,9 @@ _INFERENCE_KEYS = keys_below(
 def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """Instances of an image, and what the report shows of how they came about.
 
-    Returns:
-        ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
-        ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced,
-        of every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
+    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
+    ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced, of
+    every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
     """
     found = output["instances"]
     own = {
@@ -42,10 +41,8 @@ register_stages(
         name="filling_network",
         title="Train IAM's filling network on sampled proposals",
         consumes=("peak_classifier", "proposals"),
-        produces="filling_network",
         config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, "MODEL.IAM.SAMPLER"),
         mapper="FillingMapper",
-        supervision="image",
     ),
     InferStage(
         name="filled_instances",
@@ -54,7 +51,6 @@ register_stages(
         produces="instances",
         config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
         evaluation=check_instances,
-        weights_from="filling_network",
         mapper="PeakImageMapper",
         to_artifact=filled_instances_artifact,
     ),

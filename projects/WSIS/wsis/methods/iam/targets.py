@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from wsis.layers.retrieval import PreparedProposals, sampling_candidates
+from wsis.modeling.network import require_one_of
 
 CHOICES = ("random", "best")
 
 
 @dataclass(frozen=True)
 class PseudoMaskSampler:
-    """Which proposal a peak learns to fill.
-
-    They are the keys of ``MODEL.IAM.SAMPLER``, in lower case.
-    """
+    """Which proposal a peak learns to fill: the keys of ``MODEL.IAM.SAMPLER``, in lower case."""
 
     balance: float = 0.1
     area_cost: float = 0.0
@@ -30,8 +28,7 @@ class PseudoMaskSampler:
     choice: str = "random"
 
     def __post_init__(self) -> None:
-        if self.choice not in CHOICES:
-            raise ValueError(f"choice is {' or '.join(CHOICES)}, not {self.choice!r}")
+        require_one_of("MODEL.IAM.SAMPLER.CHOICE", self.choice, CHOICES)
 
     def sample(
         self,
@@ -41,10 +38,8 @@ class PseudoMaskSampler:
     ) -> tuple[Tensor, Tensor]:
         """A mask for every peak that has a valid proposal.
 
-        Args:
-            responses: (P, H, W) peak response maps.
-            proposals: of the image, at the maps' size.
-            generator: of the draws, one per peak; torch's global one by default.
+        Of peak response maps (P, H, W) and the image's proposals at their size; one draw per peak,
+        from torch's global generator by default.
 
         Returns:
             places (p,) int64 of these peaks among all, ascending, and masks (p, H, W) bool, on the

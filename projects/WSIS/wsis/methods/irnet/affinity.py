@@ -40,8 +40,7 @@ def _path(dy: int, dx: int) -> np.ndarray:
 def search_paths(radius: int) -> tuple[np.ndarray, ...]:
     """The paths of all pairs of one source, in the order of the original's tables.
 
-    Args:
-        radius: pairs are closer than this, in pixels; an integer of at least 1.
+    Pairs are closer than ``radius``, in pixels; an integer of at least 1.
 
     Returns:
         P arrays (L, 2) int64 of (dy, dx), each from its end point down to (0, 0), ordered by L; a
@@ -64,16 +63,11 @@ def pair_offsets(radius: int) -> np.ndarray:
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
-def source_window(size: tuple[int, int], *, radius: int) -> tuple[int, int]:
-    """(h', w'), the number of source rows and columns in a map of ``size`` (h, w); may be 0."""
-    reach = radius - 1
-    return max(0, size[0] - reach), max(0, size[1] - 2 * reach)
-
-
 def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
     """View of ``maps`` (..., h, w) at the sources plus ``offset`` (dy, dx): (..., h', w')."""
-    rows, columns = source_window((maps.shape[-2], maps.shape[-1]), radius=radius)
-    top, left = int(offset[0]), radius - 1 + int(offset[1])
+    reach = radius - 1
+    rows, columns = max(0, maps.shape[-2] - reach), max(0, maps.shape[-1] - 2 * reach)
+    top, left = int(offset[0]), reach + int(offset[1])
     return maps[..., top : top + rows, left : left + columns]
 
 
@@ -114,23 +108,19 @@ def path_points(radius: int) -> np.ndarray:
 def path_maxima(
     boundary: Tensor, *, radius: int, with_argmax: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """The largest boundary value on the path of every pair.
+    """The largest boundary value on the path of every pair (spec 5.4, ``a = 1 - max``).
 
-    IRNet spec 5.4 (``a = 1 - max``). Works on shifted views, so nothing but the result is
-    allocated: P x h' x w' floats per image, and one byte per pair for the argmax.
-
-    Args:
-        boundary: (B, h, w) float, the probability of a boundary.
-        radius: see `search_paths`.
-        with_argmax: also say which point of the path is largest (one of them where they tie).
+    Of boundaries (B, h, w) float. Works on shifted views, so nothing but the result is allocated:
+    P x h' x w' floats per image, and one byte per pair for the argmax.
 
     Returns:
-        maxima (P, B, h', w') in the order of `pair_offsets`, and the argmax of the same shape as
-        a row of `path_points` (uint8, int32 for radii whose points need more), or None.
+        maxima (P, B, h', w') in the order of `pair_offsets`, and with ``with_argmax`` of the same
+        shape which point of the path is largest (one of them where they tie), as a row of
+        `path_points` (uint8, int32 for radii whose points need more), otherwise None.
     """
     points, plan = _merge_plan(radius)
     views = [shifted(boundary, point, radius=radius) for point in points]
-    shape = (len(plan), boundary.shape[0], *source_window(boundary.shape[-2:], radius=radius))
+    shape = (len(plan), *shifted(boundary, (0, 0), radius=radius).shape)
     maxima = boundary.new_empty(shape)
     kind = torch.uint8 if len(points) <= 256 else torch.int32
     argmax = maxima.new_empty(shape, dtype=kind) if with_argmax else None
@@ -156,13 +146,8 @@ def path_maxima(
 def pair_labels(labels: Tensor, *, radius: int) -> Tensor:
     """What a label map says about every pair (irnet spec 5.2).
 
-    Args:
-        labels: (B, h, w) integers, 0 background, class id + 1, 255 unknown.
-        radius: see `search_paths`.
-
-    Returns:
-        (P, B, h', w') uint8: ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or
-        ``PAIR_DIFFERENT``.
+    Of labels (B, h, w) integers, 0 background, class id + 1, 255 unknown, to (P, B, h', w') uint8:
+    ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or ``PAIR_DIFFERENT``.
     """
     source = shifted(labels, (0, 0), radius=radius)
     offsets = pair_offsets(radius)

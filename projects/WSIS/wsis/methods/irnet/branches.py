@@ -28,13 +28,9 @@ def group_count(channels: int) -> int:
 
 
 class Reduce(nn.Module):
-    """1x1 convolution, group norm, optional upsampling, ReLU.
+    """1x1 convolution, group norm, bilinear upsampling by ``scale``, ReLU.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        scale: factor of the bilinear upsampling.
-        align_corners: of that upsampling; True suits networks whose input sides are 32 k + 1.
+    ``align_corners`` of the upsampling suits networks whose input sides are 32 k + 1.
     """
 
     def __init__(
@@ -73,29 +69,20 @@ def resize(x: Tensor, size: tuple[int, int], scale: float, align_corners: bool) 
     return x
 
 
-def _check(shapes: Sequence[ShapeSpec]) -> tuple[list[int], list[int]]:
-    if len(shapes) != NUM_TAPS:
-        raise ValueError(f"IRNet takes {NUM_TAPS} features of its backbone, got {len(shapes)}")
-    return [shape.channels for shape in shapes], [shape.stride for shape in shapes]
-
-
 class BoundaryBranch(nn.Module):
     """Logit of a class boundary at each cell.
 
-    Args:
-        shapes: channels and strides of the five taps.
-        width: channels of each reduced tap; 32 in the paper.
-        align_corners: see `Reduce`.
+    Of taps of the given channels and strides, each reduced to ``width`` channels (32 in the paper).
     """
 
     def __init__(
-        self, shapes: Sequence[ShapeSpec], *, width: int = 32, align_corners: bool = False
+        self, shapes: Sequence[ShapeSpec], width: int = 32, *, align_corners: bool = False
     ) -> None:
         super().__init__()
-        channels, strides = _check(shapes)
+        grid = shapes[1].stride
         self.reduce = nn.ModuleList(
-            Reduce(c, width, scale=stride / strides[1], align_corners=align_corners)
-            for c, stride in zip(channels, strides, strict=True)
+            Reduce(tap.channels, width, scale=tap.stride / grid, align_corners=align_corners)
+            for tap in shapes
         )
         self.predict = nn.Conv2d(NUM_TAPS * width, 1, 1)
 
@@ -109,28 +96,21 @@ class BoundaryBranch(nn.Module):
 class DisplacementBranch(nn.Module):
     """Displacement (dy, dx), in cells, of each cell to its instance's centroid.
 
-    Args:
-        shapes: channels and strides of the five taps.
-        width: channels of the deep taps; 256 in the paper.
-        align_corners: see `Reduce`.
+    ``width`` is that of the deep taps, 256 in the paper; the others have a quarter and a half.
     """
 
     def __init__(
-        self, shapes: Sequence[ShapeSpec], *, width: int = 256, align_corners: bool = False
+        self, shapes: Sequence[ShapeSpec], width: int = 256, *, align_corners: bool = False
     ) -> None:
         super().__init__()
-        channels, strides = _check(shapes)
-        if width % 4:
-            raise ValueError(f"the displacement branch's width must be divisible by 4, not {width}")
+        fine, coarse = shapes[1].stride, shapes[2].stride
         widths = (width // 4, width // 2, width, width, width)
-        to = (strides[1], strides[1], strides[2], strides[2], strides[2])
+        grids = (fine, fine, coarse, coarse, coarse)
         self.reduce = nn.ModuleList(
-            Reduce(c, w, scale=stride / target, align_corners=align_corners)
-            for c, w, stride, target in zip(channels, widths, strides, to, strict=True)
+            Reduce(tap.channels, w, scale=tap.stride / grid, align_corners=align_corners)
+            for tap, w, grid in zip(shapes, widths, grids, strict=True)
         )
-        self.merge_deep = Reduce(
-            3 * width, width, scale=strides[2] / strides[1], align_corners=align_corners
-        )
+        self.merge_deep = Reduce(3 * width, width, scale=coarse / fine, align_corners=align_corners)
         self.merge = Reduce(width // 4 + width // 2 + width, width)
         self.predict = nn.Conv2d(width, 2, 1, bias=False)
 

@@ -7,26 +7,6 @@ from detectron2.config import CfgNode
 from wsis.methods.irnet import mappers, meta_arch, roi_heads, stages  # noqa: F401
 
 
-def _add_label_config(keys: CfgNode) -> None:
-    """Inter-pixel labels from CAMs."""
-    keys.LABEL = CfgNode()
-    # A pixel is a class where its CAM beats this (CAM in [0, 1]) ...
-    keys.LABEL.FOREGROUND_THRESHOLD = 0.30
-    # ... and background where no CAM beats this; between the two it is unknown.
-    keys.LABEL.BACKGROUND_THRESHOLD = 0.05
-    # Mean-field steps of the dense CRF; 0 leaves the CRF out.
-    keys.LABEL.CRF_ITERATIONS = 10
-    # Probability given to the label of a pixel before the CRF.
-    keys.LABEL.CRF_LABEL_PROBABILITY = 0.7
-    # Smoothness kernel: standard deviation in pixels, weight.
-    keys.LABEL.CRF_GAUSSIAN_SXY = 3.0
-    keys.LABEL.CRF_GAUSSIAN_WEIGHT = 3.0
-    # Appearance kernel: standard deviations in pixels and in grey levels (0..255), weight.
-    keys.LABEL.CRF_BILATERAL_SXY = 50.0
-    keys.LABEL.CRF_BILATERAL_SRGB = 5.0
-    keys.LABEL.CRF_BILATERAL_WEIGHT = 10.0
-
-
 def _add_network_config(keys: CfgNode) -> None:
     # Five features of the backbone, fine to coarse; the second sets the grid (stride 4).
     keys.IN_FEATURES = ["stem", "res2", "res3", "res4", "res5"]
@@ -80,7 +60,22 @@ def add_irnet_config(cfg: CfgNode) -> None:
     # Relation network training: image and label are rescaled by a uniform factor of this range (of
     # the working size).
     cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
-    cfg.MODEL.IRNET = CfgNode()
-    _add_label_config(cfg.MODEL.IRNET)
-    _add_network_config(cfg.MODEL.IRNET)
-    _add_inference_config(cfg.MODEL.IRNET)
+    cfg.MODEL.IRNET = keys = CfgNode()
+    keys.LABEL = CfgNode()
+    # A pixel is a class where its CAM beats this (CAM in [0, 1]) ...
+    keys.LABEL.FOREGROUND_THRESHOLD = 0.30
+    # ... and background where no CAM beats this; between the two it is unknown.
+    keys.LABEL.BACKGROUND_THRESHOLD = 0.05
+    # Mean-field steps of the dense CRF; 0 leaves the CRF out.
+    keys.LABEL.CRF_ITERATIONS = 10
+    # Probability given to the label of a pixel before the CRF.
+    keys.LABEL.CRF_LABEL_PROBABILITY = 0.7
+    # Smoothness kernel: standard deviation in pixels, weight.
+    keys.LABEL.CRF_GAUSSIAN_SXY = 3.0
+    keys.LABEL.CRF_GAUSSIAN_WEIGHT = 3.0
+    # Appearance kernel: standard deviations in pixels and in grey levels (0..255), weight.
+    keys.LABEL.CRF_BILATERAL_SXY = 50.0
+    keys.LABEL.CRF_BILATERAL_SRGB = 5.0
+    keys.LABEL.CRF_BILATERAL_WEIGHT = 10.0
+    _add_network_config(keys)
+    _add_inference_config(keys)

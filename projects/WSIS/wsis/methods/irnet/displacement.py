@@ -38,13 +38,9 @@ def _sample(field: Tensor, points: Tensor) -> Tensor:
 def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
     """Follow the displacement field from every pixel to its centroid (irnet spec 6.2).
 
-    ``num_steps`` times: add the displacement at the current place, clip to the map. A point that
-    a step leaves where it was stays there for good, so it is taken out of the loop: the result is
-    that of all steps.
-
-    Args:
-        displacement: (2, h, w) float, (dy, dx).
-        num_steps: the paper's u; any number of at least 100 is said to do.
+    ``num_steps`` times (the paper's u; any number of at least 100 is said to do): add the
+    displacement (2, h, w) float, (dy, dx), at the current place, clip to the map. A point that a
+    step leaves where it was stays there for good, so it is taken out of the loop.
 
     Returns:
         (2, h, w) int64, (y, x), rounded half to even.
@@ -76,10 +72,8 @@ def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
 def cluster_centroids(displacement: Tensor, centroids: Tensor, *, threshold: float = 2.5) -> Tensor:
     """Group pixels whose centroids lie in one component of weak displacement (irnet spec 6.3).
 
-    Args:
-        displacement: (2, h, w) float, (dy, dx), in cells.
-        centroids: (2, h, w) int, (y, x), as `refine_centroids` returns them.
-        threshold: displacement is weak below this length, in cells.
+    Of displacements (2, h, w) float, weak below the length ``threshold`` in cells, and centroids
+    (2, h, w) int as `refine_centroids` returns them.
 
     Returns:
         (h, w) int64, cluster of each pixel, 0..I-1 without gaps. Pixels that end where the

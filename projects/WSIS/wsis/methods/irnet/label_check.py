@@ -18,9 +18,6 @@ class InterPixelLabelMeasure(Measure):
 
     Pixels that the ground truth leaves void are left out of precision and recall. A foreground
     pixel is right if its class is right.
-
-    Args:
-        class_names: C names.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wsis.errors import DataError
+from wsis.layers.components import winning_channels
 
 UNKNOWN = 255
 
@@ -16,9 +17,8 @@ LabelRefiner = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 def seed_labels(high_res: np.ndarray, threshold: float) -> np.ndarray:
     """Argmax over [constant ``threshold``, maps (K, H, W)]: (H, W) uint8, 0 for the constant."""
-    maps = np.asarray(high_res, dtype=np.float32)
-    winner = maps.argmax(axis=0) + 1
-    return np.where(maps.max(axis=0) > np.float32(threshold), winner, 0).astype(np.uint8)
+    winners = winning_channels(high_res.astype(np.float32), np.float32(threshold))
+    return (winners + 1).astype(np.uint8)
 
 
 def inter_pixel_label(
@@ -32,13 +32,9 @@ def inter_pixel_label(
 ) -> np.ndarray:
     """Confident classes and confident background of one image; the rest is unknown.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        keys: (K,) class ids of the maps.
-        high_res: (K, H, W) float16 or float32, CAMs in [0, 1].
-        refine: cleans label maps by the image, two at once (a dense CRF); None leaves them.
-        foreground_threshold: a class must beat this.
-        background_threshold: background is where no class beats this.
+    Of an image (H, W, 3) uint8, RGB, class ids (K,) and their CAMs (K, H, W) float16 or float32 in
+    [0, 1]. A class must beat the foreground's threshold; background is where none beats the other.
+    ``refine`` cleans label maps by the image, two at once (a dense CRF); None leaves them.
 
     Returns:
         (H, W) uint8: class id + 1, 0 background, 255 unknown. Without any class all is background.

@@ -5,7 +5,7 @@ B images, h x w grid, P pairs of one source; windows, offsets: see `wsis.methods
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -26,20 +26,6 @@ from wsis.methods.irnet.affinity import (
 _EPSILON = 1e-5
 # Pairs treated at once: one 512 crop on a CPU, where the cache matters, more where launches do.
 _PAIRS_ON_CPU, _PAIRS_ON_GPU = 1 << 21, 1 << 24
-
-
-class PairSums(NamedTuple):
-    """Sums over all pairs of a batch.
-
-    Attributes:
-        terms: (5,) float64, differentiable: positive terms of background pairs, of foreground
-            pairs, negative terms of differing pairs, displacement error of foreground pairs and
-            displacement length of background pairs (the last two over both channels).
-        counts: (3,) float64: background, foreground and differing pairs.
-    """
-
-    terms: Tensor
-    counts: Tensor
 
 
 def _affinity_sums(
@@ -134,36 +120,21 @@ class _PairSums(torch.autograd.Function):
         )
 
 
-def pair_sums(boundary: Tensor, displacement: Tensor, labels: Tensor, *, radius: int) -> PairSums:
-    """Sums of the loss terms over all pairs of a batch.
+def pair_sums(
+    boundary: Tensor, displacement: Tensor, labels: Tensor, *, radius: int
+) -> tuple[Tensor, Tensor]:
+    """Sums of the loss terms over all pairs of a batch; arguments as of `relation_losses`.
 
-    Args:
-        boundary: (B, h, w) float in [0, 1], the probability of a boundary.
-        displacement: (B, 2, h, w) float, (dy, dx) in cells.
-        labels: (B, h, w) integers, 0 background, class id + 1, 255 unknown.
-        radius: pairs are closer than this, in cells.
+    Boundaries (B, h, w) are probabilities here.
 
     Returns:
-        the sums; differentiable once with respect to ``boundary`` and ``displacement``.
-        Memory: about 60 bytes per pair of one image (120 MB for a 128 x 128 grid and radius 10).
+        terms (5,) float64, differentiable: positive terms of background pairs, of foreground pairs,
+        negative terms of differing pairs, displacement error of foreground pairs and displacement
+        length of background pairs (the last two over both channels); and counts (3,) float64:
+        background, foreground and differing pairs.
     """
     kind = torch.promote_types(boundary.dtype, torch.float32)  # half precision has no room for sums
-    return PairSums(*_PairSums.apply(boundary.to(kind), displacement.to(kind), labels, radius))
-
-
-def reduce_counts(counts: Tensor) -> tuple[Tensor, int]:
-    """Sum pair counts over all processes.
-
-    Returns:
-        the joint counts, and the number of processes: each process's loss is its own numerator
-        over the joint denominator, times this number, because data-parallel training averages
-        gradients. The average over processes is then the loss of the joint batch.
-    """
-    world = comm.get_world_size()
-    if world > 1:
-        counts = counts.clone()
-        torch.distributed.all_reduce(counts)
-    return counts, world
+    return _PairSums.apply(boundary.to(kind), displacement.to(kind), labels, radius)
 
 
 def relation_losses(
@@ -175,29 +146,28 @@ def relation_losses(
 ) -> dict[str, Tensor]:
     """IRNet's loss terms, weighted so that their sum is the loss L (spec 5.4).
 
-    Normalised over the whole batch, of all processes together where there are several.
-
-    Args:
-        boundary_logits: (B, 1, h, w) float.
-        displacement: (B, 2, h, w) float, (dy, dx) in cells, no mean shift subtracted.
-        labels: (B, h, w) integers, the inter-pixel labels (255 unknown) reduced to the grid.
-        radius: pairs are closer than this, in cells.
+    Normalised over the whole batch, of all processes together where there are several. Of boundary
+    logits (B, 1, h, w), displacements (B, 2, h, w), (dy, dx) in cells, no mean shift subtracted,
+    and labels (B, h, w) integers, the inter-pixel labels (255 unknown) reduced to the grid; pairs
+    are closer than ``radius``, in cells.
 
     Returns:
         ``loss_affinity_background``, ``loss_affinity_foreground`` (weight 1/4 each),
         ``loss_affinity_different``, ``loss_displacement_foreground`` and
         ``loss_displacement_background`` (1/2 each). A term without pairs is 0.
     """
-    sums = pair_sums(
-        boundary_logits[:, 0].float().sigmoid(),  # in half precision its gradient overflows
-        displacement.float(),
-        labels,
-        radius=radius,
-    )
-    (background, foreground, different), world = reduce_counts(sums.counts)
+    boundary = boundary_logits[:, 0].float().sigmoid()  # in half precision its gradient overflows
+    sums, counts = pair_sums(boundary, displacement.float(), labels, radius=radius)
+    # Each process's loss is its own numerator over the joint denominator, times their number: data-
+    # parallel training averages gradients, so that the average is the loss of the joint batch.
+    world = comm.get_world_size()
+    if world > 1:
+        counts = counts.clone()
+        torch.distributed.all_reduce(counts)
+    background, foreground, different = counts
     denominators = torch.stack([background, foreground, different, 2 * foreground, 2 * background])
-    weights = sums.terms.new_tensor([0.25, 0.25, 0.5, 0.5, 0.5])
-    terms = (world * weights * sums.terms / (denominators + _EPSILON)).float()
+    weights = sums.new_tensor([0.25, 0.25, 0.5, 0.5, 0.5])
+    terms = (world * weights * sums / (denominators + _EPSILON)).float()
     names = (
         "loss_affinity_background",
         "loss_affinity_foreground",

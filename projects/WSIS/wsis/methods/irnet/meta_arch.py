@@ -15,7 +15,8 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.methods.irnet.branches import BoundaryBranch, DisplacementBranch
+from wsis.errors import UsageError
+from wsis.methods.irnet.branches import NUM_TAPS, BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.labels import UNKNOWN
 from wsis.methods.irnet.losses import relation_losses
@@ -32,13 +33,10 @@ _OUTPUTS = ("displacement", "boundary", "instances", "semantic")
 
 
 def canvas_size(size: tuple[int, int], *, fixed: int, divisor: int, remainder: int = 0) -> tuple:
-    """Side lengths to which an image is padded before inference (spec 6.1).
+    """Side lengths to which an image of ``size`` (H, W) is padded before inference (spec 6.1).
 
-    Args:
-        size: (H, W) of the image.
-        fixed: if both sides fit into this length, it is used for both; 0 never fits.
-        divisor: otherwise each side becomes the next number k ``divisor`` + ``remainder``.
-        remainder: 1 for networks that want sides such as 32 k + 1.
+    If both sides fit into ``fixed`` it is used for both (0 never fits); otherwise each side becomes
+    the next number k ``divisor`` + ``remainder`` (1 for networks that want sides such as 32 k + 1).
     """
     if max(size) <= fixed:
         return fixed, fixed
@@ -72,8 +70,6 @@ class IRNet(PixelModule):
     Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
 
     Attributes:
-        boundary_branch: taps to logits (N, 1, h, w).
-        displacement_branch: taps to (N, 2, h, w).
         roi_heads: makes instances and semantic labels of dense maps (`IRNetROIHeads`).
         radius: of the training pairs, in cells.
         canvas: `canvas_size`'s options; group norm sees the padding, so they shape the result.
@@ -94,6 +90,9 @@ class IRNet(PixelModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if unknown := set(self.outputs).difference(_OUTPUTS):
+            known = ", ".join(_OUTPUTS)
+            raise UsageError(f"MODEL.IRNET.OUTPUTS are some of {known}, not {sorted(unknown)[0]!r}")
         # Mean displacement (dy, dx) of the training set, subtracted in eval mode (spec 5.3).
         self.register_buffer("mean_shift", torch.zeros(2))
         if self.freeze_backbone:
@@ -106,24 +105,22 @@ class IRNet(PixelModule):
         keys, shared = cfg.MODEL.IRNET, super().from_config(cfg)
         known, align = shared["backbone"].output_shape(), keys.ALIGN_CORNERS
         taps = shapes_of(known, keys.IN_FEATURES, "MODEL.IRNET.IN_FEATURES")
-        width = keys.DISPLACEMENT_WIDTH
-        return (
-            shared
-            | options_of(cls, keys)
-            | {
-                "boundary_branch": BoundaryBranch(
-                    taps, width=keys.BOUNDARY_WIDTH, align_corners=align
-                ),
-                "displacement_branch": DisplacementBranch(taps, width=width, align_corners=align),
-                "roi_heads": build_roi_heads(cfg, known),
-                "radius": keys.TRAIN_RADIUS,
-                "canvas": {
-                    "fixed": keys.INFERENCE_SIZE,
-                    "divisor": keys.SIZE_DIVISOR,
-                    "remainder": keys.SIZE_REMAINDER,
-                },
-            }
-        )
+        if len(taps) != NUM_TAPS or keys.DISPLACEMENT_WIDTH % 4:
+            raise UsageError(
+                f"MODEL.IRNET wants {NUM_TAPS} IN_FEATURES and a DISPLACEMENT_WIDTH that 4 "
+                f"divides, not {len(taps)} and {keys.DISPLACEMENT_WIDTH}"
+            )
+        sides = (keys.INFERENCE_SIZE, keys.SIZE_DIVISOR, keys.SIZE_REMAINDER)
+        own = {
+            "boundary_branch": BoundaryBranch(taps, keys.BOUNDARY_WIDTH, align_corners=align),
+            "displacement_branch": DisplacementBranch(
+                taps, keys.DISPLACEMENT_WIDTH, align_corners=align
+            ),
+            "roi_heads": build_roi_heads(cfg, known),
+            "radius": keys.TRAIN_RADIUS,
+            "canvas": dict(zip(("fixed", "divisor", "remainder"), sides, strict=True)),
+        }
+        return shared | options_of(cls, keys) | own
 
     def train(self, mode: bool = True) -> IRNet:
         """As any module, but a frozen backbone stays in eval mode."""
@@ -166,10 +163,7 @@ class IRNet(PixelModule):
 
     @torch.no_grad()
     def boundary_and_displacement(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Dense maps of one image at test time (spec 6.1).
-
-        Args:
-            image: (3, H, W), RGB in 0..255.
+        """Dense maps of one image (3, H, W), RGB in 0..255, at test time (spec 6.1).
 
         Returns:
             boundary (h, w), the probability from the mean logit of image and flip, and
@@ -179,7 +173,7 @@ class IRNet(PixelModule):
         rows, columns = canvas_size((height, width), **self.canvas)
         image = self.normalize(image)
         pair = torch.stack([image, image.flip(-1)])
-        if "boundary" not in self._needed():
+        if not self._wants("boundary", "instances", "semantic"):
             pair = pair[:1]
         logits, displacement = self.dense_maps(
             functional.pad(pair, (0, columns - width, 0, rows - height))
@@ -189,14 +183,8 @@ class IRNet(PixelModule):
         boundary = ((logits[0] + logits[-1].flip(-1)) / 2).sigmoid()
         return boundary, displacement[0, :, :h, :w]
 
-    def _needed(self) -> set[str]:
-        """The outputs asked for, and those that they are made of."""
-        wanted = set(self.outputs)
-        if unknown := wanted.difference(_OUTPUTS):
-            raise ValueError(f"IRNet makes {', '.join(_OUTPUTS)}, not {sorted(unknown)[0]}")
-        if wanted & {"instances", "semantic"}:
-            wanted.add("boundary")
-        return wanted
+    def _wants(self, *outputs: str) -> bool:
+        return not set(outputs).isdisjoint(self.outputs)
 
     @torch.no_grad()
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -204,30 +192,28 @@ class IRNet(PixelModule):
 
         Args:
             sample: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
-                ids and ``cam`` (K, h, w) on the stride-4 grid; optionally ``height``, ``width`` of
-                the result where it is not the image's.
+                ids and ``cam`` (K, h, w) on the stride-4 grid; see `result_size`.
 
         Returns:
             ``displacement`` (2, h, w); ``boundary`` (h, w); with ``cam`` given: ``clusters`` (h, w)
-            int64 and ``instances`` (Detectron2 Instances with pred_masks, pred_boxes, pred_classes,
-            scores), ``semantic`` (H, W) uint8, 0 background, class id + 1.
+            int64 and ``instances`` (see `IRNetROIHeads.forward`), ``semantic`` (H, W) uint8, 0
+            background, class id + 1.
         """
-        needed = self._needed()
         boundary, displacement = self.boundary_and_displacement(sample["image"])
         for maps in (displacement, boundary):
             require_finite(maps, sample, "the maps of the relation network")
         result: dict[str, Any] = {"displacement": displacement}
-        if "boundary" in needed:
+        if self._wants("boundary", "instances", "semantic"):
             result["boundary"] = boundary
         if "cam" not in sample:
             return result
         cam, keys = (torch.as_tensor(sample[name]).to(self.device) for name in ("cam", "keys"))
         dense = boundary, cam.to(boundary.dtype), keys
         sizes = tuple(sample["image"].shape[-2:]), result_size(sample)
-        if "instances" in needed:
+        if self._wants("instances"):
             centroids = refine_centroids(displacement, num_steps=self.refinement_steps)
             clusters = cluster_centroids(displacement, centroids, threshold=self.cluster_threshold)
             result |= {"clusters": clusters, "instances": self.roi_heads(*dense, clusters, sizes)}
-        if "semantic" in needed:
+        if self._wants("semantic"):
             result["semantic"] = self.roi_heads.semantic(*dense, sizes)
         return result

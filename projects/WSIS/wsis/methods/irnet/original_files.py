@@ -29,20 +29,14 @@ def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _load_dictionary(stream: IO[bytes]) -> dict[str, np.ndarray]:
-    version = np.lib.format.read_magic(stream)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
+    major, minor = np.lib.format.read_magic(stream)
+    read = getattr(np.lib.format, f"read_array_header_{major}_{minor}", None)
     if read is None:
-        raise ValueError(f"it has the unusual version {version}")
+        raise ValueError(f"it has the unusual version {major}.{minor}")
     shape, _, dtype = read(stream)
     if shape != () or not dtype.hasobject:
         raise ValueError("it holds a plain array, not a dictionary")
-    return _arrays(load_pickle(stream))
-
-
-def _arrays(content: Any) -> dict[str, np.ndarray]:
+    content = load_pickle(stream)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     arrays = {}
@@ -69,11 +63,9 @@ def _take(path: Any, arrays: Mapping[str, np.ndarray], name: str, dims: int) -> 
 
 
 def read_irnet_cam(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a CAM file of the original (step ``make_cam``).
+    """Read a CAM file of the original (step ``make_cam``) as the product "cam".
 
-    Returns:
-        The product "cam": ``keys`` (K,) int64, ``cam`` (K, h, w) float32 at stride 4,
-        ``high_res`` (K, H, W) float32.
+    ``keys`` (K,) int64, ``cam`` (K, h, w) float32 at stride 4, ``high_res`` (K, H, W) float32.
 
     Raises:
         DataError: not such a file.
@@ -91,11 +83,9 @@ def read_irnet_cam(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def read_irnet_instances(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an instance file of the original (step ``make_ins_seg_labels``).
+    """Read an instance file of the original (step ``make_ins_seg_labels``): product "instances".
 
-    Returns:
-        The product "instances": ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks``
-        (n, H, W) bool.
+    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool.
 
     Raises:
         DataError: not such a file.
@@ -149,9 +139,9 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     (0-based) although its categories are numbered from 1; it has no scores.
 
     Returns:
-        One dict an image, in the file's order: ``file_name``, ``image_id``, ``height``, ``width``,
-        ``image_labels``, and ``annotations`` with ``category_id`` (class id), ``bbox`` [x, y, w, h]
-        as stored, ``area``, ``segmentation`` (RLE), ``iscrowd``.
+        One dataset dict an image, in the file's order, with ``image_labels``, and ``annotations``
+        with ``category_id`` (class id), ``bbox`` [x, y, w, h] as stored, ``area``,
+        ``segmentation`` (RLE), ``iscrowd``.
 
     Raises:
         DataError: naming the file, the image and the field.

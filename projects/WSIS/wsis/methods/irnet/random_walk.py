@@ -29,14 +29,9 @@ _NUMBERS_AT_ONCE = 1 << 20  # float64 numbers of the maps that are walked togeth
 def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Tensor:
     """Affinity to the power ``beta`` of every pair inside the map.
 
-    Args:
-        boundary: (h, w) float in [0, 1], the probability of a boundary.
-        radius: pairs are closer than this, in cells.
-        beta: exponent above 0; larger keeps the walk further from boundaries.
-
-    Returns:
-        (P, h, w) in the order of `wsis.methods.irnet.affinity.pair_offsets`: weight between a pixel
-        and its partner, 0 where the partner lies outside.
+    Of a boundary (h, w) float in [0, 1] to (P, h, w) in the order of `pair_offsets`: weight between
+    a pixel and its partner, 0 where the partner lies outside. A larger ``beta``, above 0, keeps the
+    walk further from boundaries.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0")
@@ -145,22 +140,14 @@ def random_walk(
     """Spread maps within boundaries by ``2**exp_times`` steps of a random walk.
 
     IRNet spec 6.4: ``T^(2^exp_times) (map * (1 - boundary))``, where row i of T holds the
-    affinities of pixel i to the power ``beta``, divided by their sum. The power is taken as a
-    Chebyshev series: about 96 products for 256 steps on a 94 x 125 grid, error under 1e-6 of the
-    largest value. Computed in float64, since 256 averages in float32 are off by 2e-4. Memory beside
-    input and output does not grow with the number of maps, which are walked some at a time: some 25
-    numbers per pair of pixels, about 40 MB for 94 x 125 with radius 5.
+    affinities of pixel i to the power ``beta`` (see `walk_weights`), divided by their sum. The
+    power is taken as a Chebyshev series: about 96 products for 256 steps on a 94 x 125 grid, error
+    under 1e-6 of the largest value. Computed in float64, since 256 averages in float32 are off by
+    2e-4. Memory beside input and output does not grow with the number of maps, which are walked
+    some at a time: some 25 numbers per pair of pixels, about 40 MB for 94 x 125 with radius 5.
 
-    Args:
-        maps: (K, h, w) float.
-        boundary: (h, w) float in [0, 1], the probability of a boundary.
-        radius: pixels closer than this, in cells, are neighbours.
-        beta: exponent of the affinity.
-        exp_times: binary logarithm of the number of steps.
-        out: where the result goes, like ``maps`` and possibly ``maps`` itself; None makes it.
-
-    Returns:
-        (K, h, w) of the dtype of ``maps``; each map stays within its range at the start.
+    Of maps (K, h, w) and a boundary (h, w) float in [0, 1]; the result goes to ``out``, possibly
+    ``maps`` itself; None makes it. Each map stays within its range at the start.
 
     Raises:
         ValueError: the grids of ``maps`` and ``boundary`` differ.

@@ -56,28 +56,15 @@ def upsample(
 
 
 def strongest(
-    maps: Tensor,
-    groups: Tensor,
-    *,
-    background: float,
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-    stride: int,
-    align_corners: bool = False,
+    maps: Tensor, groups: Tensor, *, background: float, **geometry: Any
 ) -> tuple[Tensor, Tensor]:
     """Upsample, divide each group of channels by its maximum, argmax with a background constant.
 
     Channels whose maximum does not exceed the background can win nowhere and are left out. The rest
     is treated some at a time, so that memory does not grow with the number of channels.
 
-    Args:
-        maps: (C, h, w) float, not negative.
-        groups: (C,) int; channels of one group share the maximum they are divided by.
-        background: constant score of the background, which also wins ties.
-        image_size: (H, W) to which the upsampled maps are cut.
-        output_size: (H, W) of the result.
-        stride: factor of the upsampling.
-        align_corners: see `upsample`.
+    Of maps (C, h, w) float, not negative, whose channels share a maximum within each of ``groups``
+    (C,) int; ``background`` also wins ties, ``geometry`` are the arguments of `upsample`.
 
     Returns:
         winning channel (H, W) int64, -1 for background; and its score (H, W) float, 0 there.
@@ -85,13 +72,11 @@ def strongest(
 
     def chunks(which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for part in which.split(_CHANNELS_AT_ONCE) if len(which) else ():
-            large = upsample(
-                maps[part], image_size, output_size, stride=stride, align_corners=align_corners
-            )
-            yield part, large
+            yield part, upsample(maps[part], **geometry)
 
-    winners = torch.full(output_size, -1, dtype=torch.int64, device=maps.device)
-    best = maps.new_full(output_size, background)
+    size = geometry["output_size"]
+    winners = torch.full(size, -1, dtype=torch.int64, device=maps.device)
+    best = maps.new_full(size, background)
     every = torch.arange(len(maps), device=maps.device)
     if len(maps) == 0:
         return winners, torch.zeros_like(best)
@@ -112,21 +97,17 @@ def strongest(
 class IRNetROIHeads(nn.Module):
     """Makes instances and semantic labels of an image's dense maps; nothing is trained here.
 
-    Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
-
-    Attributes:
-        background: ``INSTANCE_BACKGROUND``.
-        per_class: ``PER_CLASS_NORMALISATION``.
-        stride: of the boundary map's grid, in pixels.
+    Its options are the keys of ``MODEL.IRNET``, in lower case, and the ``stride`` of the boundary
+    map's grid, in pixels.
     """
 
     walk_radius: int = 5
     beta: float = 10.0
     exp_times: int = 8
-    background: float = 0.25
+    instance_background: float = 0.25
     semantic_background: float = 0.25
     min_area: float = 0.01
-    per_class: bool = False
+    per_class_normalisation: bool = False
     stride: int = 4
     align_corners: bool = False
 
@@ -134,32 +115,26 @@ class IRNetROIHeads(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.IRNET`` and the backbone's strides."""
         keys = cfg.MODEL.IRNET
-        return options_of(cls, keys) | {
-            "background": keys.INSTANCE_BACKGROUND,
-            "per_class": keys.PER_CLASS_NORMALISATION,
-            "stride": input_shape[keys.IN_FEATURES[1]].stride,
-        }
+        return options_of(cls, keys) | {"stride": input_shape[keys.IN_FEATURES[1]].stride}
 
     def forward(
         self, boundary: Tensor, cam: Tensor, keys: Tensor, clusters: Tensor, sizes: Sizes
     ) -> Instances:
-        """Instances of an image.
+        """Instances of an image, ordered by class, cluster and raster.
 
-        Args:
-            boundary: (h, w), the probability of a boundary.
-            cam: (K, h', w').
-            keys: (K,) class ids.
-            clusters: (h, w) int64, the candidates.
-            sizes: (H, W) of the image, and of the result.
+        Of the probability of a boundary (h, w), CAMs (K, h', w') of class ids ``keys`` (K,), the
+        candidates (h, w) int64, and the sizes (H, W) of the image and of the result.
 
         Returns:
-            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,), ordered by class,
-            cluster and raster.
+            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,).
         """
         channels, maps = self._candidates(self._on_grid(cam, boundary), clusters)
         self._walk(maps, boundary, out=maps)
-        winners, scores = self._compete(maps, channels[0], self.background, sizes)
-        return self._detect(winners, scores, keys[channels[0]])
+        winners, scores = self._compete(maps, channels[0], self.instance_background, sizes)
+        smallest = self.min_area * winners.numel()
+        found = detect_components(winners.cpu().numpy(), scores.cpu().numpy(), min_area=smallest)
+        won, scores, masks = (torch.from_numpy(array).to(winners.device) for array in found)
+        return mask_instances(masks, keys[channels[0][won]], scores)
 
     def semantic(self, boundary: Tensor, cam: Tensor, keys: Tensor, sizes: Sizes) -> Tensor:
         """Semantic labels (H, W) uint8 of an image: 0 background, class id + 1 (spec 6.6)."""
@@ -202,20 +177,10 @@ class IRNetROIHeads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         return strongest(
             maps,
-            classes if self.per_class else torch.zeros_like(classes),
+            classes if self.per_class_normalisation else torch.zeros_like(classes),
             background=background,
             image_size=sizes[0],
             output_size=sizes[1],
             stride=self.stride,
             align_corners=self.align_corners,
-        )
-
-    def _detect(self, winners: Tensor, scores: Tensor, classes: Tensor) -> Instances:
-        found = detect_components(
-            winners.cpu().numpy(), scores.cpu().numpy(), min_area=self.min_area * winners.numel()
-        )
-        return mask_instances(
-            torch.from_numpy(found.masks).to(winners.device),
-            classes[torch.from_numpy(found.channels).to(classes.device)],
-            torch.from_numpy(found.scores).to(winners.device),
         )

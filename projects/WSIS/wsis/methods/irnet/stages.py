@@ -12,9 +12,10 @@ from detectron2.config import CfgNode
 from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
 from wsis.evaluation.checks import check_instances, check_semantic
-from wsis.layers.crf import Kernel, crf_labels
+from wsis.layers.crf import crf_labels
 from wsis.methods.irnet.label_check import check_inter_pixel_label
 from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
+from wsis.modeling.network import crf_kernels
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NODE = "MODEL.IRNET."
@@ -34,15 +35,11 @@ def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
     keys = cfg.MODEL.IRNET.LABEL
     if keys.CRF_ITERATIONS == 0:
         return None
-    kernels = (
-        Kernel(keys.CRF_GAUSSIAN_SXY, keys.CRF_GAUSSIAN_WEIGHT),
-        Kernel(keys.CRF_BILATERAL_SXY, keys.CRF_BILATERAL_WEIGHT, keys.CRF_BILATERAL_SRGB),
-    )
     return partial(
         crf_labels,
         num_iterations=keys.CRF_ITERATIONS,
         label_probability=keys.CRF_LABEL_PROBABILITY,
-        kernels=kernels,
+        kernels=crf_kernels(keys, "CRF_"),
     )
 
 
@@ -106,7 +103,6 @@ register_stages(
         name="inter_pixel_label",
         title="Confident classes and background from CAMs, cleaned by a dense CRF",
         consumes=("cam",),
-        produces="inter_pixel_label",
         config_keys=(_NODE + "LABEL",),
         evaluation=check_inter_pixel_label,
         function=derive_inter_pixel_label,
@@ -115,18 +111,14 @@ register_stages(
         name="relation_network",
         title="Train IRNet: class boundaries and displacements to centroids",
         consumes=("inter_pixel_label",),
-        produces="relation_network",
         config_keys=(*_NETWORK_KEYS, _NODE + "TRAIN_RADIUS"),
         mapper="PixelLabelMapper",
-        supervision="image",
     ),
     InferStage(
         name="displacement_mean",
         title="Mean displacement over the images, to be subtracted afterwards",
         consumes=("relation_network",),
-        produces="displacement_mean",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, _NODE + "MEAN_DISPLACEMENT_BATCH"),
-        weights_from="relation_network",
         mapper="TopLeftCropMapper",
         to_artifact=mean_displacement,
         # weights of the original may hold a mean, measured elsewhere
@@ -137,10 +129,8 @@ register_stages(
         name="instances",
         title="Instance masks: centroids, random walk within boundaries, components",
         consumes=("relation_network", "displacement_mean", "cam"),
-        produces="instances",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, *_INSTANCE_KEYS),
         evaluation=check_instances,
-        weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=instance_artifact,
         config={_OUTPUTS: ["boundary", "instances"]},
@@ -153,7 +143,6 @@ register_stages(
         produces="semantic",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, _NODE + "SEMANTIC_BACKGROUND"),
         evaluation=check_semantic,
-        weights_from="relation_network",
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
         config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},

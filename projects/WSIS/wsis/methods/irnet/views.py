@@ -68,14 +68,10 @@ def longest_displacement(field: np.ndarray) -> float:
 
 
 def displacement_colors(field: np.ndarray, *, longest: float) -> np.ndarray:
-    """Directions as hues, lengths as saturation.
+    """Directions (dy, dx) of a field (2, h, w) as hues, lengths as saturation.
 
     Right is red (hue 0), up is yellow-green (1/4), left is cyan (1/2), down is violet (3/4);
-    no displacement is white.
-
-    Args:
-        field: (2, h, w) float, (dy, dx).
-        longest: length that has full saturation; what is not positive counts as 1.
+    no displacement is white. ``longest`` has full saturation; what is not positive counts as 1.
     """
     dy, dx = np.nan_to_num(np.asarray(field, dtype=np.float64))
     hue = np.arctan2(-dy, dx) / (2 * np.pi) % 1.0
@@ -87,8 +83,7 @@ def displacement_colors(field: np.ndarray, *, longest: float) -> np.ndarray:
 def color_wheel(side: int) -> tuple[np.ndarray, np.ndarray]:
     """The legend of `displacement_colors`: the colour at a place is that of pointing there.
 
-    Returns:
-        (side, side, 3) uint8 and the disc (side, side) bool outside which it means nothing.
+    (side, side, 3) uint8 and the disc (side, side) bool outside which it means nothing.
     """
     axis = (np.arange(side) - (side - 1) / 2) / max((side - 1) / 2, 1)
     field = np.stack(np.meshgrid(axis, axis, indexing="ij"))  # (2, side, side): dy, dx

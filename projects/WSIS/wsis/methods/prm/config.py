@@ -7,24 +7,6 @@ from detectron2.config import CfgNode
 from wsis.methods.prm import meta_arch, roi_heads, stages  # noqa: F401  (registers them)
 
 
-def _add_retrieval_config(keys: CfgNode) -> None:
-    # Only so many proposals of an image are looked at, the first ones; 0: all.
-    keys.PROPOSAL_COUNT = 100
-    # Background of a class: where its map (as bytes) is below this times its mean ...
-    keys.BACKGROUND_FACTOR = 0.95
-    # ... and what each background pixel in a mask costs where the network sees 448 x 448 pixels; at
-    # other sizes as much by the same share of the image.
-    keys.PENALTY = 1e-5
-    # Weight of the response inside a mask; that on its contour has weight 1.
-    keys.BALANCE = 0.8
-    # One [BACKGROUND_FACTOR, PENALTY, BALANCE] for each class in their place; empty: the above.
-    keys.CLASS_FACTORS = []
-    # Side of the square of the morphological gradient that draws contours, pixels.
-    keys.CONTOUR_WIDTH = 5
-    # Proposals of this share of the image are valid, (from, below).
-    keys.SIZE_LIMITS = (0.00002, 0.85)
-
-
 def add_prm_config(cfg: CfgNode) -> None:
     """Add ``MODEL.PRM.*``, in place; the classifier's keys are ``MODEL.PEAK_CLASSIFIER.*``."""
     cfg.MODEL.PRM = CfgNode()
@@ -47,4 +29,18 @@ def add_prm_config(cfg: CfgNode) -> None:
     keys.RESPONSE_THRESHOLD = 0.1
     # ... after smoothing by a Gaussian of this standard deviation, share of the longer side.
     keys.RESPONSE_BLUR = 0.01
-    _add_retrieval_config(keys)
+    # Only so many proposals of an image are looked at, the first ones; 0: all.
+    keys.PROPOSAL_COUNT = 100
+    # Background of a class: where its map (as bytes) is below this times its mean ...
+    keys.BACKGROUND_FACTOR = 0.95
+    # ... and what each background pixel in a mask costs where the network sees 448 x 448 pixels; at
+    # other sizes as much by the same share of the image.
+    keys.PENALTY = 1e-5
+    # Weight of the response inside a mask; that on its contour has weight 1.
+    keys.BALANCE = 0.8
+    # One [BACKGROUND_FACTOR, PENALTY, BALANCE] for each class in their place; empty: the above.
+    keys.CLASS_FACTORS = []
+    # Side of the square of the morphological gradient that draws contours, pixels.
+    keys.CONTOUR_WIDTH = 5
+    # Proposals of this share of the image are valid, (from, below).
+    keys.SIZE_LIMITS = (0.00002, 0.85)

@@ -46,16 +46,14 @@ class PRM(nn.Module):
 
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255. Training: ``image_labels`` (see
-                `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels``,
-                ``proposals`` (`wsis.layers.regions.Regions`) and ``height``, ``width`` of
-                the result where it is not the image's.
+                `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels`` and
+                ``proposals`` (`Regions`); see `result_size`.
 
         Returns:
             training: ``{"loss_classification": scalar}``. Inference: ``logits`` and ``scores``
             (C,), a class without peaks having the logit of its map's maximum, and ``responses``
-            (`wsis.modeling.peak_classifier.PeakResponses`); also ``instances`` (see
-            `PRMROIHeads.forward`). A batch without the proposals that its instances would need is
-            only classified: its responses have no maps.
+            (`PeakResponses`); also ``instances`` (see `PRMROIHeads.forward`). A batch without the
+            proposals that its instances would need is only classified: no maps.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)

@@ -18,7 +18,7 @@ from wsis.errors import UsageError
 from wsis.layers.masks import mask_nms
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import prepare_proposals, retrieve_instances
-from wsis.modeling.network import mask_instances, network, options_of
+from wsis.modeling.network import mask_instances, network, options_of, require_one_of
 from wsis.modeling.peak_responses import PeakResponses
 
 MASKS = ("proposals", "response")
@@ -52,14 +52,9 @@ def response_masks(
 ) -> Tensor:
     """Peak response maps as masks: the baseline without proposals.
 
-    Args:
-        responses: (P, H, W) non-negative.
-        size: (H', W') of the masks.
-        threshold: share of a map's maximum that its mask must exceed.
-        blur: standard deviation of the smoothing, share of the longer side.
-
-    Returns:
-        (P, H', W') bool.
+    Of maps (P, H, W), not negative, smoothed by a Gaussian whose standard deviation is the share
+    ``blur`` of the longer side, to (P, *size) bool: what exceeds ``threshold``, a share of a map's
+    maximum.
     """
     smooth = smooth_map(responses, blur * max(responses.shape[1:]))
     if tuple(responses.shape[1:]) != tuple(size):
@@ -97,12 +92,8 @@ class PRMROIHeads(nn.Module):
     peak_scale: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, known in (("masks", MASKS), ("score", SCORES)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UsageError(
-                    f"MODEL.PRM.{name.upper()} is {value!r}: use one of {', '.join(known)}"
-                )
+        require_one_of("MODEL.PRM.MASKS", self.masks, MASKS)
+        require_one_of("MODEL.PRM.SCORE", self.score, SCORES)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -122,16 +113,11 @@ class PRMROIHeads(nn.Module):
     def forward(
         self, found: PeakResponses, proposals: Regions | None, size: tuple[int, int]
     ) -> Instances:
-        """Instances of an image.
+        """Instances of an image, best first.
 
-        Args:
-            found: of the image, with response maps.
-            proposals: segment proposals, best first, at any size; unused for "response".
-            size: (H, W) of the masks.
-
-        Returns:
-            pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1],
-            peak_index (n,) into the image's peaks, best first.
+        Of its responses, with maps, and its segment proposals, best first, at any size (unused for
+        "response"), to pred_masks (n, *size) bool, pred_boxes, pred_classes (n,), scores (n,) in
+        [0, 1], peak_index (n,) into the image's peaks.
 
         Raises:
             ValueError: no proposals where they are needed.
@@ -143,16 +129,11 @@ class PRMROIHeads(nn.Module):
         return self._retrieve(found, proposals, size)
 
     def scores(self, found: PeakResponses, peaks: Tensor, retrieval: Tensor) -> Tensor:
-        """Scores in [0, 1] of instances.
+        """Scores (n,) in [0, 1] of instances of the peaks (n,), indices.
 
-        Args:
-            found: of the image.
-            peaks: (n,) indices of peaks.
-            retrieval: (n,) retrieval score over its largest value, clipped to [0, 1].
-
-        Returns:
-            (n,): "retrieval" itself; "peak": v / (v + peak_scale) for a peak of height v (0 below
-            0); "probability": the sigmoid of the class's confidence; "product": of the three.
+        ``retrieval`` (n,) is the retrieval score over its largest value, clipped to [0, 1], and the
+        score "retrieval"; "peak" is v / (v + peak_scale) for a peak of height v (0 below 0),
+        "probability" the sigmoid of the class's confidence, "product" that of the three.
         """
         height = found.values[peaks].clamp(min=0)
         cues = {
@@ -189,13 +170,11 @@ class PRMROIHeads(nn.Module):
             within_class=self.nms_within_class,
         )
         triples = [self.factors] if isinstance(self.factors, tuple) else self.factors
-        most = np.array([1 + triples[c if len(triples) > 1 else 0][2] for c in chosen.classes])
-        share = torch.from_numpy(np.clip(chosen.scores / most, 0, 1)) if len(most) else None
+        most = [1.0 + triples[c if len(triples) > 1 else 0][2] for c in chosen.classes]
+        share = torch.from_numpy(np.clip(chosen.scores / np.array(most), 0, 1))
         shown = regions if tuple(regions.size) == size else regions.resize(size)
         masks = shown.decode(chosen.proposals)
-        return self._instances(
-            found, masks, torch.from_numpy(chosen.peaks), torch.zeros(0) if share is None else share
-        )
+        return self._instances(found, masks, torch.from_numpy(chosen.peaks), share)
 
     def _from_responses(self, found: PeakResponses, size: tuple[int, int]) -> Instances:
         masks = response_masks(

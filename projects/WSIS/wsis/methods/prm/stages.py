@@ -23,7 +23,6 @@ _PEAK_STAGE = partial(
     produces="instances",
     config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
     evaluation=check_instances,
-    weights_from="peak_classifier",
     mapper="PeakImageMapper",
     to_artifact=peak_instances_artifact,
 )
