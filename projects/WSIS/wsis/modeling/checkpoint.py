@@ -183,7 +183,9 @@ def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         DataError: it is not such a state dict.
     """
-    require_entries(state, "IRNet's classifier's", "resnet50.conv1.weight", "classifier.weight")
+    require_entries(
+        state, "the original IRNet classifier's", "resnet50.conv1.weight", "classifier.weight"
+    )
     converted = torchvision_resnet_to_detectron2(state, "resnet50.", "backbone.")
     return converted | {"classifier.weight": state["classifier.weight"]}
 
