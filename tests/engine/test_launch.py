@@ -11,6 +11,7 @@ from wsis.errors import UsageError
 WORK = """
 import os, signal, sys
 from detectron2.utils import comm
+from functools import partial
 from pathlib import Path
 from wsis.engine.launch import launch
 from wsis.engine.lock import check_shared
@@ -34,7 +35,7 @@ def main(mode):
         print("ranks", ranks)
 
 if __name__ == "__main__":
-    launch(main, int(sys.argv[1]), device="cpu", args=(sys.argv[2],))
+    launch(partial(main, sys.argv[2]), int(sys.argv[1]), device="cpu")
 """
 
 

@@ -9,9 +9,9 @@ import yaml
 from PIL import Image
 from wsis import stage
 from wsis.config import get_wsis_cfg
-from wsis.engine.config_files import split_overrides
+from wsis.engine.config_files import read_overrides
+from wsis.engine.manifest import relevant_config
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.status import relevant_config
 from wsis.errors import UsageError
 
 from tests.tiny import PIPELINE, ROOT
@@ -41,8 +41,7 @@ def test_every_shipped_pipeline_loads(path):
         msra = "/MSRA/" in planned.cfg.MODEL.WEIGHTS  # the only weights made for BGR
         assert ("BGR" if msra else "RGB") == planned.cfg.INPUT.FORMAT
         assert relevant_config(planned)
-        for product in planned.consumes:
-            pipeline.producer(product, planned)
+        assert planned.sources.keys() >= set(planned.stage.consumes)
 
 
 def test_stages_come_in_order_with_their_folders():
@@ -61,7 +60,10 @@ def test_selection():
     assert names(pipeline.select(first="instances")) == NAMES[5:]
     assert names(pipeline.select(last="cam")) == NAMES[:2]
     assert names(pipeline.select(first="cam", last="instances")) == NAMES[1:6]
-    with pytest.raises(UsageError, match="no stage 'cams' in pipeline irnet_shapes; it has: class"):
+    with pytest.raises(
+        UsageError,
+        match="no stage 'cams' in pipeline irnet_shapes; it has: class.*; did you mean cam",
+    ):
         pipeline.select(stage="cams")
     with pytest.raises(UsageError, match="comes after"):
         pipeline.select(first="instances", last="cam")
@@ -300,15 +302,51 @@ def test_a_word_may_be_a_number(text, tmp_path):
         load_pipeline(path, ["MODEL.PEAK_CLASSIFIER.WINDOW", "three"])
 
 
-def test_split_overrides():
-    words = ["A.B", "1", "cam.C", "2", "DATA.VAL", "", "cam.DATA.TRAIN", "[a, b]"]
-    found = split_overrides(words, ["cam"])
-    assert (found.common, found.special) == (["A.B", "1"], {"cam": ["C", "2"]})
-    assert found.data == {"": {"VAL": None}, "cam": {"TRAIN": ["a", "b"]}}
+def test_the_command_line_is_read_as_a_file():
+    words = ["A.B", "1", "A.C", "x", "cam.C", "2", "DATA.VAL", "", "cam.DATA.TRAIN", "[a, b]"]
+    found = read_overrides(words, ["cam", "mask_rcnn"])
+    assert (found.values, found.data) == ({"A": {"B": "1", "C": "x"}}, {"VAL": None})
+    assert found.stages["cam"].lines == (("command line", {"C": "2"}),)
+    assert found.stages["cam"].data == {"TRAIN": ["a", "b"]}
+    assert found.stages["mask_rcnn"].lines == (("command line", {}),)
+    assert read_overrides(["A", "1", "A.B", "(1, 2)"], []).values == {"A": {"B": "(1, 2)"}}
     with pytest.raises(UsageError, match="'A' has no value"):
-        split_overrides(["A"], [])
-    with pytest.raises(UsageError, match="'cams.C' is neither a config key nor <stage>.KEY"):
-        split_overrides(["cams.C", "2"], ["cam"])
+        read_overrides(["A"], [])
+    with pytest.raises(
+        UsageError, match="'cams.C' is neither a config key nor <stage>.KEY.*mean cam"
+    ):
+        read_overrides(["cams.C", "2"], ["cam"])
+
+
+def test_lines_for_one_stage_win_over_those_for_all():
+    words = ["cam.SEED", "5", "SEED", "6"]
+    assert [p.cfg.SEED for p in load_pipeline(PIPELINE, words).stages[:2]] == [6, 5]
+
+
+def test_a_stage_that_needs_what_no_stage_makes(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("DATA: {TRAIN: shapes_train}\nSTAGES: {classifier: , instances: }\n")
+    with pytest.raises(UsageError, match="instances needs 'relation_network', which no stage bef"):
+        load_pipeline(path, [])
+
+
+def test_a_stage_without_val_has_nothing_to_do():
+    voc = ROOT / "configs" / "cim_voc.yaml"
+    pipeline = load_pipeline(voc, ["DATA.TRAIN", "shapes_train"])
+    with pytest.raises(UsageError, match="proposal_detections .* nothing to do without DATA.VAL"):
+        pipeline.select(stage="proposal_detections")
+
+
+def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(
+        "_BASE_: configs/cim_shapes.yaml\nSTAGES: {proposal_detections: {_BASE_: mined_instances}}"
+    )
+    second.write_text("_BASE_: first.yaml\nSTAGES: {proposal_detections: {SEED: 8}}")
+    words = ["mined_instances.MODEL.CIM.DETECTION.LIMIT", "3"]
+    cfg = load_pipeline(second, words).stages[-3].cfg
+    assert (cfg.WSIS.STAGE, cfg.SEED) == ("proposal_detections", 8)
+    assert cfg.MODEL.CIM.DETECTION.LIMIT == 3
 
 
 @pytest.mark.parametrize(
@@ -334,7 +372,10 @@ def test_split_overrides():
         (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
         (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
         (["DATA.TRAIN", "[]"], "stage classifier needs DATA.TRAIN"),
-        (["SEED.X", "3"], "command line"),
+        (["SEED.X", "3"], r"command line: SEED is \{'X': '3'\}; it takes one value"),
+        (["SOLVER", "3"], "SOLVER is '3'; it takes keys of its own, as SOLVER"),
+        (["_BASE_", "x"], "reserved key '_BASE_' can only be used in files"),
+        (["DATA", "x"], "DATA is 'x'; it has the roles TRAIN"),
         (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER has no value"),
         (["WSIS.IMPORTS", "[a]"], "WSIS.IMPORTS is read from config files only"),
         (["mask_rcnn.OUTPUT_DIR", "x"], "OUTPUT_DIR is one for all stages"),
@@ -367,7 +408,11 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("_BASE_: configs/prm_shapes.yaml\nSTAGES: {classifier: }", "STAGES names classifier, but"),
         ("SOLVER: {1: 2}", "1 is no key; keys are words"),
         ("STAGES: {classifier: }\nWSIS: {IMPORTS: x}", "IMPORTS is 'x'; it is a list"),
-        ("STAGES: {classifier: }\nWSIS: 3", ""),
+        ("STAGES: {classifier: }\nWSIS: 3", "p.yaml: WSIS is 3; it takes keys of its own, as WSIS"),
+        ("STAGES: {classifier: {MODEL: {RPN: }}}", "classifier: MODEL.RPN is None; it takes keys"),
+        ("STAGES: {classifier: }\nSEED: {A: 1}", "SEED is {'A': 1}; it takes one value"),
+        ("STAGES: {clasifier: }", "no stage 'clasifier'.*; did you mean classifier"),
+        ("STAGES: {classifier: }\nSOLVER: {BASE_L: 1}", "p.yaml: .*mean SOLVER.BASE_LR"),
         ("STAGES: {classifier: {_BASE_: configs/irnet_voc.yaml}}", "is a pipeline"),
         ("MODEL: {}", "has no STAGES: it is no pipeline"),
         ("WSIS: {STAGE: cam}", "is the config of one stage.* run its pipeline with --stage"),

@@ -7,6 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from wsis.commands import make_parser
+from wsis.errors import run_command
+
 _DESCRIPTION = """\
 Turn weak labels into instance masks and a trained Mask R-CNN.
 
@@ -28,13 +31,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The argument parser of ``train_net.py``."""
-    parser = argparse.ArgumentParser(
-        "train_net.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(_DESCRIPTION, prog="train_net.py", epilog=_EPILOG)
     add = parser.add_argument
     add(
         "--config-file",
@@ -75,27 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_intermixed_args(argv)
     try:
-        return _execute(args)
-    except Exception as error:
-        from wsis.engine.failures import explain
-
-        explained = explain(error)
-        if explained is None:
-            raise
-        message, code = explained
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {message}\n")
-        return code
+        return run_command(lambda: _execute(args))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 130
 
 
-def _execute(args: argparse.Namespace) -> int:
-    from wsis.engine.launch import choose_devices
-    from wsis.engine.pipeline import load_pipeline
-    from wsis.engine.run import describe_stages
-
+def _execute(args: argparse.Namespace) -> None:
     if not (args.print_config or args.list_stages):
         import wsis
 
@@ -110,15 +93,18 @@ def _execute(args: argparse.Namespace) -> int:
             num_gpus=args.num_gpus,
             num_processes=args.num_processes,
         )
-        return 0
+        return
+    from wsis.engine.launch import choose_devices
+    from wsis.engine.pipeline import load_pipeline
+    from wsis.engine.run import describe_stages
+
     device, processes = choose_devices(args.num_gpus, args.num_processes)
     overrides = ["MODEL.DEVICE", device, *args.opts]
     pipeline = load_pipeline(args.config_file, overrides, num_processes=processes)
     if args.print_config:
         (planned,) = pipeline.select(stage=args.print_config)
         sys.stdout.write(planned.complete_config())
-        return 0
+        return
     logging.getLogger("detectron2").setLevel(logging.WARNING)
-    chosen = pipeline.select(stage=args.stage, first=args.from_stage, last=args.until_stage)
-    sys.stdout.write(describe_stages(pipeline, chosen) + "\n")
-    return 0
+    selection = {"stage": args.stage, "first": args.from_stage, "last": args.until_stage}
+    sys.stdout.write(describe_stages(pipeline, selection) + "\n")

@@ -1,4 +1,4 @@
-"""Config files: YAML with ``_BASE_`` and inline stages, and what a command line changes of them."""
+"""Config files: YAML with ``_BASE_`` and inline stages; the command line counts as the last one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from detectron2.config import CfgNode, get_cfg
 import wsis
 from wsis.config import flatten
 from wsis.data.user import ROLES
-from wsis.errors import UsageError
+from wsis.errors import UsageError, did_you_mean
 
 ZOO = "detectron2://"
 COMMAND_LINE = "command line"
 _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
 # Keys that name data sets: a pipeline names them by role, so that none is left behind.
-_NAMES_OF_DATA = ("DATASETS", "WSIS.DATASETS", "WSIS.CLASSES", "WSIS.EVALUATION.IMAGES")
+_NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
+_ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
 
 Lines = tuple[str, Mapping[str, Any]]  # where they stand, and what they say
 
@@ -121,11 +121,9 @@ def find_base(name: str, beside: Path) -> Path:
         UsageError: there is none.
     """
     path = Path(name).expanduser()
-    root = Path(wsis.__file__).resolve().parents[3]
-    places = [beside.parent / path, path, root / path, root / "configs" / path]
-    for place in places:
-        if place.is_file():
-            return place
+    places = [beside.parent / path, path, _ROOT / path, _ROOT / "configs" / path]
+    if found := next(filter(Path.is_file, places), None):
+        return found
     looked = ", ".join(dict.fromkeys(str(place.parent) for place in places[:2]))
     raise UsageError(f"{beside}: _BASE_ names {name}, which is not in {looked} or configs/")
 
@@ -186,9 +184,8 @@ def read_config_files(path: Path) -> list[ConfigFile]:
         UsageError: a file is missing, unreadable or builds on itself.
     """
     found: dict[Path, ConfigFile] = {}
-    own = Path(wsis.__file__).resolve().parents[3] / path  # one that comes with WSIS
-    path = own if own.is_file() and not path.is_file() else path
-    _collect(path, found, ())
+    own = _ROOT / path  # one that comes with WSIS
+    _collect(own if own.is_file() and not path.is_file() else path, found, ())
     return list(found.values())
 
 
@@ -229,7 +226,8 @@ def stage_names(files: Sequence[ConfigFile]) -> list[str]:
 
 def base_stage(files: Sequence[ConfigFile], name: str) -> str:
     """The stage that the ``_BASE_`` of stage ``name`` names, or ""."""
-    return next((s.starts_from for f in reversed(files) if (s := f.stages.get(name))), "")
+    told = [file.stages[name] for file in files if name in file.stages]
+    return next((own.starts_from for own in reversed(told) if own.starts_from or own.anew), "")
 
 
 def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Lines]:
@@ -263,138 +261,93 @@ def _as_word(value: Any) -> Any:
     return value
 
 
-def _with_words(values: Mapping[str, Any], cfg: Any) -> dict[str, Any]:
-    """Numbers as words where the config has a word: a key may take either (a peak filter)."""
+def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") -> dict[str, Any]:
+    """Values as yacs needs them: numbers as words where the config has a word (a peak filter).
+
+    Raises:
+        UsageError: a value where keys belong, or keys where a value belongs.
+    """
     made = {}
     for key, value in values.items():
-        known = cfg.get(key) if isinstance(cfg, CfgNode) else None
+        known, name = cfg.get(key) if isinstance(cfg, CfgNode) else None, f"{prefix}{key}"
+        if known is not None and isinstance(known, CfgNode) != isinstance(value, dict):
+            wanted = "one value"
+            if isinstance(known, CfgNode):
+                wanted = f"keys of its own, as {name}.{next(iter(known), 'KEY')}"
+            raise UsageError(f"{source}: {name} is {value!r}; it takes {wanted}")
         if isinstance(value, dict):
-            value = _with_words(value, known)
+            value = _fitted(value, known, source, f"{name}.")
         elif isinstance(known, str):
             value = _as_word(value)
         made[key] = value
     return made
 
 
-def _refuse_names_of_data(keys: Sequence[str], source: str) -> None:
-    for key in keys:
-        if key.startswith(tuple(f"{name}." for name in _NAMES_OF_DATA)) or key in _NAMES_OF_DATA:
-            raise UsageError(
-                f"{source}: {key} is filled in from DATA; name data sets there by their role: "
-                "DATA.TRAIN, DATA.VAL, DATA.SALIENT (datasets/README.md)"
-            )
-
-
 def merge_lines(cfg: CfgNode, lines: Lines) -> None:
-    """Merge lines of a file into a config, in place.
+    """Merge lines of a file or of the command line into a config, in place.
 
     Raises:
         UsageError: an unknown key or a value of another type, with the file's name.
     """
     source, values = lines
-    if not source.startswith(ZOO):
-        _refuse_names_of_data(list(flatten(values, "")), source)
+    for key in () if source.startswith(ZOO) else flatten(values, ""):
+        if f"{key}.".startswith(_NAMES_OF_DATA):
+            raise UsageError(
+                f"{source}: {key} is filled in from DATA; name data sets there by their role: "
+                "DATA.TRAIN, DATA.VAL, DATA.SALIENT (datasets/README.md)"
+            )
     try:
-        cfg.merge_from_other_cfg(CfgNode(_with_words(values, cfg)))
+        cfg.merge_from_other_cfg(CfgNode(_fitted(values, cfg, source)))
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = error.args[0] if error.args else error
-        raise UsageError(f"{source}: {reason}") from None
+        reason = str(error.args[0] if error.args else error)
+        hint = did_you_mean(reason.partition("Non-existent config key: ")[2], flatten(cfg, ""))
+        if reason.startswith("Type mismatch") and "tuple" in reason:
+            hint = '; a list is written "[a, b]", with one element too'
+        raise UsageError(f"{source}: {reason}{hint}") from None
 
 
-@dataclass(frozen=True)
-class Overrides:
-    """What the command line changes.
-
-    Attributes:
-        common: ``KEY VALUE`` pairs, for every stage.
-        special: ``KEY VALUE`` pairs by stage.
-        data: data sets by role, for every stage under "".
-    """
-
-    common: list[str]
-    special: dict[str, list[str]]
-    data: dict[str, dict[str, Any]]
-
-
-def split_overrides(overrides: Sequence[str], names: Sequence[str]) -> Overrides:
-    """Separate pairs for all stages from ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``.
+def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
+    """What a command line says, as the last file of a pipeline.
 
     Args:
-        overrides: as left on the command line.
+        words: pairs ``KEY VALUE``, ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``. Lists and dicts are
+            written as in Python or YAML; words in them need no quotes.
         names: stages of the pipeline.
-    """
-    if len(overrides) % 2:
-        raise UsageError(f"overrides come as KEY VALUE pairs; '{overrides[-1]}' has no value")
-    found = Overrides([], {name: [] for name in names}, {name: {} for name in ("", *names)})
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        prefix, _, rest = key.partition(".")
-        owner, role = (prefix, rest) if prefix in found.special else ("", key)
-        if role in ("WSIS.IMPORTS", "WSIS.STAGE"):
-            raise UsageError(f"{COMMAND_LINE}: {role} is read from config files only")
-        if role.startswith(f"{_DATA}."):
-            role = role.removeprefix(f"{_DATA}.")
-            found.data[owner].update(_check_data({role: _role_value(value)}, COMMAND_LINE))
-        elif prefix in found.special:
-            found.special[prefix].extend((rest, value))
-        elif prefix.isupper():
-            found.common.extend((key, value))
-        else:
-            raise UsageError(
-                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(names)}"
-            )
-    return found
-
-
-def _role_value(text: str) -> Any:
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None
-    return text or None
-
-
-def _override_value(known: Any, text: str) -> Any:
-    """What is written for a key whose value is ``known``, as the YAML files have it.
-
-    Lists and dicts need no quotes around words, nor do numbers where the config has a word.
-    """
-    if isinstance(known, str) and _as_word(text) != text:
-        return _as_word(text)
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            with suppress(yaml.YAMLError):
-                return yaml.safe_load(text)
-    return text
-
-
-def apply_overrides(cfg: CfgNode, pairs: Sequence[str]) -> None:
-    """Set ``KEY VALUE`` pairs of the command line, in place.
 
     Raises:
-        UsageError: an unknown key or a value of another type.
+        UsageError: no pairs, or a key that is neither.
     """
-    _refuse_names_of_data(pairs[::2], COMMAND_LINE)
-    known = flatten(cfg, "")
-    values = [
-        word
-        for key, text in zip(pairs[::2], pairs[1::2], strict=True)
-        for word in (key, _override_value(known.get(key), text))
-    ]
+    if len(words) % 2:
+        raise UsageError(f"overrides come as KEY VALUE pairs; '{words[-1]}' has no value")
+    said: dict[str, dict[str, Any]] = {name: {} for name in ("", *names)}
+    for key, text in zip(words[::2], words[1::2], strict=True):
+        first, _, rest = key.partition(".")
+        owner, rest = (first, rest) if first in names else ("", key)
+        if rest in ("WSIS.IMPORTS", "WSIS.STAGE"):
+            raise UsageError(f"{COMMAND_LINE}: {rest} is read from config files only")
+        if not owner and not first.isupper():
+            raise UsageError(
+                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(names)}"
+                + did_you_mean(first, names)
+            )
+        node, (*parents, leaf) = said[owner], rest.split(".")
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[leaf] = _read_value(text)
+    data = {name: _check_data(own.pop(_DATA, {}), COMMAND_LINE) for name, own in said.items()}
+    data = {name: {role: v or None for role, v in own.items()} for name, own in data.items()}
+    stages = {n: StageLines(lines=((COMMAND_LINE, said[n]),), data=data[n]) for n in names}
+    return ConfigFile(COMMAND_LINE, said[""], data[""], stages)
+
+
+def _read_value(text: str) -> Any:
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    with suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
     try:
-        cfg.merge_from_list(values)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = error.args[0] if error.args else error
-        hint = _hint(cfg, pairs[::2], str(reason))
-        raise UsageError(f"{COMMAND_LINE}: {reason}{hint}") from None
-
-
-def _hint(cfg: CfgNode, keys: Sequence[str], reason: str) -> str:
-    """What may have been meant, for the two commonest mistakes."""
-    if reason.startswith("Type mismatch") and "tuple" in reason:
-        return '; a list is written "[a, b]", with one element too'
-    unknown = next((key for key in keys if reason == f"Non-existent key: {key}"), "")
-    known = get_close_matches(unknown, list(flatten(cfg, "")), n=1) if unknown else []
-    return f"; did you mean {known[0]}?" if known else ""
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None

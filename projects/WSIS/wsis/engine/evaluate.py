@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
-from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.config import flatten
+from wsis.data.builtin import class_names
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
-from wsis.engine.images import Images
-from wsis.engine.manifest import Manifest, digest_of
+from wsis.engine.folder import StageFolder
+from wsis.engine.manifest import digest_of, look_up
 from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.status import fingerprint, flatten, look_up
 from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.evaluation.image_loop import DatasetDicts, Results
@@ -90,106 +88,96 @@ def evaluate_network(
     ]
 
 
-def evaluate_on_test_sets(planned: PlannedStage, model: nn.Module) -> Results:
+def evaluate_on_test_sets(folder: StageFolder, model: nn.Module) -> Results:
     """Figures of a network on all of ``DATASETS.TEST``, see `evaluate_network`."""
-    names = planned.cfg.DATASETS.TEST
-    found = [evaluate_network(planned, model, get_dataset_dicts(name), name) for name in names]
-    return [entry for entries in found for entry in entries]
+    results: Results = []
+    for name in folder.planned.cfg.DATASETS.TEST:
+        results += evaluate_network(folder.planned, model, folder.images.named((name,)), name)
+    return results
 
 
-def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
+def _evaluate_products(folder: StageFolder) -> Results:
+    """Figures of a product that has something for every image."""
+    planned, results = folder.planned, []
     assert planned.stage.evaluation is not None
-    found = planned.stage.evaluation(
-        dataset_dicts[comm.get_rank() :: comm.get_world_size()],
-        ProductReader(planned.folder, planned.name),
-        class_names(name),
-        planned.cfg,
-    )
-    return [stage_result(planned.name, name, **entry) for entry in found]
+    for name in _datasets(planned):
+        mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
+        found = planned.stage.evaluation(mine, folder.reader, class_names(name), planned.cfg)
+        results += [stage_result(planned.name, name, **entry) for entry in found]
+    return results
 
 
-class Evaluations:
-    """The figures of a pipeline's products.
+def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
+    """Evaluate a finished product and write ``evaluation.json`` into its folder.
+
+    What was evaluated before, with the same product and options, is not evaluated again.
+
+    Args:
+        folder: of the stage.
+        again: evaluate all the same (``--eval-only``).
+
+    Returns:
+        whether there was anything to evaluate.
+    """
+    planned = folder.planned
+    if not planned.stage.evaluation:
+        return False
+    if not _datasets(planned):
+        logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
+        return False
+    digest = _digest(folder)
+    known = digest == _read(folder.path).get("digest")
+    if comm.all_gather(known)[0] and not again:
+        return False
+    if isinstance(planned.stage, TrainStage):
+        model = build_inference_model(planned.cfg, folder.reader.weights)
+        results = evaluate_on_test_sets(folder, model)
+    else:
+        results = _evaluate_products(folder)
+    if comm.is_main_process():
+        content = {"digest": digest, "results": json_results(results)}
+        write_json(folder.path / EVALUATION, content)
+    return True
+
+
+def _datasets(planned: PlannedStage) -> tuple[str, ...]:
+    """The data sets on which a product is evaluated."""
+    cfg = planned.cfg
+    if isinstance(planned.stage, TrainStage):
+        return tuple(cfg.DATASETS.TEST)
+    return tuple(cfg.WSIS.EVALUATION.IMAGES) or tuple(cfg.WSIS.IMAGES)
+
+
+def _digest(folder: StageFolder) -> str:
+    """Identifies what was evaluated, how, and against which ground truth."""
+    truth = [folder.images.fingerprint((name,), "mask") for name in _datasets(folder.planned)]
+    config = _evaluation_config(folder.planned)
+    return digest_of({"product": folder.product, "truth": truth, **config})
+
+
+def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> None:
+    """Write ``OUTPUT_DIR/metrics.json`` and log a table.
 
     Args:
         pipeline: the pipeline.
-        images: gives the dataset dicts.
+        done: stages whose products are finished and up to date; others have no figures.
+        shown: stages whose figures the table has.
     """
-
-    def __init__(self, pipeline: Pipeline, images: Images) -> None:
-        self.pipeline = pipeline
-        self.images = images
-
-    def evaluate(self, planned: PlannedStage, *, again: bool = False) -> None:
-        """Evaluate a finished product and write ``evaluation.json`` into its folder.
-
-        What was evaluated before, with the same product and options, is not evaluated again.
-
-        Args:
-            planned: the stage.
-            again: evaluate all the same (``--eval-only``).
-        """
-        if not planned.stage.evaluation:
-            return
-        if not self._datasets(planned):
-            logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
-            return
-        digest = self._digest(planned)
-        known = digest == _read(planned.folder).get("digest")
-        if comm.all_gather(known)[0] and not again:
-            return
-        measure = partial(_evaluate_product, planned)
-        if isinstance(planned.stage, TrainStage):
-            weights = ProductReader(planned.folder, planned.name).weights
-            model = build_inference_model(planned.cfg, weights)
-            measure = partial(evaluate_network, planned, model)
-        results = []
-        for name in self._datasets(planned):
-            results += measure(self.images.named((name,)), name)
-        if comm.is_main_process():
-            content = {"digest": digest, "results": json_results(results)}
-            write_json(planned.folder / EVALUATION, content)
-
-    @staticmethod
-    def _datasets(planned: PlannedStage) -> tuple[str, ...]:
-        cfg = planned.cfg
-        if isinstance(planned.stage, TrainStage):
-            return tuple(cfg.DATASETS.TEST)
-        return tuple(cfg.WSIS.EVALUATION.IMAGES) or tuple(cfg.WSIS.IMAGES)
-
-    def _digest(self, planned: PlannedStage) -> str:
-        """Identifies what was evaluated, how, and against which ground truth."""
-        manifest = Manifest.read(planned.folder)
-        names = self._datasets(planned)
-        truth = [fingerprint(self.images.named((name,)), "mask") for name in names]
-        product = manifest.product if manifest else ""
-        return digest_of({"product": product, "truth": truth, **_evaluation_config(planned)})
-
-    def report(self, done: Sequence[PlannedStage], *, shown: Sequence[PlannedStage]) -> None:
-        """Write ``OUTPUT_DIR/metrics.json`` and log a table.
-
-        Args:
-            done: stages whose products are finished and up to date; others have no figures.
-            shown: stages whose figures the table has.
-        """
-        found: dict[str, Results] = {
-            planned.name: _read(planned.folder).get("results", []) for planned in done
-        }
-        configs = [flatten(planned.cfg, planned.name) for planned in self.pipeline.stages]
-        path = self.pipeline.output_dir / METRICS
-        try:
-            write_metrics(
-                path,
-                [entry for entries in found.values() for entry in entries],
-                versions=package_versions(),
-                config=digest_of(configs),
-            )
-        except OSError as error:
-            raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
-        rows = [entry for planned in shown for entry in found.get(planned.name, [])]
-        if rows:
-            table = format_table(rows)
-            logger.info("Figures of %s (also in %s):\n%s", self.pipeline.name, path, table)
+    found = [
+        entry
+        for planned in pipeline.stages
+        if planned.name in done
+        for entry in _read(planned.folder).get("results", [])
+    ]
+    configs = [flatten(planned.cfg, planned.name) for planned in pipeline.stages]
+    path = pipeline.output_dir / METRICS
+    try:
+        write_metrics(path, found, versions=package_versions(), config=digest_of(configs))
+    except OSError as error:
+        raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
+    if rows := [entry for entry in found if entry["stage"] in shown]:
+        table = format_table(rows)
+        logger.info("Figures of %s (also in %s):\n%s", pipeline.name, path, table)
 
 
 def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
@@ -203,7 +191,7 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
             config |= flatten(cfg.TEST.AUG, "TEST.AUG")
     for key in planned.stage.evaluation_keys:
         config |= flatten(look_up(cfg, key), key)
-    config["datasets"] = Evaluations._datasets(planned)
+    config["datasets"] = _datasets(planned)
     return config
 
 
