@@ -170,7 +170,7 @@ def test_a_finished_stage_keeps_the_processes_that_trained_it(folder):
     changed = folder("classifier", *words[:3], "32")
     assert state(changed) == (State.STALE, "SOLVER.IMS_PER_BATCH was 4 and is 8")
     plain = folder("classifier", *words[2:])
-    assert "SOLVER.REFERENCE_WORLD_SIZE was 2 and is 0" in state(plain)[1]
+    assert "SOLVER.IMS_PER_BATCH was 4 and is 16" in state(plain)[1]
     begun = folder("relation_network", *words, processes=2)
     begun.open(force=False)
     (begun.path / "model_0000001.pth").write_bytes(b"weights")

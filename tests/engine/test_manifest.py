@@ -26,10 +26,8 @@ def manifest(**changes):
     return Manifest("cam", "infer", DONE, **(content | changes))
 
 
-def now(config, inputs=None, **changes):
-    return manifest(
-        config=config, inputs=inputs or ({"images": "aa"} if inputs is None else {}), **changes
-    )
+def now(config, inputs=(("images", "aa"),), **changes):
+    return manifest(config=config, inputs=dict(inputs), **changes)
 
 
 def test_round_trip(tmp_path):
