@@ -20,7 +20,7 @@ from wsis.data.files import atomic_write
 from wsis.data.images import read_image, read_image_size
 from wsis.data.proposals.folder import images_in
 from wsis.data.pseudo_labels import image_root, write_pseudo_labels
-from wsis.engine.versions import package_versions
+from wsis.engine.manifest import package_versions
 from wsis.errors import DataError, UsageError
 from wsis.trained_stage import (
     INSTANCE_ARRAYS,

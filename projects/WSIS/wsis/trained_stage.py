@@ -16,8 +16,8 @@ from torch import nn
 from wsis.config import add_keys_of_modules, get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
+from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.launch import choose_devices
-from wsis.engine.models import build_inference_model
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage

@@ -18,12 +18,11 @@ from wsis.data.builtin import class_names
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
+from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
-from wsis.engine.manifest import digest_of, look_up
-from wsis.engine.models import build_inference_model
+from wsis.engine.manifest import digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.evaluation.image_loop import DatasetDicts, Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics

@@ -33,11 +33,11 @@ from wsis.engine.manifest import (
     digest_of_sizes,
     digest_of_weights,
     look_up,
+    package_versions,
     relevant_config,
     seen_of_the_data_set,
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
-from wsis.engine.versions import package_versions
 from wsis.errors import DataError, WSISError
 from wsis.stage import ExportStage, InferStage, TrainStage
 

@@ -10,15 +10,19 @@ import functools
 import hashlib
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
 from detectron2.config import CfgNode
 
+import wsis
 from wsis.config import METHOD_NODES, flatten, stock_values
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.files import sha256_of_file, write_json
@@ -45,6 +49,7 @@ _NEVER = (
     "MODEL.PEAK_CLASSIFIER.MEMORY_MB",
     "SOLVER.CHECKPOINT_PERIOD",
 )
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pycocotools")
 _DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
 _MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
 
@@ -140,6 +145,21 @@ class Manifest:
         if len(changes) > 3:
             changes[3:] = [f"and {len(changes) - 3} more"]
         return "; ".join(changes)
+
+
+def package_versions() -> dict[str, str]:
+    """``{package: version}`` of WSIS, Python, Detectron2 and what they compute with."""
+    versions = {
+        "wsis": wsis.__version__,
+        "python": platform.python_version(),
+        "detectron2": detectron2.__version__,
+    }
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 # What the config says.

@@ -15,11 +15,12 @@ from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.engine.evaluate import evaluate, report
 from wsis.engine.folder import StageFolder, State, open_folders
+from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared
-from wsis.engine.memory import keep_freed_memory
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.engine.trainer import images_per_process
+from wsis.errors import DataError, WSISError
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -92,15 +93,11 @@ def _note_stages(pipeline: Pipeline) -> None:
 
 def _check_chosen(chosen: Sequence[StageFolder]) -> None:
     """Find what would stop a later stage before the first one starts."""
-    processes = comm.get_world_size()
     for folder in chosen:
         _ = folder.dataset_dicts
-        stage, batch = folder.planned.stage, folder.planned.cfg.SOLVER.IMS_PER_BATCH
-        if isinstance(stage, TrainStage) and batch % processes:
-            raise UsageError(
-                f"SOLVER.IMS_PER_BATCH {batch} of stage {stage.name} is not divisible by "
-                f"{processes} processes; set {stage.name}.SOLVER.IMS_PER_BATCH"
-            )
+        stage = folder.planned.stage
+        if isinstance(stage, TrainStage):
+            images_per_process(folder.planned.cfg)
         if not (isinstance(stage, TrainStage) and "pseudo_labels" in folder.sources):
             check_supervision(folder.dataset_names, stage.supervision, stage.name)
 

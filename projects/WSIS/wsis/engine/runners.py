@@ -19,13 +19,12 @@ from wsis.data.files import sha256_of_file
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
-from wsis.engine.manifest import digest_of, digest_of_weights
-from wsis.engine.models import build_inference_model
+from wsis.engine.manifest import digest_of, digest_of_weights, package_versions
 from wsis.engine.progress import progress
 from wsis.engine.trainer import Trainer, keep_weights
-from wsis.engine.versions import package_versions
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 

@@ -34,8 +34,7 @@ from wsis.data.stream import (
     TrainingStream,
     derive_seed,
 )
-from wsis.engine.checkpoint import AtomicCheckpointer
-from wsis.engine.models import build_network
+from wsis.engine.checkpoint import AtomicCheckpointer, build_network
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.image_loop import Results
@@ -46,6 +45,21 @@ logger = logging.getLogger(__name__)
 _KEPT_CHECKPOINTS = 2
 BEST = "best.json"
 _MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # of which the first that there is tells the best network
+
+
+def images_per_process(cfg: CfgNode) -> int:
+    """This process's part of ``SOLVER.IMS_PER_BATCH``.
+
+    Raises:
+        UsageError: the batch cannot be shared evenly.
+    """
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if batch % processes:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} processes; set "
+            f"{cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH"
+        )
+    return batch // processes
 
 
 def build_train_loader(
@@ -64,12 +78,6 @@ def build_train_loader(
     Raises:
         UsageError: the batch cannot be shared evenly, or no image is left to train on.
     """
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise UsageError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by {processes} "
-            "processes"
-        )
     if not dataset_dicts:
         raise UsageError(f"no image to train on in {', '.join(cfg.DATASETS.TRAIN)}")
     stream = TrainingStream(
@@ -81,9 +89,9 @@ def build_train_loader(
     )
     batches = StreamBatches(
         stream,
-        cfg.SOLVER.IMS_PER_BATCH // processes,
+        images_per_process(cfg),
         rank=comm.get_rank(),
-        world_size=processes,
+        world_size=comm.get_world_size(),
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
     workers = cfg.DATALOADER.NUM_WORKERS
@@ -246,19 +254,15 @@ class Trainer(TrainerBase):
                     f"cannot resume from {path} ({error}); start the stage again with --force"
                 ) from error
             self.start_iter = stored["iteration"] + 1
-            self._forget_checkpoints_before(self.start_iter)
+            first_new = f"model_{self.start_iter:07d}.pth"
+            older = [p for p in self.checkpointer.periodic_files() if p.name < first_new]
+            for hook in self._hooks:  # it deletes what earlier runs left, as it would its own
+                if isinstance(hook, hooks.PeriodicCheckpointer):
+                    hook.recent_checkpoints = list(map(str, older))
             logger.info("Resuming at iteration %d", self.start_iter)
         elif self._weights:
             load_weights(self.checkpointer.model, self._weights)
         self.loader.start = self.start_iter
-
-    def _forget_checkpoints_before(self, iteration: int) -> None:
-        """Let the periodic checkpointer delete what earlier runs left, as it would its own."""
-        for hook in self._hooks:
-            if isinstance(hook, hooks.PeriodicCheckpointer):
-                found = self.checkpointer.periodic_files()
-                first_new = f"model_{iteration:07d}.pth"
-                hook.recent_checkpoints = [str(path) for path in found if path.name < first_new]
 
     def run_step(self) -> None:
         """One iteration; a loss that is not finite stops the training with the images' names."""

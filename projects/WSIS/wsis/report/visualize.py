@@ -21,7 +21,7 @@ from wsis.data.images import read_dataset_image
 from wsis.data.proposals.folder import images_in
 from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.progress import iterate
+from wsis.engine.progress import progress
 from wsis.errors import UsageError
 from wsis.report.run_folders import level_around, read_run_folder
 from wsis.report.sections import make_canvas
@@ -170,7 +170,7 @@ def draw(args: argparse.Namespace) -> None:
     else:
         jobs = _proposal_jobs(args) if args.kind == "proposals" else _source_jobs(args)
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
-    for record, make, place in iterate(chosen, args.kind, total=len(chosen)):
+    for record, make, place in progress(chosen, args.kind, total=len(chosen)):
         panels = [picture.panel for picture in make(record)]
         panels = panels or [photo_panel(read_dataset_image(record), width=WIDTH)]
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
