@@ -214,11 +214,9 @@ class StageFolder:
         if manifest is None or (manifest.status != DONE and not holds_work):
             return NOT_YET_RUN
         planned, done = self.planned, manifest.status == DONE
-        trained_by = manifest.config.get("SOLVER.REFERENCE_WORLD_SIZE")
-        if (
-            done and isinstance(trained_by, int) and trained_by > 0
-        ):  # it keeps what it was made with
-            planned = planned.on_processes(trained_by)
+        processes = manifest.config.get("SOLVER.REFERENCE_WORLD_SIZE") if done else None
+        if isinstance(processes, int) and processes > 0:  # those that trained it, not those of now
+            planned = planned.on_processes(processes)
         if change := manifest.change(self._manifest_of(planned)):
             return Status(State.STALE, change)
         if planned.stage.kind in ("infer", "derive"):

@@ -102,31 +102,26 @@ class PolyParamScheduler(ParamScheduler):
         return (1.0 - min(where, self.last)) ** self.power
 
 
-class _MomentumFollowsRate:
-    """Multiplies momentum buffers by new over old rate where the rate jumps (CIM spec 6).
-
-    Args:
-        optimizer: whose rates change in ``step``.
-        step: of the scheduler.
-        threshold: least factor between two rates, up or down, that counts as a jump.
+def _momentum_follows_rate(
+    optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
+) -> Callable[[], None]:
+    """A scheduler's ``step`` that multiplies momentum buffers by new over old rate where the rate
+    jumps, up or down, by more than the factor ``threshold`` (CIM spec 6).
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
-    ) -> None:
-        self.optimizer, self.step, self.threshold = optimizer, step, threshold
-
-    def __call__(self) -> None:
-        before = [group["lr"] for group in self.optimizer.param_groups]
-        self.step()
-        for group, old in zip(self.optimizer.param_groups, before, strict=True):
+    def step_both() -> None:
+        before = [group["lr"] for group in optimizer.param_groups]
+        step()
+        for group, old in zip(optimizer.param_groups, before, strict=True):
             new = group["lr"]
-            if min(old, new) <= 0 or max(new / old, old / new) <= self.threshold:
+            if min(old, new) <= 0 or max(new / old, old / new) <= threshold:
                 continue
             for parameter in group["params"]:
-                buffer = self.optimizer.state[parameter].get("momentum_buffer")
+                buffer = optimizer.state[parameter].get("momentum_buffer")
                 if buffer is not None:
                     buffer.mul_(new / old)
+
+    return step_both
 
 
 def build_lr_scheduler(
@@ -146,5 +141,5 @@ def build_lr_scheduler(
         made = build_detectron2_scheduler(cfg, optimizer)
     if cfg.WSIS.SOLVER.SCALE_MOMENTUM > 0:
         # The state dict leaves "step" out: it is put on every scheduler anew.
-        made.step = _MomentumFollowsRate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
+        made.step = _momentum_follows_rate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
     return made

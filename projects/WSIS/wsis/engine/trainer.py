@@ -20,10 +20,10 @@ from detectron2.engine import (
     default_writers,
     hooks,
 )
+from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wsis.data.files import write_json
 from wsis.data.stream import (
@@ -96,15 +96,6 @@ def build_train_loader(
     )
     workers = cfg.DATALOADER.NUM_WORKERS
     return ResumableLoader(stream, batches, num_workers=workers, on_skip=on_skip)
-
-
-def _distribute(model: nn.Module) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
-    )
 
 
 class KeepBest(HookBase):
@@ -214,7 +205,8 @@ class Trainer(TrainerBase):
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
-        self.model = _distribute(model)
+        devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
+        self.model = create_ddp_model(model, device_ids=devices, broadcast_buffers=False)
         kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._inner = kind(self.model, self.loader, self.optimizer)
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
