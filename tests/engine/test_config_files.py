@@ -58,11 +58,13 @@ def test_a_word_may_be_a_number(text, tmp_path):
 def test_the_command_line_is_read_as_a_file():
     words = ["A.B", "1", "A.C", "x", "cam.C", "2", "DATA.VAL", "", "cam.DATA.TRAIN", "[a, b]"]
     found = read_overrides(words, ["cam", "mask_rcnn"])
-    assert (found.values, found.data) == ({"A": {"B": "1", "C": "x"}}, {"VAL": None})
-    assert found.stages["cam"].lines == (("command line", {"C": "2"}),)
-    assert found.stages["cam"].data == {"TRAIN": ["a", "b"]}
-    assert found.stages["mask_rcnn"].lines == (("command line", {}),)
-    assert read_overrides(["A", "1", "A.B", "(1, 2)"], []).values == {"A": {"B": "(1, 2)"}}
+    assert {name: (part.lines, part.data) for name, part in found.parts.items()} == {
+        "": ((("command line", {"A": {"B": "1", "C": "x"}}),), {"VAL": None}),
+        "cam": ((("command line", {"C": "2"}),), {"TRAIN": ["a", "b"]}),
+        "mask_rcnn": ((("command line", {}),), {}),
+    }
+    words = ["A", "1", "A.B", "(1, 2)"]
+    assert read_overrides(words, []).parts[""].lines[0][1] == {"A": {"B": "(1, 2)"}}
     with pytest.raises(UsageError, match="'A' has no value"):
         read_overrides(["A"], [])
     said = "'cams.C' is neither a config key nor <stage>.KEY; stages: cam; did you mean cam?"
@@ -133,6 +135,8 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
     [
         ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is not in"),
         ("_BASE_: p.yaml", "builds on itself"),
+        ("STAGES: {classifier: {_BASE_: loop.yaml}}", "loop.yaml builds on itself"),
+        ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is not in"),
         ("_BASE_: 3", "_BASE_ is 3; it is the path of a file"),
         ("STAGES: {no_such_stage: }", "no stage 'no_such_stage'; registered are: .*classifier"),
         ("STAGES: {classifier: 3}", "stage classifier is 3, not a set of KEY: value lines"),
@@ -170,5 +174,6 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
 def test_wrong_files_are_usage_errors(tmp_path, text, message):
     path = tmp_path / "p.yaml"
     path.write_text(text)
+    (tmp_path / "loop.yaml").write_text("_BASE_: loop.yaml")
     with pytest.raises(UsageError, match=message):
         load_pipeline(path, [])

@@ -6,8 +6,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -132,56 +131,46 @@ def add_wsis_config(cfg: CfgNode) -> None:
         )
 
 
-def get_wsis_cfg() -> CfgNode:
-    """Detectron2's defaults with WSIS's keys.
+def get_wsis_cfg(imports: Iterable[str] = ()) -> CfgNode:
+    """Detectron2's defaults with WSIS's keys, and those that ``imports`` (WSIS.IMPORTS) adds.
 
     ``merge_from_file`` takes the ``config.yaml`` of a run folder, which is complete: with it,
     Detectron2's ``DefaultPredictor`` gives the stage's network.
     """
     cfg = get_cfg()
     add_wsis_config(cfg)
+    for add_keys in load_modules(imports):
+        add_keys(cfg)
     return cfg
 
 
-def load_modules(names: Iterable[str]) -> list[ModuleType]:
+def load_modules(names: Iterable[str]) -> list[Callable[[CfgNode], None]]:
     """Import what ``WSIS.IMPORTS`` names; modules in the present folder are found, too.
 
     Args:
         names: ``package.module`` or ``package.module:function``.
 
-    Raises:
-        UsageError: there is no such module.
-    """
-    found = []
-    for name in names:
-        here = os.getcwd()
-        sys.path.append(here)
-        try:
-            found.append(importlib.import_module(str(name).partition(":")[0]))
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
-        finally:
-            sys.path.remove(here)
-    return found
-
-
-def add_keys_of_modules(cfg: CfgNode, names: Iterable[str]) -> None:
-    """Let the functions that ``WSIS.IMPORTS`` names add their config keys, in place.
-
-    Args:
-        cfg: a config.
-        names: as `load_modules` takes them; a ``function`` takes the config.
+    Returns:
+        The functions, each of which adds its config keys to a config in place.
 
     Raises:
         UsageError: there is no such module or function.
     """
-    names = list(dict.fromkeys(names))
-    for name, module in zip(names, load_modules(names), strict=True):
-        function = str(name).partition(":")[2]
+    found = []
+    for name in dict.fromkeys(names):
+        here = os.getcwd()
+        sys.path.append(here)
+        try:
+            path, _, function = str(name).partition(":")
+            module = importlib.import_module(path)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
+        finally:
+            sys.path.remove(here)
         if function and not hasattr(module, function):
             raise UsageError(f"WSIS.IMPORTS names {name}: the module has no such function")
-        if function:
-            getattr(module, function)(cfg)
+        found += [getattr(module, function)] if function else []
+    return found
 
 
 @functools.cache
@@ -191,9 +180,7 @@ def stock_values(imports: tuple[str, ...] = ()) -> dict[str, Any]:
     Args:
         imports: as in ``WSIS.IMPORTS``, whose keys are added.
     """
-    cfg = get_wsis_cfg()
-    add_keys_of_modules(cfg, imports)
-    return flatten(cfg, "")
+    return flatten(get_wsis_cfg(imports), "")
 
 
 def set_class_count(cfg: CfgNode, count: int) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
-from torch import nn
 
-from wsis.config import add_keys_of_modules, get_wsis_cfg
+from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.launch import choose_devices
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
+from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
@@ -88,8 +88,7 @@ def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
             raise ValueError("it has a _BASE_, which no run writes")
         if wanted:
             raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
-        cfg = get_wsis_cfg()
-        add_keys_of_modules(cfg, said["WSIS"]["IMPORTS"])
+        cfg = get_wsis_cfg(said["WSIS"]["IMPORTS"])
         cfg.merge_from_other_cfg(CfgNode(said))
     except WSISError:
         raise
@@ -99,18 +98,6 @@ def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
     cfg.OUTPUT_DIR, (cfg.MODEL.DEVICE, _) = str(path.parent), choose_devices(None, None)
     cfg.freeze()
     return cfg
-
-
-def load_network(
-    cfg: CfgNode, weights: Path, mapper: str, products: Mapping[str, Any] | None = None
-) -> tuple[Callable[[Record], Any], nn.Module]:
-    """The mapper of this name and the network, in eval mode, that a stage's config describes.
-
-    Raises:
-        WSISError: the checkpoint is not there.
-    """
-    map_image = build_mapper(cfg, mapper, is_train=False, products=products or {})
-    return map_image, build_inference_model(cfg, weights)
 
 
 def is_detector(stage: Stage) -> bool:
@@ -226,24 +213,17 @@ class TrainedStage:
         """What makes a stage's artifact of the image at hand."""
         stage, cfg = planned.stage, planned.cfg
         if isinstance(stage, TrainStage):
+            mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
             trained = weights or ProductReader(planned.folder, planned.name).weights
-            mapper, model = load_network(with_threshold(cfg, self.min_score), trained, stage.mapper)
+            model = build_inference_model(with_threshold(cfg, self.min_score), trained)
             return lambda: self._detections(model([mapper(self._record)])[0]["instances"])
         if weights is not None and isinstance(stage, DeriveStage):
             raise UsageError(f"--weights: stage {planned.name} has no network of its own")
         products = self._products(planned)
-        if isinstance(stage, DeriveStage):
-            return lambda: stage.function(
-                self._record,
-                {name: reader[self._record["image_key"]] for name, reader in products.items()},
-                cfg,
-            )
-        assert isinstance(stage, InferStage)
-        if stage.measured is not None:
-            cfg = planned.with_values(stage.measured(products)).cfg
-        trained = weights or products[stage.weights_from].weights
-        mapper, model = load_network(cfg, trained, stage.mapper, products)
-        return lambda: stage.to_artifact(model([mapper(self._record)])[0])
+        if isinstance(stage, InferStage) and stage.measured is not None:
+            planned = planned.with_values(stage.measured(products))
+        prepare, finish = artifact_maker(planned, products, weights)
+        return lambda: finish(prepare(self._record))
 
     def _detections(self, instances: Any) -> Arrays:
         """``Instances`` of the image at hand as arrays; of its tags only, where they are known."""

@@ -28,20 +28,20 @@ Lines = tuple[str, Mapping[str, Any]]  # where they stand, and what they say
 
 
 @dataclass(frozen=True)
-class StageLines:
-    """What one file says of one stage.
+class Part:
+    """What one file says of one stage, or of all stages.
 
     Attributes:
+        lines: of the files of ``_BASE_``, then its own.
+        data: of the data, by role ("TRAIN").
         anew: its ``_BASE_`` names files: what earlier files say of the stage no longer counts.
         starts_from: the stage of the same pipeline that its ``_BASE_`` names, or "".
-        lines: of the files of ``_BASE_``, then its own.
-        data: other data for this stage, by role.
     """
 
-    anew: bool = False
-    starts_from: str = ""
     lines: tuple[Lines, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    anew: bool = False
+    starts_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,11 @@ class ConfigFile:
 
     Attributes:
         source: its path, or "command line".
-        values: what it says to all stages.
-        data: what it says of the data, by role ("TRAIN").
-        stages: what it says to single stages, by name.
+        parts: what it says, by stage; "" for all stages.
     """
 
     source: str
-    values: Mapping[str, Any]
-    data: Mapping[str, Any] = field(default_factory=dict)
-    stages: Mapping[str, StageLines] = field(default_factory=dict)
+    parts: Mapping[str, Part]
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -132,27 +128,45 @@ def _is_file(name: str) -> bool:
     return name.startswith(ZOO) or name.endswith((".yaml", ".yml"))
 
 
+def _with_bases(path: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
+    """What a file says and what those of its ``_BASE_`` say, which come first.
+
+    Args:
+        path: of the file.
+        zoo: whether a ``_BASE_`` may name a config of Detectron2's model zoo.
+        within: the files that build on it.
+    """
+    key = path.resolve()
+    found: list[Lines] = []
+    if key in within:
+        raise UsageError(f"{path} builds on itself (_BASE_)")
+    values = _load_yaml(path)
+    for base in _as_list(values.pop(_BASE, None), str(path)):
+        if zoo and base.startswith(ZOO):
+            found.append((base, _load_zoo(base)))
+        else:
+            found += _with_bases(find_base(base, path), zoo=zoo, within=(*within, key))
+    return [*found, (str(path), values)]
+
+
 def _stage_base(name: str, beside: Path) -> list[Lines]:
     """The lines of a file that stages start from, those of its own ``_BASE_`` first."""
     if name.startswith(ZOO):
         return [(name, _load_zoo(name))]
-    path = find_base(name, beside)
-    values = _load_yaml(path)
-    for key in (_STAGES, _DATA):
-        if key in values:
+    found = _with_bases(find_base(name, beside), zoo=True)
+    for source, values in found:
+        for key in {_STAGES, _DATA} & values.keys():
             raise UsageError(
-                f"{path} is a pipeline (it has {key}); a stage starts from the config of a network"
+                f"{source} is a pipeline (it has {key}); a stage starts from the config of a "
+                "network"
             )
-    found = []
-    for base in _as_list(values.pop(_BASE, None), str(path)):
-        found += _stage_base(base, path)
-    return [*found, (str(path), values)]
+    return found
 
 
-def _stage_lines(name: str, values: Any, path: Path) -> StageLines:
-    where = f"{path}: stage {name}"
+def _stage_part(name: str, values: Any, source: str) -> Part:
+    where = f"{source}: stage {name}"
     if values is None:
-        return StageLines()
+        return Part()
     if not isinstance(values, dict):
         raise UsageError(f"{where} is {values!r}, not a set of KEY: value lines")
     values = dict(values)
@@ -163,9 +177,9 @@ def _stage_lines(name: str, values: Any, path: Path) -> StageLines:
         raise UsageError(f"{where}: _BASE_ names {len(stages)} stages; a stage starts from one")
     lines = []
     for base in bases:
-        lines += _stage_base(base, path) if _is_file(base) else []
-    anew = len(lines) > 0
-    return StageLines(anew, stages[0] if stages else "", (*lines, (where, values)), data)
+        lines += _stage_base(base, Path(source)) if _is_file(base) else []
+    own = (*lines, (where, values))
+    return Part(own, data, anew=len(lines) > 0, starts_from=stages[0] if stages else "")
 
 
 def _check_data(data: Any, where: str) -> dict[str, Any]:
@@ -183,27 +197,19 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     Raises:
         UsageError: a file is missing, unreadable or builds on itself.
     """
+    if not path.is_file() and (_ROOT / path).is_file():  # one that comes with WSIS
+        path = _ROOT / path
     found: dict[Path, ConfigFile] = {}
-    own = _ROOT / path  # one that comes with WSIS
-    _collect(own if own.is_file() and not path.is_file() else path, found, ())
+    for source, said in _with_bases(path, zoo=False):
+        values = dict(said)
+        stages = values.pop(_STAGES, None) or {}
+        if not isinstance(stages, dict):
+            raise UsageError(f"{source}: STAGES is not a set of stage names with their lines")
+        data = _check_data(values.pop(_DATA, None) or {}, source)
+        parts = {str(name): _stage_part(str(name), own, source) for name, own in stages.items()}
+        parts = {"": Part(((source, values),), data), **parts}
+        found.setdefault(Path(source).resolve(), ConfigFile(source, parts))
     return list(found.values())
-
-
-def _collect(path: Path, found: dict[Path, ConfigFile], within: tuple[Path, ...]) -> None:
-    key = path.resolve()
-    if key in within:
-        raise UsageError(f"{path} builds on itself (_BASE_)")
-    if key in found:
-        return
-    values = _load_yaml(path)
-    for base in _as_list(values.pop(_BASE, None), str(path)):
-        _collect(find_base(base, path), found, (*within, key))
-    stages = values.pop(_STAGES, None) or {}
-    if not isinstance(stages, dict):
-        raise UsageError(f"{path}: STAGES is not a set of stage names with their lines")
-    data = _check_data(values.pop(_DATA, None) or {}, str(path))
-    lines = {str(name): _stage_lines(str(name), own, path) for name, own in stages.items()}
-    found[key] = ConfigFile(str(path), values, data, lines)
 
 
 def stage_names(files: Sequence[ConfigFile]) -> list[str]:
@@ -214,19 +220,20 @@ def stage_names(files: Sequence[ConfigFile]) -> list[str]:
     """
     names: list[str] = []
     for file in files:
-        if names and file.stages and not set(names) & set(file.stages):
+        own = [name for name in file.parts if name]
+        if names and own and not set(names) & set(own):
             raise UsageError(
-                f"{file.source}: STAGES names {', '.join(file.stages)}, but the pipeline that it "
-                f"builds on has {', '.join(names)}"
+                f"{file.source}: STAGES names {', '.join(own)}, but the pipeline that it builds on "
+                f"has {', '.join(names)}"
             )
-        if set(file.stages) - set(names):
-            names = list(file.stages)
+        if set(own) - set(names):
+            names = own
     return names
 
 
 def base_stage(files: Sequence[ConfigFile], name: str) -> str:
     """The stage that the ``_BASE_`` of stage ``name`` names, or ""."""
-    told = [file.stages[name] for file in files if name in file.stages]
+    told = [file.parts[name] for file in files if name in file.parts]
     return next((own.starts_from for own in reversed(told) if own.starts_from or own.anew), "")
 
 
@@ -241,9 +248,8 @@ def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Li
     """
     found: list[tuple[str, Lines]] = []
     for file in files:
-        found.append(("", (file.source, file.values)))
-        for name in chain:
-            own = file.stages.get(name, StageLines())
+        for name in ("", *chain):
+            own = file.parts.get(name, Part())
             if own.anew:
                 found = [entry for entry in found if entry[0] != name]
             found += [(name, lines) for lines in own.lines]
@@ -336,10 +342,12 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
                 node[parent] = {}
             node = node[parent]
         node[leaf] = _read_value(text)
-    data = {name: _check_data(own.pop(_DATA, {}), COMMAND_LINE) for name, own in said.items()}
-    data = {name: {role: v or None for role, v in own.items()} for name, own in data.items()}
-    stages = {n: StageLines(lines=((COMMAND_LINE, said[n]),), data=data[n]) for n in names}
-    return ConfigFile(COMMAND_LINE, said[""], data[""], stages)
+    parts = {}
+    for name, own in said.items():
+        data = _check_data(own.pop(_DATA, {}), COMMAND_LINE)
+        data = {role: value or None for role, value in data.items()}
+        parts[name] = Part(((COMMAND_LINE, own),), data)
+    return ConfigFile(COMMAND_LINE, parts)
 
 
 def _read_value(text: str) -> Any:

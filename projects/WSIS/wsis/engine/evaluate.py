@@ -149,9 +149,18 @@ def _datasets(planned: PlannedStage) -> tuple[str, ...]:
 
 def _digest(folder: StageFolder) -> str:
     """Identifies what was evaluated, how, and against which ground truth."""
-    truth = [folder.images.fingerprint((name,), "mask") for name in _datasets(folder.planned)]
-    config = _evaluation_config(folder.planned)
-    return digest_of({"product": folder.product, "truth": truth, **config})
+    planned, cfg, names = folder.planned, folder.planned.cfg, _datasets(folder.planned)
+    config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
+    if isinstance(planned.stage, TrainStage):
+        everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
+        config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
+        config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
+        if cfg.TEST.AUG.ENABLED:
+            config |= flatten(cfg.TEST.AUG, "TEST.AUG")
+    for key in planned.stage.evaluation_keys:
+        config |= flatten(look_up(cfg, key), key)
+    truth = [folder.images.fingerprint((name,), "mask") for name in names]
+    return digest_of({"product": folder.product, "truth": truth, **config, "datasets": names})
 
 
 def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> None:
@@ -177,21 +186,6 @@ def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> 
     if rows := [entry for entry in found if entry["stage"] in shown]:
         table = format_table(rows)
         logger.info("Figures of %s (also in %s):\n%s", pipeline.name, path, table)
-
-
-def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
-    cfg = planned.cfg
-    config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
-    if isinstance(planned.stage, TrainStage):
-        everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
-        config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
-        config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
-        if cfg.TEST.AUG.ENABLED:
-            config |= flatten(cfg.TEST.AUG, "TEST.AUG")
-    for key in planned.stage.evaluation_keys:
-        config |= flatten(look_up(cfg, key), key)
-    config["datasets"] = _datasets(planned)
-    return config
 
 
 def _read(folder: Path) -> dict[str, Any]:

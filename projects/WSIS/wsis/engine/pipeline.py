@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from wsis.config import (
-    add_keys_of_modules,
     check_config,
     flatten,
     get_wsis_cfg,
@@ -182,35 +181,31 @@ class _Plan:
         self.files = read_config_files(path)
         self.names = stage_names(self.files)
         if not self.names:
-            alone = any("STAGE:" in str(f.values.get("WSIS")).replace("'", "") for f in self.files)
+            said = [file.parts[""].lines[0][1].get("WSIS") for file in self.files]
+            alone = any(isinstance(node, dict) and "STAGE" in node for node in said)
             raise UsageError(
                 f"{path} is the config of one stage, made by a run; run its pipeline with --stage"
                 if alone
                 else f"{path} has no STAGES: it is no pipeline (see configs/)"
             )
         self._names: dict[tuple[str, str, str], tuple[str, ...]] = {}
-        own = [one for f in self.files for s in f.stages.values() for _, one in s.lines]
-        for lines in (*(file.values for file in self.files), *own):
+        parts = [part for file in self.files for part in file.parts.values()]
+        for lines in [values for part in parts for _, values in part.lines]:
             load_modules(_imports(lines))  # they may register stages
         self.records = {name: get_stage(name) for name in self.names}
         self.files.append(read_overrides(overrides, self.names))
 
     def data(self, name: str) -> dict[str, tuple[str, ...]]:
         """Names of the registered data sets of a stage by role, in lower case."""
-        stem = self.path.stem
-        common = [(file.source, file.data, stem) for file in self.files]
-        own = [
-            (f.source, f.stages[name].data, f"{stem}_{name}")
-            for f in self.files
-            if name in f.stages
-        ]
         said: dict[str, tuple[str, Any, str]] = {}
-        for source, data, stem in [*common, *own]:
-            if "TRAIN" in data:  # what belongs to the training images named before goes with them
-                said.pop("EVALUATION", None)
-            if "TRAIN" in data and stem == self.path.stem:
-                said.pop("VAL", None)
-            said |= {role: (source, value, stem) for role, value in data.items()}
+        for owner, stem in (("", self.path.stem), (name, f"{self.path.stem}_{name}")):
+            for file in self.files:
+                data = file.parts[owner].data if owner in file.parts else {}
+                if "TRAIN" in data:  # what belongs to the training images named before goes, too
+                    said.pop("EVALUATION", None)
+                if "TRAIN" in data and not owner:
+                    said.pop("VAL", None)
+                said |= {role: (file.source, value, stem) for role, value in data.items()}
         return {
             role.lower(): self._registered(role, value, stem, source)
             for role, (source, value, stem) in said.items()
@@ -239,9 +234,9 @@ class _Plan:
 
     def config(self, name: str) -> CfgNode:
         """The config of a stage, its data sets and class counts filled in; not frozen."""
-        cfg, lines = get_wsis_cfg(), lines_of_stage(self.files, self.chain(name))
+        lines = lines_of_stage(self.files, self.chain(name))
         imports = [name for _, values in lines for name in _imports(values)]
-        add_keys_of_modules(cfg, imports)
+        cfg = get_wsis_cfg(imports)
         for found in lines:
             merge_lines(cfg, found)
         record = self.records[name]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
 from wsis.engine.manifest import digest_of, digest_of_weights, package_versions
+from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.trainer import Trainer, keep_weights
 from wsis.errors import DataError, UsageError, WSISError
@@ -45,14 +47,11 @@ def run_stage(folder: StageFolder) -> None:
     products = {product: source.reader for product, source in folder.sources.items()}
     if isinstance(stage, TrainStage):
         run_train(folder, stage, products)
-    elif isinstance(stage, InferStage):
-        run_infer(folder, stage, products)
-    elif isinstance(stage, DeriveStage):
-        derive = _Derive(stage, products, folder.planned.cfg)
-        _work_through(folder, prepare=derive)
-        _close_artifacts(folder)
     elif isinstance(stage, ExportStage):
         run_export(folder, stage, products)
+    else:
+        _work_through(folder, *artifact_maker(folder.planned, products))
+        _close_artifacts(folder)
 
 
 def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> None:
@@ -111,6 +110,45 @@ def training_dicts(folder: StageFolder, products: Products) -> list[dict[str, An
     return found
 
 
+def artifact_maker(
+    planned: PlannedStage, products: Mapping[str, Any], weights: Path | None = None
+) -> tuple[Callable[[dict[str, Any]], Any], Callable[[Any], dict[str, Any]]]:
+    """What makes the artifact of an image: ``finish(prepare(dataset dict))``.
+
+    Args:
+        planned: an infer or derive stage.
+        products: artifacts by image key, weights and summaries of the stages that it reads.
+        weights: a checkpoint in place of the one that an earlier stage trained.
+
+    Returns:
+        prepare: may run in other processes.
+        finish: the network; stays in this one.
+    """
+    stage, cfg = planned.stage, planned.cfg
+    if isinstance(stage, DeriveStage):
+        return _Derive(stage, products, cfg), lambda made: made
+    assert isinstance(stage, InferStage)
+    mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
+    model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
+
+    @torch.no_grad()
+    def finish(sample: dict[str, Any]) -> dict[str, Any]:
+        return stage.to_artifact(model([sample])[0])
+
+    return mapper, finish
+
+
+class _Derive:
+    """A derive stage's function with its inputs; picklable for data-loading processes."""
+
+    def __init__(self, stage: DeriveStage, products: Mapping[str, Any], cfg: CfgNode) -> None:
+        self.stage, self.products, self.cfg = stage, products, cfg
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
+        return self.stage.function(sample, artifacts, self.cfg)
+
+
 class _ArtifactSink:
     """Writes artifacts in background threads and logs them; waits where too many queue up."""
 
@@ -145,14 +183,10 @@ def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _work_through(
     folder: StageFolder,
-    *,
     prepare: Callable[[dict[str, Any]], Any],
-    finish: Callable[[Any], dict[str, Any]] = lambda made: made,
+    finish: Callable[[Any], dict[str, Any]],
 ) -> None:
-    """Make this process's part of the artifacts that are missing.
-
-    ``prepare`` runs in the data-loading processes, ``finish`` (the network) in this one.
-    """
+    """Make this process's part of the artifacts that are missing, see `artifact_maker`."""
     cfg, size = folder.planned.cfg, comm.get_world_size()
     todo = set(comm.all_gather(folder.missing())[0])  # as the main process sees it
     rest = [record for record in folder.dataset_dicts if record["image_key"] in todo]
@@ -194,31 +228,6 @@ def _close_artifacts(folder: StageFolder) -> None:
         checksum = write_artifact(folder.path / f"{SUMMARY}.npz", summary)["crc32"]
     product = digest_of({"index": index, "summary": checksum})
     folder.close(product, {"images": len(present)}, skipped)
-
-
-def run_infer(folder: StageFolder, stage: InferStage, products: Products) -> None:
-    """Run the network over the images that have no artifact yet."""
-    cfg = folder.planned.cfg
-    mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
-    model = build_inference_model(cfg, products[stage.weights_from].weights)
-
-    @torch.no_grad()
-    def finish(sample: dict[str, Any]) -> dict[str, Any]:
-        return stage.to_artifact(model([sample])[0])
-
-    _work_through(folder, prepare=mapper, finish=finish)
-    _close_artifacts(folder)
-
-
-class _Derive:
-    """A derive stage's function with its inputs; picklable for data-loading processes."""
-
-    def __init__(self, stage: DeriveStage, products: Products, cfg: CfgNode) -> None:
-        self.stage, self.products, self.cfg = stage, products, cfg
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
-        return self.stage.function(sample, artifacts, self.cfg)
 
 
 def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> None:
