@@ -13,6 +13,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
+from wsis.commands import writing
 from wsis.config import flatten
 from wsis.data.builtin import class_names
 from wsis.data.files import write_json
@@ -23,7 +24,7 @@ from wsis.engine.folder import StageFolder
 from wsis.engine.manifest import digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError
 from wsis.evaluation.image_loop import DatasetDicts, Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.stage import TrainStage
@@ -179,10 +180,8 @@ def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> 
     ]
     configs = [flatten(planned.cfg, planned.name) for planned in pipeline.stages]
     path = pipeline.output_dir / METRICS
-    try:
+    with writing(path, "another OUTPUT_DIR"):
         write_metrics(path, found, versions=package_versions(), config=digest_of(configs))
-    except OSError as error:
-        raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
     if rows := [entry for entry in found if entry["stage"] in shown]:
         table = format_table(rows)
         logger.info("Figures of %s (also in %s):\n%s", pipeline.name, path, table)

@@ -20,6 +20,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
+from wsis.commands import writing
 from wsis.data.artifacts import SUMMARY, ProductReader
 from wsis.data.files import atomic_write, write_json
 from wsis.data.weights import how_to_get
@@ -289,7 +290,7 @@ class StageFolder:
         """
         self._start = time.perf_counter()
         self.manifest = self._manifest_of(self.planned)
-        try:
+        with writing(self.path, "another OUTPUT_DIR"):
             if force:
                 shutil.rmtree(self.path, ignore_errors=True)
             for path in (*self.path.glob(".*.tmp"), *self.reader.artifacts.glob(".*.tmp")):
@@ -298,9 +299,6 @@ class StageFolder:
             self.manifest.write(self.path)
             with atomic_write(self.path / "config.yaml", "w") as stream:
                 stream.write(self.planned.complete_config())
-        except OSError as error:
-            reason = f"cannot write to {self.path} ({error.strerror}); set OUTPUT_DIR"
-            raise WSISError(reason) from None
 
     def log(self, key: str, record: Mapping[str, Any]) -> None:
         """Note what was written for image ``key``, or ``{"skipped": reason}``; in every process.

@@ -11,6 +11,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.engine.evaluate import evaluate, report
@@ -85,10 +86,8 @@ def _note_stages(pipeline: Pipeline) -> None:
     """Tell reports which stages there will be; a pipeline of one stage changes nothing."""
     if comm.is_main_process() and len(pipeline.stages) > 1:
         path = pipeline.output_dir / PIPELINE
-        try:
+        with writing(path, "another OUTPUT_DIR"):
             write_json(path, [planned.name for planned in pipeline.stages])
-        except OSError as error:
-            raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
 
 
 def _check_chosen(chosen: Sequence[StageFolder]) -> None:
