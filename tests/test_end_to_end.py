@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import make_shapes, train_net
+from tests.tiny import make_shapes, train_net, train_net_here
 
 # Kills the process right after the n-th call of a function has returned.
 KILL_AFTER = """
@@ -148,6 +148,14 @@ def test_second_run_does_nothing_and_says_so(copy, datasets):
     assert done.returncode == 0, done.stderr
     assert "Nothing to do" in done.stderr + done.stdout
     assert snapshot(copy) == before
+
+
+def test_what_is_evaluated_anew_is_something_to_do(copy, datasets):
+    (copy / "1_classifier" / "evaluation.json").unlink()
+    for said in (False, True):
+        done = train_net_here("--stage", "classifier", datasets=datasets, output=copy)
+        assert done.returncode == 0, done.stderr
+        assert ("Nothing to do" in done.stdout) == said
 
 
 def test_eval_only_evaluates_and_makes_nothing(copy, datasets):
