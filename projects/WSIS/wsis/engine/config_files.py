@@ -142,25 +142,15 @@ def _with_bases(path: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list
         raise UsageError(f"{path} builds on itself (_BASE_)")
     values = _load_yaml(path)
     for base in _as_list(values.pop(_BASE, None), str(path)):
-        if zoo and base.startswith(ZOO):
-            found.append((base, _load_zoo(base)))
-        else:
-            found += _with_bases(find_base(base, path), zoo=zoo, within=(*within, key))
+        found += _base(base, path, zoo=zoo, within=(*within, key))
     return [*found, (str(path), values)]
 
 
-def _stage_base(name: str, beside: Path) -> list[Lines]:
-    """The lines of a file that stages start from, those of its own ``_BASE_`` first."""
-    if name.startswith(ZOO):
+def _base(name: str, beside: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
+    """What a ``_BASE_`` stands for, see `_with_bases`."""
+    if zoo and name.startswith(ZOO):
         return [(name, _load_zoo(name))]
-    found = _with_bases(find_base(name, beside), zoo=True)
-    for source, values in found:
-        for key in {_STAGES, _DATA} & values.keys():
-            raise UsageError(
-                f"{source} is a pipeline (it has {key}); a stage starts from the config of a "
-                "network"
-            )
-    return found
+    return _with_bases(find_base(name, beside), zoo=zoo, within=within)
 
 
 def _stage_part(name: str, values: Any, source: str) -> Part:
@@ -175,9 +165,12 @@ def _stage_part(name: str, values: Any, source: str) -> Part:
     stages = [base for base in bases if not _is_file(base)]
     if len(stages) > 1:
         raise UsageError(f"{where}: _BASE_ names {len(stages)} stages; a stage starts from one")
-    lines = []
-    for base in bases:
-        lines += _stage_base(base, Path(source)) if _is_file(base) else []
+    lines = [one for b in bases if _is_file(b) for one in _base(b, Path(source), zoo=True)]
+    for base, said in lines:
+        for key in {_STAGES, _DATA} & said.keys():
+            raise UsageError(
+                f"{base} is a pipeline (it has {key}); a stage starts from the config of a network"
+            )
     own = (*lines, (where, values))
     return Part(own, data, anew=len(lines) > 0, starts_from=stages[0] if stages else "")
 
