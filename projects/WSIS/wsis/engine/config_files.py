@@ -233,11 +233,8 @@ def base_stage(files: Sequence[ConfigFile], name: str) -> str:
 def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Lines]:
     """What makes up a stage's config; later lines have the last word.
 
-    Every file says first what holds for all stages, then what holds for the stages of ``chain``.
-
-    Args:
-        files: of the pipeline, in order.
-        chain: the stages from whose configs it starts, and itself at the end.
+    Every file says first what holds for all stages, then what holds for the stages of ``chain``:
+    those from whose configs it starts, and itself at the end.
     """
     found: list[tuple[str, Lines]] = []
     for file in files:

@@ -25,7 +25,7 @@ from wsis.engine.manifest import digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
 from wsis.errors import DataError
-from wsis.evaluation.image_loop import DatasetDicts, Results
+from wsis.evaluation.image_loop import Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.stage import TrainStage
 
@@ -36,22 +36,15 @@ METRICS = "metrics.json"
 
 
 @torch.no_grad()
-def evaluate_network(
-    planned: PlannedStage, model: nn.Module, dataset_dicts: DatasetDicts, name: str
-) -> Results:
-    """Run a network over a test set.
+def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Results:
+    """Run a network, in eval mode, over the test set ``name``.
 
     With WSIS.ON_ERROR "skip", the objects of an image that cannot be read are missed, not forgiven.
-
-    Args:
-        planned: the stage that trains it.
-        model: the network, in eval mode.
-        dataset_dicts: of the test set.
-        name: of the test set.
 
     Returns:
         Entries of ``metrics.json`` (`wsis.evaluation.results.stage_result`).
     """
+    planned, dataset_dicts = folder.planned, folder.images.named((name,))
     stage, cfg = planned.stage, planned.cfg
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
@@ -92,7 +85,7 @@ def evaluate_on_test_sets(folder: StageFolder, model: nn.Module) -> Results:
     """Figures of a network on all of ``DATASETS.TEST``, see `evaluate_network`."""
     results: Results = []
     for name in folder.planned.cfg.DATASETS.TEST:
-        results += evaluate_network(folder.planned, model, folder.images.named((name,)), name)
+        results += evaluate_network(folder, model, name)
     return results
 
 
@@ -110,11 +103,8 @@ def _evaluate_products(folder: StageFolder) -> Results:
 def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     """Evaluate a finished product and write ``evaluation.json`` into its folder.
 
-    What was evaluated before, with the same product and options, is not evaluated again.
-
-    Args:
-        folder: of the stage.
-        again: evaluate all the same (``--eval-only``).
+    What was evaluated before, with the same product and options, is not evaluated again, unless
+    ``again`` (``--eval-only``).
 
     Returns:
         whether there was anything to evaluate.
@@ -165,12 +155,8 @@ def _digest(folder: StageFolder) -> str:
 
 
 def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> None:
-    """Write ``OUTPUT_DIR/metrics.json`` and log a table.
-
-    Args:
-        pipeline: the pipeline.
-        done: stages whose products are finished and up to date; others have no figures.
-        shown: stages whose figures the table has.
+    """Write the figures of the stages ``done`` to ``OUTPUT_DIR/metrics.json``, and log a table of
+    those of the stages ``shown``. Products that are unfinished or stale have no figures.
     """
     found = [
         entry

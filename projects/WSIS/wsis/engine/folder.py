@@ -279,11 +279,8 @@ class StageFolder:
     # The work.
 
     def open(self, *, force: bool) -> None:
-        """Make ready for a run, in the main process.
-
-        Args:
-            force: begin anew; else what is there stays, but for what a killed process left
-                half-written.
+        """Make ready for a run, in the main process: anew with ``force``, else all that is there
+        stays, but for what a killed process left half-written.
 
         Raises:
             WSISError: the folder cannot be written.
@@ -352,13 +349,7 @@ class StageFolder:
     def close(
         self, product: str, counts: Mapping[str, int], skipped: Mapping[str, str] | None = None
     ) -> None:
-        """Note that the stage is done, and what it has made; in the main process.
-
-        Args:
-            product: digest of the product.
-            counts: what was made.
-            skipped: images left out, with the reason.
-        """
+        """Note that the stage is done, and what it has made (`Manifest`); in the main process."""
         manifest = self.manifest
         manifest.status, manifest.product = DONE, product
         manifest.counts, manifest.skipped = dict(counts), dict(skipped or {})

@@ -191,13 +191,10 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
 
 
 def defaults_among(config: Mapping[str, Any], imports: Sequence[str]) -> list[str]:
-    """Keys of a flat config that hold the default of this version of WSIS and Detectron2.
+    """Keys of a flat config that hold the default of this version of WSIS, Detectron2 and
+    ``imports`` (WSIS.IMPORTS).
 
     Class counts are among them: every network's is that of the data set.
-
-    Args:
-        config: flat.
-        imports: WSIS.IMPORTS, whose keys have defaults, too.
     """
     stock = stock_values(tuple(imports))
     return sorted(

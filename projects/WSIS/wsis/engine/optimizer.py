@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -22,10 +22,6 @@ _NORMS = (
 )
 
 
-def _factor_of(name: str, factors: Sequence[tuple[str, float]]) -> float:
-    return next((float(factor) for prefix, factor in factors if name.startswith(prefix)), 1.0)
-
-
 def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Trainable parameters grouped by rate and weight decay, in the model's order."""
     keys = cfg.SOLVER
@@ -37,7 +33,8 @@ def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 continue
             seen.add(id(parameter))
             name = f"{prefix}.{leaf}" if prefix else leaf
-            rate = keys.BASE_LR * _factor_of(name, cfg.WSIS.SOLVER.LR_FACTORS)
+            factors = (f for start, f in cfg.WSIS.SOLVER.LR_FACTORS if name.startswith(start))
+            rate = keys.BASE_LR * float(next(factors, 1.0))
             decay = keys.WEIGHT_DECAY_NORM if isinstance(module, _NORMS) else keys.WEIGHT_DECAY
             if leaf == "bias":
                 rate *= keys.BIAS_LR_FACTOR
@@ -86,11 +83,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 class PolyParamScheduler(ParamScheduler):
-    """(1 - t/T)^power at step t of T (irnet spec 2); the rate of step T - 1 stays.
-
-    Args:
-        power: 0.9 in IRNet.
-        num_updates: T.
+    """(1 - t/T)^power at step t of T = ``num_updates``; the rate of step T - 1 stays (irnet spec 2:
+    the power is 0.9).
     """
 
     def __init__(self, power: float, num_updates: int) -> None:

@@ -13,14 +13,8 @@ from tqdm import tqdm
 def progress(items: Iterable[Any], title: str, *, total: int, done: int = 0) -> tqdm:
     """``items`` under a bar with rate and ETA, on the main process.
 
-    As a context manager the bar ends with the block, also after an error, so that what is said
-    afterwards starts on a line of its own.
-
-    Args:
-        items: what is worked on.
-        title: left of the bar.
-        total: number of items, those of earlier runs included.
-        done: items that earlier runs finished.
+    ``total`` counts the items that earlier runs have ``done``, too. In a ``with`` the bar ends with
+    the block, also after an error, so that what is said afterwards starts on a line of its own.
     """
     return tqdm(
         items,

@@ -104,10 +104,7 @@ class KeepBest(HookBase):
     ``best.json`` beside it says from which iteration it is and what it scored. The network is not
     changed, so a training with this hook ends with the same weights as one without.
 
-    Args:
-        evaluate: takes the network and gives the figures of the test sets.
-        period: iterations between two evaluations; the last iteration is evaluated, too.
-        checkpointer: of the training.
+    ``evaluate`` gives the figures of the test sets, every ``period`` iterations and at the end.
     """
 
     def __init__(
@@ -148,10 +145,6 @@ class KeepBest(HookBase):
 
 def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
     """Save a trained network of elsewhere as this stage's product; ``SOLVER.MAX_ITER`` is 0.
-
-    Args:
-        cfg: stage config; OUTPUT_DIR is the run folder.
-        weights: as `Trainer`.
 
     Raises:
         UsageError: there are no weights to keep.
