@@ -132,6 +132,14 @@ def test_second_run_does_nothing_and_says_so(copy, shapes_root):
     assert snapshot(copy) == before
 
 
+def test_what_is_evaluated_anew_is_something_to_do(copy, shapes_root):
+    (copy / "1_classifier" / "evaluation.json").unlink()
+    for said in (False, True):
+        done = train_net_here("--stage", "classifier", datasets=shapes_root, output=copy)
+        assert done.returncode == 0, done.stderr
+        assert ("Nothing to do" in done.stdout) == said
+
+
 def test_eval_only_evaluates_and_makes_nothing(copy, shapes_root):
     before = snapshot(copy)
     figures = json.loads((copy / "metrics.json").read_text())["stages"]

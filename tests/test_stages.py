@@ -5,7 +5,7 @@ import pytest
 import torch
 from wsis.config import METHOD_NODES, flatten, get_wsis_cfg
 from wsis.data.mappers import MAPPER_REGISTRY
-from wsis.engine.status import _NEVER, look_up
+from wsis.engine.manifest import _NEVER, look_up
 from wsis.stage import _STAGES
 from wsis.stages import cam_artifact
 

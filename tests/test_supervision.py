@@ -10,7 +10,7 @@ import pytest
 import torch
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
-from wsis.engine.images import Images
+from wsis.engine.manifest import Images
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.trainer import Trainer, build_train_loader
 from wsis.stage import TrainStage
@@ -82,7 +82,7 @@ def planned_on(roots, tiny_run, tmp_path, monkeypatch):
             is_train=True,
             products={"inter_pixel_label": labels},
         )
-        return planned, Images().of(planned), mapper
+        return planned, Images().named(planned.cfg.DATASETS.TRAIN), mapper
 
     return plan
 

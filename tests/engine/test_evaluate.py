@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
-from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.artifacts import write_artifact
 from wsis.engine import evaluate
-from wsis.engine.evaluate import Evaluations
+from wsis.engine.folder import open_folders
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError
 from wsis.evaluation.truth import load_truth
 from wsis.layers.run_lengths import encode_mask
 from wsis.report.figures import best_baseline, instance_entries
 
+from tests.engine.test_folder import OwnImages
 from tests.tiny import PIPELINE
 
 SIZE = (12, 16)
@@ -41,28 +42,19 @@ def record(index):
     }
 
 
-class OwnImages:
-    """Stands in for `wsis.engine.images.Images`."""
-
-    def __init__(self):
-        self.records = [record(index) for index in range(3)]
-
-    def named(self, names):
-        return self.records
-
-
 def plan(folder, name, *overrides):
     always = ("OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "0")
     pipeline = load_pipeline(PIPELINE, [*always, *overrides])
-    return pipeline, next(p for p in pipeline.stages if p.name == name)
+    return pipeline, open_folders(pipeline)[name]
 
 
-def figures(pipeline, planned, images):
+def figures(pipeline, folder, images):
     """Entries of metrics.json by protocol."""
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    evaluations = Evaluations(pipeline, images)
-    evaluations.evaluate(planned)
-    evaluations.report([planned], shown=[planned])
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.images = images
+    assert evaluate.evaluate(folder)
+    assert not evaluate.evaluate(folder)  # nothing has changed
+    evaluate.report(pipeline, [folder.name], shown=[folder.name])
     stored = json.loads((pipeline.output_dir / "metrics.json").read_text())["stages"]
     return {entry["protocol"]: entry for entry in stored}
 
@@ -94,8 +86,8 @@ def broken(monkeypatch):
 
 
 def test_objects_of_an_unreadable_image_are_missed(tmp_path, broken):
-    pipeline, planned = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
-    found = figures(pipeline, planned, OwnImages())
+    pipeline, folder = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
+    found = figures(pipeline, folder, OwnImages([record(index) for index in range(3)]))
     assert list(found) == ["voc", "coco", "coco_bbox"]
     for protocol, entry in found.items():
         expected = 200 / 3 if protocol == "voc" else 100 * 67 / 101  # COCO's 101 recall levels
@@ -106,23 +98,23 @@ def test_objects_of_an_unreadable_image_are_missed(tmp_path, broken):
 
 
 def test_labels_of_an_unreadable_image_are_missed(tmp_path, broken):
-    pipeline, planned = plan(tmp_path, "classifier", "WSIS.ON_ERROR", "skip")
-    (entry,) = figures(pipeline, planned, OwnImages()).values()
+    pipeline, folder = plan(tmp_path, "classifier", "WSIS.ON_ERROR", "skip")
+    (entry,) = figures(pipeline, folder, OwnImages([record(index) for index in range(3)])).values()
     assert entry["metrics"]["mAP"] == pytest.approx(200 / 3)
     assert entry["skipped"] == {"c": "c.jpg cannot be read: truncated"}
 
 
 def test_an_unreadable_image_stops_the_evaluation_unless_it_is_skipped(tmp_path, broken):
-    pipeline, planned = plan(tmp_path, "mask_rcnn")
+    pipeline, folder = plan(tmp_path, "mask_rcnn")
     with pytest.raises(DataError, match=r"c\.jpg cannot be read"):
-        figures(pipeline, planned, OwnImages())
+        figures(pipeline, folder, OwnImages([record(index) for index in range(3)]))
 
 
 def test_nothing_is_listed_where_everything_was_read(tmp_path, broken):
-    images = OwnImages()
+    images = OwnImages([record(index) for index in range(3)])
     images.records = images.records[:2]
-    pipeline, planned = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
-    for entry in figures(pipeline, planned, images).values():
+    pipeline, folder = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
+    for entry in figures(pipeline, folder, images).values():
         assert "skipped" not in entry
         assert entry["metrics"]["images_skipped"] == 0
         assert entry["metrics"]["AP50"] == pytest.approx(100)
@@ -139,8 +131,8 @@ OPTIONS = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_reach_networks_and_show_in_the_names(tmp_path, broken, option):
     changed = (f"WSIS.EVALUATION.{option[0]}", option[1]) if option else ()
-    pipeline, planned = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip", *changed)
-    found = figures(pipeline, planned, OwnImages())
+    pipeline, folder = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip", *changed)
+    found = figures(pipeline, folder, OwnImages([record(index) for index in range(3)]))
     assert tuple(found)[:2] == OPTIONS[option]
     classes = [m for m in next(iter(found.values()))["metrics"].items() if m[0].startswith("AP50/")]
     voc = [value for _, value in classes[:2]]
@@ -155,10 +147,10 @@ def test_options_reach_networks_and_show_in_the_names(tmp_path, broken, option):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_reach_products_and_their_baselines(tmp_path, option):
     changed = (f"WSIS.EVALUATION.{option[0]}", option[1]) if option else ()
-    images, names = OwnImages(), OPTIONS[option]
+    images, names = OwnImages([record(index) for index in range(3)]), OPTIONS[option]
     for stage in ("instances", "cam"):
-        pipeline, planned = plan(tmp_path / stage, stage, *changed)
-        reader = ProductReader(planned.folder, planned.name)
+        pipeline, folder = plan(tmp_path / stage, stage, *changed)
+        reader = folder.reader
         for sample in images.records:
             truth = load_truth(sample)
             arrays = {
@@ -169,7 +161,7 @@ def test_options_reach_products_and_their_baselines(tmp_path, option):
                 "high_res": truth.masks.astype(np.float16),
             }
             write_artifact(reader.path(sample["image_key"]), arrays)
-        found = figures(pipeline, planned, images)
+        found = figures(pipeline, folder, images)
         if stage == "instances":
             assert tuple(found)[:2] == names
             continue

@@ -1,5 +1,6 @@
-"""How many processes run, and where."""
+"""How many processes run, and where; freed memory is kept."""
 
+import platform
 import subprocess
 import sys
 
@@ -8,11 +9,12 @@ import torch
 from wsis.engine.launch import choose_devices
 from wsis.errors import UsageError
 
-from tests.tiny import forked
+from tests.tiny import ROOT, environment, forked
 
 WORK = """
 import os, signal, sys
 from detectron2.utils import comm
+from functools import partial
 from pathlib import Path
 from wsis.engine.launch import launch
 from wsis.engine.lock import check_shared
@@ -36,7 +38,7 @@ def main(mode):
     comm.synchronize()
 
 if __name__ == "__main__":
-    launch(main, int(sys.argv[1]), device="cpu", args=(sys.argv[2],))
+    launch(partial(main, sys.argv[2]), int(sys.argv[1]), device="cpu")
 """
 
 
@@ -107,3 +109,46 @@ def test_impossible_choice(monkeypatch, gpus, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--num-"):
         choose_devices(gpus, processes)
+
+
+# Freed memory is kept.
+
+MEMORY = """
+import resource
+import torch
+from wsis.engine.launch import keep_freed_memory
+print(int(keep_freed_memory()))
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[1:]))
+"""
+
+
+def page_faults(**variables):
+    found = subprocess.run(
+        [sys.executable, "-c", MEMORY],
+        env=environment(ROOT) | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_the_second_tensor_takes_the_pages_of_the_first():
+    """In one of a few processes: where the heap, placed at random, cannot grow, it maps anew."""
+    for _ in range(6):
+        done, faults = page_faults()
+        assert done
+        if faults < 100:  # 64 MiB mapped anew are 16384 pages, or 32 huge ones and a few
+            return
+    pytest.fail(f"{faults} page faults for memory that had been freed")
+
+
+def test_settings_of_the_environment_win():
+    done, _ = page_faults(MALLOC_TRIM_THRESHOLD_="131072")
+    assert not done

@@ -1,31 +1,33 @@
-"""Manifests, logs and digests: what a run folder says of itself."""
+"""Manifests and digests: on what a product depends."""
 
 from __future__ import annotations
 
+import copy
 import json
 
+import numpy as np
 import pytest
 import torch
-from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.engine import manifest as manifests
 from wsis.engine.manifest import (
     DONE,
-    ArtifactLog,
     DamagedManifest,
+    Images,
     Manifest,
-    artifact_sizes,
-    describe_change,
     digest_of,
-    digest_of_artifacts,
     digest_of_weights,
-    read_index,
-    write_index,
+    fingerprint,
 )
-from wsis.errors import WSISError
+from wsis.errors import DataError, WSISError
 
 
 def manifest(**changes):
     content = {"config": {"SEED": 1, "A.B": [1, 2]}, "inputs": {"images": "aa"}}
     return Manifest("cam", "infer", DONE, **(content | changes))
+
+
+def now(config, inputs=(("images", "aa"),), **changes):
+    return manifest(config=config, inputs=dict(inputs), **changes)
 
 
 def test_round_trip(tmp_path):
@@ -69,7 +71,7 @@ def test_digest_knows_config_and_inputs_only():
 @pytest.mark.parametrize(
     ("config", "inputs", "sentence"),
     [
-        ({"SEED": 1, "A.B": (1, 2)}, {"images": "aa"}, None),
+        ({"SEED": 1, "A.B": (1, 2)}, {"images": "aa"}, ""),
         ({"SEED": 2, "A.B": [1, 2]}, {"images": "aa"}, "SEED was 1 and is 2"),
         ({"A.B": [1, 2]}, {"images": "aa"}, "SEED was 1 and is absent"),
         (
@@ -95,17 +97,17 @@ def test_digest_knows_config_and_inputs_only():
         ),
     ],
 )
-def test_describe_change(config, inputs, sentence):
-    assert describe_change(manifest(), config, inputs) == sentence
+def test_change(config, inputs, sentence):
+    assert manifest().change(now(config, inputs)) == sentence
 
 
 def test_a_key_of_another_version_counts_only_where_it_is_not_at_its_default():
     """A run of Detectron2 0.5 goes on under 0.6, which has other keys, and the other way round."""
     old = manifest(config={"SEED": 1, "GONE": 3, "GONE_TOO": 4}, defaults=["SEED", "GONE"])
-    inputs, now = {"images": "aa"}, {"SEED": 1, "NEW": 5}
-    assert describe_change(old, now, inputs, ["SEED", "NEW"]) == "GONE_TOO was 4 and is absent"
-    assert "NEW was absent and is 5" in describe_change(old, now, inputs, ["SEED"])
-    assert "SEED was 1 and is 2" in describe_change(old, {"SEED": 2}, inputs, ["SEED"])
+    new = {"SEED": 1, "NEW": 5}
+    assert old.change(now(new, defaults=["SEED", "NEW"])) == "GONE_TOO was 4 and is absent"
+    assert "NEW was absent and is 5" in old.change(now(new, defaults=["SEED"]))
+    assert "SEED was 1 and is 2" in old.change(now({"SEED": 2}, defaults=["SEED"]))
 
 
 def test_digest_of_weights_does_not_know_the_file(tmp_path):
@@ -143,66 +145,75 @@ def test_digest_of_other_files(tmp_path):
     assert digest_of_weights(tmp_path / "w.pkl") != first
 
 
-# Logs and the index.
+# Data sets.
 
 
-def test_logs_of_all_processes_are_collected(tmp_path):
-    ArtifactLog(tmp_path, 0).append("a", {"bytes": 1, "crc32": 2})
-    ArtifactLog(tmp_path, 1).append("b", {"skipped": "truncated"})
-    ArtifactLog(tmp_path, 0).append("a", {"bytes": 3, "crc32": 4})
-    expected = {"a": {"bytes": 3, "crc32": 4}, "b": {"skipped": "truncated"}}
-    assert ArtifactLog.collect(tmp_path) == expected
-    ArtifactLog.clear(tmp_path)
-    assert ArtifactLog.collect(tmp_path) == {}
+def record(key="a", **changes):
+    mask = {"size": [4, 6], "counts": b"abc"}
+    annotation = {"category_id": 1, "iscrowd": 0, "bbox": [0.0, 0.0, 2.0, 2.0], "bbox_mode": 1}
+    found = {
+        "file_name": f"/data/{key}.jpg",
+        "image_id": 7,
+        "image_key": key,
+        "height": 4,
+        "width": 6,
+        "image_labels": [1],
+        "instance_file_name": "/data/i.png",
+        "annotations": [annotation | {"segmentation": mask}],
+    }
+    return found | changes
 
 
-@pytest.mark.parametrize("half", ['{"key": "b", "by', '"b"', "7", "{}", "\n", '{"bytes": 3}'])
-def test_half_lines_of_a_killed_process_count_for_nothing(tmp_path, half):
-    log = ArtifactLog(tmp_path, 0)
-    log.append("a", {"bytes": 1, "crc32": 2})
-    with open(tmp_path / "log.0.jsonl", "a") as stream:
-        stream.write("\n" + half)
-    assert ArtifactLog.collect(tmp_path) == {"a": {"bytes": 1, "crc32": 2}}
-    log.append("c", {"bytes": 5, "crc32": 6})
-    assert ArtifactLog.collect(tmp_path)["c"] == {"bytes": 5, "crc32": 6}
+@pytest.mark.parametrize("level", ["image", "box", "mask"])
+def test_fingerprint_ignores_folders_and_sees_labels(level):
+    plain = fingerprint([record()], level)
+    moved = record(file_name="/elsewhere/a.jpg", instance_file_name="/elsewhere/i.png")
+    assert fingerprint([moved], level) == plain
+    for change in (
+        {"image_labels": [0]},
+        {"image_labels": []},
+        {"image_key": "z"},
+        {"image_id": 9},
+    ):
+        assert fingerprint([record(**change)], level) != plain, change
+    assert fingerprint([record(), record("b")], level) != plain
+    assert fingerprint([record("b"), record()], level) != fingerprint(
+        [record(), record("b")], level
+    )
 
 
-def test_half_a_character_counts_for_nothing(tmp_path):
-    ArtifactLog(tmp_path, 0).append("a", {"bytes": 1, "crc32": 2})
-    with open(tmp_path / "log.0.jsonl", "ab") as stream:
-        stream.write(b"\n" + '{"key": "é'.encode()[:-1])
-    assert list(ArtifactLog.collect(tmp_path)) == ["a"]
+def test_fingerprint_sees_annotations_up_to_the_level():
+    changed = {}
+    for field, value in (("bbox", [0.0, 0.0, 3.0, 2.0]), ("segmentation", {"size": [4, 6]})):
+        changed[field] = copy.deepcopy(record())
+        changed[field]["annotations"][0][field] = value
+    seen = {
+        level: [
+            f
+            for f, d in changed.items()
+            if fingerprint([d], level) != fingerprint([record()], level)
+        ]
+        for level in ("image", "box", "mask")
+    }
+    assert seen == {"image": [], "box": ["bbox"], "mask": ["bbox", "segmentation"]}
 
 
-def test_index_reads_what_was_written_but_not_logged(tmp_path):
-    reader = ProductReader(tmp_path, "cam")
-    records = {}
-    for key in ("b", "a"):
-        records[key] = write_artifact(reader.path(key), {"x": torch.ones(3).numpy()})
-    ArtifactLog(tmp_path, 0).append("b", records["b"])  # "a": killed between file and log
-    ArtifactLog(tmp_path, 0).append("c", {"skipped": "truncated"})
-    index = write_index(tmp_path, ["b", "c", "a", "d"], reader.path)
-    assert list(index) == ["a", "b", "c", "d"]
-    assert index == {**records, "c": {"skipped": "truncated"}, "d": {}}
-    assert read_index(tmp_path) == index
-    assert not list(tmp_path.glob("log.*"))
-    assert artifact_sizes(tmp_path) == {k: r["bytes"] for k, r in records.items()}
-    assert digest_of_artifacts(tmp_path, index) == digest_of_artifacts(tmp_path, dict(index))
-    write_artifact(tmp_path / "summary.npz", {"mean": torch.ones(2).numpy()})
-    with_summary = digest_of_artifacts(tmp_path, index)
-    assert with_summary != digest_of_artifacts(tmp_path, {**index, "d": {"bytes": 1}})
+def test_fingerprint_of_arrays_and_numpy_numbers():
+    one = record(image_labels=[np.int64(1)], extra=np.zeros(3))
+    assert fingerprint([one], "image") == fingerprint([record()], "image")
+    assert fingerprint([one], "mask") != fingerprint([record()], "mask")
+    assert fingerprint([], "image") != fingerprint([one], "image")
 
 
-def test_a_logged_size_that_the_file_does_not_have_is_read_again(tmp_path):
-    reader = ProductReader(tmp_path, "cam")
-    record = write_artifact(reader.path("a"), {"x": torch.ones(3).numpy()})
-    ArtifactLog(tmp_path, 0).append("a", {"bytes": 1, "crc32": 2})
-    assert write_index(tmp_path, ["a"], reader.path) == {"a": record}
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{"])
-def test_damaged_index(tmp_path, text):
-    assert read_index(tmp_path) == {}
-    (tmp_path / "index.json").write_text(text)
-    with pytest.raises(WSISError, match="index.json is damaged; delete it and rerun"):
-        read_index(tmp_path)
+def test_a_data_set_is_read_once_per_command(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        manifests, "get_dataset_dicts", lambda name: read.append(name) or [record(name)]
+    )
+    images = Images()
+    for _ in range(2):
+        assert [one["image_key"] for one in images.named(("a", "b"))] == ["a", "b"]
+        assert images.fingerprint(("a", "b"), "box") == fingerprint([record(), record("b")], "box")
+    assert read == ["a", "b"]
+    with pytest.raises(DataError, match="image key a occurs twice in a, a"):
+        images.named(("a", "a"))

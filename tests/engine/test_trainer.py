@@ -8,7 +8,7 @@ import pytest
 import torch
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
-from wsis.engine.images import Images
+from wsis.engine.manifest import Images
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.trainer import KeepBest, Trainer, build_train_loader
 from wsis.errors import DataError, UsageError, WSISError
@@ -42,7 +42,9 @@ def trainer_of(shapes_root, tiny_run, tmp_path, monkeypatch):
         labels = ProductReader(tiny_run / "3_inter_pixel_label", "inter_pixel_label")
         products = {"inter_pixel_label": labels}
         mapper = build_mapper(planned.cfg, planned.stage.mapper, is_train=True, products=products)
-        return Trainer(planned.cfg, Images().of(planned), mapper=mapper, weights="")
+        return Trainer(
+            planned.cfg, Images().named(planned.cfg.DATASETS.TRAIN), mapper=mapper, weights=""
+        )
 
     return build
 

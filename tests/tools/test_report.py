@@ -13,7 +13,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
-from wsis.engine.status import fingerprint
+from wsis.engine.manifest import fingerprint
 from wsis.evaluation.predictions import InstancePrediction
 from wsis.report.run_folders import find_run_folders
 from wsis.report.sources import Quality, choose

@@ -7,6 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from wsis.commands import add_pipeline, make_parser
+from wsis.errors import run_command
+
 _DESCRIPTION = """\
 Turn weak labels into instance masks and a trained Mask R-CNN.
 
@@ -14,6 +17,8 @@ Runs the stages of a pipeline in order. Finished and unchanged work is never red
 command again after an interruption and it goes on where it stopped.
 """
 
+_OPTS = """config overrides, for every stage; stage.KEY VALUE for one; DATA.TRAIN, DATA.VAL and
+DATA.SALIENT take a registered data set, a path or a description"""
 _EPILOG = """\
 examples:
   train_net.py --config-file configs/irnet_voc.yaml --num-gpus 4
@@ -25,23 +30,14 @@ examples:
   torchrun --nnodes 2 --nproc-per-node 4 train_net.py --config-file configs/irnet_voc.yaml
 """
 
+_CHOICES = ("stage", "from_stage", "until_stage", "force", "eval_only", "num_gpus", "num_processes")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The argument parser of ``train_net.py``."""
-    parser = argparse.ArgumentParser(
-        "train_net.py",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(_DESCRIPTION, prog="train_net.py", epilog=_EPILOG)
     add = parser.add_argument
-    add(
-        "--config-file",
-        required=True,
-        metavar="YAML",
-        help="a pipeline; configs/ has those of the papers",
-    )
+    add_pipeline(parser, "a pipeline; configs/ has those of the papers", _OPTS)
     add("--num-gpus", type=int, metavar="N", help="GPUs on this machine; default 1 if there is one")
     add("--num-processes", type=int, metavar="N", help="CPU processes, for runs without a GPU")
     add("--stage", metavar="NAME", help="run this stage only")
@@ -61,13 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="STAGE",
         help="print the stage's whole config, without what earlier stages measure; run nothing",
     )
-    add(
-        "opts",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="config overrides, for every stage; stage.KEY VALUE for one; DATA.TRAIN, DATA.VAL and "
-        "DATA.SALIENT take a registered data set, a path or a description",
-    )
     return parser
 
 
@@ -75,50 +64,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
     args = build_parser().parse_intermixed_args(argv)
     try:
-        return _execute(args)
-    except Exception as error:
-        from wsis.engine.failures import explain
-
-        explained = explain(error)
-        if explained is None:
-            raise
-        message, code = explained
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {message}\n")
-        return code
+        return run_command(lambda: _execute(args))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 130
 
 
-def _execute(args: argparse.Namespace) -> int:
+def _execute(args: argparse.Namespace) -> None:
+    if not (args.print_config or args.list_stages):
+        import wsis
+
+        wsis.run(args.config_file, args.opts, **{name: getattr(args, name) for name in _CHOICES})
+        return
     from wsis.engine.launch import choose_devices
     from wsis.engine.pipeline import load_pipeline
     from wsis.engine.run import describe_stages
 
-    if not (args.print_config or args.list_stages):
-        import wsis
-
-        wsis.run(
-            args.config_file,
-            args.opts,
-            stage=args.stage,
-            from_stage=args.from_stage,
-            until_stage=args.until_stage,
-            force=args.force,
-            eval_only=args.eval_only,
-            num_gpus=args.num_gpus,
-            num_processes=args.num_processes,
-        )
-        return 0
     device, processes = choose_devices(args.num_gpus, args.num_processes)
     overrides = ["MODEL.DEVICE", device, *args.opts]
     pipeline = load_pipeline(args.config_file, overrides, num_processes=processes)
     if args.print_config:
         (planned,) = pipeline.select(stage=args.print_config)
         sys.stdout.write(planned.complete_config())
-        return 0
+        return
     logging.getLogger("detectron2").setLevel(logging.WARNING)
-    chosen = pipeline.select(stage=args.stage, first=args.from_stage, last=args.until_stage)
-    sys.stdout.write(describe_stages(pipeline, chosen) + "\n")
-    return 0
+    selection = {"stage": args.stage, "first": args.from_stage, "last": args.until_stage}
+    sys.stdout.write(describe_stages(pipeline, selection) + "\n")

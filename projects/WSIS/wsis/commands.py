@@ -65,12 +65,14 @@ def finite(text: str) -> float:
     return value
 
 
-def add_pipeline(parser: argparse.ArgumentParser, help_text: str) -> None:
+def add_pipeline(
+    parser: argparse.ArgumentParser,
+    help_text: str,
+    overrides: str = "config overrides, as for train_net.py",
+) -> None:
     """Add what names a pipeline: its file, and overrides at the end of the command line."""
     parser.add_argument("--config-file", required=True, metavar="YAML", help=help_text)
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="config overrides, as for train_net.py"
-    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=overrides)
 
 
 @contextmanager

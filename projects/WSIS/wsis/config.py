@@ -6,7 +6,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -131,42 +131,46 @@ def add_wsis_config(cfg: CfgNode) -> None:
         )
 
 
-def get_wsis_cfg() -> CfgNode:
-    """Detectron2's defaults with WSIS's keys.
+def get_wsis_cfg(imports: Iterable[str] = ()) -> CfgNode:
+    """Detectron2's defaults with WSIS's keys, and those that ``imports`` (WSIS.IMPORTS) adds.
 
     ``merge_from_file`` takes the ``config.yaml`` of a run folder, which is complete: with it,
     Detectron2's ``DefaultPredictor`` gives the stage's network.
     """
     cfg = get_cfg()
     add_wsis_config(cfg)
+    for add_keys in load_modules(imports):
+        add_keys(cfg)
     return cfg
 
 
-def import_modules(names: Iterable[str], cfg: CfgNode | None = None) -> None:
+def load_modules(names: Iterable[str]) -> list[Callable[[CfgNode], None]]:
     """Import what ``WSIS.IMPORTS`` names; modules in the present folder are found, too.
 
     Args:
         names: ``package.module`` or ``package.module:function``.
-        cfg: a config to which the functions add their keys.
+
+    Returns:
+        The functions, each of which adds its config keys to a config in place.
 
     Raises:
         UsageError: there is no such module or function.
     """
+    found = []
     for name in dict.fromkeys(names):
-        module_name, _, function = str(name).partition(":")
         here = os.getcwd()
         sys.path.append(here)
         try:
-            module = importlib.import_module(module_name)
+            path, _, function = str(name).partition(":")
+            module = importlib.import_module(path)
         except (ImportError, ValueError) as error:
             raise UsageError(f"WSIS.IMPORTS names {name}: {error}") from error
         finally:
             sys.path.remove(here)
-        if cfg is None or not function:
-            continue
-        if not hasattr(module, function):
+        if function and not hasattr(module, function):
             raise UsageError(f"WSIS.IMPORTS names {name}: the module has no such function")
-        getattr(module, function)(cfg)
+        found += [getattr(module, function)] if function else []
+    return found
 
 
 @functools.cache
@@ -176,9 +180,7 @@ def stock_values(imports: tuple[str, ...] = ()) -> dict[str, Any]:
     Args:
         imports: as in ``WSIS.IMPORTS``, whose keys are added.
     """
-    cfg = get_wsis_cfg()
-    import_modules(imports, cfg)
-    return flatten(cfg, "")
+    return flatten(get_wsis_cfg(imports), "")
 
 
 def set_class_count(cfg: CfgNode, count: int) -> None:

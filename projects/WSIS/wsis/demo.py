@@ -20,7 +20,7 @@ from wsis.data.files import atomic_write
 from wsis.data.images import read_image, read_image_size
 from wsis.data.proposals.folder import images_in
 from wsis.data.pseudo_labels import image_root, write_pseudo_labels
-from wsis.engine.versions import package_versions
+from wsis.engine.manifest import package_versions
 from wsis.errors import DataError, UsageError
 from wsis.trained_stage import (
     INSTANCE_ARRAYS,
@@ -112,12 +112,11 @@ def _records(names: Sequence[str]) -> list[Record]:
 def draw(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     names = find_images(args.input)
-    pipeline = open_pipeline(args.config_file, args.opts)
-    planned = choose_stage(pipeline, args.stage)
+    planned = choose_stage(open_pipeline(args.config_file, args.opts), args.stage)
     weights = Path(args.weights) if args.weights else None
     if weights is not None and not weights.is_file():
         raise DataError(f"--weights {weights} names no file")
-    trained = TrainedStage(pipeline, planned, weights=weights, min_score=args.confidence_threshold)
+    trained = TrainedStage(planned, weights=weights, min_score=args.confidence_threshold)
     tags = {} if args.tags is None else {"image_labels": trained.class_ids(args.tags)}
     folder, records = Path(args.output), _records(names)
     if args.json is not None and Path(args.json).is_dir():

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import choose_devices, launch, started_by_torchrun
 from wsis.engine.lock import output_lock
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.run import Request
 from wsis.engine.run import run as run_stages
 from wsis.errors import UsageError
 from wsis.evaluation.read_results import read_coco_results
@@ -58,20 +58,15 @@ def run(
     device, processes = choose_devices(num_gpus, num_processes)
     if started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])
-    request = Request(
-        config_file=os.fspath(config_file),
-        overrides=("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides)),
-        stage=stage,
-        first=from_stage,
-        last=until_stage,
-        force=force,
-        eval_only=eval_only,
-    )
-    pipeline = load_pipeline(request.config_file, request.overrides, num_processes=processes)
-    request.chosen(pipeline)
+    config_file = os.fspath(config_file)
+    words = ("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides))
+    selection = {"stage": stage, "first": from_stage, "last": until_stage}
+    pipeline = load_pipeline(config_file, words, num_processes=processes)
+    pipeline.select(**selection)
     one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
     with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
-        launch(run_stages, processes, device=device, args=(request,))
+        work = partial(run_stages, config_file, words, selection, force=force, eval_only=eval_only)
+        launch(work, processes, device=device)
     return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
 
 

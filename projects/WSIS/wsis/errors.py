@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 
 class WSISError(Exception):
@@ -22,6 +24,18 @@ class DataError(WSISError, ValueError):
     """A file from outside is missing, damaged or contradicts itself."""
 
 
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "correct its permissions, or choose another folder,",
+    errno.EPERM: "correct its permissions, or choose another folder,",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network drive",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "raise the limit on open files (ulimit -n)",
+}
 _SOURCES = {
     "detectron2": "the section on installing in README.md says where it comes from",
     "cv2": "pip install opencv-python-headless",
@@ -31,6 +45,12 @@ _SOURCES = {
 def first_line(error: BaseException) -> str:
     """What an error says, or its name where it says nothing, for one sentence of our own."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: one that is like it, or ""."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
@@ -43,8 +63,30 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
     return f"the package {name} is not installed; {_SOURCES[name]}" if name in _SOURCES else None
 
 
-def run_command(work: Callable[[], None]) -> int:
-    """What every small command does around its work: one sentence instead of a traceback.
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """A sentence for an error that the user can help, and the exit code that fits.
+
+    Returns:
+        ``(message, exit code)``, or None where the error must be a bug.
+    """
+    if isinstance(error, WSISError):
+        return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        said = missing_package(error)
+        return (said, 1) if said else None
+    if isinstance(error, OSError):
+        what = f"{error.strerror}: {error.filename!r}" if error.filename else str(error)
+        advice = _ADVICE.get(error.errno or 0, "correct that")
+        said = f"a file cannot be read or written ({what}); {advice} and run the same command again"
+        return said, 1
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported here
+        advice = "lower SOLVER.IMS_PER_BATCH or the sizes in INPUT, or use a GPU with more memory"
+        return f"out of GPU memory ({first_line(error)}); {advice}", 1
+    return None
+
+
+def run_command(work: Callable[[], object]) -> int:
+    """What every command does around its work: one sentence instead of a traceback.
 
     Args:
         work: does it all.
@@ -54,17 +96,11 @@ def run_command(work: Callable[[], None]) -> int:
     """
     try:
         work()
-    except WSISError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        said = missing_package(error)
-        if said is None:
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
             raise
-        sys.stderr.write(f"error: {said}\n")
-        return 1
-    except OSError as error:
-        said = f"a file cannot be read or written ({error}); correct that and run again"
-        sys.stderr.write(f"error: {said}\n")
-        return 1
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {explained[0]}\n")
+        return explained[1]
     return 0

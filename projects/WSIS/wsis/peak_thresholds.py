@@ -10,9 +10,11 @@ import torch
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import get_dataset_dicts
+from wsis.data.mappers import build_mapper
+from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.pipeline import PlannedStage
 from wsis.errors import UsageError
-from wsis.trained_stage import load_network, open_pipeline
+from wsis.trained_stage import open_pipeline
 
 _BAR, _BINS = 30, 16
 _SHARES = (0.01, 0.001)
@@ -30,7 +32,8 @@ def peak_heights(planned: PlannedStage, weights: ProductReader, count: int) -> n
     Returns:
         (Q, 2) float: height; 1 where the peak's class is a tag of its image, else 0.
     """
-    mapper, model = load_network(planned.cfg, weights.weights, "PeakImageMapper")
+    mapper = build_mapper(planned.cfg, "PeakImageMapper", is_train=False, products={})
+    model = build_inference_model(planned.cfg, weights.weights)
     records = [d for name in planned.cfg.WSIS.IMAGES for d in get_dataset_dicts(name)]
     tagged = [record for record in records if "image_labels" in record]
     if not tagged:

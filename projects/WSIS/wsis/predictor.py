@@ -51,11 +51,9 @@ class Predictor:
         weights: str | os.PathLike[str] | None = None,
         imports: Sequence[str] = (),
     ) -> None:
-        pipeline = open_run(Path(run), imports)
-        planned = choose_stage(pipeline, stage)
-        self._stage = TrainedStage(
-            pipeline, planned, weights=Path(weights) if weights else None, min_score=min_score
-        )
+        planned = choose_stage(open_run(Path(run), imports), stage)
+        checkpoint = Path(weights) if weights else None
+        self._stage = TrainedStage(planned, weights=checkpoint, min_score=min_score)
         self.cfg = planned.cfg
         self.metadata = Metadata(name=str(run), thing_classes=list(self._stage.classes))
 

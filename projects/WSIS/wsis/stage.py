@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from wsis.errors import UsageError
+from wsis.errors import UsageError, did_you_mean
 
 _STAGES: dict[str, Stage] = {}
 
@@ -148,4 +148,5 @@ def get_stage(name: str) -> Stage:
     except KeyError:
         raise UsageError(
             f"there is no stage {name!r}; registered are: {', '.join(sorted(_STAGES))}"
+            + did_you_mean(name, _STAGES)
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
-from torch import nn
 
-from wsis.config import get_wsis_cfg, import_modules
+from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
+from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.launch import choose_devices
-from wsis.engine.models import build_inference_model
-from wsis.engine.pipeline import Pipeline, PlannedStage, load_pipeline
+from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
+from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
@@ -39,35 +40,16 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
     pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
     for planned in pipeline.stages:
         path = planned.folder / "config.yaml"
-        said = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        trained = said.get("WSIS", {}).get("CLASSES", planned.cfg.WSIS.CLASSES)
-        if trained != planned.cfg.WSIS.CLASSES:
-            raise UsageError(
-                f"{planned.folder} has learnt other classes ({', '.join(trained[:5])}, ...) than "
-                "the data of this command have; repeat DATA.TRAIN, or give the run's own config"
-            )
+        if isinstance(planned.stage, TrainStage) and path.is_file():
+            said = yaml.safe_load(path.read_text(encoding="utf-8"))
+            trained = said.get("WSIS", {}).get("CLASSES", planned.cfg.WSIS.CLASSES)
+            if trained != planned.cfg.WSIS.CLASSES:
+                raise UsageError(
+                    f"{planned.folder} has learnt other classes ({', '.join(trained[:5])}, ...) "
+                    "than the data of this command have; repeat DATA.TRAIN, or give the run's own "
+                    "config"
+                )
     return pipeline
-
-
-def _read_stage(path: Path, imports: Sequence[str]) -> PlannedStage:
-    """A stage as its ``config.yaml`` says, of which nothing runs."""
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-        wanted = [name for name in said["WSIS"]["IMPORTS"] if name not in imports]
-        if "_BASE_" in said:
-            raise ValueError("it has a _BASE_, which no run writes")
-        if wanted:
-            raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
-        cfg = get_wsis_cfg()
-        import_modules(said["WSIS"]["IMPORTS"], cfg)
-        cfg.merge_from_other_cfg(CfgNode(said))
-        cfg.OUTPUT_DIR = str(path.parent)
-        return PlannedStage(get_stage(cfg.WSIS.STAGE), cfg, path.parent)
-    except WSISError:
-        raise
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is no stage's config of this version ({reason})") from None
 
 
 def open_run(output_dir: Path, imports: Sequence[str] = ()) -> Pipeline:
@@ -80,33 +62,42 @@ def open_run(output_dir: Path, imports: Sequence[str] = ()) -> Pipeline:
     Raises:
         WSISError: the folder holds no stage that has run, or a config that cannot be read.
     """
-    device, _ = choose_devices(None, None)
-    planned = []
-    for path in output_dir.glob("*_*/config.yaml"):
-        if path.parent.name.partition("_")[0].isdecimal():
-            planned.append(_read_stage(path, imports).with_values({"MODEL.DEVICE": device}))
-    if not planned:
+    found = [path for path in output_dir.glob("*_*/config.yaml") if _number(path).isdecimal()]
+    if not found:
         raise WSISError(f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml)")
-    planned.sort(key=lambda one: int(one.folder.name.partition("_")[0]))
-    return Pipeline(output_dir.name, output_dir, tuple(planned))
+    stages: list[PlannedStage] = []
+    for path in sorted(found, key=lambda path: int(_number(path))):
+        cfg = _stage_config(path, imports)
+        stage, sources = get_stage(cfg.WSIS.STAGE), {}
+        with suppress(UsageError):  # a folder that is gone: what builds on it cannot be shown
+            sources = find_sources(stage, cfg, stages)
+        stages.append(PlannedStage(stage, cfg, path.parent, sources))
+    return Pipeline(output_dir.name, output_dir, tuple(stages))
 
 
-def load_network(
-    cfg: CfgNode, weights: Path, mapper: str, products: Mapping[str, Any] | None = None
-) -> tuple[Callable[[Record], Any], nn.Module]:
-    """The mapper and the network, in eval mode, that a stage's config describes.
+def _number(config_file: Path) -> str:
+    return config_file.parent.name.partition("_")[0]
 
-    Args:
-        cfg: of the stage.
-        weights: a checkpoint.
-        mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY``.
-        products: what the mapper reads of earlier stages.
 
-    Raises:
-        WSISError: the checkpoint is not there.
-    """
-    map_image = build_mapper(cfg, mapper, is_train=False, products=products or {})
-    return map_image, build_inference_model(cfg, weights)
+def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
+    """What a run folder's ``config.yaml`` says, of which nothing runs."""
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        wanted = [name for name in said["WSIS"]["IMPORTS"] if name not in imports]
+        if "_BASE_" in said:
+            raise ValueError("it has a _BASE_, which no run writes")
+        if wanted:
+            raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
+        cfg = get_wsis_cfg(said["WSIS"]["IMPORTS"])
+        cfg.merge_from_other_cfg(CfgNode(said))
+    except WSISError:
+        raise
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is no stage's config of this version ({reason})") from None
+    cfg.OUTPUT_DIR, (cfg.MODEL.DEVICE, _) = str(path.parent), choose_devices(None, None)
+    cfg.freeze()
+    return cfg
 
 
 def is_detector(stage: Stage) -> bool:
@@ -129,21 +120,17 @@ def _is_for_all_images(stage: Stage) -> bool:
     return isinstance(stage, TrainStage) or getattr(stage, "reduce", None) is not None
 
 
-def _can_show(pipeline: Pipeline, planned: PlannedStage) -> bool:
+def _can_show(planned: PlannedStage) -> bool:
     """Whether a stage works on a photograph with, at most, tags."""
     stage = planned.stage
     if isinstance(stage, TrainStage):
         return is_detector(stage)
     if not isinstance(stage, InferStage | DeriveStage) or _is_for_all_images(stage):
         return False
-    known = {other.name: other for other in pipeline.stages}
-    for product in stage.consumes:
-        name, _ = pipeline.producer(product, planned)
-        if not _is_for_all_images(get_stage(name)) and not (
-            name in known and _can_show(pipeline, known[name])
-        ):
-            return False
-    return stage.supervision == "image"
+    if stage.supervision != "image" or set(stage.consumes) - planned.sources.keys():
+        return False
+    sources = planned.sources.values()
+    return all(_is_for_all_images(s.stage) or _can_show(s) for s in sources)
 
 
 def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
@@ -152,7 +139,7 @@ def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
     Raises:
         UsageError: it is not there, or cannot be shown; the message lists those that can.
     """
-    shown = [planned for planned in pipeline.stages if _can_show(pipeline, planned)]
+    shown = [planned for planned in pipeline.stages if _can_show(planned)]
     names = ", ".join(planned.name for planned in shown)
     advice = f"--stage shows {names}" if shown else "give another pipeline"
     if name is None:
@@ -183,8 +170,7 @@ class TrainedStage:
     """A trained stage that takes any image; earlier stages are run on it as far as needed.
 
     Args:
-        pipeline: as it was trained.
-        planned: one of its stages (`choose_stage`).
+        planned: of a pipeline as it was trained (`choose_stage`).
         weights: a checkpoint of the stage's network; by default the one that the pipeline trained.
         min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
 
@@ -198,7 +184,6 @@ class TrainedStage:
 
     def __init__(
         self,
-        pipeline: Pipeline,
         planned: PlannedStage,
         *,
         weights: Path | None = None,
@@ -207,47 +192,38 @@ class TrainedStage:
         self.is_detector = is_detector(planned.stage)
         if min_score is None:
             min_score = _CONFIDENT if self.is_detector else 0.0
-        self.pipeline, self.name, self.min_score = pipeline, planned.name, min_score
+        self.name, self.min_score = planned.name, min_score
         self.classes = tuple(planned.cfg.WSIS.CLASSES)
         self._record: Record = {}
         self._fresh: dict[str, _Fresh] = {}
         self._make = self._maker(planned, weights)
 
     def _products(self, planned: PlannedStage) -> dict[str, Any]:
-        stages = {other.name: other for other in self.pipeline.stages}
         products: dict[str, Any] = {}
-        for product in planned.stage.consumes:
-            name, folder = self.pipeline.producer(product, planned)
-            if _is_for_all_images(get_stage(name)):
-                products[product] = ProductReader(folder, name)
+        for product, source in planned.sources.items():
+            if _is_for_all_images(source.stage):
+                products[product] = ProductReader(source.folder, source.name)
                 continue
-            if name not in self._fresh:
-                self._fresh[name] = _Fresh(self._maker(stages[name], None))
-            products[product] = self._fresh[name]
+            if source.name not in self._fresh:
+                self._fresh[source.name] = _Fresh(self._maker(source, None))
+            products[product] = self._fresh[source.name]
         return products
 
     def _maker(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:
         """What makes a stage's artifact of the image at hand."""
         stage, cfg = planned.stage, planned.cfg
         if isinstance(stage, TrainStage):
+            mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
             trained = weights or ProductReader(planned.folder, planned.name).weights
-            mapper, model = load_network(with_threshold(cfg, self.min_score), trained, stage.mapper)
+            model = build_inference_model(with_threshold(cfg, self.min_score), trained)
             return lambda: self._detections(model([mapper(self._record)])[0]["instances"])
         if weights is not None and isinstance(stage, DeriveStage):
             raise UsageError(f"--weights: stage {planned.name} has no network of its own")
         products = self._products(planned)
-        if isinstance(stage, DeriveStage):
-            return lambda: stage.function(
-                self._record,
-                {name: reader[self._record["image_key"]] for name, reader in products.items()},
-                cfg,
-            )
-        assert isinstance(stage, InferStage)
-        if stage.measured is not None:
-            cfg = planned.with_values(stage.measured(products)).cfg
-        trained = weights or products[stage.weights_from].weights
-        mapper, model = load_network(cfg, trained, stage.mapper, products)
-        return lambda: stage.to_artifact(model([mapper(self._record)])[0])
+        if isinstance(stage, InferStage) and stage.measured is not None:
+            planned = planned.with_values(stage.measured(products))
+        prepare, finish = artifact_maker(planned, products, weights)
+        return lambda: finish(prepare(self._record))
 
     def _detections(self, instances: Any) -> Arrays:
         """``Instances`` of the image at hand as arrays; of its tags only, where they are known."""

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 from detectron2.structures import Instances
+from wsis.engine.manifest import fingerprint, seen_of_the_data_set
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.status import current_inputs
 from wsis.methods.cim.stages import instances_artifact
 
 from tests.tiny import ROOT
@@ -13,7 +13,7 @@ def test_a_moved_point_makes_the_clusters_of_points_stale_and_those_of_peaks_not
         planned = next(p for p in pipeline.stages if p.name == stage)
         annotation = {"category_id": 0, "point": point, "bbox": [0, 0, 5, 5]}
         record = {"image_key": "a", "image_labels": [0], "annotations": [annotation]}
-        return current_inputs(pipeline, planned, [record])["images"]
+        return fingerprint([record], seen_of_the_data_set(planned.stage))
 
     points = load_pipeline(ROOT / "configs" / "cim_shapes_point.yaml", [])
     assert inputs(points, "point_clusters", [1, 2]) != inputs(points, "point_clusters", [2, 2])

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half-written and never hold a diverged model."""
+"""Networks and their checkpoints, which are never half-written and never hold a diverged model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from torch import nn
 
 from wsis.data.files import atomic_write
-from wsis.errors import WSISError, first_line
+from wsis.errors import UsageError, WSISError, first_line
+from wsis.modeling.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -97,3 +100,38 @@ def _check_finite(model: nn.Module, iteration: int | None) -> None:
                 "last checkpoint is kept. Lower SOLVER.BASE_LR, warm up longer or clip gradients, "
                 "and start the stage again with --force"
             )
+
+
+def build_network(cfg: CfgNode) -> nn.Module:
+    """A stage's network with its initial weights.
+
+    Raises:
+        UsageError: the config describes no network that Detectron2 can build.
+    """
+    try:
+        return build_model(cfg)
+    except WSISError:
+        raise
+    except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
+        logger.debug("building the network failed", exc_info=True)
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise UsageError(
+            f"the config of stage {cfg.WSIS.STAGE} makes no network: "
+            f"{reason or type(error).__name__}; correct MODEL"
+        ) from error
+
+
+def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
+    """A stage's network with trained weights, in eval mode.
+
+    Raises:
+        WSISError: the checkpoint is not there.
+    """
+    if not weights.is_file():
+        raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS = str(weights), ""  # nothing else is loaded
+    model = build_network(cfg)
+    load_weights(model, str(weights), strict=True)
+    return model.eval()

@@ -1,4 +1,4 @@
-"""Config files: YAML with ``_BASE_`` and inline stages, and what a command line changes of them."""
+"""Config files: YAML with ``_BASE_`` and inline stages; the command line counts as the last one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,33 @@ from detectron2.config import CfgNode, get_cfg
 import wsis
 from wsis.config import flatten
 from wsis.data.user import ROLES
-from wsis.errors import UsageError
+from wsis.errors import UsageError, did_you_mean
 
 ZOO = "detectron2://"
 COMMAND_LINE = "command line"
 _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
 # Keys that name data sets: a pipeline names them by role, so that none is left behind.
-_NAMES_OF_DATA = ("DATASETS", "WSIS.DATASETS", "WSIS.CLASSES", "WSIS.EVALUATION.IMAGES")
+_NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
+_ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
 
 Lines = tuple[str, Mapping[str, Any]]  # where they stand, and what they say
 
 
 @dataclass(frozen=True)
-class StageLines:
-    """What one file says of one stage.
+class Part:
+    """What one file says of one stage, or of all stages.
 
     Attributes:
+        lines: of the files of ``_BASE_``, then its own.
+        data: of the data, by role ("TRAIN").
         anew: its ``_BASE_`` names files: what earlier files say of the stage no longer counts.
         starts_from: the stage of the same pipeline that its ``_BASE_`` names, or "".
-        lines: of the files of ``_BASE_``, then its own.
-        data: other data for this stage, by role.
     """
 
-    anew: bool = False
-    starts_from: str = ""
     lines: tuple[Lines, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    anew: bool = False
+    starts_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,11 @@ class ConfigFile:
 
     Attributes:
         source: its path, or "command line".
-        values: what it says to all stages.
-        data: what it says of the data, by role ("TRAIN").
-        stages: what it says to single stages, by name.
+        parts: what it says, by stage; "" for all stages.
     """
 
     source: str
-    values: Mapping[str, Any]
-    data: Mapping[str, Any] = field(default_factory=dict)
-    stages: Mapping[str, StageLines] = field(default_factory=dict)
+    parts: Mapping[str, Part]
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -121,11 +117,9 @@ def find_base(name: str, beside: Path) -> Path:
         UsageError: there is none.
     """
     path = Path(name).expanduser()
-    root = Path(wsis.__file__).resolve().parents[3]
-    places = [beside.parent / path, path, root / path, root / "configs" / path]
-    for place in places:
-        if place.is_file():
-            return place
+    places = [beside.parent / path, path, _ROOT / path, _ROOT / "configs" / path]
+    if found := next(filter(Path.is_file, places), None):
+        return found
     looked = ", ".join(dict.fromkeys(str(place.parent) for place in places[:2]))
     raise UsageError(f"{beside}: _BASE_ names {name}, which is not in {looked} or configs/")
 
@@ -134,27 +128,35 @@ def _is_file(name: str) -> bool:
     return name.startswith(ZOO) or name.endswith((".yaml", ".yml"))
 
 
-def _stage_base(name: str, beside: Path) -> list[Lines]:
-    """The lines of a file that stages start from, those of its own ``_BASE_`` first."""
-    if name.startswith(ZOO):
-        return [(name, _load_zoo(name))]
-    path = find_base(name, beside)
+def _with_bases(path: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
+    """What a file says and what those of its ``_BASE_`` say, which come first.
+
+    Args:
+        path: of the file.
+        zoo: whether a ``_BASE_`` may name a config of Detectron2's model zoo.
+        within: the files that build on it.
+    """
+    key = path.resolve()
+    found: list[Lines] = []
+    if key in within:
+        raise UsageError(f"{path} builds on itself (_BASE_)")
     values = _load_yaml(path)
-    for key in (_STAGES, _DATA):
-        if key in values:
-            raise UsageError(
-                f"{path} is a pipeline (it has {key}); a stage starts from the config of a network"
-            )
-    found = []
     for base in _as_list(values.pop(_BASE, None), str(path)):
-        found += _stage_base(base, path)
+        found += _base(base, path, zoo=zoo, within=(*within, key))
     return [*found, (str(path), values)]
 
 
-def _stage_lines(name: str, values: Any, path: Path) -> StageLines:
-    where = f"{path}: stage {name}"
+def _base(name: str, beside: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
+    """What a ``_BASE_`` stands for, see `_with_bases`."""
+    if zoo and name.startswith(ZOO):
+        return [(name, _load_zoo(name))]
+    return _with_bases(find_base(name, beside), zoo=zoo, within=within)
+
+
+def _stage_part(name: str, values: Any, source: str) -> Part:
+    where = f"{source}: stage {name}"
     if values is None:
-        return StageLines()
+        return Part()
     if not isinstance(values, dict):
         raise UsageError(f"{where} is {values!r}, not a set of KEY: value lines")
     values = dict(values)
@@ -163,11 +165,14 @@ def _stage_lines(name: str, values: Any, path: Path) -> StageLines:
     stages = [base for base in bases if not _is_file(base)]
     if len(stages) > 1:
         raise UsageError(f"{where}: _BASE_ names {len(stages)} stages; a stage starts from one")
-    lines = []
-    for base in bases:
-        lines += _stage_base(base, path) if _is_file(base) else []
-    anew = len(lines) > 0
-    return StageLines(anew, stages[0] if stages else "", (*lines, (where, values)), data)
+    lines = [one for b in bases if _is_file(b) for one in _base(b, Path(source), zoo=True)]
+    for base, said in lines:
+        for key in {_STAGES, _DATA} & said.keys():
+            raise UsageError(
+                f"{base} is a pipeline (it has {key}); a stage starts from the config of a network"
+            )
+    own = (*lines, (where, values))
+    return Part(own, data, anew=len(lines) > 0, starts_from=stages[0] if stages else "")
 
 
 def _check_data(data: Any, where: str) -> dict[str, Any]:
@@ -185,28 +190,19 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     Raises:
         UsageError: a file is missing, unreadable or builds on itself.
     """
+    if not path.is_file() and (_ROOT / path).is_file():  # one that comes with WSIS
+        path = _ROOT / path
     found: dict[Path, ConfigFile] = {}
-    own = Path(wsis.__file__).resolve().parents[3] / path  # one that comes with WSIS
-    path = own if own.is_file() and not path.is_file() else path
-    _collect(path, found, ())
+    for source, said in _with_bases(path, zoo=False):
+        values = dict(said)
+        stages = values.pop(_STAGES, None) or {}
+        if not isinstance(stages, dict):
+            raise UsageError(f"{source}: STAGES is not a set of stage names with their lines")
+        data = _check_data(values.pop(_DATA, None) or {}, source)
+        parts = {str(name): _stage_part(str(name), own, source) for name, own in stages.items()}
+        parts = {"": Part(((source, values),), data), **parts}
+        found.setdefault(Path(source).resolve(), ConfigFile(source, parts))
     return list(found.values())
-
-
-def _collect(path: Path, found: dict[Path, ConfigFile], within: tuple[Path, ...]) -> None:
-    key = path.resolve()
-    if key in within:
-        raise UsageError(f"{path} builds on itself (_BASE_)")
-    if key in found:
-        return
-    values = _load_yaml(path)
-    for base in _as_list(values.pop(_BASE, None), str(path)):
-        _collect(find_base(base, path), found, (*within, key))
-    stages = values.pop(_STAGES, None) or {}
-    if not isinstance(stages, dict):
-        raise UsageError(f"{path}: STAGES is not a set of stage names with their lines")
-    data = _check_data(values.pop(_DATA, None) or {}, str(path))
-    lines = {str(name): _stage_lines(str(name), own, path) for name, own in stages.items()}
-    found[key] = ConfigFile(str(path), values, data, lines)
 
 
 def stage_names(files: Sequence[ConfigFile]) -> list[str]:
@@ -217,35 +213,33 @@ def stage_names(files: Sequence[ConfigFile]) -> list[str]:
     """
     names: list[str] = []
     for file in files:
-        if names and file.stages and not set(names) & set(file.stages):
+        own = [name for name in file.parts if name]
+        if names and own and not set(names) & set(own):
             raise UsageError(
-                f"{file.source}: STAGES names {', '.join(file.stages)}, but the pipeline that it "
-                f"builds on has {', '.join(names)}"
+                f"{file.source}: STAGES names {', '.join(own)}, but the pipeline that it builds on "
+                f"has {', '.join(names)}"
             )
-        if set(file.stages) - set(names):
-            names = list(file.stages)
+        if set(own) - set(names):
+            names = own
     return names
 
 
 def base_stage(files: Sequence[ConfigFile], name: str) -> str:
     """The stage that the ``_BASE_`` of stage ``name`` names, or ""."""
-    return next((s.starts_from for f in reversed(files) if (s := f.stages.get(name))), "")
+    told = [file.parts[name] for file in files if name in file.parts]
+    return next((own.starts_from for own in reversed(told) if own.starts_from or own.anew), "")
 
 
 def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Lines]:
     """What makes up a stage's config; later lines have the last word.
 
-    Every file says first what holds for all stages, then what holds for the stages of ``chain``.
-
-    Args:
-        files: of the pipeline, in order.
-        chain: the stages from whose configs it starts, and itself at the end.
+    Every file says first what holds for all stages, then what holds for the stages of ``chain``:
+    those from whose configs it starts, and itself at the end.
     """
     found: list[tuple[str, Lines]] = []
     for file in files:
-        found.append(("", (file.source, file.values)))
-        for name in chain:
-            own = file.stages.get(name, StageLines())
+        for name in ("", *chain):
+            own = file.parts.get(name, Part())
             if own.anew:
                 found = [entry for entry in found if entry[0] != name]
             found += [(name, lines) for lines in own.lines]
@@ -263,138 +257,95 @@ def _as_word(value: Any) -> Any:
     return value
 
 
-def _with_words(values: Mapping[str, Any], cfg: Any) -> dict[str, Any]:
-    """Numbers as words where the config has a word: a key may take either (a peak filter)."""
+def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") -> dict[str, Any]:
+    """Values as yacs needs them: numbers as words where the config has a word (a peak filter).
+
+    Raises:
+        UsageError: a value where keys belong, or keys where a value belongs.
+    """
     made = {}
     for key, value in values.items():
-        known = cfg.get(key) if isinstance(cfg, CfgNode) else None
+        known, name = cfg.get(key) if isinstance(cfg, CfgNode) else None, f"{prefix}{key}"
+        if known is not None and isinstance(known, CfgNode) != isinstance(value, dict):
+            wanted = "one value"
+            if isinstance(known, CfgNode):
+                wanted = f"keys of its own, as {name}.{next(iter(known), 'KEY')}"
+            raise UsageError(f"{source}: {name} is {value!r}; it takes {wanted}")
         if isinstance(value, dict):
-            value = _with_words(value, known)
+            value = _fitted(value, known, source, f"{name}.")
         elif isinstance(known, str):
             value = _as_word(value)
         made[key] = value
     return made
 
 
-def _refuse_names_of_data(keys: Sequence[str], source: str) -> None:
-    for key in keys:
-        if key.startswith(tuple(f"{name}." for name in _NAMES_OF_DATA)) or key in _NAMES_OF_DATA:
-            raise UsageError(
-                f"{source}: {key} is filled in from DATA; name data sets there by their role: "
-                "DATA.TRAIN, DATA.VAL, DATA.SALIENT (datasets/README.md)"
-            )
-
-
 def merge_lines(cfg: CfgNode, lines: Lines) -> None:
-    """Merge lines of a file into a config, in place.
+    """Merge lines of a file or of the command line into a config, in place.
 
     Raises:
         UsageError: an unknown key or a value of another type, with the file's name.
     """
     source, values = lines
-    if not source.startswith(ZOO):
-        _refuse_names_of_data(list(flatten(values, "")), source)
+    for key in () if source.startswith(ZOO) else flatten(values, ""):
+        if f"{key}.".startswith(_NAMES_OF_DATA):
+            raise UsageError(
+                f"{source}: {key} is filled in from DATA; name data sets there by their role: "
+                "DATA.TRAIN, DATA.VAL, DATA.SALIENT (datasets/README.md)"
+            )
     try:
-        cfg.merge_from_other_cfg(CfgNode(_with_words(values, cfg)))
+        cfg.merge_from_other_cfg(CfgNode(_fitted(values, cfg, source)))
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = error.args[0] if error.args else error
-        raise UsageError(f"{source}: {reason}") from None
+        reason = str(error.args[0] if error.args else error)
+        hint = did_you_mean(reason.partition("Non-existent config key: ")[2], flatten(cfg, ""))
+        if reason.startswith("Type mismatch") and "tuple" in reason:
+            hint = '; a list is written "[a, b]", with one element too'
+        raise UsageError(f"{source}: {reason}{hint}") from None
 
 
-@dataclass(frozen=True)
-class Overrides:
-    """What the command line changes.
-
-    Attributes:
-        common: ``KEY VALUE`` pairs, for every stage.
-        special: ``KEY VALUE`` pairs by stage.
-        data: data sets by role, for every stage under "".
-    """
-
-    common: list[str]
-    special: dict[str, list[str]]
-    data: dict[str, dict[str, Any]]
-
-
-def split_overrides(overrides: Sequence[str], names: Sequence[str]) -> Overrides:
-    """Separate pairs for all stages from ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``.
+def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
+    """What a command line says, as the last file of a pipeline.
 
     Args:
-        overrides: as left on the command line.
+        words: pairs ``KEY VALUE``, ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``. Lists and dicts are
+            written as in Python or YAML; words in them need no quotes.
         names: stages of the pipeline.
-    """
-    if len(overrides) % 2:
-        raise UsageError(f"overrides come as KEY VALUE pairs; '{overrides[-1]}' has no value")
-    found = Overrides([], {name: [] for name in names}, {name: {} for name in ("", *names)})
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        prefix, _, rest = key.partition(".")
-        owner, role = (prefix, rest) if prefix in found.special else ("", key)
-        if role in ("WSIS.IMPORTS", "WSIS.STAGE"):
-            raise UsageError(f"{COMMAND_LINE}: {role} is read from config files only")
-        if role.startswith(f"{_DATA}."):
-            role = role.removeprefix(f"{_DATA}.")
-            found.data[owner].update(_check_data({role: _role_value(value)}, COMMAND_LINE))
-        elif prefix in found.special:
-            found.special[prefix].extend((rest, value))
-        elif prefix.isupper():
-            found.common.extend((key, value))
-        else:
-            raise UsageError(
-                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(names)}"
-            )
-    return found
-
-
-def _role_value(text: str) -> Any:
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None
-    return text or None
-
-
-def _override_value(known: Any, text: str) -> Any:
-    """What is written for a key whose value is ``known``, as the YAML files have it.
-
-    Lists and dicts need no quotes around words, nor do numbers where the config has a word.
-    """
-    if isinstance(known, str) and _as_word(text) != text:
-        return _as_word(text)
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            with suppress(yaml.YAMLError):
-                return yaml.safe_load(text)
-    return text
-
-
-def apply_overrides(cfg: CfgNode, pairs: Sequence[str]) -> None:
-    """Set ``KEY VALUE`` pairs of the command line, in place.
 
     Raises:
-        UsageError: an unknown key or a value of another type.
+        UsageError: no pairs, or a key that is neither.
     """
-    _refuse_names_of_data(pairs[::2], COMMAND_LINE)
-    known = flatten(cfg, "")
-    values = [
-        word
-        for key, text in zip(pairs[::2], pairs[1::2], strict=True)
-        for word in (key, _override_value(known.get(key), text))
-    ]
+    if len(words) % 2:
+        raise UsageError(f"overrides come as KEY VALUE pairs; '{words[-1]}' has no value")
+    said: dict[str, dict[str, Any]] = {name: {} for name in ("", *names)}
+    for key, text in zip(words[::2], words[1::2], strict=True):
+        first, _, rest = key.partition(".")
+        owner, rest = (first, rest) if first in names else ("", key)
+        if rest in ("WSIS.IMPORTS", "WSIS.STAGE"):
+            raise UsageError(f"{COMMAND_LINE}: {rest} is read from config files only")
+        if not owner and not first.isupper():
+            raise UsageError(
+                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(names)}"
+                + did_you_mean(first, names)
+            )
+        node, (*parents, leaf) = said[owner], rest.split(".")
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[leaf] = _read_value(text)
+    parts = {}
+    for name, own in said.items():
+        data = _check_data(own.pop(_DATA, {}), COMMAND_LINE)
+        data = {role: value or None for role, value in data.items()}
+        parts[name] = Part(((COMMAND_LINE, own),), data)
+    return ConfigFile(COMMAND_LINE, parts)
+
+
+def _read_value(text: str) -> Any:
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    with suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
     try:
-        cfg.merge_from_list(values)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = error.args[0] if error.args else error
-        hint = _hint(cfg, pairs[::2], str(reason))
-        raise UsageError(f"{COMMAND_LINE}: {reason}{hint}") from None
-
-
-def _hint(cfg: CfgNode, keys: Sequence[str], reason: str) -> str:
-    """What may have been meant, for the two commonest mistakes."""
-    if reason.startswith("Type mismatch") and "tuple" in reason:
-        return '; a list is written "[a, b]", with one element too'
-    unknown = next((key for key in keys if reason == f"Non-existent key: {key}"), "")
-    known = get_close_matches(unknown, list(flatten(cfg, "")), n=1) if unknown else []
-    return f"; did you mean {known[0]}?" if known else ""
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None

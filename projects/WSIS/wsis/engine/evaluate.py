@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,19 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
-from wsis.data.artifacts import ProductReader
-from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.commands import writing
+from wsis.config import flatten
+from wsis.data.builtin import class_names
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
-from wsis.engine.images import Images
-from wsis.engine.manifest import Manifest, digest_of
-from wsis.engine.models import build_inference_model
+from wsis.engine.checkpoint import build_inference_model
+from wsis.engine.folder import StageFolder
+from wsis.engine.manifest import digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.status import fingerprint, flatten, look_up
-from wsis.engine.versions import package_versions
-from wsis.errors import DataError, WSISError
-from wsis.evaluation.image_loop import DatasetDicts, Results
+from wsis.errors import DataError
+from wsis.evaluation.image_loop import Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.stage import TrainStage
 
@@ -38,22 +36,15 @@ METRICS = "metrics.json"
 
 
 @torch.no_grad()
-def evaluate_network(
-    planned: PlannedStage, model: nn.Module, dataset_dicts: DatasetDicts, name: str
-) -> Results:
-    """Run a network over a test set.
+def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Results:
+    """Run a network, in eval mode, over the test set ``name``.
 
     With WSIS.ON_ERROR "skip", the objects of an image that cannot be read are missed, not forgiven.
-
-    Args:
-        planned: the stage that trains it.
-        model: the network, in eval mode.
-        dataset_dicts: of the test set.
-        name: of the test set.
 
     Returns:
         Entries of ``metrics.json`` (`wsis.evaluation.results.stage_result`).
     """
+    planned, dataset_dicts = folder.planned, folder.images.named((name,))
     stage, cfg = planned.stage, planned.cfg
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
@@ -90,110 +81,66 @@ def evaluate_network(
     ]
 
 
-def evaluate_on_test_sets(planned: PlannedStage, model: nn.Module) -> Results:
+def evaluate_on_test_sets(folder: StageFolder, model: nn.Module) -> Results:
     """Figures of a network on all of ``DATASETS.TEST``, see `evaluate_network`."""
-    names = planned.cfg.DATASETS.TEST
-    found = [evaluate_network(planned, model, get_dataset_dicts(name), name) for name in names]
-    return [entry for entries in found for entry in entries]
+    results: Results = []
+    for name in folder.planned.cfg.DATASETS.TEST:
+        results += evaluate_network(folder, model, name)
+    return results
 
 
-def _evaluate_product(planned: PlannedStage, dataset_dicts: DatasetDicts, name: str) -> Results:
+def _evaluate_products(folder: StageFolder) -> Results:
+    """Figures of a product that has something for every image."""
+    planned, results = folder.planned, []
     assert planned.stage.evaluation is not None
-    found = planned.stage.evaluation(
-        dataset_dicts[comm.get_rank() :: comm.get_world_size()],
-        ProductReader(planned.folder, planned.name),
-        class_names(name),
-        planned.cfg,
-    )
-    return [stage_result(planned.name, name, **entry) for entry in found]
+    for name in _datasets(planned):
+        mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
+        found = planned.stage.evaluation(mine, folder.reader, class_names(name), planned.cfg)
+        results += [stage_result(planned.name, name, **entry) for entry in found]
+    return results
 
 
-class Evaluations:
-    """The figures of a pipeline's products.
+def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
+    """Evaluate a finished product and write ``evaluation.json`` into its folder.
 
-    Args:
-        pipeline: the pipeline.
-        images: gives the dataset dicts.
+    What was evaluated before, with the same product and options, is not evaluated again, unless
+    ``again`` (``--eval-only``).
+
+    Returns:
+        whether there was anything to evaluate.
     """
-
-    def __init__(self, pipeline: Pipeline, images: Images) -> None:
-        self.pipeline = pipeline
-        self.images = images
-
-    def evaluate(self, planned: PlannedStage, *, again: bool = False) -> None:
-        """Evaluate a finished product and write ``evaluation.json`` into its folder.
-
-        What was evaluated before, with the same product and options, is not evaluated again.
-
-        Args:
-            planned: the stage.
-            again: evaluate all the same (``--eval-only``).
-        """
-        if not planned.stage.evaluation:
-            return
-        if not self._datasets(planned):
-            logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
-            return
-        digest = self._digest(planned)
-        known = digest == _read(planned.folder).get("digest")
-        if comm.all_gather(known)[0] and not again:
-            return
-        measure = partial(_evaluate_product, planned)
-        if isinstance(planned.stage, TrainStage):
-            weights = ProductReader(planned.folder, planned.name).weights
-            model = build_inference_model(planned.cfg, weights)
-            measure = partial(evaluate_network, planned, model)
-        results = []
-        for name in self._datasets(planned):
-            results += measure(self.images.named((name,)), name)
-        if comm.is_main_process():
-            content = {"digest": digest, "results": json_results(results)}
-            write_json(planned.folder / EVALUATION, content)
-
-    @staticmethod
-    def _datasets(planned: PlannedStage) -> tuple[str, ...]:
-        cfg = planned.cfg
-        if isinstance(planned.stage, TrainStage):
-            return tuple(cfg.DATASETS.TEST)
-        return tuple(cfg.WSIS.EVALUATION.IMAGES) or tuple(cfg.WSIS.IMAGES)
-
-    def _digest(self, planned: PlannedStage) -> str:
-        """Identifies what was evaluated, how, and against which ground truth."""
-        manifest = Manifest.read(planned.folder)
-        names = self._datasets(planned)
-        truth = [fingerprint(self.images.named((name,)), "mask") for name in names]
-        product = manifest.product if manifest else ""
-        return digest_of({"product": product, "truth": truth, **_evaluation_config(planned)})
-
-    def report(self, done: Sequence[PlannedStage], *, shown: Sequence[PlannedStage]) -> None:
-        """Write ``OUTPUT_DIR/metrics.json`` and log a table.
-
-        Args:
-            done: stages whose products are finished and up to date; others have no figures.
-            shown: stages whose figures the table has.
-        """
-        found: dict[str, Results] = {
-            planned.name: _read(planned.folder).get("results", []) for planned in done
-        }
-        configs = [flatten(planned.cfg, planned.name) for planned in self.pipeline.stages]
-        path = self.pipeline.output_dir / METRICS
-        try:
-            write_metrics(
-                path,
-                [entry for entries in found.values() for entry in entries],
-                versions=package_versions(),
-                config=digest_of(configs),
-            )
-        except OSError as error:
-            raise WSISError(f"cannot write {path} ({error.strerror}); set OUTPUT_DIR") from None
-        rows = [entry for planned in shown for entry in found.get(planned.name, [])]
-        if rows:
-            table = format_table(rows)
-            logger.info("Figures of %s (also in %s):\n%s", self.pipeline.name, path, table)
+    planned = folder.planned
+    if not planned.stage.evaluation:
+        return False
+    if not _datasets(planned):
+        logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
+        return False
+    digest = _digest(folder)
+    known = digest == _read(folder.path).get("digest")
+    if comm.all_gather(known)[0] and not again:
+        return False
+    if isinstance(planned.stage, TrainStage):
+        model = build_inference_model(planned.cfg, folder.reader.weights)
+        results = evaluate_on_test_sets(folder, model)
+    else:
+        results = _evaluate_products(folder)
+    if comm.is_main_process():
+        content = {"digest": digest, "results": json_results(results)}
+        write_json(folder.path / EVALUATION, content)
+    return True
 
 
-def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
+def _datasets(planned: PlannedStage) -> tuple[str, ...]:
+    """The data sets on which a product is evaluated."""
     cfg = planned.cfg
+    if isinstance(planned.stage, TrainStage):
+        return tuple(cfg.DATASETS.TEST)
+    return tuple(cfg.WSIS.EVALUATION.IMAGES) or tuple(cfg.WSIS.IMAGES)
+
+
+def _digest(folder: StageFolder) -> str:
+    """Identifies what was evaluated, how, and against which ground truth."""
+    planned, cfg, names = folder.planned, folder.planned.cfg, _datasets(folder.planned)
     config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
     if isinstance(planned.stage, TrainStage):
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
@@ -203,8 +150,27 @@ def _evaluation_config(planned: PlannedStage) -> dict[str, Any]:
             config |= flatten(cfg.TEST.AUG, "TEST.AUG")
     for key in planned.stage.evaluation_keys:
         config |= flatten(look_up(cfg, key), key)
-    config["datasets"] = Evaluations._datasets(planned)
-    return config
+    truth = [folder.images.fingerprint((name,), "mask") for name in names]
+    return digest_of({"product": folder.product, "truth": truth, **config, "datasets": names})
+
+
+def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> None:
+    """Write the figures of the stages ``done`` to ``OUTPUT_DIR/metrics.json``, and log a table of
+    those of the stages ``shown``. Products that are unfinished or stale have no figures.
+    """
+    found = [
+        entry
+        for planned in pipeline.stages
+        if planned.name in done
+        for entry in _read(planned.folder).get("results", [])
+    ]
+    configs = [flatten(planned.cfg, planned.name) for planned in pipeline.stages]
+    path = pipeline.output_dir / METRICS
+    with writing(path, "another OUTPUT_DIR"):
+        write_metrics(path, found, versions=package_versions(), config=digest_of(configs))
+    if rows := [entry for entry in found if entry["stage"] in shown]:
+        table = format_table(rows)
+        logger.info("Figures of %s (also in %s):\n%s", pipeline.name, path, table)
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Starts the processes of a run: one, several on this machine, or those of ``torchrun``."""
+"""The processes of a run: one, several on this machine, or those of ``torchrun``; their memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -16,9 +17,10 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from wsis.compat import create_local_process_group, forget_process_groups
-from wsis.engine.failures import explain
-from wsis.errors import UsageError
+from wsis.errors import UsageError, explain
 
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
+_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _BUG = 70  # exit code where nothing can be explained
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
 
@@ -58,15 +60,27 @@ def started_by_torchrun() -> bool:
     )
 
 
-def _join(device: str, local_rank: int, local_size: int, **group: Any) -> None:
+def _take_part(
+    main: Callable[[], None],
+    device: str,
+    local_rank: int,
+    local_size: int,
+    say: Callable[[str], object],
+    **group: Any,
+) -> None:
+    """Join the processes of the run, do the work and leave; a failure ends this process at once."""
     if device == "cuda":
         torch.cuda.set_device(local_rank)
-    backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_TIMEOUT, **group)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT, **group)
     create_local_process_group(local_size)
-
-
-def _leave() -> None:
+    try:
+        main()
+    except Exception as error:
+        explained = explain(error)
+        say(f"error: {explained[0]}\n" if explained else traceback.format_exc())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(explained[1] if explained else _BUG)  # peers may be waiting: do not wait for them
     comm.synchronize()
     forget_process_groups()
     dist.destroy_process_group()
@@ -75,38 +89,25 @@ def _leave() -> None:
 def _worker(
     rank: int,
     size: int,
-    port: int,
+    address: str,
     device: str,
     threads: int,
     failures: Any,
-    main: Callable,
-    args: Any,
+    main: Callable[[], None],
 ) -> None:
     torch.set_num_threads(threads)
-    address = f"tcp://127.0.0.1:{port}"
-    _join(device, rank, size, init_method=address, rank=rank, world_size=size)
-    try:
-        main(*args)
-    except Exception as error:
-        explained = explain(error)
-        message, code = explained or (traceback.format_exc(), _BUG)
-        failures.put(f"error: {message}\n" if explained else message)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # peers may be waiting for this rank: do not wait for them
-    _leave()
+    group = {"init_method": address, "rank": rank, "world_size": size}
+    _take_part(main, device, rank, size, failures.put, **group)
 
 
-def _free_port() -> int:
+def _free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def launch(
-    main: Callable[..., None], num_processes: int, *, device: str, args: tuple[Any, ...]
-) -> None:
-    """Call ``main(*args)`` in every process of the run and wait for the end of all.
+def launch(main: Callable[[], None], num_processes: int, *, device: str) -> None:
+    """Call ``main()`` in every process of the run and wait for the end of all.
 
     Under ``torchrun`` this process is one of them. Otherwise ``num_processes`` are spawned on this
     machine (one runs in place); on the CPU they share its cores.
@@ -115,28 +116,17 @@ def launch(
         SystemExit: a spawned process failed; what the first one says went to standard error.
     """
     if started_by_torchrun():
-        local_rank = int(os.environ["LOCAL_RANK"])
-        local_size = int(os.environ["LOCAL_WORLD_SIZE"])
-        _join(device, local_rank, local_size, init_method="env://")
-        try:
-            main(*args)
-        except Exception as error:
-            explained = explain(error)
-            sys.stdout.flush()
-            message = f"error: {explained[0]}\n" if explained else traceback.format_exc()
-            sys.stderr.write(message)
-            sys.stderr.flush()
-            os._exit(explained[1] if explained else _BUG)  # as in _worker
-        _leave()
+        local_rank, size = (int(os.environ[f"LOCAL_{name}"]) for name in ("RANK", "WORLD_SIZE"))
+        _take_part(main, device, local_rank, size, sys.stderr.write, init_method="env://")
         return
     if num_processes == 1:
-        main(*args)
+        main()
         return
     threads = max(1, torch.get_num_threads() // num_processes)
     failures = mp.get_context("spawn").SimpleQueue()  # several may fail, one of them speaks
     context = mp.spawn(
         _worker,
-        args=(num_processes, _free_port(), device, threads, failures, main, args),
+        args=(num_processes, _free_address(), device, threads, failures, main),
         nprocs=num_processes,
         join=False,
     )
@@ -157,3 +147,25 @@ def _first_failure(failures: Any, error: mp.ProcessExitedException) -> str:
         f"error: process {error.error_index} of the run was ended {how}, perhaps for lack of "
         "memory; run the same command again to go on where it stopped\n"
     )
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed memory for the next allocation instead of giving it back.
+
+    By default every large tensor is mapped by the kernel anew, page by page. For MobileNetV2 on two
+    cores (16 images of 321 x 321, forward) that was 0.108 of 0.165 CPU seconds per image; kept,
+    0.003 of 0.057. The peak stays nearly the same (1251 against 1137 MiB).
+
+    Does nothing where there is no glibc, or where the environment sets its MALLOC_* variables.
+
+    Returns:
+        whether it was set.
+    """
+    if any(name in os.environ for name in _SETTINGS):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    values = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
+    return all(mallopt(name, value) for name, value in values.items())

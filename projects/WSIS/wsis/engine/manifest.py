@@ -1,9 +1,7 @@
-"""What a run folder says of itself: on what its product depends, and what the product is.
+"""On what a stage's product depends, and how a run folder keeps that: ``manifest.json``.
 
-``manifest.json`` is written when a stage starts (status "running") and when it ends ("done").
-It holds the config values and the digests of the inputs on which the product depends, so that a
-later run can tell finished from stale work and name what changed. ``index.json`` lists the
-artifacts with their sizes and checksums.
+A manifest holds the config values and the digests of the inputs on which the product depends, so
+that a later run can tell finished from stale work and name what changed.
 """
 
 from __future__ import annotations
@@ -12,21 +10,52 @@ import functools
 import hashlib
 import json
 import os
-import zlib
-from collections.abc import Collection, Iterable, Mapping
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
+from detectron2.config import CfgNode
 
-from wsis.data.artifacts import SUMMARY
+import wsis
+from wsis.config import METHOD_NODES, flatten, stock_values
+from wsis.data.builtin import get_dataset_dicts
 from wsis.data.files import sha256_of_file, write_json
-from wsis.errors import WSISError
+from wsis.data.supervision import restrict_supervision
+from wsis.engine.pipeline import PlannedStage
+from wsis.errors import DataError, WSISError
+from wsis.stage import Stage, TrainStage
 
-MANIFEST, INDEX = "manifest.json", "index.json"
-PIPELINE = "pipeline.json"  # in OUTPUT_DIR: the names of all stages
+MANIFEST = "manifest.json"
 RUNNING, DONE = "running", "done"
+# Config nodes on which a product depends, by kind; a stage adds its own (Stage.config_keys).
+_KIND_KEYS = {
+    "train": ("MODEL", "INPUT", "SOLVER", "SEED", "WSIS.SOLVER", "WSIS.INIT_FROM")
+    + ("DATASETS.TRAIN", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
+    "infer": ("MODEL", "INPUT", "WSIS.IMAGES"),
+    "derive": ("WSIS.IMAGES",),
+    "export": ("WSIS.IMAGES",),
+}
+# Where the work runs and how often it is saved changes no product; weights count by content.
+_NEVER = (
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.TIMM.WEIGHTS",
+    "MODEL.PEAK_CLASSIFIER.MEMORY_MB",
+    "SOLVER.CHECKPOINT_PERIOD",
+)
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pycocotools")
+_DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
+_MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
+
+
+class DamagedManifest(WSISError):
+    """A manifest that cannot be read."""
 
 
 @dataclass
@@ -81,36 +110,106 @@ class Manifest:
         path = folder / MANIFEST
         try:
             manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
+            for name, empty in vars(cls("", "", "", {}, {})).items():
+                if not isinstance(getattr(manifest, name), type(empty)):
+                    raise TypeError(f"{name} is of the wrong kind")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
             raise DamagedManifest(f"{path} is not a manifest ({error})") from None
-        kinds = {name: type(getattr(_EMPTY, name)) for name in vars(_EMPTY)}
-        wrong = [n for n, kind in kinds.items() if not isinstance(getattr(manifest, n), kind)]
-        if wrong:
-            raise DamagedManifest(f"{path} is not a manifest ({wrong[0]} is of the wrong kind)")
         return manifest
 
+    def change(self, now: Manifest) -> str:
+        """How config and inputs of ``now`` differ from these, in words; "" if they do not.
 
-class DamagedManifest(WSISError):
-    """A manifest that cannot be read."""
+        A key that only one of them knows makes no difference where it holds its default.
+        """
+        changes, other_data_sets = [], False
+        config = json.loads(json.dumps(now.config))  # tuples are lists, as in the file
+        unknown = {key for key in self.defaults if key not in config}
+        unknown |= {key for key in now.defaults if key not in self.config}
+        for key in sorted((self.config.keys() | config.keys()) - unknown):
+            before, after = self.config.get(key, "absent"), config.get(key, "absent")
+            if before != after:
+                changes.append(f"{key} was {before} and is {after}")
+                other_data_sets |= key in _DATASET_KEYS
+        for key in sorted(self.inputs.keys() | now.inputs.keys()):
+            if self.inputs.get(key) == now.inputs.get(key):
+                continue
+            if key != "images":
+                changes.append(f"its input '{key}' has changed")
+            elif not other_data_sets:  # they have other images, of course
+                names = [str(n) for k in _DATASET_KEYS for n in config.get(k) or ()]
+                named = ", ".join(names) or "its data set"
+                changes.append(f"images or labels of {named} have changed")
+        if len(changes) > 3:
+            changes[3:] = [f"and {len(changes) - 3} more"]
+        return "; ".join(changes)
 
 
-_EMPTY = Manifest("", "", "", {}, {}, seconds=0.0)
+def package_versions() -> dict[str, str]:
+    """``{package: version}`` of WSIS, Python, Detectron2 and what they compute with."""
+    versions = {
+        "wsis": wsis.__version__,
+        "python": platform.python_version(),
+        "detectron2": detectron2.__version__,
+    }
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
-def plain(value: Any) -> Any:
-    """``value`` with tuples as lists, as it comes back from JSON."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return value
+# What the config says.
+
+
+def look_up(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
+    return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
+
+
+def relevant_config(planned: PlannedStage) -> dict[str, Any]:
+    """The flat config values on which a stage's product depends."""
+    stage, cfg = planned.stage, planned.cfg
+    flat: dict[str, Any] = {}
+    for key in _KIND_KEYS[stage.kind]:
+        flat.update(flatten(look_up(cfg, key), key))
+    dropped = tuple(node + "." for node in METHOD_NODES)
+    flat = {k: v for k, v in flat.items() if not k.startswith(dropped) and k not in _NEVER}
+    if isinstance(stage, TrainStage):
+        flat = {k: v for k, v in flat.items() if not k.endswith(("_TEST", "_TEST_IMAGE"))}
+    if stage.kind in ("train", "infer"):  # nodes of projects, which WSIS.IMPORTS adds
+        for node in sorted(set(cfg) - {key.partition(".")[0] for key in stock_values()}):
+            flat.update(flatten(cfg[node], node))
+    for key in stage.config_keys:
+        flat.update(flatten(look_up(cfg, key), key))
+    if flat.get("SOLVER.WEIGHT_DECAY_BIAS", 0) is None:  # newer releases' word for "as all others"
+        flat["SOLVER.WEIGHT_DECAY_BIAS"] = flat["SOLVER.WEIGHT_DECAY"]
+    return flat
+
+
+def defaults_among(config: Mapping[str, Any], imports: Sequence[str]) -> list[str]:
+    """Keys of a flat config that hold the default of this version of WSIS, Detectron2 and
+    ``imports`` (WSIS.IMPORTS).
+
+    Class counts are among them: every network's is that of the data set.
+    """
+    stock = stock_values(tuple(imports))
+    return sorted(
+        key
+        for key, value in config.items()
+        if key.endswith(".NUM_CLASSES") or (key in stock and stock[key] == value)
+    )
+
+
+# Digests of what a stage reads and makes.
 
 
 def digest_of(value: Any) -> str:
     """Short digest of a JSON-like value."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -144,145 +243,69 @@ def _digest_of_file(path: Path, mtime: int, size: int) -> str:
     return sha.hexdigest()[:16]
 
 
-_DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
+def digest_of_sizes(path: Path) -> str:
+    """Digest of the size of a file, or of the names and sizes of all files below a folder.
 
-
-def _changed_input(key: str, config: Mapping[str, Any]) -> str:
-    if key == "images":
-        names = [n for k in _DATASET_KEYS for n in config.get(k) or ()]
-        return f"images or labels of {', '.join(map(str, names)) or 'its data set'} have changed"
-    return f"its input '{key}' has changed"
-
-
-def describe_change(
-    old: Manifest,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    defaults: Collection[str] = (),
-) -> str | None:
-    """Say how the present config and inputs differ from those of ``old``; None if they do not.
-
-    A key that only one of them knows makes no difference where it holds its default.
-
-    Args:
-        old: what was written when the stage ran.
-        config: as it is now.
-        inputs: as they are now.
-        defaults: keys of ``config`` that hold their default.
+    Contents are not read: such files may have many gigabytes.
     """
-    changes, other_data_sets = [], False
-    unknown = {key for key in old.defaults if key not in config}
-    unknown |= {key for key in defaults if key not in old.config}
-    for key in sorted((old.config.keys() | config.keys()) - unknown):
-        before, now = old.config.get(key, "absent"), plain(config.get(key, "absent"))
-        if before != now:
-            changes.append(f"{key} was {before} and is {now}")
-            other_data_sets |= key in _DATASET_KEYS
-    for key in sorted(old.inputs.keys() | inputs.keys()):
-        if key == "images" and other_data_sets:  # they have other images, of course
-            continue
-        if old.inputs.get(key) != inputs.get(key):
-            changes.append(_changed_input(key, config))
-    if len(changes) > 3:
-        changes[3:] = [f"and {len(changes) - 3} more"]
-    return "; ".join(changes) or None
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = [[str(p.relative_to(path)), _size_of(p)] for p in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
-class ArtifactLog:
-    """Sizes and checksums of artifacts, appended by each process while it works.
-
-    A killed process may have renamed a file without logging it; `collect` reads such files again.
-
-    Args:
-        folder: the stage's run folder.
-        rank: this process.
-    """
-
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._path = folder / f"log.{rank}.jsonl"
-
-    def append(self, key: str, record: Mapping[str, Any]) -> None:
-        """Note what was written for image ``key``, or ``{"skipped": reason}``."""
-        with open(self._path, "a", encoding="utf-8") as stream:
-            # the line break comes first, so that the half line of a killed process stays alone
-            stream.write("\n" + json.dumps({"key": key, **record}))
-
-    @staticmethod
-    def _records(folder: Path) -> Iterable[dict[str, Any]]:
-        for path in sorted(folder.glob("log.*.jsonl")):
-            for line in path.read_text("utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                    record["key"], record.get("bytes")
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # the half line of a killed process
-                yield record
-
-    @classmethod
-    def collect(cls, folder: Path) -> dict[str, dict[str, Any]]:
-        """What all processes of all runs noted, the latest record of each key."""
-        known = read_index(folder)
-        for record in cls._records(folder):
-            known[record.pop("key")] = record
-        return known
-
-    @staticmethod
-    def clear(folder: Path) -> None:
-        """Remove the logs, once their content is in the index."""
-        for path in folder.glob("log.*.jsonl"):
-            path.unlink()
-
-
-def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """``{image key: {"bytes", "crc32"} or {"skipped"}}`` of a run folder; empty without one."""
+def _size_of(path: str | Path) -> int:
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if not isinstance(index, dict) or not all(isinstance(r, dict) for r in index.values()):
-            raise ValueError("not records by image key")
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise WSISError(f"{folder / INDEX} is damaged; delete it and rerun") from None
-    return index
+        return os.stat(path).st_size
+    except OSError:  # whoever reads the file says so
+        return -1
 
 
-def write_index(folder: Path, keys: Iterable[str], path_of: Any) -> dict[str, dict[str, Any]]:
-    """Gather the logs of all processes into ``index.json`` and return it, in ascending key order.
+def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
+    """Digest of what a stage may see of a data set: image keys, sizes and labels up to a level.
 
-    Args:
-        folder: the run folder.
-        keys: every image of the stage.
-        path_of: image key to artifact path.
+    Folders do not count, so a data set may move; image files are not read. Of mask files, where
+    masks may be seen, the sizes in bytes count.
     """
-    known = ArtifactLog.collect(folder)
-    index = {}
-    for key in sorted(keys):
-        path: Path = path_of(key)
-        record = known.get(key, {})
-        if path.is_file() and record.get("bytes") != path.stat().st_size:
-            data = path.read_bytes()
-            record = {"bytes": len(data), "crc32": zlib.crc32(data)}
-        index[key] = record
-    write_json(folder / INDEX, index, indent=None)
-    ArtifactLog.clear(folder)
-    return index
+    sha = hashlib.sha256()
+    for sample in dataset_dicts:
+        seen = restrict_supervision(dict(sample), supervision)
+        sizes = [_size_of(path) for key, path in sorted(seen.items()) if key in _MASK_FILES]
+        seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
+        sha.update(json.dumps([seen, sizes], sort_keys=True, default=_jsonable).encode())
+    return sha.hexdigest()[:16]
 
 
-def digest_of_artifacts(folder: Path, index: Mapping[str, Any]) -> str:
-    """Digest of a finished infer or derive stage's product."""
-    summary = folder / f"{SUMMARY}.npz"
-    extra = zlib.crc32(summary.read_bytes()) if summary.is_file() else 0
-    return digest_of({"index": index, "summary": extra})
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def artifact_sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of every artifact in a run folder, by image key, from one directory scan."""
-    try:
-        with os.scandir(folder / "artifacts") as entries:
-            return {
-                entry.name.removesuffix(".npz"): entry.stat().st_size
-                for entry in entries
-                if entry.name.endswith(".npz")
-            }
-    except FileNotFoundError:
-        return {}
+def seen_of_the_data_set(stage: Stage) -> str:
+    """Level of supervision that a stage takes from the data set itself, not from pseudo labels."""
+    return "image" if "pseudo_labels" in stage.consumes else stage.supervision
+
+
+class Images:
+    """Dataset dicts of data sets; each is read once per command, and its fingerprint taken once."""
+
+    def __init__(self) -> None:
+        self.named = functools.cache(_read_images)
+        self.fingerprint = functools.cache(lambda n, level: fingerprint(self.named(n), level))
+
+
+def _read_images(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Dataset dicts of several data sets, one after another.
+
+    Raises:
+        DataError: an image key occurs twice, so that artifacts would overwrite each other.
+    """
+    found = [record for name in names for record in get_dataset_dicts(name)]
+    counts = Counter(record["image_key"] for record in found)
+    twice = next((key for key, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"image key {twice} occurs twice in {', '.join(names)}; name data sets that share no "
+            "image, or rename files"
+        )
+    return found

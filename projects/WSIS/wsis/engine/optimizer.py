@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -22,10 +22,6 @@ _NORMS = (
 )
 
 
-def _factor_of(name: str, factors: Sequence[tuple[str, float]]) -> float:
-    return next((float(factor) for prefix, factor in factors if name.startswith(prefix)), 1.0)
-
-
 def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Trainable parameters grouped by rate and weight decay, in the model's order."""
     keys = cfg.SOLVER
@@ -37,7 +33,8 @@ def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 continue
             seen.add(id(parameter))
             name = f"{prefix}.{leaf}" if prefix else leaf
-            rate = keys.BASE_LR * _factor_of(name, cfg.WSIS.SOLVER.LR_FACTORS)
+            factors = (f for start, f in cfg.WSIS.SOLVER.LR_FACTORS if name.startswith(start))
+            rate = keys.BASE_LR * float(next(factors, 1.0))
             decay = keys.WEIGHT_DECAY_NORM if isinstance(module, _NORMS) else keys.WEIGHT_DECAY
             if leaf == "bias":
                 rate *= keys.BIAS_LR_FACTOR
@@ -86,11 +83,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 class PolyParamScheduler(ParamScheduler):
-    """(1 - t/T)^power at step t of T (irnet spec 2); the rate of step T - 1 stays.
-
-    Args:
-        power: 0.9 in IRNet.
-        num_updates: T.
+    """(1 - t/T)^power at step t of T = ``num_updates``; the rate of step T - 1 stays (irnet spec 2:
+    the power is 0.9).
     """
 
     def __init__(self, power: float, num_updates: int) -> None:
@@ -102,31 +96,26 @@ class PolyParamScheduler(ParamScheduler):
         return (1.0 - min(where, self.last)) ** self.power
 
 
-class _MomentumFollowsRate:
-    """Multiplies momentum buffers by new over old rate where the rate jumps (CIM spec 6).
-
-    Args:
-        optimizer: whose rates change in ``step``.
-        step: of the scheduler.
-        threshold: least factor between two rates, up or down, that counts as a jump.
+def _momentum_follows_rate(
+    optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
+) -> Callable[[], None]:
+    """A scheduler's ``step`` that multiplies momentum buffers by new over old rate where the rate
+    jumps, up or down, by more than the factor ``threshold`` (CIM spec 6).
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
-    ) -> None:
-        self.optimizer, self.step, self.threshold = optimizer, step, threshold
-
-    def __call__(self) -> None:
-        before = [group["lr"] for group in self.optimizer.param_groups]
-        self.step()
-        for group, old in zip(self.optimizer.param_groups, before, strict=True):
+    def step_both() -> None:
+        before = [group["lr"] for group in optimizer.param_groups]
+        step()
+        for group, old in zip(optimizer.param_groups, before, strict=True):
             new = group["lr"]
-            if min(old, new) <= 0 or max(new / old, old / new) <= self.threshold:
+            if min(old, new) <= 0 or max(new / old, old / new) <= threshold:
                 continue
             for parameter in group["params"]:
-                buffer = self.optimizer.state[parameter].get("momentum_buffer")
+                buffer = optimizer.state[parameter].get("momentum_buffer")
                 if buffer is not None:
                     buffer.mul_(new / old)
+
+    return step_both
 
 
 def build_lr_scheduler(
@@ -146,5 +135,5 @@ def build_lr_scheduler(
         made = build_detectron2_scheduler(cfg, optimizer)
     if cfg.WSIS.SOLVER.SCALE_MOMENTUM > 0:
         # The state dict leaves "step" out: it is put on every scheduler anew.
-        made.step = _MomentumFollowsRate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
+        made.step = _momentum_follows_rate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
     return made

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from wsis.config import (
     check_config,
     flatten,
     get_wsis_cfg,
-    import_modules,
+    load_modules,
     set_class_count,
     stock_values,
 )
@@ -23,21 +24,18 @@ from wsis.data.builtin import class_names, is_salient
 from wsis.data.root import find_in_datasets
 from wsis.data.user import ROLES, entries_of, register_role
 from wsis.engine.config_files import (
-    COMMAND_LINE,
-    ConfigFile,
-    Overrides,
-    apply_overrides,
     base_stage,
     lines_of_stage,
     merge_lines,
     read_config_files,
-    split_overrides,
+    read_overrides,
     stage_names,
 )
-from wsis.errors import UsageError
+from wsis.errors import UsageError, did_you_mean
 from wsis.stage import InferStage, Stage, TrainStage, get_stage
 
 MODEL_FINAL = "model_final.pth"
+PIPELINE = "pipeline.json"  # in OUTPUT_DIR: the names of all stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +46,38 @@ class PlannedStage:
         stage: the registered stage.
         cfg: its frozen config, OUTPUT_DIR being its own run folder.
         folder: its run folder, ``OUTPUT_DIR/<n>_<name>``.
+        sources: the stages that it builds on, by the product that it reads of them; the one that
+            gives its initial weights is among them.
+        unscaled: its config before SOLVER.REFERENCE_WORLD_SIZE was heeded.
     """
 
     stage: Stage
     cfg: CfgNode
     folder: Path
+    sources: Mapping[str, PlannedStage] = field(default_factory=dict)
+    unscaled: CfgNode | None = None
 
     @property
     def name(self) -> str:
         """The stage's name."""
         return self.stage.name
 
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """Products that it reads, the one that gives its initial weights included."""
-        initial = self.cfg.WSIS.INIT_FROM if isinstance(self.stage, TrainStage) else ""
-        return self.stage.consumes + ((initial,) if initial else ())
+    def on_processes(self, number: int) -> PlannedStage:
+        """The stage as ``number`` processes train it: batch, rate and schedule scaled as
+        Detectron2 does it where SOLVER.REFERENCE_WORLD_SIZE names another number.
+        """
+        if not isinstance(self.stage, TrainStage):
+            return self
+        unscaled = self.unscaled or self.cfg
+        try:
+            cfg = DefaultTrainer.auto_scale_workers(unscaled, number)
+        except AssertionError:
+            keys = unscaled.SOLVER
+            raise UsageError(
+                f"SOLVER.IMS_PER_BATCH {keys.IMS_PER_BATCH} of stage {self.name} is not divisible "
+                f"by SOLVER.REFERENCE_WORLD_SIZE {keys.REFERENCE_WORLD_SIZE}"
+            ) from None
+        return replace(self, cfg=cfg, unscaled=unscaled)
 
     def with_values(self, values: Mapping[str, Any]) -> PlannedStage:
         """The same stage with other config values, by their full names."""
@@ -96,22 +110,13 @@ class Pipeline:
         name: the config file's stem, for headings.
         output_dir: holds the run folders.
         stages: in the order in which they run.
+        left_out: names of stages that have nothing to do without DATA.VAL.
     """
 
     name: str
     output_dir: Path
     stages: tuple[PlannedStage, ...]
-
-    def producer(self, product: str, consumer: PlannedStage) -> tuple[str, Path]:
-        """Name and run folder of the last stage before ``consumer`` that makes ``product``."""
-        names = [planned.name for planned in self.stages]
-        for planned in reversed(self.stages[: names.index(consumer.name)]):
-            if planned.stage.produces == product:
-                return planned.name, planned.folder
-        raise UsageError(
-            f"stage {consumer.name} needs '{product}', which no stage before it in pipeline "
-            f"{self.name} makes"
-        )
+    left_out: tuple[str, ...] = ()
 
     def select(
         self, *, stage: str | None = None, first: str | None = None, last: str | None = None
@@ -125,18 +130,40 @@ class Pipeline:
             if first is not None or last is not None:
                 raise UsageError("--stage excludes --from-stage and --until-stage")
             first = last = stage
-        names = [planned.name for planned in self.stages]
-        for name in (first, last):
-            if name is not None and name not in names:
-                raise UsageError(
-                    f"there is no stage '{name}' in pipeline {self.name}; it has: "
-                    + ", ".join(names)
-                )
-        start = names.index(first) if first is not None else 0
-        stop = names.index(last) if last is not None else len(names) - 1
+        start = 0 if first is None else self._place(first)
+        stop = len(self.stages) - 1 if last is None else self._place(last)
         if start > stop:
             raise UsageError(f"--from-stage {first} comes after --until-stage {last}")
         return self.stages[start : stop + 1]
+
+    def _place(self, name: str) -> int:
+        names = [planned.name for planned in self.stages]
+        if name in names:
+            return names.index(name)
+        if name in self.left_out:
+            raise UsageError(
+                f"stage {name} of pipeline {self.name} has nothing to do without DATA.VAL"
+            )
+        raise UsageError(
+            f"there is no stage '{name}' in pipeline {self.name}; it has: {', '.join(names)}"
+            + did_you_mean(name, names)
+        )
+
+
+def find_sources(
+    stage: Stage, cfg: CfgNode, earlier: Sequence[PlannedStage]
+) -> dict[str, PlannedStage]:
+    """For each product that a stage reads, the last of the stages before it that makes it.
+
+    Raises:
+        UsageError: none of them makes it.
+    """
+    initial = cfg.WSIS.INIT_FROM if isinstance(stage, TrainStage) else ""
+    wanted = (*stage.consumes, initial) if initial else stage.consumes
+    made = {planned.stage.produces: planned for planned in earlier}
+    if absent := [product for product in wanted if product not in made]:
+        raise UsageError(f"stage {stage.name} needs '{absent[0]}', which no stage before it makes")
+    return {product: made[product] for product in wanted}
 
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:
@@ -151,40 +178,34 @@ class _Plan:
 
     def __init__(self, path: Path, overrides: Sequence[str]) -> None:
         self.path = path
-        self.files: list[ConfigFile] = read_config_files(path)
+        self.files = read_config_files(path)
         self.names = stage_names(self.files)
         if not self.names:
-            alone = any("STAGE:" in str(f.values.get("WSIS")).replace("'", "") for f in self.files)
+            said = [file.parts[""].lines[0][1].get("WSIS") for file in self.files]
+            alone = any(isinstance(node, dict) and "STAGE" in node for node in said)
             raise UsageError(
                 f"{path} is the config of one stage, made by a run; run its pipeline with --stage"
                 if alone
                 else f"{path} has no STAGES: it is no pipeline (see configs/)"
             )
         self._names: dict[tuple[str, str, str], tuple[str, ...]] = {}
-        for lines in self._all_lines():
-            import_modules(_imports(lines))  # they may register stages
+        parts = [part for file in self.files for part in file.parts.values()]
+        for lines in [values for part in parts for _, values in part.lines]:
+            load_modules(_imports(lines))  # they may register stages
         self.records = {name: get_stage(name) for name in self.names}
-        self.overrides: Overrides = split_overrides(overrides, self.names)
-
-    def _all_lines(self) -> list[Mapping[str, Any]]:
-        own = [one for f in self.files for s in f.stages.values() for _, one in s.lines]
-        return [*(file.values for file in self.files), *own]
+        self.files.append(read_overrides(overrides, self.names))
 
     def data(self, name: str) -> dict[str, tuple[str, ...]]:
         """Names of the registered data sets of a stage by role, in lower case."""
-        told = [(file.source, file.data, self.path.stem) for file in self.files]
-        told.append((COMMAND_LINE, self.overrides.data[""], self.path.stem))
         said: dict[str, tuple[str, Any, str]] = {}
-        for source, data, stem in told:
-            if "TRAIN" in data:  # these belong to the training images of the same file
-                said = {role: value for role, value in said.items() if role == "SALIENT"}
-            said |= {role: (source, value, stem) for role, value in data.items()}
-        own = [(file.source, file.stages[name].data) for file in self.files if name in file.stages]
-        for source, data in [*own, (COMMAND_LINE, self.overrides.data[name])]:
-            if "TRAIN" in data:
-                said.pop("EVALUATION", None)
-            stem = f"{self.path.stem}_{name}"
-            said |= {role: (source, value, stem) for role, value in data.items()}
+        for owner, stem in (("", self.path.stem), (name, f"{self.path.stem}_{name}")):
+            for file in self.files:
+                data = file.parts[owner].data if owner in file.parts else {}
+                if "TRAIN" in data:  # what belongs to the training images named before goes, too
+                    said.pop("EVALUATION", None)
+                if "TRAIN" in data and not owner:
+                    said.pop("VAL", None)
+                said |= {role: (file.source, value, stem) for role, value in data.items()}
         return {
             role.lower(): self._registered(role, value, stem, source)
             for role, (source, value, stem) in said.items()
@@ -200,32 +221,24 @@ class _Plan:
 
     def chain(self, name: str) -> list[str]:
         """The stages from whose configs stage ``name`` starts, and itself at the end."""
-        start = base_stage(self.files, name)
-        record = self.records[name]
+        start, record = base_stage(self.files, name), self.records[name]
+        before = self.names[: self.names.index(name)]
         if start and start not in self.names:
             raise UsageError(f"stage {name}: _BASE_ names {start!r}, which is no stage or file")
-        if not start and isinstance(record, InferStage):
-            start = self._producer(record.weights_from, name)
-        if start and self.names.index(start) >= self.names.index(name):
+        if start and start not in before:
             raise UsageError(f"stage {name}: _BASE_ names {start}, which does not come before it")
+        if not start and isinstance(record, InferStage):
+            makers = [n for n in before if self.records[n].produces == record.weights_from]
+            start = makers[-1] if makers else ""
         return [*(self.chain(start) if start else []), name]
-
-    def _producer(self, product: str, consumer: str) -> str:
-        earlier = self.names[: self.names.index(consumer)]
-        makers = [name for name in earlier if self.records[name].produces == product]
-        return makers[-1] if makers else ""
 
     def config(self, name: str) -> CfgNode:
         """The config of a stage, its data sets and class counts filled in; not frozen."""
-        cfg, chain = get_wsis_cfg(), self.chain(name)
-        lines = lines_of_stage(self.files, chain)
+        lines = lines_of_stage(self.files, self.chain(name))
         imports = [name for _, values in lines for name in _imports(values)]
-        import_modules(imports, cfg)
+        cfg = get_wsis_cfg(imports)
         for found in lines:
             merge_lines(cfg, found)
-        apply_overrides(cfg, self.overrides.common)
-        for link in chain:
-            apply_overrides(cfg, self.overrides.special[link])
         record = self.records[name]
         for key, value in record.config.items():
             _set(cfg, key, value)
@@ -252,7 +265,7 @@ class _Plan:
         if "train" in roles and "evaluation" in data:
             cfg.WSIS.EVALUATION.IMAGES = data["evaluation"]
         cfg.WSIS.DATASETS = entries_of([*cfg.DATASETS.TRAIN, *names["val"], *own])
-        _check_classes_of(cfg, record)
+        _check_classes(cfg, record)
         cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
         set_class_count(cfg, len(cfg.WSIS.CLASSES))
         cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
@@ -275,10 +288,7 @@ class _Plan:
         if cfg.SOLVER.MAX_ITER == 0:  # a network trained elsewhere needs nothing to learn from
             absent |= {"salient"} - data.keys()
         there = [role for role in roles if role not in absent]
-        needed = any(
-            record.produces in (*other.consumes, getattr(other, "weights_from", ""))
-            for other in self.records.values()
-        )
+        needed = any(record.produces in other.consumes for other in self.records.values())
         return there or (["train"] if needed else [])
 
 
@@ -295,18 +305,6 @@ def _names_of_role(
     return data[role]
 
 
-def _for_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
-    try:
-        cfg = DefaultTrainer.auto_scale_workers(cfg, num_processes)
-    except AssertionError:
-        raise UsageError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} of stage {cfg.WSIS.STAGE} is not "
-            f"divisible by SOLVER.REFERENCE_WORLD_SIZE {cfg.SOLVER.REFERENCE_WORLD_SIZE}"
-        ) from None
-    cfg.defrost()
-    return cfg
-
-
 def _imports(values: Mapping[str, Any]) -> list[str]:
     node = values.get("WSIS")
     found = node.get("IMPORTS") or [] if isinstance(node, Mapping) else []
@@ -315,7 +313,7 @@ def _imports(values: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _check_classes_of(cfg: CfgNode, record: Stage) -> None:
+def _check_classes(cfg: CfgNode, record: Stage) -> None:
     """Refuse a stage whose data sets have different classes."""
     users = {
         "DATA.TRAIN": (*cfg.DATASETS.TRAIN, *cfg.WSIS.IMAGES),
@@ -325,36 +323,26 @@ def _check_classes_of(cfg: CfgNode, record: Stage) -> None:
     known: dict[str, tuple[str, ...]] = {}
     for role, name in ((role, name) for role, found in users.items() for name in found):
         try:
-            if is_salient(name):
-                if "salient" not in record.images:
-                    raise UsageError(
-                        f"data set {name} has salient images and no classes; its role is SALIENT"
-                    )
-                continue
-            known[name] = class_names(name)
+            if not is_salient(name):
+                known[name] = class_names(name)
+            elif "salient" not in record.images:
+                raise UsageError(
+                    f"data set {name} has salient images and no classes; its role is SALIENT"
+                )
         except UsageError as error:
             raise UsageError(f"{role}: {error}") from None
-        first = next(iter(known))
-        if not getattr(record, "class_agnostic", False):
-            _check_classes(first, known[first], name, known[name])
-
-
-def _check_classes(
-    first: str, classes: tuple[str, ...], second: str, others: tuple[str, ...]
-) -> None:
-    if others == classes:
+    if getattr(record, "class_agnostic", False) or not known:
         return
-    place = next(
-        (i for i, (one, other) in enumerate(zip(classes, others, strict=False)) if one != other),
-        min(len(classes), len(others)),
-    )
-    one, other = (
-        repr(names[place]) if place < len(names) else "none" for names in (classes, others)
-    )
-    raise UsageError(
-        f"the data sets of one stage have different classes: {first} has {len(classes)}, {second} "
-        f"has {len(others)}; number {place + 1} is {one} in the first and {other} in the second"
-    )
+    (first, classes), *others = known.items()
+    for name, found in others:
+        pairs = zip_longest(map(repr, classes), map(repr, found), fillvalue="none")
+        for number, (one, other) in enumerate(pairs, start=1):
+            if one != other:
+                raise UsageError(
+                    f"the data sets of one stage have different classes: {first} has "
+                    f"{len(classes)}, {name} has {len(found)}; number {number} is {one} in the "
+                    f"first and {other} in the second"
+                )
 
 
 def load_pipeline(
@@ -377,23 +365,23 @@ def load_pipeline(
         UsageError: a missing file, an unknown key, stage or data set.
     """
     plan = _Plan(Path(config_file), overrides)
-    planned: list[PlannedStage] = []
-    output_dir = Path()
+    stages: list[PlannedStage] = []
+    output_dir, left_out = Path(), []
     for number, (name, record) in enumerate(plan.records.items(), start=1):
         cfg = plan.config(name)
-        if planned and Path(cfg.OUTPUT_DIR) != output_dir:
+        if number > 1 and Path(cfg.OUTPUT_DIR) != output_dir:
             raise UsageError(f"stage {name}: OUTPUT_DIR is one for all stages, {output_dir}")
         output_dir = Path(cfg.OUTPUT_DIR)
-        folder = output_dir / f"{number}_{name}"
         if not plan.fill_in(cfg, record):
+            left_out.append(name)
             continue
+        folder = output_dir / f"{number}_{name}"
         cfg.OUTPUT_DIR = str(folder)
-        if isinstance(record, TrainStage):
-            cfg = _for_processes(cfg, num_processes)
+        sources = find_sources(record, cfg, stages)
         if isinstance(record, InferStage):
-            makers = [p for p in planned if p.stage.produces == record.weights_from]
-            cfg.MODEL.WEIGHTS = str(makers[-1].folder / MODEL_FINAL) if makers else ""
+            cfg.MODEL.WEIGHTS = str(sources[record.weights_from].folder / MODEL_FINAL)
             cfg.MODEL.TIMM.WEIGHTS = ""
         cfg.freeze()
-        planned.append(PlannedStage(record, cfg, folder))
-    return Pipeline(Path(config_file).stem, output_dir, tuple(planned))
+        planned = PlannedStage(record, cfg, folder, sources)
+        stages.append(planned.on_processes(num_processes))
+    return Pipeline(Path(config_file).stem, output_dir, tuple(stages), tuple(left_out))

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from detectron2.utils import comm
 from tqdm import tqdm
 
-T = TypeVar("T")
 
+def progress(items: Iterable[Any], title: str, *, total: int, done: int = 0) -> tqdm:
+    """``items`` under a bar with rate and ETA, on the main process.
 
-@contextmanager
-def progress(items: Iterable[T], title: str, *, total: int, done: int = 0) -> Iterator[Iterable[T]]:
-    """Inside the block, ``items`` under a bar with rate and ETA on the main process.
-
-    The bar ends with the block, so that what is said afterwards starts on a line of its own.
-
-    Args:
-        items: what is worked on.
-        title: left of the bar.
-        total: number of items, those of earlier runs included.
-        done: items that earlier runs finished.
+    ``total`` counts the items that earlier runs have ``done``, too. In a ``with`` the bar ends with
+    the block, also after an error, so that what is said afterwards starts on a line of its own.
     """
-    with tqdm(
+    return tqdm(
         items,
         desc=title,
         total=total,
@@ -34,11 +25,4 @@ def progress(items: Iterable[T], title: str, *, total: int, done: int = 0) -> It
         disable=not comm.is_main_process(),
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,
-    ) as bar:
-        yield bar
-
-
-def iterate(items: Iterable[T], title: str, *, total: int) -> Iterator[T]:
-    """Yield ``items`` under a bar, where nothing is said before the last of them."""
-    with progress(items, title, total=total) as bar:
-        yield from bar
+    )

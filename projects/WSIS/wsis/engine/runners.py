@@ -1,13 +1,11 @@
-"""Runs one stage of each kind; they all leave a run folder that says what it holds."""
+"""Runs one stage of each kind, from where its run folder stands, and closes the folder."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,110 +20,152 @@ from wsis.data.files import sha256_of_file
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
-from wsis.engine.manifest import (
-    ArtifactLog,
-    Manifest,
-    digest_of_artifacts,
-    digest_of_weights,
-    write_index,
-)
-from wsis.engine.models import build_inference_model
+from wsis.engine.folder import StageFolder
+from wsis.engine.manifest import digest_of, digest_of_weights, package_versions
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
-from wsis.engine.status import missing_artifacts
 from wsis.engine.trainer import Trainer, keep_weights
-from wsis.engine.versions import package_versions
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
 
-DatasetDicts = Sequence[dict[str, Any]]
+Products = Mapping[str, ProductReader]
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
 
 
-@dataclass
-class Outcome:
-    """What a runner leaves for the manifest.
+def run_stage(folder: StageFolder) -> None:
+    """Bring a stage to its end, in every process of the run.
 
-    Attributes:
-        product: digest of the product.
-        counts: what was made.
-        skipped: images left out, with the reason.
+    Raises:
+        WSISError: bad data, a diverged training, a folder that cannot be written.
     """
+    stage = folder.planned.stage
+    products = {product: source.reader for product, source in folder.sources.items()}
+    if isinstance(stage, TrainStage):
+        run_train(folder, stage, products)
+    elif isinstance(stage, ExportStage):
+        run_export(folder, stage, products)
+    else:
+        _work_through(folder, *artifact_maker(folder.planned, products))
+        _close_artifacts(folder)
 
-    product: str
-    counts: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
 
-
-def run_train(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
-) -> Outcome:
+def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> None:
     """Train to the end, from the last checkpoint if there is one."""
-    stage, cfg = planned.stage, planned.cfg
-    assert isinstance(stage, TrainStage)
-    dataset_dicts = training_dicts(planned, dataset_dicts, products)
-    mapper = build_mapper(cfg, stage.mapper, is_train=True, products=products)
+    cfg = folder.planned.cfg
+    records = training_dicts(folder, products)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
     if cfg.SOLVER.MAX_ITER == 0:
         keep_weights(cfg, weights)
-        comm.synchronize()
-        return Outcome(digest_of_weights(planned.folder / "model_final.pth"), {"iterations": 0})
-    order = None
-    if stage.samples is not None:
-        dataset_dicts, order = stage.samples(dataset_dicts, cfg)
-    if cfg.TEST.EVAL_PERIOD > 0 and not (stage.evaluation and cfg.DATASETS.TEST):
-        logger.warning("%s: TEST.EVAL_PERIOD: there is nothing to evaluate on", planned.name)
-    log = ArtifactLog(planned.folder, comm.get_rank())
-    trainer = Trainer(
-        cfg,
-        dataset_dicts,
-        mapper=mapper,
-        weights=weights,
-        order=order,
-        on_skip=lambda failure: log.append(failure.key, {"skipped": failure.message}),
-        evaluate=partial(evaluate_on_test_sets, planned)
-        if stage.evaluation and cfg.DATASETS.TEST
-        else None,
-    )
-    trainer.resume_or_load()
-    trainer.train()
+    else:
+        order = None
+        if stage.samples is not None:
+            records, order = stage.samples(records, cfg)
+        evaluate = None
+        if stage.evaluation and cfg.DATASETS.TEST:
+            evaluate = partial(evaluate_on_test_sets, folder)
+        elif cfg.TEST.EVAL_PERIOD > 0:
+            logger.warning("%s: TEST.EVAL_PERIOD: there is nothing to evaluate on", folder.name)
+        trainer = Trainer(
+            cfg,
+            records,
+            mapper=build_mapper(cfg, stage.mapper, is_train=True, products=products),
+            weights=weights,
+            order=order,
+            on_skip=lambda failure: folder.log(failure.key, {"skipped": failure.message}),
+            evaluate=evaluate,
+        )
+        trainer.resume_or_load()
+        trainer.train()
     comm.synchronize()
-    if not comm.is_main_process():
-        return Outcome("")
-    records = ArtifactLog.collect(planned.folder)
-    skipped = {key: str(records[key]["skipped"]) for key in sorted(records)}
-    counts = {"images": len(dataset_dicts) - len(skipped), "iterations": cfg.SOLVER.MAX_ITER}
-    if skipped:
-        counts["skipped"] = len(skipped)
-    return Outcome(digest_of_weights(planned.folder / "model_final.pth"), counts, skipped)
+    if comm.is_main_process():
+        logged = folder.logged()
+        skipped = {key: str(logged[key]["skipped"]) for key in sorted(logged)}
+        counts = {"iterations": cfg.SOLVER.MAX_ITER}
+        if cfg.SOLVER.MAX_ITER:
+            counts = {"images": len(records) - len(skipped)} | counts
+        folder.close(digest_of_weights(folder.reader.weights), counts, skipped)
+
+
+def training_dicts(folder: StageFolder, products: Products) -> list[dict[str, Any]]:
+    """What a training stage trains on: the data set, or the pseudo labels made for it.
+
+    Raises:
+        DataError: tags are to be learnt and no image has any.
+    """
+    stage, found = folder.planned.stage, list(folder.dataset_dicts)
+    if stage.supervision == "image" and not any(d["image_labels"] for d in found):
+        raise DataError(
+            f"stage {folder.name}: no image of {', '.join(folder.dataset_names)} has a tag "
+            "(image_labels, or annotations with a category); see datasets/README.md"
+        )
+    if "pseudo_labels" in products:
+        found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
+    if stage.supervision == "mask" and folder.planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        found = [d for d in found if any(not a.get("iscrowd") for a in d.get("annotations", ()))]
+    return found
+
+
+def artifact_maker(
+    planned: PlannedStage, products: Mapping[str, Any], weights: Path | None = None
+) -> tuple[Callable[[dict[str, Any]], Any], Callable[[Any], dict[str, Any]]]:
+    """What makes the artifact of an image: ``finish(prepare(dataset dict))``.
+
+    Args:
+        planned: an infer or derive stage.
+        products: artifacts by image key, weights and summaries of the stages that it reads.
+        weights: a checkpoint in place of the one that an earlier stage trained.
+
+    Returns:
+        prepare: may run in other processes.
+        finish: the network; stays in this one.
+    """
+    stage, cfg = planned.stage, planned.cfg
+    if isinstance(stage, DeriveStage):
+        return _Derive(stage, products, cfg), lambda made: made
+    assert isinstance(stage, InferStage)
+    mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
+    model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
+
+    @torch.no_grad()
+    def finish(sample: dict[str, Any]) -> dict[str, Any]:
+        return stage.to_artifact(model([sample])[0])
+
+    return mapper, finish
+
+
+class _Derive:
+    """A derive stage's function with its inputs; picklable for data-loading processes."""
+
+    def __init__(self, stage: DeriveStage, products: Mapping[str, Any], cfg: CfgNode) -> None:
+        self.stage, self.products, self.cfg = stage, products, cfg
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
+        return self.stage.function(sample, artifacts, self.cfg)
 
 
 class _ArtifactSink:
     """Writes artifacts in background threads and logs them; waits where too many queue up."""
 
-    def __init__(self, reader: ProductReader) -> None:
-        self._reader = reader
-        self._log = ArtifactLog(reader.folder, comm.get_rank())
+    def __init__(self, folder: StageFolder) -> None:
+        self._folder = folder
         self._pool = ThreadPoolExecutor(_WRITERS)
         self._pending: list[tuple[str, Future]] = []
 
     def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        self._pending.append(
-            (key, self._pool.submit(write_artifact, self._reader.path(key), arrays))
-        )
+        path = self._folder.reader.path(key)
+        self._pending.append((key, self._pool.submit(write_artifact, path, arrays)))
         self._drain(_WAITING)
-
-    def skip(self, key: str, reason: str) -> None:
-        self._log.append(key, {"skipped": reason})
 
     def _drain(self, allowed: int) -> None:
         while len(self._pending) > allowed:
             key, future = self._pending.pop(0)
-            self._log.append(key, future.result())
+            self._folder.log(key, future.result())
 
     def close(self) -> None:
         try:
@@ -141,173 +181,66 @@ def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _shard(planned: PlannedStage, dataset_dicts: DatasetDicts) -> tuple[list[dict[str, Any]], int]:
-    """This process's part of the images that are still to do, and how many are to do in all."""
-    keys = [sample["image_key"] for sample in dataset_dicts]
-    todo = comm.all_gather(missing_artifacts(planned, keys))[0]  # as the main process sees it
-    chosen = set(todo)
-    rest = [sample for sample in dataset_dicts if sample["image_key"] in chosen]
-    return rest[comm.get_rank() :: comm.get_world_size()], len(rest)
-
-
 def _work_through(
-    planned: PlannedStage,
-    dataset_dicts: DatasetDicts,
-    *,
+    folder: StageFolder,
     prepare: Callable[[dict[str, Any]], Any],
-    finish: Callable[[Any], dict[str, np.ndarray]] | None,
+    finish: Callable[[Any], dict[str, Any]],
 ) -> None:
-    """Make the artifacts that are missing.
-
-    ``prepare`` runs in the data-loading processes, ``finish`` (the network) in this one.
-    """
-    cfg = planned.cfg
-    mine, _ = _shard(planned, dataset_dicts)
-    sink = _ArtifactSink(ProductReader(planned.folder, planned.name))
+    """Make this process's part of the artifacts that are missing, see `artifact_maker`."""
+    cfg, size = folder.planned.cfg, comm.get_world_size()
+    todo = set(comm.all_gather(folder.missing())[0])  # as the main process sees it
+    rest = [record for record in folder.dataset_dicts if record["image_key"] in todo]
+    mine = rest[comm.get_rank() :: size]
     loader = single_pass_loader(mine, prepare, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    total = -(-len(dataset_dicts) // comm.get_world_size())
+    total = -(-len(folder.dataset_dicts) // size)
     done = max(total - len(mine), 0)
-    with closing(sink), progress(loader, planned.name, total=total, done=done) as bar:
-        for sample, made in zip(mine, bar, strict=True):
-            key = sample["image_key"]
+    with (
+        closing(_ArtifactSink(folder)) as sink,
+        progress(loader, folder.name, total=total, done=done) as bar,
+    ):
+        for record, made in zip(mine, bar, strict=True):
+            key = record["image_key"]
             try:
                 if isinstance(made, Failure):
                     raise made.error()
                 with seeded(max(cfg.SEED, 0), derive_seed(*key.encode())):
-                    sink.put(key, _to_arrays(finish(made) if finish else made))
+                    sink.put(key, _to_arrays(finish(made)))
             except WSISError as error:
                 if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError):
                     raise
-                logger.warning("%s skips %s: %s", planned.name, key, error)
-                sink.skip(key, str(error))
+                logger.warning("%s skips %s: %s", folder.name, key, error)
+                folder.log(key, {"skipped": str(error)})
 
 
-def _finish_artifacts(planned: PlannedStage, dataset_dicts: DatasetDicts) -> Outcome:
-    """Check that nothing is missing, write index and summary; on the main process."""
+def _close_artifacts(folder: StageFolder) -> None:
+    """Check that nothing is missing, write index and summary; in the main process."""
     comm.synchronize()
     if not comm.is_main_process():
-        return Outcome("")
-    stage, folder = planned.stage, planned.folder
-    reader = ProductReader(folder, planned.name)
-    keys = [sample["image_key"] for sample in dataset_dicts]
-    index = write_index(folder, keys, reader.path)
+        return
+    stage, index = folder.planned.stage, folder.write_index()
     skipped = {key: record["skipped"] for key, record in index.items() if "skipped" in record}
-    lost = [key for key, record in index.items() if not record]
-    if lost:
-        raise WSISError(
-            f"{planned.name}: {len(lost)} artifacts are missing, {lost[0]} first; rerun"
-        )
+    if lost := [key for key, record in index.items() if not record]:
+        raise WSISError(f"{folder.name}: {len(lost)} artifacts are missing, {lost[0]} first; rerun")
+    present, checksum = [key for key in folder.image_keys if key not in skipped], 0
     if isinstance(stage, InferStage) and stage.reduce is not None:
-        present = ((key, reader[key]) for key in keys if key not in skipped)
-        summary = _to_arrays(stage.reduce(present, planned.cfg))
-        write_artifact(folder / f"{SUMMARY}.npz", summary)
-    counts = {"images": len(keys) - len(skipped)}
-    if skipped:
-        counts["skipped"] = len(skipped)
-    return Outcome(digest_of_artifacts(folder, index), counts, skipped)
+        artifacts = ((key, folder.reader[key]) for key in present)
+        summary = _to_arrays(stage.reduce(artifacts, folder.planned.cfg))
+        checksum = write_artifact(folder.path / f"{SUMMARY}.npz", summary)["crc32"]
+    product = digest_of({"index": index, "summary": checksum})
+    folder.close(product, {"images": len(present)}, skipped)
 
 
-def run_infer(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
-) -> Outcome:
-    """Run the network over the images that have no artifact yet."""
-    stage, cfg = planned.stage, planned.cfg
-    assert isinstance(stage, InferStage)
-    mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
-    model = build_inference_model(cfg, products[stage.weights_from].weights)
-
-    @torch.no_grad()
-    def finish(sample: dict[str, Any]) -> dict[str, Any]:
-        return stage.to_artifact(model([sample])[0])
-
-    _work_through(planned, dataset_dicts, prepare=mapper, finish=finish)
-    return _finish_artifacts(planned, dataset_dicts)
-
-
-class _Derive:
-    """A derive stage's function with its inputs; picklable for data-loading processes."""
-
-    def __init__(
-        self, stage: DeriveStage, products: Mapping[str, ProductReader], cfg: CfgNode
-    ) -> None:
-        self.stage, self.products, self.cfg = stage, products, cfg
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
-        return self.stage.function(sample, artifacts, self.cfg)
-
-
-def run_derive(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
-) -> Outcome:
-    """Compute the artifacts that are missing, in DATALOADER.NUM_WORKERS processes."""
-    assert isinstance(planned.stage, DeriveStage)
-    function = _Derive(planned.stage, products, planned.cfg)
-    _work_through(planned, dataset_dicts, prepare=function, finish=None)
-    return _finish_artifacts(planned, dataset_dicts)
-
-
-def run_export(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
-) -> Outcome:
-    """Write one file from all artifacts; on the main process."""
-    stage = planned.stage
-    assert isinstance(stage, ExportStage)
+def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> None:
+    """Write one file from all artifacts; in the main process."""
     if not comm.is_main_process():
-        return Outcome("")
-    path = planned.folder / stage.file_name
-    manifest = Manifest.read(planned.folder)
-    assert manifest is not None
+        return
+    path, cfg = folder.path / stage.file_name, folder.planned.cfg
     info = {
         "description": "pseudo labels made by WSIS",
-        "method": planned.cfg.WSIS.METHOD,
-        "config": manifest.digest,
+        "method": cfg.WSIS.METHOD,
+        "config": folder.manifest.digest,
         "versions": package_versions(),
     }
-    summary = stage.function(path, dataset_dicts, products, planned.cfg, info)
+    summary = stage.function(path, folder.dataset_dicts, products, cfg, info)
     counts = {what: number for what, number in summary.items() if isinstance(number, int)}
-    return Outcome(sha256_of_file(path)[:16], counts)
-
-
-RUNNERS: dict[str, Callable[..., Outcome]] = {
-    "train": run_train,
-    "infer": run_infer,
-    "derive": run_derive,
-    "export": run_export,
-}
-
-
-def clear_folder(folder: Path, *, leftovers_only: bool) -> None:
-    """Empty a run folder for ``--force``, or remove what a killed process left half-written."""
-    if not leftovers_only:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    for path in _temporary_files(folder):
-        path.unlink(missing_ok=True)
-
-
-def _temporary_files(folder: Path) -> Iterator[Path]:
-    yield from folder.glob(".*.tmp")
-    yield from (folder / "artifacts").glob(".*.tmp")
-
-
-def training_dicts(
-    planned: PlannedStage, dataset_dicts: DatasetDicts, products: Mapping[str, ProductReader]
-) -> list[dict[str, Any]]:
-    """What a training stage trains on: the data set, or the pseudo labels made for it.
-
-    Raises:
-        DataError: tags are to be learnt and no image has any.
-    """
-    found = list(dataset_dicts)
-    if planned.stage.supervision == "image" and not any(d["image_labels"] for d in found):
-        names = ", ".join(planned.cfg.DATASETS.TRAIN)
-        raise DataError(
-            f"stage {planned.name}: no image of {names} has a tag (image_labels, or annotations "
-            "with a category); see datasets/README.md"
-        )
-    if "pseudo_labels" in planned.consumes:
-        found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
-    if planned.stage.supervision == "mask" and planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        found = [d for d in found if any(not a.get("iscrowd") for a in d.get("annotations", ()))]
-    return found
+    folder.close(sha256_of_file(path)[:16], counts)

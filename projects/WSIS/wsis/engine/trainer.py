@@ -20,10 +20,10 @@ from detectron2.engine import (
     default_writers,
     hooks,
 )
+from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wsis.data.files import write_json
 from wsis.data.stream import (
@@ -34,8 +34,7 @@ from wsis.data.stream import (
     TrainingStream,
     derive_seed,
 )
-from wsis.engine.checkpoint import AtomicCheckpointer
-from wsis.engine.models import build_network
+from wsis.engine.checkpoint import AtomicCheckpointer, build_network
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.image_loop import Results
@@ -46,6 +45,21 @@ logger = logging.getLogger(__name__)
 _KEPT_CHECKPOINTS = 2
 BEST = "best.json"
 _MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # of which the first that there is tells the best network
+
+
+def images_per_process(cfg: CfgNode) -> int:
+    """This process's part of ``SOLVER.IMS_PER_BATCH``.
+
+    Raises:
+        UsageError: the batch cannot be shared evenly.
+    """
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if batch % processes:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} processes; set "
+            f"{cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH"
+        )
+    return batch // processes
 
 
 def build_train_loader(
@@ -64,12 +78,6 @@ def build_train_loader(
     Raises:
         UsageError: the batch cannot be shared evenly, or no image is left to train on.
     """
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise UsageError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by {processes} "
-            "processes"
-        )
     if not dataset_dicts:
         raise UsageError(f"no image to train on in {', '.join(cfg.DATASETS.TRAIN)}")
     stream = TrainingStream(
@@ -81,22 +89,13 @@ def build_train_loader(
     )
     batches = StreamBatches(
         stream,
-        cfg.SOLVER.IMS_PER_BATCH // processes,
+        images_per_process(cfg),
         rank=comm.get_rank(),
-        world_size=processes,
+        world_size=comm.get_world_size(),
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
     workers = cfg.DATALOADER.NUM_WORKERS
     return ResumableLoader(stream, batches, num_workers=workers, on_skip=on_skip)
-
-
-def _distribute(model: nn.Module) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
-    )
 
 
 class KeepBest(HookBase):
@@ -105,10 +104,7 @@ class KeepBest(HookBase):
     ``best.json`` beside it says from which iteration it is and what it scored. The network is not
     changed, so a training with this hook ends with the same weights as one without.
 
-    Args:
-        evaluate: takes the network and gives the figures of the test sets.
-        period: iterations between two evaluations; the last iteration is evaluated, too.
-        checkpointer: of the training.
+    ``evaluate`` gives the figures of the test sets, every ``period`` iterations and at the end.
     """
 
     def __init__(
@@ -149,10 +145,6 @@ class KeepBest(HookBase):
 
 def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
     """Save a trained network of elsewhere as this stage's product; ``SOLVER.MAX_ITER`` is 0.
-
-    Args:
-        cfg: stage config; OUTPUT_DIR is the run folder.
-        weights: as `Trainer`.
 
     Raises:
         UsageError: there are no weights to keep.
@@ -206,7 +198,8 @@ class Trainer(TrainerBase):
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
-        self.model = _distribute(model)
+        devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
+        self.model = create_ddp_model(model, device_ids=devices, broadcast_buffers=False)
         kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._inner = kind(self.model, self.loader, self.optimizer)
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
@@ -246,19 +239,15 @@ class Trainer(TrainerBase):
                     f"cannot resume from {path} ({error}); start the stage again with --force"
                 ) from error
             self.start_iter = stored["iteration"] + 1
-            self._forget_checkpoints_before(self.start_iter)
+            first_new = f"model_{self.start_iter:07d}.pth"
+            older = [p for p in self.checkpointer.periodic_files() if p.name < first_new]
+            for hook in self._hooks:  # it deletes what earlier runs left, as it would its own
+                if isinstance(hook, hooks.PeriodicCheckpointer):
+                    hook.recent_checkpoints = list(map(str, older))
             logger.info("Resuming at iteration %d", self.start_iter)
         elif self._weights:
             load_weights(self.checkpointer.model, self._weights)
         self.loader.batches.start = self.start_iter
-
-    def _forget_checkpoints_before(self, iteration: int) -> None:
-        """Let the periodic checkpointer delete what earlier runs left, as it would its own."""
-        for hook in self._hooks:
-            if isinstance(hook, hooks.PeriodicCheckpointer):
-                found = self.checkpointer.periodic_files()
-                first_new = f"model_{iteration:07d}.pth"
-                hook.recent_checkpoints = [str(path) for path in found if path.name < first_new]
 
     def run_step(self) -> None:
         """One iteration; a loss that is not finite stops the training with the images' names."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from wsis.commands import writing
 from wsis.data.files import atomic_write
-from wsis.engine.status import fingerprint
+from wsis.engine.manifest import fingerprint
 from wsis.errors import WSISError
 from wsis.evaluation.results import format_table
 from wsis.report.figures import figures_section, stages_section

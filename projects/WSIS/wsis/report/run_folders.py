@@ -20,8 +20,8 @@ import yaml
 from wsis.data.artifacts import ProductReader
 from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
-from wsis.engine.manifest import MANIFEST, PIPELINE, Manifest
-from wsis.engine.status import seen_of_the_data_set
+from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
+from wsis.engine.pipeline import PIPELINE
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
 from wsis.stage import get_stage

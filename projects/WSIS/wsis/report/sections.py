@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.images import read_dataset_image
-from wsis.engine.progress import iterate
+from wsis.engine.progress import progress
 from wsis.errors import WSISError
 from wsis.report.figures import best_baseline, instance_entries, number_of
 from wsis.report.page import Section, encode, section
@@ -95,7 +95,7 @@ def images_section(
         return [picture for picture, _ in drawn]
 
     cards = []
-    for record in iterate(chosen, f"pictures of {images.title}", total=len(chosen)):
+    for record in progress(chosen, f"pictures of {images.title}", total=len(chosen)):
         tags = [(images.classes[label], palette[label]) for label in record.get("image_labels", ())]
         cards.append(_card(record, images, draw, tags=tags))
     title = "Images, stage by stage"
@@ -107,7 +107,7 @@ def measure(source: Source, options: Namespace) -> Quality:
     """Go through a source's images and compare with the ground truth where there is any."""
     quality = Quality()
     chosen = choose(source.images.records, options.statistics)
-    for record in iterate(chosen, f"measuring {source.title}", total=len(chosen)):
+    for record in progress(chosen, f"measuring {source.title}", total=len(chosen)):
         try:
             found = source.find(record)
             if found is not None:
@@ -139,7 +139,7 @@ def extremes_section(source: Source, quality: Quality) -> Section | None:
     if not quality.matches:
         return None
     groups = {
-        title: [_match_card(m, source) for m in iterate(found, title.lower(), total=len(found))]
+        title: [_match_card(m, source) for m in progress(found, title.lower(), total=len(found))]
         for title, found in zip(("Worst", "Best"), quality.extremes(_EXTREMES), strict=True)
     }
     title = "Worst and best pseudo labels"
@@ -159,7 +159,7 @@ def predictions_section(source: Source, options: Namespace) -> Section | None:
             *draw_truth(canvas),
         ]
 
-    bar = iterate(chosen, f"pictures of {source.title}", total=len(chosen))
+    bar = progress(chosen, f"pictures of {source.title}", total=len(chosen))
     cards = [_card(record, source.images, draw) for record in bar]
     if not cards:
         return None

@@ -20,7 +20,7 @@ from wsis.data.files import atomic_write
 from wsis.data.proposals.folder import images_in
 from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.progress import iterate
+from wsis.engine.progress import progress
 from wsis.errors import UsageError
 from wsis.report.run_folders import level_around, read_run_folder
 from wsis.report.sections import make_canvas
@@ -159,7 +159,7 @@ def draw(args: argparse.Namespace) -> None:
         work = [_proposal_work(args)] if args.kind == "proposals" else _source_work(args)
     jobs = [(record, *one) for one in work for record in one[0].records]
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
-    for record, images, make, place in iterate(chosen, args.kind, total=len(chosen)):
+    for record, images, make, place in progress(chosen, args.kind, total=len(chosen)):
         canvas = make_canvas(record, images.classes, WIDTH)
         panels = [picture.panel for picture in make(canvas)] or [canvas.photo]
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"

@@ -1,0 +1,367 @@
+"""The run folder of a stage: what it holds, and whether that is what the config asks for.
+
+``manifest.json`` says how the product was made. ``index.json`` lists the artifacts with sizes and
+checksums; ``log.<process>.jsonl`` has the same of those that are not yet in the index.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils import comm
+
+from wsis.commands import writing
+from wsis.data.artifacts import SUMMARY, ProductReader
+from wsis.data.files import atomic_write, write_json
+from wsis.data.weights import how_to_get
+from wsis.engine.manifest import (
+    DONE,
+    RUNNING,
+    DamagedManifest,
+    Images,
+    Manifest,
+    defaults_among,
+    digest_of_sizes,
+    digest_of_weights,
+    look_up,
+    package_versions,
+    relevant_config,
+    seen_of_the_data_set,
+)
+from wsis.engine.pipeline import Pipeline, PlannedStage
+from wsis.errors import DataError, WSISError
+from wsis.stage import ExportStage, InferStage, TrainStage
+
+logger = logging.getLogger(__name__)
+
+INDEX, LOG = "index.json", "log.*.jsonl"
+_INITIAL_WEIGHTS = {"weights": "MODEL.WEIGHTS", "trunk": "MODEL.TIMM.WEIGHTS"}
+_BUILDS_ON = "it builds on "
+
+
+class State(enum.Enum):
+    """Of a stage's product."""
+
+    DONE = "done"
+    STALE = "stale"
+    UNFINISHED = "unfinished"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a stage and one line that explains it."""
+
+    state: State
+    detail: str = ""
+
+
+NOT_YET_RUN = Status(State.MISSING, "not yet run")
+
+
+def open_folders(pipeline: Pipeline) -> dict[str, StageFolder]:
+    """The run folders of a pipeline's stages by name, there or not."""
+    images = Images()
+    found: dict[str, StageFolder] = {}
+    for planned in pipeline.stages:
+        sources = {product: found[source.name] for product, source in planned.sources.items()}
+        found[planned.name] = StageFolder(planned, sources, images)
+    return found
+
+
+class StageFolder:
+    """What a stage has left, and what it reads. Nobody else writes manifest, log and index.
+
+    Args:
+        planned: the stage.
+        sources: the run folders that it reads, by product.
+        images: gives the dataset dicts.
+
+    Attributes:
+        manifest: what it writes while it runs; set by `open`.
+    """
+
+    manifest: Manifest
+    _start: float
+
+    def __init__(
+        self, planned: PlannedStage, sources: Mapping[str, StageFolder], images: Images
+    ) -> None:
+        self.planned, self.sources, self.images = planned, sources, images
+        self.path, self.name = planned.folder, planned.name
+        self.reader = ProductReader(self.path, self.name)
+        self._status: Status | None = None
+        self._users: list[StageFolder] = []
+        for source in sources.values():
+            source._users.append(self)
+
+    # What the stage reads.
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """The data sets that the stage treats: DATASETS.TRAIN for training, else WSIS.IMAGES."""
+        cfg = self.planned.cfg
+        is_train = isinstance(self.planned.stage, TrainStage)
+        return tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES)
+
+    @property
+    def dataset_dicts(self) -> list[dict[str, Any]]:
+        """The images that the stage treats."""
+        return self.images.named(self.dataset_names)
+
+    @property
+    def image_keys(self) -> list[str]:
+        """Of all images that the stage treats."""
+        return [record["image_key"] for record in self.dataset_dicts]
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of everything the stage reads, as they are now ("" for what is not yet made).
+
+        Raises:
+            DataError: there are no initial weights.
+        """
+        stage, cfg = self.planned.stage, self.planned.cfg
+        found = {product: source.product for product, source in self.sources.items()}
+        for key in stage.file_keys:
+            if look_up(cfg, key):
+                found[key] = digest_of_sizes(Path(look_up(cfg, key)))
+        found["images"] = self.images.fingerprint(self.dataset_names, seen_of_the_data_set(stage))
+        if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
+            for name, key in _INITIAL_WEIGHTS.items():
+                if look_up(cfg, key):
+                    found[name] = self._digest_of_initial(look_up(cfg, key), name)
+        return found
+
+    def _digest_of_initial(self, weights: str, name: str) -> str:
+        """Digest of initial weights; of a file that is gone, what the manifest remembers of it."""
+        path = Path(weights)
+        if "://" in weights:
+            return weights
+        if path.is_file():
+            return digest_of_weights(path)
+        manifest = Manifest.read(self.path)
+        if manifest is not None and name in manifest.inputs:
+            return manifest.inputs[name]
+        key = f"{self.name}.{_INITIAL_WEIGHTS[name]}"
+        advice = how_to_get(path)
+        raise DataError(
+            f"stage {self.name} starts from {path}, which does not exist; "
+            + (f"{advice}, or set {key}" if advice else f"correct {key}")
+            + ' ("" for random weights)'
+        )
+
+    def _manifest_of(self, planned: PlannedStage) -> Manifest:
+        """What a run would write when it starts."""
+        config = relevant_config(planned)
+        defaults = defaults_among(config, planned.cfg.WSIS.IMPORTS)
+        kind = planned.stage.kind
+        return Manifest(self.name, kind, RUNNING, config, self.inputs(), defaults=defaults)
+
+    # What is there.
+
+    @property
+    def product(self) -> str:
+        """Digest of the finished product, "" where there is none."""
+        try:
+            manifest = Manifest.read(self.path)
+        except DamagedManifest:
+            return ""
+        return manifest.product if manifest and manifest.status == DONE else ""
+
+    def status(self) -> Status:
+        """The state of the stage, worked out once; what builds on a stale stage is stale too.
+
+        The main process looks, since others may see an older state of a network drive; every
+        process asks in the same order and is told.
+        """
+        return comm.all_gather(self._look() if comm.is_main_process() else None)[0]
+
+    def forget(self) -> None:
+        """Work the state out anew, also of what builds on it: the product is another one."""
+        self._status = None
+        for user in self._users:
+            user.forget()
+
+    def _look(self) -> Status:
+        if self._status is None:
+            self._status = self._compare()
+            stale = [s for s in self.sources.values() if s._look().state is State.STALE]
+            if stale and self._status != NOT_YET_RUN:
+                reason = stale[0]._look().detail
+                if not reason.startswith(_BUILDS_ON):
+                    reason = f"{_BUILDS_ON}{stale[0].name}, which is stale: {reason}"
+                self._status = Status(State.STALE, reason)
+        return self._status
+
+    def _compare(self) -> Status:
+        """The state by what the folder itself holds."""
+        try:
+            manifest = Manifest.read(self.path)
+        except DamagedManifest as error:
+            return Status(State.STALE, f"{error}, so nothing tells how its files were made")
+        holds_work = any(next(self.path.glob(p), None) for p in ("artifacts/*.npz", "*.pth"))
+        if manifest is None and holds_work:
+            return Status(State.STALE, "it has no manifest.json that tells how its files were made")
+        if manifest is None or (manifest.status != DONE and not holds_work):
+            return NOT_YET_RUN
+        planned, done = self.planned, manifest.status == DONE
+        processes = manifest.config.get("SOLVER.REFERENCE_WORLD_SIZE") if done else None
+        if isinstance(processes, int) and processes > 0:  # those that trained it, not those of now
+            planned = planned.on_processes(processes)
+        if change := manifest.change(self._manifest_of(planned)):
+            return Status(State.STALE, change)
+        if planned.stage.kind in ("infer", "derive"):
+            absent, count = len(self.missing()), len(self.image_keys)
+            if absent and done:
+                return Status(State.MISSING, f"{absent} of {count} artifacts missing")
+            if not done:
+                return Status(State.UNFINISHED, f"{count - absent} of {count} artifacts")
+        if not done:
+            return Status(State.UNFINISHED, "interrupted; runs on where it stopped")
+        if lost := self._lost_file(manifest):
+            return Status(State.MISSING, lost)
+        return Status(State.DONE, _listed(manifest.counts))
+
+    def missing(self) -> list[str]:
+        """Image keys without a whole artifact, in the order of the data set.
+
+        An artifact is whole if it is there and, where the index knows it, has the size it had when
+        it was written. Images that were skipped count as done.
+        """
+        sizes, index = self._artifact_sizes(), self._read_index()
+
+        def is_whole(key: str) -> bool:
+            size, record = sizes.get(key), index.get(key, {})
+            return "skipped" in record or (size is not None and size == record.get("bytes", size))
+
+        return [key for key in self.image_keys if not is_whole(key)]
+
+    def _artifact_sizes(self) -> dict[str, int]:
+        """Size in bytes of every artifact by image key, from one directory scan."""
+        try:
+            with os.scandir(self.reader.artifacts) as entries:
+                files = [entry for entry in entries if entry.name.endswith(".npz")]
+                return {entry.name.removesuffix(".npz"): entry.stat().st_size for entry in files}
+        except FileNotFoundError:
+            return {}
+
+    def product_files(self) -> list[Path]:
+        """Files that the product has beside its artifacts."""
+        stage = self.planned.stage
+        if isinstance(stage, TrainStage):
+            return [self.reader.weights]
+        if isinstance(stage, ExportStage):
+            return [self.path / stage.file_name]
+        if isinstance(stage, InferStage) and stage.reduce is not None:
+            return [self.path / f"{SUMMARY}.npz"]
+        return []
+
+    def _lost_file(self, manifest: Manifest) -> str:
+        """Which file of the product is missing, or not as large as it was written."""
+        for path in self.product_files():
+            if not path.is_file():
+                return f"{path.name} missing"
+            size, expected = path.stat().st_size, manifest.files.get(path.name)
+            if expected not in (None, size):
+                return f"{path.name} has {size} bytes instead of {expected}"
+        return ""
+
+    # The work.
+
+    def open(self, *, force: bool) -> None:
+        """Make ready for a run, in the main process: anew with ``force``, else all that is there
+        stays, but for what a killed process left half-written.
+
+        Raises:
+            WSISError: the folder cannot be written.
+        """
+        self._start = time.perf_counter()
+        self.manifest = self._manifest_of(self.planned)
+        with writing(self.path, "another OUTPUT_DIR"):
+            if force:
+                shutil.rmtree(self.path, ignore_errors=True)
+            for path in (*self.path.glob(".*.tmp"), *self.reader.artifacts.glob(".*.tmp")):
+                path.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.manifest.write(self.path)
+            with atomic_write(self.path / "config.yaml", "w") as stream:
+                stream.write(self.planned.complete_config())
+
+    def log(self, key: str, record: Mapping[str, Any]) -> None:
+        """Note what was written for image ``key``, or ``{"skipped": reason}``; in every process.
+
+        A killed process may have renamed a file without noting it; `write_index` reads it again.
+        """
+        path = self.path / LOG.replace("*", str(comm.get_rank()))
+        with open(path, "a", encoding="utf-8") as stream:
+            # the line break comes first, so that the half line of a killed process stays alone
+            stream.write("\n" + json.dumps({"key": key, **record}))
+
+    def logged(self) -> dict[str, dict[str, Any]]:
+        """What all processes of all runs noted, the latest record of each key."""
+        known = self._read_index()
+        for path in sorted(self.path.glob(LOG)):
+            for line in path.read_text("utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    record["key"], record.get("bytes")
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # the half line of a killed process
+                known[record.pop("key")] = record
+        return known
+
+    def _read_index(self) -> dict[str, dict[str, Any]]:
+        """``{image key: {"bytes", "crc32"} or {"skipped"}}``; empty without one."""
+        try:
+            index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
+            if not isinstance(index, dict) or not all(isinstance(r, dict) for r in index.values()):
+                raise ValueError("not records by image key")
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise WSISError(f"{self.path / INDEX} is damaged; delete it and rerun") from None
+        return index
+
+    def write_index(self) -> dict[str, dict[str, Any]]:
+        """Gather all logs into ``index.json`` and return it, in ascending order of image keys."""
+        known, index = self.logged(), {}
+        for key in sorted(self.image_keys):
+            path, record = self.reader.path(key), known.get(key, {})
+            if path.is_file() and record.get("bytes") != path.stat().st_size:
+                data = path.read_bytes()
+                record = {"bytes": len(data), "crc32": zlib.crc32(data)}
+            index[key] = record
+        write_json(self.path / INDEX, index, indent=None)
+        for path in self.path.glob(LOG):
+            path.unlink()
+        return index
+
+    def close(
+        self, product: str, counts: Mapping[str, int], skipped: Mapping[str, str] | None = None
+    ) -> None:
+        """Note that the stage is done, and what it has made (`Manifest`); in the main process."""
+        manifest = self.manifest
+        manifest.status, manifest.product = DONE, product
+        manifest.counts, manifest.skipped = dict(counts), dict(skipped or {})
+        if skipped:
+            manifest.counts["skipped"] = len(skipped)
+        manifest.files = {path.name: path.stat().st_size for path in self.product_files()}
+        manifest.versions = package_versions()
+        manifest.seconds = round(time.perf_counter() - self._start, 1)
+        manifest.write(self.path)
+        made = _listed(manifest.counts)
+        logger.info("%s: %s, %.1f s, %s", self.name, made, manifest.seconds, self.path)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in counts.items())

@@ -1,0 +1,179 @@
+"""Config files and the command line: what has the last word, and what users get wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from wsis.engine.config_files import read_overrides
+from wsis.engine.pipeline import load_pipeline
+from wsis.errors import UsageError
+
+from tests.engine.test_pipeline import NAMES, names
+from tests.tiny import PIPELINE, ROOT
+
+
+def test_a_later_file_has_the_last_word_and_bases_may_lie_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = tmp_path / "first.yaml", tmp_path / "deep" / "second.yaml"
+    first.write_text(
+        "_BASE_: configs/irnet_shapes.yaml\n"  # of the checkout
+        "SOLVER: {BASE_LR: 0.3}\n"
+        "STAGES: {classifier: {SOLVER: {MAX_ITER: 9}}, cam: {SEED: 5}}\n"
+    )
+    second.parent.mkdir()
+    second.write_text("_BASE_: first.yaml\nSEED: 6\nOUTPUT_DIR: out\n")
+    pipeline = load_pipeline(second, [])
+    assert names(pipeline.stages) == NAMES
+    stages = {p.name: p.cfg for p in pipeline.stages}
+    assert {cfg.SOLVER.BASE_LR for cfg in stages.values()} == {0.3}
+    assert stages["classifier"].SOLVER.MAX_ITER == 9
+    assert {cfg.SEED for cfg in stages.values()} == {6}
+    assert {cfg.SEED for cfg in (p.cfg for p in load_pipeline(first, []).stages)} == {1, 5}
+    assert pipeline.output_dir == Path("out")
+
+
+def filter_of(path, *overrides):
+    (planned,) = load_pipeline(path, list(overrides)).select(stage="peak_classifier")
+    return planned.cfg.MODEL.PEAK_CLASSIFIER.FILTER
+
+
+@pytest.mark.parametrize("text", ["0.5", "-3", "1e-3", "median"])
+def test_a_word_may_be_a_number(text, tmp_path):
+    path = ROOT / "configs" / "prm_shapes.yaml"
+    key = "MODEL.PEAK_CLASSIFIER.FILTER"
+    assert filter_of(path, key, text) == text
+    assert filter_of(path, f"peak_classifier.{key}", text) == text
+    assert filter_of(path, key, repr(text)) == text
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {path}\nMODEL: {{PEAK_CLASSIFIER: {{FILTER: {text}}}}}\n")
+    found = filter_of(own)
+    assert found == text or float(found) == float(text)
+    with pytest.raises(UsageError, match="Type mismatch"):
+        load_pipeline(path, ["MODEL.META_ARCHITECTURE", "[1]"])
+    with pytest.raises(UsageError, match="Type mismatch"):
+        load_pipeline(path, ["MODEL.PEAK_CLASSIFIER.WINDOW", "three"])
+
+
+def test_the_command_line_is_read_as_a_file():
+    words = ["A.B", "1", "A.C", "x", "cam.C", "2", "DATA.VAL", "", "cam.DATA.TRAIN", "[a, b]"]
+    found = read_overrides(words, ["cam", "mask_rcnn"])
+    assert {name: (part.lines, part.data) for name, part in found.parts.items()} == {
+        "": ((("command line", {"A": {"B": "1", "C": "x"}}),), {"VAL": None}),
+        "cam": ((("command line", {"C": "2"}),), {"TRAIN": ["a", "b"]}),
+        "mask_rcnn": ((("command line", {}),), {}),
+    }
+    words = ["A", "1", "A.B", "(1, 2)"]
+    assert read_overrides(words, []).parts[""].lines[0][1] == {"A": {"B": "(1, 2)"}}
+    with pytest.raises(UsageError, match="'A' has no value"):
+        read_overrides(["A"], [])
+    said = "'cams.C' is neither a config key nor <stage>.KEY; stages: cam; did you mean cam?"
+    with pytest.raises(UsageError, match=said):
+        read_overrides(["cams.C", "2"], ["cam"])
+
+
+def test_lines_for_one_stage_win_over_those_for_all():
+    words = ["cam.SEED", "5", "SEED", "6"]
+    assert [p.cfg.SEED for p in load_pipeline(PIPELINE, words).stages[:2]] == [6, 5]
+
+
+def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(
+        "_BASE_: configs/cim_shapes.yaml\nSTAGES: {proposal_detections: {_BASE_: mined_instances}}"
+    )
+    second.write_text("_BASE_: first.yaml\nSTAGES: {proposal_detections: {SEED: 8}}")
+    words = ["mined_instances.MODEL.CIM.DETECTION.LIMIT", "3"]
+    cfg = load_pipeline(second, words).stages[-3].cfg
+    assert (cfg.WSIS.STAGE, cfg.SEED) == ("proposal_detections", 8)
+    assert cfg.MODEL.CIM.DETECTION.LIMIT == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
+        (["SOLVER.MAX_ITR", "1"], "SOLVER.MAX_ITR; did you mean SOLVER.MAX_ITER?"),
+        (["INPUT.SCALES", "1.0"], r'a list is written "\[a, b\]"'),
+        (["DATASETS.TRAIN", "[a]"], "DATASETS.TRAIN is filled in from DATA; name data sets there"),
+        (["cam.WSIS.EVALUATION.IMAGES", "[a]"], "WSIS.EVALUATION.IMAGES is filled in from DATA"),
+        (["cam.WSIS.IMAGES", "[a]"], "stage cam: WSIS.IMAGES names roles of DATA .*, not 'a'"),
+        (["DATA.TEST", "a"], "DATA has no role 'TEST'; roles are TRAIN, VAL, SALIENT"),
+        (["DATA.VAL", "nowhere"], r"DATA.VAL: there is no data set \(nor a path\) 'nowhere'"),
+        (["DATA.VAL", "{FORMAT: voc"], "not readable YAML"),
+        (["DATA.TRAIN", ""], "stage classifier needs DATA.TRAIN: a folder of class folders"),
+        (["DATA.TRAIN", "."], "DATA.TRAIN: . is no COCO JSON, no VOC tree"),
+        (["DATA.VAL", "shapes_salient"], "shapes_salient has salient images and no classes"),
+        (
+            ["DATA.VAL", "voc_2012_val_instance"],
+            r"voc_2012_val_instance has 20; number 1 is '\w+' in the first and 'aeroplane' in the",
+        ),
+        (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
+        (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
+        (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
+        (["DATA.TRAIN", "[]"], "stage classifier needs DATA.TRAIN"),
+        (["SEED.X", "3"], r"command line: SEED is \{'X': '3'\}; it takes one value"),
+        (["SOLVER", "3"], "SOLVER is '3'; it takes keys of its own, as SOLVER"),
+        (["_BASE_", "x"], "reserved key '_BASE_' can only be used in files"),
+        (["DATA", "x"], "DATA is 'x'; it has the roles TRAIN"),
+        (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER has no value"),
+        (["WSIS.IMPORTS", "[a]"], "WSIS.IMPORTS is read from config files only"),
+        (["mask_rcnn.OUTPUT_DIR", "x"], "OUTPUT_DIR is one for all stages"),
+        (["TEST.EXPECTED_RESULTS", "[1]"], "TEST.EXPECTED_RESULTS .* is not served"),
+        (["CUDNN_BENCHMARK", "True"], "CUDNN_BENCHMARK True is not served"),
+        (["DATALOADER.SAMPLER_TRAIN", "X"], "DATALOADER.SAMPLER_TRAIN X is not served"),
+        (["cam.TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE Gen"),
+    ],
+)
+def test_wrong_overrides_are_usage_errors(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(PIPELINE, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is not in"),
+        ("_BASE_: p.yaml", "builds on itself"),
+        ("STAGES: {classifier: {_BASE_: loop.yaml}}", "loop.yaml builds on itself"),
+        ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is not in"),
+        ("_BASE_: 3", "_BASE_ is 3; it is the path of a file"),
+        ("STAGES: {no_such_stage: }", "no stage 'no_such_stage'; registered are: .*classifier"),
+        ("STAGES: {classifier: 3}", "stage classifier is 3, not a set of KEY: value lines"),
+        ("STAGES: [classifier]", "STAGES is not a set of stage names"),
+        ("STAGES: {classifier: {_BASE_: [cam, cam]}}", "names 2 stages"),
+        ("STAGES: {classifier: {_BASE_: cam}}", "'cam', which is no stage or file"),
+        ("STAGES: {classifier: {_BASE_: detectron2://x.yaml}}", "model zoo has no such config"),
+        ("STAGES: {classifier: {_BASE_: detectron2:///etc/passwd}}", "zoo has no such config"),
+        ("STAGES: {classifier: {_BASE_: detectron2://../x.yaml}}", "zoo has no such config"),
+        ("STAGES: {classifier: {_BASE_: detectron2://COCO-Detection}}", "zoo has no such config"),
+        ("_BASE_: configs/prm_shapes.yaml\nSTAGES: {classifier: }", "STAGES names classifier, but"),
+        ("SOLVER: {1: 2}", "1 is no key; keys are words"),
+        ("STAGES: {classifier: }\nWSIS: {IMPORTS: x}", "IMPORTS is 'x'; it is a list"),
+        ("STAGES: {classifier: }\nWSIS: 3", "p.yaml: WSIS is 3; it takes keys of its own, as WSIS"),
+        ("STAGES: {classifier: {MODEL: {RPN: }}}", "classifier: MODEL.RPN is None; it takes keys"),
+        ("STAGES: {classifier: }\nSEED: {A: 1}", "SEED is {'A': 1}; it takes one value"),
+        ("STAGES: {clasifier: }", "no stage 'clasifier'.*; did you mean classifier"),
+        ("STAGES: {classifier: }\nSOLVER: {BASE_L: 1}", "p.yaml: .*mean SOLVER.BASE_LR"),
+        ("STAGES: {classifier: {_BASE_: configs/irnet_voc.yaml}}", "is a pipeline"),
+        ("MODEL: {}", "has no STAGES: it is no pipeline"),
+        ("WSIS: {STAGE: cam}", "is the config of one stage.* run its pipeline with --stage"),
+        ("DATA: {TEST: a}", "DATA has no role 'TEST'"),
+        ("DATA: [a]", r"DATA is \['a'\]; it has the roles"),
+        ("WSIS: [", "not readable YAML"),
+        ("", "not a set of KEY: value lines"),
+        ("- a\n- b", "not a set of KEY: value lines"),
+        ("STAGES: {classifier: {NO_KEY: 1}}\nDATA: {TRAIN: shapes_train}", "NO_KEY"),
+        ("STAGES: {classifier: }", "needs DATA.TRAIN"),
+        (
+            "STAGES: {classifier: }\nWSIS: {IMPORTS: [no_such_module]}",
+            "IMPORTS names no_such_module",
+        ),
+    ],
+)
+def test_wrong_files_are_usage_errors(tmp_path, text, message):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    (tmp_path / "loop.yaml").write_text("_BASE_: loop.yaml")
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(path, [])
