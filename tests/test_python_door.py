@@ -13,7 +13,7 @@ import torch
 import wsis
 from wsis.errors import DataError, UsageError, WSISError
 
-from tests.tiny import ROOT, environment, tiny_overrides
+from tests.tiny import PIPELINE, ROOT, environment, forked, tiny_overrides
 
 TEXT = (ROOT / "docs" / "python.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -175,6 +175,32 @@ def test_categories_are_those_of_the_file(tmp_path):
     assert (
         wsis.evaluate(tmp_path / "found.json", tmp_path / "val.json", "voc")["voc"]["AP50"] == 100
     )
+
+
+TWO_PROCESSES = """
+import sys
+import wsis
+from wsis.errors import WSISError
+
+entry = {"NAME": "mine", "FORMAT": "folders", "IMAGES": "mine"}
+wsis.register_dataset(entry)
+config, *words = sys.argv[1:]
+words += ["DATA.TRAIN", "mine"]
+try:  # the weights are looked for after the data, in each process
+    wsis.run(config, [*words, "MODEL.WEIGHTS", "gone.pth"], num_gpus=0, num_processes=2)
+except WSISError as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+def test_two_processes_know_what_was_registered_and_tell_what_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("disc", "star"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "mine" / name / "a.png"), np.zeros((40, 50, 3), np.uint8))
+    words = [str(PIPELINE), "OUTPUT_DIR", str(tmp_path / "out"), *tiny_overrides()]
+    done = forked(TWO_PROCESSES, *words, variables=environment(tmp_path))
+    assert "told: stage classifier starts from gone.pth, which does not exist" in done.stderr
 
 
 def test_no_run_and_no_such_name(tmp_path):

@@ -18,12 +18,14 @@ from functools import partial
 from pathlib import Path
 from wsis.engine.launch import launch
 from wsis.engine.lock import check_shared
-from wsis.errors import DataError
+from wsis.errors import DataError, run_command
 
 def main(mode):
     ranks = comm.all_gather(comm.get_rank())
     assert ranks == list(range(comm.get_world_size()))
     assert comm.get_local_size() == comm.get_world_size()
+    if mode == "bug":
+        raise KeyError("lost")
     if mode == "fail" and comm.get_rank() == 1 or mode == "fail all":
         raise DataError("image x is broken")
     if comm.is_main_process():
@@ -38,7 +40,8 @@ def main(mode):
     comm.synchronize()
 
 if __name__ == "__main__":
-    launch(partial(main, sys.argv[2]), int(sys.argv[1]), device="cpu")
+    work = partial(main, sys.argv[2])
+    sys.exit(run_command(lambda: launch(work, int(sys.argv[1]), device="cpu")))
 """
 
 
@@ -75,6 +78,13 @@ def test_errors_end_all_processes_with_one_message(mode):
     assert done.returncode == 1
     assert done.stderr.count("error: image x is broken") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_that_nobody_can_explain_shows_where_it_arose():
+    done = forked(WORK, "2", "bug")
+    assert done.returncode == 1
+    assert "RuntimeError: a process of the run failed" in done.stderr
+    assert done.stderr.count("KeyError: 'lost'") == 1
 
 
 def test_a_killed_process_ends_all_and_is_named():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.data.builtin import get_dataset_dicts
-from wsis.data.user import register_role
+from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import choose_devices, launch, started_by_torchrun
 from wsis.engine.lock import output_lock
@@ -53,7 +53,6 @@ def run(
 
     Raises:
         WSISError: a mistake in the request or the data, with what to do next.
-        SystemExit: one of several processes failed; its sentence went to standard error.
     """
     device, processes = choose_devices(num_gpus, num_processes)
     if started_by_torchrun():
@@ -61,11 +60,13 @@ def run(
     config_file = os.fspath(config_file)
     words = ("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides))
     selection = {"stage": stage, "first": from_stage, "last": until_stage}
+    datasets = named_entries()  # other processes do not know what was registered in this one
     pipeline = load_pipeline(config_file, words, num_processes=processes)
     pipeline.select(**selection)
     one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
     with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
-        work = partial(run_stages, config_file, words, selection, force=force, eval_only=eval_only)
+        options = {"datasets": datasets, "force": force, "eval_only": eval_only}
+        work = partial(run_stages, config_file, words, selection, **options)
         launch(work, processes, device=device)
     return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
 

@@ -229,6 +229,11 @@ def entries_of(names: Iterable[str]) -> list[dict[str, Any]]:
     return [_REGISTERED[name] for name in dict.fromkeys(names) if name in _REGISTERED]
 
 
+def named_entries() -> list[dict[str, Any]]:
+    """The entries with a name of the user's own, which a config may name."""
+    return [entry for name, entry in _REGISTERED.items() if name not in _UNNAMED]
+
+
 def register_datasets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Register the entries that a stage's config lists, ``WSIS.DATASETS``; returns the names."""
+    """Register entries as `entries_of` and `named_entries` give them; returns the names."""
     return [register_dataset(entry, where="WSIS.DATASETS") for entry in entries]

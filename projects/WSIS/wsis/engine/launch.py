@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from wsis.compat import create_local_process_group, forget_process_groups
-from wsis.errors import UsageError, explain
+from wsis.errors import UsageError, WSISError, explain
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
@@ -65,7 +65,7 @@ def _take_part(
     device: str,
     local_rank: int,
     local_size: int,
-    say: Callable[[str], object],
+    say: Callable[[tuple[str, int]], object],
     **group: Any,
 ) -> None:
     """Join the processes of the run, do the work and leave; a failure ends this process at once."""
@@ -77,10 +77,11 @@ def _take_part(
         main()
     except Exception as error:
         explained = explain(error)
-        say(f"error: {explained[0]}\n" if explained else traceback.format_exc())
+        failure = explained or (traceback.format_exc(), _BUG)
+        say(failure)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(explained[1] if explained else _BUG)  # peers may be waiting: do not wait for them
+        os._exit(failure[1])  # peers may be waiting: do not wait for them
     comm.synchronize()
     forget_process_groups()
     dist.destroy_process_group()
@@ -113,11 +114,11 @@ def launch(main: Callable[[], None], num_processes: int, *, device: str) -> None
     machine (one runs in place); on the CPU they share its cores.
 
     Raises:
-        SystemExit: a spawned process failed; what the first one says went to standard error.
+        WSISError: a spawned process failed; what the first one says.
     """
     if started_by_torchrun():
         local_rank, size = (int(os.environ[f"LOCAL_{name}"]) for name in ("RANK", "WORLD_SIZE"))
-        _take_part(main, device, local_rank, size, sys.stderr.write, init_method="env://")
+        _take_part(main, device, local_rank, size, _say, init_method="env://")
         return
     if num_processes == 1:
         main()
@@ -134,18 +135,24 @@ def launch(main: Callable[[], None], num_processes: int, *, device: str) -> None
         while not context.join():
             pass
     except mp.ProcessExitedException as error:
-        sys.stdout.flush()
-        sys.stderr.write(_first_failure(failures, error))
-        raise SystemExit(error.exit_code if error.exit_code > 0 else 1) from None
+        raise _first_failure(failures, error) from None
 
 
-def _first_failure(failures: Any, error: mp.ProcessExitedException) -> str:
+def _say(failure: tuple[str, int]) -> None:
+    message, code = failure
+    sys.stderr.write(message if code == _BUG else f"error: {message}\n")
+
+
+def _first_failure(failures: Any, error: mp.ProcessExitedException) -> Exception:
     if error.exit_code > 0 and not failures.empty():
-        return failures.get()
+        message, code = failures.get()
+        if code == _BUG:
+            return RuntimeError(f"a process of the run failed\n{message}")
+        return UsageError(message) if code == UsageError.exit_code else WSISError(message)
     how = f"by {error.signal_name}" if error.signal_name else f"with code {error.exit_code}"
-    return (
-        f"error: process {error.error_index} of the run was ended {how}, perhaps for lack of "
-        "memory; run the same command again to go on where it stopped\n"
+    return WSISError(
+        f"process {error.error_index} of the run was ended {how}, perhaps for lack of memory; run "
+        "the same command again to go on where it stopped"
     )
 
 

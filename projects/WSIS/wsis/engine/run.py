@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -14,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
+from wsis.data.user import register_datasets
 from wsis.engine.evaluate import evaluate, report
 from wsis.engine.folder import StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
@@ -32,6 +34,7 @@ def run(
     overrides: Sequence[str],
     selection: Mapping[str, str | None],
     *,
+    datasets: Sequence[Mapping[str, Any]] = (),
     force: bool,
     eval_only: bool,
 ) -> None:
@@ -41,6 +44,7 @@ def run(
         config_file: a pipeline.
         overrides: KEY VALUE pairs.
         selection: arguments of `wsis.engine.pipeline.Pipeline.select`.
+        datasets: entries of data sets that the config may name.
         force: redo the chosen stages from scratch.
         eval_only: evaluate what is there and make nothing.
 
@@ -49,6 +53,7 @@ def run(
     """
     for name in ("wsis", "fvcore", "detectron2"):
         setup_logger(distributed_rank=comm.get_rank(), name=name)
+    register_datasets(datasets)
     pipeline = load_pipeline(config_file, overrides, num_processes=comm.get_world_size())
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
