@@ -9,6 +9,7 @@ from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import PreparedProposals
 from wsis.methods.cim.overlaps import Overlaps
+from wsis.stage import _STAGES, TrainStage
 
 from tests.data.mapping import SIZE, mapper_config, products_in, run, sample_in
 
@@ -205,9 +206,16 @@ def test_odd_files(cfg, sample, products, size, mode):
 def test_unknown_names(cfg, products):
     with pytest.raises(UsageError, match="ImageLevelMapper"):
         build_mapper(cfg, "NoMapper", is_train=True, products=products)
+
+
+TRAINING = {s.mapper for s in _STAGES.values() if isinstance(s, TrainStage)} - {"InstanceMapper"}
+
+
+@pytest.mark.parametrize("name", sorted(TRAINING))
+def test_flips_that_a_mapper_cannot_do_are_refused(cfg, products, name):
     cfg.INPUT.RANDOM_FLIP = "vertical"
     with pytest.raises(UsageError, match="RANDOM_FLIP"):
-        build_mapper(cfg, "ImageLevelMapper", is_train=True, products=products)
+        build_mapper(cfg, name, is_train=True, products=products)
 
 
 def trusting(cfg, sample, products, **options):
