@@ -128,29 +128,33 @@ def _is_file(name: str) -> bool:
     return name.startswith(ZOO) or name.endswith((".yaml", ".yml"))
 
 
-def _with_bases(path: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
+def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
     """What a file says and what those of its ``_BASE_`` say, which come first.
 
     Args:
         path: of the file.
         zoo: whether a ``_BASE_`` may name a config of Detectron2's model zoo.
-        within: the files that build on it.
+        read: files read before, each of which counts once; False for those that build on it.
     """
     key = path.resolve()
     found: list[Lines] = []
-    if key in within:
-        raise UsageError(f"{path} builds on itself (_BASE_)")
+    if key in read:
+        if not read[key]:
+            raise UsageError(f"{path} builds on itself (_BASE_)")
+        return []
+    read[key] = False
     values = _load_yaml(path)
     for base in _as_list(values.pop(_BASE, None), str(path)):
-        found += _base(base, path, zoo=zoo, within=(*within, key))
+        found += _base(base, path, zoo=zoo, read=read)
+    read[key] = True
     return [*found, (str(path), values)]
 
 
-def _base(name: str, beside: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
+def _base(name: str, beside: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
     """What a ``_BASE_`` stands for, see `_with_bases`."""
     if zoo and name.startswith(ZOO):
         return [(name, _load_zoo(name))]
-    return _with_bases(find_base(name, beside), zoo=zoo, within=within)
+    return _with_bases(find_base(name, beside), zoo=zoo, read=read)
 
 
 def _stage_part(name: str, values: Any, source: str) -> Part:
@@ -165,7 +169,9 @@ def _stage_part(name: str, values: Any, source: str) -> Part:
     stages = [base for base in bases if not _is_file(base)]
     if len(stages) > 1:
         raise UsageError(f"{where}: _BASE_ names {len(stages)} stages; a stage starts from one")
-    lines = [one for b in bases if _is_file(b) for one in _base(b, Path(source), zoo=True)]
+    read: dict[Path, bool] = {}
+    files = [base for base in bases if _is_file(base)]
+    lines = [one for base in files for one in _base(base, Path(source), zoo=True, read=read)]
     for base, said in lines:
         for key in {_STAGES, _DATA} & said.keys():
             raise UsageError(
@@ -192,8 +198,8 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     """
     if not path.is_file() and (_ROOT / path).is_file():  # one that comes with WSIS
         path = _ROOT / path
-    found: dict[Path, ConfigFile] = {}
-    for source, said in _with_bases(path, zoo=False):
+    found: list[ConfigFile] = []
+    for source, said in _with_bases(path, zoo=False, read={}):
         values = dict(said)
         stages = values.pop(_STAGES, None) or {}
         if not isinstance(stages, dict):
@@ -201,8 +207,8 @@ def read_config_files(path: Path) -> list[ConfigFile]:
         data = _check_data(values.pop(_DATA, None) or {}, source)
         parts = {str(name): _stage_part(str(name), own, source) for name, own in stages.items()}
         parts = {"": Part(((source, values),), data), **parts}
-        found.setdefault(Path(source).resolve(), ConfigFile(source, parts))
-    return list(found.values())
+        found.append(ConfigFile(source, parts))
+    return found
 
 
 def stage_names(files: Sequence[ConfigFile]) -> list[str]:
@@ -348,4 +354,6 @@ def _read_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if text.lstrip().startswith("["):
+            return text  # a path may begin so
         raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None

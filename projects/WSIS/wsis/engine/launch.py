@@ -21,7 +21,7 @@ from wsis.errors import UsageError, WSISError, explain
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
-_BUG = 70  # exit code where nothing can be explained
+_BUG = 70  # exit code of a process whose error nobody can explain
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
 
 
