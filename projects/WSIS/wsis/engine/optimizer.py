@@ -100,7 +100,7 @@ def _momentum_follows_rate(
     optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
 ) -> Callable[[], None]:
     """A scheduler's ``step`` that multiplies momentum buffers by new over old rate where the rate
-    jumps, up or down, by more than the factor ``threshold`` (CIM spec 6).
+    jumps, up or down, by more than the factor ``threshold`` (cim spec 6).
     """
 
     def step_both() -> None:

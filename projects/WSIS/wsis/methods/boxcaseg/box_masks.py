@@ -50,7 +50,7 @@ _SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the sam
 def class_mean_iou(
     ious: np.ndarray, classes: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
+    """The original's mIoU*: mean of the classes' mean IoU (spec 6).
 
     Of IoU (K,) and class ids (K,) to (C,) float64, 0 for a class without instance, and their sum
     over C.

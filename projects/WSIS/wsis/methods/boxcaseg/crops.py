@@ -1,4 +1,4 @@
-"""Parts of an image at a fixed size, as scikit-image resizes them (boxcaseg spec 3.4), and the two
+"""Parts of an image at a fixed size, as scikit-image resizes them (spec 3.4), and the two
 kinds of training samples, given their random draws (spec 3.2, 3.3).
 
 Boxes are (x0, y0, x1, y1) in pixels, 0-based, far edges exclusive. H, W image, h, w box, S side of
@@ -96,7 +96,7 @@ def resize_nearest(label: Tensor, *, size: tuple[int, int]) -> Tensor:
 def shaken_crop(
     box: Sequence[int], draws: Sequence[float], *, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A crop around a box, moved and stretched at random (boxcaseg spec 3.2).
+    """A crop around a box, moved and stretched at random (spec 3.2).
 
     ``draws`` are shifts of the centre in x and y, in half extents of the box, and factors of the
     half width and half height.

@@ -1,4 +1,4 @@
-"""From maps of probabilities inside boxes to the masks of an image (`methods/boxcaseg.md` 6, 7).
+"""From maps of probabilities inside boxes to the masks of an image (spec 6, 7).
 
 Boxes are (x0, y0, x1, y1) in whole pixels, far edges exclusive. K boxes; H x W image.
 """

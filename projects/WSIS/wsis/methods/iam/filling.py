@@ -1,6 +1,6 @@
 """Instance filling: x spreads to its neighbours, T times, with weights that vary over the image.
 
-IAM spec 3, steps 3 and 4. One iteration is a product with a sparse matrix per
+Spec 3, steps 3 and 4. One iteration is a product with a sparse matrix per
 channel (k k entries per row); T of them, and their gradient, are computed here without unfolding x
 and, in the forward pass, without keeping what lies between.
 

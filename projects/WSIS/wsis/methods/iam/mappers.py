@@ -1,4 +1,4 @@
-"""Images with their segment proposals, ready to be sampled from (`methods/iam.md` 4)."""
+"""Images with their segment proposals, ready to be sampled from (spec 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The originals' checkpoints of the peak classifier: names translated (prm spec 8)."""
+"""The originals' checkpoints of the peak classifier: names translated (spec 8)."""
 
 from __future__ import annotations
 
