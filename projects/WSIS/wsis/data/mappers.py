@@ -75,7 +75,7 @@ def wants_flips(cfg: CfgNode) -> bool:
 
 
 class Mapper:
-    """Base of all mappers: reads the image, passes on what names it, adds `model_inputs`.
+    """Base of all mappers: reads the image, keeps the keys that name it, adds `model_inputs`.
 
     Args:
         cfg: of the stage.
@@ -89,7 +89,7 @@ class Mapper:
         fill: canvas value per channel, which becomes exactly 0 in the network.
     """
 
-    supervision = "image"  # the most that it looks at, see `restrict_supervision`
+    supervision = "image"  # the most that it may look at, see `restrict_supervision`
 
     def __init__(self, cfg: CfgNode, *, is_train: bool, products: Products) -> None:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
@@ -117,7 +117,7 @@ class Mapper:
         raise NotImplementedError
 
     def ruled(self, size: Size) -> Size:
-        """``size``, its sides ruled where no canvas decides the size of the input."""
+        """``size`` after `ruled_size`, unless a canvas decides the size of the input."""
         return size if self.crop_side else ruled_size(size, self.sizing.rule)
 
 
