@@ -9,6 +9,7 @@ from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import PreparedProposals
 from wsis.methods.cim.overlaps import Overlaps
+from wsis.stage import _STAGES, TrainStage
 
 from tests.data.mapping import SIZE, mapper_config, products_in, run, sample_in
 
@@ -31,7 +32,7 @@ def products(tmp_path):
 def same(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
-    if isinstance(a, list):
+    if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, PreparedProposals):
         return same(a.regions, b.regions) and (a.contours != b.contours).nnz == 0
@@ -54,7 +55,8 @@ def test_every_mapper(cfg, sample, products, name, is_train):
         "height": SIZE[0],
         "width": SIZE[1],
     }
-    for image in out.get("images", [out.get("image")]):
+    views = [image for image, _ in out.get("views", [])]
+    for image in out.get("images", views or [out.get("image")]):
         assert image.shape[0] == 3
         assert image.dtype in (torch.uint8, torch.float32)
     again = run(cfg, name, sample, products, is_train=is_train)
@@ -204,9 +206,16 @@ def test_odd_files(cfg, sample, products, size, mode):
 def test_unknown_names(cfg, products):
     with pytest.raises(UsageError, match="ImageLevelMapper"):
         build_mapper(cfg, "NoMapper", is_train=True, products=products)
+
+
+TRAINING = {s.mapper for s in _STAGES.values() if isinstance(s, TrainStage)} - {"InstanceMapper"}
+
+
+@pytest.mark.parametrize("name", sorted(TRAINING))
+def test_flips_that_a_mapper_cannot_do_are_refused(cfg, products, name):
     cfg.INPUT.RANDOM_FLIP = "vertical"
     with pytest.raises(UsageError, match="RANDOM_FLIP"):
-        build_mapper(cfg, "ImageLevelMapper", is_train=True, products=products)
+        build_mapper(cfg, name, is_train=True, products=products)
 
 
 def trusting(cfg, sample, products, **options):

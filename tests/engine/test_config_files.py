@@ -122,6 +122,7 @@ def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
         (["TEST.EXPECTED_RESULTS", "[1]"], "TEST.EXPECTED_RESULTS .* is not served"),
         (["CUDNN_BENCHMARK", "True"], "CUDNN_BENCHMARK True is not served"),
         (["DATALOADER.SAMPLER_TRAIN", "X"], "DATALOADER.SAMPLER_TRAIN X is not served"),
+        (["INPUT.CROP.ENABLED", "True"], "classifier: INPUT.CROP is Detectron2's"),
         (["cam.TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED needs MODEL.META_ARCHITECTURE Gen"),
     ],
 )

@@ -28,4 +28,4 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_DOOR[name]), name)
     except ModuleNotFoundError as error:
         said = errors.missing_package(error)
-        raise (ImportError(said) if said else error) from error
+        raise (ModuleNotFoundError(said, name=error.name) if said else error) from error

@@ -49,8 +49,8 @@ def with_box(box):
     [
         ([500, 500, 10, 10], ("bbox", "lies outside its image")),
         ([-20, 0, 10, 10], ("bbox", "lies outside its image")),
-        ([5, 5, 0, 10], ("bbox", "width 0")),
-        ([5, 5, 10, -1], ("bbox", "height -1")),
+        ([5, 5, 0, 10], ("bbox has no area (5, 5 to 5, 15)",)),
+        ([5, 5, 10, -1], ("bbox has no area (5, 5 to 15, 4)",)),
         ([5, 5, 10], ("bbox", "4 numbers")),
     ],
 )

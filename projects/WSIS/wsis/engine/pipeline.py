@@ -275,6 +275,11 @@ class _Plan:
         if getattr(record, "mapper", "") != "InstanceMapper":
             # The size that its mapper gives images, so that Detectron2's predictor gives the same.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
+            if is_train and cfg.INPUT.CROP.ENABLED:
+                raise UsageError(
+                    f"stage {record.name}: INPUT.CROP is Detectron2's, for its own networks alone; "
+                    "write mask_rcnn.INPUT.CROP.ENABLED True (INPUT.CROP_SIDE is for this stage)"
+                )
         return True
 
     def _roles(self, cfg: CfgNode, record: Stage, data: Mapping[str, Any]) -> list[str]:

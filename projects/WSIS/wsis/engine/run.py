@@ -166,6 +166,7 @@ def describe_stages(pipeline: Pipeline, selection: Mapping[str, str | None]) -> 
         state = ("unknown", "")
         if not problem:
             try:
+                _ = folders[planned.name].dataset_dicts  # told even where nothing has run yet
                 status = folders[planned.name].status()
                 state = (status.state.value, status.detail)
             except DataError as error:  # the stages can be listed all the same

@@ -47,6 +47,11 @@ class BoxCasegMapper(Mapper):
         self.keys = keys = cfg.MODEL.BOXCASEG
         self.box_flips = _flip_choice(keys.BOX_FLIP, "BOX_FLIP")
         self.salient_flips = _flip_choice(keys.SALIENT_FLIP, "SALIENT_FLIP")
+        if self.is_train and cfg.INPUT.RANDOM_FLIP != "horizontal":
+            raise UsageError(
+                f"INPUT.RANDOM_FLIP {cfg.INPUT.RANDOM_FLIP} does nothing to BoxCaseg's crops; set "
+                "MODEL.BOXCASEG.BOX_FLIP and SALIENT_FLIP, and RANDOM_FLIP for mask_rcnn alone"
+            )
         if keys.SALIENT_SIDE < keys.TRAIN_SIDE:
             raise UsageError(
                 f"MODEL.BOXCASEG.SALIENT_SIDE {keys.SALIENT_SIDE} is below TRAIN_SIDE "

@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.mappers import MAPPER_REGISTRY, Mapper, tags_of, to_tensor
+from wsis.data.mappers import MAPPER_REGISTRY, Mapper, tags_of, to_tensor, wants_flips
 from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.data.transforms import draw_flip, draw_integer, rescale_image
 from wsis.errors import DataError, UsageError
@@ -96,7 +96,7 @@ class ProposalBagMapper(Mapper):
             raise UsageError(
                 f"INPUT.LONGER_SIDES_{use} is {tuple(self.sides)}; it lists lengths >= 1"
             )
-        self.flip = keys.RANDOM_FLIP == "horizontal" if self.is_train else keys.FLIP_TEST
+        self.flip = wants_flips(cfg) if self.is_train else keys.FLIP_TEST
         self.crop_size = cfg.MODEL.CIM.CROP_SIZE
         self.clusters = self.products.get("proposal_clusters")
 
