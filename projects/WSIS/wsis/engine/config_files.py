@@ -20,21 +20,21 @@ from wsis.errors import UsageError, did_you_mean
 ZOO = "detectron2://"
 COMMAND_LINE = "command line"
 _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
-# Keys that name data sets: a pipeline names them by role, so that none is left behind.
+# Keys that name data sets. A pipeline names data by role and may not set these.
 _NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
 _ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
 
-Lines = tuple[str, Mapping[str, Any]]  # where they stand, and what they say
+Lines = tuple[str, Mapping[str, Any]]  # the file (or place) they come from, and the values
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one file says of one stage, or of all stages.
+    """What one file says about one stage, or about all stages.
 
     Attributes:
-        lines: of the files of ``_BASE_``, then its own.
-        data: of the data, by role ("TRAIN").
-        anew: its ``_BASE_`` names files: what earlier files say of the stage no longer counts.
+        lines: those of the files that its ``_BASE_`` names, then its own.
+        data: what it says about data, by role ("TRAIN").
+        anew: its ``_BASE_`` names files, so what earlier files say about the stage does not count.
         starts_from: the stage of the same pipeline that its ``_BASE_`` names, or "".
     """
 
@@ -84,14 +84,14 @@ def _load_zoo(name: str) -> dict[str, Any]:
     """A config of Detectron2's model zoo, as the installed package has it, without data sets."""
     from detectron2 import model_zoo
 
-    # Files of the package alone: they may compute values, as RetinaNet's anchors do.
+    # Only files of the package may compute values in YAML, as RetinaNet's anchors do.
     root = (Path(model_zoo.__file__).parent / "configs").resolve()
     path = (root / name.removeprefix(ZOO)).resolve()
     if not path.is_relative_to(root) or not path.is_file():
         raise UsageError(f"_BASE_ {name}: Detectron2's model zoo has no such config")
     values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=True)
     values.pop("DATASETS", None)
-    stock = get_cfg()  # what its weights were trained with, where it says nothing of it
+    stock = get_cfg()  # its weights were trained with these, if it does not say otherwise
     values.setdefault("INPUT", {}).setdefault("FORMAT", stock.INPUT.FORMAT)
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         values.setdefault("MODEL", {}).setdefault(key, stock.MODEL[key])
@@ -110,8 +110,8 @@ def _as_list(value: Any, where: str) -> list[str]:
 def find_base(name: str, beside: Path) -> Path:
     """The file that a ``_BASE_`` names.
 
-    Relative paths count from the file itself, else from the present folder, else from the folder
-    ``configs`` that comes with WSIS.
+    A relative path is looked for beside the file itself, then in the present folder, then in WSIS
+    and its folder ``configs``.
 
     Raises:
         UsageError: there is none.
@@ -129,7 +129,7 @@ def _is_file(name: str) -> bool:
 
 
 def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
-    """What a file says and what those of its ``_BASE_`` say, which come first.
+    """The lines of the files that a file's ``_BASE_`` names, then its own.
 
     Args:
         path: of the file.
@@ -151,7 +151,7 @@ def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]
 
 
 def _base(name: str, beside: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
-    """What a ``_BASE_`` stands for, see `_with_bases`."""
+    """The lines of one entry of ``_BASE_``, see `_with_bases`."""
     if zoo and name.startswith(ZOO):
         return [(name, _load_zoo(name))]
     return _with_bases(find_base(name, beside), zoo=zoo, read=read)
@@ -214,8 +214,8 @@ def read_config_files(path: Path) -> list[ConfigFile]:
 def stage_names(files: Sequence[ConfigFile]) -> list[str]:
     """The stages in order.
 
-    A file that names only stages of those before it adds lines to them; one that names another
-    stage as well lists all stages anew, in order.
+    A file that only names stages of the files before it adds lines to these. A file that also names
+    another stage replaces the list: it must name all stages, in order.
     """
     names: list[str] = []
     for file in files:
@@ -237,10 +237,10 @@ def base_stage(files: Sequence[ConfigFile], name: str) -> str:
 
 
 def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Lines]:
-    """What makes up a stage's config; later lines have the last word.
+    """The lines that make a stage's config; later ones override earlier ones.
 
-    Every file says first what holds for all stages, then what holds for the stages of ``chain``:
-    those from whose configs it starts, and itself at the end.
+    From each file come first its lines for all stages, then those for the stages of ``chain``: the
+    stages from whose configs this one starts, and this one last.
     """
     found: list[tuple[str, Lines]] = []
     for file in files:
@@ -253,7 +253,7 @@ def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Li
 
 
 def _as_word(value: Any) -> Any:
-    """A number, or text that yacs would take for one, so that it remains a word to yacs."""
+    """Quote a number, or text that yacs would read as a number, so that yacs reads it as text."""
     number = value
     if isinstance(value, str):
         with suppress(ValueError, SyntaxError):
@@ -264,7 +264,7 @@ def _as_word(value: Any) -> Any:
 
 
 def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") -> dict[str, Any]:
-    """Values as yacs needs them: numbers as words where the config has a word (a peak filter).
+    """Values as yacs needs them: a number becomes text where the config has text (a peak filter).
 
     Raises:
         UsageError: a value where keys belong, or keys where a value belongs.
@@ -313,7 +313,7 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
 
     Args:
         words: pairs ``KEY VALUE``, ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``. Lists and dicts are
-            written as in Python or YAML; words in them need no quotes.
+            written as in Python or YAML; text in them needs no quotes.
         names: stages of the pipeline.
 
     Raises:

@@ -1,7 +1,6 @@
 """Proposals in MATLAB files: MCG's and COB's superpixels with lists, and stacks of masks.
 
-A MATLAB file states how large its variables are; nothing is unpacked before these numbers have
-been looked at.
+A MATLAB file says how large its variables are; these numbers are checked before it is unpacked.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def _check_unpacked_size(path: Path) -> None:
 
 
 def load_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The variables ``names`` of a MATLAB 5 file, as far as it has them.
+    """Those of the variables ``names`` that a MATLAB 5 file has.
 
     Raises:
         ValueError: damaged, or too large when unpacked.
