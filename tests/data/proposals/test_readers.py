@@ -126,6 +126,17 @@ def test_a_matlab_file_that_claims_too_much_is_not_unpacked(tmp_path):
         read_proposals(path)
 
 
+def test_masks_of_a_photograph_are_read_packed(tmp_path):
+    """Their first packed bytes are a Huffman table and give none of the variable yet."""
+    noise = np.random.default_rng(0).random((3, 375, 500)) < 0.3
+    masks = noise & (np.arange(500) > 100)
+    scipy.io.savemat(tmp_path / "a.mat", {"maskmat": cells(list(masks))}, do_compression=True)
+    start = (tmp_path / "a.mat").read_bytes()[136:200]
+    assert len(zlib.decompressobj().decompress(start, 8)) < 8
+    proposals = read_proposals(tmp_path / "a.mat", size=(375, 500))
+    np.testing.assert_array_equal(proposals.regions.decode(), masks)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

@@ -21,6 +21,7 @@ from wsis.layers.regions import Regions
 
 MAX_MAT_BYTES = 4 << 30  # of the variables of one file, unpacked
 _HEADER, _COMPRESSED = 128, 15
+_TAG_REACH = 4096  # packed bytes that surely hold the first eight: Huffman tables come before
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -40,7 +41,8 @@ def _check_unpacked_size(path: Path) -> None:
             if place > end:
                 raise ValueError(f"a variable of {length} bytes reaches beyond the end")
             if kind == _COMPRESSED:
-                tag = zlib.decompressobj().decompress(stream.read(min(length, 64)), 8)
+                packed = stream.read(min(length, _TAG_REACH))
+                tag = zlib.decompressobj().decompress(packed, 8)
                 length = struct.unpack(order + "II", tag)[1]  # fails where the tag is damaged
             total += length
         if total > MAX_MAT_BYTES:
