@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import tarfile
 import zlib
 from pathlib import Path
@@ -261,6 +262,23 @@ def test_an_sbd_file_of_a_photograph(tmp_path):
     found, labels = read_sbd_mat(tmp_path / "a.mat")
     np.testing.assert_array_equal(found, instances)
     np.testing.assert_array_equal(labels, np.array([0, 15, 8])[instances])
+
+
+def test_sbd_files_are_small_and_sound(tmp_path):
+    path = tmp_path / "a.mat"
+    save_mat(path, np.eye(300, dtype=np.uint8), [3])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(4))  # the checksum at the end
+    with pytest.raises(DataError, match=r"a\.mat is not an SBD file"):
+        read_sbd_mat(path)
+    save_mat(path, np.zeros((8192, 8193)), [])  # unpacked a little more than 64 MiB
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"its variables claim 67\d{6} bytes"):
+        read_sbd_mat(path)
+    path.write_bytes(whole)
+    os.truncate(path, (64 << 20) + 1)
+    with pytest.raises(DataError, match="its 67108865 bytes are too many"):
+        read_sbd_mat(path)
 
 
 def test_prepare_coco(tmp_path, capsys):

@@ -24,8 +24,8 @@ _HEADER, _COMPRESSED = 128, 15
 _TAG_REACH = 4096  # packed bytes that surely hold the first eight: Huffman tables come before
 
 
-def _check_unpacked_size(path: Path) -> None:
-    """Refuse a file whose variables claim more than `MAX_MAT_BYTES`; reads their tags only."""
+def _check_unpacked_size(path: Path, limit: int) -> None:
+    """Refuse a file of more bytes, packed or unpacked, than ``limit``; reads tags only."""
     with open(path, "rb") as stream:
         header = stream.read(_HEADER)
         if len(header) < _HEADER or header[126:128] not in (b"IM", b"MI"):
@@ -34,6 +34,8 @@ def _check_unpacked_size(path: Path) -> None:
             raise ValueError("it is a MATLAB 7.3 file; save it again with -v7")
         order = "<" if header[126:128] == b"IM" else ">"
         total, place, end = 0, _HEADER, os.fstat(stream.fileno()).st_size
+        if end > limit:
+            raise ValueError(f"its {end} bytes are too many")
         while place <= end - 8:
             stream.seek(place)
             kind, length = struct.unpack(order + "II", stream.read(8))
@@ -45,19 +47,25 @@ def _check_unpacked_size(path: Path) -> None:
                 tag = zlib.decompressobj().decompress(packed, 8)
                 length = struct.unpack(order + "II", tag)[1]  # fails where the tag is damaged
             total += length
-        if total > MAX_MAT_BYTES:
+        if total > limit:
             raise ValueError(f"its variables claim {total} bytes")
 
 
-def load_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def load_mat(
+    path: Path, names: Sequence[str], *, limit: int = MAX_MAT_BYTES, verify: bool = False
+) -> dict[str, Any]:
     """The variables ``names`` of a MATLAB 5 file, as far as it has them.
 
+    ``limit`` is of bytes, packed and unpacked; ``verify`` has the checksums of what is packed
+    compared, which reads every variable to its end.
+
     Raises:
-        ValueError: damaged, or too large when unpacked.
+        ValueError: damaged or too large.
     """
     try:
-        _check_unpacked_size(path)
-        return scipy.io.loadmat(path, variable_names=names, verify_compressed_data_integrity=False)
+        _check_unpacked_size(path, limit)
+        check = {"verify_compressed_data_integrity": verify}
+        return scipy.io.loadmat(path, variable_names=names, **check)
     except Exception as error:  # SciPy's parser raises nearly anything on damaged files
         raise ValueError(f"no readable MATLAB file ({type(error).__name__}: {error})") from error
 
