@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from wsis.data.proposals import FORMATS
 from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
 from wsis.errors import DataError
@@ -126,6 +127,9 @@ def test_a_matlab_file_that_claims_too_much_is_not_unpacked(tmp_path):
         read_proposals(path)
 
 
+SPARSE = scipy.sparse.csc_matrix(np.eye(2))
+
+
 def test_masks_of_a_photograph_are_read_packed(tmp_path):
     """Their first packed bytes are a Huffman table and give none of the variable yet."""
     noise = np.random.default_rng(0).random((3, 375, 500)) < 0.3
@@ -146,6 +150,16 @@ def test_masks_of_a_photograph_are_read_packed(tmp_path):
         ({"superpixels": np.full((2, 2), 0.5), "labels": cells([[1]])}, "integers .*float64"),
         ({"superpixels": np.ones((2, 2)), "labels": np.ones(3)}, "not a cell array"),
         ({"superpixels": np.ones((2, 2)), "labels": cells([[1], [1]]), "scores": [1.0]}, "scores"),
+        (
+            {"superpixels": SPARSE, "labels": cells([[1]])},
+            r"superpixels is a cs._\w+, not an array",
+        ),
+        ({"superpixels": np.ones((2, 2)), "labels": SPARSE}, "labels is a cs.*, not an array"),
+        ({"superpixels": np.ones((2, 2)), "labels": cells([SPARSE])}, "a cell of object"),
+        ({"maskmat": SPARSE}, "maskmat is a cs.*, not an array"),
+        ({"maskmat": cells([SPARSE])}, "a mask holds object"),
+        ({"superpixels": np.ones((2, 2)), "labels": cells([[1]]), "scores": {"a": 1}}, "float"),
+        ({"superpixels": cells([[1]]), "labels": cells([[1]])}, "integers"),
     ],
 )
 def test_damaged_matlab_variables_are_named(tmp_path, arrays, message):

@@ -81,6 +81,9 @@ def read_mat(path: Path, *, size: tuple[int, int] | None = None, count: int = 0)
         ValueError: damaged, without these variables, empty, or of another size.
     """
     arrays = load_mat(path, ("superpixels", "labels", "scores", "maskmat"))
+    for name, value in arrays.items():
+        if not (name.startswith("__") or isinstance(value, np.ndarray)):
+            raise ValueError(f"{name} is a {type(value).__name__}, not an array")
     if "maskmat" in arrays:
         return _from_masks(arrays["maskmat"], size, count)
     if "superpixels" in arrays and "labels" in arrays:

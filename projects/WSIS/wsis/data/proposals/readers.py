@@ -73,7 +73,7 @@ def read_proposals(
         return reader(path, size=size, count=max_count)
     except DataError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError) as error:  # the latter of what MATLAB files nest
         raise DataError(f"{path}: {error}") from error
 
 
