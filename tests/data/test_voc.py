@@ -124,6 +124,7 @@ def test_bad_xml(tmp_path, text, message):
         ([], "is empty"),
         (["../a"], "leaves"),
         (["/a"], "leaves"),
+        (["."], "not a file name"),
         (["b"], r"has no b\.\*"),
     ],
 )
