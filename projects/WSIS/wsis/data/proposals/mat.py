@@ -105,8 +105,10 @@ def _from_masks(stored: np.ndarray, size: tuple[int, int] | None, count: int) ->
     if not cells and stack.ndim != 3:
         raise ValueError(f"maskmat has the shape {stored.shape}, not (R, H, W)")
     check_count(len(stack))
-    check_size(np.shape(stack[0]), size)
     stack = stack[:count] if count > 0 else stack
+    for mask in stack:
+        check_size("a mask of maskmat", np.shape(mask), size)
+        size = np.shape(mask)
     return by_rank(Regions.from_masks([_binary(mask) for mask in stack]))
 
 
@@ -119,7 +121,7 @@ def _from_superpixels(
     if lists.dtype != object:
         raise ValueError(f"labels is an array of {lists.dtype}, not a cell array")
     check_count(len(lists))
-    check_size(labels.shape, size)
+    check_size("superpixels", labels.shape, size)
     chosen = [np.asarray(ids) for ids in (lists[:count] if count > 0 else lists)]
     for ids in chosen:
         if ids.dtype.kind not in "iuf":
