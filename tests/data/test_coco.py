@@ -88,6 +88,12 @@ def test_box_is_clipped_to_the_image(tmp_path):
     assert file.images[0]["annotations"][0]["bbox"] == [0, 1, 6, 2]
 
 
+def test_image_ids_are_compared_as_numbers(tmp_path):
+    """Some tools write the ids of annotations with a fraction."""
+    file = read_coco(write(tmp_path, content(**annotation(image_id=2.0))))
+    assert [len(i["annotations"]) for i in file.images if i["image_id"] == 2] == [1]
+
+
 def image(**changes):
     return {"images": [{"id": 2, "file_name": "a.jpg", "width": 6, "height": 4} | changes]}
 
@@ -130,6 +136,8 @@ CASES = [
     ({"annotations": annotation()["annotations"] * 2}, "annotation 1: id occurs twice"),
     (annotation(image_id=77), "annotation 1: image_id 77 is no image"),
     (annotation(image_id=[2]), "annotation 1: image_id"),
+    (annotation(image_id=2.5), "annotation 1: image_id 2.5 is no image"),
+    (annotation(image_id=2.0, category_id=4), "image 2, annotation 1: category_id 4"),
     (annotation(category_id=4), "image 2, annotation 1: category_id 4"),
     (annotation(category_id=None), "image 2, annotation 1: category_id is None"),
     (annotation(image_id=9), "image 9, annotation 1: category_id 3 contradicts image_labels"),

@@ -11,7 +11,7 @@ import scipy.io
 import scipy.sparse
 from wsis.data.proposals import FORMATS
 from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
-from wsis.errors import DataError
+from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 from wsis.layers.run_lengths import encode_mask
 
@@ -61,6 +61,13 @@ def test_an_empty_list_is_refused(tmp_path, suffix, content):
 
 
 def test_unknown_formats_and_missing_files(tmp_path):
+    for call in (read_proposals, find_proposals):
+        with pytest.raises(UsageError, match="no proposal format 'hdf'; known are auto, npz"):
+            call(
+                tmp_path / "a.mat",
+                **({"image_key": "a"} if call is find_proposals else {}),
+                kind="hdf",
+            )
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(DataError, match="no known suffix"):
         read_proposals(tmp_path / "a.txt")
