@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -98,6 +99,14 @@ HOSTILE = {
 def test_hostile(name):
     data = pickle.dumps(HOSTILE[name], 2)
     with pytest.raises(Exception, match=r"unusual|refused|another size|data type"):
+        load_pickle(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("size", [(2.0,), (True,), "ab", (2**63,), (9,), (-1,), None, 3])
+def test_tensors_of_odd_shapes(size):
+    rebuild, (storage, *_) = torch.ones(3).__reduce_ex__(2)
+    data = pickle.dumps(Made(rebuild, (storage, 0, size, (1,), False, OrderedDict())), 2)
+    with pytest.raises(ValueError, match="a torch tensor has no shape or lies outside"):
         load_pickle(io.BytesIO(data))
 
 

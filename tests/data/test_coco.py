@@ -88,6 +88,12 @@ def test_box_is_clipped_to_the_image(tmp_path):
     assert file.images[0]["annotations"][0]["bbox"] == [0, 1, 6, 2]
 
 
+def test_image_ids_are_compared_as_numbers(tmp_path):
+    """Some tools write the ids of annotations with a fraction."""
+    file = read_coco(write(tmp_path, content(**annotation(image_id=2.0))))
+    assert [len(i["annotations"]) for i in file.images if i["image_id"] == 2] == [1]
+
+
 def image(**changes):
     return {"images": [{"id": 2, "file_name": "a.jpg", "width": 6, "height": 4} | changes]}
 
@@ -118,6 +124,10 @@ CASES = [
     (image(file_name="a\\..\\..\\b"), "image 2: file_name .*leaves"),
     (image(file_name=""), "image 2: file_name is"),
     (image(file_name="a\0b"), "image 2: file_name is"),
+    (image(file_name="."), r"image 2: file_name is '\.', not a file name"),
+    (image(file_name="./"), r"image 2: file_name is '\./', not a file name"),
+    (image(file_name=7), "image 2: file_name is 7, not a file name"),
+    (image(file_name="C:/a.jpg"), "image 2: file_name .*leaves its folder"),
     (image(image_labels="wren"), "image 2: image_labels is"),
     (image(image_labels=[5]), "image 2: image_labels holds 5"),
     (image(image_labels=[["wren"]]), "image 2: image_labels holds"),
@@ -126,6 +136,8 @@ CASES = [
     ({"annotations": annotation()["annotations"] * 2}, "annotation 1: id occurs twice"),
     (annotation(image_id=77), "annotation 1: image_id 77 is no image"),
     (annotation(image_id=[2]), "annotation 1: image_id"),
+    (annotation(image_id=2.5), "annotation 1: image_id 2.5 is no image"),
+    (annotation(image_id=2.0, category_id=4), "image 2, annotation 1: category_id 4"),
     (annotation(category_id=4), "image 2, annotation 1: category_id 4"),
     (annotation(category_id=None), "image 2, annotation 1: category_id is None"),
     (annotation(image_id=9), "image 9, annotation 1: category_id 3 contradicts image_labels"),

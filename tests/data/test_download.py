@@ -129,7 +129,7 @@ def test_extract(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "a/..\\..\\x", "C:/x"])
 def test_extract_stays_inside(tmp_path, name):
     path = archive(tmp_path / "x.tar", [("fine", b"1"), (name, b"2")])
-    with pytest.raises(DataError, match="the archive.s entry .* leaves"):
+    with pytest.raises(DataError, match=r"entry .* leaves its folder; it was not extracted"):
         extract_tar(path, tmp_path / "out" / "deep")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "out" / "x").exists()

@@ -87,6 +87,15 @@ def test_missing_and_folder(tmp_path):
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("mistake", [NameError, AttributeError, AssertionError])
+def test_our_own_mistakes_are_no_fault_of_the_file(tmp_path, mistake):
+    def use(image):
+        raise mistake("of ours")
+
+    with pytest.raises(mistake, match="of ours"):
+        images.open_picture(save(tmp_path / "a.png", GRID), use, "image")
+
+
 def test_absurd_size_is_refused_before_decoding(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", GRID)
     monkeypatch.setattr(images, "MAX_PIXELS", 5)

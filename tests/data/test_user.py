@@ -45,6 +45,14 @@ def test_voc_with_own_classes(tmp_path):
     assert get_dataset_dicts(NAMES[0])[0]["image_labels"] == [1]
 
 
+def test_classes_left_blank_are_those_of_the_tree(tmp_path):
+    root = voc_tree(tmp_path, {"a": {"xml": xml(("wren", 1, 1, 2, 2))}}, {"val": ["a"]})
+    (root / "classes.txt").write_text("robin\nwren\n")
+    entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": str(root), "SPLIT": "val"}
+    register_dataset(entry | {"CLASSES": None})
+    assert get_dataset_dicts(NAMES[0])[0]["image_labels"] == [1]
+
+
 def test_registration_reads_no_data_and_repeats(coco):
     entry = coco | {"JSON": "nowhere.json"}
     assert register_dataset(entry) == NAMES[0]

@@ -2,7 +2,7 @@
 
 import pytest
 from detectron2.structures import BoxMode
-from wsis.data.voc import VOC_CLASSES, load_voc, read_classes, read_voc_xml
+from wsis.data.voc import VOC_CLASSES, load_voc, read_classes, read_list, read_voc_xml
 from wsis.errors import DataError
 
 from tests.data.trees import voc_tree, xml
@@ -124,6 +124,7 @@ def test_bad_xml(tmp_path, text, message):
         ([], "is empty"),
         (["../a"], "leaves"),
         (["/a"], "leaves"),
+        (["."], "not a file name"),
         (["b"], r"has no b\.\*"),
     ],
 )
@@ -131,6 +132,11 @@ def test_bad_list(tmp_path, names, message):
     root = voc_tree(tmp_path, {"a": {"xml": xml()}}, {"train": names})
     with pytest.raises(DataError, match=message):
         load_voc(root, "train")
+
+
+def test_names_may_be_times(tmp_path):
+    (tmp_path / "list.txt").write_text("12:30_frame\nsub/a:b\n")
+    assert read_list(tmp_path / "list.txt") == ["12:30_frame", "sub/a:b"]
 
 
 def test_missing_files(tmp_path):

@@ -2,12 +2,15 @@
 
 import hashlib
 import importlib.util
+import os
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from PIL import Image
 from wsis.data import download as archives
 from wsis.data import voc_tree as trees
@@ -237,6 +240,45 @@ def test_bad_sbd_content(tmp_path):
         read_sbd_mat(tmp_path / "a.mat")
     with pytest.raises(DataError, match="does not exist"):
         read_sbd_mat(tmp_path / "b.mat")
+
+
+def test_an_sbd_file_of_a_photograph(tmp_path):
+    """Of the published files' make: nested structs, sparse outlines, packed."""
+    instances = np.zeros((375, 500), np.uint8)
+    for number, scale in ((1, 90), (2, 55)):  # ragged discs: their lengths of runs all differ
+        reach = scale + np.random.default_rng(number).integers(0, 20, (375, 1))
+        rows, columns = np.mgrid[:375, :500]
+        instances[np.hypot(rows - 180, columns - 150 * number) < reach] = number
+    outlines = np.empty((2, 1), object)
+    for row in range(2):
+        outlines[row, 0] = scipy.sparse.csc_matrix(np.diff(instances == row + 1, axis=1))
+    numbers = np.array([[15], [8]], np.uint8)
+    truth = {"Segmentation": instances, "Boundaries": outlines, "Categories": numbers}
+    classes = {"Segmentation": instances, "Boundaries": outlines, "CategoriesPresent": numbers}
+    content = {"GTinst": truth, "GTcls": classes}
+    scipy.io.savemat(tmp_path / "a.mat", content, do_compression=True)
+    start = (tmp_path / "a.mat").read_bytes()[136:200]
+    assert len(zlib.decompressobj().decompress(start, 8)) < 8
+    found, labels = read_sbd_mat(tmp_path / "a.mat")
+    np.testing.assert_array_equal(found, instances)
+    np.testing.assert_array_equal(labels, np.array([0, 15, 8])[instances])
+
+
+def test_sbd_files_are_small_and_sound(tmp_path):
+    path = tmp_path / "a.mat"
+    save_mat(path, np.eye(300, dtype=np.uint8), [3])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(4))  # the checksum at the end
+    with pytest.raises(DataError, match=r"a\.mat is not an SBD file"):
+        read_sbd_mat(path)
+    save_mat(path, np.zeros((8192, 8193)), [])  # unpacked a little more than 64 MiB
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"its variables claim 67\d{6} bytes"):
+        read_sbd_mat(path)
+    path.write_bytes(whole)
+    os.truncate(path, (64 << 20) + 1)
+    with pytest.raises(DataError, match="its 67108865 bytes are too many"):
+        read_sbd_mat(path)
 
 
 def test_prepare_coco(tmp_path, capsys):

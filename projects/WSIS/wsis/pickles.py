@@ -146,8 +146,8 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
         raise ValueError("a torch tensor has no storage")
     try:
         found = torch.as_strided(storage.numbers, size, stride, offset)
-    except RuntimeError:
-        raise ValueError("a torch tensor lies outside its storage") from None
+    except (RuntimeError, TypeError, OverflowError):
+        raise ValueError("a torch tensor has no shape or lies outside its storage") from None
     if found.numel() > len(storage.numbers):
         raise ValueError("a torch tensor is larger than its storage")
     return found.numpy().copy().view(_Array)

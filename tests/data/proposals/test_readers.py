@@ -8,9 +8,10 @@ import zlib
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from wsis.data.proposals import FORMATS
 from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
-from wsis.errors import DataError
+from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 from wsis.layers.run_lengths import encode_mask
 
@@ -60,6 +61,13 @@ def test_an_empty_list_is_refused(tmp_path, suffix, content):
 
 
 def test_unknown_formats_and_missing_files(tmp_path):
+    for call in (read_proposals, find_proposals):
+        with pytest.raises(UsageError, match="no proposal format 'hdf'; known are auto, npz"):
+            call(
+                tmp_path / "a.mat",
+                **({"image_key": "a"} if call is find_proposals else {}),
+                kind="hdf",
+            )
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(DataError, match="no known suffix"):
         read_proposals(tmp_path / "a.txt")
@@ -83,21 +91,29 @@ def long_runs(first, length):
     [
         (long_runs(1, 2**32 - 1), "proposal 0: runs reach from 0 to 4294967295 of 63 pixels"),
         (long_runs(0, 1), "proposal 0: runs reach from -1 to 0 of 63 pixels"),
-        ({**long_runs(1, 1), "shape": [2**31, 2**31]}, "no size of an image"),
-        ({**long_runs(1, 1), "shape": [7]}, r"\(7,\), which is no size of an image"),
-        ({**long_runs(1, 1), "shape": 7}, "no size of an image"),
-        ({**long_runs(1, 1), "shape": [-7, -9]}, "no size of an image"),
-        ({**long_runs(1, 1), "shape": [7.0, 9]}, "not an integer"),
-        ({**long_runs(1, 1), "data": "AAA"}, "base64"),
+        (
+            {**long_runs(1, 1), "shape": [2**31, 2**31]},
+            r"shape is .*, which is no size of an image",
+        ),
+        ({**long_runs(1, 1), "shape": [7]}, r"proposal 0: shape is \[7\], not \[height, width\]"),
+        ({**long_runs(1, 1), "shape": "23"}, r"shape is '23', not \[height, width\]"),
+        ({**long_runs(1, 1), "shape": [-7, -9]}, "shape is .*, which is no size of an image"),
+        ({**long_runs(1, 1), "shape": [7.0, 9]}, "shape is 7.0, not an integer"),
+        ({**long_runs(1, 1), "data": "AAA"}, "proposal 0: data is not base64"),
         ({**long_runs(1, 1), "data": "AAAA"}, "pairs of four"),
-        ({**long_runs(1, 1), "data": 5}, "not text"),
+        ({**long_runs(1, 1), "data": 5}, "proposal 0: data is not text"),
         ({"data": ""}, "has no RLE"),
         ({"size": [7, 9], "counts": [0, 2**40]}, "longer than the image"),
         ({"size": [7, 9], "counts": [60, 2]}, "cover 62 pixels"),
         ({"size": [7, 9], "counts": "oooooooooooooooo1"}, "absurdly"),
-        ({"size": [2**40, 9], "counts": [9 * 2**40]}, "no size of an image"),
+        ({"size": [2**40, 9], "counts": [9 * 2**40]}, "size is .*, which is no size of an image"),
+        ({"size": None, "counts": [63]}, r"proposal 0: size is None, not \[height, width\]"),
         ({"counts": [63]}, "no RLE"),
-        ({"segmentation": {"size": [7, 9], "counts": [63]}, "score": float("nan")}, "finite"),
+        (
+            {"segmentation": {"size": [7, 9], "counts": [63]}, "score": float("nan")},
+            "0: score is nan, ",
+        ),
+        ({"size": [7, 9], "counts": [63], "predicted_iou": "x"}, "0: predicted_iou is 'x', "),
         (3, "no RLE"),
     ],
 )
@@ -126,15 +142,42 @@ def test_a_matlab_file_that_claims_too_much_is_not_unpacked(tmp_path):
         read_proposals(path)
 
 
+SPARSE = scipy.sparse.csc_matrix(np.eye(2))
+
+
+def test_masks_of_a_photograph_are_read_packed(tmp_path):
+    """Their first packed bytes are a Huffman table and give none of the variable yet."""
+    noise = np.random.default_rng(0).random((3, 375, 500)) < 0.3
+    masks = noise & (np.arange(500) > 100)
+    scipy.io.savemat(tmp_path / "a.mat", {"maskmat": cells(list(masks))}, do_compression=True)
+    start = (tmp_path / "a.mat").read_bytes()[136:200]
+    assert len(zlib.decompressobj().decompress(start, 8)) < 8
+    proposals = read_proposals(tmp_path / "a.mat", size=(375, 500))
+    np.testing.assert_array_equal(proposals.regions.decode(), masks)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"maskmat": np.full((2, 3, 4), 2, np.uint8)}, "beyond 0 and 1"),
         ({"maskmat": np.zeros((3, 4), np.uint8)}, "not .R, H, W."),
-        ({"maskmat": cells([np.zeros((3, 4), int), np.zeros((3, 5), int)])}, "one size"),
+        (
+            {"maskmat": cells([np.zeros((3, 4)), np.zeros((3, 5))])},
+            r"maskmat is \(3, 5\), the image is \(3, 4\) \(height, width\)",
+        ),
         ({"superpixels": np.full((2, 2), 0.5), "labels": cells([[1]])}, "integers .*float64"),
         ({"superpixels": np.ones((2, 2)), "labels": np.ones(3)}, "not a cell array"),
         ({"superpixels": np.ones((2, 2)), "labels": cells([[1], [1]]), "scores": [1.0]}, "scores"),
+        (
+            {"superpixels": SPARSE, "labels": cells([[1]])},
+            r"superpixels is a cs._\w+, not an array",
+        ),
+        ({"superpixels": np.ones((2, 2)), "labels": SPARSE}, "labels is a cs.*, not an array"),
+        ({"superpixels": np.ones((2, 2)), "labels": cells([SPARSE])}, "a cell of object"),
+        ({"maskmat": SPARSE}, "maskmat is a cs.*, not an array"),
+        ({"maskmat": cells([SPARSE])}, "a mask holds object"),
+        ({"superpixels": np.ones((2, 2)), "labels": cells([[1]]), "scores": {"a": 1}}, "float"),
+        ({"superpixels": cells([[1]]), "labels": cells([[1]])}, "integers"),
     ],
 )
 def test_damaged_matlab_variables_are_named(tmp_path, arrays, message):

@@ -66,13 +66,16 @@ def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> l
     return clipped
 
 
-def inside(name: Any) -> str:
-    """A relative file name that stays inside its root."""
-    if not isinstance(name, str) or not name or "\0" in name:
+def inside(name: Any, *, colon: bool = False) -> str:
+    """A relative file name that stays inside its root.
+
+    Its first part may have a ``colon`` only if so stated: elsewhere that names a drive.
+    """
+    path = PurePosixPath(name.replace("\\", "/") if isinstance(name, str) else "")
+    if not path.parts or "\0" in name:
         raise ValueError(f"is {short(name)}, not a file name")
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ValueError(f"{name!r} leaves the image folder")
+    if path.is_absolute() or ".." in path.parts or (":" in path.parts[0] and not colon):
+        raise ValueError(f"{name!r} leaves its folder")
     return name
 
 

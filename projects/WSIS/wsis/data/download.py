@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from wsis.data.checks import inside, naming
+from wsis.data.checks import inside
 from wsis.data.files import atomic_write
 from wsis.data.root import datasets_root
 from wsis.errors import DataError
@@ -92,8 +92,10 @@ def _target(name: str, folder: Path, strip: int) -> Path | None:
     The standard library's ``filter="data"`` is no help here: it takes ``/x`` for ``x`` and refuses
     folders that are links to another drive.
     """
-    with naming(f"the archive's entry {name!r}"):
+    try:
         parts = PurePosixPath(inside(name).replace("\\", "/")).parts[strip:]
+    except ValueError as error:
+        raise DataError(f"the archive's entry {error}; it was not extracted") from None
     return folder.joinpath(*parts) if parts else None
 
 

@@ -46,7 +46,7 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
 def open_picture(
     path: str | os.PathLike[str], use: Callable[[Image.Image], _Result], what: str
 ) -> _Result:
-    """Return ``use`` of the opened file; any error becomes a DataError that names the file.
+    """Apply ``use`` to the opened file; what is wrong with it becomes one DataError naming it.
 
     The text of a ValueError from ``use`` enters the message; ``what`` says what the file is.
 
@@ -62,6 +62,8 @@ def open_picture(
                 return use(image)
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
+    except (NameError, AttributeError, AssertionError):  # mistakes of ours, no fault of the file
+        raise
     except Exception as error:  # Pillow raises nearly anything on damaged files
         raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
 

@@ -58,9 +58,9 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
         raise UsageError(
             f"{where}: SUPERVISION is one of {', '.join(SUPERVISIONS)}, not {entry['SUPERVISION']}"
         )
-    classes = entry.get("CLASSES", ["any"])
+    classes = entry.get("CLASSES")  # None where it was left blank, too
     texts = isinstance(classes, (list, tuple)) and {type(c) for c in classes} == {str}
-    if not texts or len(set(classes)) != len(classes):
+    if classes is not None and (not texts or len(set(classes)) != len(classes)):
         raise UsageError(f"{where}: CLASSES is a list of different names, not {classes!r}")
     score = entry.get("MIN_SCORE", 0.0)
     if type(score) not in (int, float) or not 0 <= score <= 1:

@@ -56,7 +56,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
     """
     names = _read_names(Path(path), "image list", first_word=True)
     with naming(f"image list {path}"):
-        return [inside(name) for name in names]
+        return [inside(name, colon=True) for name in names]
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:

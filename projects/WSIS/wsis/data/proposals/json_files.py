@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wsis.data.checks import integer, load_json, number, short
+from wsis.data.checks import field, integer, load_json, number, short
 from wsis.data.proposals.store import Proposals, by_rank, check_count, check_size
 from wsis.layers.partition import check_runs
 from wsis.layers.regions import Regions
@@ -33,14 +33,20 @@ def _entries(path: Path, *, of_prm: bool) -> list[Any]:
     return content
 
 
+def _sides(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"is {short(value)}, not [height, width]")
+    return tuple(map(integer, value))
+
+
 def _prm_runs(data: Any, size: tuple[int, int], /) -> _Runs:
     """Runs in base64: little-endian uint32 pairs (start counted from 1, length), row by row."""
     if not isinstance(data, str) or len(data) > 16 * size[0] * size[1]:
-        raise ValueError("is not text, or longer than any mask of the image can be")
+        raise ValueError("data is not text, or longer than any mask of the image can be")
     try:
         pairs = np.frombuffer(base64.b64decode(data, validate=True), "<u4").reshape(-1, 2)
     except ValueError as error:
-        raise ValueError(f"is not base64 of pairs of four bytes ({error})") from None
+        raise ValueError(f"data is not base64 of pairs of four bytes ({error})") from None
     first, lengths = pairs.T.astype(np.int64)
     first, stop = first - 1, first - 1 + lengths
     check_runs(first, stop, np.zeros(len(first), np.int64), 1, size[0] * size[1])
@@ -77,12 +83,11 @@ def read_json_proposals(
             what = "data and shape" if of_prm else "RLE (size and counts)"
             raise ValueError(f"proposal {index} is {short(entry)}; it has no {what}")
         try:
-            stated = stored[shape]
-            stated = tuple(map(integer, stated)) if isinstance(stated, list) else ()
-            check_size(stated, size)
+            stated = field(stored, shape, _sides)
+            check_size(shape, stated, size)
             size = stated
             runs.append(parse(stored[data], size))
-            scores += [number(entry[name]) for name in _SCORE_NAMES if name in entry][:1]
+            scores += [field(entry, name, number) for name in _SCORE_NAMES if name in entry][:1]
         except ValueError as error:
             raise ValueError(f"proposal {index}: {error}") from error
     if scores and len(scores) != len(runs):

@@ -20,10 +20,11 @@ from wsis.layers.regions import Regions
 
 MAX_MAT_BYTES = 4 << 30  # of the variables of one file, unpacked
 _HEADER, _COMPRESSED = 128, 15
+_TAG_REACH = 4096  # packed bytes that surely hold the first eight: Huffman tables come before
 
 
-def _check_unpacked_size(path: Path) -> None:
-    """Refuse a file whose variables claim more than `MAX_MAT_BYTES`; reads their tags only."""
+def _check_unpacked_size(path: Path, limit: int) -> None:
+    """Refuse a file of more bytes, packed or unpacked, than ``limit``; reads tags only."""
     with open(path, "rb") as stream:
         header = stream.read(_HEADER)
         if len(header) < _HEADER or header[126:128] not in (b"IM", b"MI"):
@@ -32,6 +33,8 @@ def _check_unpacked_size(path: Path) -> None:
             raise ValueError("it is a MATLAB 7.3 file; save it again with -v7")
         order = "<" if header[126:128] == b"IM" else ">"
         total, place, end = 0, _HEADER, os.fstat(stream.fileno()).st_size
+        if end > limit:
+            raise ValueError(f"its {end} bytes are too many")
         while place <= end - 8:
             stream.seek(place)
             kind, length = struct.unpack(order + "II", stream.read(8))
@@ -39,22 +42,29 @@ def _check_unpacked_size(path: Path) -> None:
             if place > end:
                 raise ValueError(f"a variable of {length} bytes reaches beyond the end")
             if kind == _COMPRESSED:
-                tag = zlib.decompressobj().decompress(stream.read(min(length, 64)), 8)
+                packed = stream.read(min(length, _TAG_REACH))
+                tag = zlib.decompressobj().decompress(packed, 8)
                 length = struct.unpack(order + "II", tag)[1]  # fails where the tag is damaged
             total += length
-        if total > MAX_MAT_BYTES:
+        if total > limit:
             raise ValueError(f"its variables claim {total} bytes")
 
 
-def load_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of the variables ``names`` that a MATLAB 5 file has.
+def load_mat(
+    path: Path, names: Sequence[str], *, limit: int = MAX_MAT_BYTES, verify: bool = False
+) -> dict[str, Any]:
+    """The variables ``names`` of a MATLAB 5 file, as far as it has them.
+
+    ``limit`` is of bytes, packed and unpacked; ``verify`` has the checksums of what is packed
+    compared, which reads every variable to its end.
 
     Raises:
-        ValueError: damaged, or too large when unpacked.
+        ValueError: damaged or too large.
     """
     try:
-        _check_unpacked_size(path)
-        return scipy.io.loadmat(path, variable_names=names, verify_compressed_data_integrity=False)
+        _check_unpacked_size(path, limit)
+        check = {"verify_compressed_data_integrity": verify}
+        return scipy.io.loadmat(path, variable_names=names, **check)
     except Exception as error:  # SciPy's parser raises nearly anything on damaged files
         raise ValueError(f"no readable MATLAB file ({type(error).__name__}: {error})") from error
 
@@ -70,6 +80,9 @@ def read_mat(path: Path, *, size: tuple[int, int] | None = None, count: int = 0)
         ValueError: damaged, without these variables, empty, or of another size.
     """
     arrays = load_mat(path, ("superpixels", "labels", "scores", "maskmat"))
+    for name, value in arrays.items():
+        if not (name.startswith("__") or isinstance(value, np.ndarray)):
+            raise ValueError(f"{name} is a {type(value).__name__}, not an array")
     if "maskmat" in arrays:
         return _from_masks(arrays["maskmat"], size, count)
     if "superpixels" in arrays and "labels" in arrays:
@@ -91,8 +104,10 @@ def _from_masks(stored: np.ndarray, size: tuple[int, int] | None, count: int) ->
     if not cells and stack.ndim != 3:
         raise ValueError(f"maskmat has the shape {stored.shape}, not (R, H, W)")
     check_count(len(stack))
-    check_size(np.shape(stack[0]), size)
     stack = stack[:count] if count > 0 else stack
+    for mask in stack:
+        check_size("a mask of maskmat", np.shape(mask), size)
+        size = np.shape(mask)
     return by_rank(Regions.from_masks([_binary(mask) for mask in stack]))
 
 
@@ -105,7 +120,7 @@ def _from_superpixels(
     if lists.dtype != object:
         raise ValueError(f"labels is an array of {lists.dtype}, not a cell array")
     check_count(len(lists))
-    check_size(labels.shape, size)
+    check_size("superpixels", labels.shape, size)
     chosen = [np.asarray(ids) for ids in (lists[:count] if count > 0 else lists)]
     for ids in chosen:
         if ids.dtype.kind not in "iuf":

@@ -37,6 +37,12 @@ _READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suff
 }
 
 
+def _readers(kind: str) -> dict[str, Callable[..., Proposals]]:
+    if kind not in _READERS:
+        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
+    return _READERS[kind]
+
+
 def read_proposals(
     path: str | os.PathLike[str],
     *,
@@ -58,10 +64,11 @@ def read_proposals(
         At least one proposal, best first.
 
     Raises:
+        UsageError: no such format.
         DataError: missing, damaged, empty, of unknown suffix or of another size; nothing is
             allocated for masks before these checks.
     """
-    path, readers = Path(path), _READERS[kind]
+    path, readers = Path(path), _readers(kind)
     reader = readers.get(path.suffix.lower()) if kind == "auto" else next(iter(readers.values()))
     if reader is None:
         raise DataError(
@@ -73,7 +80,7 @@ def read_proposals(
         return reader(path, size=size, count=max_count)
     except DataError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError) as error:  # the latter of what MATLAB files nest
         raise DataError(f"{path}: {error}") from error
 
 
@@ -86,9 +93,10 @@ def find_proposals(
     ``kind``, as of `read_proposals`, decides which suffixes are looked for.
 
     Raises:
+        UsageError: no such format.
         DataError: no such file; names the first that was looked for.
     """
-    suffixes = tuple(_READERS[kind])
+    suffixes = tuple(_readers(kind))
     stems = dict.fromkeys([check_key(image_key), *([Path(file_name).stem] if file_name else [])])
     looked = [
         Path(root) / f"{prefix}{stem}{suffix}"

@@ -61,12 +61,12 @@ def check_count(count: int) -> None:
         raise ValueError(f"it lists {count} proposals; {MAX_PROPOSALS} are the limit")
 
 
-def check_size(size: tuple[int, ...], wanted: tuple[int, int] | None) -> None:
-    """Refuse (ValueError) a size that is no (H, W), absurd, or not ``wanted`` (unless None)."""
+def check_size(what: str, size: tuple[int, ...], wanted: tuple[int, int] | None) -> None:
+    """Refuse (ValueError, naming ``what``) a size that is no (H, W), absurd, or not ``wanted``."""
     if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"masks of {tuple(size)}, which is no size of an image")
+        raise ValueError(f"{what} is {tuple(size)}, which is no size of an image")
     if wanted is not None and tuple(size) != tuple(wanted):
-        raise ValueError(f"masks of {tuple(size)}, the image is {tuple(wanted)} (height, width)")
+        raise ValueError(f"{what} is {tuple(size)}, the image is {tuple(wanted)} (height, width)")
 
 
 def proposals_artifact(proposals: Proposals) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ def proposals_from_artifact(
         raise ValueError(f"proposals with labels {labels.dtype} and members {members.dtype}")
     if scores.shape != (count,) or scores.dtype.kind != "f":
         raise ValueError(f"proposals with members {members.shape} and scores {scores.shape}")
-    check_size(labels.shape, size)
+    check_size("labels", labels.shape, size)
     sound = 1 <= number <= labels.size and count * number <= MAX_MEMBERSHIPS
     if not sound or count > MAX_PROPOSALS or members.shape[1] != -(-number // 8):
         raise ValueError(f"proposals with members {members.shape} of {number} atoms")
