@@ -211,7 +211,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
         annotations = _entries(content, "annotations", required=False)
     class_ids = {identity: rank for rank, identity in enumerate(categories)}
     known = class_ids | {categories[identity]: rank for identity, rank in class_ids.items()}
-    images: dict[int, Record] = {}
+    images: dict[float, Record] = {}
     for entry in image_entries:
         with naming(f"{path}: image {short(entry.get('id'))}"):
             record = _image(entry, image_root, known)
