@@ -211,7 +211,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
         annotations = _entries(content, "annotations", required=False)
     class_ids = {identity: rank for rank, identity in enumerate(categories)}
     known = class_ids | {categories[identity]: rank for identity, rank in class_ids.items()}
-    images: dict[int, Record] = {}
+    images: dict[float, Record] = {}
     for entry in image_entries:
         with naming(f"{path}: image {short(entry.get('id'))}"):
             record = _image(entry, image_root, known)
@@ -223,7 +223,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
         with naming(f"{path}: annotation number {index}"):
             identity = field(entry, "id", integer)
         found = entry.get("image_id")
-        image = images.get(found) if isinstance(found, (int, float)) else None
+        image = images.get(found) if isinstance(found, (int, float)) else None  # 2.0 is 2
         place = f"{path}: " + ("" if image is None else f"image {image['image_id']}, ")
         with naming(f"{place}annotation {identity}"):
             if identity in seen:
