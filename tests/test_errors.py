@@ -28,6 +28,8 @@ def test_success_and_bugs():
     assert run_command(lambda: None) == 0
     with pytest.raises(KeyError):  # a bug keeps its traceback
         run_command(lambda: {}["x"])
+    with pytest.raises(OSError, match="in use"):  # not of a file
+        run_command(lambda: exec("raise OSError(98, 'Address already in use')"))
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug():

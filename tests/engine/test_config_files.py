@@ -72,6 +72,19 @@ def test_the_command_line_is_read_as_a_file():
         read_overrides(["cams.C", "2"], ["cam"])
 
 
+def test_a_path_may_begin_with_a_bracket():
+    assert read_overrides(["A", "[a]b"], []).parts[""].lines[0][1] == {"A": "[a]b"}
+
+
+def test_a_file_on_which_many_build_is_read_once(tmp_path, monkeypatch):
+    """Doubled at each of 40 levels: without that, 2^40 files."""
+    (tmp_path / "0.yaml").write_text("_BASE_: configs/irnet_shapes.yaml\nSEED: 3")
+    for level in range(1, 41):
+        base = f"{level - 1}.yaml"
+        (tmp_path / f"{level}.yaml").write_text(f"_BASE_: [{base}, {base}]")
+    assert load_pipeline(tmp_path / "40.yaml", ()).stages[0].cfg.SEED == 3
+
+
 def test_lines_for_one_stage_win_over_those_for_all():
     words = ["cam.SEED", "5", "SEED", "6"]
     assert [p.cfg.SEED for p in load_pipeline(PIPELINE, words).stages[:2]] == [6, 5]

@@ -95,7 +95,7 @@ def path_index(size: tuple[int, int], *, radius: int) -> PathIndex:
 def plain_losses(
     logits: Tensor, field: Tensor, labels: Tensor, *, radius: int, index: PathIndex
 ) -> dict[str, Tensor]:
-    """IRNet spec 5.4 with every pair of the batch in memory, by autograd.
+    """irnet spec 5.4 with every pair of the batch in memory, by autograd.
 
     Args:
         logits: (B, 1, h, w) of the boundary.

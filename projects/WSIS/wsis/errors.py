@@ -74,7 +74,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError):
         said = missing_package(error)
         return (said, 1) if said else None
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and (error.filename or error.errno in _ADVICE):
         what = f"{error.strerror}: {error.filename!r}" if error.filename else str(error)
         advice = _ADVICE.get(error.errno or 0, "correct that")
         said = f"a file cannot be read or written ({what}); {advice} and run the same command again"

@@ -1,8 +1,8 @@
-"""Artifacts: what a stage leaves for each image, ``<image key>.npz`` without pickle.
+"""Artifacts: what a stage writes for each image, ``<image key>.npz`` without pickle.
 
-Nobody else knows the format. Boolean stacks ``(K, H, W)`` are kept as COCO run lengths, integers
-are deflated, floats are stored plainly (deflating them costs more time than it saves space). The
-bytes depend on the arrays alone, so equal results give equal files.
+Only this file knows the format. Boolean stacks ``(K, H, W)`` are kept as COCO run lengths, integers
+are deflated, floats are not (that costs time and saves little space). The bytes depend only on the
+arrays, so equal results give equal files.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
         for name, value in sorted(_encode(arrays).items()):
             if value.dtype.hasobject:
                 raise TypeError(f"artifact array {name!r} holds Python objects")
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: the bytes must not know the time
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: equal bytes at any time
             if value.dtype.kind in "biu" and not name.endswith(_RLE):
                 entry.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(entry, "w", force_zip64=True) as stream:
@@ -80,7 +80,7 @@ def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
 def write_artifact(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, int]:
-    """Write one artifact atomically; returns size and checksum of the file: "bytes", "crc32"."""
+    """Write one artifact atomically; returns "bytes", the size of the file, and its "crc32"."""
     data = encode_artifact(arrays)
     with atomic_write(path, sync=False) as stream:
         stream.write(data)
@@ -88,7 +88,7 @@ def write_artifact(
 
 
 def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Refuse an array that claims more bytes than its entry has, before they are asked for."""
+    """Refuse an array that claims more bytes than its entry has, before memory is allocated."""
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
@@ -131,9 +131,9 @@ def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def instance_arrays(found: Instances) -> dict[str, np.ndarray]:
-    """What every product of instances holds of an image, of predicted Instances with masks.
+    """What every product of instances holds of an image, from predicted Instances with masks.
 
-    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, in the order found.
+    ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, in the given order.
     """
     return {
         "classes": found.pred_classes.cpu().numpy().astype(np.int64),

@@ -1,7 +1,7 @@
-"""The data sets that are always there, and the one way to read any registered data set.
+"""The data sets that are always registered, and `get_dataset_dicts`, which reads any data set.
 
-Importing this module registers names; it opens no file. The root is the environment variable
-``DETECTRON2_DATASETS`` (default ``datasets``), read when a data set is asked for.
+Importing this module registers names and opens no file. The root is the environment variable
+``DETECTRON2_DATASETS`` (default ``datasets``), which is looked at when a data set is read.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _load_shapes_salient() -> list[dict[str, Any]]:
 
 
 def _load_duts(single: bool) -> list[dict[str, Any]]:
-    """DUTS-TR; its single objects in folders of their own, or as a list of them."""
+    """DUTS-TR, or its images with a single object: from their own folders, or by a list."""
     root = datasets_root() / "DUTS"
     images, masks = root / "DUTS-TR-Image-single", root / "DUTS-TR-Mask-single"
     if single and images.is_dir():
@@ -102,7 +102,7 @@ def register_builtin() -> None:
 
 
 def is_salient(name: str) -> bool:
-    """Whether a registered data set has salient images: an object's mask each, no classes.
+    """Whether a registered data set has salient images: a mask for each, and no classes.
 
     Raises:
         UsageError: no such data set.
@@ -111,7 +111,7 @@ def is_salient(name: str) -> bool:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Class names of a registered data set by class id; reads it if only its file knows them.
+    """Class names of a registered data set by class id; reads its file if necessary.
 
     Raises:
         UsageError: no such data set.
@@ -168,10 +168,10 @@ def _safe(text: str) -> str:
 
 
 def image_keys(file_names: list[str]) -> list[str]:
-    """Keys of a data set's images, given their paths: unique, and fit to name artifacts.
+    """Keys of a data set's images, given their paths; each is unique and can name a file.
 
-    A key is the file's stem, or more of the path where stems collide; it depends on nothing but
-    the paths.
+    A key is the file's stem; where stems are equal, it has more of the path. It depends only on the
+    paths.
     """
     folder = os.path.commonpath([os.path.dirname(name) or "." for name in file_names or "."])
     relatives = [os.path.relpath(name, folder) for name in file_names]
@@ -184,7 +184,7 @@ def image_keys(file_names: list[str]) -> list[str]:
 
 
 def _doubtful(wanted: list[str]) -> list[bool]:
-    """Which are no keys as they are, or not unique on any file system, so in lower case."""
+    """Which names cannot be keys as they are, or are not unique in lower case (file systems)."""
     keys = [_safe(text) for text in wanted]
     counts = Counter(key.lower() for key in keys)
     return [counts[k.lower()] > 1 or k != w for k, w in zip(keys, wanted, strict=True)]
@@ -194,8 +194,8 @@ def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
     """Fresh dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
     They have ``image_key`` (names artifacts; unique in the data set), ``image_labels`` (sorted
-    class ids; of the annotations, crowds included, where the data set states none) and ``height``,
-    ``width`` where the data set has them.
+    class ids; if the data set has none, those of all annotations, crowds too) and, if the data set
+    has them, ``height`` and ``width``.
 
     Raises:
         UsageError: no such data set; the message lists the known ones.

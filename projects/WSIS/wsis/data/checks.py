@@ -1,5 +1,7 @@
-"""Small checks that every reader of files from outside shares. Each raises a plain ValueError
-whose text completes a sentence; the reader adds the file, the image and the field."""
+"""Small checks for all readers of files from outside.
+
+Each raises a ValueError whose text completes a sentence: the reader adds file, image and field.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ MAX_JSON_BYTES = 8 << 30
 
 
 def number(value: Any) -> float:
-    """A finite JSON number as float; booleans and text do not count as numbers."""
+    """A finite JSON number as float; booleans and text are refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"is {short(value)}, not a number")
     try:
@@ -30,7 +32,7 @@ def number(value: Any) -> float:
 
 
 def integer(value: Any) -> int:
-    """A JSON integer; 3.0 and True are none."""
+    """A JSON integer; 3.0 and True are refused."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"is {short(value)}, not an integer")
     return value

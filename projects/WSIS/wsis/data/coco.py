@@ -1,9 +1,9 @@
-"""COCO JSON files of users and of ours, checked completely before anybody relies on them.
+"""Reads COCO JSON files, of users and of ours, and checks them completely.
 
-Beyond COCO, an image may carry ``image_labels`` (category ids or names) and ``image_key`` (the name
-of its artifacts, which pseudo labels state), and an annotation
-``point`` [x, y], ``score``, ``confidence`` and ``ignore`` (an RLE of pixels that train nothing).
-An annotation needs a category and may have any of box, point and mask.
+Beyond COCO, an image may have ``image_labels`` (category ids or names) and ``image_key`` (the name
+of its artifacts, in pseudo labels), and an annotation ``point`` [x, y], ``score``, ``confidence``
+and ``ignore`` (an RLE of pixels that train nothing). An annotation needs a category and may have
+any of box, point and mask.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CocoFile:
     Attributes:
         path: where it came from.
         info: the file's ``info``, or {}.
-        class_names: by class id 0..C-1, which is the rank of the category id.
+        class_names: by class id 0..C-1; class ids follow the order of the category ids.
         class_ids: category id to class id.
         images: Detectron2 dataset dicts in ascending image id, ``file_name`` still relative;
             ``image_labels`` and ``image_key`` only where the file states them; annotations keep
@@ -188,7 +188,7 @@ def _annotation(entry: Record, image: Record, class_ids: dict[int, int]) -> Reco
 def _is_empty_proxy(entry: Record) -> bool:
     """A box without area in a file of the original BoxCaseg, which copies those of COCO.
 
-    It has a confidence and no score, and teaches nothing.
+    It has a confidence and no score; nothing can be learnt from it.
     """
     box = entry.get("bbox")
     proxy = "confidence" in entry and "score" not in entry
@@ -196,7 +196,7 @@ def _is_empty_proxy(entry: Record) -> bool:
 
 
 def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
-    """Read and check a COCO JSON file; where it states no sizes, ``image_root`` has the images.
+    """Read and check a COCO JSON file; sizes that it lacks are read from images in ``image_root``.
 
     Raises:
         DataError: naming the file, the image or annotation id, and the field.
@@ -265,10 +265,10 @@ def load_coco_dataset(
 class ImageIndex:
     """Finds a dataset dict's image in a file.
 
-    By ``image_key`` where the file states it, else, where keys changed because the data set is
-    another selection of the same images, by image id together with the file's name. In files
-    without keys (the originals') by the name alone: of several images of one name that with the
-    longest common end of the paths, then that with the same id.
+    In a file with ``image_key`` it goes by the key. Keys change if the data set is another
+    selection of the same images: then by image id and file name together. In files without keys
+    (the originals') it goes by file name alone: of several images of one name it takes the one
+    whose path has the longest common end, then the one with the same id.
 
     Raises:
         DataError: an image key occurs twice.
@@ -290,7 +290,7 @@ class ImageIndex:
         """The image, or None if the file has none for this dict.
 
         Raises:
-            DataError: several images may be meant.
+            DataError: it could be one of several images.
         """
         if not self.by_key:
             return self._find_by_name(record)

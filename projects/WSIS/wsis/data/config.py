@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_input_config(cfg: CfgNode) -> None:
-    """Add ``INPUT.*`` keys beside Detectron2's (of which FORMAT and RANDOM_FLIP hold too)."""
+    """Add ``INPUT.*`` keys; of Detectron2's own, FORMAT and RANDOM_FLIP are used as well."""
     # Working size: the longer side of every image becomes this before SCALES and RESCALE_RANGE and
     # in inference, pixels; products keep the file's size. 0 works at the file's size.
     cfg.INPUT.LONGER_SIDE = 0
@@ -21,8 +21,8 @@ def add_input_config(cfg: CfgNode) -> None:
     # (divisor, remainder): every side becomes the nearest divisor k + remainder, k >= 1.
     # (32, 1) for trunks converted from TensorFlow, whose padding agrees at such sizes; (0, 0): off.
     cfg.INPUT.SIDE_RULE = (0, 0)
-    # (H, W) to which every image is stretched before anything else, its aspect not kept (bilinear,
-    # as PRM does; scale and crop keys then do not count); (0, 0): off.
+    # (H, W) to which every image is first stretched, whatever its aspect (bilinear, as PRM does;
+    # scale and crop keys then do not count); (0, 0): off.
     cfg.INPUT.STRETCH = (0, 0)
 
 
@@ -33,16 +33,15 @@ def add_proposals_config(cfg: CfgNode) -> None:
     # ROOT: "auto" (by suffix and content), "npz" (of datasets/make_proposals.py), "mat" (MCG, COB,
     # CIM's mask stacks), "prm" (JSON of PRM's demo), "rle" (JSON of COCO RLEs, Segment Anything's).
     cfg.WSIS.PROPOSALS.FORMAT = "generate"
-    # Folder of the files, one an image, called as its image key or file (perhaps with COCO 2014's
+    # Folder of the files, one an image, named like its image key or file (perhaps with COCO 2014's
     # prefix); not used by "generate".
     cfg.WSIS.PROPOSALS.ROOT = ""
-    # At most so many proposals of an image, the best; 0 keeps all that there are.
+    # Only so many of the best proposals of an image are kept; 0: all.
     cfg.WSIS.PROPOSALS.MAX_COUNT = 1000
-    # Of "generate". One superpixel of a picture for so many pixels, but at most the second number.
+    # "generate": one superpixel of a picture for so many pixels, but at most the second number.
     cfg.WSIS.PROPOSALS.PIXELS_PER_SUPERPIXEL = 40
     cfg.WSIS.PROPOSALS.MAX_SUPERPIXELS = 1200
     # Smaller regions are no proposals, pixels.
     cfg.WSIS.PROPOSALS.MIN_AREA = 40
-    # Of two proposals that overlap more than this (mask IoU) the better one stays; 1 drops equal
-    # ones only.
+    # A proposal whose mask IoU with a better one is above this is dropped; 1 drops only equal ones.
     cfg.WSIS.PROPOSALS.NMS_THRESHOLD = 0.9

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def _box(value: Any, size: tuple[int, int]) -> list[float] | None:
-    """The part of a box inside its image; None where that has no area."""
+    """The part of a box inside its image; None if that has no area."""
     x, y, width, height = numbers(value, 4)
     try:
         x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
@@ -41,9 +41,9 @@ def put_detections(
 
     Args:
         records: dataset dicts with ``image_id``, ``height`` and ``width``; not changed.
-        path: a JSON list of ``{"image_id", "category_id", "bbox" [x, y, w, h], "score"}``; masks in
-            it are not looked at; detections in other images, and boxes without an area inside
-            their image, which detectors do make, are left out.
+        path: a JSON list of ``{"image_id", "category_id", "bbox" [x, y, w, h], "score"}``. Masks in
+            it are ignored. Detections in other images are left out, and boxes without an area
+            inside their image, which detectors do make.
         class_ids: category id to class id.
         min_score: detections with a lower score are left out.
 

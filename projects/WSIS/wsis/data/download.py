@@ -1,6 +1,6 @@
 """Archives of data sets: downloads that resume, checksums, extraction inside a folder.
 
-Nothing heavy is imported here: scripts read it before they parse.
+Nothing heavy is imported here: scripts import it before they parse their arguments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def verify_md5(path: str | os.PathLike[str], md5: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Append what is missing of ``url`` to ``part``, or write it anew if the server so wants."""
+    """Append the missing rest of ``url`` to ``part``; write all if the server cannot resume."""
     done = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
@@ -57,12 +57,12 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
-    """Download a file over http(s) unless it is there, going on where an earlier attempt stopped.
+    """Download a file over http(s) unless it exists; goes on where an earlier attempt stopped.
 
-    Until it is complete and has this MD5, ``<path>.part`` holds what came.
+    Until the file is complete and has this MD5 it is called ``<path>.part``.
 
     Raises:
-        DataError: the server cannot be reached or refuses, or the checksum is wrong. What came
+        DataError: the server cannot be reached or refuses, or the checksum is wrong. The part
             stays for the next attempt, unless its checksum is wrong.
     """
     path = Path(path)
@@ -87,7 +87,7 @@ def download(url: str, path: str | os.PathLike[str], *, md5: str) -> None:
 
 
 def _target(name: str, folder: Path, strip: int) -> Path | None:
-    """Where an archive's entry belongs; None for what ``strip`` cuts off entirely.
+    """Where to extract an archive's entry; None if ``strip`` leaves nothing of its name.
 
     The standard library's ``filter="data"`` is no help here: it takes ``/x`` for ``x`` and refuses
     folders that are links to another drive.
@@ -108,9 +108,9 @@ def extract_tar(
 ) -> int:
     """Extract the plain files of a tar archive, each whole or not at all; returns how many.
 
-    Files that are there with the right size are left alone, so that an interrupted extraction goes
-    on. Links, devices and modes are ignored. ``strip`` leading folders are cut off each name;
-    ``wanted`` is asked with the full one.
+    Existing files of the right size are kept, so an interrupted extraction can go on. Links,
+    devices and modes are ignored. ``strip`` leading folders are cut off each name; ``wanted`` gets
+    the full name.
 
     Raises:
         DataError: not an archive, damaged, or an entry that would land outside the folder.
@@ -155,10 +155,11 @@ def ensure_extracted(
     advice: str,
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> None:
-    """Extract an archive where a tree is not complete, after downloading it where that is wanted.
+    """Extract an archive if a tree is not complete; downloads it first if asked to.
 
-    ``missing`` says what the tree lacks, as sentences; ``archive`` names the file below ``--root``,
-    whose first folder is cut off below ``folder``; ``advice`` is the next step without an archive.
+    ``missing`` says what the tree lacks, as sentences. ``archive`` names the file below ``--root``;
+    its files go below ``folder``, without their first folder. ``advice`` is the next step if there
+    is no archive.
 
     Raises:
         DataError: there is no archive, or as `download` and `extract_tar`, or it does not help.

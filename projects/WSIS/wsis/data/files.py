@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Writes files so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def atomic_write(
     Args:
         path: the final file; its folder is created.
         mode: "wb" or "w" (UTF-8 text).
-        sync: also survive a power cut. Artifacts, of which there are tens of thousands and which
-            can be made again, do without: a killed process cannot harm a renamed file.
+        sync: also survive a power cut. Artifacts do without, since there are tens of thousands and
+            they can be made again; a killed process cannot harm a renamed file in any case.
 
     Raises:
         OSError: as the file system says (full disk, no permission), naming ``path``, which is then

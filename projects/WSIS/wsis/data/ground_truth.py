@@ -36,7 +36,7 @@ class GroundTruth:
     label: np.ndarray | None = None
 
     def semantic(self, num_classes: int) -> np.ndarray:
-        """(H, W) int64: 0 background, class id + 1, 255 void; a smaller mask lies on top of others.
+        """(H, W) int64: 0 background, class id + 1, 255 void; smaller masks lie on top of larger.
 
         Raises:
             DataError: a class id is not below ``num_classes``.
@@ -72,9 +72,9 @@ def has_ground_truth(dataset_dict: dict[str, Any]) -> bool:
 def load_ground_truth(dataset_dict: dict[str, Any]) -> GroundTruth:
     """Read the true masks that a dataset dict refers to.
 
-    VOC-type sets (``instance_file_name``): objects are the values of that PNG except 0 and 255, in
-    ascending order, which need not be consecutive; the class is the most frequent one below the
-    object in ``semantic_file_name``, else that of the XML's object of the same number. Other sets:
+    In VOC-type sets (``instance_file_name``) each value of that PNG except 0 and 255 is an object,
+    in ascending order; numbers may be missing. Its class is the most frequent one under the object
+    in ``semantic_file_name``, else that of the XML's object of the same number. Other sets have
     ``annotations`` with polygons or RLE; crowds are void.
 
     Raises:

@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures in a folder by their names; hidden files and folders below are left out.
+    """The pictures in a folder, sorted by name, without hidden files; subfolders are not searched.
 
     Raises:
         DataError: no such folder.
@@ -48,7 +48,7 @@ def open_picture(
 ) -> _Result:
     """Apply ``use`` to the opened file; what is wrong with it becomes one DataError naming it.
 
-    A ValueError of ``use`` says what is wrong; ``what`` says in the message what the file is.
+    The text of a ValueError from ``use`` enters the message; ``what`` says what the file is.
 
     Raises:
         DataError: missing, damaged, or more than `MAX_PIXELS` pixels.
@@ -75,7 +75,7 @@ def check_size(
     source: str = "its image is",
     advice: str = "correct one of them",
 ) -> None:
-    """Raise `DataError` unless a shape (H, W, ...) is the one that is wanted, if any is."""
+    """Raise `DataError` unless a shape (H, W, ...) has the size ``wanted``; None accepts all."""
     if wanted is not None and tuple(found[:2]) != tuple(wanted):
         raise DataError(
             f"{what} is {found[1]} x {found[0]} (width x height) but {source} "
@@ -127,9 +127,9 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 
 
 def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
-    """The image of a dataset dict, as `read_image`, of the dict's ``height`` and ``width``, if any.
+    """The image of a dataset dict, as `read_image`; it must have the dict's size, if there is one.
 
-    Where the dict has ``pixels``, (H, W, 3) uint8 RGB, these.
+    If the dict has ``pixels``, (H, W, 3) uint8 RGB, these are returned.
     """
     if "pixels" in dataset_dict:
         return dataset_dict["pixels"]

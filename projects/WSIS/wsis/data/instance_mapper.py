@@ -36,14 +36,14 @@ def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[st
 class InstanceMapper(Mapper):
     """Detectron2's mapping (its augmentations and keys of ``INPUT``), for every file we read.
 
-    In training it adds ``instances`` with bitmaps (INPUT.MASK_FORMAT decides, "bitmask" is wanted
-    for run lengths); VOC-type dicts, which refer to PNG files, get their annotations from these.
-    Crowds train nothing.
+    In training it adds ``instances`` with masks in INPUT.MASK_FORMAT (run lengths need "bitmask").
+    VOC-type dicts, which refer to PNG files, get their annotations from these. Crowds train
+    nothing.
 
     With ``MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE`` or ``USE_IGNORE`` (`wsis.modeling.mask_head`) the
-    instances also have ``gt_confidence`` (K,) float32 (1 where the annotation states none), with
-    the latter ``gt_ignore_masks``; with the former an instance with an empty mask stays, for its
-    box, and Detectron2's own mapper would drop it.
+    instances also have ``gt_confidence`` (K,) float32 (1 if the annotation has none), and with
+    USE_IGNORE ``gt_ignore_masks``. With MIN_CONFIDENCE an instance with an empty mask stays, for
+    its box; Detectron2's own mapper would drop it.
     """
 
     def __init__(self, cfg: CfgNode, **context: Any) -> None:
@@ -116,7 +116,7 @@ class InstanceMapper(Mapper):
         instances.gt_confidence = torch.tensor(stated, dtype=torch.float32)
         if not (self.use_ignore and annotations):
             return
-        # Of every image, also where nothing is ignored: Detectron2 joins the fields of a batch.
+        # Every image has this field, even if nothing is ignored: a batch must have equal fields.
         masks = np.zeros((len(annotations), *instances.image_size), dtype=bool)
         for mask, annotation in zip(masks, annotations, strict=True):
             if annotation.get("ignore") is not None:

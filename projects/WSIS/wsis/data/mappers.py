@@ -75,7 +75,7 @@ def wants_flips(cfg: CfgNode) -> bool:
 
 
 class Mapper:
-    """Base of all mappers: reads the image, passes on what names it, adds `model_inputs`.
+    """Base of all mappers: reads the image, keeps the keys that name it, adds `model_inputs`.
 
     Args:
         cfg: of the stage.
@@ -89,7 +89,7 @@ class Mapper:
         fill: canvas value per channel, which becomes exactly 0 in the network.
     """
 
-    supervision = "image"  # the most that it looks at, see `restrict_supervision`
+    supervision = "image"  # the most that it may look at, see `restrict_supervision`
 
     def __init__(self, cfg: CfgNode, *, is_train: bool, products: Products) -> None:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
@@ -117,13 +117,13 @@ class Mapper:
         raise NotImplementedError
 
     def ruled(self, size: Size) -> Size:
-        """``size``, its sides ruled where no canvas decides the size of the input."""
+        """``size`` after `ruled_size`, unless a canvas decides the size of the input."""
         return size if self.crop_side else ruled_size(size, self.sizing.rule)
 
 
 @MAPPER_REGISTRY.register()
 class ImageLevelMapper(Mapper):
-    """Images with their tags, for the classifier (`methods/irnet.md` 2).
+    """Images with their tags, for the classifier (irnet spec 2).
 
     In training: the longer side becomes a uniform random integer (bicubic), flip, random crop onto
     a canvas of the mean colour. Otherwise the whole image. Adds ``image`` and ``image_labels``.
@@ -155,7 +155,7 @@ class ImageLevelMapper(Mapper):
 
 @MAPPER_REGISTRY.register()
 class MultiScaleMapper(Mapper):
-    """One image at the scales of ``INPUT.SCALES``, for activation maps (`methods/irnet.md` 3).
+    """One image at the scales of ``INPUT.SCALES``, for activation maps (irnet spec 3).
 
     Adds ``images`` (list of (3, H_s, W_s) uint8) and, where the data set has them,
     ``image_labels`` (ids). The model flips.
@@ -173,7 +173,7 @@ class MultiScaleMapper(Mapper):
 
 @MAPPER_REGISTRY.register()
 class PeakImageMapper(Mapper):
-    """Whole images for peak response maps, with their segment proposals (`methods/prm.md` 6).
+    """Whole images for peak response maps, with their segment proposals (prm spec 6).
 
     Adds ``image`` at its working size, and ``image_labels`` where the data set has tags. Where the
     stage consumes segment proposals, also ``proposals``, a `wsis.layers.regions.Regions` at the

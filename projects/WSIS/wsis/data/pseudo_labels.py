@@ -1,10 +1,10 @@
-"""Pseudo labels: COCO JSON with run-length masks and scores, out and in.
+"""Writes and reads pseudo labels: COCO JSON with run-length masks and scores.
 
 Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
 bitmask``. Beyond COCO an image has ``image_key``, by which a data set finds it again; an annotation
 has ``score`` and may have ``confidence`` in [0, 1] and ``ignore``, an RLE of pixels that train
-nothing. ``category_id`` is the class id + 1, annotation ids run from 1, image ids are the data
-set's where those are integers. The bytes depend on the labels alone: no dates, no machine paths.
+nothing. ``category_id`` is the class id + 1, annotation ids run from 1, image ids are those of the
+data set if these are integers. The bytes depend only on the labels: no dates, no machine paths.
 
 ``python -m wsis.data.pseudo_labels FILE`` checks a file.
 """
@@ -52,7 +52,7 @@ def image_root(dataset_dicts: Sequence[Record]) -> str:
 
 
 def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
-    """The product of an image must fit the image, or nothing downstream means anything."""
+    """Check that the product of an image fits the image and the classes."""
     where = f"instances of image {record['image_key']}"
     count = len(arrays.get("classes", ()))
     size = (int(record["height"]), int(record["width"]))
@@ -71,7 +71,7 @@ def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
 def _annotations(arrays: Arrays, image_id: int, min_score: float) -> Iterator[Record]:
     """Annotations of one image, without ids.
 
-    Masks without pixels are left out, unless the boxes are given: these teach by themselves.
+    Masks without pixels are left out, unless boxes are given: these can be learnt without a mask.
     """
     given = "boxes" in arrays
     for index in range(len(arrays["classes"])):
@@ -101,7 +101,7 @@ def _xywh(box: np.ndarray) -> list[float]:
 
 
 def _decimal(value: Any) -> float:
-    """A float32 in the nine digits that determine it, not in the seventeen of a double."""
+    """A float32 in nine digits, which determine it; a double would print seventeen."""
     return float(f"{float(value):.9g}")
 
 
@@ -218,7 +218,8 @@ def export_pseudo_labels(
 def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
     """Read a file of pseudo labels, whose annotations all have a mask as RLE and a score.
 
-    BoxCaseg's own files have a confidence in place of the score, and keep crowds, which go.
+    The original BoxCaseg's files have a confidence, which becomes the score, and crowds, which are
+    left out.
 
     Raises:
         DataError: what is wrong, with the file, the image and annotation id, and the field.
@@ -249,13 +250,13 @@ def load_pseudo_labels(
 ) -> list[Record]:
     """New dataset dicts with pseudo labels in place of all true annotations and masks.
 
-    Images, all or some of those of the file, are joined by key and id, in files without keys by
-    name (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
+    Images are matched with those of the file by key and id, in files without keys by name
+    (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
 
     Returns:
-        Those that are in the file, in the order given; ``annotations`` have ``bbox`` (XYWH_ABS),
-        ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0, and
-        ``confidence`` and ``ignore`` where present.
+        The images that are in the file, in the given order; ``annotations`` have ``bbox``
+        (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0,
+        and, if the file has them, ``confidence`` and ``ignore``.
 
     Raises:
         DataError: damaged file (with the annotation's id and the field), other classes or image

@@ -12,14 +12,14 @@ def datasets_root() -> Path:
 
 
 def duts_folders() -> tuple[Path, Path]:
-    """The folders of DUTS' training images and masks, extracted with or without one around them."""
+    """The folders of DUTS' training images and masks, with or without a folder around them."""
     root = datasets_root() / "DUTS"
     folder = root / "DUTS-TR" if (root / "DUTS-TR").is_dir() else root
     return folder / "DUTS-TR-Image", folder / "DUTS-TR-Mask"
 
 
 def find_in_datasets(name: str) -> str:
-    """A path ``datasets/...`` of a config, below `datasets_root` if it is not here but there."""
+    """A path ``datasets/...`` of a config; below `datasets_root` if it only exists there."""
     path = Path(name)
     if path.parts[:1] != ("datasets",) or path.exists():
         return name

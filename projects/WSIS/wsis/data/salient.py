@@ -1,7 +1,7 @@
 """Salient-object images: a folder of photographs and a folder of masks of the same stems.
 
-That is how DUTS is laid out. A mask's object is whatever is not 0; colour masks count by their
-first channel.
+DUTS is laid out like that. A mask's object is where it is not 0; of a colour mask the first channel
+counts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def read_salient_mask(
     size: tuple[int, int] | None = None,
     required: bool = True,
 ) -> np.ndarray:
-    """(H, W) uint8: 255 on the object, 0 elsewhere; soft masks keep what is between.
+    """(H, W) uint8: 255 on the object, 0 elsewhere; soft masks keep their values.
 
     Raises:
-        DataError: missing, damaged, not of ``size`` (H, W), or, where that is ``required``, without
-            any object.
+        DataError: missing, damaged, not of ``size`` (H, W), or without any object, if one is
+            ``required``.
     """
 
     def use(picture: Image.Image) -> np.ndarray:
@@ -66,8 +66,8 @@ def load_salient(
 ) -> list[dict[str, Any]]:
     """Dataset dicts of folders of photographs and of masks, all or those in a list of stems.
 
-    ``image_id`` is the stem; ``image_key`` begins with "salient.", so that it never meets that of a
-    box data set; `SALIENT_KEY` is the mask's file; there are no labels and annotations.
+    ``image_id`` is the stem; ``image_key`` begins with "salient.", so that it is never equal to one
+    of a box data set; `SALIENT_KEY` is the mask's file; there are no labels and annotations.
 
     Raises:
         DataError: a folder, an image or a mask is missing, or an image and its mask differ in size.
@@ -95,9 +95,10 @@ def load_salient(
 
 
 def is_single_object(mask: np.ndarray) -> bool:
-    """Whether a mask (H, W), not 0 on objects, shows one object and next to nothing beside it.
+    """Whether a mask (H, W), not 0 on objects, shows a single object.
 
-    The largest component covers 2 to 90 % of the image, at most 1 % of the mask lies outside it.
+    The largest component must cover 2 to 90 % of the image, and at most 1 % of the mask may lie
+    outside it.
     """
     inside = np.asarray(mask) > 127 if np.asarray(mask).max(initial=0) > 1 else np.asarray(mask) > 0
     labels, count = ndimage.label(inside, structure=np.ones((3, 3)))
@@ -109,10 +110,10 @@ def is_single_object(mask: np.ndarray) -> bool:
 
 
 def single_object_mask(truth: GroundTruth, *, checked: bool = True) -> np.ndarray | None:
-    """(H, W) bool, the largest object of an image if it stands alone, else None.
+    """(H, W) bool, the largest object of an image if it is alone, else None.
 
-    It covers 5 to 60 % of the image, and all other objects and void together less than 1 %; where
-    it is not to be ``checked``, the largest object of any image.
+    It must cover 5 to 60 % of the image, all other objects and void together less than 1 %. If it
+    is not ``checked``, the largest object of any image is returned.
     """
     if not len(truth.masks):
         return None

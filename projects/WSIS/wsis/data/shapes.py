@@ -1,9 +1,9 @@
-"""Scenes of textured shapes, drawn from a random generator: data for those who have none.
+"""Scenes of textured shapes, drawn at random: data for those who have none.
 
-A class differs from the others by outline, texture and colour, so that image tags suffice to
-learn it. Objects of one class often touch or occlude each other; every object has a shaded body
-and a dark rim, as real objects have a visible boundary where they meet. Coordinates are pixels,
-(x, y) in points and boxes. Nothing here opens a file.
+Classes differ in outline, texture and colour, so that image tags are enough to learn them. Objects
+of one class often touch or hide each other. Every object has a shaded body and a dark rim, since
+real objects have a visible boundary where they meet. Coordinates are pixels, (x, y) in points and
+boxes. Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _local(shape: Shape, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]
     return cos * dx + sin * dy, -sin * dx + cos * dy
 
 
-@lru_cache(maxsize=16)  # arranging asks again and again for the shapes that are there
+@lru_cache(maxsize=16)  # `arrange` needs the same shapes many times
 def signed_distance(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     """(H, W) float64 distance of every pixel centre to the outline in pixels, negative inside.
 
@@ -193,23 +193,22 @@ def _touches(shape: Shape, anchor: Shape, size: tuple[int, int]) -> bool:
 
 
 def _fits(shapes: list[Shape], anchor: Shape | None, size: tuple[int, int]) -> bool:
-    """Whether the last shape leaves all others visible, and joins ``anchor`` alone or nobody."""
-    # Of the whole shapes: what the picture's edge cuts off counts as hidden.
+    """Whether the last shape leaves all others visible, and touches only ``anchor``, if any."""
+    # Shares of the whole shapes: the part outside the picture counts as hidden.
     shares = _visible(shapes, size).sum(axis=(1, 2)) / np.array([_area(s) for s in shapes])
     if shares.min() < MIN_VISIBLE_SHARE:
         return False
     *others, new = shapes
     if anchor is not None:
         return _touches(new, anchor, size)
-    # Another class may be overlapped a little; strangers of the same class keep a distance.
+    # Objects of other classes may overlap a little, others of the same class may not touch.
     return not any(s.class_id == new.class_id and _touches(new, s, size) for s in others)
 
 
 def arrange(rng: np.random.Generator, size: tuple[int, int]) -> list[Shape]:
     """Choose the objects of an image, from back to front.
 
-    Classes are independent of each other; of one class there are one to three objects, most of
-    which touch.
+    Classes are independent of each other; a class has one to three objects, most of which touch.
     """
     if rng.random() < EMPTY_SHARE:
         return []

@@ -10,7 +10,7 @@
       salient/{images,masks}/ salient/list.txt          one object each, mask 0 or 255
       stamp.json                      the arguments; written last
 
-An image depends on seed, split and index alone, so more images leave the first ones as they are.
+An image depends only on seed, split and index, so more images do not change the first ones.
 """
 
 from __future__ import annotations

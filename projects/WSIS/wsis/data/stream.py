@@ -1,9 +1,9 @@
-"""The training stream: which sample comes at which position, as arithmetic instead of state.
+"""The training stream: which sample comes at which position, computed without any state.
 
 Detectron2's sampler and augmentation start anew when a run resumes. Here the sample at position p
-and the random numbers that augment it depend on (seed, p) alone, and batch k on the stream and k
-alone, so a run that resumes at iteration k sees exactly what an unbroken run would have seen, for
-any number of data-loading workers.
+and the random numbers that augment it depend only on (seed, p), and batch k only on the stream and
+k. So a run that resumes at iteration k gets the same batches as an unbroken run, for any number of
+data-loading workers.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 def _compact(dataset_dicts: Sequence[DatasetDict]) -> DatasetFromList:
-    """As one array of bytes: data-loading processes would each come to own a copy of a list."""
+    """The dicts as one array of bytes; each data-loading process would end up copying a list."""
     found = list(dataset_dicts)
     return DatasetFromList(found, copy=False, serialize=bool(found))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be made; crosses process borders instead of an exception.
+    """A sample that could not be made; it is sent between processes in place of an exception.
 
     Attributes:
         key: image key.
         message: one sentence.
-        usage: the config is wrong, not this image, so that no other will do better.
+        usage: the config is wrong, not this image, so other images will fail, too.
     """
 
     key: str
@@ -88,7 +88,7 @@ def _attempt(function: Mapper, sample: DatasetDict) -> Any:
 
 
 class EpochOrder(Protocol):
-    """In which order samples come, where that is not a plain shuffle; an epoch has ``len``."""
+    """An order of samples other than a plain shuffle; an epoch has ``len`` samples."""
 
     def __len__(self) -> int: ...
 
@@ -99,13 +99,13 @@ class EpochOrder(Protocol):
 class TrainingStream(Dataset):
     """An endless, shuffled and augmented stream over a finite data set.
 
-    An item is what the mapper made at a position, or None, and what could not be read for it.
+    An item is what the mapper made at a position (or None), and the failures on the way.
 
     Args:
         dataset_dicts: at least one.
         mapper: draws from the global random states only.
         seed: of order and augmentation.
-        skip_broken: take the following image in place of one that cannot be read.
+        skip_broken: take the next image in place of one that cannot be read.
         order: of an epoch; None shuffles all samples.
     """
 
@@ -155,8 +155,8 @@ class TrainingStream(Dataset):
 class StreamBatches(Sampler[list[int]]):
     """Batches of stream positions for one process, from iteration ``start`` on.
 
-    Process r of W takes positions r, r + W, ... With aspect-ratio grouping a batch holds images
-    that are all wide or all tall (as Detectron2 does, to pad less); the grouping is replayed from
+    Process r of W takes positions r, r + W, ... With aspect-ratio grouping the images of a batch
+    are all wide or all tall (as in Detectron2, to pad less). The grouping is always computed from
     position 0, which costs about a microsecond per skipped image.
 
     Args:
@@ -208,9 +208,9 @@ class StreamBatches(Sampler[list[int]]):
 class ResumableLoader:
     """Iterates over training batches, from iteration ``batches.start`` on.
 
-    The workers start at the first ``next``, not at construction, so that this may be set after a
-    trainer was built around the loader (Detectron2 0.5 calls ``iter`` when it is built). It calls
-    ``on_skip`` with each image that another one replaces, once.
+    The workers start at the first ``next``, not when it is built, so that ``start`` may be set
+    after a trainer was built around the loader (Detectron2 0.5 then calls ``iter``). ``on_skip`` is
+    called once for each image that is replaced by another one.
     """
 
     def __init__(
@@ -234,8 +234,8 @@ class ResumableLoader:
             num_workers=self.num_workers,
             collate_fn=list,
             worker_init_fn=one_thread,
-            # Its own generator: else the loader draws its workers' seed from the global one, at the
-            # first batch, and shifts what the network draws in the first iteration after a resume.
+            # Without a generator of its own the loader draws a seed from the global one at the
+            # first batch. Then the network would draw other numbers right after a resume.
             generator=torch.Generator().manual_seed(0),
         )
         for batch in loader:
@@ -263,7 +263,7 @@ def single_pass_loader(
 ) -> DataLoader:
     """A loader that yields ``function(dataset_dict)`` one by one, in order, made by workers.
 
-    What could not be made comes as a `Failure`.
+    A sample that could not be made comes as a `Failure`.
     """
     return DataLoader(
         _compact(dataset_dicts),

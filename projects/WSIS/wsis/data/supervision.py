@@ -9,22 +9,22 @@ from wsis.errors import DataError, UsageError
 
 SUPERVISIONS = ("image", "point", "box", "mask")
 
-# The mask of a salient image is what its data set is for: such an image has no other annotation.
+# Salient images have no other annotation than their mask, and their data set is used for it.
 _IMAGE_KEYS: tuple[str, ...] = ("file_name", "image_id", "image_key", "height", "width")
 _IMAGE_KEYS += ("image_labels", "salient_file_name", "pixels")
 _ANNOTATION_KEYS = {
     "point": ("category_id", "iscrowd", "point"),
     "box": ("category_id", "iscrowd", "point", "bbox", "bbox_mode", "difficult"),
 }
-# Keys of which an annotation must have one at least to be seen at a level.
+# At a level only annotations are seen that have at least one of these keys.
 _EVIDENCE = {"point": ("point",), "box": ("point", "bbox")}
 
 
 def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, Any]:
     """A deep copy of a dataset dict without anything beyond a level of supervision.
 
-    Nothing is kept unless it is known to be allowed, so keys that nobody thought of (masks of some
-    other format) are removed as well.
+    Only keys that are known to be allowed are kept, so unknown ones (masks in some other format)
+    are removed as well.
 
     "image" keeps the image's labels only; "point" adds annotations that have a point; "box" adds
     boxes; "mask" keeps everything.

@@ -44,19 +44,19 @@ def _resize(array: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarr
 
 
 def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """Pillow's bicubic on uint8; the very same array where the size is already right."""
+    """Resize uint8 by Pillow's bicubic; returns the same array if the size is already right."""
     return _resize(image, size, Image.Resampling.BICUBIC)
 
 
 def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
-    """Pillow's nearest on (H, W) uint8; the very same array where the size is already right."""
+    """Resize (H, W) uint8 by Pillow's nearest; the same array if the size is already right."""
     return _resize(label, size, Image.Resampling.NEAREST)
 
 
 def rescale_image(image: np.ndarray, factor: float) -> np.ndarray:
-    """OpenCV's bilinear by a factor (not to a size), as the original CIM rescales.
+    """Rescale (H, W, 3) uint8 by a factor with OpenCV's bilinear, as the original CIM does.
 
-    From (H, W, 3) uint8 to uint8, fractions cut off; a side that would vanish becomes 1 pixel.
+    Fractions of the result (uint8) are cut off; a side that would vanish becomes 1 pixel.
     """
     if min(round(side * factor) for side in image.shape[:2]) < 1:
         return resize_image(image, scaled_size(image.shape[:2], factor))
@@ -71,9 +71,9 @@ class Sizing:
     """The size at which the networks see a whole image.
 
     Attributes:
-        longer_side: working length of the longer side in pixels; 0 for the file's.
+        longer_side: working length of the longer side in pixels; 0: that of the file.
         rule: see `ruled_size`.
-        stretch: (H, W) that every image gets, its aspect not kept (PRM); (0, 0) keeps it.
+        stretch: (H, W) of every image, whatever its aspect (PRM); (0, 0) keeps the aspect.
     """
 
     longer_side: int = 0
@@ -87,14 +87,14 @@ class Sizing:
         return Sizing(keys.LONGER_SIDE, tuple(keys.SIDE_RULE), tuple(keys.STRETCH))
 
     def scaled(self, size: Size, scale: float = 1.0) -> Size:
-        """``scale`` times the working size of an image of ``size`` (H, W), not ruled."""
+        """``scale`` times the working size of an image of ``size`` (H, W), before `ruled_size`."""
         if any(self.stretch):
             return scaled_size(self.stretch, scale)
         working = self.longer_side / max(size) if self.longer_side else 1.0
         return scaled_size(size, scale * working)
 
     def apply(self, image: np.ndarray, *, scale: float = 1.0) -> np.ndarray:
-        """The image at ``scale`` times its working size, its sides ruled."""
+        """The image at ``scale`` times its working size, after `ruled_size`."""
         return self.resize(image, ruled_size(self.scaled(image.shape[:2], scale), self.rule))
 
     def resize(self, image: np.ndarray, size: Size) -> np.ndarray:
@@ -121,9 +121,9 @@ def draw_flip() -> bool:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A square canvas of ``side`` pixels, and where on it the first row and column of an image lie.
+    """A square canvas of ``side`` pixels; an image starts at its row ``y`` and column ``x``.
 
-    A negative ``y`` or ``x`` cuts off as many rows or columns of the image.
+    A negative ``y`` or ``x`` cuts off so many rows or columns of the image.
     """
 
     side: int
@@ -135,7 +135,7 @@ class Canvas:
 
         Args:
             array: (H, W) or (H, W, channels).
-            fill: decides the canvas's dtype together with ``array`` (float32 where it is float32).
+            fill: if it is floating, the canvas is float32, else it has the dtype of ``array``.
         """
         fill = np.asarray(fill)
         dtype = np.float32 if fill.dtype.kind == "f" else array.dtype
@@ -151,8 +151,7 @@ class Canvas:
 def random_canvas(size: Size, side: int) -> Canvas:
     """A random crop of an image of ``size`` onto a ``side`` x ``side`` canvas, each axis by itself.
 
-    Where the image is smaller it lies at a uniform random offset on the canvas, where it is larger
-    a uniform random part of it is taken.
+    A smaller image lies at a random offset on the canvas; of a larger one a random part is taken.
     """
     y, x = (draw_integer(0, abs(side - n)) * (1 if n < side else -1) for n in size)
     return Canvas(side, y, x)

@@ -17,10 +17,10 @@ from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import load_voc, read_classes
 from wsis.errors import DataError, UsageError
 
-# What data are for: training, evaluation, exact masks of single objects; EVALUATION is the part of
-# the training images on which products are evaluated, where that is not all of them.
+# What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
+# that are evaluated on a part of the training images only.
 ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
-# By FORMAT the keys that are required, and those that may be there.
+# For each FORMAT the required keys and the optional ones.
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "coco": (("JSON", "IMAGES"), ("SUPERVISION",)),
     "voc": (("ROOT", "SPLIT"), ("SUPERVISION", "CLASSES")),
@@ -135,11 +135,11 @@ def register_dataset(
     Its files are read when they are asked for.
 
     Args:
-        entry: ``NAME``, ``FORMAT`` and the format's keys (datasets/README.md); ``SUPERVISION`` is
-            the most that training may look at, and where it is given every annotation must have it.
-        where: what describes it, for messages.
-        anew: the entry has a name of ours; one of the same name makes way, and files that have
-            changed since are read again.
+        entry: ``NAME``, ``FORMAT`` and the format's keys (datasets/README.md). ``SUPERVISION`` is
+            the most that training may look at; if it is given, every annotation must have it.
+        where: the place that describes it, for messages.
+        anew: the entry has a name that WSIS made; it replaces an earlier one of the same name, so
+            that changed files are read again.
 
     Raises:
         UsageError: unknown or missing key, bad value, or a name that is taken.
@@ -183,19 +183,19 @@ def recognize(path: Path, role: str) -> dict[str, Any]:
 
 
 def _beside(value: str, source: str) -> str:
-    """A relative path that is not here but beside the file that names it."""
+    """A path as it is, or, if it only exists there, beside the file that names it."""
     here, there = Path(value).expanduser(), Path(source).parent / value
     return str(there) if not here.exists() and there.exists() else str(here)
 
 
 def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str, ...]:
-    """Register what a config says of the data of one role; returns the names of the data sets.
+    """Register what a config says about the data of one role; returns the data sets' names.
 
     Args:
         role: one of `ROLES`.
         value: a registered name, a path, an entry (see `register_dataset`), or a list of these.
         stem: of the config file; an entry without NAME is called ``<stem>_<role>``.
-        source: the file that says so; paths count from the present folder, else from beside it.
+        source: the config file; paths are looked for in the present folder, then beside it.
 
     Raises:
         UsageError: neither a data set nor a path, or as `register_dataset`.
@@ -225,7 +225,7 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
 
 
 def entries_of(names: Iterable[str]) -> list[dict[str, Any]]:
-    """The entries of those of the data sets that were registered here, each once."""
+    """The entries of data sets that were registered here, each once; other names are left out."""
     return [_REGISTERED[name] for name in dict.fromkeys(names) if name in _REGISTERED]
 
 

@@ -60,7 +60,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder, by file name without suffix; of several of a stem the first."""
+    """The pictures in a folder, by file name without suffix; if stems are equal, the first."""
     return {path.stem: path for path in reversed(pictures_in(folder))}
 
 
@@ -103,7 +103,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _size(tree: ElementTree.Element, image: str | os.PathLike[str]) -> tuple[int, int]:
-    """(H, W) as the file states it, else of the image."""
+    """(H, W) from the XML if it has it, else from the image."""
     node = tree.find("size")
     if not (_text(node, "height") or _text(node, "width")):
         return read_image_size(image)

@@ -1,8 +1,8 @@
-"""Checking VOC and SBD trees, and turning SBD's ``.mat`` files into VOC's kind of PNG.
+"""Checks VOC and SBD trees, and converts SBD's ``.mat`` files to PNGs like VOC's.
 
-``trainaug`` is SBD's train and val without VOC's val, plus VOC's train: 10582 images. VOC's own
-masks are used where VOC has them, SBD's elsewhere (``SegmentationObjectAug``,
-``SegmentationClassAug``), so that one reader serves all and a stage never waits for ``.mat`` files.
+``trainaug`` is SBD's train and val without VOC's val, plus VOC's train: 10582 images. Images
+without VOC masks get SBD's (``SegmentationObjectAug``, ``SegmentationClassAug``). So one reader
+serves all, and no stage reads slow ``.mat`` files.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def missing_in_sbd(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def read_sbd_mat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Instances (H, W) uint8 (0 background, 1..K) and labels (H, W) uint8 (class id + 1) of a file.
+    """Read one of SBD's ``inst/<name>.mat``.
 
-    The file is one of SBD's ``inst/<name>.mat``.
+    Returns instances (H, W) uint8 (0 background, 1..K) and labels (H, W) uint8 (class id + 1).
 
     Raises:
         DataError: not such a file, or numbers out of range.
@@ -102,7 +102,7 @@ def trainaug_names(voc_root: Path, sbd_folder: Path) -> list[str]:
 def convert_sbd(voc_root: str | os.PathLike[str], sbd_folder: str | os.PathLike[str]) -> int:
     """Write the PNGs of SBD for images without VOC masks, then the list ``trainaug.txt``.
 
-    Files that are there are kept, so that an interrupted conversion goes on; the list comes last.
+    Existing files are kept, so an interrupted conversion can go on; the list is written last.
     Returns the number of images in ``trainaug``.
 
     Raises:

@@ -24,7 +24,7 @@ _ELSEWHERE = {
 
 
 def how_to_get(path: Path) -> str:
-    """The next step for somebody who has no file ``path``; "" for a file that we do not know."""
+    """How to get the missing weight file ``path``, as advice; "" for an unknown file."""
     for name, file_name in WEIGHTS.items():
         if path.name == file_name:
             root = "" if path.parent == FOLDER else f" --root {shlex.quote(str(path.parent))}"

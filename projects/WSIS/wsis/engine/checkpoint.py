@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with atomic writes and a check that all weights are finite.
 
-    A run killed while it saves leaves the previous checkpoint and its ``last_checkpoint`` mark
-    intact; so does a full disk. One that is damaged later is passed over for the one before.
+    If a run is killed while it saves, or the disk is full, the previous checkpoint and the mark
+    ``last_checkpoint`` stay as they were. A checkpoint that is damaged later is skipped: the one
+    before it is used.
     """
 
     def save(self, name: str, *, mark: bool = True, **kwargs: Any) -> None:
@@ -31,7 +32,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Args:
             name: of the file, without suffix.
-            mark: False leaves the mark: a resumed run does not start from this one.
+            mark: False: a resumed run does not start from this one.
             **kwargs: what else to save.
 
         Raises:
@@ -82,7 +83,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
 
 def _reason(error: BaseException) -> str:
-    """What the file system said, which torch hides behind an error of its own."""
+    """The message of the file system, which torch hides behind an error of its own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -20,21 +20,21 @@ from wsis.errors import UsageError, did_you_mean
 ZOO = "detectron2://"
 COMMAND_LINE = "command line"
 _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
-# Keys that name data sets: a pipeline names them by role, so that none is left behind.
+# Keys that name data sets. A pipeline names data by role and may not set these.
 _NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
 _ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
 
-Lines = tuple[str, Mapping[str, Any]]  # where they stand, and what they say
+Lines = tuple[str, Mapping[str, Any]]  # the file (or place) they come from, and the values
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one file says of one stage, or of all stages.
+    """What one file says about one stage, or about all stages.
 
     Attributes:
-        lines: of the files of ``_BASE_``, then its own.
-        data: of the data, by role ("TRAIN").
-        anew: its ``_BASE_`` names files: what earlier files say of the stage no longer counts.
+        lines: those of the files that its ``_BASE_`` names, then its own.
+        data: what it says about data, by role ("TRAIN").
+        anew: its ``_BASE_`` names files, so what earlier files say about the stage does not count.
         starts_from: the stage of the same pipeline that its ``_BASE_`` names, or "".
     """
 
@@ -84,14 +84,14 @@ def _load_zoo(name: str) -> dict[str, Any]:
     """A config of Detectron2's model zoo, as the installed package has it, without data sets."""
     from detectron2 import model_zoo
 
-    # Files of the package alone: they may compute values, as RetinaNet's anchors do.
+    # Only files of the package may compute values in YAML, as RetinaNet's anchors do.
     root = (Path(model_zoo.__file__).parent / "configs").resolve()
     path = (root / name.removeprefix(ZOO)).resolve()
     if not path.is_relative_to(root) or not path.is_file():
         raise UsageError(f"_BASE_ {name}: Detectron2's model zoo has no such config")
     values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=True)
     values.pop("DATASETS", None)
-    stock = get_cfg()  # what its weights were trained with, where it says nothing of it
+    stock = get_cfg()  # its weights were trained with these, if it does not say otherwise
     values.setdefault("INPUT", {}).setdefault("FORMAT", stock.INPUT.FORMAT)
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         values.setdefault("MODEL", {}).setdefault(key, stock.MODEL[key])
@@ -110,8 +110,8 @@ def _as_list(value: Any, where: str) -> list[str]:
 def find_base(name: str, beside: Path) -> Path:
     """The file that a ``_BASE_`` names.
 
-    Relative paths count from the file itself, else from the present folder, else from the folder
-    ``configs`` that comes with WSIS.
+    A relative path is looked for beside the file itself, then in the present folder, then in WSIS
+    and its folder ``configs``.
 
     Raises:
         UsageError: there is none.
@@ -128,29 +128,33 @@ def _is_file(name: str) -> bool:
     return name.startswith(ZOO) or name.endswith((".yaml", ".yml"))
 
 
-def _with_bases(path: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
-    """What a file says and what those of its ``_BASE_`` say, which come first.
+def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
+    """The lines of the files that a file's ``_BASE_`` names, then its own.
 
     Args:
         path: of the file.
         zoo: whether a ``_BASE_`` may name a config of Detectron2's model zoo.
-        within: the files that build on it.
+        read: files read before, each of which counts once; False for those that build on it.
     """
     key = path.resolve()
     found: list[Lines] = []
-    if key in within:
-        raise UsageError(f"{path} builds on itself (_BASE_)")
+    if key in read:
+        if not read[key]:
+            raise UsageError(f"{path} builds on itself (_BASE_)")
+        return []
+    read[key] = False
     values = _load_yaml(path)
     for base in _as_list(values.pop(_BASE, None), str(path)):
-        found += _base(base, path, zoo=zoo, within=(*within, key))
+        found += _base(base, path, zoo=zoo, read=read)
+    read[key] = True
     return [*found, (str(path), values)]
 
 
-def _base(name: str, beside: Path, *, zoo: bool, within: tuple[Path, ...] = ()) -> list[Lines]:
-    """What a ``_BASE_`` stands for, see `_with_bases`."""
+def _base(name: str, beside: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
+    """The lines of one entry of ``_BASE_``, see `_with_bases`."""
     if zoo and name.startswith(ZOO):
         return [(name, _load_zoo(name))]
-    return _with_bases(find_base(name, beside), zoo=zoo, within=within)
+    return _with_bases(find_base(name, beside), zoo=zoo, read=read)
 
 
 def _stage_part(name: str, values: Any, source: str) -> Part:
@@ -165,7 +169,9 @@ def _stage_part(name: str, values: Any, source: str) -> Part:
     stages = [base for base in bases if not _is_file(base)]
     if len(stages) > 1:
         raise UsageError(f"{where}: _BASE_ names {len(stages)} stages; a stage starts from one")
-    lines = [one for b in bases if _is_file(b) for one in _base(b, Path(source), zoo=True)]
+    read: dict[Path, bool] = {}
+    files = [base for base in bases if _is_file(base)]
+    lines = [one for base in files for one in _base(base, Path(source), zoo=True, read=read)]
     for base, said in lines:
         for key in {_STAGES, _DATA} & said.keys():
             raise UsageError(
@@ -192,8 +198,8 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     """
     if not path.is_file() and (_ROOT / path).is_file():  # one that comes with WSIS
         path = _ROOT / path
-    found: dict[Path, ConfigFile] = {}
-    for source, said in _with_bases(path, zoo=False):
+    found: list[ConfigFile] = []
+    for source, said in _with_bases(path, zoo=False, read={}):
         values = dict(said)
         stages = values.pop(_STAGES, None) or {}
         if not isinstance(stages, dict):
@@ -201,15 +207,15 @@ def read_config_files(path: Path) -> list[ConfigFile]:
         data = _check_data(values.pop(_DATA, None) or {}, source)
         parts = {str(name): _stage_part(str(name), own, source) for name, own in stages.items()}
         parts = {"": Part(((source, values),), data), **parts}
-        found.setdefault(Path(source).resolve(), ConfigFile(source, parts))
-    return list(found.values())
+        found.append(ConfigFile(source, parts))
+    return found
 
 
 def stage_names(files: Sequence[ConfigFile]) -> list[str]:
     """The stages in order.
 
-    A file that names only stages of those before it adds lines to them; one that names another
-    stage as well lists all stages anew, in order.
+    A file that only names stages of the files before it adds lines to these. A file that also names
+    another stage replaces the list: it must name all stages, in order.
     """
     names: list[str] = []
     for file in files:
@@ -231,10 +237,10 @@ def base_stage(files: Sequence[ConfigFile], name: str) -> str:
 
 
 def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Lines]:
-    """What makes up a stage's config; later lines have the last word.
+    """The lines that make a stage's config; later ones override earlier ones.
 
-    Every file says first what holds for all stages, then what holds for the stages of ``chain``:
-    those from whose configs it starts, and itself at the end.
+    From each file come first its lines for all stages, then those for the stages of ``chain``: the
+    stages from whose configs this one starts, and this one last.
     """
     found: list[tuple[str, Lines]] = []
     for file in files:
@@ -247,7 +253,7 @@ def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Li
 
 
 def _as_word(value: Any) -> Any:
-    """A number, or text that yacs would take for one, so that it remains a word to yacs."""
+    """Quote a number, or text that yacs would read as a number, so that yacs reads it as text."""
     number = value
     if isinstance(value, str):
         with suppress(ValueError, SyntaxError):
@@ -258,7 +264,7 @@ def _as_word(value: Any) -> Any:
 
 
 def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") -> dict[str, Any]:
-    """Values as yacs needs them: numbers as words where the config has a word (a peak filter).
+    """Values as yacs needs them: a number becomes text where the config has text (a peak filter).
 
     Raises:
         UsageError: a value where keys belong, or keys where a value belongs.
@@ -307,7 +313,7 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
 
     Args:
         words: pairs ``KEY VALUE``, ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``. Lists and dicts are
-            written as in Python or YAML; words in them need no quotes.
+            written as in Python or YAML; text in them needs no quotes.
         names: stages of the pipeline.
 
     Raises:
@@ -348,4 +354,6 @@ def _read_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if text.lstrip().startswith("["):
+            return text  # a path may begin so
         raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None

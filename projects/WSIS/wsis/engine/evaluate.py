@@ -39,7 +39,8 @@ METRICS = "metrics.json"
 def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Results:
     """Run a network, in eval mode, over the test set ``name``.
 
-    With WSIS.ON_ERROR "skip", the objects of an image that cannot be read are missed, not forgiven.
+    With WSIS.ON_ERROR "skip" an image that cannot be read stays in the figures: all of its objects
+    count as missed.
 
     Returns:
         Entries of ``metrics.json`` (`wsis.evaluation.results.stage_result`).
@@ -90,7 +91,7 @@ def evaluate_on_test_sets(folder: StageFolder, model: nn.Module) -> Results:
 
 
 def _evaluate_products(folder: StageFolder) -> Results:
-    """Figures of a product that has something for every image."""
+    """Figures of a product that has an artifact for each image."""
     planned, results = folder.planned, []
     assert planned.stage.evaluation is not None
     for name in _datasets(planned):
@@ -103,7 +104,7 @@ def _evaluate_products(folder: StageFolder) -> Results:
 def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     """Evaluate a finished product and write ``evaluation.json`` into its folder.
 
-    What was evaluated before, with the same product and options, is not evaluated again, unless
+    A product that was evaluated before with the same options is not evaluated again, except with
     ``again`` (``--eval-only``).
 
     Returns:

@@ -1,7 +1,7 @@
 """The run folder of a stage: what it holds, and whether that is what the config asks for.
 
 ``manifest.json`` says how the product was made. ``index.json`` lists the artifacts with sizes and
-checksums; ``log.<process>.jsonl`` has the same of those that are not yet in the index.
+checksums; ``log.<process>.jsonl`` lists those that are not yet in the index.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ NOT_YET_RUN = Status(State.MISSING, "not yet run")
 
 
 def open_folders(pipeline: Pipeline) -> dict[str, StageFolder]:
-    """The run folders of a pipeline's stages by name, there or not."""
+    """The run folders of a pipeline's stages by name, whether they exist or not."""
     images = Images()
     found: dict[str, StageFolder] = {}
     for planned in pipeline.stages:
@@ -80,7 +80,7 @@ def open_folders(pipeline: Pipeline) -> dict[str, StageFolder]:
 
 
 class StageFolder:
-    """What a stage has left, and what it reads. Nobody else writes manifest, log and index.
+    """The files of a stage, and what it reads. Only this class writes manifest, log and index.
 
     Args:
         planned: the stage.
@@ -88,7 +88,7 @@ class StageFolder:
         images: gives the dataset dicts.
 
     Attributes:
-        manifest: what it writes while it runs; set by `open`.
+        manifest: that of the present run; set by `open`.
     """
 
     manifest: Manifest
@@ -121,11 +121,11 @@ class StageFolder:
 
     @property
     def image_keys(self) -> list[str]:
-        """Of all images that the stage treats."""
+        """The keys of all images that the stage treats."""
         return [record["image_key"] for record in self.dataset_dicts]
 
     def inputs(self) -> dict[str, str]:
-        """Digests of everything the stage reads, as they are now ("" for what is not yet made).
+        """Present digests of everything the stage reads; "" for a product that is not yet made.
 
         Raises:
             DataError: there are no initial weights.
@@ -143,7 +143,7 @@ class StageFolder:
         return found
 
     def _digest_of_initial(self, weights: str, name: str) -> str:
-        """Digest of initial weights; of a file that is gone, what the manifest remembers of it."""
+        """Digest of initial weights; if the file is gone, the one that the manifest has."""
         path = Path(weights)
         if "://" in weights:
             return weights
@@ -161,7 +161,7 @@ class StageFolder:
         )
 
     def _manifest_of(self, planned: PlannedStage) -> Manifest:
-        """What a run would write when it starts."""
+        """The manifest that a run would write when it starts."""
         config = relevant_config(planned)
         defaults = defaults_among(config, planned.cfg.WSIS.IMPORTS)
         kind = planned.stage.kind
@@ -171,7 +171,7 @@ class StageFolder:
 
     @property
     def product(self) -> str:
-        """Digest of the finished product, "" where there is none."""
+        """Digest of the finished product, "" if there is none."""
         try:
             manifest = Manifest.read(self.path)
         except DamagedManifest:
@@ -179,15 +179,15 @@ class StageFolder:
         return manifest.product if manifest and manifest.status == DONE else ""
 
     def status(self) -> Status:
-        """The state of the stage, worked out once; what builds on a stale stage is stale too.
+        """The state of the stage, found once; a stage that builds on a stale one is stale too.
 
-        The main process looks, since others may see an older state of a network drive; every
-        process asks in the same order and is told.
+        Only the main process looks, since others may see an older state of a network drive. All
+        processes must call this in the same order.
         """
         return comm.all_gather(self._look() if comm.is_main_process() else None)[0]
 
     def forget(self) -> None:
-        """Work the state out anew, also of what builds on it: the product is another one."""
+        """The product has changed: find the state again, also of stages that build on it."""
         self._status = None
         for user in self._users:
             user.forget()
@@ -204,7 +204,7 @@ class StageFolder:
         return self._status
 
     def _compare(self) -> Status:
-        """The state by what the folder itself holds."""
+        """The state, as far as the folder itself tells."""
         try:
             manifest = Manifest.read(self.path)
         except DamagedManifest as error:
@@ -216,7 +216,7 @@ class StageFolder:
             return NOT_YET_RUN
         planned, done = self.planned, manifest.status == DONE
         processes = manifest.config.get("SOLVER.REFERENCE_WORLD_SIZE") if done else None
-        if isinstance(processes, int) and processes > 0:  # those that trained it, not those of now
+        if isinstance(processes, int) and processes > 0:  # as many as trained it, not as run now
             planned = planned.on_processes(processes)
         if change := manifest.change(self._manifest_of(planned)):
             return Status(State.STALE, change)
@@ -235,8 +235,8 @@ class StageFolder:
     def missing(self) -> list[str]:
         """Image keys without a whole artifact, in the order of the data set.
 
-        An artifact is whole if it is there and, where the index knows it, has the size it had when
-        it was written. Images that were skipped count as done.
+        An artifact is whole if it exists and has the size that the index says, if it is there.
+        Images that were skipped count as done.
         """
         sizes, index = self._artifact_sizes(), self._read_index()
 
@@ -267,7 +267,7 @@ class StageFolder:
         return []
 
     def _lost_file(self, manifest: Manifest) -> str:
-        """Which file of the product is missing, or not as large as it was written."""
+        """Which file of the product is missing or has another size than when it was written."""
         for path in self.product_files():
             if not path.is_file():
                 return f"{path.name} missing"
@@ -279,8 +279,10 @@ class StageFolder:
     # The work.
 
     def open(self, *, force: bool) -> None:
-        """Make ready for a run, in the main process: anew with ``force``, else all that is there
-        stays, but for what a killed process left half-written.
+        """Prepare the folder for a run; in the main process.
+
+        ``force`` empties it. Otherwise all files stay, except for half-written ones of a killed
+        process.
 
         Raises:
             WSISError: the folder cannot be written.
@@ -300,7 +302,7 @@ class StageFolder:
     def log(self, key: str, record: Mapping[str, Any]) -> None:
         """Note what was written for image ``key``, or ``{"skipped": reason}``; in every process.
 
-        A killed process may have renamed a file without noting it; `write_index` reads it again.
+        A killed process may have written a file without this note; `write_index` reads it again.
         """
         path = self.path / LOG.replace("*", str(comm.get_rank()))
         with open(path, "a", encoding="utf-8") as stream:
@@ -308,7 +310,7 @@ class StageFolder:
             stream.write("\n" + json.dumps({"key": key, **record}))
 
     def logged(self) -> dict[str, dict[str, Any]]:
-        """What all processes of all runs noted, the latest record of each key."""
+        """The latest record of each key, from the index and all logs."""
         known = self._read_index()
         for path in sorted(self.path.glob(LOG)):
             for line in path.read_text("utf-8", errors="replace").splitlines():
@@ -333,7 +335,7 @@ class StageFolder:
         return index
 
     def write_index(self) -> dict[str, dict[str, Any]]:
-        """Gather all logs into ``index.json`` and return it, in ascending order of image keys."""
+        """Write all logs into ``index.json``, by ascending image key, and return its content."""
         known, index = self.logged(), {}
         for key in sorted(self.image_keys):
             path, record = self.reader.path(key), known.get(key, {})
@@ -349,7 +351,7 @@ class StageFolder:
     def close(
         self, product: str, counts: Mapping[str, int], skipped: Mapping[str, str] | None = None
     ) -> None:
-        """Note that the stage is done, and what it has made (`Manifest`); in the main process."""
+        """Write into the manifest that the stage is done and what it made; in the main process."""
         manifest = self.manifest
         manifest.status, manifest.product = DONE, product
         manifest.counts, manifest.skipped = dict(counts), dict(skipped or {})

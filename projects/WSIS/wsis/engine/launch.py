@@ -21,7 +21,7 @@ from wsis.errors import UsageError, WSISError, explain
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
-_BUG = 70  # exit code where nothing can be explained
+_BUG = 70  # exit code of a process whose error nobody can explain
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
 
 
@@ -68,7 +68,7 @@ def _take_part(
     say: Callable[[tuple[str, int]], object],
     **group: Any,
 ) -> None:
-    """Join the processes of the run, do the work and leave; a failure ends this process at once."""
+    """Join the processes of the run, call ``main``, leave; an error ends this process at once."""
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT, **group)
@@ -159,9 +159,9 @@ def _first_failure(failures: Any, error: mp.ProcessExitedException) -> Exception
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next allocation instead of giving it back.
 
-    By default every large tensor is mapped by the kernel anew, page by page. For MobileNetV2 on two
-    cores (16 images of 321 x 321, forward) that was 0.108 of 0.165 CPU seconds per image; kept,
-    0.003 of 0.057. The peak stays nearly the same (1251 against 1137 MiB).
+    By default the kernel maps every new large tensor page by page. For MobileNetV2 on two cores (16
+    images of 321 x 321, forward) that took 0.108 of 0.165 CPU seconds per image; with kept memory
+    0.003 of 0.057. The peak of memory stays nearly the same (1251 against 1137 MiB).
 
     Does nothing where there is no glibc, or where the environment sets its MALLOC_* variables.
 

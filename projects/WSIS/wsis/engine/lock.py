@@ -24,7 +24,7 @@ _PATIENCE_S = 60.0  # a network drive may show a new file this late
 def output_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of ``folder`` inside the block.
 
-    The kernel releases the lock when its process ends, however it ends, so a killed run leaves
+    The kernel releases the lock when its process ends, in whatever way, so a killed run leaves
     nothing to clean up. It is a POSIX record lock: forked data-loading workers do not inherit it,
     and it works on network file systems.
 

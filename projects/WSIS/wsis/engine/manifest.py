@@ -1,7 +1,7 @@
-"""On what a stage's product depends, and how a run folder keeps that: ``manifest.json``.
+"""``manifest.json`` of a run folder: the config values and inputs on which a product depends.
 
-A manifest holds the config values and the digests of the inputs on which the product depends, so
-that a later run can tell finished from stale work and name what changed.
+By it a later run can tell finished from stale work, and say what changed. Inputs are kept as
+digests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KIND_KEYS = {
     "derive": ("WSIS.IMAGES",),
     "export": ("WSIS.IMAGES",),
 }
-# Where the work runs and how often it is saved changes no product; weights count by content.
+# Keys that never count: where the work runs, how often it is saved; weights count by content.
 _NEVER = (
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
@@ -74,8 +74,8 @@ class Manifest:
         files: sizes in bytes of the product's files beside the artifacts, ``{name: bytes}``.
         seconds: wall time of the run that finished it.
         versions: of the packages that made it.
-        defaults: config keys that held the default of the versions that made it. A key that
-            another version does not know counts as equal there.
+        defaults: config keys that had their default value. If another version does not know such a
+            key, that is no change.
     """
 
     stage: str
@@ -120,9 +120,9 @@ class Manifest:
         return manifest
 
     def change(self, now: Manifest) -> str:
-        """How config and inputs of ``now`` differ from these, in words; "" if they do not.
+        """In words, how config and inputs of ``now`` differ from these; "" if they do not.
 
-        A key that only one of them knows makes no difference where it holds its default.
+        A key that only one of them knows, and that has its default there, is no difference.
         """
         changes, other_data_sets = [], False
         config = json.loads(json.dumps(now.config))  # tuples are lists, as in the file
@@ -138,7 +138,7 @@ class Manifest:
                 continue
             if key != "images":
                 changes.append(f"its input '{key}' has changed")
-            elif not other_data_sets:  # they have other images, of course
+            elif not other_data_sets:  # other data sets have other images: said already
                 names = [str(n) for k in _DATASET_KEYS for n in config.get(k) or ()]
                 named = ", ".join(names) or "its data set"
                 changes.append(f"images or labels of {named} have changed")
@@ -191,10 +191,9 @@ def relevant_config(planned: PlannedStage) -> dict[str, Any]:
 
 
 def defaults_among(config: Mapping[str, Any], imports: Sequence[str]) -> list[str]:
-    """Keys of a flat config that hold the default of this version of WSIS, Detectron2 and
-    ``imports`` (WSIS.IMPORTS).
+    """Keys of a flat config with the default of WSIS, Detectron2 or ``imports`` (WSIS.IMPORTS).
 
-    Class counts are among them: every network's is that of the data set.
+    Class counts are among them: they follow from the data set.
     """
     stock = stock_values(tuple(imports))
     return sorted(
@@ -216,8 +215,8 @@ def digest_of(value: Any) -> str:
 def digest_of_weights(path: Path) -> str:
     """Digest of a checkpoint's tensors; equal weights give equal digests, whatever the file's age.
 
-    Files that torch cannot read without pickle are digested by their bytes. A file that has not
-    changed since is not read again.
+    For files that torch cannot read without pickle it is the digest of their bytes. A file that has
+    not changed is not read again.
 
     Raises:
         WSISError: there is no such file.
@@ -256,15 +255,15 @@ def digest_of_sizes(path: Path) -> str:
 def _size_of(path: str | Path) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:  # whoever reads the file says so
+    except OSError:  # it is reported when the file is read
         return -1
 
 
 def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
-    """Digest of what a stage may see of a data set: image keys, sizes and labels up to a level.
+    """Digest of what a stage may see of a data set at a level of supervision.
 
-    Folders do not count, so a data set may move; image files are not read. Of mask files, where
-    masks may be seen, the sizes in bytes count.
+    Image keys, sizes and labels count, and if masks may be seen the sizes of the mask files in
+    bytes. Folders do not count, so a data set may be moved. Image files are not read.
     """
     sha = hashlib.sha256()
     for sample in dataset_dicts:

@@ -47,12 +47,13 @@ def _groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or Adam with one rate per module: ``SOLVER.BASE_LR`` times that of the first prefix.
+    """SGD or Adam (``WSIS.SOLVER.OPTIMIZER``), with a learning rate for each part of the network.
 
-    ``WSIS.SOLVER.OPTIMIZER`` says which; Adam has PyTorch's betas and takes no momentum. Prefixes
-    and factors are ``WSIS.SOLVER.LR_FACTORS``. Weight decay of biases and of
-    normalisation layers, momentum and gradient clipping are Detectron2's keys, with its precedence:
-    WEIGHT_DECAY_BIAS, where set, holds for the biases of normalisation layers too.
+    The rate is ``SOLVER.BASE_LR`` times the factor of the first prefix in
+    ``WSIS.SOLVER.LR_FACTORS`` with which a parameter's name begins. Weight decay of biases and of
+    normalisation layers, momentum and gradient clipping are Detectron2's keys and mean what they
+    mean there: WEIGHT_DECAY_BIAS, if set, also holds for the biases of normalisation layers. Adam
+    has PyTorch's betas and takes no momentum.
 
     Raises:
         UsageError: nothing to train, a prefix that fits no parameter, or an unknown optimiser.
@@ -83,8 +84,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 class PolyParamScheduler(ParamScheduler):
-    """(1 - t/T)^power at step t of T = ``num_updates``; the rate of step T - 1 stays (irnet spec 2:
-    the power is 0.9).
+    """(1 - t/T)^power at step t of T = ``num_updates`` (irnet spec 2: the power is 0.9).
+
+    From step T - 1 on the factor does not change.
     """
 
     def __init__(self, power: float, num_updates: int) -> None:
@@ -99,8 +101,10 @@ class PolyParamScheduler(ParamScheduler):
 def _momentum_follows_rate(
     optimizer: torch.optim.Optimizer, step: Callable[[], None], threshold: float
 ) -> Callable[[], None]:
-    """A scheduler's ``step`` that multiplies momentum buffers by new over old rate where the rate
-    jumps, up or down, by more than the factor ``threshold`` (CIM spec 6).
+    """A scheduler's ``step`` that also scales momentum buffers as the rate changes (cim spec 6).
+
+    It multiplies them by new over old rate if the rate changes, up or down, by more than the factor
+    ``threshold``.
     """
 
     def step_both() -> None:
@@ -123,7 +127,7 @@ def build_lr_scheduler(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Polynomial decay without warm-up if ``WSIS.SOLVER.POLY_POWER`` > 0, else Detectron2's.
 
-    ``WSIS.SOLVER.SCALE_MOMENTUM`` > 0 lets momentum buffers follow jumps of the rate.
+    With ``WSIS.SOLVER.SCALE_MOMENTUM`` > 0 momentum buffers follow jumps of the rate.
     """
     power, steps = cfg.WSIS.SOLVER.POLY_POWER, cfg.SOLVER.MAX_ITER
     if power > 0:
@@ -134,6 +138,6 @@ def build_lr_scheduler(
     else:
         made = build_detectron2_scheduler(cfg, optimizer)
     if cfg.WSIS.SOLVER.SCALE_MOMENTUM > 0:
-        # The state dict leaves "step" out: it is put on every scheduler anew.
+        # The state dict does not hold "step", so it is set on every new scheduler.
         made.step = _momentum_follows_rate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
     return made

@@ -46,9 +46,9 @@ class PlannedStage:
         stage: the registered stage.
         cfg: its frozen config, OUTPUT_DIR being its own run folder.
         folder: its run folder, ``OUTPUT_DIR/<n>_<name>``.
-        sources: the stages that it builds on, by the product that it reads of them; the one that
-            gives its initial weights is among them.
-        unscaled: its config before SOLVER.REFERENCE_WORLD_SIZE was heeded.
+        sources: the stages that it builds on, by the product that it reads; also the one that gives
+            its initial weights.
+        unscaled: its config before it was scaled by SOLVER.REFERENCE_WORLD_SIZE.
     """
 
     stage: Stage
@@ -63,8 +63,10 @@ class PlannedStage:
         return self.stage.name
 
     def on_processes(self, number: int) -> PlannedStage:
-        """The stage as ``number`` processes train it: batch, rate and schedule scaled as
-        Detectron2 does it where SOLVER.REFERENCE_WORLD_SIZE names another number.
+        """The stage as ``number`` processes train it.
+
+        If SOLVER.REFERENCE_WORLD_SIZE is another number, batch, rate and schedule are scaled as
+        Detectron2 does it.
         """
         if not isinstance(self.stage, TrainStage):
             return self
@@ -89,10 +91,10 @@ class PlannedStage:
         return replace(self, cfg=cfg)
 
     def complete_config(self) -> str:
-        """The config as YAML, with the weights that the stage ends with: nothing else is needed.
+        """The config as YAML, with the path of the weights that the stage ends with.
 
-        With `wsis.config.get_wsis_cfg` and Detectron2's ``DefaultPredictor`` it gives the stage's
-        own network.
+        `wsis.config.get_wsis_cfg` and Detectron2's ``DefaultPredictor`` need nothing else to run
+        the stage's network.
         """
         values = {"MODEL.TIMM.WEIGHTS": "", "MODEL.TIMM.PRETRAINED": False}
         if isinstance(self.stage, TrainStage):
@@ -174,7 +176,7 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 class _Plan:
-    """Everything that the files and the command line say, before stages are made of it."""
+    """All that the files and the command line say, before stages are made from it."""
 
     def __init__(self, path: Path, overrides: Sequence[str]) -> None:
         self.path = path
@@ -191,7 +193,7 @@ class _Plan:
         self._names: dict[tuple[str, str, str], tuple[str, ...]] = {}
         parts = [part for file in self.files for part in file.parts.values()]
         for lines in [values for part in parts for _, values in part.lines]:
-            load_modules(_imports(lines))  # they may register stages
+            load_modules(_imports(lines))  # these may register stages
         self.records = {name: get_stage(name) for name in self.names}
         self.files.append(read_overrides(overrides, self.names))
 
@@ -201,7 +203,7 @@ class _Plan:
         for owner, stem in (("", self.path.stem), (name, f"{self.path.stem}_{name}")):
             for file in self.files:
                 data = file.parts[owner].data if owner in file.parts else {}
-                if "TRAIN" in data:  # what belongs to the training images named before goes, too
+                if "TRAIN" in data:  # data that belong to other training images do not count
                     said.pop("EVALUATION", None)
                 if "TRAIN" in data and not owner:
                     said.pop("VAL", None)
@@ -220,7 +222,7 @@ class _Plan:
         return self._names[role, stem, source]
 
     def chain(self, name: str) -> list[str]:
-        """The stages from whose configs stage ``name`` starts, and itself at the end."""
+        """The stages from whose configs stage ``name`` starts, and itself last."""
         start, record = base_stage(self.files, name), self.records[name]
         before = self.names[: self.names.index(name)]
         if start and start not in self.names:
@@ -251,7 +253,7 @@ class _Plan:
         return cfg
 
     def fill_in(self, cfg: CfgNode, record: Stage) -> bool:
-        """Set what follows from the data sets; whether there is an image for the stage."""
+        """Set the keys that follow from the data sets; returns whether the stage has any image."""
         data = self.data(record.name)
         roles = self._roles(cfg, record, data)
         if not roles:
@@ -271,7 +273,7 @@ class _Plan:
         cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
         cfg.MODEL.TIMM.WEIGHTS = find_in_datasets(cfg.MODEL.TIMM.WEIGHTS)
         if getattr(record, "mapper", "") != "InstanceMapper":
-            # As its mapper sizes images, so that Detectron2's own predictor does no other thing.
+            # The size that its mapper gives images, so that Detectron2's predictor gives the same.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
             if is_train and cfg.INPUT.CROP.ENABLED:
                 raise UsageError(
@@ -281,7 +283,7 @@ class _Plan:
         return True
 
     def _roles(self, cfg: CfgNode, record: Stage, data: Mapping[str, Any]) -> list[str]:
-        """The roles of the images that a stage treats; none where it has nothing to do."""
+        """The roles of the images that a stage treats; empty if it has nothing to do."""
         stated = [str(role) for role in cfg.WSIS.IMAGES]
         if unknown := [role for role in stated if role.upper() not in ROLES]:
             raise UsageError(
@@ -355,16 +357,16 @@ def load_pipeline(
 ) -> Pipeline:
     """Read a pipeline YAML and make the configs of its stages.
 
-    A stage's config is, in this order: Detectron2's defaults with WSIS's; file by file, those of
-    ``_BASE_`` first, what the file says to all stages and then what it says to this one; ``KEY
-    VALUE`` and ``stage.KEY VALUE`` of the command line. A stage that runs a trained network starts
-    from the lines of the stage that trains it. What depends on the data sets is filled in.
+    A stage's config is made, in this order, from Detectron2's defaults with those of WSIS; from
+    each file, those of ``_BASE_`` first, its lines for all stages and then those for this one; from
+    ``KEY VALUE`` and ``stage.KEY VALUE`` of the command line. A stage that runs a trained network
+    starts from the lines of the stage that trains it. Keys that follow from the data sets are
+    filled in.
 
     Args:
         config_file: YAML with STAGES, or one whose ``_BASE_`` has them.
         overrides: pairs from the command line.
-        num_processes: that will train; where ``SOLVER.REFERENCE_WORLD_SIZE`` names another number,
-            batch, rate and schedule are scaled as Detectron2 does it.
+        num_processes: how many will train, see `PlannedStage.on_processes`.
 
     Raises:
         UsageError: a missing file, an unknown key, stage or data set.

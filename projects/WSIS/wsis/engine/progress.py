@@ -13,8 +13,8 @@ from tqdm import tqdm
 def progress(items: Iterable[Any], title: str, *, total: int, done: int = 0) -> tqdm:
     """``items`` under a bar with rate and ETA, on the main process.
 
-    ``total`` counts the items that earlier runs have ``done``, too. In a ``with`` the bar ends with
-    the block, also after an error, so that what is said afterwards starts on a line of its own.
+    ``total`` includes the items that earlier runs have ``done``. In a ``with`` block the bar ends
+    with the block, also after an error, so that the next message starts on a line of its own.
     """
     return tqdm(
         items,

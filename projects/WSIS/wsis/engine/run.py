@@ -88,7 +88,7 @@ def run(
 
 
 def _note_stages(pipeline: Pipeline) -> None:
-    """Tell reports which stages there will be; a pipeline of one stage changes nothing."""
+    """Write down, for reports, which stages there are; a pipeline of one stage writes nothing."""
     if comm.is_main_process() and len(pipeline.stages) > 1:
         path = pipeline.output_dir / PIPELINE
         with writing(path, "another OUTPUT_DIR"):
@@ -96,7 +96,7 @@ def _note_stages(pipeline: Pipeline) -> None:
 
 
 def _check_chosen(chosen: Sequence[StageFolder]) -> None:
-    """Find what would stop a later stage before the first one starts."""
+    """Before the first stage starts, find the errors that would stop a later one."""
     for folder in chosen:
         _ = folder.dataset_dicts
         stage = folder.planned.stage
@@ -140,7 +140,7 @@ def _bring_to_its_end(folder: StageFolder, *, force: bool) -> bool:
 
 
 def _check_sources(folder: StageFolder) -> None:
-    """Refuse to build on what is not there: a product missing, unfinished or stale."""
+    """Refuse to start if a product that the stage reads is missing, unfinished or stale."""
     for source in folder.sources.values():
         status = source.status()
         if status.state is State.DONE:

@@ -1,4 +1,4 @@
-"""Runs one stage of each kind, from where its run folder stands, and closes the folder."""
+"""Runs a stage of any kind: does what is missing in its run folder, and closes the folder."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class _Derive:
 
 
 class _ArtifactSink:
-    """Writes artifacts in background threads and logs them; waits where too many queue up."""
+    """Writes artifacts in background threads and logs them; `put` waits if too many are queued."""
 
     def __init__(self, folder: StageFolder) -> None:
         self._folder = folder
@@ -186,7 +186,7 @@ def _work_through(
     prepare: Callable[[dict[str, Any]], Any],
     finish: Callable[[Any], dict[str, Any]],
 ) -> None:
-    """Make this process's part of the artifacts that are missing, see `artifact_maker`."""
+    """Make this process's share of the missing artifacts, see `artifact_maker`."""
     cfg, size = folder.planned.cfg, comm.get_world_size()
     todo = set(comm.all_gather(folder.missing())[0])  # as the main process sees it
     rest = [record for record in folder.dataset_dicts if record["image_key"] in todo]

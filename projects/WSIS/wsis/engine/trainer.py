@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _KEPT_CHECKPOINTS = 2
 BEST = "best.json"
-_MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # of which the first that there is tells the best network
+_MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # the first of these that exists decides which is best
 
 
 def images_per_process(cfg: CfgNode) -> int:
@@ -72,8 +72,8 @@ def build_train_loader(
 ) -> ResumableLoader:
     """The training loader of one process; ``SOLVER.IMS_PER_BATCH`` counts all processes together.
 
-    ``on_skip`` is told of images that cannot be read where ``WSIS.ON_ERROR`` is "skip"; ``order``
-    is that of an epoch, None shuffles.
+    ``on_skip`` is called for each image that cannot be read, if ``WSIS.ON_ERROR`` is "skip";
+    ``order`` is that of an epoch, None shuffles.
 
     Raises:
         UsageError: the batch cannot be shared evenly, or no image is left to train on.
@@ -101,10 +101,11 @@ def build_train_loader(
 class KeepBest(HookBase):
     """Evaluates while it trains, and keeps the best network as ``model_best.pth``.
 
-    ``best.json`` beside it says from which iteration it is and what it scored. The network is not
-    changed, so a training with this hook ends with the same weights as one without.
+    ``best.json`` beside it has its iteration and its score. The hook does not change the network:
+    training with and without it ends with the same weights.
 
-    ``evaluate`` gives the figures of the test sets, every ``period`` iterations and at the end.
+    ``evaluate`` gives the figures of the test sets; it is called every ``period`` iterations and at
+    the end.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class KeepBest(HookBase):
 
 
 def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
-    """Save a trained network of elsewhere as this stage's product; ``SOLVER.MAX_ITER`` is 0.
+    """Save a network trained elsewhere as this stage's product; for ``SOLVER.MAX_ITER`` 0.
 
     Raises:
         UsageError: there are no weights to keep.
@@ -163,10 +164,10 @@ def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
 class Trainer(TrainerBase):
     """Detectron2's training loop with exact resumption.
 
-    Weights, optimizer, scheduler, gradient scaler and iteration come from the checkpoint; the order
-    of images and their augmentation from the stream position (`wsis.data.stream`); and what the
-    network draws in iteration k from (SEED, k, process). On one CPU process a resumed run therefore
-    computes the same weights as an unbroken one.
+    Weights, optimizer, scheduler, gradient scaler and iteration come from the checkpoint. The order
+    of images and their augmentation follow from the stream position (`wsis.data.stream`), and the
+    random numbers of the network in iteration k from (SEED, k, process). So in one CPU process a
+    resumed run computes the same weights as an unbroken one.
 
     Args:
         cfg: stage config; OUTPUT_DIR is the run folder.
@@ -241,7 +242,7 @@ class Trainer(TrainerBase):
             self.start_iter = stored["iteration"] + 1
             first_new = f"model_{self.start_iter:07d}.pth"
             older = [p for p in self.checkpointer.periodic_files() if p.name < first_new]
-            for hook in self._hooks:  # it deletes what earlier runs left, as it would its own
+            for hook in self._hooks:  # it is to delete checkpoints of earlier runs like its own
                 if isinstance(hook, hooks.PeriodicCheckpointer):
                     hook.recent_checkpoints = list(map(str, older))
             logger.info("Resuming at iteration %d", self.start_iter)
@@ -267,7 +268,7 @@ class Trainer(TrainerBase):
     def train(self) -> None:
         """Train from the present iteration to ``SOLVER.MAX_ITER``.
 
-        The parent's loop, without its log of a traceback for errors that are the user's to mend.
+        It is the parent's loop, but does not log a traceback for errors that the user can mend.
         """
         with EventStorage(self.start_iter) as self.storage:
             try:
@@ -277,10 +278,10 @@ class Trainer(TrainerBase):
                     self.run_step()
                     self.after_step()
             except BaseException:
-                with suppress(OSError):  # the first error tells more than the log files' last one
+                with suppress(OSError):  # the first error says more than one of the log files
                     self.after_train()
                 raise
-            self.iter = self.max_iter  # hooks of later releases tell success by it
+            self.iter = self.max_iter  # hooks of later releases take this as success
             self.after_train()
         if self.start_iter >= self.max_iter:  # all was done, but the final file may be lost
             self.checkpointer.save("model_final", iteration=self.max_iter - 1)

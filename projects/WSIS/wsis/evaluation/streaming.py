@@ -10,7 +10,7 @@ not depend on how many processes there were.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 Metrics = dict[str, float]
 Record = Mapping[str, np.ndarray]
-Packed = dict[str, tuple[np.ndarray, np.ndarray]]  # rows of all images, how many each image has
+Packed = dict[str, tuple[np.ndarray, np.ndarray]]  # rows of all images, where each image's end
 
 _CHUNK = 128  # images whose records are apart until they are packed
 _SMALLER = {"i": (np.int8, np.int16, np.int32), "f": (np.float32,)}
@@ -41,16 +41,35 @@ def pack(records: Sequence[Record]) -> Packed:
     return {
         name: (
             _narrow(np.concatenate([record[name] for record in records])),
-            _narrow(np.array([len(record[name]) for record in records])),
+            _narrow(np.cumsum([len(record[name]) for record in records])),
         )
         for name in records[0]
     }
 
 
+class _Unpacked(Mapping[str, np.ndarray]):
+    """One of the records that were packed; it holds no array until it is asked for one."""
+
+    __slots__ = ("_packed", "_place")
+
+    def __init__(self, packed: Packed, place: int) -> None:
+        self._packed, self._place = packed, place
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        rows, ends = self._packed[name]
+        return rows[ends[self._place - 1] if self._place else 0 : ends[self._place]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
 def unpack(packed: Packed) -> list[Record]:
     """The records again, as views; a type may be smaller than it was."""
-    split = [np.split(rows, np.cumsum(counts)[:-1]) for rows, counts in packed.values()]
-    return [dict(zip(packed, arrays, strict=True)) for arrays in zip(*split, strict=True)]
+    _, ends = next(iter(packed.values()))
+    return [_Unpacked(packed, place) for place in range(len(ends))]
 
 
 def column(records: Sequence[Record], name: str, dtype: type, *shape: int) -> np.ndarray:

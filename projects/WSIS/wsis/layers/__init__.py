@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: no config, no files, no data set names."""
+"""Tensors or arrays in, tensors or arrays out: no config, no files, no data set names."""

@@ -32,7 +32,8 @@ class Detections(NamedTuple):
 def winning_channels(scores: np.ndarray, background: float) -> np.ndarray:
     """Channel with the largest score at each pixel, -1 where none exceeds ``background``.
 
-    Of scores (C, H, W), to (H, W) int64; ties go to the lower channel, and to the background first.
+    ``scores`` are (C, H, W), the result is (H, W) int64. Background wins ties, then the lower
+    channel.
     """
     if len(scores) == 0:
         return np.full(scores.shape[1:], -1, dtype=np.int64)

@@ -34,9 +34,9 @@ class Kernel:
     srgb: float | None = None  # standard deviation in grey levels (0..255); None: no colours
 
     def features(self, image: Tensor) -> Tensor:
-        """Pixel positions over ``sxy``, x first, and colours over ``srgb``: (2 or 5, N) float32.
+        """What the kernel compares of the pixels of ``image`` (H, W, 3): (2 or 5, N) float32.
 
-        Of an image (H, W, 3).
+        Rows are x and y divided by ``sxy`` and, with ``srgb``, the colours divided by it.
 
         Raises:
             ValueError: a standard deviation that is not positive.
@@ -121,8 +121,9 @@ class DenseCRF:
     def infer_binary(self, logits: Array, num_iterations: int) -> Array:
         """Mean field of two labels: what `infer` does, with one column per problem, not eight.
 
-        Of log probabilities of the foreground minus the background's (B, H, W) float32 to the
-        foreground's probability, after updates of the first Q = sigmoid(logits).
+        ``logits`` (B, H, W) float32 are the log probability of the foreground minus that of the
+        background. Q starts as sigmoid(logits) and is updated ``num_iterations`` times. Returns the
+        probability of the foreground, of the same shape.
 
         Raises:
             ValueError: wrong shape, or logits that are not finite.
@@ -173,9 +174,8 @@ def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
 def unary_from_labels(labels: Array, num_labels: int, *, label_probability: float = 0.7) -> Array:
     """Unary (L, H, W) float32 of a label map (H, W): minus the log of each label's probability.
 
-    That of the pixel's own label is ``label_probability``; the others share the remainder equally.
-    With one label there is none to share out, and its unary is 0. Leading dimensions are kept in
-    front.
+    A pixel's own label has ``label_probability``, the others share the rest equally. If there is
+    only one label its unary is 0. A stack (B, H, W) of label maps gives (B, L, H, W).
 
     Raises:
         ValueError: a label outside the range, or a probability that is not in (0, 1).
@@ -211,9 +211,9 @@ def crf_labels(
     Args:
         image: see `DenseCRF`.
         labels: (H, W) or (B, H, W) integers, 0 <= label < ``num_labels``.
-        num_labels: L, background included. With one, nothing is to be decided: all zero.
+        num_labels: L, background included. If it is 1 the result is 0 everywhere.
         num_iterations: mean-field updates.
-        label_probability: how far the given labels are trusted.
+        label_probability: probability of a given label before the CRF.
         kernels: the pairwise terms.
 
     Returns:

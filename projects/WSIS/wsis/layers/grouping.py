@@ -32,7 +32,7 @@ _TEXTURE_LIMIT = 5.0  # square root of L per pixel
 
 @dataclass
 class Parts:
-    """What is known of regions and adds up when they are joined."""
+    """Measurements of regions. Those of a union follow from those of its two parts."""
 
     size: np.ndarray  # (m,) float64 pixels
     color: np.ndarray  # (m, 3) float64 sums of Lab
@@ -41,7 +41,7 @@ class Parts:
     boxes: np.ndarray  # (m, 4) int64, x0 y0 x1 y1, x1 and y1 exclusive
 
     def extended(self, number: int) -> Parts:
-        """The same with room for ``number`` regions."""
+        """A copy with room for ``number`` regions."""
         grown = []
         for values in vars(self).values():
             room = np.zeros((number - len(values), *values.shape[1:]), dtype=values.dtype)
@@ -100,7 +100,9 @@ def _shared(histogram: np.ndarray, size: np.ndarray, pairs: Neighbours) -> np.nd
 def similarity_cost(
     parts: Parts, pairs: Neighbours, pixels: float, *, texture: bool = True
 ) -> np.ndarray:
-    """Less similar neighbours cost more: in colour, size, fill and, if asked for, texture."""
+    """(E,) cost of joining neighbours: low if they are alike in colour and texture, small, and fill
+    their common box.
+    """
     together = parts.size[pairs.one] + parts.size[pairs.two]
     total = together / pixels - _shared(parts.color_histogram, parts.size, pairs)
     if texture:
@@ -113,12 +115,15 @@ def similarity_cost(
 def edge_cost(
     parts: Parts, pairs: Neighbours, pixels: float, *, power: float, edge_weight: float
 ) -> np.ndarray:
-    """Neighbours with unlike mean colours or an edge between them cost more, see `color_cost`."""
+    """(E,) cost of joining neighbours: low if mean colours are alike and no edge is between them.
+
+    See `color_cost`.
+    """
     return color_cost(parts.size, parts.color, pairs, power=power, edge_weight=edge_weight)
 
 
 class Tree(NamedTuple):
-    """A hierarchy, and the neighbours that were looked at while it grew."""
+    """A hierarchy of regions, and all pairs of nodes that touched while it grew."""
 
     children: np.ndarray  # (m, 2) int64, -1 for superpixels
     size: np.ndarray  # (m,) float64, pixels
@@ -139,7 +144,7 @@ class Tree(NamedTuple):
 
 
 def _along(pairs: Neighbours, values: np.ndarray, number: int) -> np.ndarray:
-    """(number,) sum of a value of pairs over all pairs of a region."""
+    """(number,) for each region the sum of ``values`` (E,) over its pairs."""
     one, two = np.bincount(pairs.one, values, number), np.bincount(pairs.two, values, number)
     return one + two
 

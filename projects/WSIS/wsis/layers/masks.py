@@ -32,19 +32,18 @@ def _run_lengths(*stacks: np.ndarray) -> list[list[RLE]]:
 def iou_of_areas(
     shared: Numbers, areas: Numbers, others: Numbers, *, epsilon: float = 0.0
 ) -> Numbers:
-    """IoU from counts of pixels: shared ones over those of either; 0 where there are none.
+    """IoU from counts of pixels; 0 for two empty masks.
 
-    ``shared`` pixels are whole numbers in floating point; ``areas`` and ``others``, the pixels of
-    the one and the other mask, broadcast against them: pairs go as (N,), (N,), (N,), all
-    combinations as (A, B), (A, 1), (1, B). ``epsilon`` is added to the union, where an original
-    does so.
+    ``shared`` is the number of common pixels, floating. ``areas`` and ``others`` are the areas of
+    the two masks and broadcast: (N,), (N,), (N,) for pairs, (A, B), (A, 1), (1, B) for all
+    combinations. ``epsilon`` is added to the union, where an original does so.
     """
     union = (areas + others - shared).clip(1)
     return shared / (union + epsilon if epsilon else union)
 
 
 def mask_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pixels that masks (A, H, W) and (B, H, W) bool share, (A, B) float64 of whole numbers.
+    """Number of common pixels of masks (A, H, W) and (B, H, W) bool: (A, B) float64.
 
     Raises:
         ValueError: not boolean stacks of one image size.
@@ -53,9 +52,9 @@ def mask_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def mask_iou(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
-    """Mask IoU of all pairs of (A, H, W) and (B, H, W) bool, by default the same; 0 for 0 / 0.
+    """Mask IoU of all pairs of ``a`` (A, H, W) and ``b`` (B, H, W) bool: (A, B) float64 in [0, 1].
 
-    (A, B) float64 in [0, 1]; `mask_intersection` says what is refused.
+    ``b`` is ``a`` if not given; two empty masks have 0. Errors are those of `mask_intersection`.
     """
     encoded = _run_lengths(a) if b is None else _run_lengths(a, b)
     return rle_iou(encoded[0], encoded[-1])
@@ -86,10 +85,10 @@ def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
 
 
 def droppers(rivals: np.ndarray) -> np.ndarray:
-    """Greedy suppression: an item that stays drops those after it that are its rivals.
+    """Greedy suppression: for each item the one that drops it, or itself where it stays.
 
-    ``rivals`` (N, N) bool, the best item first, says at [i, j] that i, if it stays, drops j. The
-    result, (N,) int64, is the item that drops each one; itself where it stays.
+    Items are sorted, the best first. ``rivals`` (N, N) bool: i drops j, if i stays and comes first,
+    where ``rivals[i, j]``. The result is (N,) int64.
     """
     found = np.full(len(rivals), -1, dtype=np.int64)
     for place in range(len(rivals)):
@@ -100,20 +99,20 @@ def droppers(rivals: np.ndarray) -> np.ndarray:
 
 
 def stays(found: np.ndarray) -> np.ndarray:
-    """(n,) int64 ascending places of those that no other item drops, of what `droppers` found."""
+    """(n,) int64, ascending: the items that stay, given what `droppers` found."""
     return np.flatnonzero(found == np.arange(len(found)))
 
 
 def mask_nms(
     masks: Tensor, scores: Tensor, threshold: float, *, groups: Tensor | None = None
 ) -> Tensor:
-    """Which masks stay when those that overlap a better one that stays are dropped.
+    """Greedy suppression of masks: a mask that stays drops the worse ones that overlap it.
 
     Args:
         masks: (N, H, W) bool.
         scores: (N,); of equal ones the first is better.
-        threshold: mask IoU from which the better one drops the other; above 1 drops none.
-        groups: (N,) integers, masks of different groups do not touch each other; None for one.
+        threshold: a mask IoU of at least this drops the worse mask; above 1 drops none.
+        groups: (N,) integers; masks only drop masks of their own group. None: one group.
 
     Returns:
         (n,) int64 places of those that stay, best score first.

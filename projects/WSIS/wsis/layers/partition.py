@@ -1,4 +1,4 @@
-"""The coarsest partition of an image that no mask divides, found from the masks' runs."""
+"""The largest parts of an image that no mask divides (atoms), found from the masks' runs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ def check_runs(
 def partition(
     first: np.ndarray, stop: np.ndarray, owners: np.ndarray, count: int, total: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Atoms of T runs of R = ``count`` regions over ``total`` pixels.
+    """Divide ``total`` pixels into atoms: pixels that belong to the same regions form one.
 
-    Of ``first`` and ``stop`` (exclusive) of each run and its region ``owners``, not descending, all
-    (T,) int64, to labels (total,) int32, the atom of each pixel; starts (R + 1,) int64 and atoms
-    (M,) int32, the atoms of each region; the number of atoms.
+    Run t covers pixels ``first[t]`` to ``stop[t]`` (exclusive) of region ``owners[t]``; owners
+    ascend. All are (T,) int64; there are R = ``count`` regions.
 
-    Pixels with the same regions form an atom. Which these are is found by the sum, at each pixel,
-    of a random 64-bit number per region; sums that coincide by chance would show in the areas,
-    and then other numbers are drawn.
+    Each region gets a random 64-bit number; pixels with the same sum of numbers belong to the same
+    regions. Two sums could be equal by chance: then the areas are wrong, and other numbers are
+    drawn.
+
+    Returns:
+        labels (total,) int32, the atom of each pixel; starts (R + 1,) int64 and atoms (M,) int32,
+        the atoms of each region (see `wsis.layers.regions.Regions`); the number of atoms.
     """
     cut = np.zeros(total + 1, dtype=bool)
     cut[0] = cut[first] = cut[stop] = cut[total] = True

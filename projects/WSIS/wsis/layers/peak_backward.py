@@ -1,4 +1,4 @@
-"""Takes peaks back to the image along the graph that autograd records (`methods/prm.md` 5).
+"""Takes peaks back to the image along the graph that autograd records (prm spec 5).
 
 Every convolution shares out the score of a cell among its inputs in proportion to x' W+ (x' the
 input less its minimum, W+ the positive weights); all else keeps its gradient, which its own node of
@@ -65,8 +65,9 @@ class PeakProgram:
     Args:
         output: (N, C, h, w), what a network made of ``images``, with its graph.
         images: (N, Ci, H, W), the leaf of that graph.
-        over_batch: shift a convolution's input to be non-negative by its minimum over the batch, as
-            the original; False takes that of each image, whose result is then the same alone.
+        over_batch: a convolution's input is made non-negative by subtracting its minimum. True
+            takes the minimum over the batch, as the original; False that of each image, so that its
+            result does not depend on the others.
 
     Raises:
         ValueError: peaks would have to pass an operation without a rule, named in the message.
@@ -88,11 +89,11 @@ class PeakProgram:
 
     @property
     def values_per_peak(self) -> int:
-        """Numbers that one peak's gradients hold at a time at the most, about."""
+        """About how many numbers the gradients of one peak take in memory, at most."""
         return 4 * max(int(np.prod(step.shape[1:])) for step in self._steps)
 
     def run(self, seeds: Window, image: int) -> Tensor:
-        """Gradients (P, Ci, H, W) at an image, of those of P peaks in a window of its output."""
+        """Gradients (P, Ci, H, W) at image number ``image``, from ``seeds`` at its output."""
         made, last = {0: seeds}, len(self._steps) - 1
         for number, step in enumerate(self._steps[1:], 1):
             parts = [(made[term], factor) for term, factor in step.terms]

@@ -34,9 +34,9 @@ def upsample_maps(maps: Tensor, factor: int) -> Tensor:
 def local_maxima(maps: Tensor, *, window: int = 3) -> Tensor:
     """Where a map is the maximum of the window around it.
 
-    Of (N, C, h, w) floating-point, to bool of that shape. Of a plateau only an element with no
-    equal one before it (in row-major order) in its window is a maximum; a constant map has exactly
-    one, at (0, 0). What lies outside the map counts as minus infinity.
+    ``maps`` are (N, C, h, w) floating-point, the result is bool of that shape. If several cells of
+    a window are equally high, only the first of them (row by row) can be a maximum, so a constant
+    map has exactly one, at (0, 0). Outside the map counts as minus infinity.
 
     Raises:
         ValueError: the side of the window, in cells, is not odd or below 3.
@@ -53,7 +53,7 @@ def local_maxima(maps: Tensor, *, window: int = 3) -> Tensor:
 
 @torch.no_grad()
 def find_peaks(maps: Tensor, *, window: int = 3, peak_filter: str | float = "median") -> Tensor:
-    """Those `local_maxima` of class maps that reach a value, for each image and class its own.
+    """The `local_maxima` that reach a value, which is computed for each image and class.
 
     Args:
         maps: (N, C, h, w).
@@ -140,8 +140,9 @@ def confident_peaks(
 ) -> Tensor:
     """The peaks that are back-propagated (prm spec 5).
 
-    Those rows of ``peaks`` (P, 4), in their order, that are higher than ``peak_threshold`` on
-    ``maps`` (N, C, h, w) and whose class scores at least ``class_threshold``, which NaN never does.
+    Keeps those of ``peaks`` (P, 4), in their order, that are higher than ``peak_threshold`` on
+    ``maps`` (N, C, h, w) and whose class has at least ``class_threshold`` in ``scores`` (N, C). A
+    score of NaN is too low.
     """
     present = scores[peaks[:, 0], peaks[:, 1]] >= class_threshold
     return peaks[present & (peak_values(maps, peaks) > peak_threshold)]

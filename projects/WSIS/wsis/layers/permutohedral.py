@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_FRACTION_BITS = 24  # what float32 resolves; above it the axis number rides along while sorting
+_FRACTION_BITS = 24  # the digits of float32; the number of the axis is packed beside them
 _AXIS_BITS = 5
 
 
@@ -125,9 +125,9 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
 def _sorted_fractions(fraction: Tensor) -> tuple[Tensor, Tensor]:
     """``fraction`` (d + 1, N) in descending order along its first axis, and where each came from.
 
-    The axis rides along in the low bits, so that equal fractions stay in the order of the axes (as
-    in the original implementation). A sorting network of elementwise minima and maxima is 10 times
-    faster here than sorting short rows.
+    The number of the axis is packed into the low bits, so that equal fractions stay in the order of
+    the axes (as in the original implementation). A sorting network of elementwise minima and maxima
+    is 10 times faster here than sorting short rows.
     """
     axes = len(fraction)
     number = torch.arange(axes - 1, -1, -1, dtype=torch.int32, device=fraction.device)

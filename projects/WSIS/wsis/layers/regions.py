@@ -1,10 +1,10 @@
 """Many masks of one image, kept as a partition of the image and as lists of its parts.
 
-R regions over an image of H x W pixels. An *atom* is a set of pixels that no region divides: either
-all of it belongs to a region or nothing. A atoms number the pixels, and each region is a list of
-atoms, so that 2000 proposals of a photograph take a few MiB and overlaps, sums over masks and
-resizing work on atoms rather than on pixels. Everything here is exact: the masks that went in come
-out again.
+R regions over an image of H x W pixels. An *atom* is a set of pixels that no region divides: a
+region has all of it or nothing. Each pixel has an atom number 0..A-1. A region is a list of atom
+numbers. So 2000 proposals of a photograph take a few MiB, and overlaps, sums over masks and
+resizing work on atoms, not on pixels. Everything here is exact: the masks that went in come out
+again.
 
 Boxes are (x0, y0, x1, y1) with x1 and y1 exclusive, sizes are (height, width).
 """
@@ -25,9 +25,9 @@ from wsis.layers.partition import check_runs, partition, segments
 def nearest_indices(length: int, target: int) -> np.ndarray:
     """Source index of each of ``target`` cells when Pillow resizes ``length`` cells with NEAREST.
 
-    (target,) int64 in [0, length). Pillow truncates a double that starts at half a step and has a
-    step added for each cell. The closed form ``(i + 0.5) * step`` rounds differently at exact ties,
-    which many sizes have.
+    (target,) int64 in [0, length). Pillow starts at half a step, adds a step for each cell, in
+    double precision, and truncates. The formula ``(i + 0.5) * step`` rounds differently at exact
+    ties, which many sizes have.
 
     Raises:
         ValueError: a length below 1.
@@ -41,7 +41,7 @@ def nearest_indices(length: int, target: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Regions:
-    """R masks of one image. See the module's text; build one with a ``from_`` function.
+    """R masks of one image, as the module describes; build one with a ``from_`` function.
 
     Attributes:
         labels: (H, W) int32, the atom of each pixel, in [0, A). An atom may have no pixels.
@@ -134,7 +134,9 @@ class Regions:
 
     @staticmethod
     def from_membership(labels: np.ndarray, membership: np.ndarray) -> Regions:
-        """From atoms (H, W) int in [0, A) and a matrix (R, A) bool of who has which.
+        """From ``labels`` (H, W), the atom of each pixel in [0, A).
+
+        ``membership`` (R, A) bool says which region has which atom.
 
         Raises:
             ValueError: shapes or values that do not fit.
@@ -203,7 +205,7 @@ class Regions:
         return np.stack(limits, axis=1) * (self.areas > 0)[:, None]
 
     def _over_regions(self, operation: np.ufunc, values: np.ndarray, empty: int) -> np.ndarray:
-        """Reduce a value per atom to one per region."""
+        """(R,) ``operation`` on the ``values`` (A,) of a region's atoms; ``empty`` without any."""
         result = np.full(len(self), empty, dtype=np.int64)
         filled = np.flatnonzero(np.diff(self.starts))
         if len(filled):
@@ -264,8 +266,8 @@ class Regions:
     def shrink_to(self, size: tuple[int, int]) -> Regions:
         """Every mask resized to (height, width) without its soft border.
 
-        A mask of 0 and 255 is resized by Pillow (bilinear, with its smoothing when it gets
-        smaller) and keeps the pixels that are 255 still (iam spec 4).
+        A mask of 0 and 255 is resized by Pillow (bilinear, smoothed when it gets smaller); pixels
+        that are still 255 are kept (iam spec 4).
         """
         masks = np.empty((len(self), *size), dtype=bool)
         for mask, region in zip(masks, range(len(self)), strict=True):
@@ -287,7 +289,7 @@ def _label_image(labels: np.ndarray) -> np.ndarray:
 
 
 def part_boxes(labels: np.ndarray, number: int) -> np.ndarray:
-    """(A, 4) int64 boxes of the labels 0 to A - 1; of one without pixels the far corner, then 0."""
+    """(A, 4) int64 boxes of the labels 0 to A - 1, A = ``number``; (W, H, 0, 0) without pixels."""
     height, width = labels.shape
     flat = labels.ravel()
     cut = np.empty(flat.shape, dtype=bool)  # where a run of one atom within a row starts

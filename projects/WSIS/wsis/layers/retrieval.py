@@ -26,10 +26,10 @@ Factors = tuple[float, float, float]
 
 
 def contour_pixels(regions: Regions, index: int, width: int) -> np.ndarray:
-    """Contour of a region: morphological gradient with a square of ones, as OpenCV computes it.
+    """Contour of a region: OpenCV's morphological gradient with a square of ones.
 
-    Of a square of ``width``, at least 1 (even ones have OpenCV's anchor), to (n,) int64, ascending
-    places in the flattened image. Nothing is added at the image border.
+    ``width`` is the side of the square, at least 1 (an even one has OpenCV's anchor). Returns (n,)
+    int64, ascending places in the flattened image. The image border is no contour.
     """
     height, columns = regions.size
     x0, y0, x1, y1 = regions.boxes[index].tolist()
@@ -70,9 +70,9 @@ def prepare_proposals(
         regions: proposals at any size, best first.
         size: (H, W) of the peak response maps.
         contour_width: side of the square of the morphological gradient, pixels.
-        size_limits: shares of the image; areas from the lower one (inclusive) to the upper one
-            (exclusive) are valid. A proposal that covers its whole image never is (the original
-            scales masks by their range, which turns it into an empty one).
+        size_limits: shares of the image; a proposal is valid if its area is at least the lower
+            and below the upper one. One that covers the whole image is never valid (the original
+            scales masks by their range, which makes it empty).
 
     Raises:
         ValueError: a width below 1.
@@ -180,12 +180,12 @@ def retrieve_instances(
     merge: bool = True,
     within_class: bool = False,
 ) -> Retrieved:
-    """The best proposal of each peak, after suppression of those that overlap a better one.
+    """The best proposal of each peak, without those that overlap a better one.
 
-    Instances whose mask IoU with a better one is ``nms_threshold`` or more go (None keeps all),
-    with ``within_class`` only those of its class (the original does it across classes). ``merge``
-    adds the response map of a suppressed instance to the one that suppressed it. All else is as in
-    `retrieval_scores`.
+    An instance is dropped if its mask IoU with a better one is at least ``nms_threshold`` (None
+    keeps all); ``within_class`` compares only instances of one class (the original compares all).
+    ``merge`` adds the response map of a dropped instance to the one that dropped it. The other
+    arguments are those of `retrieval_scores`.
 
     Returns:
         n instances; 0 without peaks or without valid proposals.
@@ -226,19 +226,19 @@ def sampling_candidates(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each peak the proposals from which IAM draws its pseudo mask (iam spec 4).
 
-    The score is balance * (R inside) + (R on the contour) - area_cost * (share of the image). Of
-    the best ones, those that overlap the very best too little are discarded.
+    The score is balance * (R inside) + (R on the contour) - area_cost * (share of the image), R the
+    peak's response. Of the best ones, those that overlap the very best too little are dropped.
 
     Args:
         proposals: of the image.
         peak_maps: (P, H, W) float.
         balance: weight of the instance cue.
-        area_cost: what a mask costs that covers the image. With 0, as the original, a mask loses
-            nothing by what it covers besides; with c times ``balance`` it gains by pixels whose
-            response is above c times the mean.
-        max_candidates: how many of the best are looked at.
-        discard_threshold: keeps the best one and those whose mask IoU with it is larger; None
-            keeps all.
+        area_cost: subtracted in full from a mask that covers the image, and in proportion from
+            others. With 0, as the original, covering more than the object costs nothing. With c
+            times ``balance`` a pixel raises the score if its response is above c times the mean.
+        max_candidates: only so many of the best are kept.
+        discard_threshold: of these, the best one stays and those whose mask IoU with it is larger;
+            None keeps all.
 
     Returns:
         P pairs: (n,) int64 proposals, best first, and (n,) float64 scores; n is 0 where no

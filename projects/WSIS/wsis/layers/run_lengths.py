@@ -50,7 +50,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
 
 
 def _checked_lengths(counts: Any, size: tuple[int, int]) -> np.ndarray:
-    """(runs,) int64 of the counts of an RLE from outside, which fill an image of ``size``."""
+    """(runs,) int64 run lengths of ``counts`` from a file, checked to fill an image of ``size``."""
     total = size[0] * size[1]
     if isinstance(counts, (str, bytes)):
         if len(counts) > (_MAX_CHARACTERS + 1) * (total + 1):
@@ -70,10 +70,10 @@ def _checked_lengths(counts: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def runs_of_ones(counts: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(runs,) int64 first and stop (exclusive) of the runs of ones; a run may be empty.
+    """Where the runs of ones start and end (exclusive): two (runs,) int64; a run may be empty.
 
-    ``counts`` are those of an RLE from outside, text, bytes or a list of integers, which must fill
-    an image of ``size`` (H, W), read column by column; nothing is decoded.
+    ``counts`` come from the RLE of a file: text, bytes or a list of integers. They must fill an
+    image of ``size`` (H, W), column by column. No mask is decoded.
 
     Raises:
         ValueError: as `check_rle`.
@@ -86,7 +86,8 @@ def runs_of_ones(counts: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
 def check_rle(rle: Any, size: tuple[int, int]) -> RLE:
     """Validate a COCO RLE from outside, which must have ``size`` (H, W).
 
-    Of ``{"size": [H, W], "counts": text, bytes or list of integers}`` to the same with text.
+    ``rle`` is ``{"size": [H, W], "counts": text, bytes or list of integers}``; the result is the
+    same with text.
 
     Raises:
         ValueError: whatever is wrong, in a clause without a subject.
@@ -140,9 +141,10 @@ def rle_iou(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
 
 
 def rle_intersection(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
-    """Pixels that two checked RLEs of one image share, for all pairs, (A, B) float64, exact.
+    """Number of common pixels of all pairs of checked RLEs of one image: (A, B) float64, exact.
 
-    pycocotools tells i / u, and the areas i + u: what it rounded is far less than half a pixel.
+    The intersection follows from the IoU of pycocotools and the areas. Rounding to whole numbers
+    makes it exact: the error of the IoU is far less than half a pixel.
     """
     areas = [np.array([rle_area(rle) for rle in rles], dtype=np.float64) for rles in (a, b)]
     iou = rle_iou(a, b)

@@ -33,7 +33,7 @@ _BLOCK = 512  # candidates that are compared at once
 class ProposalSettings:
     """How proposals are made."""
 
-    max_count: int = 1000  # at most so many, the best; 0 keeps all
+    max_count: int = 1000  # only so many of the best; 0 keeps all
     pixels_per_superpixel: int = 40  # one superpixel for so many pixels,
     max_superpixels: int = 1200  # but at most so many
     min_area: int = 40  # smaller regions are no proposals, pixels
@@ -49,7 +49,7 @@ class ProposalSettings:
 
 
 def _candidates(tree: Tree, number: int, settings: ProposalSettings) -> tuple[np.ndarray, ...]:
-    """(k,) scores and (k, 2) nodes (the second -1 for a node alone) of a tree's candidates."""
+    """The candidates of a tree: (k,) scores, (k, 2) nodes; the second node is -1 for one alone."""
     pixels = tree.size[:number].sum()
     pair_size = tree.size[tree.pairs].sum(axis=1)
     size = np.concatenate([tree.size, pair_size])
@@ -65,11 +65,11 @@ def _candidates(tree: Tree, number: int, settings: ProposalSettings) -> tuple[np
 
 
 def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) -> np.ndarray:
-    """Greedy suppression of regions made of the same parts.
+    """Greedy suppression of regions made of the same parts: the rows that stay, ascending.
 
-    ``table`` (k, n) bool says which parts of ``size`` (n,) pixels each region has, the best first;
-    one whose IoU with a better one exceeds the threshold goes. The places of those that stay,
-    ascending, at most ``count``; 0 goes on to the end.
+    ``table`` (k, n) bool says which parts each region has, the best region first; parts have
+    ``size`` (n,) pixels. A region is dropped if its IoU with a better one exceeds the threshold. At
+    most ``count`` rows are returned; 0 for all.
     """
     weights = size.astype(np.float32)
     areas = table @ weights
@@ -90,7 +90,7 @@ def suppress(table: np.ndarray, size: np.ndarray, threshold: float, count: int) 
 def _close(
     weighted: np.ndarray, areas: np.ndarray, table: np.ndarray, others: np.ndarray, limit: float
 ) -> np.ndarray:
-    """Whether the IoU of each region (rows) with each other one (columns) exceeds a limit."""
+    """Whether the IoU of regions (rows) with other regions (columns) exceeds a limit."""
     shared = weighted @ table.T.astype(np.float32)
     return shared > limit * (areas[:, None] + others[None, :] - shared)
 
@@ -100,8 +100,8 @@ def propose_segments(
 ) -> tuple[Regions, np.ndarray]:
     """Segment proposals of a picture (H, W, 3) uint8 RGB.
 
-    R regions, best first, and their scores (R,) float32, descending; at least one region (the whole
-    picture, where nothing else is found).
+    Returns R regions, best first, and their scores (R,) float32. If nothing else is found the whole
+    picture is the one region.
 
     Raises:
         ValueError: not such an image.

@@ -23,10 +23,10 @@ def to_lab(image: np.ndarray) -> np.ndarray:
 
 
 def color_gradient(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Largest rate of change over all directions of a colour image (Di Zenzo).
+    """How fast a colour image changes in the direction of the fastest change (Di Zenzo).
 
-    Of (H, W, C) float32, smoothed first by a Gaussian of ``sigma`` pixels, to (H, W) float32, units
-    of the image per pixel.
+    ``image`` (H, W, C) float32 is first smoothed by a Gaussian of ``sigma`` pixels. The result is
+    (H, W) float32, in units of the image per pixel.
     """
     smooth = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     dx = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32)
@@ -51,9 +51,9 @@ def _without_gaps(labels: np.ndarray) -> np.ndarray:
 
 
 def watershed_basins(edges: np.ndarray) -> np.ndarray:
-    """One basin for each local minimum (3 x 3, connected plateaus count once) of a gradient.
+    """One basin for each local minimum of a gradient (in 3 x 3; a connected plateau counts once).
 
-    Of (H, W) float32, not negative, to (H, W) int32, numbered from 0 without gaps.
+    ``edges`` are (H, W) float32, not negative; the result is (H, W) int32, from 0 without gaps.
     """
     lowest = cv2.erode(edges, np.ones((3, 3), np.uint8))
     _, markers = cv2.connectedComponents((edges <= lowest).astype(np.uint8), connectivity=8)
@@ -81,9 +81,9 @@ def color_sums(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
 def settle_borders(labels: np.ndarray, lab: np.ndarray) -> np.ndarray:
     """Give each pixel at a border to the touching basin whose mean colour is nearest to its own.
 
-    Of (H, W) int32, from 0 without gaps, to the same, renumbered where a basin has lost all its
-    pixels. A gradient is the same on both sides of a sharp step, so that a watershed may lie one
-    pixel off.
+    The gradient is the same on both sides of a sharp step, so a watershed may lie one pixel off.
+    ``labels`` and the result are (H, W) int32, from 0 without gaps; a basin that loses all its
+    pixels is gone.
     """
     height, width = labels.shape
     size = np.maximum(np.bincount(labels.ravel()), 1)
@@ -115,7 +115,7 @@ class Neighbours(NamedTuple):
     one: np.ndarray  # (E,) int64
     two: np.ndarray  # (E,) int64, above ``one``
     length: np.ndarray  # (E,) float64, pairs of touching pixels
-    strength: np.ndarray  # (E, S) float64, sum over these of S edge maps (the larger of two pixels)
+    strength: np.ndarray  # (E, S) float64, sum of each edge map over these (its larger pixel)
 
 
 def find_neighbours(labels: np.ndarray, edges: tuple[np.ndarray, ...]) -> Neighbours:
@@ -131,7 +131,7 @@ def find_neighbours(labels: np.ndarray, edges: tuple[np.ndarray, ...]) -> Neighb
 
 
 def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
-    """The pairs after region i became ``names[i]``; those within one region go, equal ones join."""
+    """The pairs after region i became ``names[i]``: equal pairs join, pairs of one region go."""
     one, two = names[pairs.one], names[pairs.two]
     kept = one != two
     return _joined(one[kept], two[kept], pairs.length[kept], pairs.strength[kept].T)
@@ -140,7 +140,7 @@ def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
 def _joined(
     one: np.ndarray, two: np.ndarray, length: np.ndarray, strength: Iterable[np.ndarray]
 ) -> Neighbours:
-    """Pairs in either order and any number as one each, in the order of their regions."""
+    """Make one pair of all that name the same two regions, in either order; sorted by region."""
     number = int(np.maximum(one, two).max(initial=0)) + 1
     keys = np.minimum(one, two) * number + np.maximum(one, two)
     found, place = np.unique(keys, return_inverse=True)
@@ -149,10 +149,10 @@ def _joined(
 
 
 def mutual_choices(pairs: Neighbours, cost: np.ndarray, number: int) -> np.ndarray:
-    """Pairs each of whose regions likes the other best: that costs least, the first on equality.
+    """Pairs that cost least for both of their regions; on equality the first pair.
 
-    Of E pairs of ``number`` regions and their ``cost`` (E,), to (m,) int64 into the pairs,
-    ascending; no region is in two of them.
+    ``cost`` is (E,), there are ``number`` regions. Returns (m,) int64, ascending, numbers of pairs;
+    no region is in two of them.
     """
     best = np.full(number, np.inf)
     np.minimum.at(best, pairs.one, cost)
@@ -167,14 +167,15 @@ def mutual_choices(pairs: Neighbours, cost: np.ndarray, number: int) -> np.ndarr
 def color_cost(
     size: np.ndarray, color: np.ndarray, pairs: Neighbours, *, power: float, edge_weight: float
 ) -> np.ndarray:
-    """(E,) cost of joining neighbours: difference of mean colours and edge, small ones first.
+    """(E,) cost of joining neighbours: difference of mean colours plus edge, times a power of size.
 
     Args:
         size: (n,) pixels.
         color: (n, 3) sums of Lab.
         pairs: the neighbours; the first edge map counts.
-        power: of the size of the smaller one, in 0..1.
-        edge_weight: of the mean edge against the colour difference.
+        power: exponent of the smaller region's size, in 0..1; the larger, the earlier small regions
+            are joined.
+        edge_weight: factor of the mean edge between the two.
     """
     mean = color / np.maximum(size, 1)[:, None]
     difference = np.sqrt(((mean[pairs.one] - mean[pairs.two]) ** 2).sum(axis=1))
@@ -188,9 +189,9 @@ def superpixels(
 ) -> tuple[np.ndarray, Neighbours]:
     """Parts that follow the edges of a picture ``lab`` (H, W, 3) float32.
 
-    The basins of the first, sharp, one of S edge maps (H, W) are joined, in rounds of mutual
-    choices, until ``count``, at least 1, or less are left. Returns (H, W) int32 labels from 0
-    without gaps, and their neighbours.
+    Starts with the basins of the first (sharp) of S edge maps (H, W) and joins them, in rounds of
+    mutual choices, until at most ``count`` (at least 1) are left. Returns labels (H, W) int32, from
+    0 without gaps, and their neighbours.
     """
     labels = settle_borders(watershed_basins(edges[0]), lab)
     pairs = find_neighbours(labels, edges)

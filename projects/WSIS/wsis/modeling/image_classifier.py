@@ -87,7 +87,7 @@ def fuse_cams(
     stride: int = 16,
     align_corners: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fuse the class maps of several scales (IRNet; `methods/irnet.md` 3).
+    """Fuse the class maps of several scales (irnet spec 3).
 
     Each map is resized and the results are summed, then divided by their maximum + 1e-5.
 

@@ -1,6 +1,6 @@
-"""Segment proposals of images: one interface, whatever made them and whatever file they lie in.
+"""Segment proposals of images: one interface for all generators and file formats.
 
-Nothing heavy is imported here: command lines read the names.
+Nothing heavy is imported here, since command lines import the names.
 """
 
 GENERATE = "generate"

@@ -1,4 +1,4 @@
-"""A folder of proposals, one file an image, made in parallel and resumed where it stopped."""
+"""Writes a folder of proposals, one file an image, in parallel; a second call goes on."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def _make(folder: ArtifactFolder, source: ProposalSource, record: dict[str, Any]
 
 
 def _check_stamp(folder: Path, source: ProposalSource, *, force: bool) -> None:
-    """Refuse a folder whose files were made with other settings; write down these ones."""
+    """Refuse a folder whose files were made with other settings; write the present ones into it."""
     # Through JSON and back, so that it can be compared with what was stored.
     wanted = json.loads(json.dumps({**asdict(source), "root": str(source.root)}))
     path = folder / STAMP
     if force and path.is_file():
-        # First, so that no file of other settings is ever taken for one of these.
+        # Before the new stamp, so that no old file can be taken for a new one.
         for old in folder.glob("*.npz"):
             old.unlink()
     elif path.is_file() and (stored := load_json(path)) != wanted:
@@ -75,9 +75,10 @@ def write_proposals(
 ) -> dict[str, Any]:
     """Make the proposals that a folder lacks; every file appears whole or not at all.
 
-    ``jobs`` processes work beside this one. ``force`` first deletes what is there; ``skip_errors``
+    ``jobs`` processes work beside this one. ``force`` first deletes all files; ``skip_errors``
     leaves out images that fail instead of stopping. Returns the numbers of ``images`` and
-    ``proposals`` made now, of those there ``before``, and ``failed``, image key to reason.
+    ``proposals`` made now, the number of images that existed ``before``, and ``failed``, the reason
+    by image key.
 
     Raises:
         UsageError: the folder's files were made with other settings.

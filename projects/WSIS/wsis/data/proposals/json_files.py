@@ -1,7 +1,6 @@
 """Proposals as run lengths in JSON: PRM's demo files, COCO-style lists, Segment Anything's files.
 
-No mask is decoded: runs become regions, so that an absurd length is refused before any memory is
-asked for.
+No mask is decoded: runs become regions. So an absurd length is refused before memory is allocated.
 """
 
 from __future__ import annotations
@@ -59,12 +58,12 @@ def read_json_proposals(
 ) -> Proposals:
     """Read a JSON file of proposals, for `wsis.data.proposals.readers.read_proposals`.
 
-    Either the list of PRM's demo, ``{"data", "shape"}`` each, best first (prm spec 7), or COCO
-    RLEs: an entry is an RLE ``{"size", "counts"}`` itself or has one under ``segmentation``, and
-    may have a ``score`` (or Segment Anything's ``predicted_iou``, or ``objectness``). With scores
-    the best comes first, without them the order of the file holds. The list may be the
-    ``annotations`` of an object, as in Segment Anything's data set. ``kind`` is "prm", "rle", or
-    "auto", by what the first entry has.
+    ``kind`` "prm" is the list of PRM's demo, entries ``{"data", "shape"}``, best first (prm spec
+    7). "rle" is a list of COCO RLEs: an entry is an RLE ``{"size", "counts"}`` or has one under
+    ``segmentation``, and may have a ``score`` (or Segment Anything's ``predicted_iou``, or
+    ``objectness``). With scores the best comes first, else the order of the file holds. The list
+    may be the ``annotations`` of an object, as in Segment Anything's data set. "auto" decides by
+    the first entry.
 
     Raises:
         ValueError: naming the entry.

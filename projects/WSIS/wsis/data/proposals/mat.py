@@ -1,7 +1,6 @@
 """Proposals in MATLAB files: MCG's and COB's superpixels with lists, and stacks of masks.
 
-A MATLAB file states how large its variables are; nothing is unpacked before these numbers have
-been looked at.
+A MATLAB file says how large its variables are; these numbers are checked before it is unpacked.
 """
 
 from __future__ import annotations

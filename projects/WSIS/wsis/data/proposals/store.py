@@ -24,8 +24,8 @@ class Proposals:
 
     Attributes:
         regions: R masks over the image.
-        scores: (R,) float32, larger is better; only their order means anything, and it need not
-            be that of the proposals where the file's own order counts.
+        scores: (R,) float32, larger is better; only their order means anything. The proposals need
+            not be sorted by them if a file has an order of its own.
     """
 
     regions: Regions
@@ -47,7 +47,7 @@ class Proposals:
 
 
 def by_rank(regions: Regions) -> Proposals:
-    """Proposals whose file has an order but no scores: these fall evenly from 1 to 1 / R."""
+    """Proposals from a file with an order but no scores: scores fall evenly from 1 to 1 / R."""
     count = len(regions)
     scores = np.arange(count, 0, -1, dtype=np.float32) / max(count, 1)
     return Proposals(regions, scores)
@@ -93,7 +93,7 @@ def proposals_from_artifact(
     """The proposals in an artifact of an image of ``size`` (H, W), if that is known.
 
     Raises:
-        ValueError: arrays that are missing, do not fit together or not the image.
+        ValueError: arrays are missing, or do not fit together or the image.
     """
     try:
         labels, members = arrays["labels"], arrays["members"]

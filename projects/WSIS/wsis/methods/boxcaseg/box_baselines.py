@@ -8,8 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-_MARGIN = 0.5  # of its size, that GrabCut sees around a box
-_LONGEST = 256  # side, in pixels, from which on GrabCut sees it smaller: a graph cut takes seconds
+_MARGIN = 0.5  # GrabCut sees so much of the box's size around it
+_LONGEST = 256  # pixels; larger windows are made smaller for GrabCut, which would take seconds
 
 
 def filled_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -23,9 +23,9 @@ def filled_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def grabcut_boxes(image: np.ndarray, boxes: np.ndarray, *, iterations: int = 5) -> np.ndarray:
     """GrabCut (Rother et al. 2004, OpenCV's) with everything outside the box as background.
 
-    It sees the box (K, 4) integers and half its size around, at most 256 pixels wide and high, of
-    an image (H, W, 3) uint8. Where it finds no object, or the box leaves no background to learn
-    from, the filled box is the answer: (K, H, W) bool.
+    ``image`` is (H, W, 3) uint8, ``boxes`` are (K, 4) integers, the result is (K, H, W) bool.
+    GrabCut sees a box and half its size around it, at most 256 pixels wide and high. If it finds no
+    object, or the box leaves no background to learn from, the mask is the filled box.
     """
     height, width = image.shape[:2]
     masks = filled_boxes(boxes, (height, width))
@@ -41,7 +41,7 @@ def grabcut_boxes(image: np.ndarray, boxes: np.ndarray, *, iterations: int = 5) 
 
 
 def _grabcut(window: np.ndarray, inside: np.ndarray, *, iterations: int) -> np.ndarray:
-    """(h, w) bool: the object in a window, of whose pixels ``inside`` (uint8) may be it."""
+    """(h, w) bool: the object in a window; only pixels ``inside`` (uint8) may belong to it."""
     size = inside.shape[1], inside.shape[0]
     shrink = _LONGEST / max(size)
     if shrink < 1:

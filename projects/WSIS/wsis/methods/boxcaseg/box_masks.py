@@ -42,18 +42,18 @@ from wsis.methods.boxcaseg.samples import annotated_boxes, boxed_annotations
 logger = logging.getLogger(__name__)
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
-TRUSTED = 0.95  # the published confidence from which a mask teaches
+TRUSTED = 0.95  # masks with a confidence above this train Mask R-CNN's masks, as published
 _FILLED, _GRABCUT = "baseline filled box", "baseline GrabCut"  # protocols
-_SAME_BOX = 0.5  # IoU of a box with that of a mask, from which they are the same object
+_SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxes reaches this
 
 
 def class_mean_iou(
     ious: np.ndarray, classes: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
+    """The original's mIoU*: mean of the classes' mean IoU (spec 6).
 
-    Of IoU (K,) and class ids (K,) to (C,) float64, 0 for a class without instance, and their sum
-    over C.
+    ``ious`` and ``classes`` (ids) are (K,). Returns the mean of each class, (C,) float64, 0 for a
+    class without instances, and the mean of these over all C classes.
     """
     sums = np.bincount(classes, weights=ious, minlength=num_classes)
     counts = np.bincount(classes, minlength=num_classes)
@@ -70,9 +70,9 @@ def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
 def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray:
     """Which true object each annotated box encloses: (K,) int64, -1 where there is none.
 
-    Crowds and annotations without a box do not count. A data set whose annotations hold the masks
-    says so itself. Elsewhere (VOC's XML beside its PNG) a box and a mask of the same class belong
-    together by the IoU of their boxes, best first.
+    Crowds and annotations without a box do not count. In most data sets an annotation has box and
+    mask. Elsewhere (VOC's XML beside its PNG) boxes and masks of a class are matched by the IoU of
+    their boxes, best first.
     """
     if "instance_file_name" not in record:
         objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
@@ -86,8 +86,8 @@ def objects_of_product(
 ) -> np.ndarray:
     """Which true object each box (K, 4) of a product encloses: (K,) int64, -1 for none.
 
-    A product of the evaluated data set has its boxes, one by one. That of another one with the same
-    images (boxes of a detector, say) has others; they find their objects by class and overlap.
+    If the product has the boxes of the evaluated data set, box k is that of annotation k. If it has
+    others (a detector's, say), they are matched by class and overlap.
     """
     stated, boxes = annotated_boxes(record), np.asarray(boxes, dtype=np.float64)
     if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
@@ -111,14 +111,14 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
 
 
 class BoxMaskMeasure(Measure):
-    """mIoU of masks inside given boxes: of ``protocol``, with C ``class_names``."""
+    """mIoU of masks inside given boxes, named ``protocol``; there are C ``class_names``."""
 
     def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
         super().__init__(protocol)
         self.class_names = tuple(class_names)
 
     def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
-        """Of an image's IoU by protocol, (K,) each, its own; and ``classes`` (K,)."""
+        """``iou`` and ``classes`` (K,) of an image; ``pair`` is IoU by protocol, and classes."""
         return {"iou": pair[0][self.protocol], "classes": pair[1]}
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
@@ -141,8 +141,8 @@ class BoxMaskMeasure(Measure):
 class BoxMaskStream:
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
-    ``title`` is that of the network's masks; without ``baselines`` only they are measured, without
-    ``grabcut_iterations`` no GrabCut.
+    ``title`` names the figures of the network's masks. Without ``baselines`` only these are
+    measured; with ``grabcut_iterations`` 0 GrabCut is left out.
     """
 
     def __init__(
@@ -171,10 +171,10 @@ class BoxMaskStream:
         Args:
             record: dataset dict.
             truth: its true masks.
-            found: ``masks`` (K, H, W) bool, one for each of ``boxes`` (K, 4) integers: those of the
-                annotations in their order, or others, with ``classes`` (K,), see
+            found: ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers. Without ``classes`` (K,)
+                the boxes are those of the annotations, in their order; with them see
                 `objects_of_product`. None for an image that could not be read: its masks are empty.
-            chosen: (K,) bool, those that count; None for all.
+            chosen: (K,) bool, the boxes that count; None for all.
 
         Raises:
             DataError: the numbers of masks and boxes differ.
@@ -207,7 +207,7 @@ class BoxMaskStream:
 def check_box_masks(
     dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
-    """Product with ``masks`` and ``boxes`` per annotation: mIoU of them and of the baselines."""
+    """Product with a mask and box for each annotation: mIoU of the masks and of the baselines."""
     iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
     stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
@@ -219,7 +219,10 @@ def check_box_masks(
 def check_proxy_masks(
     dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
 ) -> Results:
-    """Product ``instances`` of boxes: as `check_instances`, mIoU per box, and the confidence."""
+    """Product ``instances`` made from boxes: figures of `check_instances`, and mIoU inside boxes.
+
+    The mIoU is that of all masks, and of those with a confidence above `TRUSTED`.
+    """
     results = check_instances(dataset_dicts, product, class_names, cfg)
     every, sure = (
         BoxMaskStream(class_names, title=title, baselines=False)
@@ -234,7 +237,7 @@ def check_proxy_masks(
 
 
 class BoxMaskEvaluator(DatasetEvaluator):
-    """mIoU of a network that takes boxes, on a test set; arguments as of `BoxMaskStream`."""
+    """mIoU of a network that takes boxes, on a test set; see `BoxMaskStream`."""
 
     def __init__(
         self,
@@ -261,7 +264,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
             self._take(given["image_key"], output["instances"])
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
-        """Count an image that could not be read: its objects are missed, not forgiven."""
+        """Count an image that could not be read: its masks count as empty."""
         self._take(dataset_dict["image_key"], None)
 
     def _take(self, key: str, instances: Instances | None) -> None:

@@ -1,5 +1,6 @@
-"""Parts of an image at a fixed size, as scikit-image resizes them (boxcaseg spec 3.4), and the two
-kinds of training samples, given their random draws (spec 3.2, 3.3).
+"""Crops of an image, resized as scikit-image does (spec 3.4), and two kinds of training samples.
+
+The random numbers of a sample are arguments (spec 3.2, 3.3).
 
 Boxes are (x0, y0, x1, y1) in pixels, 0-based, far edges exclusive. H, W image, h, w box, S side of
 the result or sample, K boxes.
@@ -22,11 +23,11 @@ _DARK = 1e-6  # below this a maximum does not divide
 
 @lru_cache(maxsize=128)
 def resize_weights(length: int, size: int) -> Tensor:
-    """What every input pixel contributes to every output pixel along one axis.
+    """The weight of every input pixel in every output pixel along one axis.
 
-    Where the axis shrinks, a Gaussian of standard deviation (length / size - 1) / 2 comes first,
-    cut off at four deviations; then bilinear interpolation at half-pixel centres. Both take zeros
-    for what lies outside.
+    If the axis shrinks, the image is first smoothed by a Gaussian of standard deviation (length /
+    size - 1) / 2, cut off at four deviations. Then follows bilinear interpolation at half-pixel
+    centres. Both take zeros outside.
 
     Returns:
         (size, length) float32, shared between calls: do not write to it.
@@ -54,11 +55,11 @@ def resize_weights(length: int, size: int) -> Tensor:
 
 
 def resize_crops(image: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """Every box of an image at one size: Gaussian, bilinear with zeros outside, clip.
+    """Cut boxes (K, 4), integers, from an image (C, H, W) and resize them all to ``size``.
 
-    Values are clipped to the range (over all channels) that the box has in the image, since the
-    zeros outside darken the rim. Of an image (C, H, W) uint8 or float and boxes (K, 4) integers to
-    (K, C, *size) float32, on the scale of the image.
+    Resizing is that of `resize_weights`. Its zeros outside darken the rim, so values are clipped to
+    the range (over all channels) that the box has in the image. The image is uint8 or float; the
+    result is (K, C, *size) float32 on the same scale.
 
     Raises:
         ValueError: a box without area or not inside the image.
@@ -96,10 +97,10 @@ def resize_nearest(label: Tensor, *, size: tuple[int, int]) -> Tensor:
 def shaken_crop(
     box: Sequence[int], draws: Sequence[float], *, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A crop around a box, moved and stretched at random (boxcaseg spec 3.2).
+    """A crop around a box, moved and stretched at random (spec 3.2).
 
-    ``draws`` are shifts of the centre in x and y, in half extents of the box, and factors of the
-    half width and half height.
+    ``draws`` are the shifts of the centre in x and y, in halves of the box's width and height, and
+    the factors of width and height.
 
     Returns:
         x0, y0, x1, y1 inside the image of ``size`` (H, W), at least one pixel wide and high.
@@ -123,10 +124,10 @@ def shaken_crop(
 def integer_box(
     box: Sequence[float], *, size: tuple[int, int], outwards: bool = False
 ) -> tuple[int, int, int, int]:
-    """A box with fractional corners, inside an image of ``size`` (H, W), in whole pixels.
+    """A box with fractional corners in whole pixels, inside an image of ``size`` (H, W).
 
-    ``outwards`` takes every pixel that the box touches. Otherwise as the original (boxcaseg spec
-    3.2): x, y, width and height are truncated, width and height are at least 1.
+    ``outwards`` takes every pixel that the box touches. Otherwise, as in the original (spec 3.2),
+    x, y, width and height are truncated, width and height to at least 1.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
     left, top = int(x0), int(y0)
@@ -141,7 +142,7 @@ def integer_box(
 
 
 def _resized(image: np.ndarray, side: int) -> Tensor:
-    """(h, w, 3) uint8 to (3, side, side) float32."""
+    """An image (h, w, 3) uint8 resized to (3, side, side) float32."""
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).copy())
     whole = torch.tensor([[0, 0, image.shape[1], image.shape[0]]])
     return resize_crops(pixels, whole, size=(side, side))[0]
@@ -201,11 +202,11 @@ def salient_sample(
     flips: tuple[bool, bool] = (False, False),
     stretch: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """A part of a resized salient image with its mask; image and mask as of `object_sample`.
+    """A part of a resized salient image with its mask; for image and mask see `object_sample`.
 
-    The whole is resized to the side ``resized`` and flipped (top to bottom, left to right); of it
-    the part of side S begins at the row and column ``offset``, at most ``resized`` - ``size``.
-    ``stretch`` divides the part by its largest value, as the original does.
+    The whole image is resized to the side ``resized`` and flipped (top to bottom, left to right).
+    The part of side S starts at the row and column ``offset``, at most ``resized`` - ``size``.
+    ``stretch`` divides it by its largest value, as the original does.
 
     Returns:
         image (3, S, S) float32 in 0..255 and label (S, S) float32 in 0..1.
@@ -224,7 +225,7 @@ def salient_sample(
 
 
 def _moved(maps: Tensor, shift: tuple[int, int]) -> Tensor:
-    """(C, S, S) moved by (dy, dx), zeros where nothing comes from."""
+    """``maps`` (C, S, S) moved by (dy, dx); zeros move in."""
     result = torch.zeros_like(maps)
     spans = []
     for step, side in zip(shift, maps.shape[-2:], strict=True):
@@ -242,12 +243,13 @@ def add_neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Put the object of another crop at the rim of a crop, as background.
 
-    Salient images hold one object, boxes often more than theirs: so the network sees that what
-    comes in from the side is not the object. In half of the cases the neighbour lies behind it.
-    Random numbers come from torch's global generator, as everything that a network draws.
+    Salient images hold one object, boxes often more than theirs. So the network learns that an
+    object that comes in from the side is not the one. In half of the cases it lies behind the
+    crop's own object. Random numbers come from torch's global generator.
 
-    Of images (N, 3, S, S), labels (N, S, S) in 0..1 and the ``chosen`` (N,) bool, that have exact
-    labels, that get and give; new ones, or where fewer than two are chosen, the given ones.
+    ``images`` are (N, 3, S, S), ``labels`` (N, S, S) in 0..1. Only the ``chosen`` (N,) bool, whose
+    labels are exact, give and get objects. Returns new images and labels, or the given ones if
+    fewer than two are chosen.
     """
     rows = torch.nonzero(chosen.cpu()).flatten().tolist()
     if len(rows) < 2 or probability <= 0:

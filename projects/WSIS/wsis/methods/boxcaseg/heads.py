@@ -15,9 +15,9 @@ _FACTOR = 4  # of its hidden width
 
 
 class MaskHead(nn.Sequential):
-    """1x1 convolution, norm, ReLU, 1x1 convolution to one logit; (N, C, h, w) to (N, 1, h, w).
+    """1x1 convolution, norm, ReLU, 1x1 convolution: (N, C, h, w) becomes one logit (N, 1, h, w).
 
-    ``norm`` is a name that Detectron2 knows, ``momentum`` that of batch norm's statistics.
+    ``norm`` is a name that Detectron2 knows, ``momentum`` is for the statistics of batch norm.
     """
 
     def __init__(self, channels: int, *, norm: str, momentum: float) -> None:
@@ -39,7 +39,7 @@ def _norm(name: str, channels: int, momentum: float) -> nn.Module:
 
 
 class WeightTransfer(nn.Module):
-    """Makes the weights of a 1x1 convolution from those of another one, row of C by row."""
+    """Makes the weights of a 1x1 convolution from those of another one, each row (C,) by itself."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,11 +52,11 @@ class WeightTransfer(nn.Module):
             nn.init.normal_(layer.bias, std=0.01)
 
     def weight(self, source: Tensor) -> Tensor:
-        """(rows, C) of the source to (rows, C) of the new convolution."""
+        """The weights (rows, C) of the new convolution, from those of the source (rows, C)."""
         return self.fc2(functional.leaky_relu(self.fc1(source), _SLOPE))
 
     def forward(self, x: Tensor, source: nn.Conv2d) -> Tensor:
-        """Convolve ``x`` with what is made of ``source``, which gets no gradient."""
+        """Convolve ``x`` with the weights made from ``source``, which gets no gradient."""
         weight = self.weight(source.weight.detach().flatten(1))
         bias = self.k * source.bias.detach() + self.b
         return functional.conv2d(x, weight[:, :, None, None], bias)
@@ -65,8 +65,8 @@ class WeightTransfer(nn.Module):
 class TransferredHead(nn.Module):
     """The head of full supervision: its own head blended with one transferred from the weak head.
 
-    ``own_share`` is that of the own head in the blend of logits (the paper's alpha); the rest is as
-    of `MaskHead`.
+    ``own_share`` is the weight of the own head in the blend of logits (the paper's alpha); the
+    other arguments are those of `MaskHead`.
     """
 
     def __init__(self, channels: int, *, own_share: float, norm: str, momentum: float) -> None:
@@ -78,7 +78,7 @@ class TransferredHead(nn.Module):
         self.transfer_norm = _norm(norm, channels, momentum)
 
     def forward(self, x: Tensor, weak: MaskHead) -> Tensor:
-        """(N, C, h, w) to logits (N, 1, h, w); ``weak``'s parameters get no gradient."""
+        """Logits (N, 1, h, w) of ``x`` (N, C, h, w); ``weak``'s parameters get no gradient."""
         hidden = functional.relu(self.transfer_norm(self.transfer1(x, weak[0])))
         transferred = self.transfer2(hidden, weak[3])
         return self.own_share * self.own(x) + (1 - self.own_share) * transferred

@@ -13,7 +13,7 @@ PAIRWISE_WEIGHT = 0.05
 
 
 def _line_maxima(maps: Tensor) -> Tensor:
-    """(N, W + H): maxima of the columns, then of the rows; of ties the first has the gradient."""
+    """(N, W + H): maxima of the columns, then of the rows; the first of equals has the gradient."""
     maps = maps[:, None]
     height, width = maps.shape[-2:]
     columns = functional.max_pool2d(maps, (height, 1)).flatten(1)
@@ -22,18 +22,19 @@ def _line_maxima(maps: Tensor) -> Tensor:
 
 
 def projection_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Multiple instances: each column and row is a bag, positive where the label has a pixel.
+    """Multiple-instance loss: a row or column is a bag, positive if the label has a pixel there.
 
-    Mean binary cross-entropy over N (H + W) bags, of their highest logits; logits and labels (a
-    filled box, or a mask) are (N, H, W) floats.
+    It is the binary cross-entropy of the highest logit of each bag, a mean over N (H + W) bags.
+    ``logits`` and ``labels`` (a filled box, or a mask) are (N, H, W) floats.
     """
     return functional.binary_cross_entropy_with_logits(_line_maxima(logits), _line_maxima(labels))
 
 
 def pairwise_loss(logits: Tensor) -> Tensor:
-    """0.05 times the mean squared difference of a pixel's probability and its 8 neighbours'.
+    """0.05 times the mean squared difference between the probabilities of a pixel and 8 neighbours.
 
-    Neighbours outside have probability 0, so the rim is drawn to the background; logits (N, H, W).
+    ``logits`` are (N, H, W). Neighbours outside have probability 0, which pulls the rim towards
+    background.
     """
     padded = functional.pad(logits.sigmoid(), (1, 1, 1, 1))
     height, width = logits.shape[-2:]

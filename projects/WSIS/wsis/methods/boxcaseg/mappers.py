@@ -32,7 +32,7 @@ def _flip_choice(name: str, key: str) -> tuple[bool, bool]:
 
 @MAPPER_REGISTRY.register()
 class BoxCasegMapper(Mapper):
-    """In training one crop, else an image with all its boxes (`methods/boxcaseg.md` 3, 6).
+    """One crop in training, else an image with all its boxes (spec 3, 6).
 
     Training takes what `wsis.methods.boxcaseg.samples.JointSamples` gives and adds ``image``
     (3, S, S) float32 in 0..255, ``label`` (S, S) float32 and ``salient``. Otherwise it adds

@@ -1,4 +1,4 @@
-"""BoxCaseg: a class-agnostic segmenter of what a box holds, taught by boxes and salient objects.
+"""BoxCaseg: segments the object in a box, whatever its class; learns from boxes, salient objects.
 
 N crops of S x S pixels, K boxes of an image of H x W pixels.
 """
@@ -83,7 +83,7 @@ class BoxCaseg(PixelModule):
         return self.roi_heads.losses(self.backbone(crops), labels, salient)
 
     def _probabilities(self, image: Tensor, proposals: Instances) -> Tensor:
-        """(K, h, w) of one image's boxes, some at a time."""
+        """Probabilities (K, h, w) for the boxes of one image, computed some at a time."""
         boxes = proposals.proposal_boxes.tensor.long()
         side = (self.inference_side, self.inference_side)
         parts = []
@@ -96,8 +96,9 @@ class BoxCaseg(PixelModule):
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The mask of every given box.
 
-        Of images (3, H, W) in 0..255 and ``proposals``, Instances with ``proposal_boxes`` in whole
-        pixels and ``gt_classes``; images without boxes, or without ``proposals``, are legal.
+        A sample has ``image`` (3, H, W) in 0..255 and ``proposals``, Instances with
+        ``proposal_boxes`` in whole pixels and ``gt_classes``. There may be no boxes or no
+        ``proposals``.
 
         Returns:
             per image ``instances`` (see `BoxCasegROIHeads.instances`) and ``levels`` (K, h, w)

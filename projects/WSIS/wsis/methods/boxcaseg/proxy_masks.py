@@ -1,4 +1,4 @@
-"""From maps of probabilities inside boxes to the masks of an image (`methods/boxcaseg.md` 6, 7).
+"""Makes the masks of an image from probabilities inside its boxes (spec 6, 7).
 
 Boxes are (x0, y0, x1, y1) in whole pixels, far edges exclusive. K boxes; H x W image.
 """
@@ -37,10 +37,10 @@ def resize_map(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def masks_in_boxes(
     levels: np.ndarray, boxes: np.ndarray, size: tuple[int, int], *, threshold: int = 128
 ) -> np.ndarray:
-    """The mask of every map, at the size and the place of its box.
+    """The mask (K, H, W) bool of every map, at the size and the place of its box.
 
-    Of levels (K, s, s) uint8 and boxes (K, 4), integers inside the image of ``size`` (H, W), to
-    (K, H, W) bool: a pixel belongs to the mask from the level ``threshold`` on.
+    ``levels`` are (K, s, s) uint8, ``boxes`` (K, 4) integers inside the image of ``size`` (H, W). A
+    pixel belongs to the mask if its level is at least ``threshold``.
     """
     masks = np.zeros((len(levels), *size), dtype=bool)
     for mask, one, (x0, y0, x1, y1) in zip(masks, levels, boxes.tolist(), strict=True):
@@ -49,15 +49,18 @@ def masks_in_boxes(
 
 
 def painting_order(areas: np.ndarray) -> np.ndarray:
-    """(K,) indices, largest area first; of equal areas the later index first, so the first wins."""
+    """(K,) indices, largest area first, so that small boxes are painted last and win.
+
+    Of equal areas the later index comes first, so that the first box wins.
+    """
     return np.argsort(np.asarray(areas), kind="stable")[::-1]
 
 
 def merge_masks(masks: np.ndarray, *, areas: np.ndarray) -> np.ndarray:
     """Give every pixel to the smallest box that claims it (spec 7).
 
-    Of what each instance claims, (K, H, W) bool, to what is left to it. ``areas`` (K,) are those of
-    the annotated boxes, which may differ from the boxes in whole pixels.
+    ``masks`` (K, H, W) bool are what each instance claims; the result is what each gets. ``areas``
+    (K,) are those of the annotated boxes, which may differ from the boxes in whole pixels.
     """
     left, free = np.zeros_like(masks), np.ones(masks.shape[1:], dtype=bool)
     for index in painting_order(areas)[::-1]:
@@ -71,11 +74,11 @@ def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def original_confidence(found: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Agreement of a mask with its box as published (spec 7), (K,) float64: IoU with +1 on both.
+    """How well a mask fits its box, as published (spec 7): (K,) float64, an IoU.
 
-    The corner of the mask is inclusive and that of the box exclusive, so a perfect mask of w x h
-    scores w h / ((w + 1)(h + 1)): never above 0.95 for a square below 39 pixels. Boxes are as of
-    `fair_confidence`; of the given ones x, y, width and height are truncated.
+    The original takes the mask's far corner as inclusive and the box's as exclusive, so a perfect
+    mask of w x h scores w h / ((w + 1)(h + 1)): at most 0.95 for a square below 39 pixels. The
+    arguments are those of `fair_confidence`; x, y, width and height of ``given`` are truncated.
     """
     corner, extent = given[:, :2].astype(np.int64), np.round(given[:, 2:] - given[:, :2], 6)
     given = np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
@@ -85,12 +88,12 @@ def original_confidence(found: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 
 def fair_confidence(found: np.ndarray, given: np.ndarray, *, tolerance: float = 1.0) -> np.ndarray:
-    """Agreement of a mask with its box that asks of small objects no more than of large ones.
+    """How well a mask fits its box, no stricter for small objects than for large ones.
 
-    IoU of the two areas, after every edge of the mask that misses its edge of the box by no more
-    than ``tolerance`` pixels has been moved there: a pixel is what rounding costs, whatever the
-    size. Of the masks' boxes (K, 4), as `wsis.layers.masks.mask_boxes` gives them, and the given
-    ones (K, 4) float, with an area, far edges exclusive.
+    It is the IoU of the mask's box and the given one, after each edge of the mask that is at most
+    ``tolerance`` pixels off was moved to the edge of the box: rounding costs a pixel, whatever the
+    size. ``found`` are the masks' boxes (K, 4) from `wsis.layers.masks.mask_boxes`, ``given`` (K,
+    4) float the given ones, with an area, far edges exclusive.
 
     Returns:
         (K,) float64; 1 for a perfect mask, 0 for an empty one.

@@ -72,13 +72,14 @@ class BoxCasegROIHeads(nn.Module):
     def logits(
         self, features: Mapping[str, Tensor], salient: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Both heads' logits of the features of N crops.
+        """Logits of both heads for the features of N crops.
 
-        ``salient`` (N,) bool are those that go through the head of full supervision; the first one
-        where there is none, so that every parameter has a gradient. None: no such head.
+        The M crops that are ``salient`` (N,) bool pass the head of full supervision. If there are
+        none, the first crop does, so that every parameter has a gradient. None leaves that head
+        out.
 
         Returns:
-            weak (N, 1, h, w), and full (M, 1, h, w) of the chosen ones or None.
+            weak (N, 1, h, w), and full (M, 1, h, w) or None.
         """
         x = self.join(features)
         weak = self.weak(x)
@@ -92,8 +93,8 @@ class BoxCasegROIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """The three terms (spec 4); their sum is the loss.
 
-        Of N crops: features, labels (N, S, S) float (filled boxes, and masks of salient objects)
-        and ``salient`` (N,) bool.
+        For N crops: ``features``, ``labels`` (N, S, S) float (filled boxes, or masks of salient
+        objects), and ``salient`` (N,) bool.
         """
         weak, full = self.logits(features, salient)
         size = tuple(labels.shape[-2:])
@@ -109,7 +110,7 @@ class BoxCasegROIHeads(nn.Module):
         }
 
     def probabilities(self, features: Mapping[str, Tensor]) -> Tensor:
-        """(N, h, w) float32 in 0..1 of the head of full supervision."""
+        """Probabilities (N, h, w) float32 from the head of full supervision."""
         x = self.join(features)
         return self.full(x, self.weak)[:, 0].float().sigmoid()
 
@@ -118,7 +119,7 @@ class BoxCasegROIHeads(nn.Module):
     ) -> tuple[Instances, np.ndarray]:
         """Masks of an image's boxes (spec 6).
 
-        Of probabilities (K, h, w) and proposals with ``proposal_boxes`` in whole pixels and
+        ``probabilities`` are (K, h, w); ``proposals`` have ``proposal_boxes`` in whole pixels and
         ``gt_classes``.
 
         Returns:

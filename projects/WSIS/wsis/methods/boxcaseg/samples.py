@@ -1,4 +1,4 @@
-"""What joint training goes through: one sample per box, one per salient image, in which order.
+"""The samples of joint training, one per box and one per salient image, and their order.
 
 Nw box samples come first, then Nf salient images (spec 3.1, 3.5).
 """
@@ -24,7 +24,7 @@ Record = dict[str, Any]
 
 
 def boxed_annotations(record: Record) -> list[Record]:
-    """The annotations of a dataset dict that are one object with a box: no crowds, no points."""
+    """The annotations of a dataset dict that have a box and are no crowds."""
     return [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
 
 
@@ -54,12 +54,13 @@ def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
 class CombinedOrder:
     """Order of an epoch that keeps a share of box samples in every batch (spec 3.5).
 
-    The salient set defines the epoch: all of it once, with box samples in proportion. Where the box
-    samples do not suffice they are gone through again in a new order.
+    An epoch has every salient image once, and box samples in proportion. If there are too few box
+    samples they come again in a new order.
 
-    Of Nw box samples and Nf salient ones, at least 1, in batches of all processes together, a
-    ``share`` of box samples above 0 and below 1. An epoch leaves out each of the ``dropped`` box
-    samples with ``drop_probability``, anew, and is cut to ``whole_batches``.
+    There are Nw = ``num_boxes`` box samples and Nf = ``num_salient`` salient images, at least 1 of
+    each. ``batch`` counts the samples of all processes, ``share`` of them, above 0 and below 1, are
+    box samples. Each epoch leaves out each of the ``dropped`` box samples with
+    ``drop_probability``. ``whole_batches`` leaves out a last, partial batch.
     """
 
     num_boxes: int
@@ -77,7 +78,7 @@ class CombinedOrder:
     def epoch(self, generator: np.random.Generator) -> np.ndarray:
         """Indices of one epoch, drawn by ``generator``: (len,) int64.
 
-        Every whole batch holds max(int(batch share), 1) box samples.
+        Every whole batch has max(int(batch * share), 1) box samples.
         """
         per_batch = max(int(self.batch * self.share), 1)
         kept = self._kept(generator)
@@ -105,9 +106,10 @@ class CombinedOrder:
 
 
 class JointSamples(Sequence[Record]):
-    """Box samples and salient images of dataset dicts as dataset dicts, made when asked for.
+    """The box samples and then the salient images of dataset dicts, each a dataset dict.
 
-    A box sample is its image's dict with one annotation, without any mask.
+    They are made when they are read. A box sample is its image's dict with one annotation, without
+    any mask.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -149,10 +151,10 @@ class JointSamples(Sequence[Record]):
 def joint_samples(
     records: Sequence[Record], cfg: CfgNode
 ) -> tuple[JointSamples, CombinedOrder | None]:
-    """Samples of joint training, and their order where it is not a plain shuffle.
+    """Samples of joint training, and their order; None for a plain shuffle.
 
-    Of dataset dicts of images with boxes and of salient images, by ``MODEL.BOXCASEG.SAMPLER`` and
-    ``SOLVER.IMS_PER_BATCH``.
+    ``records`` are dataset dicts of images with boxes and of salient images. The order follows from
+    ``MODEL.BOXCASEG.SAMPLER`` and ``SOLVER.IMS_PER_BATCH``.
 
     Raises:
         UsageError: no box or no salient image.

@@ -1,4 +1,4 @@
-"""BoxCaseg's stages: joint training, a mask per box, proxy masks; what follows is shared."""
+"""BoxCaseg's stages: joint training, a mask per box, proxy masks. What follows: `wsis.stages`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAMPLE_KEYS = keys_below(
 
 
 def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What is kept of an image: its boxes, a mask and a map for each.
+    """What is kept of an image: its boxes, and for each a mask and a map.
 
     ``boxes`` (K, 4) int64 in whole pixels, ``classes`` (K,), ``scores`` (K,) float32, ``masks``
     (K, H, W) bool, each inside its box, ``levels`` (K, h, w) uint8, the stretched maps.
@@ -46,7 +46,7 @@ def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 def _ignored(
     masks: np.ndarray, merged: np.ndarray, levels: np.ndarray, boxes: np.ndarray, keys: CfgNode
 ) -> np.ndarray:
-    """Inside each box: pixels lost to a smaller box, and pixels of which the map is not sure."""
+    """(K, H, W) bool: pixels of a box to ignore, lost to a smaller box or of unsure probability."""
     ignored = masks & ~merged if keys.IGNORE_CONTESTED else np.zeros_like(masks)
     if len(keys.IGNORE_BETWEEN):
         limits = (0, *keys.IGNORE_BETWEEN, 1)
@@ -65,11 +65,11 @@ def _ignored(
 def derive_proxy_masks(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
-    """Masks that share no pixel, and how far each is to be trusted (spec 7).
+    """Masks that share no pixel, and the confidence of each (spec 7).
 
     Returns:
         ``classes``, ``scores``, ``masks`` (K, H, W) bool, ``boxes`` (K, 4) float32 as annotated,
-        ``confidence`` (K,) float64, and where it is asked for ``ignore`` (K, H, W) bool.
+        ``confidence`` (K,) float64, and, if the config asks for it, ``ignore`` (K, H, W) bool.
 
     Raises:
         DataError: the artifact has another number of boxes than the data set.
@@ -84,7 +84,7 @@ def derive_proxy_masks(
     # COCO has boxes without area: these are the whole pixels in which their mask was looked for.
     flat = (given[:, 2:] <= given[:, :2]).any(axis=1)
     given[flat] = boxes[flat]
-    # Rounded, as x + w - x is: boxes of one size must tie wherever they are.
+    # x + w - x is not exactly w: rounded, so that boxes of one size tie wherever they are.
     areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
     merged = merge_masks(found["masks"], areas=areas)
     found_boxes = mask_boxes(torch.from_numpy(merged)).numpy()

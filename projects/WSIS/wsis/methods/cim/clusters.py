@@ -38,12 +38,13 @@ def class_peaks(
 ) -> tuple[Tensor, Tensor]:
     """Peaks of the classes that are present, weakest first.
 
-    Of each class those above the threshold, or its single highest one where none is. Of class
-    response maps (C, h, w), already upsampled, and class ids (K,) int64; see
-    `wsis.layers.peaks.find_peaks` for the window and the filter.
+    A class keeps its peaks above the threshold, or its highest peak if none is above. ``maps`` are
+    the class response maps (C, h, w), already upsampled, ``classes`` the ids (K,) int64. Window and
+    filter: see `wsis.layers.peaks.find_peaks`.
 
     Returns:
-        peaks (P, 3) int64, rows (class, y, x), and their values (P,); equal ones in this order.
+        peaks (P, 3) int64, rows (class, y, x), and their values (P,). Peaks of equal value stay in
+        the order of class, y, x.
     """
     classes = classes.sort().values
     kept = find_peaks(maps[None], window=window, peak_filter=peak_filter)[0]
@@ -70,7 +71,12 @@ def class_peaks(
 def peaks_to_pixels(
     peaks_yx: np.ndarray, grid: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Pixels (y, x) int64, in ``size``, of cells (P, 2) of a map of ``grid`` (h, w)."""
+    """The pixel (y, x) int64 of each cell (P, 2), for maps of ``grid`` (h, w) on an image (H, W).
+
+    This is the original's rule (spec 1.4); which proposals make a cluster depends on it. The places
+    in the report come from `MapFrame.places`, which knows the network's padding: the two may differ
+    by up to a cell of the network.
+    """
     return np.asarray(peaks_yx, dtype=np.int64) * np.array(size) // np.array(grid)
 
 
@@ -82,15 +88,15 @@ def cluster_proposals(
     mean_threshold: float = 0.7,
     iou_threshold: float = 0.5,
 ) -> Clusters:
-    """Cluster proposals around points, one cluster for each, a later one overruling an earlier.
+    """Cluster R proposals around points (P, 2), int pixels, of classes (P,): one for each point.
 
-    The proposals that cover a point have a mean mask; what this exceeds ``mean_threshold`` in is
-    the object's rough shape, and the proposals whose IoU with it exceeds ``iou_threshold`` are its
-    cluster. Proposals that overlap one of the shapes a little and belong to none make a last
-    cluster, background. Without any point everything is background, cluster 1.
+    Average the masks of the proposals over a point. Pixels above ``mean_threshold`` are the rough
+    shape. Proposals whose IoU with it is above ``iou_threshold`` form the cluster. A proposal in
+    two clusters keeps the later one.
 
-    Of R proposals and points (P, 2) int pixels of classes (P,), in the order in which they are
-    applied. A point that no proposal covers (or outside the image) makes an empty cluster.
+    Proposals that overlap a rough shape but are in no cluster form the last one, background.
+    Without any point all proposals are background, cluster 1. A point outside the image, or that no
+    proposal covers, makes an empty cluster.
     """
     count = len(regions)
     if len(points_yx) == 0:

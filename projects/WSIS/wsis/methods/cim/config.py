@@ -8,14 +8,14 @@ from wsis.methods.cim import mappers, meta_arch, peaks, roi_heads, stages  # noq
 
 
 def _add_training_config(keys: CfgNode) -> None:
-    """Pseudo ground truth among the proposals, and what is learnt of it."""
+    """How pseudo ground truth is chosen among the proposals, and the losses."""
     keys.MINING = CfgNode()
-    # Share of the proposals, the best of a class, that seed its mining.
+    # The best-scored proposals of a class, this share of all, are the seeds of its mining.
     keys.MINING.SEED_SHARE = 0.1
     # A proposal contains a seed if it covers more than this share of it.
     keys.MINING.CONTAINMENT = 0.85
-    # Mask IoU from which a seed is dropped for a better one, and below which a proposal is
-    # background, in the first branch.
+    # In the first branch: a seed is dropped if its mask IoU with a better one reaches this; a
+    # proposal is background if its IoU with pseudo ground truth is below it.
     keys.MINING.NMS = 0.25
     # Mask IoU with pseudo ground truth above which a proposal is complete, in the first branch.
     keys.MINING.INTEGRITY = 0.5
@@ -44,11 +44,11 @@ def _add_training_config(keys: CfgNode) -> None:
 def _add_label_config(keys: CfgNode) -> None:
     """Clusters of proposals around class peaks, or around points."""
     keys.LABEL = CfgNode()
-    # A class peak must be higher than this (of a class that has none, its highest peak counts).
+    # A class peak must be higher than this; if a class has none, its highest peak counts.
     keys.LABEL.PEAK_THRESHOLD = 10.0
     # Share of the proposals over a peak that must agree on a pixel of the object's rough shape.
     keys.LABEL.MEAN_THRESHOLD = 0.7
-    # IoU with the rough shape from which a proposal joins the cluster.
+    # A proposal joins the cluster if its IoU with the rough shape is above this.
     keys.LABEL.IOU_THRESHOLD = 0.5
     # Folder of the original's point files (<image key>.txt, lines "x y class"); "" takes the points
     # of the data set.
@@ -64,7 +64,7 @@ def _add_detection_config(keys: CfgNode) -> None:
     keys.DETECTION.TARGETS = "classes"
     # A detection scores above this.
     keys.DETECTION.MIN_SCORE = 1e-5
-    # IoU of boxes from which the weaker one is dropped, within a class.
+    # Within a class, a box whose IoU with a better one reaches this is dropped.
     keys.DETECTION.NMS = 0.3
     # Detections of an image, over all classes; those that tie with the last stay. 0: all.
     keys.DETECTION.LIMIT = 100
@@ -79,11 +79,11 @@ def _add_detection_config(keys: CfgNode) -> None:
 
 def add_cim_config(cfg: CfgNode) -> None:
     """Add ``MODEL.CIM.*`` and the views of ``INPUT``, in place."""
-    # In training the longer side becomes one of these, pixels ...
+    # In training the longer side becomes one of these, in pixels.
     cfg.INPUT.LONGER_SIDES_TRAIN = (480, 576, 688, 864, 1200)
-    # ... and in inference each of these, the scores being averaged;
+    # In inference it becomes each of these in turn, and the scores are averaged.
     cfg.INPUT.LONGER_SIDES_TEST = (480, 576, 688, 864, 1200)
-    # with a mirrored image of each.
+    # In inference each of these images is also mirrored.
     cfg.INPUT.FLIP_TEST = True
     cfg.MODEL.CIM = CfgNode()
     keys = cfg.MODEL.CIM

@@ -28,7 +28,7 @@ _torchvision_name = by_prefix(
     {"res1.0.": "conv1.", "res1.1.": "bn1."}
     | {f"res{layer + 1}.": f"layer{layer}." for layer in range(1, 5)}
 )
-# Of VGG-16 the stage and the place of its first convolution; HRNet's names are timm's already.
+# VGG-16: each stage and the number of its first layer in timm; HRNet's names are timm's already.
 _body_name = by_prefix(
     {
         f"conv{stage}.{i}.": f"features.{first + i}."
@@ -40,10 +40,11 @@ _body_name = by_prefix(
 
 
 def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> dict[str, Tensor]:
-    """The backbone of a checkpoint, its names without ``Conv_Body.``, in ours.
+    """The backbone of a checkpoint (names without ``Conv_Body.``) in our names.
 
-    VGG-16 as timm's ``body.features.10.weight``; ResNet-50 as ``res2.0.conv1.weight``; any other
-    (HRNet-W48, whose names are timm's) unchanged but for its unused classifier and its counters.
+    VGG-16 gets timm's (``body.features.10.weight``), ResNet-50 ours (``res2.0.conv1.weight``). Any
+    other (HRNet-W48, whose names are timm's) keeps its names; its unused classifier and its
+    counters are left out.
     """
     if "res1.0.weight" in state:
         resnet = renamed(state, _torchvision_name)
@@ -59,7 +60,7 @@ def convert_trunk(state: Mapping[str, Tensor], prefix_to: str = "backbone.") -> 
 def convert_cim(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint of the original in the names of our `CIM`.
 
-    ``state`` ("model" in its files) is of a network on VGG-16, ResNet-50 or HRNet-W48.
+    ``state`` ("model" in its files) has the weights of a network on VGG-16, ResNet-50 or HRNet-W48.
 
     Raises:
         DataError: this is no CIM checkpoint: an entry is missing.

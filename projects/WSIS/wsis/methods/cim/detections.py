@@ -26,12 +26,12 @@ class DetectionOptions:
 
 @dataclass(frozen=True)
 class Detections:
-    """Proposals that were taken as objects: detected, class by class, or as pseudo ground truth.
+    """K proposals that are taken as objects: detections, or pseudo ground truth in training.
 
     Attributes:
         index: (K,) int64, the proposals.
         classes: (K,) int64, class ids.
-        scores: (K,) floating; of pseudo ground truth its weight in training.
+        scores: (K,) floating; for pseudo ground truth, its weight in training.
     """
 
     index: Tensor
@@ -46,12 +46,12 @@ class Detections:
 
 
 def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
-    """Greedy suppression of boxes (N, 4), XYXY in pixels, whose last pixel belongs to them.
+    """Greedy suppression of boxes (N, 4), XYXY in pixels, last pixel included, by scores (N,).
 
-    A box is as wide as x1 - x0 + 1, and an IoU (in float32) equal to the threshold suppresses.
+    A box is x1 - x0 + 1 wide. An IoU (in float32) equal to the threshold suppresses.
 
     Returns:
-        (K,) int64, ascending indices of what stays; of equal scores (N,) the lower index wins.
+        (K,) int64, ascending: the boxes that stay. Of equal scores the lower index wins.
     """
     wide = boxes.float() + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     # A float32, since the CUDA kernel would round a double back to the threshold itself.
@@ -62,11 +62,11 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, *, threshold: float) -> Tensor:
 def detect(
     boxes: Tensor, scores: Tensor, options: DetectionOptions = DetectionOptions()
 ) -> Detections:
-    """Detections of an image: class by class, in the order of the proposals within a class.
+    """Detections of an image, by class and then in the order of the proposals.
 
-    Of boxes (N, 4), XYXY in pixels, last pixel included, and scores (N, C): those that score above
-    ``min_score`` and survive `inclusive_nms` within their class; over all classes the best
-    ``limit`` (0: all), and those that tie with the last one.
+    ``boxes`` are (N, 4), XYXY in pixels, last pixel included; ``scores`` are (N, C). A proposal is
+    detected as a class if it scores above ``min_score`` and `inclusive_nms` within the class leaves
+    it. Over all classes the best ``limit`` stay (0: all), and those that tie with the last one.
     """
     found = []
     for class_id in range(scores.shape[1]):
@@ -86,10 +86,10 @@ def detect(
 def pseudo_label_detections(
     detections: Detections, present: Tensor, *, best_only: bool = False
 ) -> Detections:
-    """Those detections of an image that may become pseudo labels: by class, the best first.
+    """The detections that may become pseudo labels, by class and then by score, best first.
 
-    They are of the classes ``present`` (C,) bool, those of the image's tags; with ``best_only`` of
-    each class only those that score as high as its best. Ties keep their order.
+    They belong to the image's tags, ``present`` (C,) bool. ``best_only`` keeps of each class only
+    those that score as high as its best. Ties keep their order.
     """
     order = torch.sort(detections.scores, descending=True, stable=True).indices
     order = order[torch.sort(detections.classes[order], stable=True).indices]
@@ -102,9 +102,9 @@ def pseudo_label_detections(
 
 
 def box_area_filter(boxes: Tensor, size: tuple[int, int], limits: tuple[float, float]) -> Tensor:
-    """(N,) bool: boxes (N, 4), last pixel included, that cover a share within the limits.
+    """(N,) bool: whether boxes (N, 4), last pixel included, have an area within the limits.
 
-    The limits, both inclusive, are shares of an image of ``size`` (H, W).
+    The limits, both inclusive, are shares of the area of an image of ``size`` (H, W).
     """
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     share = sides.prod(dim=1) / (size[0] * size[1])
@@ -113,17 +113,18 @@ def box_area_filter(boxes: Tensor, size: tuple[int, int], limits: tuple[float, f
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """Takes the largest of nested proposals that score alike (an addition to the paper).
+    """Puts the largest of nested proposals in place of a detection (an addition to the paper).
 
-    A network cannot tell an object from the object without its rim, and the best score is often
-    the latter's. Candidates cover most of the detection and are not much larger.
+    A network cannot tell an object from the object without its rim, and the smaller one often
+    scores higher. A candidate covers most of the detection, scores nearly as high and is not much
+    larger.
 
     Attributes:
         overlaps: of the N proposals.
         areas: (N,) pixels.
-        share: of the detection's score, which a candidate must reach.
-        containment: share of the detection that a candidate covers more than.
-        iou: of the two, to be exceeded; what keeps candidates from joining objects.
+        share: a candidate scores at least this share of the detection's score.
+        containment: a candidate covers more than this share of the detection.
+        iou: a candidate's IoU with the detection is above this, so that it does not join objects.
     """
 
     overlaps: Overlaps
@@ -133,9 +134,9 @@ class Completion:
     iou: float = 0.5
 
     def largest(self, index: Tensor, scores: Tensor) -> Tensor:
-        """Proposals (K,) in place of ``index`` (K,) int64.
+        """The proposals (K,) that replace ``index`` (K,) int64, or are the same.
 
-        ``scores`` (K, N) are those of all proposals for the class of each detection.
+        ``scores`` (K, N) has in row k the scores of all proposals for the class of detection k.
         """
         if len(index) == 0:
             return index
@@ -147,13 +148,16 @@ class Completion:
         return torch.where(best > self.areas[index], place, index)
 
     def __call__(self, found: Detections, scores: Tensor) -> Detections:
-        """Detections among proposals of ``scores`` (N, C); the better of two that become one."""
+        """Complete detections, given the ``scores`` (N, C) of all proposals.
+
+        If two detections of a class become the same proposal, the better one stays.
+        """
         chosen = self.largest(found.index, scores.T[found.classes])
         return _without_repeats(Detections(chosen, found.classes, found.scores))
 
 
 def _without_repeats(found: Detections) -> Detections:
-    """Of each proposal and class the best-scored detection, in the order given."""
+    """Keep the best-scored detection of each pair of proposal and class; the order stays."""
     worst_first = torch.sort(found.scores, descending=True, stable=True).indices.flip(0)
     names = zip(found.index[worst_first].tolist(), found.classes[worst_first].tolist(), strict=True)
     best = dict(zip(names, worst_first.tolist(), strict=True))  # a later one replaces an earlier
@@ -165,12 +169,12 @@ def detect_at_points(
 ) -> Detections:
     """For each point the best-scored proposal over it: one mask for each object.
 
-    Proposals over another point as well join objects; they are taken only where a point has no
-    other. A point that no proposal covers has no detection, and of points that share one the
-    better-scored has it.
+    A proposal that also covers another point joins objects; it is taken only if the point has no
+    other. A point that no proposal covers has no detection. Of points of one class that share a
+    proposal, the better-scored has it.
 
-    Of scores (N, C), ``covers`` (P, N) bool, whether a proposal covers a point, and the points'
-    class ids (P,) int64; ``completion`` is within the proposals of the point.
+    ``scores`` are (N, C), ``covers`` (P, N) bool says which proposal covers which point, the
+    points have class ids (P,) int64. ``completion`` chooses among the proposals of the point.
     """
     alone = covers & (covers.sum(dim=0) == 1)
     eligible = torch.where(alone.any(dim=1, keepdim=True), alone, covers)

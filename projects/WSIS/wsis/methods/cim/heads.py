@@ -38,11 +38,11 @@ class Scores:
 
 
 class MaskGuidedHead(nn.Module):
-    """RoI features, once whole and once within the mask, fused to a vector of ``dim``.
+    """RoI features and the same features within the mask, fused to a vector of ``dim``.
 
-    The 3x3 convolution over both, side by side, is computed as the sum of one over each: the same
-    numbers up to rounding, without a copy of 2 D channels. Of D ``channels`` at r x r cells;
-    without ``use_masks`` the masked half is left out (for measuring what it costs and brings).
+    Features have D ``channels`` and r x r cells. The original concatenates both and applies a 3x3
+    convolution; here it is the sum of two convolutions: the same numbers up to rounding, without a
+    copy of 2 D channels. Without ``use_masks`` the masked half is left out (an ablation).
     """
 
     def __init__(self, channels: int, resolution: int, dim: int, *, use_masks: bool = True) -> None:
@@ -53,7 +53,7 @@ class MaskGuidedHead(nn.Module):
         self.fc2 = nn.Linear(dim, dim)
 
     def fused(self, regions: Tensor, crops: Tensor) -> Tensor:
-        """(N, D, r, r) features and (N, r, r) masks to (N, D, r, r), after the ReLU."""
+        """Fused features (N, D, r, r), after the ReLU, from those and masks (N, r, r)."""
         weight, bias = self.fuse.weight, self.fuse.bias
         if not self.use_masks:
             return functional.conv2d(regions, weight, bias, padding=1).relu()
@@ -63,7 +63,7 @@ class MaskGuidedHead(nn.Module):
         return (whole + functional.conv2d(masked, weight[:, channels:], padding=1)).relu()
 
     def forward(self, regions: Tensor, crops: Tensor) -> Tensor:
-        """(N, D, r, r) features and (N, r, r) masks to (N, dim)."""
+        """The vectors (N, dim) of proposals, from features (N, D, r, r) and masks (N, r, r)."""
         vector = self.fc1(self.fused(regions, crops).flatten(1)).relu()
         return self.fc2(vector).relu()
 
@@ -71,8 +71,8 @@ class MaskGuidedHead(nn.Module):
 class ScoreHead(nn.Module):
     """The linear layers that score proposals by their vectors of ``dim``.
 
-    For C classes and so many refinement branches; ``class_agnostic`` gives one integrity score for
-    all classes.
+    There are C = ``num_classes`` classes and ``num_branches`` refinement branches;
+    ``class_agnostic`` gives one integrity score for all classes.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ScoreHead(nn.Module):
         )
 
     def forward(self, vectors: Tensor) -> Scores:
-        """(N, dim) to scores, in float32 whatever the precision of the layers."""
+        """Scores of vectors (N, dim), in float32 whatever the precision of the layers."""
         return Scores(
             self.classifier(vectors).float().softmax(dim=1),
             self.detector(vectors).float().softmax(dim=0),

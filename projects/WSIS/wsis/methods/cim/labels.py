@@ -31,9 +31,9 @@ def _proposals_of(dataset_dict: dict[str, Any], artifacts: dict[str, Any]) -> Pr
 def clusters_artifact(clusters: Clusters, proposals: Proposals) -> Arrays:
     """What is kept of the clusters of an image.
 
-    ``ids`` and ``classes`` (R,) int32; for the report ``cluster_labels`` (K,) int64, a class id or
-    -1 for background, and ``cluster_maps`` (K, h, w) float16, at each place the share of the
-    cluster's proposals that cover it.
+    ``ids`` and ``classes`` (R,) int32. For the report also ``cluster_labels`` (K,) int64, a class
+    id or -1 for background, and ``cluster_maps`` (K, h, w) float16: the share of the cluster's
+    proposals that cover a place.
     """
     regions = proposals.regions
     numbers = np.unique(clusters.ids[clusters.ids > 0])
@@ -75,9 +75,9 @@ def derive_peak_clusters(
 def derive_point_clusters(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> Arrays:
-    """The same from a point for each object: of the data set, or of the original's files.
+    """The same from one point in each object, from the data set or the original's files.
 
-    Besides, the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
+    It also has the points as pixels, ``points_yx`` (P, 2) int64, and ``point_classes`` (P,) int64.
     """
     proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
     if keys.POINTS:
@@ -130,7 +130,9 @@ def _original_id(dataset_dict: dict[str, Any]) -> int:
 
 
 def points_of(dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 2) float64 x, y and class ids (P,) of a dataset dict, in its order; no crowds.
+    """Points (P, 2) float64, (x, y), and class ids (P,) of a dataset dict, in its order.
+
+    Crowds are left out.
 
     Raises:
         DataError: the image has tags and no point at all.

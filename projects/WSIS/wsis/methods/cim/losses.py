@@ -12,7 +12,7 @@ _SMALL = 1e-6
 
 
 def clamp_probability(value: Tensor) -> Tensor:
-    """Into [1e-6, 1 - 1e-6], where the logarithm is finite."""
+    """``value`` limited to [1e-6, 1 - 1e-6], where the logarithm is finite."""
     return value.clamp(_SMALL, 1 - _SMALL)
 
 
@@ -21,11 +21,11 @@ def _with_background(labels: Tensor) -> Tensor:
 
 
 def _bags(scores: Tensor, labels: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
-    """(C + 1,) probability of each class for the bag of all proposals, and (C + 1,) its weight.
+    """Probability (C + 1,) of each class for the image as a bag of proposals, and weight (C + 1,).
 
-    Of scores and labels (C + 1,), 1 for the classes present and for background: the maximum over
-    the proposals labelled with the class where it is present (0 without any), with the weight of
-    where it lies; over all proposals where it is absent, with weight 1.
+    ``scores`` are (N, C + 1); ``labels`` (C + 1,) are 1 for present classes and background.
+    Present class: the maximum over the proposals labelled with it (0 if there are none), with the
+    weight of that proposal. Absent class: the maximum over all proposals, with weight 1.
     """
     columns = torch.arange(scores.shape[1], device=scores.device)
     own = assignment.labels[:, None] == columns
@@ -43,10 +43,10 @@ def branch_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses of one refinement branch.
 
-    Of class scores (N, C + 1), softmax over classes, integrity scores (N, C + 1) or, where they do
-    not depend on the class, (N, 1), labels (C,), floating 1 for the classes present, and what the
-    branch is to learn. Without ``bag_uses_integrity`` the bag loss sees class scores only (an
-    ablation).
+    ``class_scores`` are (N, C + 1), softmax over classes; ``integrity_scores`` are (N, C + 1), or
+    (N, 1) if they do not depend on the class; ``labels`` (C,) are floating, 1 for present classes;
+    ``assignment`` is what the branch is to learn. Without ``bag_uses_integrity`` the bag loss sees
+    class scores only (an ablation).
 
     Returns:
         classification, integrity (not yet multiplied by its weight) and bag loss.
@@ -81,15 +81,15 @@ def instance_learning_loss(
 ) -> Tensor:
     """Multiple-instance loss: cross entropy of the image's class probabilities.
 
-    Of (N, C + 1) scores, softmax over classes and softmax over proposals, and labels (C,), floating
-    1 for the classes present.
+    ``class_scores`` (softmax over classes) and ``detection_scores`` (softmax over proposals) are
+    (N, C + 1); ``labels`` (C,) are floating, 1 for present classes.
     """
     image = clamp_probability((class_scores * detection_scores).sum(dim=0))
     return functional.binary_cross_entropy(image, _with_background(labels))
 
 
 def _entropy_of_class(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """(K,) mean over columns of the cross entropy of (K, C + 1) with one class each (K,)."""
+    """(K,) cross entropy of rows (K, C + 1) with one class each (K,), a mean over the columns."""
     target = functional.one_hot(classes, probabilities.shape[1]).to(probabilities.dtype)
     probabilities = clamp_probability(probabilities)
     return functional.binary_cross_entropy(probabilities, target, reduction="none").mean(dim=1)
@@ -98,10 +98,11 @@ def _entropy_of_class(probabilities: Tensor, classes: Tensor) -> Tensor:
 def cluster_loss(
     class_scores: Tensor, cluster_ids: Tensor, cluster_classes: Tensor, *, weight: float = 12.0
 ) -> Tensor:
-    """Proposal cluster learning: every cluster as one bag of its class, background one by one.
+    """Proposal cluster learning: a cluster is one bag of its class, background counts singly.
 
-    Of class scores (N, C + 1), softmax over classes, cluster ids (N,) int64, 0 for none, and their
-    classes (N,) int64, 0 background, class id + 1; ``weight`` is a factor of the loss.
+    ``class_scores`` are (N, C + 1), softmax over classes. ``cluster_ids`` (N,) int64 are 0 for no
+    cluster; ``cluster_classes`` (N,) int64 are 0 for background, class id + 1. ``weight`` is a
+    factor of the loss.
     """
     rows = (cluster_ids > 0).nonzero()[:, 0]
     classes = cluster_classes[rows]

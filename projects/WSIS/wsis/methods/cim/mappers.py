@@ -1,6 +1,7 @@
-"""Images with segment proposals and all that is known of them, for networks that score proposals.
+"""Images with segment proposals, their overlaps and clusters, for networks that score proposals.
 
-R proposals. Boxes are (x0, y0, x1, y1), the last pixel included (`clip_boxes`).
+R proposals. Boxes are (x0, y0, x1, y1). On disk x1 and y1 are exclusive; `clip_boxes` makes them
+the original's, where the last pixel is included.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes with exclusive ends as the original CIM uses them: cut to the last row and column.
+    """Cut boxes with exclusive ends to the last row and column, as the original CIM does.
 
-    Of boxes (R, 4) integers in an image of ``size`` (H, W), to float32. An end inside the image
-    keeps its value, one at the border loses a pixel.
+    ``boxes`` are (R, 4) integers in an image of ``size`` (H, W), the result is float32. An end
+    inside the image keeps its value, one at the border loses a pixel.
     """
     height, width = size
     limits = np.array([width, height, width, height]) - 1
@@ -34,17 +35,17 @@ def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Mirror boxes (R, 4) whose last pixel is included in an image of ``width`` pixels."""
+    """Mirror boxes (R, 4), last pixel included, left to right in an image of ``width`` pixels."""
     flipped = boxes.copy()
     flipped[:, 0], flipped[:, 2] = width - boxes[:, 2] - 1, width - boxes[:, 0] - 1
     return flipped
 
 
 def crops_artifact(proposals: Proposals, crop_size: int) -> dict[str, np.ndarray]:
-    """What an artifact keeps of the shapes of proposals.
+    """What is kept on disk of the shapes of proposals.
 
-    ``boxes`` (R, 4) int32 with exclusive ends; ``crops`` (R, ceil(r^2 / 8)) uint8, the bits of the
-    masks within their boxes, resized to r x r by Pillow's nearest rule; ``crop_size`` ().
+    ``boxes`` (R, 4) int32 with exclusive ends; ``crops`` (R, ceil(r^2 / 8)) uint8: each mask cut to
+    its box and resized to r x r by Pillow's nearest rule, as bits; ``crop_size`` (), r.
     """
     crops = proposals.regions.crops(crop_size)
     return {
@@ -55,7 +56,7 @@ def crops_artifact(proposals: Proposals, crop_size: int) -> dict[str, np.ndarray
 
 
 def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (R, 4) and crops (R, r, r) bool of what `crops_artifact` made.
+    """Boxes (R, 4) and crops (R, r, r) bool from what `crops_artifact` made.
 
     Raises:
         ValueError: arrays that are missing or do not fit together.
@@ -73,17 +74,18 @@ def crops_from_artifact(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
 
 @MAPPER_REGISTRY.register()
 class ProposalBagMapper(Mapper):
-    """An image as a bag of segment proposals (CIM; `methods/cim.md` 2 and 7).
+    """An image as a bag of segment proposals (spec 2 and 7).
 
-    In training one view: the longer side becomes one of several lengths, half of the images are
-    mirrored. It adds ``image``, ``proposals`` (Instances with ``proposal_boxes`` on the scale of
-    the view, ``proposal_crops`` (R, r, r) bool, ``cluster_ids`` and ``cluster_classes`` (R,)
-    int64), ``overlaps`` and ``image_labels``. Overlaps are computed from the regions for each
-    sample, in the loading process: nothing quadratic in R lies on disk.
+    Training has one view: the longer side becomes one of several lengths, half of the images are
+    mirrored. The mapper adds ``image``, ``proposals`` (Instances with ``proposal_boxes`` on the
+    scale of the view, ``proposal_crops`` (R, r, r) bool, ``cluster_ids`` and ``cluster_classes``
+    (R,) int64), ``overlaps`` and ``image_labels``. Overlaps are computed for each sample, in the
+    loading process: nothing of size R x R lies on disk.
 
-    Otherwise ``views``, (image, proposals) of each side and flip, ``proposals`` at the scale of the
-    file, ``regions`` and, where the data set has them, ``image_labels``; with clusters also their
-    points, ``points_yx`` (P, 2) and ``point_classes`` (P,).
+    Inference has several: the mapper adds ``views``, (image, proposals) of each side and flip,
+    ``proposals`` at the scale of the file, ``regions`` and, where the data set has them,
+    ``image_labels``. A stage that reads clusters also gets their points, ``points_yx`` (P, 2) and
+    ``point_classes`` (P,).
     """
 
     def __init__(self, cfg: CfgNode, **context: Any) -> None:
@@ -128,7 +130,7 @@ class ProposalBagMapper(Mapper):
     ) -> tuple[torch.Tensor, Instances]:
         """An image at a longer side of ``side`` pixels, and its proposals on that scale.
 
-        Of an image (H, W, 3) uint8, boxes (R, 4) float32 as `clip_boxes` gives them and crops
+        ``image`` is (H, W, 3) uint8, ``boxes`` (R, 4) float32 from `clip_boxes`, ``crops``
         (R, r, r) bool; ``flip`` mirrors all of them first.
         """
         scale = side / max(image.shape[:2])
@@ -163,7 +165,7 @@ class ProposalBagMapper(Mapper):
         return proposals, clip_boxes(boxes, size), crops
 
     def _points(self, key: str) -> dict[str, torch.Tensor]:
-        """The points that the clusters of an image were made of."""
+        """The points around which the clusters of an image were made."""
         found, names = self.clusters[key], ("points_yx", "point_classes")
         if any(name not in found for name in names):
             raise DataError(

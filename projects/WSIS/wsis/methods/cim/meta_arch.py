@@ -35,7 +35,7 @@ from wsis.modeling.network import (
 @META_ARCH_REGISTRY.register()
 @network
 class CIM(PixelModule):
-    """Backbone and `CIMROIHeads`. Images of different sizes are never padded to each other's.
+    """Backbone and `CIMROIHeads`. Each image passes alone, so none is padded to another's size.
 
     Its options are the keys of ``MODEL.CIM``, in lower case, and these.
 
@@ -76,8 +76,9 @@ class CIM(PixelModule):
         """Losses in training, else one dict per image (`inference`).
 
         Args:
-            batched_inputs: per image ``image`` (3, H, W) RGB in 0..255, ``proposals`` (see
-                `CIMROIHeads.forward`), ``overlaps`` and ``image_labels`` (see `multi_hot`).
+            batched_inputs: per image, in training ``image`` (3, H, W) RGB in 0..255, ``proposals``
+                (see `CIMROIHeads.forward`), ``overlaps`` and ``image_labels`` (see `multi_hot`); at
+                test time, see `inference`.
         """
         if not self.training:
             return [self.inference(sample) for sample in batched_inputs]
@@ -103,7 +104,7 @@ class CIM(PixelModule):
         """Scores (N, C) of the proposals of an image: the mean over all views (spec 7).
 
         Args:
-            sample: ``views``, of each (3, H_v, W_v) and its proposals, as in training.
+            sample: ``views``, pairs of an image (3, H_v, W_v) and its proposals, as in training.
         """
         parts = []
         for image, proposals in sample["views"]:
@@ -116,10 +117,10 @@ class CIM(PixelModule):
         """Detections of an image.
 
         Args:
-            sample: as of `scores`, and ``proposals`` (their boxes in pixels of the file, the last
-                pixel included), ``regions`` (their masks), ``height``, ``width``; ``image_labels``
-                where only these may be detected; ``points_yx`` (P, 2) pixels and ``point_classes``
-                (P,) where one detection for each is asked for.
+            sample: see `scores`; also ``proposals`` (boxes in pixels of the file, last pixel
+                included), ``regions`` (the masks), ``height``, ``width``. For targets "tags" also
+                ``image_labels``; for "points" ``points_yx`` (P, 2) pixels and ``point_classes``
+                (P,).
 
         Returns:
             ``instances`` (see `to_instances`), by class; ``scores`` (N, C) of all proposals.
@@ -146,7 +147,10 @@ class CIM(PixelModule):
 
 
 def covering(regions: Regions, points_yx: Tensor) -> Tensor:
-    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x); none one outside."""
+    """(P, N) bool: which proposals cover which points (P, 2), pixels (y, x).
+
+    No proposal covers a point outside the image.
+    """
     height, width = regions.size
     y, x = points_yx.cpu().numpy().T
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
@@ -156,6 +160,6 @@ def covering(regions: Regions, points_yx: Tensor) -> Tensor:
 
 
 def to_instances(found: Detections, regions: Regions) -> Instances:
-    """Detectron2's Instances of detections: masks are the proposals', boxes those of the masks."""
+    """Detections as Detectron2's Instances, with the proposals' masks and the boxes of these."""
     masks = torch.from_numpy(regions.decode(found.index.cpu().numpy())).to(found.index.device)
     return mask_instances(masks, found.classes, found.scores, proposal_index=found.index)

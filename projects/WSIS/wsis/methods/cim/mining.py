@@ -1,4 +1,4 @@
-"""Complete-instance mining: pseudo ground truth among proposals, without gradient (spec 4).
+"""Complete-instance mining: chooses pseudo ground truth among proposals, no gradient (spec 4).
 
 N proposals, C classes, G pseudo ground truths. Labels of proposals are C + 1 wide, 0 is background.
 """
@@ -39,8 +39,8 @@ class Assignment:
     """What a branch is to learn about every proposal.
 
     Attributes:
-        labels: (N,) int64, 0 background, class id + 1, -1 for nothing.
-        weights: (N,) floating.
+        labels: (N,) int64, 0 background, class id + 1, -1 for nothing to learn.
+        weights: (N,) floating, of the proposal in the losses.
         integrity: (N,) bool, whether a proposal is complete.
     """
 
@@ -50,14 +50,14 @@ class Assignment:
 
 
 def usable_proposals(overlaps: Overlaps, options: MiningOptions) -> Tensor:
-    """(N,) bool: False for a proposal that contains ``too_big`` of all proposals."""
+    """(N,) bool: False for a proposal that contains a share ``too_big`` of all or more."""
     contains = exceeds(overlaps.containment.T, options.containment)
     counts = contains.view(torch.uint8).sum(dim=0, dtype=torch.int32)
     return counts < options.too_big * len(overlaps)
 
 
 def _seeds(scores: Tensor, overlaps: Overlaps, count: int, threshold: float) -> Tensor:
-    """The best ``count`` of scores (N,) that survive suppression; ties by index."""
+    """Of the ``count`` best ``scores`` (N,), ties by index, those that suppression leaves."""
     order = torch.sort(scores, descending=True, stable=True).indices[:count]
     return overlap_nms(overlaps, order, threshold=threshold)
 
@@ -65,7 +65,10 @@ def _seeds(scores: Tensor, overlaps: Overlaps, count: int, threshold: float) -> 
 def _complete(
     part: Tensor, seeds: Tensor, overlaps: Overlaps, usable: Tensor, tau: float
 ) -> Tensor:
-    """For each seed, what contains it and has the highest integrity; unique, ascending."""
+    """For each seed the proposal that contains it and has the highest ``part`` (N,).
+
+    Returns each of these once, ascending; a seed that no usable proposal contains has none.
+    """
     contains = exceeds(overlaps.containment.T[seeds], tau) & usable  # (S, N)
     winners = (contains * part).argmax(dim=1)
     return torch.unique(winners[contains.any(dim=1)])
@@ -82,19 +85,23 @@ def mine(
     options: MiningOptions,
     usable: Tensor | None = None,
 ) -> Detections:
-    """Pseudo ground truth of the classes of an image, by ascending index; possibly nothing.
+    """Choose pseudo ground truth for the classes of an image; possibly none.
 
-    A proposal wanted by two classes goes to the one with the larger product of both scores, on
-    equality to the smaller class id.
+    Each class takes its best proposals as seeds and then, for each seed, the best proposal that
+    contains it. If two classes want a proposal, the one with the larger product of both scores gets
+    it; on equality the smaller class id.
 
     Args:
         class_scores: (N, C) of the branch before.
-        part_scores: (N, C), its detector's or integrity scores, at least 0.
+        part_scores: (N, C) of the branch before, at least 0: detector or integrity scores.
         classes: (K,) int64, the class ids present.
         overlaps: of the N proposals.
-        branch: number of the refinement branch that learns from it.
+        branch: number of the refinement branch that learns from the result.
         options: thresholds.
-        usable: `usable_proposals`, where it is known already.
+        usable: what `usable_proposals` gives; None computes it.
+
+    Returns:
+        the chosen proposals, by ascending index.
     """
     count = len(class_scores)
     product = class_scores * part_scores
@@ -119,10 +126,11 @@ def mine(
 
 
 def sample_truth(truth: Detections, generator: np.random.RandomState) -> Detections:
-    """Anti-noise sampling: of each class draw as many as there are, by weight, with replacement.
+    """Anti-noise sampling: keep a random part of the pseudo ground truth.
 
-    Those drawn at least once are kept; weights that are all 0 draw uniformly (the original divides
-    by 0 there). The generator is NumPy's legacy one, whose ``choice`` the original's draws follow.
+    From the n proposals of a class n are drawn by weight, with replacement; those drawn at least
+    once stay. If all weights are 0 the draw is uniform (the original divides by 0). The generator
+    is NumPy's legacy one, as the original's.
     """
     classes = truth.classes.cpu().numpy()
     weights = truth.scores.float().cpu().numpy()
@@ -140,11 +148,11 @@ def sample_truth(truth: Detections, generator: np.random.RandomState) -> Detecti
 def assign(
     truth: Detections, overlaps: Overlaps, *, branch: int, options: MiningOptions
 ) -> Assignment:
-    """What every proposal is, by its best overlap with the pseudo ground truth, at least one.
+    """What every proposal is to learn in refinement branch number ``branch``.
 
-    The class of the best one; background below the threshold of refinement branch number
-    ``branch``, nothing where no pseudo ground truth is met at all. Background keeps the weight of
-    the best one.
+    A proposal takes class and weight from the pseudo ground truth (at least one) that it overlaps
+    most. It is background, with the same weight, if that IoU is below the branch's threshold, and
+    learns nothing if the IoU is 0.
     """
     background, integrity = options.thresholds(branch)
     iou = overlaps.iou[:, truth.index]  # (N, G)

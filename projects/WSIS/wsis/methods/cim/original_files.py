@@ -1,8 +1,8 @@
-"""Files of the original CIM (cim spec 1): what it knows of proposals, their clusters, points.
+"""Readers for files of the original CIM (spec 1); R proposals.
 
-Pickles hold 7 x 7 crops with boxes, overlap maps, and clusters; a text file holds points. None has
-masks: those are in the MATLAB files from which all was made. Its pseudo labels are COCO JSON.
-R proposals.
+Pickles hold 7 x 7 crops with boxes, overlap maps, and clusters; text files hold points. The masks
+are in the MATLAB files from which all of these were made (`wsis.data.proposals.mat`). Its pseudo
+labels are plain COCO JSON.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, tuple[np.ndarra
     """Read a ``cob/<split>.pkl``: proposals' boxes and the masks within them.
 
     Returns:
-        image id (VOC: year and number in one, 2007000032) to boxes (R, 4) int64, x0 y0 x1 y1, far
-        edges exclusive, and (R, 7, 7) bool, masks resized by Pillow's NEAREST.
+        for each image id (VOC: year and number in one, 2007000032) boxes (R, 4) int64, x0 y0 x1
+        y1, x1 and y1 exclusive, and masks (R, 7, 7) bool, resized by Pillow's NEAREST.
 
     Raises:
         DataError: not such a file.
@@ -61,7 +61,7 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, tuple[np.ndarra
 def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a ``cob_iou/.../<name>.pkl`` or ``cob_asy_iou/.../<name>.pkl``: (R, R) float16.
 
-    It is the IoU, or in the second [i, j] the share of j that i covers.
+    The first is the IoU; in the second, [i, j] is the share of j that i covers.
 
     Raises:
         DataError: not such a file.
@@ -76,7 +76,7 @@ def read_cim_overlaps(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _clusters(matrix: np.ndarray) -> Clusters:
-    """Of a matrix (R, C + 1) whose rows have at most one entry, a cluster's id."""
+    """Clusters from a matrix (R, C + 1): at most one entry in a row is not 0, the cluster's id."""
     if matrix.ndim != 2 or matrix.shape[1] < 2 or matrix.dtype.kind not in "iuf":
         raise ValueError(f"has a matrix of {matrix.dtype} {matrix.shape}, not (R, C + 1)")
     ids = matrix.max(axis=1) if len(matrix) else matrix[:, 0]
@@ -90,7 +90,7 @@ def read_cim_label_file(path: Path) -> dict[int, Clusters]:
     """Read a ``label_assign/<x>_label_assign.pkl``, all of it at once (up to a few GB).
 
     Returns:
-        image id (VOC: year and number in one, 2007000032) to its clusters.
+        for each image id (VOC: year and number in one, 2007000032) its clusters.
 
     Raises:
         DataError: not such a file; no code in it is run.

@@ -1,7 +1,7 @@
 """IoU and containment of all pairs of the candidates of one image, as mining compares them.
 
-N candidates. Maps are kept in half precision, as CIM's are: 2 x 2 N^2 bytes, 16 MB for 2000.
-Whatever is compared with a map is rounded to its precision first (`rounded`).
+N candidates. Maps are kept in half precision, as CIM's are: 2 x 2 N^2 bytes, 16 MB for 2000. A
+threshold is rounded to the map's precision before it is compared (`rounded`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Overlaps:
 
     Attributes:
         iou: (N, N) in [0, 1], symmetric, any floating dtype.
-        containment: (N, N) in [0, 1]; ``[i, j]`` is the share of j that i covers. Columns are
-            asked for, so they had better be contiguous.
-        suppress_equal: an IoU equal to a threshold counts as above it; so with masks in CIM's
-            mining, but not with boxes, which go through torchvision's rule.
+        containment: (N, N) in [0, 1]; ``[i, j]`` is the share of j that i covers. Callers read
+            whole columns; store them contiguously.
+        suppress_equal: Does an IoU equal to the threshold suppress? Yes for masks, no for boxes
+            (torchvision's rule).
     """
 
     iou: Tensor
@@ -45,10 +45,9 @@ class Overlaps:
 
 
 def exceeds(values: Tensor, threshold: float) -> Tensor:
-    """``values > threshold``, neither negative, the threshold rounded to their dtype.
+    """``values > threshold``, with the threshold rounded to their dtype; neither is negative.
 
-    In half precision values are compared as integers, whose order is the same and whose comparison
-    is an instruction of every processor.
+    Half-precision values are compared as integers: the order is the same, and it is faster.
     """
     limit = rounded(threshold, values)
     if values.dtype == torch.float16:
@@ -62,14 +61,14 @@ def rounded(value: float, like: Tensor) -> Tensor:
 
 
 def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512) -> Overlaps:
-    """Half-precision maps from counts of shared pixels, as the original's files are rounded.
+    """Half-precision maps from counts of common pixels, rounded as in the original's files.
 
-    The quotient goes to float32, then to float16; 0 where it has no denominator (empty masks).
+    A quotient is rounded to float32, then to float16; for empty masks it is 0.
 
     Args:
-        shared: (N, N) symmetric, whole numbers below 2^24, floating: pixels that two share.
-        areas: (N,) whole numbers, pixels of each.
-        rows: rows treated at a time, which bounds memory.
+        shared: (N, N) symmetric, floating: common pixels of two masks, whole numbers below 2^24.
+        areas: (N,) whole numbers, pixels of each mask.
+        rows: how many rows are computed at a time, which limits memory.
     """
     count = len(areas)
     areas = areas.to(torch.float32)
@@ -104,8 +103,8 @@ def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
 def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> Tensor:
     """Greedy suppression on an IoU map: those of ``order`` that stay, in its order.
 
-    Of ``order`` (K,) int64, some of the N candidates, the best first, a candidate stays if its IoU
-    with all that stayed is below ``threshold``.
+    ``order`` (K,) int64 are some of the N candidates, the best first. A candidate stays if its IoU
+    with each one that stayed before is below ``threshold``.
     """
     table = overlaps.iou[order[:, None], order]
     limit = rounded(threshold, table)

@@ -16,9 +16,9 @@ from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 @META_ARCH_REGISTRY.register()
 @network
 class ClassPeaks(nn.Module):
-    """The peak classifier, asked for the peaks of the classes that an image's tags name.
+    """The peak classifier, used to find the peaks of the classes that an image's tags name.
 
-    It takes the weights of a ``peak_classifier`` stage, and trains like it.
+    It has the weights of a ``peak_classifier`` stage, and the same losses in training.
 
     Attributes:
         peak_classifier: the network.
@@ -44,9 +44,9 @@ class ClassPeaks(nn.Module):
                 them there are no peaks.
 
         Returns:
-            per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, their ``values``
-            (P,), the class response ``maps`` (K, h, w) of the tags ``classes`` (K,), their
-            ``frame``; also ``logits`` and ``scores`` (C,), as PRM gives them.
+            per image ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, and their ``values``
+            (P,); the class response ``maps`` (K, h, w) of the tags ``classes`` (K,) and their
+            ``frame`` (`MapFrame`); ``logits`` and ``scores`` (C,), as in PRM.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)

@@ -1,4 +1,4 @@
-"""CIM's ROI heads: segment proposals scored, and trained by what is mined among them (spec 3-5)."""
+"""CIM's ROI heads: they score segment proposals and learn from those they mine (spec 3-5)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOSSES = ("loss_classes", "loss_integrity", "loss_bag", "loss_clusters")
 @ROI_HEADS_REGISTRY.register()
 @network
 class CIMROIHeads(nn.Module):
-    """Detectron2's ROI heads where proposals are masks and the targets are tags.
+    """ROI heads whose proposals are masks and whose targets are the image's tags.
 
     Its options are the keys of ``MODEL.CIM.LOSS``, in lower case, and these.
 
@@ -48,12 +48,12 @@ class CIMROIHeads(nn.Module):
         head: `MaskGuidedHead`.
         scorer: `ScoreHead`.
         mining: thresholds of mining.
-        detection: what is detected of proposals and their scores.
+        detection: options of detection.
         overlap: "mask", or "box" to mine with the overlaps of boxes (an ablation).
-        chunk: proposals that pass the head together; in training a chunk keeps its vectors only
-            and is computed a second time on the way back. 0: all at once, computed once.
-        generator: draws of anti-noise sampling; None draws the seed from torch, which the trainer
-            seeds.
+        chunk: how many proposals pass the head together; in training only their vectors are kept,
+            and the chunk is computed again for the gradient. 0: all at once, computed once.
+        generator: of anti-noise sampling; None makes one for each image, with a seed drawn from
+            torch, which the trainer seeds.
     """
 
     pooler: nn.Module
@@ -103,10 +103,10 @@ class CIMROIHeads(nn.Module):
         }
 
     def vectors(self, feature: Tensor, boxes: Boxes, crops: Tensor) -> Tensor:
-        """(N, dim) of the proposals of one image.
+        """Vectors (N, dim) of the proposals of one image.
 
-        Of its feature (1, D, h, w), N boxes on the scale of the network's input and crops (N, r, r)
-        bool.
+        ``feature`` is (1, D, h, w), the N ``boxes`` are on the scale of the network's input,
+        ``crops`` are (N, r, r) bool.
         """
         if len(boxes) == 0:  # Detectron2's pooler gives no way back there
             side = crops.shape[-1]
@@ -127,7 +127,7 @@ class CIMROIHeads(nn.Module):
         return self.head(self.pooler([feature], [Boxes(boxes)]), crops)
 
     def score(self, feature: Tensor, boxes: Boxes, crops: Tensor) -> Scores:
-        """Scores of the proposals of one image; arguments as of `vectors`."""
+        """Scores of the proposals of one image; the arguments are those of `vectors`."""
         return self.scorer(self.vectors(feature, boxes, crops))
 
     def forward(
@@ -137,7 +137,7 @@ class CIMROIHeads(nn.Module):
         labels: Sequence[Tensor],
         overlaps: Sequence[Overlaps],
     ) -> dict[str, Tensor]:
-        """The mean over the images of each loss; `score` serves inference.
+        """Each loss, as the mean over the images; inference calls `score` instead.
 
         Args:
             features: (1, D, h, w) of each image.
@@ -145,7 +145,7 @@ class CIMROIHeads(nn.Module):
                 ``proposal_crops`` (N, r, r) bool, ``cluster_ids`` and ``cluster_classes`` (N,)
                 int64, see `cluster_loss`.
             labels: (C,) float32 of each image, 1 for the classes present.
-            overlaps: of the proposals of each image.
+            overlaps: between the proposals of each image.
         """
         each = []
         for feature, instances, *target in zip(features, proposals, labels, overlaps, strict=True):
@@ -157,7 +157,7 @@ class CIMROIHeads(nn.Module):
     def image_losses(
         self, scores: Scores, proposals: Instances, labels: Tensor, overlaps: Overlaps
     ) -> dict[str, Tensor]:
-        """The four losses of one image, all weights included; 0 without proposals or tags."""
+        """The four losses of one image, times their weights; 0 without proposals or tags."""
         every = (scores.classes, scores.detection, *scores.refined, *scores.integrity)
         zero = sum(part.sum() * 0 for part in every)
         losses = dict.fromkeys(LOSSES, zero)
@@ -187,7 +187,10 @@ class CIMROIHeads(nn.Module):
     def supervise(
         self, scores: Scores, labels: Tensor, overlaps: Overlaps
     ) -> list[tuple[int, Assignment]]:
-        """What branches are to learn, if anything, mined with the scores of the one before each."""
+        """What each refinement branch is to learn, mined with the scores of the branch before.
+
+        A branch for which nothing is mined is left out.
+        """
         usable = usable_proposals(overlaps, self.mining)
         generator = self.generator
         if generator is None:
@@ -219,7 +222,7 @@ class CIMROIHeads(nn.Module):
         return result
 
     def completion(self, regions: Regions, device: torch.device) -> Completion | None:
-        """What completes the detections of an image with these proposals; None for nothing."""
+        """What completes the detections of an image (`Completion`); None if it is switched off."""
         share = self.detection.complete_share
         if share <= 0:
             return None

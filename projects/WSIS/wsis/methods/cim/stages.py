@@ -1,4 +1,4 @@
-"""CIM's stages; proposals, the peak classifier, export and Mask R-CNN are declared elsewhere."""
+"""CIM's stages. `wsis.stages` has those of several methods: proposals, peak classifier, export."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _TARGETS = "MODEL.CIM.DETECTION.TARGETS"
 def peaks_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image's class peaks.
 
-    ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells, their
-    ``peak_values`` (P,) float32 and ``peak_places`` (P, 2) float32, (y, x) as shares of the image;
-    ``class_maps`` (K, h, w) (see `compact`), in cells that tile the image, of the tags
-    ``map_classes`` (K,).
+    ``peaks`` (P, 3) int64 rows (class, y, x), weakest first, on a map of ``grid`` (2,) cells, and
+    their ``peak_values`` (P,) float32. For the report also ``peak_places`` (P, 2) float32, (y, x)
+    as shares of the image, and ``class_maps`` (K, h, w) (see `compact`) of the tags ``map_classes``
+    (K,), in cells that tile the image.
     """
     grid = tuple(output["maps"].shape[1:])
     places = output["frame"].places(output["peaks"][:, 1:], grid)

@@ -24,28 +24,29 @@ def _add_network_config(keys: CfgNode) -> None:
     # Peak responses are scaled to this mean; 0 leaves their sum at 1 as simple-IAM, whose weights
     # need that.
     keys.RESPONSE_MEAN = 0.0
-    # Peaks are those of the image's tags, where it has any; False: of the classes that score above
-    # MODEL.PEAK_CLASSIFIER.CLASS_THRESHOLD, as simple-IAM. In training and in inference.
+    # In training and inference an image with tags only has peaks of these classes. False: of the
+    # classes that score above MODEL.PEAK_CLASSIFIER.CLASS_THRESHOLD, as in simple-IAM.
     keys.USE_TAGS = True
 
 
 def _add_sampler_config(keys: CfgNode) -> None:
     """Training targets."""
     keys.SAMPLER = CfgNode()
-    # The best so many proposals of an image are looked at; 0: all.
+    # Only so many of the best proposals of an image are used; 0: all.
     keys.SAMPLER.PROPOSAL_COUNT = 100
     # Shares of the image between which proposals are valid.
     keys.SAMPLER.SIZE_LIMITS = (0.00002, 0.85)
     # Side of the square that draws a proposal's contour, pixels of the network's input.
     keys.SAMPLER.CONTOUR_WIDTH = 5
-    # Weight of the response inside a proposal against that on its contour.
+    # Weight of the response inside a proposal; that on its contour has weight 1.
     keys.SAMPLER.BALANCE = 0.1
-    # What a proposal costs that covers the image. 0 as simple-IAM, where nothing speaks against a
-    # mask that is too large; c x BALANCE favours pixels whose response is above c times the mean.
+    # Subtracted from the score of a proposal that covers the image, from others in proportion. 0
+    # as in simple-IAM: masks that are too large cost nothing. With c x BALANCE a pixel raises the
+    # score if its response is above c times the mean.
     keys.SAMPLER.AREA_COST = 0.0
-    # The best so many proposals of a peak are drawn from ...
+    # A peak's mask is drawn from so many of its best proposals.
     keys.SAMPLER.NUM_CANDIDATES = 5
-    # ... of which only those count whose mask IoU with the best is larger; None keeps all.
+    # Of these, only the best and those count whose mask IoU with it is above this. None: all.
     keys.SAMPLER.DISCARD_THRESHOLD = 0.2
     # "random" draws one anew each time, "best" takes the best.
     keys.SAMPLER.CHOICE = "random"
@@ -71,11 +72,11 @@ def add_iam_config(cfg: CfgNode) -> None:
     keys.MASK_THRESHOLD = 0.5
     # Share of the image below which an instance is left out.
     keys.MIN_AREA = 0.0
-    # Mask IoU from which the better of two instances suppresses the other; above 1: never.
+    # An instance whose mask IoU with a better one reaches this is dropped; above 1: never.
     keys.NMS_THRESHOLD = 0.5
-    # Whatever their classes; False: only instances of one class.
+    # Instances of different classes suppress each other, too.
     keys.NMS_ACROSS_CLASSES = False
     # "class" (sigmoid of its score), "mask" (mean activation inside) or their "product".
     keys.SCORE = "product"
-    # The best so many instances of an image; 0: all.
+    # Only so many of the best instances of an image are kept; 0: all.
     keys.MAX_INSTANCES = 0

@@ -24,7 +24,7 @@ filling_name = by_prefix(
 
 
 def convert_filling(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """``model_filling_latest.pth.tar``'s state dict in the names of our `FillingNetwork`.
+    """The state dict of ``model_filling_latest.pth.tar`` in the names of our `FillingNetwork`.
 
     Raises:
         DataError: an entry that does not belong.

@@ -1,8 +1,8 @@
 """Instance filling: x spreads to its neighbours, T times, with weights that vary over the image.
 
-IAM spec 3, steps 3 and 4. One iteration is a product with a sparse matrix per
-channel (k k entries per row); T of them, and their gradient, are computed here without unfolding x
-and, in the forward pass, without keeping what lies between.
+Spec 3, steps 3 and 4. One iteration is a product with a sparse matrix per channel (k k entries per
+row). T of them, and their gradient, are computed here without unfolding x and, in the forward pass,
+without keeping the maps between the iterations.
 
 P peaks, B images, C channels, k x k window, q a position in it (row-major), h x w grid.
 """
@@ -19,21 +19,22 @@ from torch.autograd.function import once_differentiable
 
 from wsis.layers.precision import at_least_float32
 
-# Bytes of the weights and maps of one chunk of channels: on a CPU they shall stay in its cache (of
-# 1, 2, 4, 8 and 128 MiB, 8 was the fastest, by 1.6 and 1.2 times), a GPU wants large steps.
+# Bytes of the weights and maps of one chunk of channels: on a CPU they should stay in its cache (of
+# 1, 2, 4, 8 and 128 MiB, 8 was the fastest, by 1.6 and 1.2 times); a GPU is faster in large steps.
 _CPU_CHUNK, _GPU_CHUNK = 8 << 20, 256 << 20
-# Bytes of the maps between the iterations that the backward pass holds at once. A GPU wants few and
-# large steps here too: 8 peaks of 16 channels at 112 x 112, 112 times, take 0.7 GiB.
+# Bytes of the maps between the iterations that the backward pass holds at once. Large steps are
+# faster on a GPU here too: 8 peaks of 16 channels at 112 x 112, 112 times, take 0.7 GiB.
 _CPU_STATES, _GPU_STATES = 32 << 20, 1 << 30
 # Bytes of the sums of the weights' gradient: as many peaks are summed at once as fit.
 _CPU_SUMS, _GPU_SUMS = 512 << 10, 256 << 20
 
 
 def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
-    """Features to filling weights that sum to 1 over the window (step 3).
+    """Filling weights, which sum to 1 over the window (step 3).
 
-    Of features (B, C k k, h, w), not negative, channel c k k + q, to (B, C, k k, h, w), float32 at
-    least; where a window's features sum to 0 its weights are 0.
+    ``features`` are (B, C k k, h, w), not negative; channel c k k + q belongs to c and q. The
+    weights are (B, C, k k, h, w), at least float32. Where a window's features sum to 0, so do its
+    weights.
 
     Raises:
         ValueError: an even k, or a number of channels that k k does not divide.
@@ -51,12 +52,13 @@ def filling_weights(features: Tensor, kernel_size: int) -> Tensor:
 def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: int) -> Tensor:
     """T times x(c, i, j) <- sum over q of w(c, q, i, j) x(c, neighbour q of (i, j)) (step 4).
 
-    Neighbours outside the grid count as 0. Differentiable, once, in ``maps`` and ``weights``. The
-    backward pass repeats the iterations a few channels at a time; its memory does not grow with
-    their number beyond 32 MiB (1 GiB on a GPU) or the maps of one peak and channel.
+    ``maps`` are (P, C, h, w), ``weights`` (B, C, k k, h, w) come from `filling_weights`,
+    ``image_index`` (P,) is the image of each peak, integers in 0..B-1 in any order. The result is
+    (P, C, h, w). Neighbours outside the grid count as 0.
 
-    Of maps (P, C, h, w) and weights (B, C, k k, h, w) of `filling_weights`, of one float type, and
-    the image of each peak (P,), integers in 0..B-1, in any order, to (P, C, h, w).
+    Differentiable, once, in ``maps`` and ``weights``. The backward pass repeats the iterations for
+    a few channels at a time, so that it needs at most 32 MiB (1 GiB on a GPU) more, or the maps of
+    one peak and channel if these are larger.
 
     Raises:
         ValueError: shapes that do not fit, or an index out of range.
@@ -80,8 +82,8 @@ class _Grid:
     """Planes laid out on a line, so that a neighbour is a fixed number of cells away.
 
     Each row of w cells is followed by ``reach`` empty ones and each plane by ``reach`` empty rows;
-    ``margin`` cells lie before and behind the planes of a chunk. Weights are 0 on all of these,
-    which keeps the empty cells of maps 0 and makes whatever gradients hold there harmless.
+    ``margin`` cells lie before and behind the planes of a chunk. Weights are 0 on all of these, so
+    empty cells of maps stay 0, and it does not matter what gradients hold there.
     """
 
     def __init__(self, height: int, width: int, kernel_size: int) -> None:
@@ -111,7 +113,7 @@ class _Grid:
         return planes[..., : self.height, : self.width]
 
     def shifted(self, buffer: Tensor) -> list[Tensor]:
-        """Views as long as `cells`: what lies under every position of the window, row-major."""
+        """Views as long as `cells`: for every position of the window, row-major, its neighbours."""
         return [view for row in self.windows(buffer) for view in row]
 
     def windows(self, buffer: Tensor) -> Tensor:
@@ -162,11 +164,11 @@ def _scatter_step(result: list[Tensor], source: Tensor, weights: Tensor) -> None
 def _rewind(
     grid: _Grid, start: Tensor, now: Tensor, kernel: Tensor, states: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """From the gradient after the iterations to that before them, and that of the weights.
+    """The gradient before the iterations (P, channels, h, w) and that of the weights.
 
-    Of the maps of a chunk before, and of their gradient after, as lines, to (P, channels, h, w).
-    The weights' (channels, k k, h, w) is 0 where there is no room for the ``states``, the maps
-    before each step.
+    ``start`` are the maps of a chunk before the iterations, ``now`` is the gradient after them, as
+    lines. ``states`` is room for the maps before each step; without it the gradient of the weights
+    (channels, k k, h, w) is 0.
     """
     states[:1] = start
     for before, after in zip(states, states[1:], strict=False):

@@ -1,7 +1,6 @@
 """IAM's extent filling: from the incomplete response of a peak to the mask of its instance.
 
-Spec 3; the public re-implementation is LiuYiwai/simple-IAM
-(``InstanceExtentFilling``).
+Spec 3; the public re-implementation is LiuYiwai/simple-IAM (``InstanceExtentFilling``).
 
 P peaks, B images, H x W input, h x w grid of stride 4, k x k window.
 """
@@ -27,15 +26,15 @@ _PEAKS_AT_ONCE = 8  # decoded together in inference; 0.4 GB at 448 x 448
 
 
 class FillingNorm(nn.BatchNorm2d):
-    """Batch norm that in evaluation mode goes by "running" or present ("batch") statistics."""
+    """Batch norm that in evaluation mode uses "running" statistics or those of the "batch"."""
 
     statistics: str = "running"
 
     def evaluate(self, x: Tensor, offset: Tensor) -> Tensor:
         """Normalise ``x + offset``, (N, C, h, w) and (C,), in evaluation mode.
 
-        The offset (bias of the convolution before) cancels against the mean, so it is never added:
-        responses vary so little around it that float32 would lose their digits.
+        The offset (the bias of the convolution before) cancels against the mean, so it is never
+        added: responses are so small beside it that float32 would lose their digits.
         """
         if self.statistics == "batch":
             return functional.batch_norm(
@@ -66,7 +65,7 @@ class ConvNorm(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in, h, w) to (N, out, h, w)."""
+        """The result (N, out, h, w) for ``x`` (N, in, h, w)."""
         if self.training:
             x = self.norm(self.conv(x))
         else:
@@ -84,9 +83,9 @@ def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class FeaturePyramid(nn.Module):
-    """Backbone features of strides 4, 8 and 16 to one map of stride 4 (step 2).
+    """Joins backbone features of strides 4, 8 and 16 into one map of stride 4 (step 2).
 
-    Of the three features' channels, fine to coarse, to ``out_channels``, over ``width``.
+    ``in_channels`` are those of the three features, fine to coarse; ``width`` channels lie between.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, *, width: int = 256) -> None:
@@ -99,7 +98,7 @@ class FeaturePyramid(nn.Module):
         self.smooth2 = ConvNorm(width, out_channels, relu=True)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Three maps (B, ., ., .), fine to coarse, to (B, out, h, w), not negative."""
+        """The map (B, out, h, w), not negative, of three maps (B, ., ., .), fine to coarse."""
         fine, middle, coarse = features
         x = _resized(self.top(coarse), middle.shape[-2:]) + self.lateral3(middle)
         x = _resized(self.smooth3(x), fine.shape[-2:]) + self.lateral2(fine)
@@ -182,10 +181,10 @@ class FillingNetwork(nn.Module):
         return torch.cat([self._fill_and_decode(r, i, weights) for r, i in parts])
 
     def encode(self, responses: Tensor) -> Tensor:
-        """(P, H, W) to (P, C, h, w) (step 1), in float32 also where autocast is on.
+        """Responses (P, H, W) encoded as (P, C, h, w) (step 1), in float32 even under autocast.
 
-        Responses have a mean of about 5e-6: beside the bias of a convolution, half precision would
-        round them away.
+        Responses have a mean of about 5e-6: half precision would lose them beside the bias of a
+        convolution.
         """
         with full_precision(responses.device):
             x = at_least_float32(responses)[:, None]
@@ -198,7 +197,7 @@ class FillingNetwork(nn.Module):
         return filling_weights(self.pyramid(features), self.kernel_size)
 
     def decode(self, filled: Tensor, size: Sequence[int]) -> Tensor:
-        """(P, C, h, w) to logits (P, H, W) (step 5)."""
+        """Logits (P, H, W) of filled maps (P, C, h, w) (step 5)."""
         height, width = size
         x = self.decoder[0](filled)
         x = self.decoder[1](_resized(x, (-(-height // 2), -(-width // 2))))

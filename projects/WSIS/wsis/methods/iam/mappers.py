@@ -1,4 +1,4 @@
-"""Images with their segment proposals, ready to be sampled from (`methods/iam.md` 4)."""
+"""Images with their segment proposals, from which training targets are drawn (spec 4)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FillingMapper(PeakImageMapper):
         regions, size = found["proposals"], tuple(found["image"].shape[1:])
         if self.keys.PROPOSAL_COUNT:
             regions = regions[: self.keys.PROPOSAL_COUNT]
-        # A mask of the whole image is none before it is resized, see prepare_proposals.
+        # A mask that covers the whole file does not count, see prepare_proposals: before resizing.
         regions = regions[np.flatnonzero(regions.areas < regions.labels.size)]
         regions = regions.shrink_to(size) if self.keys.SHRINK else regions.resize(size)
         if self.flip and draw_flip():

@@ -24,8 +24,8 @@ from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 from wsis.modeling.peak_responses import PeakResponses
 
 logger = logging.getLogger(__name__)
-_OF_PEAKS = ("peaks", "values", "responses")  # of responses, a row for each peak
-_SUSPICIOUS = 10  # batches in a row without a peak that is taught
+_OF_PEAKS = ("peaks", "values", "responses")  # fields with a row for each peak
+_SUSPICIOUS = 10  # batches in a row that teach nothing
 
 
 @META_ARCH_REGISTRY.register()
@@ -42,7 +42,7 @@ class IAM(nn.Module):
 
     Attributes:
         sampler: chooses the training targets.
-        roi_heads: makes instances of activation maps (`IAMROIHeads`).
+        roi_heads: makes instances from activation maps (`IAMROIHeads`).
     """
 
     peak_classifier: PeakClassifier
@@ -97,7 +97,7 @@ class IAM(nn.Module):
         return [self.inference(sample) for sample in batched_inputs]
 
     def respond(self, batched_inputs: Sequence[dict[str, Any]]) -> list[PeakResponses]:
-        """Peaks, responses and features of images; a failure names the image."""
+        """Peaks, responses and features of images; an error names the images."""
         images = [self.peak_classifier.normalize(sample["image"]) for sample in batched_inputs]
         known = self.peak_classifier.tags_of
         tags = [known(sample) if self.use_tags else None for sample in batched_inputs]
@@ -142,7 +142,7 @@ class IAM(nn.Module):
         return {"loss_filling": loss / max(pixels, 1)}
 
     def _warn_of_nothing(self, found: bool) -> None:
-        """Tell, once in a row, that training sees nothing to learn."""
+        """Warn, once for a row of such batches, that there is nothing to learn."""
         self._empty_batches = 0 if found else self._empty_batches + 1
         if self._empty_batches == _SUSPICIOUS:
             logger.warning(

@@ -31,7 +31,7 @@ IAM_KERNELS = (Kernel(3.0, 3.0), Kernel(80.0, 10.0, 13.0))
 """Settings of simple-IAM."""
 
 _LEAST = 1e-10  # probability that stands for 0
-_AT_ONCE = 16  # maps that are solved, or enlarged, together; 16 MB for 500 x 500
+_AT_ONCE = 16  # maps that are refined, or enlarged, together; 16 MB for 500 x 500
 
 
 def refine_by_crf(
@@ -43,9 +43,9 @@ def refine_by_crf(
 ) -> Tensor:
     """Foreground probability of every instance after mean field on the image (spec 6).
 
-    Of an image (H, W, 3) uint8, RGB, and maps (K, H, W) of probabilities in [0, 1], where exact 0
-    and 1 count as 1e-10 from it, to (K, H, W) float32; above 1/2 is the mask. No iterations return
-    the maps.
+    ``image`` is (H, W, 3) uint8, RGB; ``maps`` (K, H, W) are probabilities, where exactly 0 and 1
+    count as 1e-10 away from it. The result is (K, H, W) float32; the mask is where it is above 1/2.
+    With 0 iterations the maps themselves are returned.
     """
     if len(maps) == 0 or num_iterations == 0:
         return maps.float()
@@ -63,7 +63,7 @@ def _logits(maps: Tensor) -> Tensor:
 @ROI_HEADS_REGISTRY.register()
 @network
 class IAMROIHeads(nn.Module):
-    """Makes instances of an image's activation maps; nothing is trained here.
+    """Makes instances from an image's activation maps; nothing is trained here.
 
     Its options are the keys of ``MODEL.IAM``, in lower case, and these.
 
@@ -98,8 +98,9 @@ class IAMROIHeads(nn.Module):
     ) -> Instances:
         """Instances of an image, best score first.
 
-        Of the image (3, H, W), RGB in 0..255, for its colours, the peaks' activation maps (K, H, W)
-        in [0, 1], the logits (K,) of their classes (K,) int64, and the result's size (Ho, Wo).
+        ``image`` (3, H, W), RGB in 0..255, is needed for its colours; ``maps`` (K, H, W) in [0, 1]
+        are the peaks' activation maps, ``classes`` (K,) int64 their classes with ``logits`` (K,),
+        ``size`` (Ho, Wo) is that of the result.
 
         Returns:
             pred_masks (n, Ho, Wo) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1] and

@@ -1,4 +1,4 @@
-"""IAM's stages; the peak classifier, the proposals, pseudo labels and Mask R-CNN are elsewhere."""
+"""IAM's stages. `wsis.stages` has those of several methods: peak classifier, proposals, export."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _INFERENCE_KEYS = keys_below(
 
 
 def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Instances of an image, and what the report shows of how they came about.
+    """What is kept of an image: its instances, and for the report the maps they were made from.
 
     ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool, best first;
-    ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, reduced, of
-    every peak; and what `wsis.modeling.peak_responses.response_artifact` keeps.
+    ``instance_peaks`` (n,) int64, the peak of each; ``activation`` (P, h, w) float16, the map of
+    every peak, made smaller; and what `wsis.modeling.peak_responses.response_artifact` keeps.
     """
     found = output["instances"]
     own = {

@@ -38,12 +38,11 @@ class PseudoMaskSampler:
     ) -> tuple[Tensor, Tensor]:
         """A mask for every peak that has a valid proposal.
 
-        Of peak response maps (P, H, W) and the image's proposals at their size; one draw per peak,
-        from torch's global generator by default.
+        ``responses`` are peak response maps (P, H, W); ``proposals`` have their size. There is one
+        draw per peak, from torch's global generator if none is given.
 
         Returns:
-            places (p,) int64 of these peaks among all, ascending, and masks (p, H, W) bool, on the
-            CPU.
+            the numbers (p,) int64 of these peaks, ascending, and masks (p, H, W) bool, on the CPU.
         """
         candidates = sampling_candidates(
             proposals,

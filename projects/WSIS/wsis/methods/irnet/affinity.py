@@ -3,10 +3,10 @@
 IRNet (Ahn, Cho, Kwak, CVPR 2019), sections 3.2 and 4.1. A *pair* is a source pixel and a partner
 within a radius; its *affinity* is 1 minus the largest boundary value on the path between the two.
 
-Shapes: B images, h x w map, P pairs of one source (152 for radius 10, 34 for radius 5), h' x w' the
-source window: rows 0..h-f-1 and columns f..w-f-1 with f = radius - 1, so that all partners of a
-source lie in the map. Offsets are (dy, dx), partner relative to source; all lie in the lower half
-plane, so each unordered pair occurs once.
+Shapes: B images, h x w map, P pairs of one source (152 for radius 10, 34 for radius 5). Sources are
+h' x w' pixels, rows 0..h-f-1 and columns f..w-f-1 with f = radius - 1: there all partners lie in
+the map. An offset (dy, dx) leads from the source to its partner, in a lower row or to the right in
+the same row, so that each pair occurs once.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def _path(dy: int, dx: int) -> np.ndarray:
 def search_paths(radius: int) -> tuple[np.ndarray, ...]:
     """The paths of all pairs of one source, in the order of the original's tables.
 
-    Pairs are closer than ``radius``, in pixels; an integer of at least 1.
+    The two pixels of a pair are closer than ``radius``, an integer of at least 1, in pixels.
 
     Returns:
-        P arrays (L, 2) int64 of (dy, dx), each from its end point down to (0, 0), ordered by L; a
-        path holds the points of the bounding rectangle closer than 1 to the straight line. Do not
-        write into them.
+        P arrays (L, 2) int64 of (dy, dx), from the end point to (0, 0), sorted by L. A path has the
+        points of the bounding rectangle that are closer than 1 to the straight line. Do not write
+        into them.
     """
     if radius != int(radius) or radius < 1:
         raise ValueError(f"the radius must be a whole number of at least 1, not {radius}")
@@ -64,7 +64,7 @@ def pair_offsets(radius: int) -> np.ndarray:
 
 
 def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
-    """View of ``maps`` (..., h, w) at the sources plus ``offset`` (dy, dx): (..., h', w')."""
+    """The part (..., h', w') of ``maps`` (..., h, w) at all sources plus ``offset``, a view."""
     reach = radius - 1
     rows, columns = max(0, maps.shape[-2] - reach), max(0, maps.shape[-1] - 2 * reach)
     top, left = int(offset[0]), reach + int(offset[1])
@@ -75,11 +75,11 @@ def shifted(maps: Tensor, offset: tuple[int, int], *, radius: int) -> Tensor:
 def _merge_plan(radius: int) -> tuple[np.ndarray, tuple[tuple[tuple[int, int], ...], ...]]:
     """How to build each path's maximum from those of shorter paths that it contains.
 
-    The maximum is idempotent, so parts may overlap: a greedy cover needs 638 merges instead of
-    1982 for radius 10, and 76 instead of 208 for radius 5.
+    Parts may overlap, since a point may enter a maximum twice. A greedy cover needs 638 merges
+    instead of 1982 for radius 10, and 76 instead of 208 for radius 5.
 
     Returns:
-        the distinct points (n, 2), and per path its parts: (0, point number) or (1, path number).
+        the distinct points (n, 2); for each path its parts, (0, point number) or (1, path number).
     """
     paths = [frozenset(map(tuple, path.tolist())) for path in search_paths(radius)]
     points = sorted(set().union(*paths)) if paths else []
@@ -110,13 +110,13 @@ def path_maxima(
 ) -> tuple[Tensor, Tensor | None]:
     """The largest boundary value on the path of every pair (spec 5.4, ``a = 1 - max``).
 
-    Of boundaries (B, h, w) float. Works on shifted views, so nothing but the result is allocated:
-    P x h' x w' floats per image, and one byte per pair for the argmax.
+    ``boundary`` is (B, h, w) float. The function works on views and allocates only the result: P x
+    h' x w' floats for an image, and a byte for each pair with ``with_argmax``.
 
     Returns:
-        maxima (P, B, h', w') in the order of `pair_offsets`, and with ``with_argmax`` of the same
-        shape which point of the path is largest (one of them where they tie), as a row of
-        `path_points` (uint8, int32 for radii whose points need more), otherwise None.
+        maxima (P, B, h', w') in the order of `pair_offsets`; with ``with_argmax`` also, of the same
+        shape, which point of the path is largest (any of equal ones), as a row of `path_points`
+        (uint8, or int32 for more than 256 points), otherwise None.
     """
     points, plan = _merge_plan(radius)
     views = [shifted(boundary, point, radius=radius) for point in points]
@@ -144,10 +144,11 @@ def path_maxima(
 
 
 def pair_labels(labels: Tensor, *, radius: int) -> Tensor:
-    """What a label map says about every pair (irnet spec 5.2).
+    """What a label map says about every pair (spec 5.2).
 
-    Of labels (B, h, w) integers, 0 background, class id + 1, 255 unknown, to (P, B, h', w') uint8:
-    ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or ``PAIR_DIFFERENT``.
+    ``labels`` (B, h, w) are integers: 0 background, class id + 1, 255 unknown. The result (P, B,
+    h', w') uint8 is ``PAIR_IGNORED``, ``PAIR_BACKGROUND``, ``PAIR_FOREGROUND`` or
+    ``PAIR_DIFFERENT``.
     """
     source = shifted(labels, (0, 0), radius=radius)
     offsets = pair_offsets(radius)

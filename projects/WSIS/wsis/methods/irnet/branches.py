@@ -1,9 +1,8 @@
 """IRNet's two branches on the features of a frozen backbone (spec 5.3).
 
-Features are given from fine to coarse: five taps, of the original's ResNet-50 those after the
-max-pool (stride 4), layer1 (4), layer2 (8), layer3 (16) and layer4 (16). Any other five serve, for
-example MobileNetV2's of strides 2, 4, 8, 16, 32: sizes follow from the taps' own. The second tap
-sets the output's grid.
+The input is five feature maps (taps), from fine to coarse. The original takes ResNet-50's after the
+max-pool (stride 4), layer1 (4), layer2 (8), layer3 (16) and layer4 (16). Any other five will do,
+for example MobileNetV2's of strides 2, 4, 8, 16, 32. The output has the grid of the second tap.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ NUM_TAPS = 5
 
 
 def group_count(channels: int) -> int:
-    """Groups of a group norm: 4, 8, 16, 16 for the original's 32, 64, 128, 256 channels.
+    """Number of groups of a group norm: 4, 8, 16, 16 for the original's 32, 64, 128, 256 channels.
 
-    At most 16, of at least 8 channels where there are so many, and always a divisor.
+    It divides the channels, is at most 16, and a group has 8 channels or more where possible.
     """
     return math.gcd(channels, min(16, max(1, channels // 8)))
 
@@ -48,14 +47,16 @@ class Reduce(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``x`` (N, in, h, w) to (N, out, *size): scaled, then cut at the right and bottom."""
+        """Reduce ``x`` (N, in, h, w) and bring it to (N, out, *size), see `resize`."""
         return resize(self.norm(self.conv(x)), size, self.scale, self.align_corners).relu()
 
 
 def resize(x: Tensor, size: tuple[int, int], scale: float, align_corners: bool) -> Tensor:
-    """Bilinear to ``size`` (h, w): by the factor ``scale`` and a cut, or corner to corner.
+    """Resize maps to ``size`` (h, w), bilinear.
 
-    A tap whose scaled map is smaller than ``size`` (strides that do not divide) is stretched.
+    They are enlarged by the factor ``scale`` and cut at the right and bottom; if they are then too
+    small (strides that do not divide) they are stretched. ``align_corners`` resizes corner to
+    corner instead.
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
@@ -72,7 +73,8 @@ def resize(x: Tensor, size: tuple[int, int], scale: float, align_corners: bool) 
 class BoundaryBranch(nn.Module):
     """Logit of a class boundary at each cell.
 
-    Of taps of the given channels and strides, each reduced to ``width`` channels (32 in the paper).
+    ``shapes`` are channels and stride of each tap; each is reduced to ``width`` channels (paper:
+    32).
     """
 
     def __init__(
@@ -87,16 +89,17 @@ class BoundaryBranch(nn.Module):
         self.predict = nn.Conv2d(NUM_TAPS * width, 1, 1)
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
-        """Five taps (N, c, h_i, w_i) to logits (N, 1, h, w) on the grid of the second."""
+        """Logits (N, 1, h, w) on the grid of the second of five taps (N, c, h_i, w_i)."""
         size = tuple(taps[1].shape[-2:])
         maps = [reduce(tap, size) for reduce, tap in zip(self.reduce, taps, strict=True)]
         return self.predict(torch.cat(maps, dim=1))
 
 
 class DisplacementBranch(nn.Module):
-    """Displacement (dy, dx), in cells, of each cell to its instance's centroid.
+    """Displacement (dy, dx), in cells, from each cell to its instance's centroid.
 
-    ``width`` is that of the deep taps, 256 in the paper; the others have a quarter and a half.
+    The three deep taps are reduced to ``width`` channels (paper: 256), the first tap to a quarter
+    of it, the second to half.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class DisplacementBranch(nn.Module):
         self.predict = nn.Conv2d(width, 2, 1, bias=False)
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
-        """Five taps (N, c, h_i, w_i) to (N, 2, h, w) on the grid of the second."""
+        """Displacements (N, 2, h, w) on the grid of the second of five taps (N, c, h_i, w_i)."""
         fine, coarse = (tuple(tap.shape[-2:]) for tap in taps[1:3])
         sizes = (fine, fine, coarse, coarse, coarse)
         maps = [r(tap, size) for r, tap, size in zip(self.reduce, taps, sizes, strict=True)]

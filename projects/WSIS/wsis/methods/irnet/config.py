@@ -16,8 +16,8 @@ def _add_network_config(keys: CfgNode) -> None:
     keys.BOUNDARY_WIDTH = 32
     # Channels of the displacement branch's deep taps; a multiple of 4.
     keys.DISPLACEMENT_WIDTH = 256
-    # Cells lie on pixels 4 i, maps are upsampled corner to corner: for backbones whose input sides
-    # are 32 k + 1. Original: no.
+    # Cell i lies on pixel 4 i and maps are upsampled corner to corner. For backbones whose input
+    # sides are 32 k + 1. Original: no.
     keys.ALIGN_CORNERS = False
     # Pairs of pixels closer than this train the network, in cells of the grid.
     keys.TRAIN_RADIUS = 10
@@ -30,8 +30,8 @@ def _add_inference_config(keys: CfgNode) -> None:
     # Larger images are padded to the next k SIZE_DIVISOR + SIZE_REMAINDER, in pixels.
     keys.SIZE_DIVISOR = 16
     keys.SIZE_REMAINDER = 0
-    # Images whose mean displacements are averaged together; the last, partial group is dropped, as
-    # the original does (unless it is the only one). 0 uses every image.
+    # The mean displacement is taken over whole groups of so many images; a last, partial group is
+    # dropped, as in the original (unless it is the only one). 0 uses every image.
     keys.MEAN_DISPLACEMENT_BATCH = 32
     # Steps of the centroid refinement (paper: at least 100).
     keys.REFINEMENT_STEPS = 300
@@ -50,21 +50,21 @@ def _add_inference_config(keys: CfgNode) -> None:
     keys.PER_CLASS_NORMALISATION = False
     # What inference makes: some of displacement, boundary, instances, semantic. The stages set it.
     keys.OUTPUTS = ["boundary", "instances"]
-    # (dy, dx) in cells, subtracted from displacements; [] for that of the weights, which those of
-    # the original have. Stage instances fills in what stage displacement_mean measured.
+    # (dy, dx) in cells, subtracted from displacements. The stage instances sets it to what the
+    # stage displacement_mean measured. []: the one in the weights (the original's have one).
     keys.MEAN_DISPLACEMENT = []
 
 
 def add_irnet_config(cfg: CfgNode) -> None:
     """Add ``MODEL.IRNET.*`` and ``INPUT.RESCALE_RANGE``, in place."""
-    # Relation network training: image and label are rescaled by a uniform factor of this range (of
-    # the working size).
+    # Relation network training: image and label are rescaled by a random factor of this range,
+    # relative to the working size.
     cfg.INPUT.RESCALE_RANGE = (0.5, 1.5)
     cfg.MODEL.IRNET = keys = CfgNode()
     keys.LABEL = CfgNode()
-    # A pixel is a class where its CAM beats this (CAM in [0, 1]) ...
+    # A pixel belongs to a class where the CAM of that class (in [0, 1]) is above this.
     keys.LABEL.FOREGROUND_THRESHOLD = 0.30
-    # ... and background where no CAM beats this; between the two it is unknown.
+    # A pixel is background where no CAM is above this; between the two it is unknown.
     keys.LABEL.BACKGROUND_THRESHOLD = 0.05
     # Mean-field steps of the dense CRF; 0 leaves the CRF out.
     keys.LABEL.CRF_ITERATIONS = 10

@@ -20,7 +20,7 @@ _REDUCED = _MERGED | {
     for theirs, ours in _BRANCHES.items()
     for tap in range(1, 6)
 }
-# None for the trunk, aliases (``backbone.*``, ``edge_layers.*``), index tables and counters.
+# No entry for trunk, aliases (``backbone.*``, ``edge_layers.*``), index tables and counters.
 irnet_name = by_prefix(
     {
         "mean_shift.running_mean": "mean_shift",
@@ -33,7 +33,7 @@ irnet_name = by_prefix(
 
 
 def convert_irnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``res50_irn.pth`` in the names of our `IRNet` on ``build_wsis_resnet_backbone``.
+    """The weights of ``res50_irn.pth`` in the names of `IRNet` on ``build_wsis_resnet_backbone``.
 
     Raises:
         DataError: this is no IRNet checkpoint: an entry is missing.

@@ -1,8 +1,7 @@
 """From a displacement field to class-agnostic clusters of pixels.
 
-IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.2; irnet spec 6.2 and 6.3. Fields are (2, h, w):
-channel 0 is y, channel 1 is x, in cells of the grid, pointing from a pixel to its instance's
-centroid.
+IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.2; spec 6.2 and 6.3. A field (2, h, w) points from a
+cell to its instance's centroid; channel 0 is y, channel 1 is x, in cells of the grid.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from torch import Tensor
 
 from wsis.layers.components import connected_components
 
-_CHECK_EVERY = 8  # steps between two looks for points that rest; a look costs about one step
+_CHECK_EVERY = 8  # steps; then points that rest are taken out, which costs about one step
 
 
 def _sample(field: Tensor, points: Tensor) -> Tensor:
     """``field`` (2, h, w) float64 at ``points`` (2, n) inside the grid, bilinearly: (2, n).
 
-    Four products summed in the original's order: where a field swirls, the last bit decides.
+    The four products are summed in the original's order: where a field swirls, the last bit
+    decides where a point ends.
     """
     height, width = field.shape[1:]
     floor = points.floor()
@@ -36,11 +36,11 @@ def _sample(field: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
-    """Follow the displacement field from every pixel to its centroid (irnet spec 6.2).
+    """Follow the displacement field from every cell to its centroid (spec 6.2).
 
-    ``num_steps`` times (the paper's u; any number of at least 100 is said to do): add the
-    displacement (2, h, w) float, (dy, dx), at the current place, clip to the map. A point that a
-    step leaves where it was stays there for good, so it is taken out of the loop.
+    A step adds the displacement (2, h, w) float, (dy, dx), at the current place, and clips to the
+    map. There are ``num_steps`` (the paper's u; 100 are said to be enough). A point that does not
+    move in a step never moves again, so it is taken out of the loop.
 
     Returns:
         (2, h, w) int64, (y, x), rounded half to even.
@@ -70,13 +70,13 @@ def refine_centroids(displacement: Tensor, *, num_steps: int = 300) -> Tensor:
 
 @torch.no_grad()
 def cluster_centroids(displacement: Tensor, centroids: Tensor, *, threshold: float = 2.5) -> Tensor:
-    """Group pixels whose centroids lie in one component of weak displacement (irnet spec 6.3).
+    """Group cells whose centroids lie in one component of weak displacement (spec 6.3).
 
-    Of displacements (2, h, w) float, weak below the length ``threshold`` in cells, and centroids
-    (2, h, w) int as `refine_centroids` returns them.
+    ``displacement`` is (2, h, w) float; it is weak where it is shorter than ``threshold``, in
+    cells. ``centroids`` (2, h, w) int are those of `refine_centroids`.
 
     Returns:
-        (h, w) int64, cluster of each pixel, 0..I-1 without gaps. Pixels that end where the
+        (h, w) int64, the cluster of each cell, 0..I-1 without gaps. Cells that end where the
         displacement is strong form cluster 0, if there are any; background has clusters too.
     """
     # The order of operations is the plain one: a fused norm could round a tie the other way.

@@ -16,8 +16,8 @@ from wsis.evaluation.streaming import Measure, Metrics, Record, column, ratio
 class InterPixelLabelMeasure(Measure):
     """How much of an inter-pixel label map is known, and how much of that is right.
 
-    Pixels that the ground truth leaves void are left out of precision and recall. A foreground
-    pixel is right if its class is right.
+    Void pixels of the ground truth are left out of precision and recall. A foreground pixel is
+    right if its class is right.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:

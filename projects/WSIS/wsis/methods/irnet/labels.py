@@ -16,7 +16,10 @@ LabelRefiner = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def seed_labels(high_res: np.ndarray, threshold: float) -> np.ndarray:
-    """Argmax over [constant ``threshold``, maps (K, H, W)]: (H, W) uint8, 0 for the constant."""
+    """The strongest of maps (K, H, W) at each pixel: (H, W) uint8, number + 1.
+
+    It is 0 where no map is above ``threshold``.
+    """
     winners = winning_channels(high_res.astype(np.float32), np.float32(threshold))
     return (winners + 1).astype(np.uint8)
 
@@ -32,9 +35,10 @@ def inter_pixel_label(
 ) -> np.ndarray:
     """Confident classes and confident background of one image; the rest is unknown.
 
-    Of an image (H, W, 3) uint8, RGB, class ids (K,) and their CAMs (K, H, W) float16 or float32 in
-    [0, 1]. A class must beat the foreground's threshold; background is where none beats the other.
-    ``refine`` cleans label maps by the image, two at once (a dense CRF); None leaves them.
+    ``image`` is (H, W, 3) uint8, RGB; ``keys`` (K,) are class ids, ``high_res`` their CAMs (K, H,
+    W) float16 or float32 in [0, 1]. Class: its CAM exceeds ``foreground_threshold``. Background: no
+    class exceeds ``background_threshold``. ``refine`` (a dense CRF) moves both label maps to the
+    edges of the image; None leaves them.
 
     Returns:
         (H, W) uint8: class id + 1, 0 background, 255 unknown. Without any class all is background.

@@ -24,7 +24,7 @@ from wsis.methods.irnet.affinity import (
 )
 
 _EPSILON = 1e-5
-# Pairs treated at once: one 512 crop on a CPU, where the cache matters, more where launches do.
+# Pairs treated at once: one 512 crop on a CPU (its cache is small), more on a GPU (fewer launches).
 _PAIRS_ON_CPU, _PAIRS_ON_GPU = 1 << 21, 1 << 24
 
 
@@ -78,7 +78,7 @@ def _displacement_sums(
 
 
 class _PairSums(torch.autograd.Function):
-    """The five sums with their derivatives, taken on the way: memory of a map, not of its pairs."""
+    """The five sums. Derivatives are computed along with them: memory for maps, not for pairs."""
 
     @staticmethod
     def forward(
@@ -123,15 +123,15 @@ class _PairSums(torch.autograd.Function):
 def pair_sums(
     boundary: Tensor, displacement: Tensor, labels: Tensor, *, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Sums of the loss terms over all pairs of a batch; arguments as of `relation_losses`.
+    """Sums of the loss terms over all pairs of a batch.
 
-    Boundaries (B, h, w) are probabilities here.
+    Arguments are those of `relation_losses`, but ``boundary`` (B, h, w) is a probability.
 
     Returns:
-        terms (5,) float64, differentiable: positive terms of background pairs, of foreground pairs,
-        negative terms of differing pairs, displacement error of foreground pairs and displacement
-        length of background pairs (the last two over both channels); and counts (3,) float64:
-        background, foreground and differing pairs.
+        terms (5,) float64, differentiable: affinity terms of background, foreground and differing
+        pairs, displacement error of foreground pairs, displacement of background pairs (the last
+        two summed over both channels); and counts (3,) float64 of background, foreground and
+        differing pairs.
     """
     kind = torch.promote_types(boundary.dtype, torch.float32)  # half precision has no room for sums
     return _PairSums.apply(boundary.to(kind), displacement.to(kind), labels, radius)
@@ -146,10 +146,10 @@ def relation_losses(
 ) -> dict[str, Tensor]:
     """IRNet's loss terms, weighted so that their sum is the loss L (spec 5.4).
 
-    Normalised over the whole batch, of all processes together where there are several. Of boundary
-    logits (B, 1, h, w), displacements (B, 2, h, w), (dy, dx) in cells, no mean shift subtracted,
-    and labels (B, h, w) integers, the inter-pixel labels (255 unknown) reduced to the grid; pairs
-    are closer than ``radius``, in cells.
+    They are normalised over the whole batch, that of all processes together. ``boundary_logits``
+    are (B, 1, h, w); ``displacement`` is (B, 2, h, w), (dy, dx) in cells, without the mean shift
+    subtracted; ``labels`` (B, h, w) are the inter-pixel labels (255 unknown) on the grid. The
+    cells of a pair are closer than ``radius``.
 
     Returns:
         ``loss_affinity_background``, ``loss_affinity_foreground`` (weight 1/4 each),
@@ -158,8 +158,8 @@ def relation_losses(
     """
     boundary = boundary_logits[:, 0].float().sigmoid()  # in half precision its gradient overflows
     sums, counts = pair_sums(boundary, displacement.float(), labels, radius=radius)
-    # Each process's loss is its own numerator over the joint denominator, times their number: data-
-    # parallel training averages gradients, so that the average is the loss of the joint batch.
+    # Data-parallel training averages the gradients of the processes. So each loss is its own sum
+    # over the joint count, times the number of processes: their average is the joint batch's loss.
     world = comm.get_world_size()
     if world > 1:
         counts = counts.clone()

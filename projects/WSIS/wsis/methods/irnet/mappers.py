@@ -23,10 +23,10 @@ from wsis.methods.irnet.labels import UNKNOWN
 
 @MAPPER_REGISTRY.register()
 class PixelLabelMapper(Mapper):
-    """Images with their inter-pixel labels, for the relation network (`methods/irnet.md` 5.5).
+    """Images with their inter-pixel labels, for the relation network (spec 5.5).
 
-    Image (bicubic) and label (nearest) are rescaled by one uniform random factor, flipped and
-    cropped at random onto a canvas, 255 in the label. Adds ``image`` and ``inter_pixel_label``
+    Image (bicubic) and label (nearest) are rescaled by one random factor, flipped at random, and
+    cropped at random onto a canvas (255 in the label). Adds ``image`` and ``inter_pixel_label``
     (H, W) uint8: 0 background, class id + 1, 255 unknown.
     """
 
@@ -70,8 +70,8 @@ class TopLeftCropMapper(Mapper):
 class ProductImageMapper(Mapper):
     """Whole images with their class activation maps: ``image``, ``keys`` (K,), ``cam`` (K, h, w).
 
-    The image has its working size, the maps are as they were stored; ``height`` and ``width`` are
-    the file's.
+    The image has its working size; the maps are those that were stored. ``height`` and ``width``
+    are the file's.
     """
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:

@@ -35,8 +35,8 @@ _OUTPUTS = ("displacement", "boundary", "instances", "semantic")
 def canvas_size(size: tuple[int, int], *, fixed: int, divisor: int, remainder: int = 0) -> tuple:
     """Side lengths to which an image of ``size`` (H, W) is padded before inference (spec 6.1).
 
-    If both sides fit into ``fixed`` it is used for both (0 never fits); otherwise each side becomes
-    the next number k ``divisor`` + ``remainder`` (1 for networks that want sides such as 32 k + 1).
+    If both sides fit into ``fixed``, both become it (0: never). Otherwise each side becomes the
+    next number k ``divisor`` + ``remainder`` (remainder 1 for networks with sides 32 k + 1).
     """
     if max(size) <= fixed:
         return fixed, fixed
@@ -46,8 +46,9 @@ def canvas_size(size: tuple[int, int], *, fixed: int, divisor: int, remainder: i
 def reduce_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Nearest reduction of label maps (N, H, W) to a grid ``size`` (h, w) (spec 5.2).
 
-    Cell i takes pixel floor((i + 1/2) H / h), which is 4 i + 2 for H = 4 h; with
-    ``align_corners`` the pixel under the cell of a network with H = 4 (h - 1) + 1, 4 i.
+    Cell i takes pixel floor((i + 1/2) H / h), which is 4 i + 2 for H = 4 h. With
+    ``align_corners`` first and last cell lie on first and last pixel: cell i takes pixel 4 i for
+    H = 4 (h - 1) + 1.
     """
     index = []
     for side, cells in zip(labels.shape[-2:], size, strict=True):
@@ -70,9 +71,9 @@ class IRNet(PixelModule):
     Its options are the keys of ``MODEL.IRNET``, in lower case, and these.
 
     Attributes:
-        roi_heads: makes instances and semantic labels of dense maps (`IRNetROIHeads`).
+        roi_heads: makes instances and semantic labels from dense maps (`IRNetROIHeads`).
         radius: of the training pairs, in cells.
-        canvas: `canvas_size`'s options; group norm sees the padding, so they shape the result.
+        canvas: options of `canvas_size`. Group norm sees the padding, so they change the result.
     """
 
     in_features: Sequence[str]
@@ -166,8 +167,8 @@ class IRNet(PixelModule):
         """Dense maps of one image (3, H, W), RGB in 0..255, at test time (spec 6.1).
 
         Returns:
-            boundary (h, w), the probability from the mean logit of image and flip, and
-            displacement (2, h, w) of the image alone; h = (H - 1) // stride + 1, w likewise.
+            boundary (h, w), the probability of the mean logit of image and mirrored image;
+            displacement (2, h, w) of the image alone. h = (H - 1) // stride + 1, w likewise.
         """
         height, width = image.shape[-2:]
         rows, columns = canvas_size((height, width), **self.canvas)
@@ -188,16 +189,16 @@ class IRNet(PixelModule):
 
     @torch.no_grad()
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """All that ``outputs`` asks for of one image.
+        """What ``outputs`` names, for one image.
 
         Args:
             sample: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
                 ids and ``cam`` (K, h, w) on the stride-4 grid; see `result_size`.
 
         Returns:
-            ``displacement`` (2, h, w); ``boundary`` (h, w); with ``cam`` given: ``clusters`` (h, w)
-            int64 and ``instances`` (see `IRNetROIHeads.forward`), ``semantic`` (H, W) uint8, 0
-            background, class id + 1.
+            ``displacement`` (2, h, w); ``boundary`` (h, w). If ``cam`` is given also ``clusters``
+            (h, w) int64 and ``instances`` (see `IRNetROIHeads.forward`), and ``semantic`` (H, W)
+            uint8, 0 background, class id + 1.
         """
         boundary, displacement = self.boundary_and_displacement(sample["image"])
         for maps in (displacement, boundary):

@@ -20,7 +20,7 @@ from wsis.pickles import load_pickle, read_pickle
 
 
 def read_pickled_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Names to arrays of a ``.npy`` file that holds a dictionary of arrays or tensors.
+    """Read a ``.npy`` file that holds a dictionary of arrays or tensors.
 
     Raises:
         DataError: not such a file, or it asks for anything beyond arrays and tensors.
@@ -115,9 +115,9 @@ def _toggle_inside(mask: np.ndarray, polygon: np.ndarray) -> None:
 def _export_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
     """The mask whose outline an exported polygon follows.
 
-    The export's points are the level 0.5 contour of the mask, where pixel centres are whole
-    numbers: of each point one coordinate is a half, unless it was negative and was set to 0,
-    which is undone here. Several outlines combine by the even-odd rule, so holes come back.
+    The points are the contour of the mask at level 0.5, with pixel centres at whole numbers, so
+    one coordinate of each point ends in .5. One that was negative was set to 0, which is undone
+    here. Several outlines combine by the even-odd rule, so holes come back.
     """
     if not isinstance(polygons, list) or not polygons:
         raise ValueError(f"is {short(polygons)}, not a list of polygons")
@@ -133,10 +133,10 @@ def _export_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read the COCO-style JSON of the original's export, whose defects are known.
+    """Read the COCO-style JSON of the original's export, in spite of its defects (spec 9).
 
-    Its annotation ids start again in every image and are ignored; its category ids are class ids
-    (0-based) although its categories are numbered from 1; it has no scores.
+    Its annotation ids start again in every image: they are ignored. Its category ids are class ids
+    (0-based) although its categories are numbered from 1. It has no scores.
 
     Returns:
         One dataset dict an image, in the file's order, with ``image_labels``, and ``annotations``

@@ -1,6 +1,6 @@
 """Random walk on a boundary map as a sparse operator, never a dense matrix.
 
-IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.3; irnet spec 6.4. K maps on an h x w grid, N = h w.
+IRNet (Ahn, Cho, Kwak, CVPR 2019), section 4.3; spec 6.4. K maps on an h x w grid, N = h w.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch.nn import functional
 
 from wsis.methods.irnet.affinity import pair_offsets, path_maxima
 
-# Weights below this are left out. A row sums to at least 1 (its diagonal), so 256 steps change by
-# less than 256 * 69 * 1e-12 of the largest value; it keeps products of tiny weights from becoming
-# subnormal numbers, on which a CPU is many times slower.
+# Weights below this are left out: products of tiny weights would become subnormal numbers, on which
+# a CPU is many times slower. A row sums to at least 1 (its diagonal), so 256 steps change by less
+# than 256 * 69 * 1e-12 of the largest value.
 _SMALLEST_WEIGHT = 1e-12
 # Largest error of the polynomial that stands for the power, relative to the largest map value.
 _TOLERANCE = 1e-6
 _MAPS_AT_ONCE = 64
-_NUMBERS_AT_ONCE = 1 << 20  # float64 numbers of the maps that are walked together, if that is fewer
+_NUMBERS_AT_ONCE = 1 << 20  # float64; fewer maps are walked at once where they are so large
 
 
 def walk_weights(boundary: Tensor, *, radius: int = 5, beta: float = 10.0) -> Tensor:
     """Affinity to the power ``beta`` of every pair inside the map.
 
-    Of a boundary (h, w) float in [0, 1] to (P, h, w) in the order of `pair_offsets`: weight between
-    a pixel and its partner, 0 where the partner lies outside. A larger ``beta``, above 0, keeps the
-    walk further from boundaries.
+    ``boundary`` is (h, w) float in [0, 1]. The result (P, h, w), in the order of `pair_offsets`, is
+    the weight between a pixel and its partner, 0 where the partner lies outside. A larger ``beta``
+    (above 0) keeps the walk further from boundaries.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}; it must be above 0")
@@ -90,13 +90,13 @@ def _operator(starts: Tensor, columns: Tensor, values: Tensor) -> Callable[[Tens
 def chebyshev_coefficients(power: int, *, tolerance: float) -> np.ndarray:
     """Coefficients of ``x**power`` in Chebyshev polynomials, as few as the tolerance allows.
 
-    ``x**n = sum_k c_k T_k(x)`` with c_k = 2^(1-n) binom(n, (n-k)/2), halved for k = 0, k of n's
-    parity. All c_k are positive and |T_k| <= 1 on [-1, 1], so what is cut off bounds the error; a
-    degree of about sqrt(2 n ln(2 / tolerance)) suffices (Sachdeva and Vishnoi, "Faster algorithms
-    via approximation theory", 2014, theorem 3.3).
+    ``x**n = sum_k c_k T_k(x)`` over the k that are even if n is, odd if n is; c_k = 2^(1-n)
+    binom(n, (n-k)/2), halved for k = 0. All c_k are positive and |T_k| <= 1 on [-1, 1], so the
+    error is at most the sum of the terms left out. A degree of about sqrt(2 n ln(2 / tolerance)) is
+    enough (Sachdeva and Vishnoi, "Faster algorithms via approximation theory", 2014, theorem 3.3).
 
     Returns:
-        (degree + 1,) float64; the terms of the other parity are 0.
+        (degree + 1,) float64; the coefficients of the other k are 0.
     """
     coefficients = np.zeros(power + 1)
     for k in range(power % 2, power + 1, 2):
@@ -139,15 +139,16 @@ def random_walk(
 ) -> Tensor:
     """Spread maps within boundaries by ``2**exp_times`` steps of a random walk.
 
-    IRNet spec 6.4: ``T^(2^exp_times) (map * (1 - boundary))``, where row i of T holds the
-    affinities of pixel i to the power ``beta`` (see `walk_weights`), divided by their sum. The
-    power is taken as a Chebyshev series: about 96 products for 256 steps on a 94 x 125 grid, error
-    under 1e-6 of the largest value. Computed in float64, since 256 averages in float32 are off by
-    2e-4. Memory beside input and output does not grow with the number of maps, which are walked
-    some at a time: some 25 numbers per pair of pixels, about 40 MB for 94 x 125 with radius 5.
+    Spec 6.4: ``T^(2^exp_times) (map * (1 - boundary))``, where row i of T holds the affinities of
+    pixel i to the power ``beta`` (see `walk_weights`), divided by their sum. The power is taken as
+    a Chebyshev series: about 96 products for 256 steps on a 94 x 125 grid, error under 1e-6 of the
+    largest value. It is computed in float64, since 256 averages in float32 are off by 2e-4. Maps
+    are walked some at a time, so memory beside input and output does not grow with their number:
+    about 50 MB for 94 x 125 with radius 5.
 
-    Of maps (K, h, w) and a boundary (h, w) float in [0, 1]; the result goes to ``out``, possibly
-    ``maps`` itself; None makes it. Each map stays within its range at the start.
+    ``maps`` are (K, h, w), ``boundary`` is (h, w) float in [0, 1]. The result goes to ``out``,
+    which may be ``maps`` itself; None allocates it. Each map stays between the lowest and the
+    highest value that it starts with.
 
     Raises:
         ValueError: the grids of ``maps`` and ``boundary`` differ.

@@ -32,10 +32,10 @@ def upsample(
     stride: int,
     align_corners: bool = False,
 ) -> Tensor:
-    """``maps`` (C, h, w) bilinear by ``stride``, cut to the image, then to ``output_size``.
+    """Enlarge ``maps`` (C, h, w) by ``stride``, cut to the image, resize to ``output_size``.
 
-    Cell i spreads over pixels ``stride`` i to ``stride`` (i + 1) - 1; with ``align_corners`` it
-    lies on pixel ``stride`` i, and pixels behind the last cell take its value.
+    All of it is bilinear. Cell i covers pixels ``stride`` i to ``stride`` (i + 1) - 1. With
+    ``align_corners`` it lies on pixel ``stride`` i, and pixels behind the last cell take its value.
     """
     maps = maps[None]
     if align_corners:
@@ -60,11 +60,12 @@ def strongest(
 ) -> tuple[Tensor, Tensor]:
     """Upsample, divide each group of channels by its maximum, argmax with a background constant.
 
-    Channels whose maximum does not exceed the background can win nowhere and are left out. The rest
-    is treated some at a time, so that memory does not grow with the number of channels.
+    ``maps`` are (C, h, w) float, not negative. Channels with the same number in ``groups`` (C,) int
+    are divided by their common maximum. ``background`` wins ties. ``geometry`` are the arguments of
+    `upsample`.
 
-    Of maps (C, h, w) float, not negative, whose channels share a maximum within each of ``groups``
-    (C,) int; ``background`` also wins ties, ``geometry`` are the arguments of `upsample`.
+    A channel whose maximum does not exceed the background wins nowhere and is left out. The others
+    are treated some at a time, so that memory does not grow with their number.
 
     Returns:
         winning channel (H, W) int64, -1 for background; and its score (H, W) float, 0 there.
@@ -122,8 +123,9 @@ class IRNetROIHeads(nn.Module):
     ) -> Instances:
         """Instances of an image, ordered by class, cluster and raster.
 
-        Of the probability of a boundary (h, w), CAMs (K, h', w') of class ids ``keys`` (K,), the
-        candidates (h, w) int64, and the sizes (H, W) of the image and of the result.
+        ``boundary`` (h, w) is a probability, ``cam`` (K, h', w') are the CAMs of the class ids
+        ``keys`` (K,), ``clusters`` are (h, w) int64, ``sizes`` are (H, W) of the image and of the
+        result.
 
         Returns:
             pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,).
@@ -144,7 +146,7 @@ class IRNetROIHeads(nn.Module):
         return torch.cat([keys.new_zeros(1), keys + 1])[winners + 1].to(torch.uint8)
 
     def _on_grid(self, cam: Tensor, boundary: Tensor) -> Tensor:
-        """The CAM on the boundary map's grid; another size or stride needs resizing."""
+        """The CAMs (K, h, w) on the boundary map's grid, resized if they have another."""
         grid = boundary.shape
         if cam.shape[1:] == grid or len(cam) == 0:
             return cam.reshape(len(cam), *grid)
@@ -153,9 +155,9 @@ class IRNetROIHeads(nn.Module):
         )[0]
 
     def _candidates(self, cam: Tensor, clusters: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """(class position, cluster) of each candidate, class-major, and its map (c, h, w).
+        """The c candidates, by class and then cluster: (class position, cluster) and map (c, h, w).
 
-        Pairs of class and cluster that do not meet make an all-zero map, which could not win.
+        A candidate is a class times a cluster. If its map would be 0 everywhere it is left out.
         """
         count = int(clusters.max()) + 1
         flat = clusters.flatten()

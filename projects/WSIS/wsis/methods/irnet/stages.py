@@ -1,4 +1,4 @@
-"""IRNet's stages; the shared ones (classifier, CAMs, pseudo labels) are declared elsewhere."""
+"""IRNet's stages. Those of several methods (classifier, CAMs, export) are in `wsis.stages`."""
 
 from __future__ import annotations
 
@@ -72,10 +72,11 @@ def mean_displacement(output: dict[str, Any]) -> dict[str, np.ndarray]:
 def reduce_displacement(
     artifacts: Iterable[tuple[str, dict[str, np.ndarray]]], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
-    """``mean`` (2,) over the data set (spec 5.5): of whole groups of images, in order.
+    """``mean`` (2,) over the data set (spec 5.5).
 
-    ``MODEL.IRNET.MEAN_DISPLACEMENT_BATCH`` is the size of a group; a last, partial group is
-    dropped unless it is the only one, 0 drops nothing. Without any image the mean is 0.
+    It is taken over whole groups of ``MODEL.IRNET.MEAN_DISPLACEMENT_BATCH`` images, in order. A
+    last, partial group is dropped unless it is the only one; 0 drops nothing. Without images the
+    mean is 0.
     """
     group = cfg.MODEL.IRNET.MEAN_DISPLACEMENT_BATCH
     means = [artifact["mean"] for _, artifact in artifacts]

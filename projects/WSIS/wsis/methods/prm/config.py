@@ -14,33 +14,34 @@ def add_prm_config(cfg: CfgNode) -> None:
     # Where masks come from: "proposals" (the paper), or "response": the peak response map above a
     # threshold, the baseline that needs no proposals.
     keys.MASKS = "proposals"
-    # Only peaks of the image's tags count, whatever the scores; images without tags go by scores.
+    # Only peaks of the image's tags count, whatever the scores. In images without tags those of
+    # classes that score high enough count.
     keys.USE_TAGS = True
     # What ranks instances (never published): "retrieval" (score of the proposal), "peak" (height),
     # "probability" (of the class in the image) or "product" of the three; all end in [0, 1].
     keys.SCORE = "product"
-    # Mask IoU from which the better of two instances suppresses the other; above 1: never.
+    # An instance whose mask IoU with a better one reaches this is dropped; above 1: never.
     keys.NMS_THRESHOLD = 0.3
     # Only instances of one class suppress each other; the original does it across classes.
     keys.NMS_WITHIN_CLASS = False
     # Add the response map of a suppressed instance to that of its winner.
     keys.MERGE_RESPONSES = True
-    # "response": pixels above this share of the map's maximum are the mask ...
+    # "response": pixels above this share of the smoothed map's maximum are the mask.
     keys.RESPONSE_THRESHOLD = 0.1
-    # ... after smoothing by a Gaussian of this standard deviation, share of the longer side.
+    # Standard deviation of the Gaussian that smooths it, as a share of the longer side.
     keys.RESPONSE_BLUR = 0.01
-    # Only so many proposals of an image are looked at, the first ones; 0: all.
+    # Only so many of the first proposals of an image are used; 0: all.
     keys.PROPOSAL_COUNT = 100
-    # Background of a class: where its map (as bytes) is below this times its mean ...
+    # The background of a class is where its map (as bytes) is below this times its mean.
     keys.BACKGROUND_FACTOR = 0.95
-    # ... and what each background pixel in a mask costs where the network sees 448 x 448 pixels; at
-    # other sizes as much by the same share of the image.
+    # What each background pixel in a mask costs where the network sees 448 x 448 pixels. At other
+    # sizes the same share of the image costs the same.
     keys.PENALTY = 1e-5
     # Weight of the response inside a mask; that on its contour has weight 1.
     keys.BALANCE = 0.8
-    # One [BACKGROUND_FACTOR, PENALTY, BALANCE] for each class in their place; empty: the above.
+    # A list [BACKGROUND_FACTOR, PENALTY, BALANCE] for each class; empty: the values above for all.
     keys.CLASS_FACTORS = []
     # Side of the square of the morphological gradient that draws contours, pixels.
     keys.CONTOUR_WIDTH = 5
-    # Proposals of this share of the image are valid, (from, below).
+    # A proposal is valid if its share of the image is at least the first and below the second.
     keys.SIZE_LIMITS = (0.00002, 0.85)

@@ -1,4 +1,4 @@
-"""The originals' checkpoints of the peak classifier: names translated (prm spec 8)."""
+"""The originals' checkpoints of the peak classifier: names translated (spec 8)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from wsis.modeling.checkpoint import by_prefix, renamed, require_entries, torchvision_resnet_name
 
-# Where the parts of a torchvision ResNet stand in the official trainer's ``features`` and in
-# simple-IAM's blocks.
+# torchvision's ResNet names for the official trainer's ``features`` and for simple-IAM's blocks.
 _torchvision_name = by_prefix(
     {
         **{"0.features.0.": "conv1.", "0.features.1.": "bn1."},
@@ -29,10 +28,11 @@ def _translate(name: str) -> str | None:
 def peak_classifier_from_original(
     state: Mapping[str, Tensor], prefix: str = "peak_classifier."
 ) -> dict[str, Tensor]:
-    """A checkpoint's entries for `wsis.modeling.peak_classifier.PeakClassifier`, behind ``prefix``.
+    """A checkpoint in the names of `wsis.modeling.peak_classifier.PeakClassifier`, with ``prefix``.
 
-    It is of the official trainer (``model_latest.pt``), ultra-thin-PRM (``prm__latest.pth.tar``) or
-    simple-IAM (``model_prm_latest.pth.tar``); batch counters are left out.
+    It comes from the official trainer (``model_latest.pt``), ultra-thin-PRM
+    (``prm__latest.pth.tar``) or simple-IAM (``model_prm_latest.pth.tar``). Batch counters are left
+    out.
 
     Raises:
         DataError: it is no such checkpoint, or an entry is unknown.

@@ -23,8 +23,8 @@ class PRM(nn.Module):
 
     Attributes:
         peak_classifier: the network.
-        roi_heads: makes instances of peak response maps and segment proposals (`PRMROIHeads`).
-        use_tags: in inference, images with tags have peaks of these classes only.
+        roi_heads: makes instances from peak response maps and segment proposals (`PRMROIHeads`).
+        use_tags: in inference, an image with tags only has peaks of these classes.
     """
 
     peak_classifier: PeakClassifier
@@ -51,9 +51,9 @@ class PRM(nn.Module):
 
         Returns:
             training: ``{"loss_classification": scalar}``. Inference: ``logits`` and ``scores``
-            (C,), a class without peaks having the logit of its map's maximum, and ``responses``
-            (`PeakResponses`); also ``instances`` (see `PRMROIHeads.forward`). A batch without the
-            proposals that its instances would need is only classified: no maps.
+            (C,), where the logit of a class without peaks is the maximum of its map; ``responses``
+            (`PeakResponses`); ``instances`` (see `PRMROIHeads.forward`). If instances need
+            proposals and a batch has none, it is only classified: no maps, no instances.
         """
         if self.training:
             return self.peak_classifier.losses(batched_inputs)

@@ -24,11 +24,11 @@ from wsis.modeling.peak_responses import PeakResponses
 MASKS = ("proposals", "response")
 SCORES = ("retrieval", "peak", "probability", "product")
 Factors = tuple[float, float, float]
-PENALTY_PIXELS = 448 * 448  # of the image for which the penalty is given, the paper's
+PENALTY_PIXELS = 448 * 448  # the penalty is given for an image of this size, the paper's
 
 
 def scaled_factors(factors: Factors | list[Factors], size: Sequence[int]) -> Any:
-    """Factors with the penalty for a background pixel at ``size`` (H, W) instead of 448 x 448."""
+    """Factors whose penalty is that of a background pixel at ``size`` (H, W), not 448 x 448."""
     if isinstance(factors, list):
         return [scaled_factors(triple, size) for triple in factors]
     background, penalty, balance = factors
@@ -52,9 +52,9 @@ def response_masks(
 ) -> Tensor:
     """Peak response maps as masks: the baseline without proposals.
 
-    Of maps (P, H, W), not negative, smoothed by a Gaussian whose standard deviation is the share
-    ``blur`` of the longer side, to (P, *size) bool: what exceeds ``threshold``, a share of a map's
-    maximum.
+    ``responses`` are (P, H, W), not negative. They are smoothed by a Gaussian whose standard
+    deviation is ``blur`` times the longer side and resized. The mask, (P, *size) bool, is what
+    exceeds ``threshold`` times the map's maximum.
     """
     smooth = smooth_map(responses, blur * max(responses.shape[1:]))
     if tuple(responses.shape[1:]) != tuple(size):
@@ -68,14 +68,14 @@ def response_masks(
 @ROI_HEADS_REGISTRY.register()
 @network
 class PRMROIHeads(nn.Module):
-    """Makes instances of one image's peak response maps; nothing is trained here.
+    """Makes instances from one image's peak response maps; nothing is trained here.
 
     Its options are the keys of ``MODEL.PRM``, in lower case, and these.
 
     Attributes:
-        factors: (background factor, penalty at 448 x 448, balance), or a list of one for each
-            class.
-        peak_scale: height of a peak whose score is one half.
+        factors: (background factor, penalty at 448 x 448, balance), or a list of such, one for
+            each class.
+        peak_scale: a peak of this height has a score of one half.
     """
 
     masks: str = "proposals"
@@ -115,9 +115,9 @@ class PRMROIHeads(nn.Module):
     ) -> Instances:
         """Instances of an image, best first.
 
-        Of its responses, with maps, and its segment proposals, best first, at any size (unused for
-        "response"), to pred_masks (n, *size) bool, pred_boxes, pred_classes (n,), scores (n,) in
-        [0, 1], peak_index (n,) into the image's peaks.
+        ``found`` must have response maps. ``proposals``, best first, may have any size; for
+        "response" they are not used. The result has pred_masks (n, *size) bool, pred_boxes,
+        pred_classes (n,), scores (n,) in [0, 1], peak_index (n,), the number of the peak.
 
         Raises:
             ValueError: no proposals where they are needed.
@@ -129,11 +129,12 @@ class PRMROIHeads(nn.Module):
         return self._retrieve(found, proposals, size)
 
     def scores(self, found: PeakResponses, peaks: Tensor, retrieval: Tensor) -> Tensor:
-        """Scores (n,) in [0, 1] of instances of the peaks (n,), indices.
+        """Scores (n,) in [0, 1] of instances, given the numbers (n,) of their peaks.
 
-        ``retrieval`` (n,) is the retrieval score over its largest value, clipped to [0, 1], and the
-        score "retrieval"; "peak" is v / (v + peak_scale) for a peak of height v (0 below 0),
-        "probability" the sigmoid of the class's confidence, "product" that of the three.
+        The score "retrieval" is ``retrieval`` (n,), the retrieval score divided by its largest
+        possible value and clipped to [0, 1]; "peak" is v / (v + peak_scale) for a peak of height v
+        (0 below 0); "probability" is the sigmoid of the class's confidence; "product" is the
+        product of the three.
         """
         height = found.values[peaks].clamp(min=0)
         cues = {

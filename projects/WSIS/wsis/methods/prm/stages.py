@@ -1,4 +1,4 @@
-"""PRM's stages; the peak classifier, proposals, pseudo labels and Mask R-CNN are elsewhere."""
+"""PRM's stages. `wsis.stages` has those of several methods: peak classifier, proposals, export."""
 
 from __future__ import annotations
 
