@@ -111,7 +111,7 @@ def files_for(shapes_root, folder, content):
         (lambda size: [], ["lists no proposals"]),
         (lambda size: [{"size": size, "counts": "oooooooooooooooo1"}], ["absurdly"]),
         (lambda size: [{"size": size, "counts": [0, 2**40]}], ["one longer than the image"]),
-        (lambda size: [{"size": [2**31, 2**31], "counts": "0"}], ["masks of (2147483648"]),
+        (lambda size: [{"size": [2**31, 2**31], "counts": "0"}], ["size is (2147483648"]),
         (lambda size: [{"polygon": [1, 2, 3]}], ["has no RLE"]),
     ],
     ids=["wrong size", "empty list", "absurd RLE", "absurd counts", "absurd size", "no masks"],

@@ -223,7 +223,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
         with naming(f"{path}: annotation number {index}"):
             identity = field(entry, "id", integer)
         found = entry.get("image_id")
-        image = images.get(found) if isinstance(found, (int, float)) else None
+        image = images.get(found) if isinstance(found, (int, float)) else None  # 2.0 is 2
         place = f"{path}: " + ("" if image is None else f"image {image['image_id']}, ")
         with naming(f"{place}annotation {identity}"):
             if identity in seen:

@@ -80,7 +80,7 @@ def read_proposals(
         return reader(path, size=size, count=max_count)
     except DataError:
         raise
-    except (ValueError, TypeError, IndexError) as error:  # the latter of what MATLAB files nest
+    except (ValueError, TypeError, IndexError) as error:  # MATLAB files nest anything
         raise DataError(f"{path}: {error}") from error
 
 
