@@ -189,7 +189,7 @@ def test_proposals_of_another_image_are_refused(copy, shapes_root, monkeypatch):
     for stage in ("proposals", "proposal_crops"):
         shutil.rmtree(folder_of(copy, stage))
     arguments = {"datasets": shapes_root, "output": copy, "config": CONFIG, "extra": TINY}
-    words = ("image train_", "masks of", "run --from-stage proposals --force")
+    words = ("image train_", "(height, width)", "run --from-stage proposals --force")
     assert_refused(train_net_here("--stage", "proposals", **arguments), *words)  # its evaluation
     assert_refused(train_net_here("--stage", "proposal_crops", **arguments), *words)
 
