@@ -39,7 +39,7 @@ def torchvision_resnet_name(name: str) -> str | None:
 
 
 def by_prefix(table: Mapping[str, str]) -> Callable[[str], str | None]:
-    """Names of entries by what they begin with, ``{theirs: ours}``; None for all others."""
+    """A function that renames entries by their beginnings, ``{theirs: ours}``; None for others."""
 
     def name_of(name: str) -> str | None:
         found = next((theirs for theirs in table if name.startswith(theirs)), None)
@@ -49,7 +49,7 @@ def by_prefix(table: Mapping[str, str]) -> Callable[[str], str | None]:
 
 
 def require_entries(state: Mapping[str, Tensor], owner: str, *names: str) -> None:
-    """Refuse a state dict without the entries ``names``, which all of ``owner``'s have."""
+    """Refuse a state dict that lacks one of ``names``: entries that all ``owner`` weights have."""
     for name in names:
         if name not in state:
             there = ", ".join(list(state)[:3])
@@ -63,10 +63,10 @@ def renamed(
     *,
     owner: str = "",
 ) -> dict[str, Tensor]:
-    """The entries for which ``name_of`` has a name, under it behind ``prefix``.
+    """The entries for which ``name_of`` has a name, each renamed to ``prefix`` and that name.
 
     Raises:
-        DataError: there is an ``owner``, all of whose entries have names, and one that has none.
+        DataError: an entry has no name, and ``owner`` is given, whose entries all have one.
     """
     names = {name: name_of(name) for name in state}
     unknown = [name for name, ours in names.items() if ours is None]
@@ -82,7 +82,7 @@ def torchvision_resnet_to_detectron2(
 ) -> dict[str, Tensor]:
     """The tensors of a torchvision ResNet under Detectron2's names.
 
-    ``prefix_from`` precedes torchvision's names ("resnet50."), ``prefix_to`` shall precede
+    ``prefix_from`` stands before torchvision's names ("resnet50."), ``prefix_to`` before
     Detectron2's ("backbone."). Other entries, ``fc`` and ``num_batches_tracked`` are left out.
     """
     own = {k.removeprefix(prefix_from): v for k, v in state.items() if k.startswith(prefix_from)}
@@ -100,7 +100,7 @@ _BLOCK = re.compile(r"features\.(\d+)\.conv\.([\d.]+)")
 
 
 def mobilenet_v2_name(name: str) -> str | None:
-    """timm's name of a module of torchvision's MobileNetV2; None for what is none.
+    """timm's name of a module of torchvision's MobileNetV2; None for any other name.
 
     torchvision's ResNets and VGGs have timm's names.
     """
@@ -191,7 +191,7 @@ def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Translate the layouts that can be told by their names; others pass unchanged."""
+    """Translate the layouts that can be recognised by their names; others pass unchanged."""
     own = model.state_dict()
     marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
     found = next((name for name in own if name.endswith("." + marker)), None)
@@ -209,10 +209,10 @@ def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _to_prefix_of(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A bare trunk put under "backbone.", a peak classifier's trunk taken out of it.
+    """Put a bare trunk under "backbone.", or take the trunk out of a peak classifier.
 
-    The names are kept or changed in one of these ways: whichever gives most names that the model
-    has, the first on equality.
+    Each way, and no change at all, is tried. The one that gives most names that the model has is
+    used, the first if several are equal.
     """
     ways = (
         state,
@@ -268,9 +268,9 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
 def _load_by_detectron2(model: nn.Module, path: str, strict: bool) -> None:
     """Let Detectron2's checkpointer load a ``.pkl`` that holds arrays alone, or an address.
 
-    The checkpointer only logs what it could not match, so with ``strict`` all weights are
-    overwritten before: it shows which ones it leaves alone. Buffers keep their values: files may
-    lack those that the config gives, such as the mean colour.
+    The checkpointer only logs which weights it could not match. With ``strict`` all weights are
+    therefore overwritten first, which shows those that it leaves alone. Buffers keep their values:
+    files may lack those that come from the config, such as the mean colour.
     """
     if "://" not in path:  # Detectron2 would run its code
         read_pickle(path, "weight file", partial(load_pickle, tensors=False))

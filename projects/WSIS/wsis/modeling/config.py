@@ -22,7 +22,7 @@ def _add_timm_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM = CfgNode()
     # A network of timm: see timm.list_models().
     cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
-    # Start from timm's own weights of that name, a download; not where WEIGHTS or MODEL.WEIGHTS is.
+    # Start from timm's own weights of that name (downloaded), if WEIGHTS and MODEL.WEIGHTS are "".
     cfg.MODEL.TIMM.PRETRAINED = False
     # A file of its weights, timm's (.safetensors, .pth) or torchvision's (MobileNetV2, VGG,
     # ResNet); "" starts from random values (or from MODEL.WEIGHTS).
@@ -81,12 +81,12 @@ def _add_camnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.CAMNET.NUM_CLASSES = 20
     # The backbone's feature that is pooled and classified.
     cfg.MODEL.CAMNET.IN_FEATURE = "res5"
-    # Class activation maps of images without tags: of the classes that score above this, in [0, 1].
+    # Class activation maps of images without tags: for classes that score above this, in [0, 1].
     cfg.MODEL.CAMNET.SCORE_THRESHOLD = 0.5
     # Ignore the tags and make the maps of the predicted classes.
     cfg.MODEL.CAMNET.PREDICT_LABELS = False
-    # False as IRNet; True for trunks fed with sides stride k + 1 (INPUT.SIDE_RULE): the outer cells
-    # of the map then lie on the outer pixels.
+    # False as in IRNet. True for trunks whose input sides are stride k + 1 (INPUT.SIDE_RULE): the
+    # outer cells of the map then lie on the outer pixels.
     cfg.MODEL.CAMNET.ALIGN_CORNERS = False
 
 
@@ -113,7 +113,7 @@ def _add_peak_classifier_config(cfg: CfgNode) -> None:
     # ... and peaks must be higher than this. Depends on the data and the training: run
     # tools/peak_thresholds.py to see the values.
     keys.PEAK_THRESHOLD = 30.0
-    # At most so many peaks of an image, the highest; 0: all.
+    # At most this number of peaks of an image, the highest; 0: all.
     keys.MAX_PEAKS = 0
     # Gradients that peak back-propagation holds at a time, MiB, about; 0: 64 on a CPU, else 1024.
     keys.MEMORY_MB = 0

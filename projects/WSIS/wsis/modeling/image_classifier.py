@@ -30,11 +30,11 @@ def multi_hot(
 ) -> torch.Tensor:
     """Image labels as a float32 vector (C,) of zeros and ones.
 
-    Of class ids 0..C-1 (list or integer tensor, any number), or of the vector itself as a
+    Takes class ids 0..C-1 (list or integer tensor, any number), or the vector itself as a
     floating-point or boolean tensor.
 
     Raises:
-        DataError: an id or a vector that does not fit ``num_classes``, which ``config_key`` holds.
+        DataError: an id or a vector does not fit ``num_classes``, the value of ``config_key``.
     """
     labels = torch.as_tensor(labels)
     if labels.numel() and (labels.is_floating_point() or labels.dtype == torch.bool):
@@ -58,8 +58,9 @@ def masked_average_pool(
 ) -> torch.Tensor:
     """Global average pooling that leaves out the cells of padding.
 
-    Of (N, C, h, w) of a batch padded right and bottom to its largest image, and (H, W) of each
-    image before padding, to (N, C); image i owns ceil(H_i / stride) x ceil(W_i / stride) cells.
+    Takes (N, C, h, w) of a batch padded right and bottom to its largest image, and (H, W) of each
+    image before padding. Returns (N, C). Image i owns ceil(H_i / stride) x ceil(W_i / stride)
+    cells.
     """
     full = tuple(max(side) for side in zip(*sizes, strict=True)) if sizes else (0, 0)
     if all(tuple(size) == full for size in sizes):
@@ -95,7 +96,7 @@ def fuse_cams(
         maps: per scale (C, h, w), already rectified and summed with the flipped image's map.
         image_size: (H, W) of the unscaled image.
         keys: (K,) int64, the classes to keep.
-        stride: of the network: the high-resolution map is made for the image rounded up to a
+        stride: the network's. The high-resolution map is made for the image rounded up to a
             multiple of it, and then cut.
         align_corners: see ``MODEL.CAMNET.ALIGN_CORNERS``; the small map's cell i then lies on pixel
             ``4 * i``.

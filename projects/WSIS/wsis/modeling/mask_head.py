@@ -30,9 +30,9 @@ TARGETS = ("detectron2", "original")
 def eroded_targets(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
     """Mask targets as maskrcnn-benchmark makes them of bitmaps: crop, bilinear, floor.
 
-    Of masks (P, H, W) bool of each proposal's object and boxes (P, 4) float x0, y0, x1, y1, to
-    (P, M, M) bool. Corners are rounded half to even and kept inside the image, a crop has at least
-    one pixel, and a cell is foreground only where all four pixels that it takes are.
+    Takes masks (P, H, W) bool of each proposal's object and boxes (P, 4) float x0, y0, x1, y1.
+    Returns (P, M, M) bool. Corners are rounded half to even and kept inside the image. A crop has
+    at least one pixel. A cell is foreground only where all four pixels that it takes are.
     """
     height, width = masks.shape[-2:]
     corners = boxes.round().long()
@@ -51,7 +51,7 @@ def eroded_targets(masks: Tensor, boxes: Tensor, side: int) -> Tensor:
 def crop_any(masks: BitMasks, boxes: Tensor, side: int) -> Tensor:
     """Like ``BitMasks.crop_and_resize``, but a cell counts if any of its area does.
 
-    Of P bitmaps and boxes (P, 4) float, to (P, M, M) bool.
+    Takes P bitmaps and boxes (P, 4) float, returns (P, M, M) bool.
     """
     from torchvision.ops import roi_align
 
@@ -70,18 +70,18 @@ def confident_mask_loss(
     use_ignore: bool = False,
     targets: str = "detectron2",
 ) -> Tensor:
-    """Mask R-CNN's mask loss of the proposals and cells that are to be trusted.
+    """Mask R-CNN's mask loss over the proposals and cells that are to be trusted.
 
     Args:
         logits: (P, C, M, M), or (P, 1, M, M) where the mask is class-agnostic.
-        instances: foreground proposals per image with proposal_boxes, gt_classes, gt_masks, and
-            where they are known gt_confidence (float) and gt_ignore_masks (bitmaps).
+        instances: foreground proposals per image with proposal_boxes, gt_classes, gt_masks and,
+            where known, gt_confidence (float) and gt_ignore_masks (bitmaps).
         min_confidence: only objects with a higher confidence train the masks; 0: all.
         use_ignore: leave out cells that the ignore masks touch.
         targets: "detectron2", or "original" for `eroded_targets`.
 
     Returns:
-        mean binary cross-entropy over what is left, and 0 with a graph where nothing is.
+        mean binary cross-entropy over the rest; 0 with a graph where nothing is left.
     """
     side = logits.shape[-1]
     wanted, valid, classes = [], [], []
@@ -114,7 +114,7 @@ def confident_mask_loss(
 
 
 def _log(logits: Tensor, target: Tensor, cells: Tensor) -> None:
-    """What the stock loss logs, of the cells that train, and their share."""
+    """Log what the stock loss logs, for the cells that train, and the share of these cells."""
     wrong = ((logits > 0) != target) & cells
     inside, outside = target & cells, ~target & cells
     storage = get_event_storage()

@@ -25,8 +25,8 @@ _ModuleClass = TypeVar("_ModuleClass", bound=type)
 def network(cls: _ModuleClass) -> _ModuleClass:
     """A module whose annotated attributes are its arguments, also built from a config.
 
-    ``from_config`` gives the arguments, and ``__post_init__`` makes what is made of them. A module
-    or buffer must have no default value, which would hide it.
+    ``from_config`` gives the arguments, and ``__post_init__`` makes everything that depends on
+    them. A module or buffer must have no default value: the default would hide it.
     """
     made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
     take = made.__init__
@@ -60,7 +60,7 @@ def crf_kernels(keys: CfgNode, prefix: str = "") -> tuple[Kernel, Kernel]:
 def shapes_of(
     known: Mapping[str, ShapeSpec], names: Sequence[str], config_key: str
 ) -> list[ShapeSpec]:
-    """Shapes of the features ``names``, which ``config_key`` holds, among all of a backbone's.
+    """Shapes of the features ``names`` (the value of ``config_key``) of a backbone.
 
     Raises:
         UsageError: the backbone has no such feature.
@@ -109,10 +109,10 @@ class PixelModule(nn.Module):
 
 
 def require_finite(maps: Tensor, sample: Mapping[str, Any], what: str) -> None:
-    """Refuse what a network made of a sample where it is not finite.
+    """Refuse a result of the network for a sample if it is not finite.
 
     Raises:
-        DataError: naming the image and ``what`` it is.
+        DataError: names the image and ``what`` the result is.
     """
     if not bool(torch.isfinite(maps).all()):
         key = sample.get("image_key", "?")
@@ -120,13 +120,13 @@ def require_finite(maps: Tensor, sample: Mapping[str, Any], what: str) -> None:
 
 
 def result_size(sample: Mapping[str, Any]) -> tuple[int, int]:
-    """(H, W) of what is made of a sample: its ``height`` and ``width``, else its ``image``'s."""
+    """(H, W) of a sample's results: its ``height`` and ``width``, else those of its ``image``."""
     height, width = sample["image"].shape[-2:]
     return int(sample.get("height", height)), int(sample.get("width", width))
 
 
 def mask_instances(masks: Tensor, classes: Tensor, scores: Tensor, **others: Any) -> Instances:
-    """Detectron2's Instances: masks (n, H, W) bool, their tight boxes, and (n,) of all else."""
+    """Detectron2's Instances of masks (n, H, W) bool, their tight boxes, and other fields (n,)."""
     found = Instances(tuple(masks.shape[-2:]))
     found.pred_masks, found.pred_boxes = masks, Boxes(mask_boxes(masks).float())
     found.pred_classes, found.scores = classes, scores

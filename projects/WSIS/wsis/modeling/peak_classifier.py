@@ -127,9 +127,9 @@ class PeakClassifier(PixelModule):
     def losses(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Multi-label soft margin loss (prm spec 4), ``{"loss_classification": scalar}``.
 
-        Of ``image`` (3, H, W) in 0..255 and ``image_labels`` (see `multi_hot`) of each sample.
-        Images of one size run together, others each by themselves, so that nobody's padding makes
-        peaks. A class without any peak (where the filter is a number) counts by its maximum.
+        Each sample has ``image`` (3, H, W) in 0..255 and ``image_labels`` (see `multi_hot`). Images
+        of one size run together, others alone, so that padding makes no peaks. A class without any
+        peak (possible where the filter is a number) counts by its maximum.
         """
         targets = [
             self.multi_hot(s["image_labels"], image_key=s.get("image_key", ""))
@@ -162,7 +162,7 @@ class PeakClassifier(PixelModule):
         return present.nonzero().flatten().tolist()
 
     def check_backbone(self, name: str) -> None:
-        """Refuse a backbone that peaks cannot be traced back through; a pass of a tiny image.
+        """Refuse a backbone that peaks cannot be traced back through; tries it on a tiny image.
 
         Raises:
             UsageError: naming the backbone and the operation.
@@ -197,8 +197,8 @@ class PeakClassifier(PixelModule):
 
         Args:
             images: (3, H, W) each, normalised; sizes may differ.
-            tags: per image the classes that it has (see `multi_hot`), which then replace the class
-                threshold; None for an image without tags.
+            tags: per image its classes (see `multi_hot`), used instead of the class threshold; None
+                for an image without tags.
             back_propagate: make the peak response maps.
 
         Raises:
@@ -284,8 +284,8 @@ def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:
     """The classifier of ``MODEL.PEAK_CLASSIFIER`` on ``MODEL.BACKBONE``.
 
-    ``traceable``: its peaks are to be taken back to the image, so that a backbone with an operation
-    that they cannot pass is refused here and not after the training.
+    ``traceable``: peaks will be traced back to the image. A backbone with an operation that they
+    cannot pass is then refused here, not after the training.
 
     Raises:
         UsageError: naming the key.

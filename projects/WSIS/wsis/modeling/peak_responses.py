@@ -1,4 +1,4 @@
-"""What the peak classifier finds in an image, where the cells of its maps lie, what is kept.
+"""What the peak classifier finds in an image, the places of its cells, and what is kept.
 
 C classes, P peaks, H x W image, h x w class response map (enlarged by the sub-pixel factor).
 """
@@ -20,7 +20,7 @@ class MapFrame:
     """The place of class maps that were enlarged corner to corner (`upsample_maps`), for pictures.
 
     Cell c of a padded network sees the pixels around c x stride. Drawn as the c-th part of the
-    image it would lie up to a cell too far to the right and down. ``cell_centre`` is 0 where
+    image, the cell would lie up to a cell too far to the right and down. ``cell_centre`` is 0 where
     padding puts cell 0 at pixel 0; 0.5 where pooling without padding puts it into the middle of the
     first ``stride`` pixels.
     """

@@ -1,10 +1,10 @@
 """HRNet (Sun et al. 2019): branches of several resolutions side by side, fused again and again.
 
-Module names are those of the original repositories, so that their weights fit as they are.
-timm's HRNet does not serve here: it joins branches by nearest neighbours, where BoxCaseg's is
-bilinear; takes only sides that are multiples of 32; its stem ends in 64 channels whatever the
-config says; and it draws other initial values. Where CIM wants what the ImageNet classifier ends
-in, it serves (`wsis.modeling.backbones.timm`, "hrnet_w48").
+Module names are those of the original repositories, so that their weights fit as they are. timm's
+HRNet cannot replace this one. It joins branches by nearest neighbours (BoxCaseg's is bilinear) and
+takes only sides that are multiples of 32. Its stem ends in 64 channels whatever the config says,
+and its initial values differ. CIM uses timm's ("hrnet_w48") where it wants the last map of the
+ImageNet classifier.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _blocks(kind: type, inputs: int, planes: int, count: int, norm: object) -> n
 
 
 def _path(source: int, target: int, channels: Sequence[int], norm: object) -> nn.Module:
-    """What takes the map of one branch to another one; it is still to be enlarged for a finer."""
+    """The layers from the map of one branch to another branch; they do not enlarge the map."""
     if source >= target:
         same = source == target
         return nn.Identity() if same else _unit(norm, channels[source], channels[target], 1)
@@ -92,13 +92,13 @@ class HRNetModule(nn.Module):
 
 
 def _transition(before: Sequence[int], after: Sequence[int], norm: object) -> nn.ModuleList:
-    """What changes the channels of branches that go on, and makes a new, coarser one."""
+    """Layers that change the channels of the branches that go on, and make a new, coarser one."""
     paths: list[nn.Module] = []
     for index, outputs in enumerate(after):
         if index >= len(before):
             paths.append(nn.Sequential(_unit(norm, before[-1], outputs, stride=2, relu=True)))
             continue
-        # Made in any case: what follows draws its initial values after it.
+        # Always made: the later parts draw their initial values after it.
         unit = _unit(norm, before[index], outputs, relu=True)
         paths.append(nn.Identity() if before[index] == outputs else unit)
     return nn.ModuleList(paths)

@@ -48,7 +48,7 @@ class RunningStatsBatchNorm2d(nn.BatchNorm2d):
 
 
 def get_norm(name: str) -> str | Callable[[int], nn.Module]:
-    """What to pass as ``norm`` to Detectron2's blocks for "RunningStatsBN", or a name of its own.
+    """The ``norm`` for Detectron2's blocks: our class for "RunningStatsBN", else the name itself.
 
     Raises:
         ValueError: an unknown name.
@@ -74,7 +74,7 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
     the 3x3 convolution.
 
     Raises:
-        UsageError: no such depth, or what Detectron2's blocks cannot be.
+        UsageError: no such depth, or values that Detectron2's blocks cannot have.
     """
     keys, own = cfg.MODEL.RESNETS, cfg.MODEL.WSIS_RESNETS
     _check(keys, own)
@@ -107,7 +107,7 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
 
 
 def _check(keys: CfgNode, own: CfgNode) -> None:
-    """Refuse ``MODEL.RESNETS`` and ``WSIS_RESNETS`` that Detectron2's blocks cannot be."""
+    """Refuse ``MODEL.RESNETS`` and ``WSIS_RESNETS`` with values that Detectron2's blocks lack."""
     if keys.RES5_DILATION != 1:
         raise UsageError(
             "build_wsis_resnet_backbone reads MODEL.WSIS_RESNETS.DILATIONS; "

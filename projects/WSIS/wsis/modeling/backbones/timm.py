@@ -1,7 +1,7 @@
-"""Any network of timm as a Detectron2 backbone: whatever is not a Detectron2 ResNet.
+"""Any network of timm as a Detectron2 backbone, for all that is not a Detectron2 ResNet.
 
-Maps come from timm's ``forward_intermediates``, which turns channels-last maps, and not from its
-``features_only``, which lacks the map that the classifier would pool and renames weights.
+Maps come from timm's ``forward_intermediates``, which brings channels-last maps into Detectron2's
+layout. Its ``features_only`` lacks the map that the classifier would pool, and renames weights.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _NORMS = ("FrozenBN", "RunningStatsBN", "BN")
 class TimmBackbone(Backbone):
     """A network of timm that returns named maps.
 
-    Weights that no feature needs do not train. `wsis.modeling.config` says what maps, norms and
-    ``frozen`` modules may be named.
+    Weights that no feature needs do not train. `wsis.modeling.config` lists the names of maps and
+    norms, and explains ``frozen``.
 
     Args:
         body: what `timm.create_model` makes, without a classifier. Its modules are taken over.
-        features: feature name to where it comes from; None for all ``res<k>``.
+        features: feature name to the map that it takes; None for all ``res<k>``.
         in_channels: of the image.
-        norm: what becomes of batch norm.
-        freeze_at: freeze what the last ``res<k>`` with k <= ``freeze_at`` needs, and everything if
-            that is the network's last; 0 freezes nothing.
-        frozen: names of modules to freeze besides.
+        norm: the kind of norm that replaces batch norm.
+        freeze_at: freeze the weights that the last ``res<k>`` with k <= ``freeze_at`` needs, or
+            everything if that is the network's last map; 0 freezes nothing.
+        frozen: names of further modules to freeze.
 
     Raises:
         UsageError: the network has no pyramid of maps, no such map or module, or no such norm.
@@ -73,7 +73,7 @@ class TimmBackbone(Backbone):
             early, frozen = [], [""]
         self.body = body
         self.cell_centre = _cell_centre(body)  # see `wsis.modeling.peak_responses.MapFrame`
-        # Branches that are enlarged by a factor, and patches, want whole cells.
+        # Branches that are enlarged by a factor, and patches, need whole cells.
         enlarges = any(type(module) is nn.Upsample for module in body.modules())
         self._divisor = 32 if enlarges or hasattr(body, "patch_embed") else 1
         self._least = 1
@@ -104,7 +104,7 @@ class TimmBackbone(Backbone):
         return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Batch norm on fixed statistics stays in evaluation mode, and that of frozen parts."""
+        """Batch norm with fixed statistics, and that of frozen parts, stays in evaluation mode."""
         super().train(mode)
         for module in self._norms():
             trains = any(weight.requires_grad for weight in module.parameters())
@@ -155,7 +155,7 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """``x`` (N, 3, H, W) to feature name -> (N, channels, about H / stride, W / stride).
 
-        Where a network wants whole cells (HRNet, Swin), zeros at the right and bottom make them.
+        Networks that need whole cells (HRNet, Swin) get zeros added at the right and bottom.
         """
         sides = [
             max(-(-side // self._divisor) * self._divisor, self._least) for side in x.shape[-2:]
@@ -186,7 +186,7 @@ def _levels(body: nn.Module) -> dict[str, int]:
     """``res<k>`` to its place in timm's list of maps: each has half the size of the one before."""
     strides = [info["reduction"] for info in getattr(body, "feature_info", ())]
     doubled = [strides[0] * 2**k for k in range(len(strides))] if strides else []
-    # Those behind MODEL.TIMM.OUTPUT_STRIDE have its stride and keep their names.
+    # Stages behind MODEL.TIMM.OUTPUT_STRIDE have that stride and keep their names.
     pyramid = len(set(strides)) > 1 or len(strides) == 1
     if not pyramid or any(
         s not in (d, max(strides)) for s, d in zip(strides, doubled, strict=True)
@@ -207,7 +207,7 @@ def _cell_centre(body: nn.Module) -> float:
 
 
 def _needed(maps: Sequence[Tensor], weights: Mapping[str, Tensor]) -> set[str]:
-    """The weights from which maps come."""
+    """The weights that the maps need."""
     if not maps:
         return set()
     total = sum(feature.sum() for feature in maps)
@@ -259,7 +259,7 @@ def create_body(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, for timm's use of TorchScript
-        import timm  # seconds, which other backbones are spared
+        import timm  # takes seconds; other backbones do without
 
     if not timm.is_model(name):
         raise UsageError(f"timm has no network MODEL.TIMM.NAME {name!r}; see timm.list_models()")
@@ -288,7 +288,7 @@ def create_body(
 
 
 def _download(name: str, **options: Any) -> nn.Module:
-    """`create_body` with timm's weights; whatever goes wrong on the way is one sentence."""
+    """`create_body` with timm's weights; any failure on the way becomes one sentence."""
     try:
         return create_body(name, pretrained=True, **options)
     except UsageError:
@@ -305,9 +305,9 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """The network of ``MODEL.TIMM``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``.
 
     Raises:
-        UsageError: a wrong key, or a network that is no trunk, a plain vision transformer.
-        DataError: ``WEIGHTS`` is missing, unreadable or of another network; or there is no network
-            to download ``PRETRAINED`` weights. Those are not asked for where MODEL.WEIGHTS is set.
+        UsageError: a wrong key, or a network without maps, such as a plain vision transformer.
+        DataError: ``WEIGHTS`` is missing, unreadable or of another network; or ``PRETRAINED``
+            weights cannot be downloaded. They are not loaded where MODEL.WEIGHTS is set.
     """
     keys = cfg.MODEL.TIMM
     options = {"output_stride": keys.OUTPUT_STRIDE, "dilate": keys.DILATE}
