@@ -82,7 +82,8 @@ def check_cam(
 ) -> Results:
     """Product ``cam``: mIoU at the first threshold, and `cam_components` at each.
 
-    Several are given, so that the baseline cannot be beaten merely by a bad choice of its own.
+    Several are given, so that the baseline does not look weak because of one badly chosen
+    threshold.
     """
     thresholds = cfg.WSIS.EVALUATION.CAM_THRESHOLDS
     first = thresholds[0]

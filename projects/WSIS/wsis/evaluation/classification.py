@@ -17,7 +17,7 @@ from wsis.evaluation.voc import average_precision
 class ClassificationEvaluator(Measure, DatasetEvaluator):
     """Average precision of each class over images (all points), mean over classes that occur.
 
-    Images that were not classified are in no ranking, but what is in them counts as missed.
+    Images that were not classified are in no ranking, but their labels count as missed.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:

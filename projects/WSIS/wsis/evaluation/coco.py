@@ -3,7 +3,7 @@
 `pycocotools.cocoeval.COCOeval` matches one image at a time; only its scores and flags are kept, and
 its ``accumulate`` runs over them at the end, one class at a time. The figures are those of COCOeval
 on files; images are ordered by key, which breaks ties between scores. Areas and boxes of objects
-are those that the data set states, as in COCOeval; where it states none, those of the masks.
+are those that the data set states, as in COCOeval, else those of the masks.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class CocoMeasure(Measure):
     ) -> np.ndarray:
         """COCOeval's precision of one class, (T, 101, areas); -1 where there are no objects.
 
-        ``accumulate`` sees all images as one, whose predictions it ranks as it would anyway.
+        ``accumulate`` sees all images as one; this does not change how it ranks the predictions.
         """
         evaluation = self._evaluation()
         parameters = evaluation._paramsEval = evaluation.params
@@ -196,8 +196,8 @@ class CocoMeasure(Measure):
 class CocoResultWriter(Measure):
     """Writes ``coco_instances_results.json``, ordered by image key, and measures nothing.
 
-    Each process appends to a file of its own in the folder, which all processes share; the main
-    process joins them at the end. A record says where an image's results are.
+    Each process appends to its own file in the shared folder. The main process joins these files at
+    the end. A record says where an image's results are.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, category_ids: Sequence[int]) -> None:
@@ -215,7 +215,7 @@ class CocoResultWriter(Measure):
         return self.folder / f".{FILE_NAME}.{rank}.tmp"
 
     def measure(self, pair: tuple[int | str, InstancePrediction]) -> Record:
-        """Append the results of one image, of its id and what was found."""
+        """Append the results of one image, given as its id and the instances found."""
         (image_id, found), rank = pair, comm.get_rank()
         if self._stream is None:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""The images of a product check one after another, and what of them could not be compared.
+"""Goes through the images of a product check and counts those that could not be compared.
 
-A product check is what a stage's record holds as its ``evaluation``: ``(dataset dicts, product,
-class names, cfg) -> results``. Every process calls it with any share of the dataset dicts, and it
-gathers inside. The results are ``[{"protocol": name, "metrics": {name: per cent}}]`` on the main
-process, empty on the others and where nothing has ground truth.
+A product check is the ``evaluation`` of a stage's record: ``(dataset dicts, product, class names,
+cfg) -> results``. Every process calls it with any share of the dataset dicts; the results are
+gathered inside. They are ``[{"protocol": name, "metrics": {name: per cent}}]`` on the main process,
+empty on the others and where nothing has ground truth.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _LEFT_OUT = ("images_without_ground_truth", "images_without_product")
 
 
 class ImageLoop:
-    """A process's share of the images with what is true and what was made.
+    """A process's share of the images, with their ground truth and products.
 
-    Iterating gives (dataset dict, ground truth, artifact) under a bar with the title. An image
-    without ground truth is left out; the artifact is None where there is none, since the objects of
-    such an image are missed, not forgiven.
+    Iterating gives (dataset dict, ground truth, artifact) under a progress bar with the title. An
+    image without ground truth is left out. An image without a product has None as its artifact: its
+    objects count as missed.
     """
 
     def __init__(self, title: str, dataset_dicts: DatasetDicts, product: Product) -> None:
@@ -66,7 +66,8 @@ class ImageLoop:
     def results(self, figures: Mapping[str, Metrics]) -> Results:
         """The figures by protocol, with the counts of all processes, on the main process.
 
-        Empty elsewhere, and if there was no ground truth at all but for images that hold nothing.
+        Empty elsewhere, without images, or if some lack ground truth and the others hold no
+        objects.
         """
         shares = comm.gather(self._counts, dst=0)
         if not comm.is_main_process():

@@ -142,7 +142,7 @@ class InstancePair:
         return iou_of_areas(self.shared, self.areas[0][:, None], self.areas[1][None, :])
 
     def without_void(self) -> InstancePair:
-        """The same image with void cut out of every prediction; those with nothing left go."""
+        """The same image with void cut out of every prediction; those left empty are dropped."""
         assert self.prediction.masks is not None
         inside = self.prediction.masks & ~self.truth.void
         keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))

@@ -39,8 +39,8 @@ class CoverMeasure(Measure):
         """What is kept of one image; no proposals find nothing.
 
         Returns:
-            ``best`` (K, len(COUNTS) + 1) float64, best IoU among the first so many proposals, then
-            all; ``sizes`` (K,), index into `SIZES`; ``count`` (1,), R.
+            ``best`` (K, len(COUNTS) + 1) float64: best IoU among the first proposals, for each of
+            `COUNTS`, then among all; ``sizes`` (K,), index into `SIZES`; ``count`` (1,), R.
         """
         proposals, truth = pair
         masks = np.asarray(truth.masks, dtype=bool)

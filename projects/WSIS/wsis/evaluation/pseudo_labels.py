@@ -34,9 +34,9 @@ def merged_objects(pair: InstancePair) -> np.ndarray:
 def split_objects(pair: InstancePair) -> np.ndarray:
     """Over-segmentation: (K,) bool, objects broken into two or more fragments.
 
-    A fragment of an object is a prediction of its class of which at least half lies in the object
-    and which holds at least a tenth of it. Duplicates are no fragments: best score first, one
-    that has half of itself in common with a fragment kept before is passed over.
+    A fragment of an object is a prediction of its class: at least half of it lies in the object,
+    and it holds at least a tenth of the object. Duplicates are no fragments: going down from the
+    best score, a fragment that shares half of itself with an earlier one is passed over.
     """
     prediction, truth = pair.prediction, pair.truth
     assert prediction.masks is not None

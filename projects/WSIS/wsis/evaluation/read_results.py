@@ -1,4 +1,4 @@
-"""Reads predictions of anybody's network in COCO's result format."""
+"""Reads predictions of any network in COCO's result format."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The core that every evaluation shares: one image in, a small record kept, one answer at the end.
 
-A record is a few arrays by name whose first axis counts rows (predictions, objects, ...), a number
-that may differ between images and arrays. Masks are never kept, and the records of every `_CHUNK`
-images are packed: at 118 000 images that is what counts. At the end those of all processes come
-together on the main process, ordered by image key with duplicates dropped, so that the figures do
-not depend on how many processes there were.
+A record is a few arrays by name. Their first axis counts rows (predictions, objects, ...), whose
+number may differ between images and arrays. Masks are never kept. The records of every `_CHUNK`
+images are packed, which matters at 118 000 images. At the end the records of all processes come
+together on the main process, ordered by image key and without duplicates, so the figures do not
+depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Measure:
             if not comm.is_main_process():
                 return None
         found: dict[str, Record] = {}
-        for keys, chunks in shares:  # the first process's record stands, of one process the last
+        for keys, chunks in shares:  # the first process's record counts, in a process the last
             records = [record for chunk in chunks for record in unpack(chunk)]
             found = dict(zip(keys, records, strict=True)) | found
         return [found[key] for key in sorted(found)]

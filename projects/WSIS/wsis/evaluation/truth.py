@@ -45,11 +45,11 @@ def _box_of(annotation: dict[str, Any]) -> list[float]:
 def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
     """The ground truth of an image, None if the data set has no masks for it.
 
-    Areas and boxes come along where masks do so from annotations. Objects of a mask file (VOC) are
+    Areas and boxes are read where the masks come from annotations. Objects of a mask file (VOC) are
     measured by their masks, since the XML's boxes need not belong to the same objects.
 
     Raises:
-        DataError: it has, but they cannot be read.
+        DataError: the masks exist but cannot be read.
     """
     if not has_ground_truth(dataset_dict):
         return None
@@ -66,7 +66,7 @@ def load_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
 def load_box_truth(dataset_dict: dict[str, Any]) -> GroundTruth | None:
     """The true boxes of an image whose data set has no masks for it, for measures of boxes only.
 
-    Masks are the filled boxes, and an area that is not stated is that of the box.
+    Masks are the filled boxes. The area of an object is that of its box where it is not stated.
 
     Returns:
         None where an object has no box.

@@ -59,7 +59,7 @@ def average_precision(
 
 
 class Matches(NamedTuple):
-    """All that average precision at any IoU and ABO need to know of one image or of many."""
+    """What average precision at any IoU and ABO need to know of one image or of many."""
 
     scores: np.ndarray  # (n,) float, highest first within an image
     classes: np.ndarray  # (n,) int64
@@ -71,7 +71,7 @@ class Matches(NamedTuple):
 
     @classmethod
     def join(cls, images: Sequence[Record]) -> Matches:
-        """Those of all images as though they were one; objects are numbered through."""
+        """The matches of all images as if of one image; objects are numbered through."""
         kinds = (np.float64, np.int64, np.float64, np.int64, np.int64, np.float64, bool)
         columns = (column(images, *both) for both in zip(cls._fields, kinds, strict=True))
         found = cls(*columns)

@@ -61,7 +61,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
 
     It streams: of an image only scores and match flags are kept, and its true masks are read when
     it is measured. Every process evaluates its share and the figures do not depend on the number of
-    processes. An image without true masks is left out, but for the boxes of ``coco_bbox``.
+    processes. An image without true masks is left out, except for ``coco_bbox`` if it has boxes.
 
     Args:
         dataset_name: a data set registered with Detectron2.
@@ -103,7 +103,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:
-        """Dataset dicts by file and by image key; inputs do not do: mappers drop annotations."""
+        """Dataset dicts by file and by image key; inputs lack annotations, which mappers drop."""
         given = get_dataset_dicts(self.dataset_name) if self._given is None else self._given
         return {record[name]: record for name in ("file_name", "image_key") for record in given}
 
@@ -137,7 +137,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         self.add(dataset_dict, None)
 
     def add(self, given: Mapping[str, Any], found: InstancePrediction | None) -> None:
-        """Measure what was found in one image, as inputs name it; None for nothing.
+        """Measure what was found in the image that ``given`` names; None stands for nothing found.
 
         Raises:
             DataError: an image is not of the data set, or instances do not fit it.

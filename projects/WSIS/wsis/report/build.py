@@ -85,7 +85,7 @@ class Report:
         return None, []
 
     def _note_changed_images(self, images: ImageSet, folders: Sequence[RunFolder]) -> None:
-        """Products of other images than these would be drawn on the wrong photographs."""
+        """Note products made of other images: they would be drawn on the wrong photographs."""
         now = cache(partial(fingerprint, images.records))
         changed = [
             folder.name
@@ -116,7 +116,7 @@ class Report:
         return []
 
     def _predictions(self) -> Iterator[Source]:
-        """Of every network and data set that it was evaluated on."""
+        """The predictions of every network on each data set that it was evaluated on."""
         for folder in self.folders:
             for name in folder.predictions:
                 images = self._images((name,))

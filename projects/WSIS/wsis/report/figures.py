@@ -48,7 +48,7 @@ def instance_entries(entries: Sequence[Entry]) -> list[Entry]:
 def _tiles(
     entries: Sequence[Entry], folders: Sequence[RunFolder]
 ) -> dict[tuple[str, str], tuple[float, str]]:
-    """What matters most, as large numbers: (what, data set) to the number and a note."""
+    """The most important figures, as large numbers: (what, data set) to the number and a note."""
     tiles: dict[tuple[str, str], tuple[float, str]] = {}
 
     def add(entry: Entry, what: str, value: float | None, note: str = "") -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from wsis.visualization.canvas import Picture
 
 _JPEG_QUALITY = 84
-_FLAT = 4096  # colours; a picture of no more may be smaller as PNG, which takes long to find out
+_FLAT = 4096  # colours; a picture with more is not tried as PNG, which takes long
 Section = dict[str, Any]
 
 
@@ -49,7 +49,7 @@ def _address(picture: np.ndarray) -> str:
 def render(
     title: str, *, facts: Iterable[str], problems: Iterable[str], sections: Iterable[Section]
 ) -> str:
-    """The whole document: the facts stand below its title in one line, the problems below them."""
+    """The whole document: the title, the facts in one line below it, then the problems."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -60,7 +60,7 @@ class RunFolder:
 
     @property
     def supervision(self) -> str:
-        """The most of the data set that the stage looks at: image, point, box or mask."""
+        """The strongest supervision that the stage looks at: image, point, box or mask."""
         try:
             return seen_of_the_data_set(get_stage(self.name))
         except UsageError:  # a stage of a method that is not installed here
@@ -118,7 +118,7 @@ class RunFolder:
     def losses(self) -> dict[str, list[tuple[float, float]]]:
         """Losses of a training stage: name to (iteration, value), in the order of iterations.
 
-        Of an iteration that an interrupted run did twice the last record counts.
+        If an interrupted run did an iteration twice, its last record counts.
         """
         found: defaultdict[str, dict[int, float]] = defaultdict(dict)
         path = self.folder / METRICS
@@ -160,7 +160,7 @@ def read_run_folder(folder: Path) -> RunFolder:
 
 
 def find_run_folders(output_dir: Path) -> list[RunFolder]:
-    """The run folders of an OUTPUT_DIR in order; data sets of the user's own get registered.
+    """The run folders of an OUTPUT_DIR in order; registers the user's own data sets.
 
     Raises:
         WSISError: there is no such folder, or no run in it.
@@ -188,7 +188,7 @@ def find_run_folders(output_dir: Path) -> list[RunFolder]:
 
 
 def given_level(folders: Sequence[RunFolder]) -> str:
-    """The most that weak stages among ``folders`` look at: "box", "point", or "" for tags alone."""
+    """The strongest supervision of weak stages in ``folders``: "box", "point", or "" for tags."""
     levels = {folder.supervision for folder in folders}
     return next((level for level in ("box", "point") if level in levels), "")
 
@@ -205,7 +205,7 @@ def level_around(path: Path) -> str:
 
 
 def read_stage_names(output_dir: Path) -> list[str]:
-    """Stages of the pipeline that was run last, begun or not; [] where that was not noted."""
+    """The stages of the last pipeline that was run, begun or not; [] where they were not noted."""
     names = read_json(output_dir / PIPELINE)
     return [str(name) for name in names] if isinstance(names, list) else []
 

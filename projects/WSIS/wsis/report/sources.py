@@ -165,7 +165,7 @@ class Quality:
     with_truth: int = 0  # images that have ground truth
 
     def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
-        """Take in one image, of which the best instance comes first."""
+        """Take in one image, whose instances come best first."""
         if truth is None:
             assert found.masks is not None
             self.areas += found.masks.sum(axis=(1, 2)).tolist()
@@ -183,7 +183,7 @@ class Quality:
     def extremes(self, number: int) -> tuple[list[Match], list[Match]]:
         """The worst and the best instances by IoU, at most one of an image in each list.
 
-        Among equals the better score is the worse mistake, and the greater success.
+        Where IoUs are equal, the higher score comes first in both lists.
         """
 
         def lowest(sign: int) -> list[Match]:

@@ -74,7 +74,7 @@ def _draw_proposals(canvas: Canvas, folder: ArtifactFolder) -> list[Picture]:
 
 
 def _given(args: argparse.Namespace) -> str:
-    """What the method of the labels was given: of the run folders, else of the data set."""
+    """The supervision of the method that made the labels: of the run, else of the data set."""
     if args.kind == "predictions":
         run = read_run_folder(Path(args.folder))
         return "" if run.predictions else level_around(run.folder)
@@ -98,7 +98,7 @@ def _file_source(path: str, folder: str) -> Source:
 
 
 def _run_sources(path: str) -> list[Source]:
-    """Of a trained network one source for each data set that it was evaluated on."""
+    """One source for each data set that a trained network was evaluated on, else its product."""
     run = read_run_folder(Path(path))
     if run.predictions:
         return [prediction_source(run, read_images((name,))) for name in run.predictions]

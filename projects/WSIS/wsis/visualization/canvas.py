@@ -150,7 +150,8 @@ def draw_annotations(canvas: Canvas, kinds: Sequence[str] = ("bbox", "point")) -
 def draw_given(canvas: Canvas, level: str) -> list[Picture]:
     """The boxes or points that a method was given (level "box" or "point").
 
-    Nothing where it had tags alone (""), or the record has none, as in a folder of images.
+    Nothing where the method had tags alone (""), or where the record has no such annotations, as in
+    a folder of images.
     """
     key, title = {"box": ("bbox", "given boxes"), "point": ("point", "given points")}.get(
         level, ("", "")

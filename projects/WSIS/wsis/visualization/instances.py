@@ -33,10 +33,10 @@ def instance_labels(
 
 
 def matched_colors(iou: np.ndarray) -> list[int]:
-    """Numbers of colours for predictions, so that each looks like the object that it found.
+    """Colour numbers of predictions, so that each looks like the object that it found.
 
-    Row by row of (n, K), a prediction takes the number of the free object with which it overlaps
-    most, if their IoU is at least 0.1, else a number that no object has. The best comes first.
+    Row by row of IoUs (n, K), a prediction takes the number of the free object with the largest
+    IoU. If that is below 0.1 it gets a number that no object has. The best prediction comes first.
     """
     free, numbers = iou.copy(), []
     fresh = count(iou.shape[1])
@@ -61,7 +61,7 @@ def _shown(drawing: Visualizer) -> np.ndarray:
 
 
 def _write(drawing: Visualizer, text: str, x: float, y: float, color: Sequence[float]) -> None:
-    """Put a text, its middle at x and its top at y, so that it shows whole, if it can."""
+    """Put a text, its middle at x and its top at y, moved if needed so that all of it shows."""
     height, width = drawing.img.shape[:2]
     half_length = _LETTER * len(text) / 2 + 3
     x = width / 2 if 2 * half_length >= width else np.clip(x, half_length, width - half_length)
@@ -130,7 +130,7 @@ def draw_detections(
     (n, H, W) bool.
     """
     factor = max(1.0, _DEMO_SIDE / max(image.shape[:2]))
-    if factor > 1:  # not Visualizer's own scale: with that every object counts as a small one
+    if factor > 1:  # Visualizer's own scale would make every object count as small
         size = (round(factor * image.shape[0]), round(factor * image.shape[1]))
         image, boxes = resize_image(image, size), factor * boxes
         masks = None if masks is None else resize_labels(masks, size)

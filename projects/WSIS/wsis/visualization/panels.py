@@ -56,7 +56,7 @@ def photo_panel(image: np.ndarray, width: int = PANEL_WIDTH) -> np.ndarray:
 
 
 def faint(photo: np.ndarray) -> np.ndarray:
-    """The photograph in grey, (P, Q, 3) float in 0..255: what lies on it has the only colours."""
+    """The photograph in grey, (P, Q, 3) float in 0..255: only what is drawn on it has colours."""
     return np.repeat((photo @ np.array(_GREY_WEIGHTS))[:, :, None], 3, axis=2)
 
 

@@ -1,7 +1,7 @@
 """Plots of figures as SVG text that fits into an HTML page, light or dark.
 
 Lines and letters have the page's own colour (``currentColor``); no file, no font, no address.
-Every plot has a ``name`` that no other one of the page has, and most a ``title`` above them.
+Every plot has a ``name`` that is unique on the page. Most have a ``title`` above them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STYLE = {
 
 
 def _axes(*size: float) -> Axes:
-    """Of a plot of a size in inches of 72 points, with nothing behind it."""
+    """Axes of a plot of a given size, in inches of 72 points, on a transparent ground."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
