@@ -34,7 +34,8 @@ class Kernel:
     srgb: float | None = None  # standard deviation in grey levels (0..255); None: no colours
 
     def features(self, image: Tensor) -> Tensor:
-        """What the kernel compares of the pixels of ``image`` (H, W, 3): (2 or 5, N) float32.
+        """The values of the pixels of ``image`` (H, W, 3) that the kernel compares: (2 or 5, N)
+        float32.
 
         Rows are x and y divided by ``sxy`` and, with ``srgb``, the colours divided by it.
 
@@ -119,7 +120,7 @@ class DenseCRF:
 
     @torch.no_grad()
     def infer_binary(self, logits: Array, num_iterations: int) -> Array:
-        """Mean field of two labels: what `infer` does, with one column per problem, not eight.
+        """Mean field of two labels, as `infer` does it, but with one column per problem, not eight.
 
         ``logits`` (B, H, W) float32 are the log probability of the foreground minus that of the
         background. Q starts as sigmoid(logits) and is updated ``num_iterations`` times. Returns the

@@ -87,8 +87,8 @@ def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
 def droppers(rivals: np.ndarray) -> np.ndarray:
     """Greedy suppression: for each item the one that drops it, or itself where it stays.
 
-    Items are sorted, the best first. ``rivals`` (N, N) bool: i drops j, if i stays and comes first,
-    where ``rivals[i, j]``. The result is (N,) int64.
+    Items are sorted, the best first. ``rivals`` (N, N) bool: where ``rivals[i, j]``, i drops j if i
+    stays and comes first. The result is (N,) int64.
     """
     found = np.full(len(rivals), -1, dtype=np.int64)
     for place in range(len(rivals)):

@@ -4,11 +4,11 @@ Every convolution shares out the score of a cell among its inputs in proportion 
 input less its minimum, W+ the positive weights); all else keeps its gradient, which its own node of
 the graph computes. N images, P peaks of one of them, maps C x H x W.
 
-Autograd alone would do, but at 20 peaks not twice as fast as the original. What is done better,
-each measured alone (`docs/benchmarks.md`): all that multiplies a gradient between two convolutions
-is one tensor of factors, made once for all peaks; a peak's gradient is computed inside the window
-where it can differ from 0; a pixel's channels lie side by side; and 1x1 convolutions are matrix
-products.
+Autograd alone would also do, but at 20 peaks it is not twice as fast as the original. Four things
+make this code faster; each was measured alone (`docs/benchmarks.md`). All that multiplies a
+gradient between two convolutions is one tensor of factors, made once for all peaks. A peak's
+gradient is computed inside the window where it can differ from 0. A pixel's channels lie side by
+side. 1x1 convolutions are matrix products.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ MOVES = {"MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "ConstantPadN
 MOVES |= {"UpsampleBilinear2D", "UpsampleNearest2D"}
 Node = Any  # torch.autograd.graph.Node
 Shape = tuple[int, ...]
-# The number of the step that made a window, and what it is still to be multiplied by: a factor that
-# broadcasts to (N, C, H, W), None for 1.
+# The number of the step that made a window, and a factor by which the window must still be
+# multiplied: it broadcasts to (N, C, H, W), None is 1.
 Term = tuple[int, Tensor | None]
 
 
@@ -66,8 +66,8 @@ class PeakProgram:
         output: (N, C, h, w), what a network made of ``images``, with its graph.
         images: (N, Ci, H, W), the leaf of that graph.
         over_batch: a convolution's input is made non-negative by subtracting its minimum. True
-            takes the minimum over the batch, as the original; False that of each image, so that its
-            result does not depend on the others.
+            takes the minimum over the batch, as the original. False takes that of each image, so
+            the result for an image does not depend on the others.
 
     Raises:
         ValueError: peaks would have to pass an operation without a rule, named in the message.
@@ -89,7 +89,7 @@ class PeakProgram:
 
     @property
     def values_per_peak(self) -> int:
-        """About how many numbers the gradients of one peak take in memory, at most."""
+        """An upper estimate of how many numbers in memory the gradients of one peak take."""
         return 4 * max(int(np.prod(step.shape[1:])) for step in self._steps)
 
     def run(self, seeds: Window, image: int) -> Tensor:
@@ -241,7 +241,7 @@ def _times(first: Tensor, second: Tensor | None) -> Tensor:
 
 
 def _move_whole(node: Node, place: int, shape: Shape, window: Window, image: int) -> Window:
-    """A node's own gradient, of whole maps and one peak after the other."""
+    """The gradient that a node itself computes, on whole maps and for one peak after the other."""
     made, layout = [], map_layout(window.data.device)
     for one in add_up([(window, None)], shape[2:], image, whole=True).data:
         given = torch.empty(shape, dtype=one.dtype, device=one.device, memory_format=layout).zero_()
@@ -251,7 +251,7 @@ def _move_whole(node: Node, place: int, shape: Shape, window: Window, image: int
 
 
 def convolve_back(weight: Tensor, options: dict[str, Any], window: Window, image: int) -> Window:
-    """The window that gradients at a convolution's output reach: it may lie over the border.
+    """The window at the input that gradients at a convolution's output reach, borders ignored.
 
     ``weight`` is (Co, Ci / groups, kh, kw), ``options`` are stride, padding, dilation (pairs) and
     groups.

@@ -15,8 +15,8 @@ from wsis.layers.peak_backward import PeakProgram, Window
 from wsis.layers.peaks import upsample_maps
 from wsis.layers.precision import full_precision, map_layout
 
-# Bytes of gradients at a time. On a CPU one large map after another is fastest: groups that outgrow
-# its caches took half as long again with 256 MiB, twice as long with 1 GiB.
+# Bytes of gradients at a time. On a CPU one large map after another is fastest. Larger groups do
+# not fit its caches: they took 1.5 times as long with 256 MiB, twice as long with 1 GiB.
 CPU_MEMORY, GPU_MEMORY = 2**26, 2**30
 
 
@@ -28,7 +28,7 @@ class Tape(NamedTuple):
 
 
 def record(network: Callable[[Tensor], Tensor], images: Tensor) -> Tape:
-    """Run ``network`` on ``images`` (N, Ci, H, W) with autograd, whatever mode is on around.
+    """Run ``network`` on ``images`` (N, Ci, H, W) with autograd, whatever mode the caller is in.
 
     The network is any function of the images, its modules in evaluation mode. Autocast and TF32 are
     off.
@@ -79,7 +79,7 @@ def peak_seeds(peaks: Tensor, maps: Tensor, factor: int = 1) -> Window:
 
     Args:
         peaks: (P, 4) int64 rows (image, class, y, x) in maps enlarged by ``factor``.
-        maps: (N, C, h, w), the maps before.
+        maps: (N, C, h, w), the maps before the upsampling.
         factor: see `wsis.layers.peaks.upsample_maps`.
     """
     every = torch.arange(len(peaks), device=peaks.device)

@@ -42,8 +42,8 @@ def _set_exact() -> list[Callable[[], None]]:
 def full_precision(device: torch.device) -> Iterator[None]:
     """No automatic mixed precision, and no TF32 (10 bits instead of 23) in NVIDIA's libraries.
 
-    Peak responses are many orders of magnitude smaller than 1, and how they compare decides which
-    proposal is chosen; a GPU shall choose as a CPU does.
+    Peak responses are many orders of magnitude smaller than 1, and comparing them decides which
+    proposal is chosen. A GPU must choose as a CPU does.
     """
     undo = _set_exact()
     try:

@@ -60,7 +60,7 @@ def _checked_lengths(counts: Any, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("has counts that are neither text nor a list of integers")
     else:
         lengths = np.array([c if 0 <= c <= total else -1 for c in counts], dtype=np.int64)
-    # Each run by itself too: the sum of absurd ones could come round to the right number.
+    # Each run is checked by itself, too: a sum of absurd runs could overflow to the right number.
     if lengths.size and (lengths.min() < 0 or lengths.max() > total):
         raise ValueError("counts hold a negative run or one longer than the image")
     covered = int(lengths.sum())

@@ -131,7 +131,7 @@ def find_neighbours(labels: np.ndarray, edges: tuple[np.ndarray, ...]) -> Neighb
 
 
 def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
-    """The pairs after region i became ``names[i]``: equal pairs join, pairs of one region go."""
+    """The pairs after region i became ``names[i]``: equal pairs join, pairs inside a region go."""
     one, two = names[pairs.one], names[pairs.two]
     kept = one != two
     return _joined(one[kept], two[kept], pairs.length[kept], pairs.strength[kept].T)
@@ -140,7 +140,7 @@ def rename_neighbours(pairs: Neighbours, names: np.ndarray) -> Neighbours:
 def _joined(
     one: np.ndarray, two: np.ndarray, length: np.ndarray, strength: Iterable[np.ndarray]
 ) -> Neighbours:
-    """Make one pair of all that name the same two regions, in either order; sorted by region."""
+    """Join all pairs of the same two regions, in either order, into one; sorted by region."""
     number = int(np.maximum(one, two).max(initial=0)) + 1
     keys = np.minimum(one, two) * number + np.maximum(one, two)
     found, place = np.unique(keys, return_inverse=True)
@@ -173,8 +173,8 @@ def color_cost(
         size: (n,) pixels.
         color: (n, 3) sums of Lab.
         pairs: the neighbours; the first edge map counts.
-        power: exponent of the smaller region's size, in 0..1; the larger, the earlier small regions
-            are joined.
+        power: exponent of the smaller region's size, in 0..1; a larger power joins small regions
+            earlier.
         edge_weight: factor of the mean edge between the two.
     """
     mean = color / np.maximum(size, 1)[:, None]
