@@ -62,7 +62,7 @@ def dense_walk(
 
 
 def build_walk(height: int, width: int) -> Benchmark:
-    """The random walk; its plain way beyond 47x63, without an error, by N^3 from there."""
+    """The random walk; beyond 47x63 the plain time is scaled by N^3 and the error left out."""
     boundary, maps, _ = scene(height, width)
     small_boundary, small_maps, _ = scene(*MEASURED)
     growth = (height * width / (MEASURED[0] * MEASURED[1])) ** 3

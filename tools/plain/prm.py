@@ -26,7 +26,7 @@ class PeakRule(TorchFunctionMode):
 
         dx = x' * (W+ transposed applied to g / n),  n = conv(x', W+),  x' = x - min(x)
 
-    and nothing where n is 0. Weights get no gradient. The minimum is that of the whole batch.
+    and nothing where n is 0. Weights get no gradient. The minimum is taken over the whole batch.
     """
 
     def __torch_function__(

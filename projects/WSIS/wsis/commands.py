@@ -1,7 +1,7 @@
 """What the command lines of ``tools/`` and ``datasets/`` share.
 
-Nothing heavy (torch, Detectron2, matplotlib) is imported here, nor by a script before its command
-line is parsed, so that ``--help`` and a mistyped option answer at once.
+Nothing heavy (torch, Detectron2, matplotlib) is imported here. A script imports it only after its
+command line is parsed, so that ``--help`` and a mistyped option answer at once.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def command(
     """The ``main`` of a script: command line in, exit code out, errors as sentences on stderr.
 
     Args:
-        parse: reads the command line; None is that of the process.
-        work: does what it says; as text ``module:function`` it is imported after parsing.
+        parse: reads the command line; it gets None for the command line of the process.
+        work: does the work with the parsed options; text ``module:function`` is imported after
+            parsing.
     """
 
     def main(arguments: list[str] | None = None) -> int:
@@ -70,14 +71,14 @@ def add_pipeline(
     help_text: str,
     overrides: str = "config overrides, as for train_net.py",
 ) -> None:
-    """Add what names a pipeline: its file, and overrides at the end of the command line."""
+    """Add the arguments that name a pipeline: its file, and overrides at the end of the line."""
     parser.add_argument("--config-file", required=True, metavar="YAML", help=help_text)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=overrides)
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str], option: str) -> Iterator[None]:
-    """Turns what keeps a file from being written into a sentence; ``option`` is the way out."""
+    """Turn a failure to write a file into a sentence, which says to choose ``option``."""
     try:
         yield
     except OSError as error:

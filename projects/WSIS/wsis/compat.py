@@ -2,8 +2,8 @@
 
 After ``import wsis``, `apply` is called as soon as detectron2 is imported, before any of its
 modules; until then nothing heavy is loaded. Every detectron2 gets ``pkg_resources`` where
-setuptools has dropped it (82 and later); beside that a compiled one is left as it is, so that no
-fault of a proper build is hidden. Nothing else in WSIS patches anything.
+setuptools has dropped it (82 and later). A compiled detectron2 is otherwise left as it is, so that
+no fault of a proper build is hidden. Nothing else in WSIS patches anything.
 """
 
 import importlib
@@ -83,7 +83,7 @@ def apply() -> bool:
     """
     try:
         detectron2 = importlib.import_module("detectron2")
-    except ModuleNotFoundError:  # the layers work without it; whoever needs it gets Python's error
+    except ModuleNotFoundError:  # layers work without it; other code gets Python's error
         return False
     if "pkg_resources" not in sys.modules:
         _restore_pkg_resources()
@@ -119,7 +119,7 @@ class _FirstImport:
 
 
 def apply_on_import() -> None:
-    """Call `apply` when detectron2 is imported, now if it is imported already."""
+    """Call `apply` as soon as detectron2 is imported, or now if it already is."""
     if "detectron2" in sys.modules:
         apply()
     elif not any(isinstance(finder, _FirstImport) for finder in sys.meta_path):

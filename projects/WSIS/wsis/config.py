@@ -54,7 +54,7 @@ def _add_shared_config(cfg: CfgNode) -> None:
     cfg.WSIS.IMAGES = ()
     # What to do with an image that cannot be processed: "raise" or "skip" (listed in the manifest).
     cfg.WSIS.ON_ERROR = "raise"
-    # Filled in beside the weights that a stage ends with: those that its training starts from.
+    # Filled in where a stage ends with weights of its own: those that its training starts from.
     cfg.WSIS.INITIAL_WEIGHTS = ""
     # Product (a consumed training stage) whose weights initialise this training stage instead of
     # MODEL.WEIGHTS; "" for MODEL.WEIGHTS.
@@ -122,7 +122,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_cim_config(cfg)
     add_iam_config(cfg)
     add_boxcaseg_config(cfg)
-    for key in ("STAGES", "DATA"):  # a pipeline merged into one config would be no network of it
+    for key in ("STAGES", "DATA"):  # a pipeline is no config of one network
         cfg.register_renamed_key(
             key,
             "the config.yaml of a run folder",

@@ -164,7 +164,7 @@ def _write_json(
         missing = INSTANCE_ARRAYS - set(arrays)
         if missing:
             raise UsageError(f"--json: stage {trained.name} makes no {min(missing)}")
-        # with a detector's boxes all that it finds is written, also what has no mask
+        # a detector's boxes are written too, so that instances without a mask are kept
         return {name: arrays[name] for name in (*INSTANCE_ARRAYS, "boxes") if name in arrays}
 
     info = {"description": f"made by stage {trained.name}", "versions": package_versions()}

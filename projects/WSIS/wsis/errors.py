@@ -43,12 +43,12 @@ _SOURCES = {
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, or its name where it says nothing, for one sentence of our own."""
+    """The first line of an error's message, or its class name if it has none, for our sentences."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: one that is like it, or ""."""
+    """The end of a sentence about an unknown word: the known word most like it, or ""."""
     close = get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -64,7 +64,7 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """A sentence for an error that the user can help, and the exit code that fits.
+    """A sentence for an error that the user can mend, and the exit code that fits.
 
     Returns:
         ``(message, exit code)``, or None where the error must be a bug.

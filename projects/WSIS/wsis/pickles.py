@@ -1,10 +1,10 @@
 """Pickles of the original codes and of Detectron2, read by an unpickler that knows a dozen names.
 
 Pickles run code when loaded. Here every name beyond arrays, tensors and plain containers is
-refused. For the allowed ones stand-ins are given out, since a pickle may also set the state of
-what it was given: NumPy trusts such a state and would follow pointers in it. Torch storages are
-loaded with ``weights_only``, and every array is checked against the data that is really there
-before memory is asked for.
+refused. Allowed names get stand-ins, since a pickle may also set the state of its objects: NumPy
+trusts such a state and would follow pointers in it. Torch storages are loaded with
+``weights_only``. Every array is checked against the data that is really there before memory is
+reserved.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Array(np.ndarray):
 class _Type:
     """A NumPy data type: its name, and the byte order that the pickle states afterwards.
 
-    ``dtype`` is None for that of objects, of which nothing is used (see `_Array.content`).
+    ``dtype`` is None for the type of objects, whose content is not used (see `_Array.content`).
     """
 
     __slots__ = ("dtype",)

@@ -25,14 +25,14 @@ class Stage:
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         file_keys: config keys that name a file or a folder outside the data set; other names or
             sizes of files there make the stage stale.
-        evaluation: compares the product with ground truth, see `wsis.evaluation.image_loop`;
-            None for nothing. That of a training stage makes an evaluator for its network:
+        evaluation: compares the product with ground truth, see `wsis.evaluation.image_loop`; None
+            if nothing is compared. For a training stage it makes an evaluator of its network:
             ``(data set's name, dataset dicts, cfg, folder for predictions)`` to a Detectron2
             evaluator that also has ``miss(dataset dict)``, for an image that cannot be read.
         evaluation_keys: config nodes on which the figures depend, but not the product.
-        supervision: the most of the data set that it looks at: image, point, box or mask.
-        images: roles of the data (train, val, salient, evaluation) whose images it treats; the
-            config's WSIS.IMAGES may name others, but for training stages.
+        supervision: the strongest that it looks at: image, point, box or mask.
+        images: roles of the data (train, val, salient, evaluation) whose images it treats; except
+            in training stages, the config's WSIS.IMAGES may name others.
         config: values of config keys that make the network this stage's own, by full name.
     """
 
@@ -59,8 +59,8 @@ class TrainStage(Stage):
 
     Attributes:
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY`` of the training mapper.
-        samples: ``(dataset dicts, cfg) -> (samples, order)``: what training goes through where that
-            is not whole images, and the order of an epoch (`wsis.data.stream.EpochOrder`) or None.
+        samples: ``(dataset dicts, cfg) -> (samples, order)``: the training samples where they are
+            not whole images, and the order of an epoch (`wsis.data.stream.EpochOrder`) or None.
         class_agnostic: it does not look at classes, so its data sets may have different ones.
     """
 

@@ -69,7 +69,7 @@ def open_run(output_dir: Path, imports: Sequence[str] = ()) -> Pipeline:
     for path in sorted(found, key=lambda path: int(_number(path))):
         cfg = _stage_config(path, imports)
         stage, sources = get_stage(cfg.WSIS.STAGE), {}
-        with suppress(UsageError):  # a folder that is gone: what builds on it cannot be shown
+        with suppress(UsageError):  # a folder is gone: stages that need it cannot be shown
             sources = find_sources(stage, cfg, stages)
         stages.append(PlannedStage(stage, cfg, path.parent, sources))
     return Pipeline(output_dir.name, output_dir, tuple(stages))
@@ -80,7 +80,7 @@ def _number(config_file: Path) -> str:
 
 
 def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
-    """What a run folder's ``config.yaml`` says, of which nothing runs."""
+    """The config in a run folder's ``config.yaml``; it may only import what ``imports`` names."""
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
         wanted = [name for name in said["WSIS"]["IMPORTS"] if name not in imports]
@@ -101,7 +101,7 @@ def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
 
 
 def is_detector(stage: Stage) -> bool:
-    """Whether a stage trains a network that makes ``Instances`` of an image and of nothing else."""
+    """Whether a stage trains a network that makes ``Instances`` from an image alone."""
     return isinstance(stage, TrainStage) and stage.evaluation is detection_evaluator
 
 
@@ -226,7 +226,7 @@ class TrainedStage:
         return lambda: finish(prepare(self._record))
 
     def _detections(self, instances: Any) -> Arrays:
-        """``Instances`` of the image at hand as arrays; of its tags only, where they are known."""
+        """``Instances`` of the image at hand as arrays; only of its tags, if these are known."""
         found = instances.to("cpu")
         arrays = {
             "classes": found.pred_classes.numpy(),
@@ -266,7 +266,7 @@ class TrainedStage:
 
 
 def with_threshold(cfg: CfgNode, min_score: float) -> CfgNode:
-    """A detector makes what is shown, as in Detectron2's demo: no less, and no masks in vain."""
+    """Let a detector make exactly what is shown, as Detectron2's demo does: no masks in vain."""
     cfg = cfg.clone()
     cfg.defrost()
     for node in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):

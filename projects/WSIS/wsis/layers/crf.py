@@ -34,8 +34,7 @@ class Kernel:
     srgb: float | None = None  # standard deviation in grey levels (0..255); None: no colours
 
     def features(self, image: Tensor) -> Tensor:
-        """The values of the pixels of ``image`` (H, W, 3) that the kernel compares: (2 or 5, N)
-        float32.
+        """Pixel values of ``image`` (H, W, 3) that the kernel compares: (2 or 5, N) float32.
 
         Rows are x and y divided by ``sxy`` and, with ``srgb``, the colours divided by it.
 

@@ -251,7 +251,7 @@ def _move_whole(node: Node, place: int, shape: Shape, window: Window, image: int
 
 
 def convolve_back(weight: Tensor, options: dict[str, Any], window: Window, image: int) -> Window:
-    """The window at the input that gradients at a convolution's output reach, borders ignored.
+    """The window at the input that a convolution's gradients reach; it may cross the border.
 
     ``weight`` is (Co, Ci / groups, kh, kw), ``options`` are stride, padding, dilation (pairs) and
     groups.
