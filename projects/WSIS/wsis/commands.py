@@ -1,4 +1,4 @@
-"""What the command lines of ``tools/`` and ``datasets/`` share.
+"""Code that the command lines of ``tools/`` and ``datasets/`` share.
 
 Nothing heavy (torch, Detectron2, matplotlib) is imported here. A script imports it only after its
 command line is parsed, so that ``--help`` and a mistyped option answer at once.

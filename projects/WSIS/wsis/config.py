@@ -92,7 +92,7 @@ def _add_evaluation_config(cfg: CfgNode) -> None:
     # Count difficult objects like others, as chainercv does; False: "voc" neither asks for them nor
     # punishes finding them, "coco" treats them as crowds.
     cfg.WSIS.EVALUATION.USE_DIFFICULT = True
-    # Void pixels: False leaves them in the predictions, hence in the unions; True cuts them out
+    # Void pixels: False leaves them in the predictions, and so in the unions; True cuts them out
     # ("voc") or treats the void region as a crowd of every class ("coco").
     cfg.WSIS.EVALUATION.IGNORE_VOID = False
     # A class without any object has AP 0, as CIM's tables count it; False leaves it out ("coco").

@@ -86,13 +86,13 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def run_command(work: Callable[[], object]) -> int:
-    """What every command does around its work: one sentence instead of a traceback.
+    """Run the work of a command: an error becomes one sentence instead of a traceback.
 
     Args:
         work: does it all.
 
     Returns:
-        the exit code: 0, or that of the error, whose message went to stderr.
+        the exit code: 0, or that of the error; its message went to stderr.
     """
     try:
         work()

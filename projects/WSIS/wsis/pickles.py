@@ -242,5 +242,5 @@ def read_pickle(
             return load(stream)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except Exception as error:  # unpickling what is damaged raises nearly anything
+    except Exception as error:  # unpickling a damaged file raises nearly anything
         raise DataError(f"{path} is no {what} ({type(error).__name__}: {error})") from error

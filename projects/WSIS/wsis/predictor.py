@@ -1,4 +1,4 @@
-"""What a run has trained, as a function from an image to its instances."""
+"""A trained stage of a run, as a function from an image to its instances."""
 
 from __future__ import annotations
 

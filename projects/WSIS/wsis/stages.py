@@ -31,7 +31,7 @@ _PEAK_NETWORK_KEYS = keys_below(
 
 
 def cam_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What is kept of an image's class activation maps.
+    """The arrays that are kept of an image's class activation maps.
 
     Returns:
         ``keys`` (K,) int64 ascending, ``cam`` (K, h, w) float32, ``high_res`` (K, H, W) float16.
@@ -41,7 +41,7 @@ def cam_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def proposal_source(cfg: CfgNode) -> ProposalSource:
-    """What ``WSIS.PROPOSALS`` describes.
+    """The source of proposals that ``WSIS.PROPOSALS`` describes.
 
     Raises:
         UsageError: a value that no proposals can be made with.

@@ -210,7 +210,7 @@ class TrainedStage:
         return products
 
     def _maker(self, planned: PlannedStage, weights: Path | None) -> Callable[[], Arrays]:
-        """What makes a stage's artifact of the image at hand."""
+        """A function that makes a stage's artifact of the image at hand."""
         stage, cfg = planned.stage, planned.cfg
         if isinstance(stage, TrainStage):
             mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})

@@ -81,7 +81,7 @@ class CocoMeasure(Measure):
         return evaluation
 
     def measure(self, pair: InstancePair) -> Record:
-        """What COCOeval says of one image, for T thresholds and A areas.
+        """COCOeval's matches of one image, for T thresholds and A areas.
 
         Returns:
             ``classes`` (n,) ascending, within a class best score first; ``scores`` (n,); ``true``
@@ -116,7 +116,7 @@ class CocoMeasure(Measure):
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
-        """What COCOeval reads of objects, one dict each."""
+        """The annotations that COCOeval reads, one dict for each object."""
         voids = np.unique(predicted if self.options.ignore_void and truth.void.any() else [])
         everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
         crowds = getattr(truth, "crowds", None)

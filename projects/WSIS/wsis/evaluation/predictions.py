@@ -186,12 +186,12 @@ class ProtocolOptions:
     # Void pixels are cut out of the predictions, and those with nothing left dropped (``voc``), or
     # they are a crowd of every class (``coco``).
     ignore_void: bool = False
-    # A class without any object has AP 0, as CIM counts it, and not none (``coco`` only).
+    # A class without any object has AP 0, as in CIM, and is not left out (``coco`` only).
     absent_is_zero: bool = False
 
     @classmethod
     def of(cls, cfg: CfgNode) -> ProtocolOptions:
-        """What ``WSIS.EVALUATION`` of a config says."""
+        """The options in ``WSIS.EVALUATION`` of a config."""
         keys = cfg.WSIS.EVALUATION
         return cls(**{field.name: keys[field.name.upper()] for field in fields(cls)})
 

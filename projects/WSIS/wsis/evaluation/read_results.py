@@ -33,7 +33,7 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
         name: of the data set.
 
     Returns:
-        A function from a dataset dict to what was predicted for it.
+        A function from a dataset dict to the instances predicted for it.
 
     Raises:
         DataError: the file is missing or damaged, or names an image or a category that the data set

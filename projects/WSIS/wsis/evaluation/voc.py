@@ -1,8 +1,8 @@
 """Protocol ``voc``: mask AP at fixed IoU thresholds as chainercv measures it, and ABO.
 
-Pixels that the ground truth leaves void belong to no object but stay in the predictions, hence in
-the unions, unless the options say otherwise. Matches are kept so that any threshold applies later.
-n predictions and K objects of one image.
+Pixels that the ground truth leaves void belong to no object but stay in the predictions and so
+in the unions, unless the options say otherwise. Matches are kept so that any threshold applies
+later. n predictions and K objects of one image.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Tree(NamedTuple):
     size: np.ndarray  # (m,) float64, pixels
     outline: np.ndarray  # (m,) float64, touching pixel pairs along the outline inside the image
     strength: np.ndarray  # (m,) float64, sum of the last edge map along it
-    pairs: np.ndarray  # (q, 2) int64, touching nodes, one of them new at that time
+    pairs: np.ndarray  # (q, 2) int64, nodes that touched; one of them was new then
     pair_outline: np.ndarray  # (q,) float64, of their union
     pair_strength: np.ndarray  # (q,) float64, of their union
 

@@ -1,4 +1,4 @@
-"""Overlaps, areas, tight boxes and suppression of masks and boxes, for everybody.
+"""Overlaps, areas, tight boxes and suppression of masks and boxes.
 
 A, B, N masks of H x W pixels, boolean stacks, compared exactly by pycocotools on their run lengths:
 30 masks of 375 x 500 pixels among each other take 7 ms on one core, encoding included, and 70 ms as

@@ -222,7 +222,7 @@ def _walk(last: Node, image: Tensor) -> Iterator[tuple[Node, list[int]]]:
 
 
 def _pull(node: Node, gradient: Tensor, *places: int) -> list[Tensor]:
-    """What a node makes of a gradient, for some of its arguments."""
+    """The gradients that a node passes on to some of its arguments."""
     made = node(gradient)
     return [(made if isinstance(made, tuple) else (made,))[place] for place in places]
 

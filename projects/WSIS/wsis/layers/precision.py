@@ -1,4 +1,4 @@
-"""Arithmetic that has to keep float32's digits, whatever the training around it runs in."""
+"""Arithmetic that keeps float32's digits, whatever precision the training uses."""
 
 from __future__ import annotations
 

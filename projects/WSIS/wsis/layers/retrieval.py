@@ -236,8 +236,8 @@ def sampling_candidates(
         area_cost: subtracted in full from a mask that covers the image, and in proportion from
             others. With 0, as the original, covering more than the object costs nothing. With c
             times ``balance`` a pixel raises the score if its response is above c times the mean.
-        max_candidates: only so many of the best are kept.
-        discard_threshold: of these, the best one stays and those whose mask IoU with it is larger;
+        max_candidates: how many of the best are kept.
+        discard_threshold: the best of these stays, and those whose mask IoU with it is larger;
             None keeps all.
 
     Returns:

@@ -90,7 +90,7 @@ def check_rle(rle: Any, size: tuple[int, int]) -> RLE:
     same with text.
 
     Raises:
-        ValueError: whatever is wrong, in a clause without a subject.
+        ValueError: the RLE is wrong; the message lacks its subject ("has size ...").
     """
     if not isinstance(rle, dict) or "size" not in rle or "counts" not in rle:
         raise ValueError("is not an RLE with size and counts")

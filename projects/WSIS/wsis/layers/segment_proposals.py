@@ -33,7 +33,7 @@ _BLOCK = 512  # candidates that are compared at once
 class ProposalSettings:
     """How proposals are made."""
 
-    max_count: int = 1000  # only so many of the best; 0 keeps all
+    max_count: int = 1000  # of the best that are kept; 0 keeps all
     pixels_per_superpixel: int = 40  # one superpixel for so many pixels,
     max_superpixels: int = 1200  # but at most so many
     min_area: int = 40  # smaller regions are no proposals, pixels

@@ -1,1 +1,1 @@
-"""What has parameters and serves more than one method."""
+"""Network parts that more than one method uses."""

@@ -181,7 +181,7 @@ def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) are left out.
 
     Raises:
-        DataError: it is not such a state dict.
+        DataError: the state dict is of another network.
     """
     require_entries(
         state, "the original IRNet classifier's", "resnet50.conv1.weight", "classifier.weight"

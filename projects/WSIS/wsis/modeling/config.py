@@ -1,4 +1,4 @@
-"""Config keys of what several methods share: backbones and the image classifier."""
+"""Config keys of the network parts that several methods share."""
 
 from __future__ import annotations
 

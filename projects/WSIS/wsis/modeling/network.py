@@ -1,4 +1,4 @@
-"""What networks have in common: options that are declared once, the scale of pixels, results."""
+"""Base classes and checks of networks: options declared once, the scale of pixels, results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def options_of(kind: type, keys: CfgNode) -> dict[str, Any]:
 
 
 def require_one_of(config_key: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a value of a config key that is none of the known ones, with a `UsageError`."""
+    """Refuse an unknown value of a config key with a `UsageError` that names the known ones."""
     if value not in known:
         raise UsageError(f"{config_key} is {value!r}; it must be {' or '.join(known)}")
 

@@ -146,7 +146,7 @@ class Report:
         return [section for section in sections if section]
 
     def _facts(self) -> list[str]:
-        """What the line below the headline says."""
+        """The facts in the line below the headline."""
         images, _ = self._product_images
         done = sum(folder.manifest.status == "done" for folder in self.folders)
         known = {folder.name for folder in self.folders} | set(read_stage_names(self.output_dir))

@@ -45,7 +45,7 @@ class RunFolder:
     """The run folder of one stage."""
 
     folder: Path  # OUTPUT_DIR/<n>_<stage>
-    manifest: Manifest  # what it says of itself
+    manifest: Manifest  # its manifest.json
     config: Mapping[str, Any]  # its config.yaml as plain values; {} where that is missing
 
     @property

@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the pictures of an image are drawn on and with."""
+    """The photograph and all else that the pictures of an image are drawn with."""
 
     record: Mapping[str, Any]  # dataset dict
     image: np.ndarray  # (H, W, 3) uint8 RGB

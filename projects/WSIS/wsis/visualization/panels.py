@@ -44,7 +44,7 @@ def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def resize_map(values: np.ndarray, size: Size) -> np.ndarray:
-    """(h, w) float to (P, Q) float32, bilinearly; what is not finite counts as 0."""
+    """(h, w) float to (P, Q) float32, bilinearly; values that are not finite count as 0."""
     values = np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=0.0, neginf=0.0)
     resized = Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized)

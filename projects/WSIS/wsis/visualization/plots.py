@@ -116,7 +116,7 @@ def calibration_plot(
 ) -> str:
     """Mean IoU and precision at IoU 0.5 of instances by score, in bins of a tenth.
 
-    Args are (n,): scores in 0..1 (what lies outside counts in the nearest bin), the IoU with the
+    Args are (n,): scores in 0..1 (values outside count in the nearest bin), the IoU with the
     best object of the same class, and whether one was found.
     """
     bins = np.clip((np.asarray(scores) * 10).astype(np.int64), 0, 9)
