@@ -7,7 +7,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.user import recognize, register_dataset, register_datasets, register_role
+from wsis.data.user import (
+    entries_of,
+    named_entries,
+    recognize,
+    register_dataset,
+    register_datasets,
+    register_role,
+)
 from wsis.errors import DataError, UsageError
 
 from tests.data.trees import voc_tree, xml
@@ -51,6 +58,17 @@ def test_classes_left_blank_are_those_of_the_tree(tmp_path):
     entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": str(root), "SPLIT": "val"}
     register_dataset(entry | {"CLASSES": None})
     assert get_dataset_dicts(NAMES[0])[0]["image_labels"] == [1]
+
+
+def test_nothing_of_a_data_set_outlives_its_catalog_entry(coco):
+    register_dataset(coco)
+    assert entries_of([NAMES[0]]) == [coco]
+    assert coco in named_entries()
+    DatasetCatalog.remove(NAMES[0])
+    MetadataCatalog.remove(NAMES[0])
+    assert entries_of([NAMES[0]]) == []
+    assert coco not in named_entries()
+    register_dataset(coco | {"SUPERVISION": "box"})  # the name is free again
 
 
 def test_registration_reads_no_data_and_repeats(coco):

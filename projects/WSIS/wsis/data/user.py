@@ -30,9 +30,6 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 _PLACES = ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST")
 _GRANTED = {"detections": "box", "folders": "image"}
-# Entries registered here, by name, so that the same config may be read twice.
-_REGISTERED: dict[str, dict[str, Any]] = {}
-_UNNAMED: set[str] = set()  # those that a config gave no NAME: each reading finds them anew
 
 
 def _check_entry(entry: Any, where: str) -> dict[str, Any]:
@@ -108,10 +105,20 @@ def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
     return records
 
 
-def _register(entry: dict[str, Any]) -> None:
+def _entry(name: str) -> dict[str, Any]:
+    """The entry that registered a name here, or nothing; it lives and goes with the metadata."""
+    return getattr(MetadataCatalog.get(name), "entry", {}) if name in DatasetCatalog else {}
+
+
+def _unnamed(name: str) -> bool:
+    """Whether a config gave it no NAME: each reading finds such a set anew."""
+    return getattr(MetadataCatalog.get(name), "unnamed", False)
+
+
+def _register(entry: dict[str, Any], unnamed: bool) -> None:
     name, kind = entry["NAME"], entry["FORMAT"]
     granted = _GRANTED.get(kind) or entry.get("SUPERVISION", "mask")
-    about: dict[str, Any] = {"supervision": granted}
+    about: dict[str, Any] = {"supervision": granted, "entry": entry, "unnamed": unnamed}
     if kind == "salient":
         about["salient"] = True
     elif kind == "voc":
@@ -124,7 +131,6 @@ def _register(entry: dict[str, Any]) -> None:
         MetadataCatalog.pop(name)
     DatasetCatalog.register(name, lambda: _load(entry))
     MetadataCatalog.get(name).set(**about)
-    _REGISTERED[name] = entry
 
 
 def register_dataset(
@@ -147,14 +153,12 @@ def register_dataset(
     checked = _check_entry(entry, where)
     name = checked["NAME"]
     if name in DatasetCatalog.list():
-        if _REGISTERED.get(name) == checked and not anew:
+        if _entry(name) == checked and not anew:
             return name
-        if not (anew and name in _UNNAMED):
+        if not (anew and _unnamed(name)):
             raise UsageError(f"{where}: the name {name} is taken; choose another NAME")
         DatasetCatalog.pop(name)
-    _register(checked)
-    if anew:
-        _UNNAMED.add(name)
+    _register(checked, unnamed=anew)
     return name
 
 
@@ -226,12 +230,12 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
 
 def entries_of(names: Iterable[str]) -> list[dict[str, Any]]:
     """The entries of data sets that were registered here, each once; other names are left out."""
-    return [_REGISTERED[name] for name in dict.fromkeys(names) if name in _REGISTERED]
+    return [entry for name in dict.fromkeys(names) if (entry := _entry(name))]
 
 
 def named_entries() -> list[dict[str, Any]]:
     """The entries with a name of the user's own, which a config may name."""
-    return [entry for name, entry in _REGISTERED.items() if name not in _UNNAMED]
+    return [entry for name in DatasetCatalog if (entry := _entry(name)) and not _unnamed(name)]
 
 
 def register_datasets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
