@@ -10,12 +10,15 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from wsis.errors import DataError
+from wsis.reading import open_file
 
 MAX_JSON_BYTES = 8 << 30
+_FAR = 1e9  # pixels; no box reaches so far beyond an image by mistake
+MAX_NAME_BYTES = 220  # file systems allow 255, of which suffixes and temporary names take some
 
 
 def number(value: Any) -> float:
@@ -32,8 +35,8 @@ def number(value: Any) -> float:
 
 
 def integer(value: Any) -> int:
-    """A JSON integer; 3.0 and True are refused."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """A JSON integer of at most 64 bits; 3.0 and True are refused."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"is {short(value)}, not an integer")
     return value
 
@@ -56,6 +59,8 @@ def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> l
     """
     x0, y0, x1, y1 = box
     height, width = size
+    if max(map(abs, box)) > _FAR:
+        raise ValueError(f"({x0:g}, {y0:g} to {x1:g}, {y1:g}) is absurdly far away")
     if x1 <= x0 or y1 <= y0:
         raise ValueError(f"has no area ({x0:g}, {y0:g} to {x1:g}, {y1:g})")
     clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
@@ -79,6 +84,27 @@ def inside(name: Any, *, colon: bool = False) -> str:
     return name
 
 
+def folder_name(value: Any) -> str:
+    """A name that can be a file's or a folder's: printable, without slashes, not hidden, short."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"is {short(value)}, not a name")
+    if not value.isprintable() or "/" in value or "\\" in value or value.startswith("."):
+        raise ValueError(
+            f"is {short(value)}, which cannot name a folder: no slashes, control characters or dot "
+            "at its beginning"
+        )
+    return short_name(value)
+
+
+def short_name(value: str) -> str:
+    """A name that file systems take together with a suffix."""
+    if len(os.fsencode(value)) > MAX_NAME_BYTES:
+        raise ValueError(
+            f"has {len(os.fsencode(value))} bytes ({short(value)}); {MAX_NAME_BYTES} are the limit"
+        )
+    return value
+
+
 def short(value: Any) -> str:
     """``repr`` of a value from outside, cut to a length that fits into a message."""
     try:
@@ -88,17 +114,14 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def load_json(path: str | os.PathLike[str]) -> Any:
-    """Parse a JSON file.
+def load_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> Any:
+    """Parse a JSON file of at most ``limit`` bytes.
 
     Raises:
-        DataError: missing, not JSON, nested absurdly, or larger than `MAX_JSON_BYTES`.
+        DataError: missing, no regular file, not JSON, nested absurdly, or larger than ``limit``.
     """
-    path = Path(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes are too many")
-        with open(path, "rb") as stream:
+        with open_file(path, limit=limit) as stream:
             return json.load(stream)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None

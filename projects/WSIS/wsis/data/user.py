@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.builtin import require_dataset
+from wsis.data.checks import field, folder_name
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
@@ -36,10 +37,12 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} is {entry!r}, not a set of KEY: value pairs")
     entry = dict(entry)
-    name = entry.get("NAME")
-    if not isinstance(name, str) or not name:
+    if "NAME" not in entry:
         raise UsageError(f"{where} has no NAME")
-    where = f"{where} ({name})"
+    try:
+        where = f"{where} ({field(entry, 'NAME', folder_name)})"
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
     kind = str(entry.get("FORMAT", "")).lower()
     if kind not in _KEYS:
         raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")

@@ -15,8 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wsis.data.artifacts import ProductReader
 from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
@@ -24,6 +22,7 @@ from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
 from wsis.engine.pipeline import PIPELINE
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
+from wsis.reading import read_yaml
 from wsis.stage import get_stage
 from wsis.stages import PSEUDO_LABELS_FILE
 
@@ -149,10 +148,10 @@ def read_run_folder(folder: Path) -> RunFolder:
     if manifest is None:
         raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml(folder / "config.yaml")
     except FileNotFoundError:
         config = {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WSISError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
     run = RunFolder(folder, manifest, config if isinstance(config, dict) else {})
     register_datasets(run.value("WSIS.DATASETS") or [])

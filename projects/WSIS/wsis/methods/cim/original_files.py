@@ -18,6 +18,7 @@ from wsis.data.checks import short
 from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters
 from wsis.pickles import read_pickle
+from wsis.reading import read_text
 
 CROP_SIDE = 7
 _CROP_NAMES = ("indexes", "boxes", "masks")
@@ -121,10 +122,10 @@ def read_cim_points(
         DataError: naming the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; point supervision needs it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as text ({error})") from error
     points, classes = [], []
     for number, line in enumerate(lines, 1):
