@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -108,14 +108,16 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    method = _TRANSPOSE.get(_orientation(image))
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels; save it with 8 or 16 bits")
-    stated = _stated_maximum(image)
+    # Both are gone once the file is read, for which PNG's orientation is a reason, too.
+    stream, deep = image.fp, any(";16" in str(tile[3]) for tile in image.tile)
+    method, stated = _TRANSPOSE.get(_orientation(image)), _stated_maximum(image)
     if image.mode == "I" or image.mode.startswith("I;"):
         image = Image.fromarray(_to_8_bits(np.asarray(image), stated))
-    elif any(";16" in str(tile[3]) for tile in image.tile):  # Pillow would take the high bytes
-        image = Image.fromarray(_to_8_bits(_colours_of_16_bits(image), stated))
+    elif deep:  # Pillow would take the high bytes
+        image.load()  # notices damage, over which OpenCV passes
+        image = Image.fromarray(_to_8_bits(_colours_of_16_bits(stream), stated))
     image = image if method is None else image.transpose(method)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -133,7 +135,8 @@ def _stated_maximum(image: Image.Image) -> int:
     bits, *found = (value for values in stated for value in values[:4])
     if bits in _DEPTHS[:-1]:
         found.append((1 << bits) - 1)
-    return max((v for v in found if isinstance(v, int) and v <= 0xFFFF), default=0)
+    said = [v for v in found if isinstance(v, int | float) and v <= 0xFFFF]
+    return int(max(said, default=0))
 
 
 def _to_8_bits(values: np.ndarray, stated: int) -> np.ndarray:
@@ -145,10 +148,8 @@ def _to_8_bits(values: np.ndarray, stated: int) -> np.ndarray:
     return (values >> (depth - 8)).astype(np.uint8)
 
 
-def _colours_of_16_bits(image: Image.Image) -> np.ndarray:
+def _colours_of_16_bits(stream: IO[bytes]) -> np.ndarray:
     """(H, W, 3) uint16 RGB of an opened file, transparency dropped; OpenCV can, Pillow cannot."""
-    stream = image.fp
-    image.load()  # notices damage, over which OpenCV passes
     stream.seek(0)
     found = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16:
