@@ -179,7 +179,12 @@ def mutate(folder: Path, dice: random.Random) -> str:
     data, change = path.read_bytes(), dice.choice(mutations_of(path))
     try:
         path.write_bytes(change(data, dice))
-    except (RecursionError, OverflowError, ValueError):  # no such file can be written
+    except (
+        RecursionError,
+        OverflowError,
+        ValueError,
+        zipfile.BadZipFile,
+    ):  # no such file can be written
         path.write_bytes(cut(data, dice))
     return f"{change.__name__} of {path.name}"
 

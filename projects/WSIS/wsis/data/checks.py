@@ -42,11 +42,14 @@ def integer(value: Any) -> int:
 
 
 def numbers(value: Any, count: int | None = None) -> list[float]:
-    """A list of finite numbers, of the length ``count`` if given."""
+    """A list of pixel coordinates or sides, of the length ``count`` if given."""
     if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
         wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
         raise ValueError(f"is {short(value)}, not {wanted}")
-    return [number(v) for v in value]
+    found = [number(v) for v in value]
+    if found and max(map(abs, found)) > _FAR:
+        raise ValueError(f"holds {max(found, key=abs):g}, which is absurdly far away")
+    return found
 
 
 def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
@@ -59,8 +62,6 @@ def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> l
     """
     x0, y0, x1, y1 = box
     height, width = size
-    if max(map(abs, box)) > _FAR:
-        raise ValueError(f"({x0:g}, {y0:g} to {x1:g}, {y1:g}) is absurdly far away")
     if x1 <= x0 or y1 <= y0:
         raise ValueError(f"has no area ({x0:g}, {y0:g} to {x1:g}, {y1:g})")
     clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]

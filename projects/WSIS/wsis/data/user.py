@@ -37,7 +37,7 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} is {entry!r}, not a set of KEY: value pairs")
     entry = dict(entry)
-    if "NAME" not in entry:
+    if entry.get("NAME") is None:
         raise UsageError(f"{where} has no NAME")
     try:
         where = f"{where} ({field(entry, 'NAME', folder_name)})"

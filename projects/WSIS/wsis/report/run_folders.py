@@ -211,11 +211,24 @@ def read_stage_names(output_dir: Path) -> list[str]:
 
 def read_figures(output_dir: Path, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Entries of ``metrics.json``, and of stages evaluated since it was written."""
-    stored = read_json(output_dir / METRICS)
-    entries = list(stored.get("stages", [])) if isinstance(stored, dict) else []
-    known = {entry.get("stage") for entry in entries}
+    entries = _figures(output_dir / METRICS, "stages")
+    known = {entry["stage"] for entry in entries}
     for folder in folders:
         if folder.name not in known:
-            own = read_json(folder.folder / EVALUATION)
-            entries += own.get("results", []) if isinstance(own, dict) else []
+            entries += _figures(folder.folder / EVALUATION, "results")
     return entries
+
+
+def _figures(path: Path, name: str) -> list[dict[str, Any]]:
+    """The entries under ``name`` of a file of figures; none where there is no file."""
+    stored = read_json(path)
+    found = stored.get(name, []) if isinstance(stored, dict) else []
+    texts = ("stage", "dataset", "protocol")
+    if not isinstance(found, list) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("metrics"), dict)
+        and all(isinstance(entry.get(text), str) for text in texts)
+        for entry in found
+    ):
+        raise WSISError(f"{path} is damaged; delete it and run again with --eval-only")
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 from wsis.data.checks import field, integer, load_json, naming, number, numbers, short
 from wsis.data.images import MAX_PIXELS
 from wsis.errors import DataError
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import check_outlines, encode_mask
 from wsis.pickles import load_pickle, read_pickle
 
 
@@ -122,8 +122,10 @@ def _export_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(polygons, list) or not polygons:
         raise ValueError(f"is {short(polygons)}, not a list of polygons")
     mask = np.zeros(size, dtype=bool)
-    for polygon in polygons:
-        points = np.array(numbers(polygon))
+    outlines = [numbers(polygon) for polygon in polygons]
+    check_outlines(outlines)
+    for polygon in outlines:
+        points = np.array(polygon)
         if len(points) < 6 or len(points) % 2 or np.abs(points).max() > 2 * max(size):
             raise ValueError(f"is {short(polygon)}, not a polygon of the image")
         points = points.reshape(-1, 2)
