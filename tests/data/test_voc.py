@@ -117,7 +117,7 @@ def test_bad_xml(tmp_path, text, message):
     assert "bad.xml" in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
 def test_entities_are_refused_in_every_encoding(tmp_path, encoding):
     path = tmp_path / "bad.xml"
     head = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "cow">]>'

@@ -27,7 +27,7 @@ def open_file(path: str | os.PathLike[str], *, limit: int | None = None) -> Bina
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is a folder, a pipe or a device, not a file")
     if limit is not None and found.st_size > limit:
-        raise ValueError(f"{found.st_size} bytes are too many; {limit} are the limit")
+        raise ValueError(f"its {found.st_size} bytes are too many; {limit} are the limit")
     return open(path, "rb")
 
 

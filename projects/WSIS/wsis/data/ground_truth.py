@@ -82,7 +82,7 @@ def load_ground_truth(dataset_dict: dict[str, Any]) -> GroundTruth:
         DataError: a file is missing or damaged, sizes differ, an object has no class, or there
             are no masks.
     """
-    where = f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']})"
+    where = f"image {dataset_dict.get('image_id')} ({dataset_dict.get('file_name')})"
     if "instance_file_name" in dataset_dict:
         with naming(where):
             return _from_png(dataset_dict)

@@ -34,39 +34,40 @@ def _check_unpacked_size(path: Path, limit: int) -> None:
             raise ValueError("it is a MATLAB 7.3 file; save it again with -v7")
         order = "<" if header[126:128] == b"IM" else ">"
         total, end = 0, os.fstat(stream.fileno()).st_size
-        while len(tag := stream.read(8)) == 8 and total <= limit:
+        while len(tag := stream.read(8)) == 8:
             kind, length = struct.unpack(order + "II", tag)
             if stream.tell() + length > end:
                 raise ValueError(f"a variable of {length} bytes reaches beyond the end")
             if kind == _COMPRESSED:
-                total += _unpacked_size(stream, length, limit - total)
+                total += _unpacked_size(stream, length, order, limit - total)
             else:
                 total += length
                 stream.seek(length, os.SEEK_CUR)
         if total > limit:
-            raise ValueError(f"its variables have more than {limit} bytes, unpacked")
+            raise ValueError(f"its variables claim {total} bytes; {limit} are the limit")
 
 
-def _unpacked_size(stream: BinaryIO, length: int, limit: int) -> int:
-    """How many bytes come out of the next ``length``, counted up to ``limit``.
+def _unpacked_size(stream: BinaryIO, length: int, order: str, limit: int) -> int:
+    """How many bytes come out of the next ``length``, or should by the file, if that is more.
 
-    The number that the file states may be wrong.
+    Counting stops beyond ``limit``.
 
     Raises:
         ValueError, zlib.error: damaged; zlib compares checksums.
     """
-    unpacker, count = zlib.decompressobj(), 0
-    while length > 0 and count <= limit:
+    unpacker, count, start = zlib.decompressobj(), 0, b""
+    while length > 0 and (count <= limit or len(start) < 8):
         piece = stream.read(min(length, _PIECE))
         length -= len(piece)
-        while piece and count <= limit:
-            count += len(unpacker.decompress(piece, _PIECE))
-            piece = unpacker.unconsumed_tail
+        while piece and (count <= limit or len(start) < 8):
+            found = unpacker.decompress(piece, _PIECE)
+            count, start, piece = count + len(found), start + found[:8], unpacker.unconsumed_tail
     if count <= limit:
         count += len(unpacker.flush())
         if not unpacker.eof:
             raise ValueError("a packed variable ends too early")
-    return count
+    stream.seek(length, os.SEEK_CUR)
+    return max(count, struct.unpack(order + "II", start[:8])[1])
 
 
 def load_mat(path: Path, names: Sequence[str], *, limit: int = MAX_MAT_BYTES) -> dict[str, Any]:
