@@ -58,8 +58,9 @@ def test_aliases_may_be_used():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 20_000, "recursion|nested"),
-        ("!!bool x", "x"),
+        ("[" * 20_000, "nested too deeply"),
+        ("!!bool x", "a tag asks for what a value is not: 'x'"),
+        ("a: \x01", "unacceptable character"),
         ("!!int ''", "index"),
         ("2001-99-99", "month"),
         ("!!timestamp x", "NoneType"),

@@ -57,20 +57,19 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"{len(text)} characters are too many")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             return None
         _check_nodes(root)
         return loader.construct_document(root)
-    except (MemoryError, AssertionError):
-        raise
-    except Exception as error:  # a tag calls for a conversion, which raises nearly anything
-        reason = " ".join(str(error).split()) or "it is nested too deeply"
-        raise ValueError(reason[:300]) from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    except (KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
+        raise ValueError(f"a tag asks for what a value is not: {error}") from None
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:

@@ -59,7 +59,7 @@ def _decode_masks(
 ) -> np.ndarray:
     count, height, width = (int(s) for s in shape)
     if min(count, height, width) < 0 or count * height * width > limit:
-        raise ValueError(f"mask stack of shape {tuple(shape)}")
+        raise ValueError(f"mask stack of shape {count, height, width}")
     ends = np.cumsum(lengths)
     if len(lengths) != count or (count and int(ends[-1]) != len(runs)):
         raise ValueError("run lengths do not add up")

@@ -81,7 +81,7 @@ def inside(name: Any, *, colon: bool = False) -> str:
     if not path.parts or "\0" in name:
         raise ValueError(f"is {short(name)}, not a file name")
     if path.is_absolute() or ".." in path.parts or (":" in path.parts[0] and not colon):
-        raise ValueError(f"{name!r} leaves its folder")
+        raise ValueError(f"{short(name)} leaves its folder")
     return name
 
 

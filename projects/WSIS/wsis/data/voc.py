@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from detectron2.structures import BoxMode
 
-from wsis.data.checks import clip_box, inside, naming, number
+from wsis.data.checks import clip_box, inside, naming, number, short
 from wsis.data.images import check_stated_size, pictures_in, read_image_size, read_label_map
 from wsis.errors import DataError
 from wsis.reading import open_file, read_text
@@ -82,7 +82,7 @@ def _coordinate(node: ElementTree.Element | None, tag: str) -> float:
     try:
         return number(float(text))
     except ValueError:
-        raise ValueError(f"{tag} is {text!r}, not a number") from None
+        raise ValueError(f"{tag} is {short(text)}, not a number") from None
 
 
 def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
@@ -138,8 +138,9 @@ def read_voc_xml(
         name = _text(node, "name")
         if name not in classes:
             raise DataError(
-                f"{path}: object {index}: unknown class {name!r}; known are {', '.join(classes)} "
-                f"(own classes: one per line in {CLASSES_FILE} of the data set's root)"
+                f"{path}: object {index}: unknown class {short(name)}; known are "
+                f"{', '.join(classes)[:400]} (own classes: one per line in {CLASSES_FILE} of the "
+                "data set's root)"
             )
         with naming(f"{path}: object {index} ({name}): bndbox"):
             found = {"bbox": _box(node, size), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 
 import wsis
 from wsis.config import flatten
+from wsis.data.checks import short
 from wsis.data.user import ROLES
 from wsis.errors import UsageError, did_you_mean
 from wsis.reading import parse_yaml, read_yaml
@@ -303,7 +304,7 @@ def merge_lines(cfg: CfgNode, lines: Lines) -> None:
     try:
         cfg.merge_from_other_cfg(CfgNode(_fitted(values, cfg, source)))
     except (KeyError, TypeError, AssertionError, *_NO_LITERAL) as error:
-        reason = str(error.args[0] if error.args else error)
+        reason = str(error.args[0] if error.args else type(error).__name__)
         hint = did_you_mean(reason.partition("Non-existent config key: ")[2], flatten(cfg, ""))
         if reason.startswith("Type mismatch") and "tuple" in reason:
             hint = '; a list is written "[a, b]", with one element too'
@@ -358,4 +359,4 @@ def _read_value(text: str) -> Any:
     except ValueError as error:
         if text.lstrip().startswith("["):
             return text  # a path may begin so
-        raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None
+        raise UsageError(f"{COMMAND_LINE}: {short(text)} is not readable YAML: {error}") from None

@@ -123,7 +123,8 @@ class RunFolder:
         path = self.folder / METRICS
         text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
         for line in text.splitlines():
-            with suppress(ValueError, AttributeError):  # the half line of a killed process
+            # the half line of a killed process, or a damaged file
+            with suppress(ValueError, AttributeError, TypeError, OverflowError, RecursionError):
                 record = json.loads(line)
                 iteration = int(record.get("iteration") or 0)
                 for key, value in record.items():

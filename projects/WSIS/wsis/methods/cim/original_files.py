@@ -48,8 +48,8 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, tuple[np.ndarra
     crops = {}
     for identity, boxes, masks in zip(*lists, strict=True):
         boxes, masks = np.asarray(boxes), np.asarray(masks)
-        good = boxes.dtype.kind in "iu" and boxes.shape[1:] == (4,)
-        good &= masks.dtype == bool and masks.shape == (len(boxes), CROP_SIDE, CROP_SIDE)
+        good = boxes.dtype.kind in "iu" and boxes.ndim == 2 and boxes.shape[1] == 4
+        good = good and masks.dtype == bool and masks.shape == (len(boxes), CROP_SIDE, CROP_SIDE)
         if not good or not isinstance(identity, int | np.integer):
             raise DataError(
                 f"{path}: image {short(identity)}: boxes {boxes.dtype} {boxes.shape} and masks "

@@ -151,7 +151,10 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     content = load_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{path} is not a COCO export: images is missing")
-    categories = content.get("categories") or []
+    listed = {name: content.get(name) or [] for name in ("categories", "annotations")}
+    if wrong := [name for name, value in listed.items() if not isinstance(value, list)]:
+        raise DataError(f"{path} is not a COCO export: {wrong[0]} is no list")
+    categories = listed["categories"]
     images: dict[int, dict[str, Any]] = {}
     for index, entry in enumerate(content["images"]):
         with naming(f"{path}: images, number {index}"):
@@ -159,7 +162,7 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if image["image_id"] in images:
                 raise ValueError(f"id {image['image_id']} occurs twice")
             images[image["image_id"]] = image
-    for index, entry in enumerate(content.get("annotations") or []):
+    for index, entry in enumerate(listed["annotations"]):
         with naming(f"{path}: annotation number {index}"):
             if not isinstance(entry, dict) or entry.get("image_id") not in images:
                 raise ValueError("image_id is no image of the file")
