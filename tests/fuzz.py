@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from wsis.errors import explain
 
 from tests.fuzz_readers import READERS
 
@@ -161,56 +162,44 @@ def chunk(data: bytes, dice: random.Random) -> bytes:
     return data[:8] + b"".join(made)
 
 
-def mutations_of(path: Path) -> list[Mutation]:
-    """What can be done to a file; what knows its format comes more often than the rest."""
-    found: list[Mutation] = [flip, cut, repeat, number]
-    special = {
-        **dict.fromkeys((".json", ".yaml", ".pkl"), [structure] * 8),
-        **dict.fromkeys((".xml", ".txt"), [number, number, number, encoding]),
-        **dict.fromkeys((".npz", ".pth"), [member] * 6),
-        ".png": [chunk] * 4,
-    }
-    return found + special.get(path.suffix, [])
+ALWAYS: tuple[Mutation, ...] = (flip, cut, repeat, number)
+BY_SUFFIX: dict[str, tuple[Mutation, ...]] = {  # what knows the format comes more often
+    **dict.fromkeys((".json", ".yaml", ".pkl"), (structure,) * 8),
+    **dict.fromkeys((".xml", ".txt"), (number, number, number, encoding)),
+    **dict.fromkeys((".npz", ".pth"), (member,) * 6),
+    ".png": (chunk,) * 4,
+}
 
 
 def mutate(folder: Path, dice: random.Random) -> str:
     """Change one file of a folder; returns how."""
     path = dice.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
-    data, change = path.read_bytes(), dice.choice(mutations_of(path))
+    change, data = dice.choice(ALWAYS + BY_SUFFIX.get(path.suffix, ())), path.read_bytes()
     try:
         path.write_bytes(change(data, dice))
-    except (
-        RecursionError,
-        OverflowError,
-        ValueError,
-        zipfile.BadZipFile,
-    ):  # no such file can be written
+    except (RecursionError, OverflowError, ValueError, zipfile.BadZipFile):  # cannot be written
         path.write_bytes(cut(data, dice))
     return f"{change.__name__} of {path.name}"
 
 
-def _read_in_child(read: Callable[[Path], object], folder: Path, out: int) -> None:
-    """Write the verdict into a pipe and end the process."""
-    from wsis.errors import explain
-
+def verdict_in_child(read: Callable[[Path], object], folder: Path) -> str:
+    """ "result", "sentence" or a traceback; more memory than is allowed is an error."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 2 * MAX_BYTES,) * 2)  # spares the machine
     try:
         read(folder)
-        verdict = "result"
     except Exception as error:
-        explained = explain(error)
-        verdict = "sentence" if explained and len(explained[0]) < 2000 else traceback.format_exc()
-    os.write(out, verdict.encode(errors="replace")[-4000:])
-    os._exit(0)
+        said = explain(error)
+        return "sentence" if said and len(said[0]) < 2000 else traceback.format_exc()
+    return "result"
 
 
 def judge(read: Callable[[Path], object], folder: Path) -> str:
     """ "result", "sentence", or what is wrong."""
     receive, send = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _read_in_child(read, folder, send)
+    if (pid := os.fork()) == 0:
+        os.write(send, verdict_in_child(read, folder).encode(errors="replace")[-4000:])
+        os._exit(0)
     os.close(send)
     start, ended = time.monotonic(), 0
     while not ended and time.monotonic() - start < MAX_SECONDS:
@@ -218,14 +207,14 @@ def judge(read: Callable[[Path], object], folder: Path) -> str:
         ended, status, used = os.wait4(pid, os.WNOHANG)
     if not ended:
         os.kill(pid, signal.SIGKILL)
-        _, status, used = os.wait4(pid, 0)
+        os.wait4(pid, 0)
     with open(receive, "rb") as stream:
         verdict = stream.read().decode(errors="replace")
     if not ended:
         return f"hangs for {MAX_SECONDS} s"
     if used.ru_maxrss << 10 > MAX_BYTES:
         return f"takes {used.ru_maxrss >> 10} MB; {verdict}"
-    return verdict if not status and verdict else f"ends with status {status}; {verdict}"
+    return f"ends with status {status}; {verdict}" if status else verdict
 
 
 def main(arguments: list[str]) -> int:
@@ -237,21 +226,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--findings", default="fuzz_findings", help="folder that keeps them")
     args = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
-    names, counts = [args.only] if args.only else sorted(READERS), Counter()
+    names, counts = [args.only] if args.only else sorted(READERS), Counter[str]()
     with tempfile.TemporaryDirectory() as work:
         for name in names:
-            READERS[name][0](Path(work, name))
-            found = judge(READERS[name][1], Path(work, name))
-            if found != "result":
+            READERS[name].make(Path(work, name))
+            if (found := judge(READERS[name].read, Path(work, name))) != "result":
                 raise SystemExit(f"{name} does not read its own seed: {found}")
         for seed in range(args.seed, args.seed + args.count):
             name, dice = names[seed % len(names)], random.Random(seed)
             folder = shutil.copytree(Path(work, name), Path(work, "input"))
-            how = mutate(folder, dice)
-            verdict = judge(READERS[name][1], folder)
-            counts[verdict if verdict in ("result", "sentence") else "finding"] += 1
-            if verdict not in ("result", "sentence"):
-                sys.stdout.write(f"{name}, seed {seed}, {how}: {verdict}\n")
+            how, found = mutate(folder, dice), judge(READERS[name].read, folder)
+            counts[found if found in ("result", "sentence") else "finding"] += 1
+            if found not in ("result", "sentence"):
+                sys.stdout.write(f"{name}, seed {seed}, {how}: {found}\n")
                 shutil.copytree(folder, Path(args.findings, f"{name}-{seed}"), dirs_exist_ok=True)
             shutil.rmtree(folder)
     sys.stdout.write(f"{args.count} inputs: {dict(counts)}\n")

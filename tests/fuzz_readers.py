@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.io
@@ -44,36 +44,42 @@ from wsis.trained_stage import open_run
 from tests.data.proposals.files import KINDS, masks_of, write
 from tests.data.trees import voc_tree, xml
 
-READERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {}
 H, W = 4, 6
 MASK = np.eye(H, W, dtype=bool)
 PICTURE = np.arange(H * W * 3, dtype=np.uint8).reshape(H, W, 3)
 
 
-def reader(make: Callable[[Path], object]) -> Callable[..., Any]:
-    """Register the decorated call under its name, with what writes its valid folder."""
+class Reader(NamedTuple):
+    """Writes a small valid folder; reads all of it."""
+
+    make: Callable[[Path], object]
+    read: Callable[[Path], object]
+
+
+READERS: dict[str, Reader] = {}
+
+
+def reader(make: Callable[[Path], object]) -> Callable[..., Callable[[Path], object]]:
+    """Register the decorated call under its name."""
 
     def register(read: Callable[[Path], object]) -> Callable[[Path], object]:
-        READERS[read.__name__] = (make, read)
+        READERS[read.__name__] = Reader(make, read)
         return read
 
     return register
 
 
 def save_picture(path: Path, array: np.ndarray = PICTURE, **options: Any) -> None:
-    """Write a picture; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path, **options)
 
 
 def save_json(path: Path, value: object) -> None:
-    """Write JSON; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
 
 
-def coco(**changes: Any) -> dict[str, Any]:
-    """A COCO file of one image with an object of every kind."""
+def coco() -> dict[str, Any]:
     rle = encode_mask(MASK)
     objects = [
         {"bbox": [1, 0, 3, 3], "segmentation": [[1, 0, 4, 0, 4.5, 3, 1, 3]], "area": 9},
@@ -88,18 +94,16 @@ def coco(**changes: Any) -> dict[str, Any]:
         "images": [image, {"id": 6, "file_name": "b.png"}],
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
         "annotations": [one | known for one, known in zip(objects, ids, strict=True)],
-    } | changes
+    }
 
 
 def make_coco(folder: Path) -> None:
-    """A COCO file and its two images."""
     save_json(folder / "a.json", coco())
     for name in ("a.png", "b.png"):
         save_picture(folder / name)
 
 
 def read_all(records: list[dict[str, Any]]) -> None:
-    """The image and the true masks of every record."""
     for record in records:
         read_dataset_image(record)
         if has_ground_truth(record):
@@ -108,12 +112,10 @@ def read_all(records: list[dict[str, Any]]) -> None:
 
 @reader(make_coco)
 def coco_json(folder: Path) -> None:
-    """A COCO data set."""
     read_all(load_coco_dataset(folder / "a.json", folder)[0])
 
 
 def make_voc(folder: Path) -> None:
-    """A VOC tree with own classes and masks."""
     ids = np.arange(H * W).reshape(H, W) % 3
     parts = {"xml": xml(("a", 1, 1, 3, 3), ("b", 2, 2, 6, 4, 1)), "instances": ids, "classes": ids}
     voc_tree(folder, {"one": parts, "two": {"xml": xml()}}, {"train": ["one", "two"]})
@@ -122,26 +124,22 @@ def make_voc(folder: Path) -> None:
 
 @reader(make_voc)
 def voc(folder: Path) -> None:
-    """A VOC tree."""
     read_all(load_voc(folder, "train"))
 
 
 @reader(lambda folder: save_picture(folder / "bird" / "a.jpg"))
 def folders(folder: Path) -> None:
-    """A folder of class folders."""
     read_all(load_folders(folder))
 
 
 @reader(lambda f: [save_picture(f / "i/a.jpg"), save_picture(f / "m/a.png", PICTURE[..., 0])])
 def salient(folder: Path) -> None:
-    """Salient images with their masks."""
     for record in load_salient(folder / "i", folder / "m"):
         read_dataset_image(record)
         read_salient_mask(record["salient_file_name"], size=(record["height"], record["width"]))
 
 
 def make_images(folder: Path) -> None:
-    """A picture of every format and depth."""
     big = np.tile(PICTURE, (9, 7, 1))
     for name in ("a.png", "a.jpg", "a.bmp", "a.tif", "a.gif", "a.webp", "a.jp2", "a.ppm"):
         save_picture(folder / name, big)
@@ -153,7 +151,6 @@ def make_images(folder: Path) -> None:
 
 @reader(make_images)
 def images(folder: Path) -> None:
-    """Pictures as photographs, or else as label maps."""
     for path in sorted(folder.iterdir()):
         (read_label_map if path.name[0] == "d" else read_image)(path)
         read_image(path)
@@ -164,13 +161,11 @@ RESULTS = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 3, 2.5], "score": 0.
 
 @reader(lambda folder: save_json(folder / "a.json", RESULTS * 2))
 def detections(folder: Path) -> None:
-    """Boxes of a detector."""
     record = {"image_id": 5, "height": H, "width": W}
     put_detections([record], folder / "a.json", class_ids={1: 0, 2: 1})
 
 
 def make_results(folder: Path) -> None:
-    """A data set, and predictions for it."""
     make_coco(folder)
     masks = [entry | {"segmentation": encode_mask(MASK)} for entry in RESULTS]
     save_json(folder / "results.json", masks * 2)
@@ -178,14 +173,12 @@ def make_results(folder: Path) -> None:
 
 @reader(make_results)
 def predictions(folder: Path) -> None:
-    """Predictions in COCO's result format."""
     places = {"JSON": str(folder / "a.json"), "IMAGES": str(folder)}
     register_dataset({"NAME": "fuzz", "FORMAT": "coco", **places})
     read_coco_results(folder / "results.json", "fuzz")({"image_id": 5, "height": H, "width": W})
 
 
 def make_pseudo_labels(folder: Path) -> None:
-    """A file of pseudo labels."""
     content = coco()
     content["images"] = [content["images"][0] | {"image_key": "a"}]
     content["annotations"] = [content["annotations"][1]]
@@ -194,42 +187,34 @@ def make_pseudo_labels(folder: Path) -> None:
 
 @reader(make_pseudo_labels)
 def pseudo_labels(folder: Path) -> None:
-    """Pseudo labels of an image."""
     record = {"file_name": "a.png", "image_id": 5, "image_key": "a", "height": H, "width": W}
     (found,) = load_pseudo_labels(folder / "a.json", [record])
     load_ground_truth(found)
 
 
-def _proposals(kind: str) -> None:
-    def read(folder: Path) -> None:
-        read_proposals(next(folder.iterdir())).regions.decode()
-
-    READERS[f"proposals {kind}"] = (lambda folder: write(folder, kind, masks_of()), read)
+def read_any_proposals(folder: Path) -> None:
+    read_proposals(next(folder.iterdir())).regions.decode()
 
 
-for one in KINDS:
-    _proposals(one)
+for kind in KINDS:
+    READERS[f"proposals {kind}"] = Reader(
+        lambda folder, kind=kind: write(folder, kind, masks_of()), read_any_proposals
+    )
 
 
 def make_sbd(folder: Path) -> None:
-    """A MATLAB file of SBD, not packed."""
     folder.mkdir(parents=True)
-    labels, kind = (
-        np.array([[0, 1], [2, 2]], np.uint8),
-        [("Segmentation", "O"), ("Categories", "O")],
-    )
-    truth = np.array([[(labels, np.array([[3], [5]], np.uint8))]], dtype=kind)
+    labels, categories = np.array([[0, 1], [2, 2]], np.uint8), np.array([[3], [5]], np.uint8)
+    truth = {"Segmentation": labels, "Categories": categories}
     scipy.io.savemat(folder / "a.mat", {"GTinst": truth})
 
 
 @reader(make_sbd)
 def sbd(folder: Path) -> None:
-    """Masks of SBD."""
     read_sbd_mat(folder / "a.mat")
 
 
 def make_weights(folder: Path) -> None:
-    """One small state dict in every layout."""
     folder.mkdir(parents=True)
     state = dict(torch.nn.Linear(3, 2).state_dict())
     torch.save({"model": state}, folder / "a.pth")
@@ -241,20 +226,17 @@ def make_weights(folder: Path) -> None:
 
 @reader(make_weights)
 def weights(folder: Path) -> None:
-    """Checkpoints of PyTorch and Detectron2."""
     for path in sorted(folder.iterdir()):
         load_weights(torch.nn.Linear(3, 2), str(path))
 
 
 def make_artifacts(folder: Path) -> None:
-    """The artifact of an image."""
     arrays = {"masks": masks_of(), "scores": np.ones(5, np.float32), "cam": np.eye(3)}
     write_artifact(folder / "a.npz", arrays)
 
 
 @reader(make_artifacts)
 def artifacts(folder: Path) -> None:
-    """An artifact."""
     dict(ArtifactFolder(folder)["a"])
 
 
@@ -264,7 +246,7 @@ SEED: 3
 WSIS: {METHOD: IRNet, ON_ERROR: raise}
 INPUT: {LONGER_SIDE_RANGE: [40, 80]}
 DATA:
-  TRAIN: {NAME: fuzz, FORMAT: coco, JSON: a.json, IMAGES: ., SUPERVISION: image}
+  TRAIN: {NAME: fuzz, FORMAT: coco, JSON: data/a.json, IMAGES: data, SUPERVISION: image}
   VAL:
 STAGES:
   classifier: {MODEL: {META_ARCHITECTURE: CAMNet}, SOLVER: {MAX_ITER: 3, STEPS: [2]}}
@@ -273,22 +255,17 @@ STAGES:
 
 
 def make_config(folder: Path) -> None:
-    """A pipeline with its data; the data stay sound, they have a reader of their own."""
     make_coco(folder / "data")
-    (folder / "p.yaml").write_text(
-        PIPELINE.replace("a.json", "data/a.json").replace(": .", ": data")
-    )
+    (folder / "p.yaml").write_text(PIPELINE)
 
 
 @reader(make_config)
 def configs(folder: Path) -> None:
-    """A pipeline."""
     load_pipeline(folder / "p.yaml", ())
 
 
 @reader(lambda folder: [folder.mkdir(), (folder / "a.yaml").write_text("[[1, 2], {a: 3.5}]")])
 def command_line(folder: Path) -> None:
-    """A value on the command line."""
     text = (folder / "a.yaml").read_text(errors="replace")
     read_overrides(
         ["INPUT.SCALES", text, "DATA.TRAIN", text],
@@ -297,7 +274,6 @@ def command_line(folder: Path) -> None:
 
 
 def make_run(folder: Path) -> None:
-    """The run folder of a stage."""
     values = {"config": {"SOLVER.MAX_ITER": 3}, "inputs": {"images": "0"}}
     stage = Manifest("classifier", "train", "done", **values)
     stage.write(folder / "1_classifier")
@@ -312,7 +288,6 @@ def make_run(folder: Path) -> None:
 
 @reader(make_run)
 def run_folder(folder: Path) -> None:
-    """What the report and the predictor read of a run."""
     found = find_run_folders(folder)
     read_figures(folder, found)
     read_stage_names(folder)
@@ -322,7 +297,6 @@ def run_folder(folder: Path) -> None:
 
 
 def make_originals(folder: Path) -> None:
-    """Files of the original codes."""
     folder.mkdir(parents=True)
     boxes, crops = np.ones((2, 4), np.int64), np.ones((2, 7, 7), bool)
     contents = {
@@ -343,7 +317,6 @@ def make_originals(folder: Path) -> None:
 
 @reader(make_originals)
 def originals(folder: Path) -> None:
-    """Files of the original CIM and IRNet."""
     read_cim_crops(folder / "crops.pkl")
     read_cim_overlaps(folder / "overlaps.pkl")
     read_cim_label_file(folder / "labels.pkl")
