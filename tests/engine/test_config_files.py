@@ -189,6 +189,7 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("WSIS: [", "not readable YAML"),
         ("WSIS: " + LAUGHS, "not readable YAML: it has more than .* aliases written out"),
         ("STAGES: [/dev/zero]", "STAGES is not a set of stage names"),
+        ('STAGES: {classifier: }\nOUTPUT_DIR: "a\\0b"', "OUTPUT_DIR has a null character"),
         ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is not in"),
         ("", "not a set of KEY: value lines"),
         ("- a\n- b", "not a set of KEY: value lines"),

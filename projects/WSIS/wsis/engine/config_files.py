@@ -280,6 +280,8 @@ def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") 
             if isinstance(known, CfgNode):
                 wanted = f"keys of its own, as {name}.{next(iter(known), 'KEY')}"
             raise UsageError(f"{source}: {name} is {value!r}; it takes {wanted}")
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"{source}: {name} has a null character, which no path or word has")
         if isinstance(value, dict):
             value = _fitted(value, known, source, f"{name}.")
         elif isinstance(known, str):
