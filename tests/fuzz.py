@@ -152,8 +152,7 @@ def chunk(data: bytes, dice: random.Random) -> bytes:
         (length,) = struct.unpack(">I", data[place : place + 4])
         chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
         place += 12 + length
-    index = dice.randrange(len(chunks))
-    name, content = chunks[index]
+    name, content = chunks[index := dice.randrange(len(chunks))]
     chunks[index] = (name, dice.choice((flip, cut, number, repeat))(content or b"\0", dice))
     made = [
         struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
@@ -183,9 +182,9 @@ def mutate(folder: Path, dice: random.Random) -> str:
 
 
 def verdict_in_child(read: Callable[[Path], object], folder: Path) -> str:
-    """ "result", "sentence" or a traceback; more memory than is allowed is an error."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 2 * MAX_BYTES,) * 2)  # spares the machine
+    """ "result", "sentence" or a traceback."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * MAX_BYTES,) * 2)  # spares the machine
     try:
         read(folder)
     except Exception as error:
@@ -213,7 +212,7 @@ def judge(read: Callable[[Path], object], folder: Path) -> str:
     if not ended:
         return f"hangs for {MAX_SECONDS} s"
     if used.ru_maxrss << 10 > MAX_BYTES:
-        return f"takes {used.ru_maxrss >> 10} MB; {verdict}"
+        verdict = f"takes {used.ru_maxrss >> 10} MB; {verdict}"
     return f"ends with status {status}; {verdict}" if status else verdict
 
 
@@ -230,8 +229,8 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             READERS[name].make(Path(work, name))
-            if (found := judge(READERS[name].read, Path(work, name))) != "result":
-                raise SystemExit(f"{name} does not read its own seed: {found}")
+            found = judge(READERS[name].read, Path(work, name))
+            assert found == "result", f"{name} does not read its own seed: {found}"
         for seed in range(args.seed, args.seed + args.count):
             name, dice = names[seed % len(names)], random.Random(seed)
             folder = shutil.copytree(Path(work, name), Path(work, "input"))
@@ -239,6 +238,7 @@ def main(arguments: list[str]) -> int:
             counts[found if found in ("result", "sentence") else "finding"] += 1
             if found not in ("result", "sentence"):
                 sys.stdout.write(f"{name}, seed {seed}, {how}: {found}\n")
+                sys.stdout.flush()
                 shutil.copytree(folder, Path(args.findings, f"{name}-{seed}"), dirs_exist_ok=True)
             shutil.rmtree(folder)
     sys.stdout.write(f"{args.count} inputs: {dict(counts)}\n")

@@ -107,7 +107,7 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def _to_rgb(image: Any) -> np.ndarray:  # an ImageFile, or what PNG, TIFF, ... make of it
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels; save it with 8 or 16 bits")
     # Both are gone once the file is read, for which PNG's orientation is a reason, too.
@@ -122,7 +122,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _stated_maximum(image: Image.Image) -> int:
+def _stated_maximum(image: Any) -> int:
     """The largest value that a pixel may have by the file's header; 0 where it does not say.
 
     PNG's sBIT is no help: by its definition the values are scaled to 16 bits all the same.
