@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
-from detectron2.structures import BoxMode
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
@@ -18,6 +20,7 @@ from wsis.methods.boxcaseg.box_masks import (
     object_of_boxes,
     paired_iou,
 )
+from wsis.methods.boxcaseg.samples import given_boxes
 
 SIZE = (40, 50)
 NAMES = ("cat", "dog", "cow")
@@ -124,6 +127,63 @@ def test_box_masks_with_baselines(case):
         "box masks",
         "baseline filled box",
     }
+
+
+@pytest.fixture
+def fractional(case):
+    """Boxes that end within a pixel of their masks; the network saw every pixel they touch."""
+    record, _ = case
+    boxes = [[5.4, 4.6, 20.3, 19.6], [29.8, 10.2, 45.4, 29.7]]
+    for annotation, corners in zip(record["annotations"], boxes, strict=True):
+        annotation["bbox"] = corners
+    assert given_boxes(record, outwards=True).tolist() == [[5, 4, 21, 20], [29, 10, 46, 30]]
+    return record
+
+
+def seen(record):
+    """A product whose masks fill the grown boxes."""
+    boxes = given_boxes(record, outwards=True)
+    return {"masks": filled_boxes(boxes, SIZE), "boxes": boxes, "classes": np.array([0, 1])}
+
+
+def test_the_filled_box_is_the_annotated_one_rounded(fractional, tmp_path):
+    found = seen(fractional)
+    write_artifact(tmp_path / "grown" / "artifacts" / "a.npz", found)
+    measured = figures(check_box_masks, fractional, reader=ProductReader(tmp_path / "grown", "x"))
+    assert measured["baseline filled box"]["mIoU"] == pytest.approx(100)
+    assert measured["box masks"]["mIoU"] == pytest.approx(50 * (225 / 256 + 300 / 340))
+    evaluator = BoxMaskEvaluator([fractional], NAMES)
+    evaluator.reset()
+    instances = Instances(SIZE, pred_boxes=Boxes(torch.tensor(found["boxes"])))
+    instances.pred_masks = torch.tensor(found["masks"])
+    evaluator.process([fractional], [{"instances": instances}])
+    assert evaluator.evaluate()["baseline filled box"]["mIoU"] == pytest.approx(100)
+
+
+def test_the_filled_box_is_the_one_that_was_given(fractional, tmp_path):
+    """Masks of a detector's boxes, measured on a data set that has boxes of its own."""
+    DatasetCatalog.register("given", lambda: [fractional])
+    other = fractional | {"annotations": [dict(a) for a in fractional["annotations"]]}
+    for annotation in other["annotations"]:
+        annotation["bbox"] = [v + 3 for v in annotation["bbox"]]
+    write_artifact(tmp_path / "grown" / "artifacts" / "a.npz", seen(fractional))
+    cfg = get_wsis_cfg()
+    cfg.WSIS.IMAGES, cfg.WSIS.EVALUATION.IMAGES = ("given",), ("other",)
+    product = ProductReader(tmp_path / "grown", "x")
+    entries = check_box_masks([other], product, NAMES, cfg)
+    measured = {entry["protocol"]: entry["metrics"] for entry in entries}
+    assert measured["baseline filled box"]["mIoU"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("corners", [[-0.4, 0.2, 0.3, 0.4], [49.8, 39.9, 50, 40]])
+def test_a_box_of_less_than_half_a_pixel_is_one_pixel(case, corners):
+    record, _ = case
+    record["annotations"] = [record["annotations"][0] | {"bbox": corners}]
+    pixel = given_boxes(record, outwards=True)
+    whole = truth_of(filled_boxes(pixel, SIZE), [0])
+    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
+    stream.take(record, whole, {"masks": filled_boxes(pixel, SIZE), "boxes": pixel})
+    assert results_of(stream.measures)["baseline filled box"]["mIoU"] == pytest.approx(100)
 
 
 def test_proxy_masks_and_those_to_be_trusted(case):

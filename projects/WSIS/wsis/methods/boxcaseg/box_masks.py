@@ -19,7 +19,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from wsis.data.builtin import class_names
+from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError
@@ -37,6 +37,7 @@ from wsis.evaluation.streaming import (
 from wsis.evaluation.truth import load_truth
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
+from wsis.methods.boxcaseg.crops import integer_box
 from wsis.methods.boxcaseg.samples import annotated_boxes, boxed_annotations
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,18 @@ class BoxMaskMeasure(Measure):
         return metrics
 
 
+def _rounded_boxes(
+    record: Mapping[str, Any], boxes: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """The annotated boxes of an image in whole pixels, (K, 4) int64, for the baselines.
+
+    A network may see more: its ``boxes`` (K, 4) may have grown outwards. They stay as they are
+    where the record does not have these boxes.
+    """
+    stated = [integer_box(box, size=size) for box in np.rint(annotated_boxes(record)).tolist()]
+    return np.array(stated, dtype=np.int64) if len(stated) == len(boxes) > 0 else boxes
+
+
 class BoxMaskStream:
     """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
 
@@ -164,6 +177,7 @@ class BoxMaskStream:
         truth: GroundTruth,
         found: Arrays | None,
         *,
+        given: Mapping[str, Any] | None = None,
         chosen: np.ndarray | None = None,
     ) -> None:
         """Measure one image; a box without a true mask does not count.
@@ -174,6 +188,7 @@ class BoxMaskStream:
             found: ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers. Without ``classes`` (K,)
                 the boxes are those of the annotations, in their order; with them see
                 `objects_of_product`. None for an image that could not be read: its masks are empty.
+            given: the dataset dict whose boxes the masks were made for, if that is another one.
             chosen: (K,) bool, the boxes that count; None for all.
 
         Raises:
@@ -192,7 +207,8 @@ class BoxMaskStream:
                     f"image {record['image_key']}: masks of shape {found['masks'].shape} for "
                     f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
                 )
-            boxes, made = found["boxes"][known], {self.title: found["masks"][known]}
+            made = {self.title: found["masks"][known]}
+            boxes = _rounded_boxes(given or record, found["boxes"], size)[known]
             if _FILLED in self._titles:
                 made[_FILLED] = filled_boxes(boxes, size)
             if _GRABCUT in self._titles:
@@ -211,8 +227,10 @@ def check_box_masks(
     iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
     stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
+    names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
+    given = {record["image_key"]: record for name in names for record in get_dataset_dicts(name)}
     for record, truth, arrays in loop:
-        stream.take(record, truth, arrays)
+        stream.take(record, truth, arrays, given=given.get(record["image_key"]))
     return loop.results(results_of(stream.measures))
 
 
