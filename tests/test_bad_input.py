@@ -291,6 +291,15 @@ def test_pseudo_labels_with_a_bad_rle(copy, shapes_root):
     assert train_net_here(datasets=shapes_root, output=copy).returncode == 0
 
 
+def test_no_pseudo_label_at_all(copy, shapes_root):
+    high = (("pseudo_labels.WSIS.PSEUDO_LABELS.MIN_SCORE", "1.1"),)
+    run = {"datasets": shapes_root, "output": copy, "extra": high}
+    done = train_net_here("--from-stage", "pseudo_labels", "--force", **run)
+    path = copy / "7_pseudo_labels" / "pseudo_labels.json"
+    assert_refused(done, "no pseudo label", path, "instances", "MIN_SCORE (1.1)", "thresholds.py")
+    assert_clean(copy, finished=STAGES[:-1])
+
+
 STAGES = ["classifier", "cam", "inter_pixel_label", "relation_network", "displacement_mean"]
 STAGES += ["instances", "pseudo_labels", "mask_rcnn"]
 

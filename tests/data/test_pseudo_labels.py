@@ -1,5 +1,7 @@
 """Pseudo labels go out and come back, stock Detectron2 reads them, damage is named."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.builtin import category_ids, get_dataset_dicts
 from wsis.data.pseudo_labels import (
     export_pseudo_labels,
     load_pseudo_labels,
@@ -16,8 +21,9 @@ from wsis.data.pseudo_labels import (
     read_pseudo_labels,
     write_pseudo_labels,
 )
+from wsis.data.user import register_dataset
 from wsis.errors import DataError
-from wsis.layers.run_lengths import decode_rle
+from wsis.layers.run_lengths import decode_rle, encode_mask
 
 CLASSES = ("robin", "wren", "owl")
 
@@ -114,6 +120,92 @@ def test_integer_ids_are_kept_and_bytes_repeat(tmp_path, dataset, products):
     content = json.loads((tmp_path / "1.json").read_text())
     assert [i["id"] for i in content["images"]] == [30, 7, 19]
     assert {a["image_id"] for a in content["annotations"]} == {30, 19}
+
+
+IDS = {"robin": 13, "wren": 90, "owl": 1}  # as COCO's: with gaps, in no order
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """A data set whose JSON has numbers of its own, two objects of each class in an image."""
+    masks = np.random.default_rng(0).random((3, 6, 9, 12)) < 0.5
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 9, "width": 12} for i in (2**40, 285, 0)]
+    annotations = [
+        {"image_id": image["id"], "category_id": [13, 90, 1][i % 3], "bbox": [0, 0, 12, 9]}
+        | {"id": 7 * (6 * number + i) + 5, "segmentation": rle, "area": int(own[i].sum())}
+        | {"iscrowd": 0}
+        for number, (image, own) in enumerate(zip(images, masks, strict=True))
+        for i, rle in enumerate(map(encode_mask, own))
+    ]
+    categories = [{"id": number, "name": name} for name, number in IDS.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    entry = {"NAME": "numbered", "FORMAT": "coco", "JSON": str(path), "IMAGES": str(tmp_path)}
+    return register_dataset(entry), path
+
+
+def export(path, name, records=None):
+    """Write the true masks of a data set as pseudo labels; returns the data set's dicts."""
+    cfg = get_wsis_cfg()
+    cfg.WSIS.IMAGES = (name,)
+    records = records or get_dataset_dicts(name)
+    products = {}
+    for record in records:
+        found = record["annotations"]
+        products[record["image_key"]] = {
+            "classes": np.array([a["category_id"] for a in found]),
+            "scores": np.linspace(0.9, 0.1, len(found)),
+            "masks": np.array([decode_rle(a["segmentation"]) for a in found]),
+        }
+    export_pseudo_labels(path, records, {"instances": products}, cfg, {})
+    return records
+
+
+def test_perfect_masks_have_ap_100_on_the_users_own_file(tmp_path, numbered):
+    name, truth = numbered
+    path = tmp_path / "labels.json"
+    records = {record["image_id"]: record for record in export(path, name)}
+    content = json.loads(path.read_text())
+    assert {c["name"]: c["id"] for c in content["categories"]} == IDS
+    with contextlib.redirect_stdout(io.StringIO()):
+        true = COCO(str(truth))
+        evaluation = COCOeval(true, true.loadRes(content["annotations"]), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[:3].tolist() == [1, 1, 1]
+    register_coco_instances("stock", {}, str(path), str(tmp_path))
+    for stock in DatasetCatalog.get("stock"):
+        mine = records[stock["image_id"]]["annotations"]
+        assert [a["category_id"] for a in stock["annotations"]] == [a["category_id"] for a in mine]
+    assert MetadataCatalog.get("stock").thing_dataset_id_to_contiguous_id == {1: 0, 13: 1, 90: 2}
+
+
+def test_classes_in_an_order_of_their_own(tmp_path, dataset):
+    """A data set registered with Detectron2 by hand: class ids do not rise with category ids."""
+    for number, record in enumerate(dataset):
+        mask = np.ones((5, 7), bool)
+        record["annotations"] = [{"category_id": number, "segmentation": encode_mask(mask)}]
+    DatasetCatalog.register("by_hand", lambda: dataset)
+    known = {number: class_id for class_id, number in enumerate(IDS.values())}
+    about = {"thing_classes": list(IDS), "thing_dataset_id_to_contiguous_id": known}
+    MetadataCatalog.get("by_hand").set(**about)
+    path = tmp_path / "labels.json"
+    export(path, "by_hand", dataset)
+    content = json.loads(path.read_text())
+    assert [a["category_id"] for a in content["annotations"]] == list(IDS.values())
+    back = load_pseudo_labels(path, dataset, class_names=list(IDS))
+    assert [r["annotations"][0]["category_id"] for r in back] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("known", [{}, {13: 0, 90: 1}, {13: 0, 90: 1, 1: 3}])
+def test_a_data_set_that_does_not_number_its_classes_has_1_to_C(known):
+    DatasetCatalog.register("by_hand", list)
+    about = {"thing_classes": list(IDS), "thing_dataset_id_to_contiguous_id": known}
+    MetadataCatalog.get("by_hand").set(**about)
+    assert category_ids("by_hand") == (1, 2, 3)
+    assert category_ids("voc_2007_test_instance") == tuple(range(1, 21))
 
 
 def test_low_scores_and_empty_masks_are_left_out(tmp_path, dataset, products):

@@ -127,6 +127,19 @@ def class_names(name: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def category_ids(name: str) -> tuple[int, ...]:
+    """The data set's own category ids by class id; 1..C where it has none (VOC, folders).
+
+    Raises:
+        UsageError, DataError: as `class_names`.
+    """
+    count = len(class_names(name))
+    known = _metadata(name).get("thing_dataset_id_to_contiguous_id") or {}
+    found = {class_id: category for category, class_id in sorted(known.items(), reverse=True)}
+    own = found if found.keys() == set(range(count)) else {i: i + 1 for i in range(count)}
+    return tuple(own[class_id] for class_id in range(count))
+
+
 def require_dataset(name: str, where: str = "") -> Any:
     """The metadata of a registered data set.
 

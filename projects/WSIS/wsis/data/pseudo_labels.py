@@ -3,8 +3,9 @@
 Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
 bitmask``. Beyond COCO an image has ``image_key``, by which a data set finds it again; an annotation
 has ``score`` and may have ``confidence`` in [0, 1] and ``ignore``, an RLE of pixels that train
-nothing. ``category_id`` is the class id + 1, annotation ids run from 1, image ids are those of the
-data set if these are integers. The bytes depend only on the labels: no dates, no machine paths.
+nothing. Category ids and names are the data set's own, 1..C where it has none; image ids, too, if
+these are integers. Annotation ids run from 1. The bytes depend only on the labels: no dates, no
+machine paths.
 
 ``python -m wsis.data.pseudo_labels FILE`` checks a file.
 """
@@ -23,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from wsis.commands import command, make_parser
+from wsis.data.builtin import category_ids as ids_of_dataset
 from wsis.data.builtin import class_names as names_of_dataset
 from wsis.data.checks import naming
 from wsis.data.coco import CocoFile, ImageIndex, read_coco
@@ -68,8 +70,10 @@ def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
         raise DataError(f"{where}: a class id is not in 0..{num_classes - 1}")
 
 
-def _annotations(arrays: Arrays, image_id: int, min_score: float) -> Iterator[Record]:
-    """Annotations of one image, without ids.
+def _annotations(
+    arrays: Arrays, image_id: int, categories: Sequence[int], min_score: float
+) -> Iterator[Record]:
+    """Annotations of one image, without ids; ``categories`` are category ids by class id.
 
     Masks without pixels are left out, unless boxes are given: these can be learnt without a mask.
     """
@@ -81,7 +85,7 @@ def _annotations(arrays: Arrays, image_id: int, min_score: float) -> Iterator[Re
         rle = encode_mask(arrays["masks"][index])
         annotation = {
             "image_id": image_id,
-            "category_id": int(arrays["classes"][index]) + 1,
+            "category_id": categories[int(arrays["classes"][index])],
             "iscrowd": 0,
             "bbox": _xywh(arrays["boxes"][index]) if given else rle_box(rle),
             "area": rle_area(rle),
@@ -132,6 +136,7 @@ def write_pseudo_labels(
     *,
     read_instances: Callable[[Record], Arrays | None],
     class_names: Sequence[str],
+    category_ids: Sequence[int] = (),
     info: Mapping[str, Any],
     min_score: float,
 ) -> dict[str, Any]:
@@ -145,6 +150,7 @@ def write_pseudo_labels(
             or None to leave the image out. With boxes, masks may be empty. Called once for each
             image, in order; one image is held at a time.
         class_names: names by class id.
+        category_ids: category ids by class id; 1..C if there are none.
         info: JSON values for ``info``: method, config digest, versions.
         min_score: instances with a lower score are left out.
 
@@ -155,7 +161,8 @@ def write_pseudo_labels(
         DataError: instances that do not fit their image or the classes.
     """
     root = image_root(dataset_dicts)
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(class_names)]
+    ids = category_ids or range(1, len(class_names) + 1)
+    categories = [{"id": i, "name": name} for i, name in zip(ids, class_names, strict=True)]
     images: list[Record] = []
     counts = Counter(annotations=0, images_without_annotations=0, left_out=0)
 
@@ -167,7 +174,7 @@ def write_pseudo_labels(
                 continue
             _check_instances(arrays, record, len(class_names))
             before = counts["annotations"]
-            for annotation in _annotations(arrays, image_id, min_score):
+            for annotation in _annotations(arrays, image_id, ids, min_score):
                 counts["annotations"] += 1
                 yield {"id": counts["annotations"]} | annotation
             counts["images_without_annotations"] += counts["annotations"] == before
@@ -190,13 +197,15 @@ def export_pseudo_labels(
 ) -> dict[str, Any]:
     """The function of an `ExportStage` that consumes the product "instances".
 
-    It reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names) and WSIS.ON_ERROR ("skip"
-    leaves out images that have no instances artifact). Returns what `write_pseudo_labels` does.
+    It reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names and category ids) and
+    WSIS.ON_ERROR ("skip" leaves out images that have no instances artifact). Returns what
+    `write_pseudo_labels` does.
     """
     reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
     names = {names_of_dataset(name) for name in cfg.WSIS.IMAGES}
     if len(names) > 1:
         raise DataError(f"the data sets {', '.join(cfg.WSIS.IMAGES)} have different classes")
+    ids = {ids_of_dataset(name) for name in cfg.WSIS.IMAGES}
 
     def read_instances(record: Record) -> Arrays | None:
         key = record["image_key"]
@@ -207,6 +216,7 @@ def export_pseudo_labels(
         dataset_dicts,
         read_instances=read_instances,
         class_names=names.pop(),
+        category_ids=ids.pop() if len(ids) == 1 else (),
         info=info,
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
     )
@@ -251,7 +261,7 @@ def load_pseudo_labels(
     """New dataset dicts with pseudo labels in place of all true annotations and masks.
 
     Images are matched with those of the file by key and id, in files without keys by name
-    (`ImageIndex`). The file's categories must be ``class_names``, in this order, if given.
+    (`ImageIndex`), classes by name if ``class_names`` are given: these must be the file's.
 
     Returns:
         The images that are in the file, in the given order; ``annotations`` have ``bbox``
@@ -263,11 +273,16 @@ def load_pseudo_labels(
             sizes, or no image in common.
     """
     file = read_pseudo_labels(path)
-    if class_names is not None and tuple(class_names) != file.class_names:
-        raise DataError(
-            f"{path} has the classes {', '.join(file.class_names)}, the data set has "
-            f"{', '.join(class_names)}"
-        )
+    if class_names is not None:
+        if sorted(class_names) != sorted(file.class_names):
+            raise DataError(
+                f"{path} has the classes {', '.join(file.class_names)}, the data set has "
+                f"{', '.join(class_names)}"
+            )
+        # the file's go by category id, those of a data set in an order of its own, perhaps
+        class_ids = [class_names.index(name) for name in file.class_names]
+        for annotation in (a for image in file.images for a in image["annotations"]):
+            annotation["category_id"] = class_ids[annotation["category_id"]]
     index, result = ImageIndex(file), []
     for record in dataset_dicts:
         image = index.find(record)

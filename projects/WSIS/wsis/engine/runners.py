@@ -104,9 +104,26 @@ def training_dicts(folder: StageFolder, products: Products) -> list[dict[str, An
             "(image_labels, or annotations with a category); see datasets/README.md"
         )
     if "pseudo_labels" in products:
-        found = load_pseudo_labels(products["pseudo_labels"].folder / "pseudo_labels.json", found)
+        found = _pseudo_labelled(folder, found)
     if stage.supervision == "mask" and folder.planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         found = [d for d in found if any(not a.get("iscrowd") for a in d.get("annotations", ()))]
+    return found
+
+
+def _pseudo_labelled(folder: StageFolder, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The data set with the pseudo labels that were made for it."""
+    source, classes = folder.sources["pseudo_labels"], folder.planned.cfg.WSIS.CLASSES
+    (path,) = source.product_files()
+    found = load_pseudo_labels(path, records, class_names=classes)
+    if not any(record["annotations"] for record in found):
+        least = source.planned.cfg.WSIS.PSEUDO_LABELS.MIN_SCORE
+        makers = ", ".join(maker.name for maker in source.sources.values())
+        raise DataError(
+            f"stage {folder.name} has no pseudo label to learn from: {path} has {len(found)} "
+            f"images and no mask, for stage {makers} made none that scores at least "
+            f"WSIS.PSEUDO_LABELS.MIN_SCORE ({least:g}); lower that, or see what {makers} made with "
+            "tools/report.py (where masks start from peaks, tools/peak_thresholds.py helps)"
+        )
     return found
 
 

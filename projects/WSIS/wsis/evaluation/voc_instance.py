@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
@@ -96,8 +95,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         self._measures = sorted(measures, key=lambda one: not one.needs_masks)
         self._writers = []
         if output_dir is not None:
-            known = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id", {})
-            ids = sorted(known, key=known.get) or range(1, len(self.class_names) + 1)
+            ids = category_ids(dataset_name)
             self._writers = [CocoResultWriter(output_dir, category_ids=ids)]
         self.reset()
 
