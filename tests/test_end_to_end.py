@@ -151,6 +151,83 @@ def test_eval_only_evaluates_and_makes_nothing(copy, shapes_root):
     assert json.loads((copy / "metrics.json").read_text())["stages"] == figures
 
 
+def test_another_checkpoint_is_evaluated_beside_the_runs_own(copy, shapes_root, tmp_path):
+    """Upside down, the classifier has other figures; what it does not fit is left alone."""
+    stored = torch.load(copy / "1_classifier" / "model_final.pth", weights_only=True)["model"]
+    stored["classifier.weight"] = -stored["classifier.weight"]
+    torch.save(stored, tmp_path / "other.pth")
+    before, content = snapshot(copy), json.loads((copy / "metrics.json").read_text())["stages"]
+    predictions = {path: path.read_bytes() for path in copy.glob("*/predictions/*/*.json")}
+
+    def evaluate(*arguments):
+        """Evaluate; nothing of the run changes. Returns what was said and the new entries."""
+        done = train_net_here("--eval-only", *arguments, datasets=shapes_root, output=copy)
+        found = json.loads((copy / "metrics.json").read_text())["stages"]
+        assert [entry for entry in found if "weights" not in entry] == content
+        assert snapshot(copy) == before
+        assert all(path.read_bytes() == data for path, data in predictions.items())
+        new = [entry for entry in found if "weights" in entry]
+        return done.returncode, done.stdout + done.stderr, new
+
+    code, said, (entry,) = evaluate("MODEL.WEIGHTS", tmp_path / "other.pth")
+    assert code == 0, said
+    (own,) = [entry for entry in content if entry["stage"] == "classifier"]
+    assert own["metrics"] != entry["metrics"]
+    assert entry["weights"]["file"] == str(tmp_path / "other.pth")
+    assert len(entry["weights"]["digest"]) > 8
+    assert f"classifier, weights {tmp_path / 'other.pth'}" in said
+    names = {"stage": "classifier", "dataset": own["dataset"], "protocol": own["protocol"]}
+    assert names.items() <= entry.items()
+
+    code, said, new = evaluate("--stage", "mask_rcnn", "MODEL.WEIGHTS", tmp_path / "other.pth")
+    assert (code, new) == (1, [entry])
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "other.pth does not fit" in line
+    assert "0 of " in line
+
+    code, said, new = evaluate("MODEL.WEIGHTS", tmp_path / "none.pth")
+    assert (code, new) == (1, [entry])
+    assert f"classifier, mask_rcnn: MODEL.WEIGHTS {tmp_path / 'none.pth'} does not exist" in said
+
+    shutil.copy(copy / "8_mask_rcnn" / "model_final.pth", tmp_path / "same.pth")
+    code, said, new = evaluate("mask_rcnn.MODEL.WEIGHTS", tmp_path / "same.pth")
+    assert code == 0, said
+    assert new[0] == entry
+    mine = [entry for entry in content if entry["stage"] == "mask_rcnn"]
+    assert [entry["metrics"] for entry in new[1:]] == [entry["metrics"] for entry in mine]
+    (written,) = (copy / "other_weights").glob("same-*/mask_rcnn/*/coco_instances_results.json")
+    assert written.read_bytes() in predictions.values()
+
+    code, said, new = evaluate("--stage", "cam", "cam.INPUT.SCALES", "(1.0, 0.5)")
+    assert code == 1
+    assert "nothing to evaluate: no chosen stage of irnet_shapes is done" in said
+
+
+def test_the_weights_that_a_run_started_from_are_its_own(tiny_run, shapes_root, tmp_path):
+    """The command that trained, with --eval-only, evaluates what it trained, as ever."""
+    stored = torch.load(tiny_run / "1_classifier" / "model_final.pth", weights_only=True)["model"]
+    trunk, output = tmp_path / "trunk.pth", tmp_path / "out"
+    torch.save({k: v for k, v in stored.items() if k.startswith("backbone.")}, trunk)
+
+    def run(*arguments, weights=trunk):
+        words = ("--stage", "classifier", *arguments, "MODEL.WEIGHTS", weights)
+        return train_net_here(*words, datasets=shapes_root, output=output)
+
+    assert run().returncode == 0
+    content = (output / "metrics.json").read_text()
+    for removed in (False, True):
+        if removed:
+            trunk.unlink()
+        (output / "metrics.json").unlink()
+        done = run("--eval-only")
+        assert done.returncode == 0, done.stderr
+        assert (output / "metrics.json").read_text() == content
+    done = run("--eval-only", weights=tmp_path / "misspelt.pth")
+    assert done.returncode == 1
+    assert "misspelt.pth does not exist" in done.stdout + done.stderr
+    assert (output / "metrics.json").read_text() == content
+
+
 def states(output, datasets, *arguments):
     done = train_net_here("--list-stages", *arguments, datasets=datasets, output=output)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from detectron2.structures import Instances
 from wsis.data.artifacts import write_artifact
 from wsis.engine import evaluate
 from wsis.engine.folder import open_folders
+from wsis.engine.manifest import DONE, Manifest
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError
 from wsis.evaluation.truth import load_truth
@@ -118,6 +119,68 @@ def test_nothing_is_listed_where_everything_was_read(tmp_path, broken):
         assert "skipped" not in entry
         assert entry["metrics"]["images_skipped"] == 0
         assert entry["metrics"]["AP50"] == pytest.approx(100)
+
+
+def test_figures_stay_as_long_as_their_product(tmp_path, broken):
+    images, skip = OwnImages([record(index) for index in range(3)]), ("WSIS.ON_ERROR", "skip")
+    pipeline, folder = plan(tmp_path, "mask_rcnn", *skip)
+    first = figures(pipeline, folder, images)
+    pipeline, folder = plan(tmp_path, "mask_rcnn", *skip, "WSIS.EVALUATION.ELEVEN_POINT", "True")
+    found = figures(pipeline, folder, images)
+    assert list(found) == ["voc, 11-point", "coco", "coco_bbox", "voc"]
+    assert found["voc"] == first["voc"]
+    pipeline, folder = plan(tmp_path, "mask_rcnn", *skip, "DATA.VAL", "shapes_train")
+    figures(pipeline, folder, images)
+    assert metrics_of(tmp_path) == {
+        ("mask_rcnn", name, protocol)
+        for name, protocols in (("shapes_train", first), ("shapes_val", found))
+        for protocol in protocols
+    }
+    Manifest("mask_rcnn", "train", DONE, {}, {}, product="another").write(folder.path)
+    pipeline, folder = plan(tmp_path, "mask_rcnn", *skip)
+    assert list(figures(pipeline, folder, images)) == list(first)
+    assert {name for _, name, _ in metrics_of(tmp_path)} == {"shapes_val"}
+
+
+def metrics_of(output):
+    """What ``metrics.json`` has figures of: stage, data set, protocol, perhaps a checkpoint."""
+    stored = json.loads((output / "metrics.json").read_text())["stages"]
+    found = [(e["stage"], e["dataset"], e["protocol"], *e.get("weights", ())) for e in stored]
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+def test_a_command_that_evaluates_less_takes_nothing_away(tmp_path, broken):
+    images, skip = OwnImages([record(index) for index in range(3)]), ("WSIS.ON_ERROR", "skip")
+    pipeline, folder = plan(tmp_path, "mask_rcnn", *skip)
+    figures(pipeline, folder, images)
+    path = tmp_path / "metrics.json"
+    content = json.loads(path.read_text())
+    other = content["stages"][0] | {"weights": {"file": "other.pth", "digest": "ab"}}
+    gone = content["stages"][0] | {"stage": "of_another_pipeline"}
+    path.write_text(json.dumps(content | {"stages": [gone, other, *content["stages"]]}))
+    before = metrics_of(tmp_path)
+    assert len(before) == 5
+    evaluate.report(pipeline, [], shown=["mask_rcnn"])  # nothing is done, or all is stale
+    assert metrics_of(tmp_path) == before
+    _, classifier = plan(tmp_path, "classifier", *skip)
+    figures(pipeline, classifier, images)
+    evaluate.report(pipeline, ["classifier"], shown=[])
+    assert metrics_of(tmp_path) == before | {("classifier", "shapes_val", "classification")}
+    stages = [e["stage"] for e in json.loads(path.read_text())["stages"]]
+    assert stages == ["classifier", *["mask_rcnn"] * 4, "of_another_pipeline"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"stages": [1]}', '{"stages": [{}]}', '{"results": [], "datasets": 5}']
+)
+def test_damaged_figures_are_written_anew(tmp_path, broken, damage):
+    pipeline, folder = plan(tmp_path, "mask_rcnn", "WSIS.ON_ERROR", "skip")
+    folder.path.mkdir(parents=True)
+    (folder.path / "evaluation.json").write_text(damage)
+    (tmp_path / "metrics.json").write_text(damage)
+    found = figures(pipeline, folder, OwnImages([record(index) for index in range(3)]))
+    assert list(found) == ["voc", "coco", "coco_bbox"]
 
 
 OPTIONS = {

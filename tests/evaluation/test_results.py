@@ -3,7 +3,10 @@
 import json
 
 import numpy as np
-from wsis.evaluation.results import format_table, stage_result, write_metrics
+import pytest
+import wsis.stages  # noqa: F401  (registers the stages whose advice is given)
+from wsis.evaluation.results import format_table, lost_to_baselines, stage_result, write_metrics
+from wsis.methods.boxcaseg import stages  # noqa: F401
 
 NAN = float("nan")
 
@@ -50,3 +53,65 @@ def test_the_table_prints_the_protocol_beside_every_number():
 
 def test_no_results():
     assert "per cent" in format_table([])
+
+
+def measured(stage, protocol, *, dataset="birds", **metrics):
+    return stage_result(stage, dataset, protocol, metrics)
+
+
+BOXES = [measured("box_masks", "baseline filled box", mIoU=59.0), measured("cam", "semantic")]
+GRABCUT = measured("box_masks", "baseline GrabCut", mIoU=62.04)
+CAMS = [
+    measured("cam", f"{p}, baseline CAM > {t}", AP50=v)
+    for p, v, t in (("voc", 3.7, 0.15), ("voc", 1.0, 0.4), ("coco", 2.5, 0.15), ("voc", None, 0.5))
+]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([], {}),
+        ([*BOXES, measured("box_masks", "box masks", mIoU=59.1)], {}),
+        (
+            [*BOXES, measured("box_masks", "box masks", mIoU=43.6)],
+            {"box_masks": "mIoU 43.6 (box masks) against 59.0 (baseline filled box); give more"},
+        ),
+        (
+            [*BOXES, GRABCUT, measured("box_masks", "box masks", mIoU=62.04)],
+            {"box_masks": "mIoU 62.0 (box masks) against 62.0 (baseline GrabCut); give more"},
+        ),
+        # another stage, another data set, nothing measured: nothing to compare
+        ([*BOXES, measured("proxy_masks", "proxy masks", mIoU=43.6)], {}),
+        ([*BOXES, measured("box_masks", "box masks", dataset="cats", mIoU=43.6)], {}),
+        ([*BOXES, measured("box_masks", "box masks", mIoU=None)], {}),
+        ([measured("box_masks", "box masks", mIoU=1.0)], {}),
+        (
+            [*CAMS, measured("instances", "voc", AP50=2.2), measured("instances", "coco", AP50=9)],
+            {"instances": "AP50 2.2 (voc) against 3.7 (voc, baseline CAM > 0.15); "},
+        ),
+        (
+            [*CAMS, measured("instances", "voc", AP50=5.0), measured("instances", "coco", AP50=1)],
+            {"instances": "AP50 1.0 (coco) against 2.5 (coco, baseline CAM > 0.15); "},
+        ),
+        (
+            [*CAMS, measured("of_somebody", "voc", AP50=0.0)],
+            {"of_somebody": "AP50 0.0 (voc) against 3.7 (voc, baseline CAM > 0.15); docs/photo"},
+        ),
+    ],
+)
+def test_masks_that_do_not_beat_their_baseline_are_told(entries, said):
+    found = lost_to_baselines(entries)
+    assert list(found) == [(stage, "birds") for stage in said]
+    for (stage, _), sentence in found.items():
+        assert sentence.startswith(f"the masks of {stage} on birds do not beat their baseline: ")
+        assert said[stage] in sentence
+
+
+def test_another_checkpoint_has_baselines_of_its_own():
+    other = {"weights": {"file": "other.pth", "digest": "ab"}}
+    own = [*BOXES, measured("box_masks", "box masks", mIoU=70.0)]
+    theirs = [entry | other for entry in [*BOXES, measured("box_masks", "box masks", mIoU=9.0)]]
+    ((title, sentence),) = lost_to_baselines([*own, *theirs]).items()
+    assert title == ("box_masks, weights other.pth", "birds")
+    assert "mIoU 9.0 (box masks) against 59.0 (baseline filled box)" in sentence
+    assert "box_masks, weights other.pth" in format_table(theirs)

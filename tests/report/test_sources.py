@@ -1,10 +1,13 @@
 """Predictions belong to the data set that they were made on, whatever its numbers and its name."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from wsis.data.files import write_json
 from wsis.errors import DataError
 from wsis.report.run_folders import read_run_folder
 from wsis.report.sources import prediction_source, read_images
@@ -15,7 +18,7 @@ from tests.tools.runs import CLASSES, SIZES, Run, masks_of
 report = main_of("tools/report.py")
 visualize = main_of("tools/visualize.py")
 
-IDS = {"bird": 17, "cat": 4}  # not 1 and 2, and cat comes first
+IDS = {"bird": 90, "cat": 13}  # as COCO's: not 1 and 2, and cat comes first
 
 
 @pytest.fixture
@@ -62,6 +65,37 @@ def test_classes_have_the_names_of_their_data_set(run):
     (found, names) = found_in(run, run.name)["im1"]
     assert names[found.classes].tolist() == ["bird", "cat"]
     assert np.array_equal(found.masks, masks_of(1))
+
+
+def forget(*names):
+    for name in names:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            if name in catalog:
+                catalog.pop(name)
+
+
+def test_data_that_only_the_evaluation_describes(run):
+    """As after --eval-only with another DATA.VAL: new data, and other data under the old name."""
+    folder = run.output / "8_mask_rcnn"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    first, other = config["WSIS"]["DATASETS"]
+    config["WSIS"]["DATASETS"] = [first]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    words = ["predictions", str(folder), "--output", str(run.root / "pictures")]
+    forget(run.name, "a_other")
+    assert visualize(words) == 2  # "a_other" is not known
+    write_json(folder / "evaluation.json", {"results": [], "datasets": [other]})
+    ((found, names),) = found_in(run, "a_other").values()
+    assert names[found.classes].tolist() == ["bird"]
+    assert visualize(words) == 0
+    under_its_name = other | {"NAME": run.name}
+    write_json(folder / "evaluation.json", {"results": [], "datasets": [other, under_its_name]})
+    run.training(1, "classifier")  # its config still has the first data of this name
+    path = folder / "predictions" / run.name / "coco_instances_results.json"
+    shutil.copy(folder / "predictions" / "a_other" / path.name, path)
+    assert report([str(run.output), "--images", "1"]) == 0
+    ((found, names),) = found_in(run, run.name).values()
+    assert names[found.classes].tolist() == ["bird"]
 
 
 def test_an_unknown_category_is_told(run):

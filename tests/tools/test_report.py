@@ -218,6 +218,25 @@ def test_damaged_files_are_reported_and_the_rest_is_shown(make_run):
     assert "CAM" in Outline(text).captions
 
 
+def test_masks_that_lose_to_their_baseline_are_told(make_run):
+    run = make_run()
+    run.everything()
+    assert "do not beat their baseline" not in report(run, "--images", "1")
+    path = run.output / "metrics.json"
+    content = json.loads(path.read_text())
+    own = next(e for e in content["stages"] if e["stage"] == "instances")
+    own["metrics"]["AP50"] = 12.5
+    better = own | {"metrics": {"AP50": 99.0}, "weights": {"file": "other.pth", "digest": "ab"}}
+    path.write_text(json.dumps({"stages": [*content["stages"], better]}))
+    text = report(run, "--images", "1")
+    (problem,) = re.findall(r'class="problem">([^<]*do not beat their baseline[^<]*)<', text)
+    assert f"of instances on {run.name}" in problem
+    assert "AP50 12.5 (voc) against 12.5 (voc, baseline CAM &gt; 0.4); train the class" in problem
+    assert "instances, weights other.pth" in text
+    tiles = text[text.index('class="tiles"') : text.index("All figures in per cent")]
+    assert "99.0" not in tiles
+
+
 def test_images_that_changed_since(make_run):
     run = make_run()
     run.cam()

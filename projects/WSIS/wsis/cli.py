@@ -25,6 +25,7 @@ examples:
   train_net.py --config-file configs/irnet_voc.yaml --list-stages
   train_net.py --config-file configs/irnet_voc.yaml --stage relation_network SOLVER.IMS_PER_BATCH 16
   train_net.py --config-file configs/irnet_voc.yaml classifier.SOLVER.BASE_LR 0.05
+  train_net.py --config-file configs/irnet_voc.yaml --eval-only mask_rcnn.MODEL.WEIGHTS other.pth
   train_net.py --config-file configs/irnet_photos.yaml DATA.TRAIN birds OUTPUT_DIR output/birds
   train_net.py --config-file configs/irnet_voc.yaml --num-gpus 0 --num-processes 2
   torchrun --nnodes 2 --nproc-per-node 4 train_net.py --config-file configs/irnet_voc.yaml
@@ -51,7 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
         "checkpoint and its last finished image without it, too",
     )
     add("--force", action="store_true", help="redo the chosen stages from scratch")
-    add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")
+    add(
+        "--eval-only",
+        action="store_true",
+        help="evaluate what is there; train and make nothing. With MODEL.WEIGHTS FILE among the "
+        "overrides, that checkpoint is evaluated on every chosen stage whose network it fits (with "
+        "STAGE.MODEL.WEIGHTS on this one); its figures stand beside the run's own",
+    )
     add("--list-stages", action="store_true", help="say what is done, stale, unfinished, missing")
     add(
         "--print-config",

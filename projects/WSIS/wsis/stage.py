@@ -30,6 +30,7 @@ class Stage:
             ``(data set's name, dataset dicts, cfg, folder for predictions)`` to a Detectron2
             evaluator that also has ``miss(dataset dict)``, for an image that cannot be read.
         evaluation_keys: config nodes on which the figures depend, but not the product.
+        advice: what to do if its masks do not beat their baseline; ends a sentence.
         supervision: the strongest that it looks at: image, point, box or mask.
         images: roles of the data (train, val, salient, evaluation) whose images it treats; except
             in training stages, the config's WSIS.IMAGES may name others.
@@ -45,6 +46,7 @@ class Stage:
     file_keys: tuple[str, ...] = ()
     evaluation: Callable[..., Any] | None = None
     evaluation_keys: tuple[str, ...] = ()
+    advice: str = ""
     supervision: str = "image"
     images: tuple[str, ...] = ("train",)
     config: Mapping[str, Any] = field(default_factory=dict)

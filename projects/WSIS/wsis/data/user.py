@@ -241,6 +241,15 @@ def named_entries() -> list[dict[str, Any]]:
     return [entry for name in DatasetCatalog if (entry := _entry(name)) and not _unnamed(name)]
 
 
-def register_datasets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Register entries as `entries_of` and `named_entries` give them; returns the names."""
-    return [register_dataset(entry, where="WSIS.DATASETS") for entry in entries]
+def register_datasets(entries: Iterable[Mapping[str, Any]], *, replace: bool = False) -> list[str]:
+    """Register entries as `entries_of` and `named_entries` give them; returns the names.
+
+    With ``replace`` the last entry of a name counts, else another one of its name is an error.
+    """
+    names, where = [], "WSIS.DATASETS"
+    for entry in entries:
+        checked = _check_entry(entry, where)
+        if replace and _entry(checked["NAME"]) not in ({}, checked):
+            DatasetCatalog.pop(checked["NAME"])
+        names.append(register_dataset(checked, where=where))
+    return names

@@ -122,13 +122,13 @@ def build_network(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
-def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
+def build_inference_model(cfg: CfgNode, weights: Path | str) -> nn.Module:
     """A stage's network with trained weights, in eval mode.
 
     Raises:
         WSISError: the checkpoint is not there.
     """
-    if not weights.is_file():
+    if "://" not in str(weights) and not Path(weights).is_file():
         raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
     cfg = cfg.clone()
     cfg.defrost()

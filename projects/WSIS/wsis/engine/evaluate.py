@@ -19,25 +19,38 @@ from wsis.data.builtin import class_names
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
+from wsis.data.user import entries_of
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
-from wsis.engine.manifest import digest_of, look_up, package_versions
+from wsis.engine.manifest import digest_of, digest_of_weights, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
 from wsis.errors import DataError
 from wsis.evaluation.image_loop import Results
-from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
+from wsis.evaluation.results import (
+    are_results,
+    format_table,
+    json_results,
+    lost_to_baselines,
+    stage_result,
+    stage_title,
+    write_metrics,
+)
 from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.json"
 METRICS = "metrics.json"
+PREDICTIONS = "predictions"  # in a stage's folder
+OTHER_WEIGHTS = "other_weights"  # in OUTPUT_DIR: predictions of checkpoints that are not the run's
 
 
 @torch.no_grad()
-def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Results:
-    """Run a network, in eval mode, over the test set ``name``.
+def evaluate_network(
+    folder: StageFolder, model: nn.Module, name: str, predictions: Path
+) -> Results:
+    """Run a network, in eval mode, over the test set ``name``; write what it predicts.
 
     With WSIS.ON_ERROR "skip" an image that cannot be read stays in the figures: all of its objects
     count as missed.
@@ -54,7 +67,7 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    evaluator = stage.evaluation(name, dataset_dicts, cfg, planned.folder / "predictions" / name)
+    evaluator = stage.evaluation(name, dataset_dicts, cfg, predictions / name)
     evaluator.reset()
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
@@ -82,12 +95,47 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
     ]
 
 
-def evaluate_on_test_sets(folder: StageFolder, model: nn.Module) -> Results:
+def evaluate_on_test_sets(
+    folder: StageFolder, model: nn.Module, predictions: Path | None = None
+) -> Results:
     """Figures of a network on all of ``DATASETS.TEST``, see `evaluate_network`."""
-    results: Results = []
+    place, results = predictions or folder.path / PREDICTIONS, []
     for name in folder.planned.cfg.DATASETS.TEST:
-        results += evaluate_network(folder, model, name)
+        results += evaluate_network(folder, model, name, place)
     return results
+
+
+def evaluate_weights(folders: Sequence[StageFolder]) -> tuple[Results, dict[str, str]]:
+    """Figures of the checkpoint that each stage's MODEL.WEIGHTS names, where it fits the network.
+
+    Nothing of the run itself is touched: predictions go to ``OUTPUT_DIR/other_weights``.
+
+    Args:
+        folders: of training stages that have an evaluation.
+
+    Returns:
+        entries: with ``weights``: the ``file`` and the ``digest`` of its tensors.
+        misfits: by stage, why it has none.
+    """
+    results, misfits = [], {}
+    for folder in folders:
+        cfg, weights = folder.planned.cfg, str(folder.planned.cfg.MODEL.WEIGHTS)
+        try:
+            if not cfg.DATASETS.TEST:
+                raise DataError(f"there is no DATA.VAL to evaluate {weights} on")
+            if "://" not in weights and not Path(weights).is_file():
+                raise DataError(f"MODEL.WEIGHTS {weights} does not exist")
+            model = build_inference_model(cfg, weights)
+        except DataError as error:
+            logger.info("%s: %s", folder.name, error)
+            misfits[folder.name] = str(error)
+            continue
+        digest = weights if "://" in weights else digest_of_weights(Path(weights))
+        name = f"{Path(weights).stem}-{digest_of(digest)[:8]}"
+        place = folder.path.parent / OTHER_WEIGHTS / name / folder.name
+        found = evaluate_on_test_sets(folder, model, place)
+        results += [entry | {"weights": {"file": weights, "digest": digest}} for entry in found]
+    return results, misfits
 
 
 def _evaluate_products(folder: StageFolder) -> Results:
@@ -105,7 +153,7 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     """Evaluate a finished product and write ``evaluation.json`` into its folder.
 
     A product that was evaluated before with the same options is not evaluated again, except with
-    ``again`` (``--eval-only``).
+    ``again`` (``--eval-only``). Its figures on other data sets and by other protocols stay.
 
     Returns:
         whether there was anything to evaluate.
@@ -117,7 +165,7 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
         logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
         return False
     digest = _digest(folder)
-    known = digest == _read(folder.path).get("digest")
+    known = digest == read_evaluation(folder.path / EVALUATION).get("digest")
     if comm.all_gather(known)[0] and not again:
         return False
     if isinstance(planned.stage, TrainStage):
@@ -126,8 +174,15 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     else:
         results = _evaluate_products(folder)
     if comm.is_main_process():
-        content = {"digest": digest, "results": json_results(results)}
-        write_json(folder.path / EVALUATION, content)
+        path, product = folder.path / EVALUATION, folder.product
+        stored = read_evaluation(path)
+        if stored.get("product", product) == product:
+            results = _joined(results, stored.get("results", []))
+        content = {"digest": digest, "product": product, "results": json_results(results)}
+        # for pictures of predictions: perhaps no config of a stage describes these data sets
+        described = [*stored.get("datasets", []), *entries_of(_datasets(planned))]
+        named = {entry["NAME"]: entry for entry in described}
+        write_json(path, content | {"datasets": list(named.values())})
     return True
 
 
@@ -155,32 +210,71 @@ def _digest(folder: StageFolder) -> str:
     return digest_of({"product": folder.product, "truth": truth, **config, "datasets": names})
 
 
-def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> None:
+def report(
+    pipeline: Pipeline,
+    done: Sequence[str],
+    *,
+    shown: Sequence[str],
+    others: Sequence[dict[str, Any]] = (),
+) -> None:
     """Write the figures of the stages ``done`` to ``OUTPUT_DIR/metrics.json``, and log a table of
-    those of the stages ``shown``. Products that are unfinished or stale have no figures.
+    those of the stages ``shown``, and which of these do not beat their baseline.
+
+    Other figures that the file has stay, also those of stages that are stale or not of this
+    pipeline.
+
+    Args:
+        pipeline: whose stages they are.
+        done: stages with a product that is finished and up to date.
+        shown: stages.
+        others: figures of `evaluate_weights`, which stand beside the run's own.
     """
-    found = [
+    path = pipeline.output_dir / METRICS
+    places = {planned.name: number for number, planned in enumerate(pipeline.stages)}
+    own = [
         entry
         for planned in pipeline.stages
         if planned.name in done
-        for entry in _read(planned.folder).get("results", [])
+        for entry in read_evaluation(planned.folder / EVALUATION).get("results", [])
     ]
+    kept = read_evaluation(path).get("stages", [])
+    kept = [entry for entry in kept if entry.get("weights") or entry["stage"] not in done]
+    found = _joined([*own, *others], kept)
+    found.sort(key=lambda entry: (places.get(entry["stage"], len(places)), "weights" in entry))
     place = str(pipeline.output_dir)
     configs = [  # equal runs are equal wherever they lie
         {key: value for key, value in flatten(planned.cfg, "").items() if place not in str(value)}
         for planned in pipeline.stages
     ]
-    path = pipeline.output_dir / METRICS
     with writing(path, "another OUTPUT_DIR"):
         write_metrics(path, found, versions=package_versions(), config=digest_of(configs))
-    if rows := [entry for entry in found if entry["stage"] in shown]:
+    beside = [entry for entry in found if others and "weights" not in entry]
+    rows = [entry for entry in [*own, *beside, *others] if entry["stage"] in shown]
+    if rows:
         table = format_table(rows)
         logger.info("Figures of %s (also in %s):\n%s", pipeline.name, path, table)
+    for (title, _), sentence in lost_to_baselines(found).items():
+        if title in map(stage_title, rows):
+            logger.warning("%s", sentence)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _joined(new: Results, old: Results) -> Results:
+    """Entries, and the older ones that none of them replaces."""
+
+    def identity(entry: dict[str, Any]) -> tuple[str, ...]:
+        weights = entry.get("weights", {}).get("digest", "")
+        return entry["stage"], entry["dataset"], entry["protocol"], weights
+
+    known = {identity(entry) for entry in new}
+    return [*new, *(entry for entry in old if identity(entry) not in known)]
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The content of ``evaluation.json`` or ``metrics.json``; {} if it is missing or damaged."""
     try:
-        stored = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        entries = stored.get("results", stored.get("stages", []))
+        sound = are_results(entries) and isinstance(stored.get("datasets", []), list)
+    except (OSError, ValueError, RecursionError, AttributeError):
         return {}
-    return stored if isinstance(stored, dict) else {}
+    return stored if sound else {}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.utils import comm
 
 from wsis.commands import writing
@@ -163,6 +164,14 @@ class StageFolder:
             + (f"{advice}, or set {key}" if advice else f"correct {key}")
             + ' ("" for random weights)'
         )
+
+    def started_from_its_weights(self) -> bool:
+        """Whether the run in the folder started from what MODEL.WEIGHTS names now."""
+        try:
+            said = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            return said["WSIS"]["INITIAL_WEIGHTS"] == self.planned.cfg.MODEL.WEIGHTS
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):  # none, or damaged
+            return False
 
     def _manifest_of(self, planned: PlannedStage) -> Manifest:
         """The manifest that a run would write when it starts."""

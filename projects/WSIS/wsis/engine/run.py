@@ -16,7 +16,7 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
-from wsis.engine.evaluate import evaluate, report
+from wsis.engine.evaluate import evaluate, evaluate_weights, report
 from wsis.engine.folder import StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared
@@ -48,7 +48,7 @@ def run(
         datasets: entries of data sets that the config may name.
         force: redo the chosen stages from scratch.
         resume: train on where only SOLVER.MAX_ITER has grown.
-        eval_only: evaluate what is there and make nothing.
+        eval_only: evaluate what is there, or MODEL.WEIGHTS of ``overrides``, and make nothing.
 
     Raises:
         WSISError: a stale stage, a missing product, bad data, a diverged training.
@@ -62,6 +62,8 @@ def run(
     check_shared(pipeline.output_dir)
     folders = open_folders(pipeline)
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
+    if eval_only and _evaluate_checkpoint(pipeline, chosen, overrides[::2]):
+        return
     _check_chosen(chosen)
     if not eval_only:
         _note_stages(pipeline)
@@ -79,9 +81,9 @@ def run(
     done = [name for name, folder in folders.items() if folder.status().state is State.DONE]
     if comm.is_main_process():
         report(pipeline, done, shown=[folder.name for folder in chosen])
-    if eval_only and not done:
+    if eval_only and not {folder.name for folder in chosen} & set(done):
         raise WSISError(
-            f"nothing to evaluate: no stage of {pipeline.name} is done and up to date in "
+            f"nothing to evaluate: no chosen stage of {pipeline.name} is done and up to date in "
             f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR and what "
             "--list-stages names"
         )
@@ -95,6 +97,38 @@ def _note_stages(pipeline: Pipeline) -> None:
         path = pipeline.output_dir / PIPELINE
         with writing(path, "another OUTPUT_DIR"):
             write_json(path, [planned.name for planned in pipeline.stages])
+
+
+def _evaluate_checkpoint(
+    pipeline: Pipeline, chosen: Sequence[StageFolder], keys: Sequence[str]
+) -> bool:
+    """Evaluate the checkpoint that the command line (its ``keys``) names as MODEL.WEIGHTS.
+
+    Returns:
+        whether there is such a checkpoint. One that fits no network, but from which the run
+        started, belongs to its config: the run's own products are to be evaluated.
+
+    Raises:
+        DataError: it fits the network of no chosen stage.
+    """
+    given = [
+        folder
+        for folder in chosen
+        if {"MODEL.WEIGHTS", f"{folder.name}.MODEL.WEIGHTS"} & set(keys)
+        and isinstance(folder.planned.stage, TrainStage)
+        and folder.planned.stage.evaluation
+        and folder.planned.cfg.MODEL.WEIGHTS
+    ]
+    entries, misfits = evaluate_weights(given)
+    if len(misfits) < len(given):
+        if comm.is_main_process():
+            shown = [folder.name for folder in given if folder.name not in misfits]
+            report(pipeline, (), shown=shown, others=entries)
+        return True
+    if given and not any(folder.started_from_its_weights() for folder in given):
+        reasons = "; ".join(dict.fromkeys(misfits.values()))
+        raise DataError(f"nothing to evaluate on {', '.join(misfits)}: {reasons}")
+    return False
 
 
 def _check_chosen(chosen: Sequence[StageFolder]) -> None:

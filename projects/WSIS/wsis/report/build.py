@@ -14,7 +14,7 @@ from wsis.commands import writing
 from wsis.data.files import atomic_write
 from wsis.engine.manifest import fingerprint
 from wsis.errors import WSISError
-from wsis.evaluation.results import format_table
+from wsis.evaluation.results import format_table, lost_to_baselines
 from wsis.report.figures import figures_section, stages_section
 from wsis.report.page import Section, render
 from wsis.report.run_folders import RunFolder, find_run_folders, read_figures, read_stage_names
@@ -126,6 +126,8 @@ class Report:
     def sections(self) -> list[Section]:
         """All sections for which there is something."""
         options = self.options
+        for sentence in lost_to_baselines(self.entries).values():
+            self._note(sentence)
         sections = [figures_section(self.entries, self.folders), stages_section(self.folders)]
         images, folders = self._product_images
         measured = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsis.evaluation.results import MAIN_METRICS
+from wsis.evaluation.results import MAIN_METRICS, is_baseline, number_of, stage_title
 from wsis.report.page import Section, section
 from wsis.report.run_folders import RunFolder
 
@@ -14,24 +13,10 @@ Entry = Mapping[str, Any]
 MAIN_PROTOCOL = "voc"
 
 
-def number_of(entry: Entry, metric: str) -> float | None:
-    """A finite figure of an entry of ``metrics.json``, else None."""
-    value = entry.get("metrics", {}).get(metric)
-    usable = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if usable else None
-
-
-def is_baseline(entry: Entry) -> bool:
-    """Whether an entry measures the components of the CAMs."""
-    return ", baseline " in str(entry.get("protocol", ""))
-
-
 def _with_metric(entries: Sequence[Entry], metric: str, protocol: str) -> list[Entry]:
-    return [
-        e
-        for e in entries
-        if str(e.get("protocol", "")).startswith(protocol) and number_of(e, metric) is not None
-    ]
+    """The run's own entries of a protocol that have a metric."""
+    own = [e for e in entries if not e.get("weights") and number_of(e, metric) is not None]
+    return [e for e in own if str(e.get("protocol", "")).startswith(protocol)]
 
 
 def best_baseline(entries: Sequence[Entry]) -> Entry | None:
@@ -87,6 +72,7 @@ def figures_section(entries: Sequence[Entry], folders: Sequence[RunFolder]) -> S
         present=present,
         per_cent=_per_cent,
         is_baseline=is_baseline,
+        stage_title=stage_title,
     )
 
 

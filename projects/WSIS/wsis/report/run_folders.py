@@ -17,11 +17,12 @@ from typing import Any
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.user import register_datasets
-from wsis.engine.evaluate import EVALUATION, METRICS
+from wsis.engine.evaluate import EVALUATION, METRICS, PREDICTIONS, read_evaluation
 from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
 from wsis.engine.pipeline import PIPELINE
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
+from wsis.evaluation.results import are_results
 from wsis.reading import read_yaml
 from wsis.stage import get_stage
 from wsis.stages import PSEUDO_LABELS_FILE
@@ -84,7 +85,7 @@ class RunFolder:
     @property
     def predictions(self) -> dict[str, Path]:
         """By data set, predictions in COCO's result format, where the network was evaluated."""
-        return {p.parent.name: p for p in sorted(self.folder.glob(f"predictions/*/{FILE_NAME}"))}
+        return {p.parent.name: p for p in sorted(self.folder.glob(f"{PREDICTIONS}/*/{FILE_NAME}"))}
 
     def value(self, key: str, default: Any = None) -> Any:
         """A config value by its full name, ``DATASETS.TEST``."""
@@ -155,7 +156,8 @@ def read_run_folder(folder: Path) -> RunFolder:
     except ValueError as error:
         raise WSISError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
     run = RunFolder(folder, manifest, config if isinstance(config, dict) else {})
-    register_datasets(run.value("WSIS.DATASETS") or [])
+    more = read_evaluation(folder / EVALUATION).get("datasets", [])  # perhaps not the config's
+    register_datasets([*(run.value("WSIS.DATASETS") or []), *more], replace=True)
     return run
 
 
@@ -213,7 +215,7 @@ def read_stage_names(output_dir: Path) -> list[str]:
 def read_figures(output_dir: Path, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Entries of ``metrics.json``, and of stages evaluated since it was written."""
     entries = _figures(output_dir / METRICS, "stages")
-    known = {entry["stage"] for entry in entries}
+    known = {entry["stage"] for entry in entries if not entry.get("weights")}
     for folder in folders:
         if folder.name not in known:
             entries += _figures(folder.folder / EVALUATION, "results")
@@ -224,12 +226,6 @@ def _figures(path: Path, name: str) -> list[dict[str, Any]]:
     """The entries under ``name`` of a file of figures; none where there is no file."""
     stored = read_json(path)
     found = stored.get(name, []) if isinstance(stored, dict) else []
-    texts = ("stage", "dataset", "protocol")
-    if not isinstance(found, list) or not all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("metrics"), dict)
-        and all(isinstance(entry.get(text), str) for text in texts)
-        for entry in found
-    ):
+    if not are_results(found):
         raise WSISError(f"{path} is damaged; delete it and run again with --eval-only")
     return found

@@ -13,7 +13,8 @@ import numpy as np
 from wsis.data.images import read_dataset_image
 from wsis.engine.progress import progress
 from wsis.errors import WSISError
-from wsis.report.figures import best_baseline, instance_entries, number_of
+from wsis.evaluation.results import number_of
+from wsis.report.figures import best_baseline, instance_entries
 from wsis.report.page import Section, encode, section
 from wsis.report.run_folders import RunFolder, given_level
 from wsis.report.sources import (

@@ -31,6 +31,11 @@ _SAMPLE_KEYS = keys_below(
     "SALIENT_STRETCH SALIENT_PIXEL_MEAN SALIENT_PIXEL_STD SAMPLER",
 )
 
+_ADVICE = (
+    "give more salient images, or such as are more like your photographs (DATA.SALIENT, "
+    "docs/methods/boxcaseg.md)"
+)
+
 
 def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of an image: its boxes, and for each a mask and a map.
@@ -111,6 +116,7 @@ register_stages(
         title="Train the class-agnostic segmenter on boxes and salient objects",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
         evaluation=box_mask_evaluator,
+        advice=_ADVICE,
         evaluation_keys=_MASK_KEYS,
         mapper="BoxCasegMapper",
         supervision="box",
@@ -124,6 +130,7 @@ register_stages(
         consumes=("box_segmenter",),
         config_keys=(*_NETWORK_KEYS, *_MASK_KEYS),
         evaluation=check_box_masks,
+        advice=_ADVICE,
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",

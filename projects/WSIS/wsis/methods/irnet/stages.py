@@ -132,6 +132,8 @@ register_stages(
         consumes=("relation_network", "displacement_mean", "cam"),
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, *_INSTANCE_KEYS),
         evaluation=check_instances,
+        advice="train the classifier longer, start it from a better trunk, or, with few "
+        "photographs, draw boxes for BoxCaseg (docs/photographs.md)",
         mapper="ProductImageMapper",
         to_artifact=instance_artifact,
         config={_OUTPUTS: ["boundary", "instances"]},
