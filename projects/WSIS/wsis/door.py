@@ -45,7 +45,8 @@ def run(
         until_stage: run until this one.
         force: redo the chosen stages from scratch.
         resume: train on where only SOLVER.MAX_ITER has grown.
-        eval_only: evaluate what is there and make nothing.
+        eval_only: evaluate what is there and make nothing; with MODEL.WEIGHTS among the overrides
+            that checkpoint, on the chosen stages whose network it fits.
         num_gpus: on this machine; None takes one where there is one.
         num_processes: on the CPU, where no GPU is used.
 
