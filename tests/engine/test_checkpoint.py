@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 from wsis.engine import checkpoint
-from wsis.engine.checkpoint import AtomicCheckpointer
+from wsis.engine.checkpoint import AtomicCheckpointer, load_trained
+from wsis.engine.manifest import Manifest, digest_of_weights
 from wsis.errors import WSISError
+from wsis.modeling.checkpoint import load_tensors
 
 
 @pytest.fixture
@@ -93,8 +95,9 @@ def test_running_statistics_must_be_finite_too(tmp_path):
         lambda data: data[: len(data) // 2],
         lambda data: b"",
         lambda data: b"no archive" * 99,
+        lambda data: data[:-2000] + bytes([data[-2000] ^ 4]) + data[-1999:],
     ],
-    ids=["truncated", "empty", "another file"],
+    ids=["truncated", "empty", "another file", "one bit flipped"],
 )
 def test_a_damaged_checkpoint_is_passed_over(checkpointer, tmp_path, damage, caplog):
     for iteration in (1, 3):
@@ -116,6 +119,45 @@ def test_a_file_without_training_state_is_passed_over(checkpointer, tmp_path):
 def test_a_mark_that_points_nowhere_or_outside(checkpointer, tmp_path):
     assert checkpointer.newest_readable() is None
     checkpointer.save("model_0000001", iteration=1)
-    for mark in ("model_0000009.pth", "", "../../etc/passwd"):
-        (tmp_path / "last_checkpoint").write_text(mark)
+    for mark in (b"model_0000009.pth", b"", b"../../etc/passwd", b"\xff\0", b"x" * 5000, None):
+        path = tmp_path / "last_checkpoint"
+        path.unlink()
+        path.mkdir() if mark is None else path.write_bytes(mark)
         assert checkpointer.newest_readable() == tmp_path / "model_0000001.pth"
+
+
+def test_every_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
+    """torch leaves gaps between the parts of its files, whose bytes nobody reads."""
+    AtomicCheckpointer(nn.Linear(2, 1), str(tmp_path)).save("model_0000001", iteration=1)
+    path, noticed = tmp_path / "model_0000001.pth", 0
+    whole, stored = path.read_bytes(), load_tensors(path)
+    for place in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[place] ^= 0x10
+        path.write_bytes(data)
+        try:
+            found = load_tensors(path)
+        except Exception:  # a damaged archive raises nearly anything
+            noticed += 1
+        else:
+            assert found["iteration"] == stored["iteration"]
+            assert found["model"].keys() == stored["model"].keys()
+            assert all(torch.equal(v, stored["model"][k]) for k, v in found["model"].items())
+    assert noticed > len(whole) / 7 / 3
+
+
+def test_a_finished_product_that_was_replaced_is_not_loaded(tmp_path):
+    model, path = nn.Linear(3, 2), tmp_path / "model_final.pth"
+    checkpointer = AtomicCheckpointer(model, str(tmp_path))
+    fill(checkpointer, 1.0)
+    checkpointer.save("model_final", iteration=1)
+    manifest = Manifest("classifier", "train", "done", {}, {}, product=digest_of_weights(path))
+    manifest.write(tmp_path)
+    load_trained(model, path)
+    fill(checkpointer, 2.0)  # another run's: sound, of the same size, and not this one's
+    checkpointer.save("model_final", iteration=1)
+    with pytest.raises(WSISError, match=r"model_final\.pth is not the file that its stage wrote"):
+        load_trained(model, path)
+    manifest.status = "running"  # it is being trained again
+    manifest.write(tmp_path)
+    load_trained(model, path)

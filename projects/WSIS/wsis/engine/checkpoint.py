@@ -13,10 +13,14 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from wsis.data.files import atomic_write
+from wsis.engine.manifest import digest_of_weights, product_of
+from wsis.engine.pipeline import MODEL_FINAL
 from wsis.errors import UsageError, WSISError, first_line
-from wsis.modeling.checkpoint import load_weights
+from wsis.modeling.checkpoint import load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
+
+_MARK = "last_checkpoint"
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -61,12 +65,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def newest_readable(self) -> Path | None:
         """The checkpoint to resume from: the last one, or an older one where that is damaged."""
-        last = Path(self.save_dir) / Path(self.get_checkpoint_file() or "none").name
-        for path in dict.fromkeys([last, *reversed(self.periodic_files())]):
-            if not path.is_file():
-                continue
+        there, mark = Path(self.save_dir).glob("*.pth"), Path(self.save_dir) / _MARK
+        marked = mark.read_text("utf-8", errors="replace").strip() if mark.is_file() else ""
+        last = [path for path in there if path.name == marked and path.is_file()]
+        for path in dict.fromkeys([*last, *reversed(self.periodic_files())]):
             try:
-                stored = torch.load(path, map_location="cpu", weights_only=True)
+                stored = load_tensors(path)
                 if not isinstance(stored["model"], dict) or not isinstance(
                     stored["iteration"], int
                 ):
@@ -78,7 +82,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which checkpoint a resumed run starts from."""
-        with atomic_write(Path(self.save_dir) / "last_checkpoint", "w") as stream:
+        with atomic_write(Path(self.save_dir) / _MARK, "w") as stream:
             stream.write(last_filename_basename)
 
 
@@ -122,6 +126,23 @@ def build_network(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
+def load_trained(model: nn.Module, weights: str | Path, *, strict: bool = False) -> None:
+    """Load weights, those of a finished stage only as it left them, see `load_weights`.
+
+    Raises:
+        WSISError: the file is not the one that the stage made, or does not fit.
+    """
+    path = Path(weights)
+    product = product_of(path.parent) if path.name == MODEL_FINAL and path.is_file() else ""
+    if product and product != digest_of_weights(path):
+        raise WSISError(
+            f"{path} is not the file that its stage wrote (manifest.json has another digest): its "
+            "bytes have changed, or it was replaced; delete it and run the stage again, which goes "
+            "on from its last checkpoint"
+        )
+    load_weights(model, str(weights), strict=strict)
+
+
 def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
     """A stage's network with trained weights, in eval mode.
 
@@ -134,5 +155,5 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS = str(weights), ""  # nothing else is loaded
     model = build_network(cfg)
-    load_weights(model, str(weights), strict=True)
+    load_trained(model, weights, strict=True)
     return model.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from wsis.data.checks import load_json
 from wsis.data.files import write_json
 from wsis.data.stream import (
     EpochOrder,
@@ -34,11 +34,10 @@ from wsis.data.stream import (
     TrainingStream,
     derive_seed,
 )
-from wsis.engine.checkpoint import AtomicCheckpointer, build_network
+from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.image_loop import Results
-from wsis.modeling.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +133,8 @@ class KeepBest(HookBase):
         entry, name = figures[0]
         value = entry["metrics"][name]
         try:
-            best = float(json.loads(self._path.read_text(encoding="utf-8"))["value"])
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged note
+            best = float(load_json(self._path)["value"])
+        except (ValueError, KeyError, TypeError):  # none yet, or a damaged note
             best = -1.0
         if math.isfinite(value) and value > best:
             self._checkpointer.save("model_best", mark=False, iteration=iteration - 1)
@@ -157,7 +156,7 @@ def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
             "there or train for 1 iteration or more"
         )
     model = build_network(cfg)
-    load_weights(model, weights)
+    load_trained(model, weights)
     AtomicCheckpointer(model, cfg.OUTPUT_DIR).save("model_final", iteration=-1)
 
 
@@ -247,7 +246,7 @@ class Trainer(TrainerBase):
                     hook.recent_checkpoints = list(map(str, older))
             logger.info("Resuming at iteration %d", self.start_iter)
         elif self._weights:
-            load_weights(self.checkpointer.model, self._weights)
+            load_trained(self.checkpointer.model, self._weights)
         self.loader.batches.start = self.start_iter
 
     def run_step(self) -> None:

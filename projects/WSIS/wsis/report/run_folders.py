@@ -18,11 +18,12 @@ from typing import Any
 import yaml
 
 from wsis.data.artifacts import ProductReader
+from wsis.data.checks import load_json
 from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
 from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
 from wsis.engine.pipeline import PIPELINE
-from wsis.errors import UsageError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
 from wsis.stage import get_stage
 from wsis.stages import PSEUDO_LABELS_FILE
@@ -124,7 +125,9 @@ class RunFolder:
         path = self.folder / METRICS
         text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
         for line in text.splitlines():
-            with suppress(ValueError, AttributeError):  # the half line of a killed process
+            with suppress(
+                ValueError, AttributeError, RecursionError
+            ):  # the half line of a killed process
                 record = json.loads(line)
                 iteration = int(record.get("iteration") or 0)
                 for key, value in record.items():
@@ -135,12 +138,12 @@ class RunFolder:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, None where there is none; `WSISError` where it is no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, OSError) as error:
-        raise WSISError(f"{path} cannot be read ({error}); delete it and run again") from None
+    try:
+        return load_json(path)
+    except DataError as error:
+        raise WSISError(f"{error}; delete it and run again") from None
 
 
 def read_run_folder(folder: Path) -> RunFolder:
