@@ -19,6 +19,7 @@ RANK = {
     "commands": 0,
     "compat": 0,
     "pickles": 0,
+    "stopping": 0,
     "layers": 1,
     "stage": 1,
     "data": 2,

@@ -61,13 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
+    """Entry point; returns the exit code: 0, 1 (failure), 2 (usage), 130 or 143 (signals)."""
     args = build_parser().parse_intermixed_args(argv)
-    try:
-        return run_command(lambda: _execute(args))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
-        return 130
+    return run_command(lambda: _execute(args))
 
 
 def _execute(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
             with atomic_write(path) as stream:
                 torch.save(data, stream)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            for cause in _causes(error):
+                if isinstance(cause, KeyboardInterrupt):  # and Ctrl-C, too
+                    raise cause from None
             raise WSISError(
                 f"cannot save {path} ({_reason(error)}); free some space and run the same "
                 "command again; it goes on from the last checkpoint"
@@ -88,12 +92,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
 def _reason(error: BaseException) -> str:
     """The message of the file system, which torch hides behind an error of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return first_line(error)
+    found = (e.strerror for e in _causes(error) if isinstance(e, OSError) and e.strerror)
+    return next(found, first_line(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _check_finite(model: nn.Module, iteration: int | None) -> None:

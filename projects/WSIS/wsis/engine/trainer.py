@@ -38,9 +38,11 @@ from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_train
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.image_loop import Results
+from wsis.stopping import Postponed, stop_by
 
 logger = logging.getLogger(__name__)
 
+_STOPPING = "stopping after this iteration, which is saved; once more stops at once"
 _KEPT_CHECKPOINTS = 2
 BEST = "best.json"
 _MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # the first of these that exists decides which is best
@@ -267,15 +269,21 @@ class Trainer(TrainerBase):
     def train(self) -> None:
         """Train from the present iteration to ``SOLVER.MAX_ITER``.
 
-        It is the parent's loop, but does not log a traceback for errors that the user can mend.
+        It is the parent's loop, but does not log a traceback for errors that the user can mend. At
+        a Ctrl-C or SIGTERM it finishes the iteration and saves a checkpoint.
+
+        Raises:
+            KeyboardInterrupt: after that.
         """
-        with EventStorage(self.start_iter) as self.storage:
+        said = _STOPPING if comm.is_main_process() else ""
+        with EventStorage(self.start_iter) as self.storage, Postponed(said) as stop:
             try:
                 self.before_train()
                 for self.iter in range(self.start_iter, self.max_iter):  # noqa: B020
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    self._heed(stop)
             except BaseException:
                 with suppress(OSError):  # the first error says more than one of the log files
                     self.after_train()
@@ -284,3 +292,12 @@ class Trainer(TrainerBase):
             self.after_train()
         if self.start_iter >= self.max_iter:  # all was done, but the final file may be lost
             self.checkpointer.save("model_final", iteration=self.max_iter - 1)
+
+    def _heed(self, stop: Postponed) -> None:
+        """If a process was told to stop, save what is done and stop all of them together."""
+        if not (number := max(comm.all_gather(stop.number))):
+            return
+        if self.iter + 1 < self.max_iter:  # the last iteration is saved already
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        comm.synchronize()  # none ends, and is missed, while the main process still saves
+        raise stop_by(number)
