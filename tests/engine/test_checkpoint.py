@@ -67,6 +67,31 @@ def test_killed_while_saving_keeps_the_previous(checkpointer, tmp_path, monkeypa
     assert checkpointer.newest_readable() == tmp_path / "model_0000001.pth"
 
 
+def test_ctrl_c_while_saving_is_ctrl_c_and_keeps_the_previous(checkpointer, tmp_path, monkeypatch):
+    """torch makes another error of what a stream raises."""
+    fill(checkpointer, 1.0)
+    checkpointer.save("model_0000001", iteration=1)
+    before = (tmp_path / "model_0000001.pth").read_bytes()
+
+    class Stream:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def write(self, data):
+            if self.stream.tell() > 100:
+                signal.raise_signal(signal.SIGINT)
+            return self.stream.write(data)
+
+    save = torch.save
+    monkeypatch.setattr(checkpoint.torch, "save", lambda data, stream: save(data, Stream(stream)))
+    for name in ("model_0000003", "model_0000001"):
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.save(name, iteration=3)
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000001.pth"]
+    assert (tmp_path / "model_0000001.pth").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused(checkpointer, tmp_path, value):
     fill(checkpointer, 1.0)
