@@ -12,6 +12,7 @@ from wsis.stopping import Postponed, Terminated, handling
 
 from tests.tiny import environment
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 SIGNALS = [
     (signal.SIGINT, "interrupted", 130),
     (signal.SIGTERM, "ended by SIGTERM", 143),
@@ -44,6 +45,7 @@ def test_a_signal_in_a_finalizer_is_not_lost(number, said, code):
     script = f"""
         import signal, sys, time
         from wsis.errors import run_command
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         class Finalized:
             def __del__(self):
                 signal.raise_signal({int(number)})

@@ -67,6 +67,7 @@ def test_killed_while_saving_keeps_the_previous(checkpointer, tmp_path, monkeypa
     assert checkpointer.newest_readable() == tmp_path / "model_0000001.pth"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_saving_is_ctrl_c_and_keeps_the_previous(checkpointer, tmp_path, monkeypatch):
     """torch makes another error of what a stream raises."""
     fill(checkpointer, 1.0)

@@ -141,6 +141,7 @@ def test_an_extended_training_follows_the_longer_schedule(trainer_of, schedule):
         assert_same(extended.model.state_dict(), unbroken.model.state_dict())
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     ("iteration", "number", "stop"),
     [
@@ -162,6 +163,7 @@ def test_a_signal_saves_the_iteration_and_changes_nothing(trainer_of, iteration,
     assert_same(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict())
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_signal_does_not_wait(trainer_of):
     with pytest.raises(KeyboardInterrupt):
         train(signalled(trainer_of("a", "classifier"), 2, signal.SIGINT, signal.SIGINT))

@@ -248,7 +248,7 @@ class StageFolder:
         An artifact is whole if it exists and has the size that the index says, if it is there.
         Images that were skipped count as done.
         """
-        sizes, index = self._artifact_sizes(), self._read_index()
+        sizes, index = self._artifact_sizes(), self.index()
 
         def is_whole(key: str) -> bool:
             size, record = sizes.get(key), index.get(key, {})
@@ -324,7 +324,7 @@ class StageFolder:
 
     def logged(self) -> dict[str, dict[str, Any]]:
         """The latest record of each key, from the index and all logs."""
-        known = self._read_index()
+        known = self.index()
         for path in sorted(self.path.glob(LOG)):
             for line in path.read_text("utf-8", errors="replace").splitlines():
                 try:
@@ -335,8 +335,8 @@ class StageFolder:
                 known[record.pop("key")] = record
         return known
 
-    def _read_index(self) -> dict[str, dict[str, Any]]:
-        """``{image key: {"bytes", "crc32"} or {"skipped"}}``; empty without one."""
+    def index(self) -> dict[str, dict[str, Any]]:
+        """The index: ``{image key: {"bytes", "crc32"} or {"skipped"}}``; empty without one."""
         path = self.path / INDEX
         if not path.exists():
             return {}
