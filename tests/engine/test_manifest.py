@@ -11,6 +11,7 @@ import torch
 from wsis.engine import manifest as manifests
 from wsis.engine.manifest import (
     DONE,
+    RUNNING,
     DamagedManifest,
     Images,
     Manifest,
@@ -159,6 +160,8 @@ def test_image_files_count_from_now_on():
     assert new.change(now(config, both | {"images": "ab"})) == said.replace(
         "image files", "images or labels"
     )
+    new.status = RUNNING  # a broken image may be replaced, and the work goes on
+    assert new.change(now(config, both | {"image_files": "12"})) == ""
     assert old.digest == new.digest  # pseudo labels have it, and keep their bytes
 
 

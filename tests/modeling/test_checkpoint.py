@@ -253,8 +253,14 @@ def test_statistics_that_caffe2_keeps_in_the_weights(model, tmp_path):
             name = re.sub(r"conv(\d)", lambda m: "branch2" + "abc"[int(m[1]) - 1], name)
             name = name.replace("stem.branch2a", "conv1").replace("shortcut", "branch1")
             name = name.replace(".norm.weight", "_bn_s").replace(".norm.bias", "_bn_b")
-            caffe2[name.replace(".weight", "_w").replace(".", "_")] = value
-    assert {"conv1_w", "res3_0_branch2a_w", "res3_0_branch1_bn_s"} <= caffe2.keys()
+            name = name.replace(".weight", "_w").replace(".", "_")
+            caffe2[name.replace("conv1_bn", "res_conv1_bn")] = value
+    assert {
+        "conv1_w",
+        "res_conv1_bn_b",
+        "res3_0_branch2a_w",
+        "res3_0_branch1_bn_s",
+    } <= caffe2.keys()
     assert load_weights(model, save(tmp_path / "R-18.pkl", caffe2)) == ["classifier.weight"]
     weight = "backbone.res3.0.conv1.weight"
     assert torch.equal(model.state_dict()[weight], state[weight])

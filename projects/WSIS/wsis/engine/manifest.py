@@ -129,8 +129,9 @@ class Manifest:
     def change(self, now: Manifest) -> str:
         """In words, how config and inputs of ``now`` differ from these; "" if they do not.
 
-        A key that only one of them knows, and that has its default there, is no difference; nor is
-        an image file in a manifest of a version that did not look at those.
+        A key that only one of them knows, and that has its default there, is no difference. Image
+        files count once the work is done, so that a run goes on after a broken one was replaced;
+        and not in manifests of versions that did not look at them.
         """
         changes, told = [], False
         config = json.loads(json.dumps(now.config))  # tuples are lists, as in the file
@@ -141,7 +142,7 @@ class Manifest:
             if before != after:
                 changes.append(f"{key} was {before} and is {after}")
                 told |= key in _DATASET_KEYS
-        unknown = {IMAGE_FILES} - self.inputs.keys()
+        unknown = {IMAGE_FILES} - (self.inputs.keys() if self.status == DONE else set())
         for key in sorted((self.inputs.keys() | now.inputs.keys()) - unknown):
             if self.inputs.get(key) == now.inputs.get(key):
                 continue

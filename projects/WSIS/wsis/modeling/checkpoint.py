@@ -218,7 +218,7 @@ def _tell_missing(
     A new head, and one for another number of classes, are what fine-tuning is about.
     """
     parts: dict[str, list[str]] = defaultdict(list)
-    for name in own:
+    for name in (name for name in own if not name.endswith(_COUNTER)):
         parts[".".join(name.split(".")[:-1][:2]) or name].append(name)
     other_classes = [k for k in missing if k in state and state[k].shape[1:] == own[k].shape[1:]]
     lost = set(missing) - set(other_classes)
