@@ -64,7 +64,10 @@ def test_one_flipped_bit(copy, shapes_root, name, stage, files):
     assert rows.pop(stage) == f"{files} 1 differ"
     assert all(row.endswith("as written") for row in rows.values())
     assert said.count("\n") == 1
-    assert f"error: 1 files are not what they were ({copy / name}: " in said
+    assert (
+        f"error: {stage}: 1 of {files} files are not what was written, first {copy / name}: "
+        in said
+    )
     assert "delete them and run the same command without --verify" in said
 
 
@@ -100,5 +103,5 @@ def test_images(copy, shapes_root, tmp_path):
     assert verify(copy, datasets)[0] == 0  # of the same size, and nobody looks inside
     code, rows, said = verify(copy, datasets, "--verify-images")
     assert (code, rows["(images)"]) == (1, "12 1 differ")
-    assert f"({image_of(datasets, 1)}: other contents); put the former images back" in said
+    assert f"{image_of(datasets, 1)}: other contents; put the former images back" in said
     assert said.count("\n") == 1

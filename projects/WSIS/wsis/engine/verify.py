@@ -100,7 +100,8 @@ def verify(
         state = "as written" if count else "nothing yet"
         rows.append((name, count, f"{len(said)} differ" if said else state))
         if said:
-            problems.append(f"{len(said)} files are not what they were ({said[0]}); {advice}")
+            share = f"{len(said)} of {count} files are not what was written"
+            problems.append(f"{name}: {share}, first {said[0]}; {advice}")
 
     for name in (planned.name for planned in pipeline.select(**selection)):
         advice = "delete them and run the same command without --verify, which makes them again"
