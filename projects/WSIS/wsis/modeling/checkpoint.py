@@ -28,6 +28,7 @@ from wsis.modeling.weight_names import (
     torchvision_resnet_to_detectron2,
 )
 from wsis.pickles import load_pickle, read_pickle
+from wsis.reading import open_file
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
     Raises:
         Exception: nearly any, where the file is damaged or asks for more than tensors.
     """
+    open_file(path).close()  # a pipe would be waited for
     if zipfile.is_zipfile(path):  # all but files of years ago
         with zipfile.ZipFile(path) as archive:
             if sum(part.file_size for part in archive.infolist()) > os.path.getsize(path):
@@ -94,6 +96,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     try:
         if _is(".safetensors", path):
+            open_file(path).close()  # a pipe would be waited for
             value: object = load_file(path)
         elif _is(".pkl", path):
             value = read_pickle(path, "weight file", partial(load_pickle, tensors=False))
