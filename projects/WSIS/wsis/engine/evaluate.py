@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,20 @@ from torch import nn
 from wsis.commands import writing
 from wsis.config import flatten
 from wsis.data.builtin import class_names
+from wsis.data.checks import load_json
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.user import entries_of
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
-from wsis.engine.manifest import digest_of, digest_of_weights, look_up, package_versions
+from wsis.engine.manifest import (
+    IMAGE_FILES,
+    digest_of,
+    digest_of_weights,
+    look_up,
+    package_versions,
+)
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
 from wsis.errors import DataError
@@ -164,8 +170,10 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     if not _datasets(planned):
         logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
         return False
-    digest = _digest(folder)
-    known = digest == read_evaluation(folder.path / EVALUATION).get("digest")
+    digest, before = _digest(folder), read_evaluation(folder.path / EVALUATION)
+    images = folder.images.sizes(_datasets(planned))
+    # Figures of versions that did not look at image files are not computed again.
+    known = digest == before.get("digest") and images == before.get(IMAGE_FILES, images)
     if comm.all_gather(known)[0] and not again:
         return False
     if isinstance(planned.stage, TrainStage):
@@ -174,15 +182,15 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     else:
         results = _evaluate_products(folder)
     if comm.is_main_process():
-        path, product = folder.path / EVALUATION, folder.product
-        stored = read_evaluation(path)
-        if stored.get("product", product) == product:
-            results = _joined(results, stored.get("results", []))
-        content = {"digest": digest, "product": product, "results": json_results(results)}
+        product = folder.product
+        if before.get("product", product) == product:
+            results = _joined(results, before.get("results", []))
+        content: dict[str, Any] = {"digest": digest, "product": product, IMAGE_FILES: images}
         # for pictures of predictions: perhaps no config of a stage describes these data sets
-        described = [*stored.get("datasets", []), *entries_of(_datasets(planned))]
+        described = [*before.get("datasets", []), *entries_of(_datasets(planned))]
         named = {entry["NAME"]: entry for entry in described}
-        write_json(path, content | {"datasets": list(named.values())})
+        content |= {"results": json_results(results), "datasets": list(named.values())}
+        write_json(folder.path / EVALUATION, content)
     return True
 
 
@@ -272,9 +280,10 @@ def _joined(new: Results, old: Results) -> Results:
 def read_evaluation(path: Path) -> dict[str, Any]:
     """The content of ``evaluation.json`` or ``metrics.json``; {} if it is missing or damaged."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = load_json(path)
         entries = stored.get("results", stored.get("stages", []))
-        sound = are_results(entries) and isinstance(stored.get("datasets", []), list)
-    except (OSError, ValueError, RecursionError, AttributeError):
+        named = all(isinstance(entry["NAME"], str) for entry in stored.get("datasets", []))
+        sound = are_results(entries) and named
+    except (DataError, AttributeError, TypeError, KeyError):
         return {}
     return stored if sound else {}
