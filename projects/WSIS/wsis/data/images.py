@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from wsis.data.transforms import resize_image
 from wsis.errors import DataError
 
 MAX_PIXELS = 1 << 27
@@ -129,14 +130,18 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
     """The image of a dataset dict, as `read_image`; it must have the dict's size, if there is one.
 
-    If the dict has ``pixels``, (H, W, 3) uint8 RGB, these are returned.
+    If the dict has ``pixels``, (H, W, 3) uint8 RGB, these are taken. An image whose dict has a
+    ``file_size`` beside its size (`wsis.data.working_size`) is resized.
     """
-    if "pixels" in dataset_dict:
-        return dataset_dict["pixels"]
     size = None
     if "height" in dataset_dict and "width" in dataset_dict:
         size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
-    return read_image(dataset_dict["file_name"], size=size)
+    if "pixels" in dataset_dict:
+        image = dataset_dict["pixels"]
+    else:
+        wanted = dataset_dict.get("file_size", size)
+        image = read_image(dataset_dict["file_name"], size=wanted)
+    return resize_image(image, size) if "file_size" in dataset_dict else image
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from wsis.data.files import sha256_of_file
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.data.working_size import at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
@@ -145,6 +146,7 @@ class _Derive:
         self.stage, self.products, self.cfg = stage, products, cfg
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        sample = at_working_size(sample, self.cfg.INPUT.MAX_PIXELS)
         artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
         return self.stage.function(sample, artifacts, self.cfg)
 
