@@ -98,6 +98,10 @@ class InstanceMapper(Mapper):
         moved = [
             detection_utils.transform_instance_annotations(a, transforms, size) for a in annotations
         ]
+        for annotation in moved:
+            mask = annotation.get("segmentation")
+            if isinstance(mask, np.ndarray):  # torch takes no flipped array, if 1 pixel wide
+                annotation["segmentation"] = mask.copy()
         instances = detection_utils.annotations_to_instances(
             moved, size, mask_format=self.mask_format
         )
