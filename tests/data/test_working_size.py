@@ -48,7 +48,7 @@ HALF = (SIZE[0] // 2, SIZE[1] // 2)
         ((3, 90_000), 27_000, (1, 27_000)),
         ((5, 5), 1, (1, 1)),
         ((640, 640), MAX_PIXELS, (640, 640)),  # the largest of VOC and COCO
-        ((1080, 1920), MAX_PIXELS, (1080, 1920)),
+        ((800, 1310), MAX_PIXELS, (800, 1310)),
     ],
 )
 def test_working_size(size, limit, expected):

@@ -22,6 +22,7 @@ from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.working_size import AtWorkingSize
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
+from wsis.engine.launch import trimming
 from wsis.engine.manifest import digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
@@ -71,7 +72,7 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
     evaluator.reset()
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
-        for record, sample in zip(mine, bar, strict=True):
+        for record, sample in zip(mine, trimming(bar), strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
             elif cfg.WSIS.ON_ERROR == "skip":

@@ -18,7 +18,7 @@ from wsis.data.files import write_json
 from wsis.data.user import register_datasets
 from wsis.engine.evaluate import evaluate, report
 from wsis.engine.folder import StageFolder, State, open_folders
-from wsis.engine.launch import keep_freed_memory, limit_kernel_cache
+from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
@@ -57,7 +57,6 @@ def run(
     pipeline = load_pipeline(config_file, overrides, num_processes=comm.get_world_size())
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-        limit_kernel_cache()
     check_shared(pipeline.output_dir)
     folders = open_folders(pipeline)
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]

@@ -24,6 +24,7 @@ from wsis.data.working_size import at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
+from wsis.engine.launch import trimming
 from wsis.engine.manifest import digest_of, digest_of_weights, package_versions
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
@@ -200,7 +201,7 @@ def _work_through(
         closing(_ArtifactSink(folder)) as sink,
         progress(loader, folder.name, total=total, done=done) as bar,
     ):
-        for record, made in zip(mine, bar, strict=True):
+        for record, made in zip(mine, trimming(bar), strict=True):
             key = record["image_key"]
             try:
                 if isinstance(made, Failure):
