@@ -226,7 +226,7 @@ def test_large_and_thin_images_have_instances_of_their_size(checkout):
     large = cv2.resize(pixels, (1000, 1400), interpolation=cv2.INTER_CUBIC)
     detector, maker = (wsis.Predictor(run, stage, min_score=0) for stage in (None, "instances"))
     for image in (large, pixels, *(pixels[:h, :w].copy() for h, w in ((1, 1), (1, 9), (12, 1)))):
-        for found in (detector(image), maker(image, tags=["disk"])):
+        for found in (detector(image), maker(image, tags=["disc"])):
             instances = found["instances"]
             assert instances.image_size == instances.pred_masks.shape[1:] == image.shape[:2]
             corners = instances.pred_boxes.tensor[:, 2:]

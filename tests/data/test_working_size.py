@@ -1,4 +1,4 @@
-"""Images above INPUT.MAX_PIXELS: their dicts, pixels and masks smaller, and what leaves enlarged."""
+"""Images above INPUT.MAX_PIXELS: all of them made smaller, and enlarged where it leaves."""
 
 import copy
 import json

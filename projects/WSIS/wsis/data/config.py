@@ -13,7 +13,7 @@ def add_input_config(cfg: CfgNode) -> None:
     # made smaller when it is read, and what leaves the pipeline enlarged. 0: no limit.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
     # Working size: the longer side of every image becomes this before SCALES and RESCALE_RANGE and
-    # in inference, pixels; products keep the file's size. 0 works at the file's size.
+    # in inference, pixels; products keep the size above. 0 works at that size.
     cfg.INPUT.LONGER_SIDE = 0
     # Classifier training: the longer side becomes a uniform random integer of this range, pixels.
     cfg.INPUT.LONGER_SIDE_RANGE = (320, 640)

@@ -3,9 +3,9 @@
 A mapper gives what a stage's model takes: ``image`` (3, H, W) in 0..255 (uint8, or float32 where a
 canvas is filled with the pixel mean), channels as ``INPUT.FORMAT`` says, and always ``image_key``,
 ``image_id``, ``file_name``, ``height`` and ``width`` of the image file. It first removes from the
-dict what the stage's supervision does not include. Of an image larger than ``INPUT.MAX_PIXELS`` all
-is made smaller first; ``height`` and ``width`` are then its working size, and ``file_size`` is there
-(`wsis.data.working_size`).
+dict what the stage's supervision does not include. All that belongs to an image larger than
+``INPUT.MAX_PIXELS`` is made smaller; ``height`` and ``width`` are then its working size, and
+``file_size`` is there (`wsis.data.working_size`).
 """
 
 from __future__ import annotations

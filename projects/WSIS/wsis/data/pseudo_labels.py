@@ -68,9 +68,7 @@ def _check_instances(arrays: Arrays, record: Record, size: Size, num_classes: in
         raise DataError(f"{where}: a class id is not in 0..{num_classes - 1}")
 
 
-def _annotations(
-    arrays: Arrays, size: Size, image_id: int, min_score: float
-) -> Iterator[Record]:
+def _annotations(arrays: Arrays, size: Size, image_id: int, min_score: float) -> Iterator[Record]:
     """Annotations of one image, without ids, enlarged to the ``size`` of its file.
 
     Masks without pixels are left out, unless boxes are given: these can be learnt without a mask.

@@ -160,7 +160,8 @@ def _digest(folder: StageFolder) -> str:
     config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
     if isinstance(planned.stage, TrainStage):
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
-        config["test"] = {k: v for k, v in everything.items() if k.endswith(("_TEST", "MAX_PIXELS"))}
+        of_images = ("_TEST", "MAX_PIXELS")
+        config["test"] = {k: v for k, v in everything.items() if k.endswith(of_images)}
         config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
         if cfg.TEST.AUG.ENABLED:
             config |= flatten(cfg.TEST.AUG, "TEST.AUG")

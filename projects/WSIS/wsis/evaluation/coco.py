@@ -25,7 +25,6 @@ from wsis.data.files import atomic_write
 from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.predictions import (
     InstancePair,
-    InstancePrediction,
     ProtocolOptions,
     rows_of,
     xywh_of_masks,
