@@ -198,7 +198,9 @@ def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
     else:
         wanted = dataset_dict.get("file_size", size)
         image = read_image(dataset_dict["file_name"], size=wanted)
-    return resize_image(image, size) if "file_size" in dataset_dict else image
+    if size is None or "file_size" not in dataset_dict:
+        return image
+    return resize_image(image, size)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

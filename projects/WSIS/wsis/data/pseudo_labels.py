@@ -74,7 +74,8 @@ def _annotations(arrays: Arrays, size: Size, image_id: int, min_score: float) ->
     Masks without pixels are left out, unless boxes are given: these can be learnt without a mask.
     """
     given = "boxes" in arrays
-    boxes = scale_boxes(arrays["boxes"], arrays["masks"].shape[1:], size) if given else ()
+    height, width = arrays["masks"].shape[1:]
+    boxes = scale_boxes(arrays["boxes"], (height, width), size) if given else ()
     for index in range(len(arrays["classes"])):
         empty = not arrays["masks"][index].any()
         if arrays["scores"][index] < min_score or (empty and not given):

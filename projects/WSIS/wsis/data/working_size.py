@@ -80,7 +80,8 @@ def as_sample(record: Record, sample: Mapping[str, Any]) -> Record:
 
 def file_size(record: Mapping[str, Any]) -> Size:
     """(H, W) of the image file of a dataset dict at any size."""
-    return tuple(record.get("file_size") or (int(record["height"]), int(record["width"])))
+    height, width = record.get("file_size") or (record["height"], record["width"])
+    return int(height), int(width)
 
 
 class AtWorkingSize(Sequence[Record]):

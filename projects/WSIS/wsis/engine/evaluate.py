@@ -110,8 +110,8 @@ def _evaluate_products(folder: StageFolder) -> Results:
     assert planned.stage.evaluation is not None
     for name in _datasets(planned):
         mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
-        mine = AtWorkingSize(mine, planned.cfg.INPUT.MAX_PIXELS)  # as the product
-        found = planned.stage.evaluation(mine, folder.reader, class_names(name), planned.cfg)
+        small = AtWorkingSize(mine, planned.cfg.INPUT.MAX_PIXELS)  # as the product
+        found = planned.stage.evaluation(small, folder.reader, class_names(name), planned.cfg)
         results += [stage_result(planned.name, name, **entry) for entry in found]
     return results
 
