@@ -20,6 +20,7 @@ RANK = {
     "compat": 0,
     "reading": 0,
     "pickles": 0,
+    "stopping": 0,
     "layers": 1,
     "stage": 1,
     "data": 2,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -254,7 +255,11 @@ class ResumableLoader:
 
 
 def one_thread(worker: int) -> None:
-    """Data-loading workers compute with one thread each; the machine is shared with the network."""
+    """Data-loading workers compute with one thread each; the machine is shared with the network.
+
+    A Ctrl-C in a terminal is for the process that they work for: training finishes its iteration.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

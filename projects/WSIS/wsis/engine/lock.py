@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
+from wsis.data.checks import load_json
 from wsis.errors import WSISError
 
 LOCK_FILE = ".lock"
@@ -29,13 +31,17 @@ def output_lock(folder: Path) -> Iterator[None]:
     and it works on network file systems.
 
     Raises:
-        WSISError: another run holds it (its host and process id are named), or the folder cannot
-            be written.
+        WSISError: another run holds it (its host and process id are named), the file system has no
+            locks, ``.lock`` is no plain file, or the folder cannot be written.
     """
     path = folder / LOCK_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a+")  # noqa: SIM115  (open as long as the lock is held)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise WSISError(f"{path} is no plain file; remove it and run the same command again")
+        # A link that somebody puts there in this moment must not have its target overwritten.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        stream = open(os.open(path, flags, 0o666), "r+")  # noqa: SIM115  (as long as it is held)
     except OSError as error:
         raise WSISError(
             f"cannot write to the output folder {folder} ({error.strerror}); set OUTPUT_DIR"
@@ -43,8 +49,13 @@ def output_lock(folder: Path) -> Iterator[None]:
     with stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WSISError(f"{folder} is in use by another run{_owner(path)}") from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise WSISError(f"{folder} is in use by another run{_owner(path)}") from None
+            raise WSISError(
+                f"the file system of {folder} has no locks ({error.strerror}), so two runs could "
+                "write there at once; set OUTPUT_DIR to a folder on another drive"
+            ) from None
         stream.truncate(0)
         stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         stream.flush()
@@ -83,7 +94,7 @@ def check_shared(folder: Path, *, patience: float = _PATIENCE_S) -> None:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text())
+        owner = load_json(path)
         return f": process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""
