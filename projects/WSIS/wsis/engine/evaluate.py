@@ -33,6 +33,10 @@ from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
 
+EVALUATION = "evaluation.json"
+METRICS = "metrics.json"
+_ENTRY = {"stage", "dataset", "protocol", "metrics"}  # keys that every figure has
+
 
 class ThinImageTTA(DatasetMapperTTA):
     """Detectron2's images of TEST.AUG, larger than MAX_SIZE where a side would become 0 pixels."""
@@ -43,11 +47,6 @@ class ThinImageTTA(DatasetMapperTTA):
         size = max(self.max_size, -(-longer // (2 * shorter)))  # so that half a pixel is left
         same = DatasetMapperTTA(min_sizes=self.min_sizes, max_size=size, flip=self.flip)
         return same(dataset_dict)
-
-
-EVALUATION = "evaluation.json"
-METRICS = "metrics.json"
-_ENTRY = {"stage", "dataset", "protocol", "metrics"}  # keys that every figure has
 
 
 @torch.no_grad()
