@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from wsis.engine.launch import choose_devices
+from wsis.engine.launch import choose_devices, trimming
 from wsis.errors import UsageError
 
 from tests.tiny import ROOT, environment, forked
@@ -137,9 +137,9 @@ print(min(faults[1:]))
 """
 
 
-def page_faults(**variables):
+def page_counts(code, **variables):
     found = subprocess.run(
-        [sys.executable, "-c", MEMORY],
+        [sys.executable, "-c", code],
         env=environment(ROOT) | variables,
         capture_output=True,
         text=True,
@@ -148,11 +148,40 @@ def page_faults(**variables):
     return [int(line) for line in found.stdout.split()]
 
 
+TRIMMED = """
+from pathlib import Path
+import torch
+from wsis.engine.launch import keep_freed_memory, trimming
+keep_freed_memory()
+for number in trimming(range(10)):
+    print(Path("/proc/self/statm").read_text().split()[1])
+    if number == 1:
+        torch.ones(2**24)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_goes_back_after_eight_images():
+    """16384 pages of a tensor; in one of a few processes, see below."""
+    for _ in range(6):
+        pages = page_counts(TRIMMED)
+        kept, trimmed = pages[7] - pages[1], pages[8] - pages[1]
+        if kept > 15000:
+            break
+    assert kept > 15000
+    assert trimmed < 2000
+
+
+def test_trimming_gives_all_items():
+    assert list(trimming(iter(range(20)))) == list(range(20))
+    assert list(trimming([])) == []
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_the_second_tensor_takes_the_pages_of_the_first():
     """In one of a few processes: where the heap, placed at random, cannot grow, it maps anew."""
     for _ in range(6):
-        done, faults = page_faults()
+        done, faults = page_counts(MEMORY)
         assert done
         if faults < 100:  # 64 MiB mapped anew are 16384 pages, or 32 huge ones and a few
             return
@@ -160,5 +189,5 @@ def test_the_second_tensor_takes_the_pages_of_the_first():
 
 
 def test_settings_of_the_environment_win():
-    done, _ = page_faults(MALLOC_TRIM_THRESHOLD_="131072")
+    done, _ = page_counts(MEMORY, MALLOC_TRIM_THRESHOLD_="131072")
     assert not done

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
@@ -19,8 +19,10 @@ from wsis.data.checks import load_json
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
+from wsis.data.working_size import AtWorkingSize
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
+from wsis.engine.launch import trimming
 from wsis.engine.manifest import IMAGE_FILES, digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
@@ -34,6 +36,17 @@ logger = logging.getLogger(__name__)
 EVALUATION = "evaluation.json"
 METRICS = "metrics.json"
 _ENTRY = {"stage", "dataset", "protocol", "metrics"}  # keys that every figure has
+
+
+class ThinImageTTA(DatasetMapperTTA):
+    """Detectron2's images of TEST.AUG, larger than MAX_SIZE where a side would become 0 pixels."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
+        """As Detectron2's."""
+        shorter, longer = sorted(dataset_dict["image"].shape[-2:])
+        size = max(self.max_size, -(-longer // (2 * shorter)))  # so that half a pixel is left
+        same = DatasetMapperTTA(min_sizes=self.min_sizes, max_size=size, flip=self.flip)
+        return same(dataset_dict)
 
 
 @torch.no_grad()
@@ -51,7 +64,7 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
     if cfg.TEST.AUG.ENABLED:
-        model = GeneralizedRCNNWithTTA(cfg, model)
+        model = GeneralizedRCNNWithTTA(cfg, model, ThinImageTTA(cfg))
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
@@ -59,7 +72,7 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
     evaluator.reset()
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
-        for record, sample in zip(mine, bar, strict=True):
+        for record, sample in zip(mine, trimming(bar), strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
             elif cfg.WSIS.ON_ERROR == "skip":
@@ -97,7 +110,8 @@ def _evaluate_products(folder: StageFolder) -> Results:
     assert planned.stage.evaluation is not None
     for name in _datasets(planned):
         mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
-        found = planned.stage.evaluation(mine, folder.reader, class_names(name), planned.cfg)
+        small = AtWorkingSize(mine, planned.cfg.INPUT.MAX_PIXELS)  # as the product
+        found = planned.stage.evaluation(small, folder.reader, class_names(name), planned.cfg)
         results += [stage_result(planned.name, name, **entry) for entry in found]
     return results
 
@@ -148,7 +162,8 @@ def _digest(folder: StageFolder) -> str:
     config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
     if isinstance(planned.stage, TrainStage):
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
-        config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
+        of_images = ("_TEST", "MAX_PIXELS")
+        config["test"] = {k: v for k, v in everything.items() if k.endswith(of_images)}
         config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
         if cfg.TEST.AUG.ENABLED:
             config |= flatten(cfg.TEST.AUG, "TEST.AUG")

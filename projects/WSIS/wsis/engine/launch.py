@@ -7,9 +7,9 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from wsis.errors import UsageError, WSISError, explain
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _BUG = 70  # exit code of a process whose error nobody can explain
+_TRIM_EVERY = 8  # images; then to map the pages anew costs next to nothing
+_Item = TypeVar("_Item")
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
 
 
@@ -176,3 +178,18 @@ def keep_freed_memory() -> bool:
         return False
     values = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
     return all(mallopt(name, value) for name, value in values.items())
+
+
+def trimming(items: Iterable[_Item]) -> Iterator[_Item]:
+    """The same items; after every eighth the system gets back the memory that is free by then.
+
+    A network that sees images of many sizes leaves holes between the kernels that oneDNN compiles
+    and keeps for each size, and large tensors do not fit into them: ResNet-18's CAMs of small
+    photographs went from 970 to 1400 MiB in 25 images and to 2200 in 100. So they stay below 1150.
+    Does nothing where there is no glibc.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    for number, item in enumerate(items, start=1):
+        yield item
+        if trim is not None and number % _TRIM_EVERY == 0:
+            trim(0)

@@ -19,9 +19,11 @@ from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.data.working_size import at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
+from wsis.engine.launch import trimming
 from wsis.engine.manifest import package_versions
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
@@ -145,6 +147,7 @@ class _Derive:
         self.stage, self.products, self.cfg = stage, products, cfg
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        sample = at_working_size(sample, self.cfg.INPUT.MAX_PIXELS)
         artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
         return self.stage.function(sample, artifacts, self.cfg)
 
@@ -198,7 +201,7 @@ def _work_through(
         closing(_ArtifactSink(folder)) as sink,
         progress(loader, folder.name, total=total, done=done) as bar,
     ):
-        for record, made in zip(mine, bar, strict=True):
+        for record, made in zip(mine, trimming(bar), strict=True):
             key = record["image_key"]
             try:
                 if isinstance(made, Failure):
