@@ -23,6 +23,7 @@ from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsis.errors import DataError, UsageError, WSISError
+from wsis.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class ResumableLoader:
             batch_sampler=self.batches,
             num_workers=self.num_workers,
             collate_fn=list,
-            worker_init_fn=one_thread,
+            worker_init_fn=_start_worker,
             # Without a generator of its own the loader draws a seed from the global one at the
             # first batch. Then the network would draw other numbers right after a resume.
             generator=torch.Generator().manual_seed(0),
@@ -253,8 +254,9 @@ class ResumableLoader:
         return sample
 
 
-def one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """Data-loading workers compute with one thread each; the machine is shared with the network."""
+    end_with_parent()
     torch.set_num_threads(1)
 
 
@@ -270,6 +272,6 @@ def single_pass_loader(
         batch_size=None,
         num_workers=min(num_workers, len(dataset_dicts)),
         collate_fn=partial(_attempt, function),
-        worker_init_fn=one_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),
     )

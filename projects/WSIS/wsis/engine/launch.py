@@ -6,8 +6,9 @@ import ctypes
 import os
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,11 +19,13 @@ from detectron2.utils import comm
 
 from wsis.compat import create_local_process_group, forget_process_groups
 from wsis.errors import UsageError, WSISError, explain
+from wsis.processes import end_with_parent
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _BUG = 70  # exit code of a process whose error nobody can explain
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
+_PATIENCE_S = 30.0  # that processes have to end in when they are told to
 
 
 def choose_devices(num_gpus: int | None, num_processes: int | None) -> tuple[str, int]:
@@ -96,6 +99,9 @@ def _worker(
     failures: Any,
     main: Callable[[], None],
 ) -> None:
+    end_with_parent()
+    # Its data-loading workers are forked, as in any other process: to import all anew takes seconds.
+    mp.set_start_method(None, force=True)
     torch.set_num_threads(threads)
     group = {"init_method": address, "rank": rank, "world_size": size}
     _take_part(main, device, rank, size, failures.put, **group)
@@ -111,12 +117,15 @@ def launch(main: Callable[[], None], num_processes: int, *, device: str) -> None
     """Call ``main()`` in every process of the run and wait for the end of all.
 
     Under ``torchrun`` this process is one of them. Otherwise ``num_processes`` are spawned on this
-    machine (one runs in place); on the CPU they share its cores.
+    machine (one runs in place); on the CPU they share its cores. They end with this process, however
+    it ends.
 
     Raises:
         WSISError: a spawned process failed; what the first one says.
     """
     if started_by_torchrun():
+        if dist.is_torchelastic_launched():  # not by a shell, which a user may leave
+            end_with_parent()
         local_rank, size = (int(os.environ[f"LOCAL_{name}"]) for name in ("RANK", "WORLD_SIZE"))
         _take_part(main, device, local_rank, size, _say, init_method="env://")
         return
@@ -136,6 +145,20 @@ def launch(main: Callable[[], None], num_processes: int, *, device: str) -> None
             pass
     except mp.ProcessExitedException as error:
         raise _first_failure(failures, error) from None
+    except BaseException:  # Ctrl-C, say
+        _end(context.processes)
+        raise
+
+
+def _end(processes: Sequence[Any]) -> None:
+    """End the processes of the run, and wait until they have: then the lock may be released."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + _PATIENCE_S
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
 
 
 def _say(failure: tuple[str, int]) -> None:

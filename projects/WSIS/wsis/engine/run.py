@@ -19,7 +19,7 @@ from wsis.data.user import register_datasets
 from wsis.engine.evaluate import evaluate, report
 from wsis.engine.folder import StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
-from wsis.engine.lock import check_shared
+from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
 from wsis.engine.trainer import images_per_process
@@ -58,6 +58,13 @@ def run(
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     check_shared(pipeline.output_dir)
+    with rank_lock(pipeline.output_dir):
+        _run_chosen(pipeline, selection, force=force, eval_only=eval_only)
+
+
+def _run_chosen(
+    pipeline: Pipeline, selection: Mapping[str, str | None], *, force: bool, eval_only: bool
+) -> None:
     folders = open_folders(pipeline)
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
     _check_chosen(chosen)
