@@ -16,7 +16,7 @@ from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.engine.checkpoint import build_inference_model
-from wsis.engine.launch import choose_devices
+from wsis.engine.launch import check_device, choose_devices
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
@@ -39,6 +39,7 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
     device, _ = choose_devices(None, None)
     pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
     for planned in pipeline.stages:
+        check_device(planned.cfg)
         path = planned.folder / "config.yaml"
         if isinstance(planned.stage, TrainStage) and path.is_file():
             said = yaml.safe_load(path.read_text(encoding="utf-8"))

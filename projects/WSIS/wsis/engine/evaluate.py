@@ -24,7 +24,6 @@ from wsis.engine.folder import StageFolder
 from wsis.engine.manifest import digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
-from wsis.errors import DataError
 from wsis.evaluation.image_loop import Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.stage import TrainStage
@@ -61,12 +60,12 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
         for record, sample in zip(mine, bar, strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
-            elif cfg.WSIS.ON_ERROR == "skip":
+            elif cfg.WSIS.ON_ERROR == "skip" and not sample.fatal:
                 logger.warning("counted as missed, %s: %s", sample.key, sample.message)
                 evaluator.miss(record)
                 skipped[sample.key] = sample.message
             else:
-                raise DataError(sample.message)
+                raise sample.error()
     found = evaluator.evaluate()
     shares = comm.gather(skipped, dst=0)
     skipped = dict(sorted(item for share in shares for item in share.items()))

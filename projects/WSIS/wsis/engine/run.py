@@ -22,8 +22,7 @@ from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
-from wsis.engine.trainer import images_per_process
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, WSISError, about
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -72,12 +71,13 @@ def _run_chosen(
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
-        if not eval_only:
-            worked |= _bring_to_its_end(folder, force=force)
-        status = folder.status()
-        if status.state is State.DONE:
-            worked |= evaluate(folder, again=eval_only)
-        elif folder.planned.stage.evaluation:
+        with about(f"stage {folder.name}"):
+            if not eval_only:
+                worked |= _bring_to_its_end(folder, force=force)
+            status = folder.status()
+            if status.state is State.DONE:
+                worked |= evaluate(folder, again=eval_only)
+        if status.state is not State.DONE and folder.planned.stage.evaluation:
             detail = f"{status.state.value} ({status.detail})"
             logger.warning("%s is %s and is not evaluated", folder.name, detail)
         comm.synchronize()
@@ -107,8 +107,6 @@ def _check_chosen(chosen: Sequence[StageFolder]) -> None:
     for folder in chosen:
         _ = folder.dataset_dicts
         stage = folder.planned.stage
-        if isinstance(stage, TrainStage):
-            images_per_process(folder.planned.cfg)
         if not (isinstance(stage, TrainStage) and "pseudo_labels" in folder.sources):
             check_supervision(folder.dataset_names, stage.supervision, stage.name)
 
