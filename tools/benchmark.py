@@ -132,6 +132,7 @@ def table_row(name: str, figures: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chosen benchmarks, print a line for each, write the JSON file."""
+    let_output_vanish()
     args = parse_arguments(argv)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(args.threads)  # read when NumPy and torch are imported

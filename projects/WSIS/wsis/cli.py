@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wsis.commands import add_pipeline, make_parser
+from wsis.commands import add_pipeline, let_output_vanish, make_parser
 from wsis.errors import run_command
 
 _DESCRIPTION = """\
@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
+    let_output_vanish()
     args = build_parser().parse_intermixed_args(argv)
     try:
         return run_command(lambda: _execute(args))

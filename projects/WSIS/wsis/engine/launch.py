@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from wsis.commands import let_output_vanish
 from wsis.compat import create_local_process_group, forget_process_groups
 from wsis.errors import LOST_PEER, NEEDS_LESS, UsageError, WSISError, explain
 from wsis.processes import end_with_parent
@@ -117,6 +118,7 @@ def _worker(
     main: Callable[[], None],
 ) -> None:
     end_with_parent()
+    let_output_vanish()
     # Fork its data-loading processes, as elsewhere; spawned ones would import everything anew.
     mp.set_start_method(None, force=True)
     torch.set_num_threads(threads)
