@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsis.commands import let_output_vanish
+
 COLUMNS = {  # of the table: figure to format
     "plain_s": ".3f",
     "plain_cpu_s": ".3f",

@@ -147,10 +147,10 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is not in"),
+        ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is no file in"),
         ("_BASE_: p.yaml", "builds on itself"),
         ("STAGES: {classifier: {_BASE_: loop.yaml}}", "loop.yaml builds on itself"),
-        ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is not in"),
+        ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is no file in"),
         ("_BASE_: 3", "_BASE_ is 3; it is the path of a file"),
         ("STAGES: {no_such_stage: }", "no stage 'no_such_stage'; registered are: .*classifier"),
         ("STAGES: {classifier: 3}", "stage classifier is 3, not a set of KEY: value lines"),

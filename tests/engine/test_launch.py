@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import torch
-from wsis.engine.launch import choose_devices
+from detectron2.config import CfgNode
+from wsis.engine.launch import check_device, choose_devices
 from wsis.errors import UsageError
 
 from tests.tiny import ROOT, environment, forked
@@ -153,6 +154,17 @@ def test_impossible_choice(monkeypatch, gpus, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--num-"):
         choose_devices(gpus, processes)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:7", "mps", "", "CPU"])
+def test_a_device_that_is_not_there(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = CfgNode({"WSIS": {"STAGE": "cam"}, "MODEL": {"DEVICE": device}})
+    with pytest.raises(UsageError, match="stage cam: MODEL.DEVICE is.*has cpu, cuda, cuda:0, cuda"):
+        check_device(cfg)
+    cfg.MODEL.DEVICE = "cuda:1"
+    check_device(cfg)
 
 
 # Freed memory is kept.

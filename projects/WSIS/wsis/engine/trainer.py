@@ -56,9 +56,9 @@ def images_per_process(cfg: CfgNode, processes: int) -> int:
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % processes:
         raise UsageError(
-            f"stage {cfg.WSIS.STAGE}: SOLVER.IMS_PER_BATCH {batch}, the total over all processes, "
-            f"is not divisible by {processes} processes; set {cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH "
-            "or use another number of processes"
+            f"stage {cfg.WSIS.STAGE}: SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} "
+            f"processes, over which it is the total; set {cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH, or "
+            "use another number of processes"
         )
     return batch // processes
 
