@@ -15,6 +15,9 @@ Turn weak labels into instance masks and a trained Mask R-CNN.
 
 Runs the stages of a pipeline in order. Finished and unchanged work is never redone: run the same
 command again after an interruption and it goes on where it stopped.
+
+SOLVER.IMS_PER_BATCH is the total over all processes. Half of it, where memory is short, wants half
+of SOLVER.BASE_LR and twice SOLVER.MAX_ITER and SOLVER.STEPS.
 """
 
 _OPTS = """config overrides, for every stage; stage.KEY VALUE for one; DATA.TRAIN, DATA.VAL and
