@@ -69,6 +69,5 @@ def test_unusual_values_are_accepted(key, value):
 def test_the_defaults_are_accepted():
     """Also written as other types of lists, so that they are looked at."""
     defaults = stock_values()
-    check_values(
-        {k: [*v, *v][: len(v)] for k, v in defaults.items() if isinstance(v, tuple)}, defaults
-    )
+    lists = {key: list(value) for key, value in defaults.items() if isinstance(value, tuple)}
+    check_values(lists, defaults)

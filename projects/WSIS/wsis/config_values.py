@@ -127,7 +127,7 @@ def _wrong_number(key: str, value: Any, default: Any) -> str:
     if not all(map(math.isfinite, numbers)):
         return "finite"
     known = [leaf for leaf in _leaves(default) if isinstance(leaf, int | float)]
-    signed = any(number < 0 for number in known) or _is(key, _SIGNED)
+    signed = not known or min(known) < 0 or _is(key, _SIGNED)
     for _, holds, words in (rule for rule in _NUMBERS if _is(key, rule[0])):
         if not all(map(holds, numbers)):
             return words

@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import pickle
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +30,9 @@ from wsis.errors import DataError, MachineError, UsageError, WSISError, about
 from wsis.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
+
+_SHARED_MEMORY = Path("/dev/shm")
+_SEMAPHORES = 2**15  # bytes there that a data-loading process needs, whatever it loads
 
 DatasetDict = dict[str, Any]
 Mapper = Callable[[DatasetDict], Any]
@@ -128,6 +133,10 @@ def _unpacked(loader: DataLoader) -> Iterator[Any]:
         MachineError: its processes cannot be started, or one was ended.
     """
     try:
+        if loader.num_workers and _SHARED_MEMORY.is_dir():
+            free = shutil.disk_usage(_SHARED_MEMORY).free
+            if free < loader.num_workers * _SEMAPHORES:
+                raise OSError(f"{_SHARED_MEMORY} has room for {free} bytes")
         parcels = iter(loader)
     except OSError as error:
         raise MachineError(
