@@ -19,6 +19,8 @@ RANK = {
     "commands": 0,
     "compat": 0,
     "pickles": 0,
+    "processes": 0,
+    "config_values": 0,
     "layers": 1,
     "stage": 1,
     "data": 2,
