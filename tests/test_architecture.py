@@ -18,6 +18,7 @@ RANK = {
     "errors": 0,
     "commands": 0,
     "compat": 0,
+    "reading": 0,
     "pickles": 0,
     "processes": 0,
     "config_values": 0,

@@ -184,6 +184,39 @@ def test_list_stages_tells_done_stale_and_missing(copy, shapes_root):
     assert names == {f"2_cam/artifacts/{artifact.name}", "2_cam/manifest.json", "2_cam/index.json"}
 
 
+def test_a_finished_training_is_extended(copy, shapes_root, tmp_path):
+    shutil.copytree(copy, tmp_path / "unbroken")
+
+    def train(output, iterations, *arguments, run=train_net_here, **options):
+        extra = (("mask_rcnn.SOLVER.MAX_ITER", iterations), ("mask_rcnn.SOLVER.WARMUP_ITERS", "0"))
+        one = ("--stage", "mask_rcnn", *arguments)
+        done = run(*one, datasets=shapes_root, output=output, extra=extra, **options)
+        return done.returncode, done.stdout + done.stderr
+
+    def content(output):
+        folder = output / "8_mask_rcnn"
+        weights = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        return json.loads((folder / "manifest.json").read_text()), weights
+
+    assert train(tmp_path / "unbroken", "7", "--force")[0] == 0
+    assert train(copy, "4", "--force")[0] == 0
+    code, said = train(copy, "7")
+    assert code == 1
+    assert "SOLVER.MAX_ITER was 4 and is 7. Train on with --resume, redo it" in said
+    killed = {"run": train_net_forked, "prelude": kill_training("mask_rcnn")}
+    assert train(copy, "7", "--resume", **killed)[0] == -signal.SIGKILL
+    code, said = train(copy, "7")  # of the extension nothing is stale
+    assert code == 0, said
+    (unbroken, expected), (extended, found) = content(tmp_path / "unbroken"), content(copy)
+    assert (unbroken.pop("extended"), extended.pop("extended")) == ([], [4])
+    assert extended["product"] == unbroken["product"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert "7 iterations, extended from 4" in train(copy, "7", "--list-stages")[1]
+    code, said = train(copy, "4", "--resume")
+    assert code == 1
+    assert "SOLVER.MAX_ITER was 7 and is 4. Redo it" in said
+
+
 def test_stale_stage_is_refused_and_force_redoes_it(copy, shapes_root):
     change = ("instances.MODEL.IRNET.INSTANCE_BACKGROUND", "0.5")
     refused = train_net_here(*change, datasets=shapes_root, output=copy)

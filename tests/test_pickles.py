@@ -133,6 +133,13 @@ def test_arrays_and_numbers_of_python_2():
     assert back["n"] == 0.1
 
 
+@pytest.mark.parametrize("put", [b"r\xff\xff\xff\x7f", b"p99999999\n"])
+def test_references_that_would_take_memory(put):
+    """Python would fill a table up to the number."""
+    with pytest.raises(ValueError, match="absurd reference"):
+        load_pickle(io.BytesIO(b"\x80\x02]" + put + b"."))
+
+
 def test_tensors_only_where_they_are_wanted():
     data = pickle.dumps(torch.ones(2))
     assert load_pickle(io.BytesIO(data)).tolist() == [1, 1]

@@ -79,13 +79,12 @@ def test_absurd_mask_size_is_refused_before_allocation(tmp_path):
         read_artifact(path)
 
 
-def test_zip_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("wsis.data.artifacts.MAX_ARTIFACT_BYTES", 1000)
+def test_zip_bomb_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", bytes(2000))
     with pytest.raises(DataError, match="claims 2000 bytes"):
-        read_artifact(path)
+        read_artifact(path, limit=1000)
 
 
 def test_absurd_shape_is_refused_before_allocation(tmp_path):
@@ -99,10 +98,46 @@ def test_absurd_shape_is_refused_before_allocation(tmp_path):
         read_artifact(path)
 
 
-@pytest.mark.parametrize("key", ["../a", "a/b", "", ".hidden", "a\n"])
+@pytest.mark.parametrize(("flag", "method"), [(1, 0), (0, 99)], ids=["encrypted", "method"])
+def test_archives_that_python_cannot_unpack(tmp_path, flag, method):
+    path = tmp_path / "a.npz"
+    write_artifact(path, {"cam": np.zeros(4, np.float32)})
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\1\2")
+    for place in (6, central + 8):
+        data[place] |= flag
+        data[place + 2] = method
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.npz is not a readable artifact .*delete it and rerun"):
+        read_artifact(path)
+
+
+def test_masks_are_checked_before_they_are_decoded(tmp_path):
+    """pycocotools trusts run lengths; and few bytes can be many masks."""
+    counts = b"oooooo0" * 10
+    runs = {"m.rle": np.frombuffer(counts, np.uint8), "m.lengths": np.array([len(counts)])}
+    write_artifact(tmp_path / "a.npz", runs | {"m.shape": np.array([1, 50, 50])})
+    with pytest.raises(DataError, match="counts hold"):
+        read_artifact(tmp_path / "a.npz")
+    write_artifact(tmp_path / "b.npz", {"m": np.zeros((9, 40, 40), bool)})
+    assert len(read_artifact(tmp_path / "b.npz", limit=9 * 1600)["m"]) == 9
+    with pytest.raises(DataError, match="mask stack"):
+        read_artifact(tmp_path / "b.npz", limit=9 * 1600 - 1)
+    write_artifact(tmp_path / "c.npz", {"a": np.zeros(4000, np.uint8)})
+    with pytest.raises(DataError, match="it claims 4128 bytes"):
+        read_artifact(tmp_path / "c.npz", limit=4127)
+
+
+@pytest.mark.parametrize("key", ["../a", "a/b", "", ".hidden", "a\n", "a" * 221])
 def test_keys_cannot_leave_their_folder(key):
     with pytest.raises(DataError, match="image key"):
         check_key(key)
+
+
+def test_the_longest_key_names_a_file(tmp_path):
+    reader = ProductReader(tmp_path, "cam")
+    write_artifact(reader.path("a" * 220), {"a": np.ones(1)})
+    assert list(reader.keys()) == ["a" * 220]
 
 
 def test_reader_names_the_stage_to_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from wsis.data.artifacts import check_key
 from wsis.data.builtin import class_names, get_dataset_dicts, image_keys, register_builtin
 from wsis.data.voc import VOC_CLASSES
 from wsis.errors import DataError, UsageError
@@ -102,6 +103,8 @@ def test_image_keys(files, keys):
         ["d/a.jpg", "d/A.jpg"],
         ["x/y/a.jpg", "x_y/a.jpg", "x/y_a.jpg", "x_y_a.jpg"],
         ["d/a#b.jpg", "d/a_b.jpg", "d/a%b.jpg"],
+        [f"d/{'a' * 246}{end}.jpg" for end in "xyz"],
+        [f"d/{'ü' * 123}.jpg", f"d/{'ü' * 123}é.jpg"],
         ["d/.hidden.jpg", "d/-x.jpg", "d/ .jpg", "d/\u00fc.jpg"],
     ],
 )
@@ -109,3 +112,4 @@ def test_image_keys_are_unique_and_ordered_like_the_files(files):
     keys = image_keys(files)
     assert len({k.lower() for k in keys}) == len(files)
     assert image_keys(files[::-1]) == keys[::-1]
+    assert [check_key(key) for key in keys] == keys

@@ -124,6 +124,8 @@ CASES = [
     (image(file_name="a\\..\\..\\b"), "image 2: file_name .*leaves"),
     (image(file_name=""), "image 2: file_name is"),
     (image(file_name="a\0b"), "image 2: file_name is"),
+    (image(width=134_000_000, height=1), "image 2: 1 x 134000000 .* is absurd"),
+    (image(id=1 << 63), "id is 9223372036854775808, not an integer"),
     (image(file_name="."), r"image 2: file_name is '\.', not a file name"),
     (image(file_name="./"), r"image 2: file_name is '\./', not a file name"),
     (image(file_name=7), "image 2: file_name is 7, not a file name"),
@@ -148,6 +150,8 @@ CASES = [
     (annotation(bbox=[1, 1, -3, 2]), "annotation 1: bbox has no area"),
     (annotation(bbox=[6, 1, 3, 2]), "annotation 1: bbox .*outside"),
     (annotation(bbox=[1, 1, 10**400, 2]), "annotation 1: bbox is absurdly"),
+    (annotation(bbox=[1e308] * 4), "annotation 1: bbox .*absurdly far away"),
+    (annotation(bbox=[-1, 0, 1e308, 2]), "annotation 1: bbox .*absurdly far away"),
     (annotation(point=[7, 1]), "annotation 1: point .*outside"),
     (annotation(point=3), "annotation 1: point is 3"),
     (annotation(segmentation=[[1, 1, 2, 2]]), "annotation 1: segmentation has a polygon of 4"),
@@ -168,6 +172,27 @@ def test_one_sentence(tmp_path, changes, message):
     with pytest.raises(DataError, match=message) as caught:
         read_coco(write(tmp_path, content(**changes)))
     assert "file.json" in str(caught.value)
+
+
+def test_outlines_have_a_limit(tmp_path):
+    """pycocotools crashed: it lists five points for each pixel that an outline is long."""
+    sides = {"width": 4000, "height": 4000}
+    zigzag = [float(value) for i in range(1500) for value in (4000 * (i % 2), i)]
+    changes = image(**sides) | annotation(segmentation=[zigzag])
+    with pytest.raises(
+        DataError, match=r"image 2, annotation 1: .* outline of 6.* pixels; 4194304"
+    ):
+        read_coco(write(tmp_path, content(**changes)))
+    changes = image(**sides) | annotation(segmentation=[zigzag[:2000]])
+    assert len(read_coco(write(tmp_path, content(**changes))).images) == 1
+
+
+def test_an_unusually_large_image_is_looked_at(tmp_path):
+    Image.new("L", (6, 4)).save(tmp_path / "a.png")
+    changes = image(file_name="a.png", width=8000, height=8000) | {"annotations": []}
+    assert read_coco(write(tmp_path, content(**changes))).images[0]["height"] == 8000
+    with pytest.raises(DataError, match=r"a\.png is 6 x 4 .* says 8000 x 8000"):
+        read_coco(write(tmp_path, content(**changes)), image_root=tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"images": NaN}', "\xff"])

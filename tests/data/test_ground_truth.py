@@ -5,6 +5,7 @@ import pytest
 from wsis.data.ground_truth import has_ground_truth, load_ground_truth
 from wsis.data.voc import load_voc
 from wsis.errors import DataError
+from wsis.layers import run_lengths
 from wsis.layers.run_lengths import encode_mask
 
 from tests.data.trees import voc_tree, xml
@@ -98,6 +99,15 @@ def test_no_masks():
     nothing = tags | {"image_labels": []}
     assert has_ground_truth(nothing)
     assert len(load_ground_truth(nothing).masks) == 0
+
+
+def test_masks_have_a_limit(monkeypatch):
+    monkeypatch.setattr(run_lengths, "MAX_STACK_BYTES", 23)
+    record = {"file_name": "a.jpg", "image_id": 7, "height": 3, "width": 4}
+    full = {"segmentation": encode_mask(np.ones((3, 4), bool)), "category_id": 0}
+    assert len(load_ground_truth(record | {"annotations": [full]}).masks) == 1
+    with pytest.raises(DataError, match=r"image 7 \(a\.jpg\): 2 masks of 4 x 3 .* too much memory"):
+        load_ground_truth(record | {"annotations": [full] * 2})
 
 
 def test_damaged_rle_names_the_annotation():

@@ -1,10 +1,23 @@
 """Every kind of image file becomes RGB; damaged ones are named."""
 
+import os
+import struct
+import subprocess
+import zlib
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from wsis.data import images
-from wsis.data.images import read_dataset_image, read_image, read_image_size, read_label_map
+from wsis.data.images import (
+    check_stated_size,
+    read_dataset_image,
+    read_image,
+    read_image_size,
+    read_label_map,
+)
+from wsis.data.salient import read_salient_mask
 from wsis.errors import DataError
 
 GRID = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40  # 2 rows, 3 columns, 0..200
@@ -35,15 +48,56 @@ def test_black_and_white(tmp_path):
     assert (image[..., 0] == np.where(GRID > 100, 255, 0)).all()
 
 
-def test_16_bit_uses_the_high_byte(tmp_path):
-    wide = GRID.astype(np.uint16) * 256 + 7
-    assert (read_image(save(tmp_path / "a.png", wide))[..., 1] == GRID).all()
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("colours", [1, 3, 4])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_16_bit_files_hold_8_to_16_bits(tmp_path, bits, colours, suffix):
+    """The upper 8 of the bits that the file uses; Pillow alone would take those of 16."""
+    grid = np.tile(GRID + 55, (colours, 1, 1)).transpose(1, 2, 0).astype(np.uint16)
+    grid[..., :3] -= 5 * np.arange(min(colours, 3), dtype=np.uint16)  # channels that differ
+    path = str(tmp_path / f"a.{suffix}")
+    order = [2, 1, 0, 3][:colours] if colours > 1 else [0]
+    cv2.imwrite(path, (grid << (bits - 8))[..., order])
+    rgb = grid[..., :3] if colours > 1 else np.repeat(grid, 3, axis=2)
+    np.testing.assert_array_equal(read_image(path), rgb)
+
+
+@pytest.mark.parametrize(
+    ("tags", "bits"), [({}, 12), ({281: 65535}, 16), ({341: 16383}, 14), ({341: 1e9}, 12)]
+)
+def test_a_tiff_may_state_its_largest_value(tmp_path, tags, bits):
+    values = (GRID.astype(np.uint16) << 4) + 800
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo=tags)
+    assert (read_image(tmp_path / "a.tif")[..., 0] == values >> (bits - 8)).all()
+
+
+def test_scaled_formats_have_16_bits(tmp_path):
+    """Pillow scales what PGM states (here 10 bits) to 16 bits, however dark the picture is."""
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 1023\n" + bytes([0, 0, 0, 40]))
+    assert read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, (40 * 65535 // 1023) >> 8]
+
+
+def test_deep_colours_are_turned_as_others(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cv2.imwrite(str(tmp_path / "a.png"), np.repeat(GRID[..., None], 3, 2).astype(np.uint16) << 4)
+    chunks = (tmp_path / "a.png").read_bytes()
+    raw = exif.tobytes()[6:]
+    chunk = b"eXIf" + raw
+    chunk = struct.pack(">I", len(raw)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(chunks[:33] + chunk + chunks[33:])
+    assert (read_image(tmp_path / "a.png")[..., 0] == np.rot90(GRID, -1)).all()
+    assert read_image_size(tmp_path / "a.png") == (3, 2)
 
 
 def test_32_bit_integers_hold_8_or_16_bits(tmp_path):
     assert (read_image(save(tmp_path / "a.tif", GRID.astype(np.int32)))[..., 0] == GRID).all()
     wide = GRID.astype(np.int32) * 256
     assert (read_image(save(tmp_path / "b.tif", wide))[..., 0] == GRID).all()
+    for number, wrong in enumerate((wide - 1, wide << 8)):
+        path = save(tmp_path / f"{number}.tif", wrong)
+        with pytest.raises(DataError, match=r"values from .* save it with 8 or 16 bits"):
+            read_image(path)
 
 
 def test_floating_point_is_refused(tmp_path):
@@ -80,6 +134,42 @@ def test_no_image_at_all(tmp_path, content):
         read_image(path)
 
 
+def test_damaged_deep_colours(tmp_path):
+    """OpenCV would leave the rest black."""
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (64, 64, 3)).astype(np.uint16)
+    path = tmp_path / "cut.png"
+    cv2.imwrite(str(path), noise)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"cut\.png cannot be read"):
+        read_image(path)
+
+
+def test_other_formats_are_not_opened(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript for the first."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("a program"))
+    head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.jpg").write_bytes(head)
+    Image.fromarray(GRID).save(tmp_path / "b.jpg", "PCX")
+    for name in ("a.jpg", "b.jpg"):
+        for read in (read_image, read_image_size, read_label_map, read_salient_mask):
+            with pytest.raises(DataError, match=rf"{name} is no picture \(JPEG, PNG, TIFF"):
+                read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "PPM", "JPEG2000"])
+def test_formats_go_by_content(tmp_path, kind):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.full((8, 9), 80, np.uint8)).save(path, kind)
+    assert (np.abs(read_image(path).astype(int) - 80) < 4).all()
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    for path in (tmp_path / "a.jpg", "/dev/zero", tmp_path):
+        with pytest.raises(DataError, match="it is a folder, a pipe or a device"):
+            read_image(path)
+
+
 def test_missing_and_folder(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_image(tmp_path / "none.jpg")
@@ -99,8 +189,22 @@ def test_our_own_mistakes_are_no_fault_of_the_file(tmp_path, mistake):
 def test_absurd_size_is_refused_before_decoding(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", GRID)
     monkeypatch.setattr(images, "MAX_PIXELS", 5)
-    with pytest.raises(DataError, match="too many"):
+    with pytest.raises(DataError, match="its 3 x 2 pixels are too many, 5 are the limit"):
         read_image(path)
+
+
+def test_stated_sizes(tmp_path, monkeypatch):
+    """An unusually large one is compared with the image before a mask of it is made."""
+    path = save(tmp_path / "a.png", GRID)
+    assert check_stated_size((9, 9), path) == (9, 9)  # compared when the image is read
+    for size in ((0, 5), (5, -1), (1 << 20, 1 << 20), (1, 134_000_000)):
+        with pytest.raises(ValueError, match="absurd"):
+            check_stated_size(size, path)
+    monkeypatch.setattr(images, "_CERTAIN_PIXELS", 5)
+    assert check_stated_size((2, 3), path) == (2, 3)
+    assert check_stated_size((3, 3), None) == (3, 3)
+    with pytest.raises(DataError, match=r"a\.png is 3 x 2.*says 3 x 3"):
+        check_stated_size((3, 3), path)
 
 
 def test_size_is_checked(tmp_path):

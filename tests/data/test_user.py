@@ -15,6 +15,7 @@ from wsis.data.user import (
     register_datasets,
     register_role,
 )
+from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError, UsageError
 
 from tests.data.trees import voc_tree, xml
@@ -123,6 +124,26 @@ def test_through_the_config(tmp_path, coco):
     ("changes", "message"),
     [
         ({"NAME": None}, "data set has no NAME"),
+        *(
+            (
+                {"NAME": name},
+                r"data set: NAME .*(cannot name a folder|not a name|220 are the limit)",
+            )
+            for name in (
+                "../x",
+                "/x",
+                "a/b",
+                "a\\b",
+                ".",
+                "..",
+                " ",
+                "",
+                3,
+                "a\0",
+                "a\nb",
+                "x" * 221,
+            )
+        ),
         ({"FORMAT": "yolo"}, "FORMAT is one of coco, voc, folders, detections, salient, not yolo"),
         ({"ROOT": "x"}, "unknown 'ROOT'; coco takes NAME, FORMAT, JSON, IMAGES, SUPERVISION"),
         ({"JSON": None}, "JSON is missing"),
@@ -142,6 +163,13 @@ def test_bad_classes(classes):
     entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": "r", "SPLIT": "s", "CLASSES": classes}
     with pytest.raises(UsageError, match="CLASSES is a list of different names"):
         register_dataset(entry)
+
+
+def test_a_config_may_have_an_odd_name(tmp_path, coco):
+    del coco["NAME"]
+    path = tmp_path / "a,b\n.yaml"
+    path.write_text(json.dumps({"_BASE_": "configs/irnet_shapes.yaml", "DATA": {"TRAIN": coco}}))
+    assert load_pipeline(path, ()).stages[0].cfg.DATASETS.TRAIN == ("a_b__train",)
 
 
 def test_not_a_mapping():

@@ -97,7 +97,7 @@ def test_edge_cases_of_real_files(tmp_path):
     [
         ("", "readable XML"),
         ("<annotation>", "readable XML"),
-        ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation>&b;</annotation>", "entities"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation>&b;</annotation>", "document type"),
         (xml(width=-5), "absurd"),
         (xml(width=10**9), "absurd"),
         (xml(width="six"), "width is 'six'"),
@@ -115,6 +115,25 @@ def test_bad_xml(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
         read_voc_xml(path, VOC_CLASSES, image="nowhere")
     assert "bad.xml" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_entities_are_refused_in_every_encoding(tmp_path, encoding):
+    path = tmp_path / "bad.xml"
+    head = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "cow">]>'
+    path.write_bytes((head + xml(("&b;", 1, 1, 2, 2))).encode(encoding))
+    with pytest.raises(DataError, match=r"bad\.xml .*declares a document type"):
+        read_voc_xml(path, VOC_CLASSES, image="nowhere")
+    path.write_bytes((head[: head.index("<!")] + xml(("cow", 1, 1, 2, 2))).encode(encoding))
+    assert len(read_voc_xml(path, VOC_CLASSES, image="nowhere")[1]) == 1
+
+
+def test_class_names_are_utf_8(tmp_path):
+    (tmp_path / "classes.txt").write_bytes("\ufeffvögel\nautos\n".encode())
+    assert read_classes(tmp_path) == ("vögel", "autos")
+    (tmp_path / "classes.txt").write_bytes("vögel\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt cannot be read .*0xf6.* save it as UTF-8"):
+        read_classes(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,16 @@ def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
     assert cfg.MODEL.CIM.DETECTION.LIMIT == 3
 
 
+LAUGHS = (
+    "{a: &a [x], "
+    + ", ".join(
+        f"{y}: &{y} [{', '.join([f'*{x}'] * 20)}]"
+        for x, y in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    + "}"
+)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -125,6 +135,8 @@ def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
         (["SOLVER.MAX_ITER", "-1"], "MAX_ITER is -1; it must be 0 or more"),
         (["MODEL.ROI_MASK_HEAD.USE_IGNORE", "True"], "set MODEL.ROI_MASK_HEAD.NAME Confidence"),
         (["DATA.TRAIN", "[]"], "stage classifier needs DATA.TRAIN"),
+        (["DATA.TRAIN", LAUGHS], r"DATA.TRAIN: .*|command line: .* aliases written out"),
+        (["OUTPUT_DIR", "-" * 100_000 + "1"], "command line: (RecursionError|MemoryError)"),
         (["SEED.X", "3"], r"command line: SEED is \{'X': '3'\}; it takes one value"),
         (["SOLVER", "3"], "SOLVER is '3'; it takes keys of its own, as SOLVER"),
         (["_BASE_", "x"], "reserved key '_BASE_' can only be used in files"),
@@ -175,6 +187,10 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("DATA: {TEST: a}", "DATA has no role 'TEST'"),
         ("DATA: [a]", r"DATA is \['a'\]; it has the roles"),
         ("WSIS: [", "not readable YAML"),
+        ("WSIS: " + LAUGHS, "not readable YAML: it has more than .* aliases written out"),
+        ("STAGES: [/dev/zero]", "STAGES is not a set of stage names"),
+        ('STAGES: {classifier: }\nOUTPUT_DIR: "a\\0b"', "OUTPUT_DIR has a null character"),
+        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is not in"),
         ("", "not a set of KEY: value lines"),
         ("- a\n- b", "not a set of KEY: value lines"),
         ("STAGES: {classifier: {NO_KEY: 1}}\nDATA: {TRAIN: shapes_train}", "NO_KEY"),

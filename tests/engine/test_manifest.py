@@ -60,6 +60,34 @@ def test_fields_of_the_wrong_kind(tmp_path, field):
         Manifest.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "inputs", "longer"),
+    [
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (3, 5)}, {"images": "aa"}, True),
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (3, 5, 8)}, {"images": "aa"}, True),
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (3,)}, {"images": "aa"}, True),  # 5 never came
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (5,)}, {"images": "aa"}, False),
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (3, 4)}, {"images": "aa"}, False),
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (3, 5), "SEED": 2}, {"images": "aa"}, False),
+        ({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": (3, 5)}, {"images": "ab"}, False),
+        ({"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": (3, 5)}, {"images": "aa"}, False),
+        ({"SOLVER.MAX_ITER": 3, "SOLVER.STEPS": (3, 5)}, {"images": "aa"}, False),
+    ],
+)
+def test_only_more_iterations(config, inputs, longer):
+    before = manifest(config={"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": [3, 5], "SEED": 1})
+    asked = now({"SEED": 1} | config, inputs)
+    assert asked.extends(before) == longer
+    asked.go_on_from(before)
+    assert asked.extended == ([4] if longer else [])
+
+
+def test_nothing_to_extend():
+    kept = manifest(config={"SOLVER.MAX_ITER": 0, "SOLVER.STEPS": []})  # a network made elsewhere
+    assert not now({"SOLVER.MAX_ITER": 9, "SOLVER.STEPS": []}).extends(kept)
+    assert not manifest().extends(manifest())
+
+
 def test_digest_knows_config_and_inputs_only():
     assert manifest().digest == manifest(product="x", seconds=4.0).digest
     assert manifest().digest != manifest(inputs={"images": "ab"}).digest

@@ -112,6 +112,19 @@ def test_resumed_equals_unbroken(trainer_of, stage, stop):
     assert any(momentum.abs().sum() > 0 for momentum in momenta)
 
 
+@pytest.mark.parametrize("schedule", ["WarmupMultiStepLR", "WarmupCosineLR"])
+def test_an_extended_training_follows_the_longer_schedule(trainer_of, schedule):
+    words = ("SOLVER.LR_SCHEDULER_NAME", schedule, "SOLVER.WARMUP_ITERS", 0)
+    rates, unbroken_rates = [], []
+    unbroken = train(trainer_of("a", "mask_rcnn", *words), rates=unbroken_rates)
+    train(trainer_of("b", "mask_rcnn", *words, "SOLVER.MAX_ITER", 3), rates=rates)
+    extended = train(trainer_of("b", "mask_rcnn", *words), rates=rates)
+    assert extended.start_iter == 3
+    assert rates[3:] == unbroken_rates[3:]
+    if schedule == "WarmupMultiStepLR":  # its rates do not depend on the end
+        assert_same(extended.model.state_dict(), unbroken.model.state_dict())
+
+
 def test_running_statistics_move_and_come_back(trainer_of):
     fresh = trainer_of("a", "classifier")
     before = {k: v.clone() for k, v in fresh.model.state_dict().items() if "running_mean" in k}

@@ -165,3 +165,6 @@ def test_regions_that_overlap_absurdly_are_refused(monkeypatch):
     nested = np.tri(20, 20, dtype=bool)[:, None]  # 20 regions, 210 memberships
     with pytest.raises(ValueError, match="use fewer regions"):
         Regions.from_masks(nested)
+    monkeypatch.setattr("wsis.layers.partition.MAX_STEPS", 20 * 20 - 1)
+    with pytest.raises(ValueError, match="20 regions cut the image into 20 pieces"):
+        Regions.from_masks(nested)

@@ -33,7 +33,8 @@ examples:
   torchrun --nnodes 2 --nproc-per-node 4 train_net.py --config-file configs/irnet_voc.yaml
 """
 
-_CHOICES = ("stage", "from_stage", "until_stage", "force", "eval_only", "num_gpus", "num_processes")
+_CHOICES = ("stage", "from_stage", "until_stage", "force", "resume", "eval_only")
+_CHOICES += ("num_gpus", "num_processes")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         action="store_true",
-        help="accepted, because Detectron2 has it: a run always goes on from its last checkpoint "
-        "and its last finished image; --force starts anew",
+        help="train on where only SOLVER.MAX_ITER has grown since; a run goes on from its last "
+        "checkpoint and its last finished image without it, too",
     )
     add("--force", action="store_true", help="redo the chosen stages from scratch")
     add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")

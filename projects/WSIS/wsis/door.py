@@ -32,6 +32,7 @@ def run(
     from_stage: str | None = None,
     until_stage: str | None = None,
     force: bool = False,
+    resume: bool = False,
     eval_only: bool = False,
     num_gpus: int | None = None,
     num_processes: int | None = None,
@@ -45,6 +46,7 @@ def run(
         from_stage: run from this one.
         until_stage: run until this one.
         force: redo the chosen stages from scratch.
+        resume: train on where only SOLVER.MAX_ITER has grown.
         eval_only: evaluate what is there and make nothing.
         num_gpus: on this machine; None takes one where there is one.
         num_processes: on the CPU, where no GPU is used.
@@ -68,8 +70,8 @@ def run(
         _check_processes(planned, processes, device, eval_only=eval_only)
     one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
     with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
-        options = {"datasets": datasets, "force": force, "eval_only": eval_only}
-        work = partial(run_stages, config_file, words, selection, **options)
+        options = {"force": force, "resume": resume, "eval_only": eval_only}
+        work = partial(run_stages, config_file, words, selection, datasets=datasets, **options)
         launch(work, processes, device=device)
     return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
 

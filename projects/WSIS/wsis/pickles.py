@@ -15,6 +15,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -23,9 +24,11 @@ import numpy as np
 import torch
 
 from wsis.errors import DataError
+from wsis.reading import open_file
 
 MAX_FILE_BYTES = 4 << 30
 _KINDS = "biufSU"  # of arrays: numbers and text, nothing with pointers
+_UNUSED_NUMBERS = 1 << 16  # of the memo
 _TEXT_FLAG = 8  # NumPy's "needs initialisation"; other flags would make it follow pointers
 
 
@@ -206,6 +209,18 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside the file")
 
 
+def _check_memo(stream: IO[bytes]) -> None:
+    """Refuse a pickle that notes an object under a number far beyond those that it has used.
+
+    Python would fill memory for all the numbers below.
+    """
+    start = stream.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if "PUT" in opcode.name and argument > count + _UNUSED_NUMBERS:
+            raise ValueError("the pickle has an absurd reference")
+    stream.seek(start)
+
+
 def load_pickle(stream: IO[bytes], *, tensors: bool = True) -> Any:
     """What a pickle holds: arrays, numbers, text and containers of them; tensors come as arrays.
 
@@ -216,6 +231,7 @@ def load_pickle(stream: IO[bytes], *, tensors: bool = True) -> Any:
     Raises:
         Exception: nearly any, where the pickle is damaged or asks for anything else.
     """
+    _check_memo(stream)
     unpickler = _Unpickler(stream, encoding="latin1")  # text of Python 2
     unpickler.tensors = tensors
     with warnings.catch_warnings():
@@ -236,9 +252,7 @@ def read_pickle(
         DataError: no file, one of more than `MAX_FILE_BYTES`, or ``load`` raised.
     """
     try:
-        with open(path, "rb") as stream:
-            if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
-                raise ValueError("it is absurdly large")
+        with open_file(path, limit=MAX_FILE_BYTES) as stream:
             return load(stream)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 
 from wsis.config import get_wsis_cfg
@@ -20,6 +19,7 @@ from wsis.engine.launch import check_device, choose_devices
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
+from wsis.reading import read_yaml
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
 
@@ -42,8 +42,8 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
         check_device(planned.cfg)
         path = planned.folder / "config.yaml"
         if isinstance(planned.stage, TrainStage) and path.is_file():
-            said = yaml.safe_load(path.read_text(encoding="utf-8"))
-            trained = said.get("WSIS", {}).get("CLASSES", planned.cfg.WSIS.CLASSES)
+            with _reading(path):
+                trained = list(read_yaml(path)["WSIS"]["CLASSES"])
             if trained != planned.cfg.WSIS.CLASSES:
                 raise UsageError(
                     f"{planned.folder} has learnt other classes ({', '.join(trained[:5])}, ...) "
@@ -80,10 +80,22 @@ def _number(config_file: Path) -> str:
     return config_file.parent.name.partition("_")[0]
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What is wrong with a run folder's ``config.yaml`` becomes one DataError."""
+    try:
+        yield
+    except WSISError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AssertionError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is no stage's config of this version ({reason})") from None
+
+
 def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
     """The config in a run folder's ``config.yaml``; it may only import what ``imports`` names."""
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with _reading(path):
+        said = read_yaml(path)
         wanted = [name for name in said["WSIS"]["IMPORTS"] if name not in imports]
         if "_BASE_" in said:
             raise ValueError("it has a _BASE_, which no run writes")
@@ -91,11 +103,6 @@ def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
             raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
         cfg = get_wsis_cfg(said["WSIS"]["IMPORTS"])
         cfg.merge_from_other_cfg(CfgNode(said))
-    except WSISError:
-        raise
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is no stage's config of this version ({reason})") from None
     cfg.OUTPUT_DIR, (cfg.MODEL.DEVICE, _) = str(path.parent), choose_devices(None, None)
     cfg.freeze()
     return cfg

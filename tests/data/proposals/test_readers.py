@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 from wsis.data.proposals import FORMATS
+from wsis.data.proposals.mat import load_mat
 from wsis.data.proposals.readers import _READERS, find_proposals, read_proposals
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
@@ -143,6 +144,20 @@ def test_a_matlab_file_that_claims_too_much_is_not_unpacked(tmp_path):
 
 
 SPARSE = scipy.sparse.csc_matrix(np.eye(2))
+
+
+def test_a_matlab_file_that_claims_too_little_is_not_unpacked(tmp_path):
+    """What counts is what really comes out."""
+    scipy.io.savemat(tmp_path / "a.mat", {"maskmat": np.zeros((1, 400, 400), np.uint8)})
+    plain = bytearray((tmp_path / "a.mat").read_bytes())
+    plain[132:136] = struct.pack("<I", 100)
+    packed = zlib.compress(plain[128:])
+    (tmp_path / "b.mat").write_bytes(plain[:128] + struct.pack("<II", 15, len(packed)) + packed)
+    with pytest.raises(ValueError, match="claim 160.* bytes; 160000 are the limit"):
+        load_mat(tmp_path / "b.mat", ("maskmat",), limit=160_000)
+    (tmp_path / "c.mat").write_bytes(plain[:128] + struct.pack("<II", 15, 90) + packed[:90])
+    with pytest.raises(ValueError, match="ends too early"):
+        load_mat(tmp_path / "c.mat", ("maskmat",), limit=160_000)
 
 
 def test_masks_of_a_photograph_are_read_packed(tmp_path):

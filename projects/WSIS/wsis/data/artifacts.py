@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from detectron2.structures import Instances
 
+from wsis.data.checks import naming, short, short_name
 from wsis.data.files import atomic_write
-from wsis.errors import DataError
-from wsis.layers.run_lengths import decode_rles, encode_mask
+from wsis.errors import DataError, first_line
+from wsis.layers.run_lengths import MAX_STACK_BYTES, check_rle, decode_rles, encode_mask
+from wsis.reading import open_file
 
-MAX_ARTIFACT_BYTES = 4 << 30
 SUMMARY = "summary"
 _SAFE_KEY = re.compile(r"[\w][\w.+=@ ()-]*")
 _RLE, _LENGTHS, _SHAPE = ".rle", ".lengths", ".shape"
@@ -32,8 +33,11 @@ _RLE, _LENGTHS, _SHAPE = ".rle", ".lengths", ".shape"
 def check_key(key: str) -> str:
     """Return ``key`` if it can name a file inside a folder, else raise `DataError`."""
     if not _SAFE_KEY.fullmatch(key):
-        raise DataError(f"image key {key!r} cannot name a file: letters, digits and _.-+=@() only")
-    return key
+        raise DataError(
+            f"image key {short(key)} cannot name a file: letters, digits and _.-+=@() only"
+        )
+    with naming("image key"):
+        return short_name(key)
 
 
 def _encode(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -50,16 +54,19 @@ def _encode(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return encoded
 
 
-def _decode_masks(runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray) -> np.ndarray:
+def _decode_masks(
+    runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray, limit: int
+) -> np.ndarray:
     count, height, width = (int(s) for s in shape)
-    if min(count, height, width) < 0 or count * height * width > MAX_ARTIFACT_BYTES:
-        raise ValueError(f"mask stack of shape {tuple(shape)}")
+    if min(count, height, width) < 0 or count * height * width > limit:
+        raise ValueError(f"mask stack of shape {count, height, width}")
     ends = np.cumsum(lengths)
     if len(lengths) != count or (count and int(ends[-1]) != len(runs)):
         raise ValueError("run lengths do not add up")
     pieces = [runs[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
-    rles = [{"size": [height, width], "counts": counts} for counts in pieces]
-    return decode_rles(rles, (height, width))
+    size = (height, width)
+    rles = [check_rle({"size": size, "counts": counts}, size) for counts in pieces]
+    return decode_rles(rles, size)
 
 
 def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -98,35 +105,43 @@ def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
             raise ValueError(f"{entry.filename} claims the shape {shape}")
 
 
-def read_artifact(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read what `write_artifact` wrote.
+def read_artifact(
+    path: str | os.PathLike[str], *, limit: int = MAX_STACK_BYTES
+) -> dict[str, np.ndarray]:
+    """Read what `write_artifact` wrote; ``limit`` is of its bytes, unpacked and decoded.
 
     Raises:
         DataError: the file is missing, damaged, or claims an absurd size.
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-            if total > MAX_ARTIFACT_BYTES:
-                raise ValueError(f"it claims {total} bytes")
-            for entry in archive.infolist():
-                _check_header(archive, entry)
-        with np.load(path, allow_pickle=False) as stored:
-            raw = dict(stored)
+        with open_file(path, limit=limit) as stream:
+            with zipfile.ZipFile(stream) as archive:
+                total = sum(entry.file_size for entry in archive.infolist())
+                if total > limit:
+                    raise ValueError(f"it claims {total} bytes")
+                for entry in archive.infolist():
+                    _check_header(archive, entry)
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as stored:
+                raw = dict(stored)
         decoded = {}
         for name, value in raw.items():
             if name.endswith(_RLE):
                 stem = name.removesuffix(_RLE)
-                decoded[stem] = _decode_masks(value, raw[stem + _LENGTHS], raw[stem + _SHAPE])
+                about = (raw[stem + _LENGTHS], raw[stem + _SHAPE])
+                decoded[stem] = _decode_masks(value, *about, limit)
+                limit -= decoded[stem].nbytes
             elif not name.endswith((_LENGTHS, _SHAPE)):
                 decoded[name] = value
         return decoded
     except FileNotFoundError:
         raise DataError(f"no artifact {path.name} in {path.parent}") from None
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged or encrypted archive raises nearly anything
         raise DataError(
-            f"{path} is not a readable artifact ({error}); delete it and rerun"
+            f"{path} is not a readable artifact ({first_line(error)}); delete it and rerun"
         ) from error
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from wsis.data.checks import MAX_NAME_BYTES
 from wsis.data.coco import load_coco_dataset
 from wsis.data.root import datasets_root, duts_folders
 from wsis.data.salient import load_salient
@@ -162,7 +163,8 @@ def check_supervision(names: Sequence[str], needed: str, stage: str) -> None:
             )
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
+    """The text with all that file systems may not take replaced by "_"."""
     cleaned = re.sub(r"[^\w.+=@ ()-]", "_", text)
     return cleaned if re.match(r"\w", cleaned) else f"_{cleaned}"
 
@@ -180,14 +182,19 @@ def image_keys(file_names: list[str]) -> list[str]:
     keys = [Path(name).stem for name in file_names]
     keys = [p if d else k for k, p, d in zip(keys, paths, _doubtful(keys), strict=True)]
     doubtful = _doubtful(keys)
-    return [f"{_safe(k)}-{h}" if d else k for k, h, d in zip(keys, digests, doubtful, strict=True)]
+    starts = [safe_name(k).encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore") for k in keys]
+    made = zip(keys, starts, digests, doubtful, strict=True)
+    return [f"{start}-{h}" if d else k for k, start, h, d in made]
 
 
 def _doubtful(wanted: list[str]) -> list[bool]:
-    """Which names cannot be keys as they are, or are not unique in lower case (file systems)."""
-    keys = [_safe(text) for text in wanted]
+    """Which names cannot be keys: odd, too long, or not unique in lower case (file systems)."""
+    keys = [safe_name(text) for text in wanted]
     counts = Counter(key.lower() for key in keys)
-    return [counts[k.lower()] > 1 or k != w for k, w in zip(keys, wanted, strict=True)]
+    return [
+        counts[k.lower()] > 1 or k != w or len(k.encode()) > MAX_NAME_BYTES
+        for k, w in zip(keys, wanted, strict=True)
+    ]
 
 
 def get_dataset_dicts(name: str) -> list[dict[str, Any]]:

@@ -10,12 +10,15 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from wsis.errors import DataError
+from wsis.reading import open_file
 
 MAX_JSON_BYTES = 8 << 30
+_FAR = 1e9  # pixels; no box reaches so far beyond an image by mistake
+MAX_NAME_BYTES = 220  # file systems allow 255, of which suffixes and temporary names take some
 
 
 def number(value: Any) -> float:
@@ -32,18 +35,21 @@ def number(value: Any) -> float:
 
 
 def integer(value: Any) -> int:
-    """A JSON integer; 3.0 and True are refused."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """A JSON integer of at most 64 bits; 3.0 and True are refused."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"is {short(value)}, not an integer")
     return value
 
 
 def numbers(value: Any, count: int | None = None) -> list[float]:
-    """A list of finite numbers, of the length ``count`` if given."""
+    """A list of pixel coordinates or sides, of the length ``count`` if given."""
     if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
         wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
         raise ValueError(f"is {short(value)}, not {wanted}")
-    return [number(v) for v in value]
+    found = [number(v) for v in value]
+    if found and max(map(abs, found)) > _FAR:
+        raise ValueError(f"holds {max(found, key=abs):g}, which is absurdly far away")
+    return found
 
 
 def clip_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
@@ -75,8 +81,29 @@ def inside(name: Any, *, colon: bool = False) -> str:
     if not path.parts or "\0" in name:
         raise ValueError(f"is {short(name)}, not a file name")
     if path.is_absolute() or ".." in path.parts or (":" in path.parts[0] and not colon):
-        raise ValueError(f"{name!r} leaves its folder")
+        raise ValueError(f"{short(name)} leaves its folder")
     return name
+
+
+def folder_name(value: Any) -> str:
+    """A name that can be a file's or a folder's: printable, without slashes, not hidden, short."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"is {short(value)}, not a name")
+    if not value.isprintable() or "/" in value or "\\" in value or value.startswith("."):
+        raise ValueError(
+            f"is {short(value)}, which cannot name a folder: no slashes, control characters or dot "
+            "at its beginning"
+        )
+    return short_name(value)
+
+
+def short_name(value: str) -> str:
+    """A name that file systems take together with a suffix."""
+    if len(os.fsencode(value)) > MAX_NAME_BYTES:
+        raise ValueError(
+            f"has {len(os.fsencode(value))} bytes ({short(value)}); {MAX_NAME_BYTES} are the limit"
+        )
+    return value
 
 
 def short(value: Any) -> str:
@@ -88,17 +115,14 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def load_json(path: str | os.PathLike[str]) -> Any:
-    """Parse a JSON file.
+def load_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> Any:
+    """Parse a JSON file of at most ``limit`` bytes.
 
     Raises:
-        DataError: missing, not JSON, nested absurdly, or larger than `MAX_JSON_BYTES`.
+        DataError: missing, no regular file, not JSON, nested absurdly, or larger than ``limit``.
     """
-    path = Path(path)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes are too many")
-        with open(path, "rb") as stream:
+        with open_file(path, limit=limit) as stream:
             return json.load(stream)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None

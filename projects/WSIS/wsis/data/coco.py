@@ -26,9 +26,9 @@ from wsis.data.checks import (
     numbers,
     short,
 )
-from wsis.data.images import MAX_PIXELS, read_image_size
+from wsis.data.images import check_stated_size, read_image_size
 from wsis.errors import DataError
-from wsis.layers.run_lengths import RLE, check_rle, polygons_to_rle, rle_box
+from wsis.layers.run_lengths import RLE, check_outlines, check_rle, polygons_to_rle, rle_box
 
 Record = dict[str, Any]
 
@@ -102,9 +102,8 @@ def _image(entry: Record, root: Path | None, known: dict[int | str, int]) -> Rec
     if root is not None and not {"height", "width"} & entry.keys():
         height, width = read_image_size(root / name)
     else:
-        height, width = field(entry, "height", _side), field(entry, "width", _side)
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"height and width {height} x {width} are absurd")
+        stated = field(entry, "height", _side), field(entry, "width", _side)
+        height, width = check_stated_size(stated, None if root is None else root / name)
     record = {"file_name": name, "image_id": identity, "height": height, "width": width}
     if "image_key" in entry:
         record["image_key"] = field(entry, "image_key", _text)
@@ -114,13 +113,14 @@ def _image(entry: Record, root: Path | None, known: dict[int | str, int]) -> Rec
 
 
 def _polygons(value: list, size: tuple[int, int]) -> list[list[float]]:
-    reach = 2 * max(size)  # rasterising costs time and memory in proportion to the outline
+    reach = 2 * max(size)
     polygons = [numbers(p) for p in value]
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
         if max(map(abs, polygon)) > reach:
             raise ValueError(f"has a polygon point at {max(map(abs, polygon)):g}, far outside")
+    check_outlines(polygons)
     return polygons
 
 

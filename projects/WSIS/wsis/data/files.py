@@ -42,7 +42,7 @@ def atomic_write(
     path, temporary = Path(path), ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
+        handle, temporary = tempfile.mkstemp(_TEMPORARY, f".{path.name[:50]}.", path.parent)
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()

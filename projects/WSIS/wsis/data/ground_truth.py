@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from wsis.data.checks import naming
 from wsis.data.images import read_label_map
 from wsis.errors import DataError
-from wsis.layers.run_lengths import check_rle, decode_rle, polygons_to_rle
+from wsis.layers.run_lengths import check_rle, decode_rle, empty_masks, polygons_to_rle
 
 VOID = 255
 
@@ -81,14 +82,14 @@ def load_ground_truth(dataset_dict: dict[str, Any]) -> GroundTruth:
         DataError: a file is missing or damaged, sizes differ, an object has no class, or there
             are no masks.
     """
+    where = f"image {dataset_dict.get('image_id')} ({dataset_dict.get('file_name')})"
     if "instance_file_name" in dataset_dict:
-        return _from_png(dataset_dict)
+        with naming(where):
+            return _from_png(dataset_dict)
     if not has_ground_truth(dataset_dict):
-        raise DataError(
-            f"image {dataset_dict.get('image_id')} ({dataset_dict['file_name']}) has no true "
-            "masks; choose a data set with masks for this"
-        )
-    return _from_annotations(dataset_dict)
+        raise DataError(f"{where} has no true masks; choose a data set with masks for this")
+    with naming(where):
+        return _from_annotations(dataset_dict)
 
 
 def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
@@ -105,7 +106,8 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     ids = np.unique(instances)
     ids = ids[(ids != 0) & (ids != VOID)]
     annotations = dataset_dict.get("annotations", [])
-    masks = instances[None] == ids[:, None, None]  # (K, H, W)
+    masks = empty_masks(len(ids), size)
+    np.equal(instances, ids[:, None, None], out=masks)
     classes, difficult = [], []
     for mask, identity in zip(masks, ids.tolist(), strict=True):
         known = annotations[identity - 1] if identity <= len(annotations) else {}
@@ -147,7 +149,7 @@ def _from_annotations(dataset_dict: dict[str, Any]) -> GroundTruth:
     size = _size(dataset_dict)
     annotations = dataset_dict.get("annotations", [])
     objects = [i for i, a in enumerate(annotations) if not a.get("iscrowd")]
-    masks, void = np.zeros((len(objects), *size), dtype=bool), np.zeros(size, dtype=bool)
+    masks, void = empty_masks(len(objects), size), np.zeros(size, dtype=bool)
     for mask, index in zip(masks, objects, strict=True):
         mask[:] = _decode(dataset_dict, index, size)
     for index, annotation in enumerate(annotations):

@@ -9,16 +9,23 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wsis.errors import DataError
+from wsis.reading import open_file
 
-MAX_PIXELS = 1 << 27
+MAX_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
+_CERTAIN_PIXELS = 1 << 24  # stated sizes up to here are compared when the image is read
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+# Pillow knows more, among them EPS, which starts another program.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes store in 16
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG, _MAXIMUM_TAGS = 258, (281, 341)  # of TIFF
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,17 +58,25 @@ def open_picture(
     The text of a ValueError from ``use`` enters the message; ``what`` says what the file is.
 
     Raises:
-        DataError: missing, damaged, or more than `MAX_PIXELS` pixels.
+        DataError: missing, damaged, no regular file, none of the formats that we read, or more
+            than `MAX_PIXELS` pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
-            with Image.open(path) as image:
+            with open_file(path) as stream, Image.open(stream, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                    raise ValueError(
+                        f"its {image.width} x {image.height} pixels are too many, {MAX_PIXELS} are "
+                        "the limit; make it smaller, or cut it into tiles, with its annotations"
+                    )
                 return use(image)
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{what} {path} is no picture ({', '.join(_FORMATS)}); replace or remove it"
+        ) from None
     except (NameError, AttributeError, AssertionError):  # mistakes of ours, no fault of the file
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged files
@@ -92,38 +107,80 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    method = _TRANSPOSE.get(_orientation(image))
-    image = image if method is None else image.transpose(method)
+def _to_rgb(image: Any) -> np.ndarray:  # an ImageFile, or what PNG, TIFF, ... make of it
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels; save it with 8 or 16 bits")
+    # Both are gone once the file is read, for which PNG's orientation is a reason, too.
+    stream, deep = image.fp, any(";16" in str(tile[3]) for tile in image.tile)
+    method, stated = _TRANSPOSE.get(_orientation(image)), _stated_maximum(image)
     if image.mode == "I" or image.mode.startswith("I;"):
-        grey = np.asarray(image).astype(np.int64)  # Pillow would clip 16 bits at 255
-        if image.mode != "I" or grey.max(initial=0) > 255:
-            grey = grey >> 8
-        grey = np.clip(grey, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+        image = Image.fromarray(_to_8_bits(np.asarray(image), stated))
+    elif deep:  # Pillow would take the high bytes
+        image.load()  # notices damage, over which OpenCV passes
+        image = Image.fromarray(_to_8_bits(_colours_of_16_bits(stream), stated))
+    image = image if method is None else image.transpose(method)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _stated_maximum(image: Any) -> int:
+    """The largest value that a pixel may have by the file's header; 0 where it does not say.
+
+    PNG's sBIT is no help: by its definition the values are scaled to 16 bits all the same.
+    """
+    if image.format == "PNG":
+        return 0
+    if image.format != "TIFF":
+        return 0xFFFF  # Pillow scales PGM and JPEG 2000 to 16 bits
+    stated = [np.ravel(image.tag_v2.get(tag, 0)).tolist() for tag in (_BITS_TAG, *_MAXIMUM_TAGS)]
+    bits, *found = (value for values in stated for value in values[:4])
+    if bits in _DEPTHS[:-1]:
+        found.append((1 << bits) - 1)
+    said = [v for v in found if isinstance(v, int | float) and v <= 0xFFFF]
+    return int(max(said, default=0))
+
+
+def _to_8_bits(values: np.ndarray, stated: int) -> np.ndarray:
+    """Pixels of 8, 10, 12, 14 or 16 bits as uint8: whichever is the first to hold the largest."""
+    lowest, highest = int(values.min(initial=0)), max(int(values.max(initial=0)), stated)
+    if lowest < 0 or highest > 0xFFFF:
+        raise ValueError(f"it holds values from {lowest} to {highest}; save it with 8 or 16 bits")
+    depth = next(bits for bits in _DEPTHS if highest < 1 << bits)
+    return (values >> (depth - 8)).astype(np.uint8)
+
+
+def _colours_of_16_bits(stream: IO[bytes]) -> np.ndarray:
+    """(H, W, 3) uint16 RGB of an opened file, transparency dropped; OpenCV can, Pillow cannot."""
+    stream.seek(0)
+    found = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None or found.dtype != np.uint16:
+        raise ValueError("its 16 bits a colour cannot be read; save it with 8")
+    return found[:, :, 2::-1] if found.ndim == 3 else np.repeat(found[:, :, None], 3, axis=2)
 
 
 def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a photograph as RGB.
 
-    Grey, palette, CMYK and 16-bit files (by their high byte) are converted, transparency is
-    dropped, the EXIF orientation applied as Detectron2's ``read_image`` does. ``size`` is (H, W)
-    as the data set states it, if it does.
+    Grey, palette and CMYK files are converted, transparency is dropped, the EXIF orientation
+    applied as Detectron2's ``read_image`` does. Of 16-bit files the upper 8 of 8, 10, 12, 14 or 16
+    bits count: of the fewest that hold the largest value in the file, or that a TIFF's header
+    states (MaxSampleValue, SMaxSampleValue, BitsPerSample). ``size`` is (H, W) as the data set
+    states it, if it does.
 
     Returns:
         (H, W, 3) uint8, RGB, C-contiguous, writable.
 
     Raises:
-        DataError: missing, damaged or truncated file, floating-point pixels, more than
-            `MAX_PIXELS` pixels, or another size than ``size``.
+        DataError: as `open_picture`; floating-point or negative pixels, or above 16 bits; another
+            size than ``size``.
     """
     image = np.ascontiguousarray(open_picture(path, _to_rgb, "image"))
-    advice = "correct the annotation file or the image's EXIF rotation"
-    check_size(image.shape, size, f"image {path}", "its data set says", advice)
+    _compare(image.shape, size, path)
     return image
+
+
+def _compare(found: tuple[int, ...], stated: tuple[int, int] | None, path: Any) -> None:
+    advice = "correct the annotation file or the image's EXIF rotation"
+    check_size(found, stated, f"image {path}", "its data set says", advice)
 
 
 def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
@@ -151,6 +208,26 @@ def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
     return open_picture(path, use, "image")
+
+
+def check_stated_size(
+    size: tuple[int, int], path: str | os.PathLike[str] | None
+) -> tuple[int, int]:
+    """The size (H, W) that an annotation file states for the image at ``path``, if that is known.
+
+    Images are compared when they are read. An unusually large size is compared here, before masks
+    of it take memory.
+
+    Raises:
+        ValueError: absurd.
+        DataError: the image cannot be read or has another size.
+    """
+    height, width = size
+    if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
+        raise ValueError(f"{height} x {width} (height x width) is absurd")
+    if height * width > _CERTAIN_PIXELS and path is not None:
+        _compare(read_image_size(path), size, path)
+    return size
 
 
 def read_label_map(

@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.builtin import require_dataset
+from wsis.data.checks import field, folder_name, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
@@ -34,12 +35,14 @@ _GRANTED = {"detections": "box", "folders": "image"}
 
 def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
-        raise UsageError(f"{where} is {entry!r}, not a set of KEY: value pairs")
+        raise UsageError(f"{where} is {short(entry)}, not a set of KEY: value pairs")
     entry = dict(entry)
-    name = entry.get("NAME")
-    if not isinstance(name, str) or not name:
+    if entry.get("NAME") is None:
         raise UsageError(f"{where} has no NAME")
-    where = f"{where} ({name})"
+    try:
+        where = f"{where} ({field(entry, 'NAME', folder_name)})"
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
     kind = str(entry.get("FORMAT", "")).lower()
     if kind not in _KEYS:
         raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")
@@ -48,7 +51,7 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     unknown = [key for key in entry if key not in allowed]
     missing = [key for key in required if not isinstance(entry.get(key), str)]
     if unknown:
-        raise UsageError(f"{where}: unknown {unknown[0]!r}; {kind} takes {', '.join(allowed)}")
+        raise UsageError(f"{where}: unknown {short(unknown[0])}; {kind} takes {', '.join(allowed)}")
     if missing:
         raise UsageError(f"{where}: {missing[0]} is missing or no text; {kind} needs it")
     if entry.get("SUPERVISION", "mask") not in SUPERVISIONS:
@@ -58,10 +61,10 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     classes = entry.get("CLASSES")  # None where it was left blank, too
     texts = isinstance(classes, (list, tuple)) and {type(c) for c in classes} == {str}
     if classes is not None and (not texts or len(set(classes)) != len(classes)):
-        raise UsageError(f"{where}: CLASSES is a list of different names, not {classes!r}")
+        raise UsageError(f"{where}: CLASSES is a list of different names, not {short(classes)}")
     score = entry.get("MIN_SCORE", 0.0)
     if type(score) not in (int, float) or not 0 <= score <= 1:
-        raise UsageError(f"{where}: MIN_SCORE is a number from 0 to 1, not {score!r}")
+        raise UsageError(f"{where}: MIN_SCORE is a number from 0 to 1, not {short(score)}")
     for key in _PLACES:
         if key in entry:
             entry[key] = str(Path(entry[key]).expanduser())
@@ -218,7 +221,7 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
         value = recognize(path, role)
     if not isinstance(value, Mapping):
         raise UsageError(
-            f"{source}: DATA.{role} is {value!r}; a name, a path or an entry is wanted"
+            f"{source}: DATA.{role} is {short(value)}; a name, a path or an entry is wanted"
         )
     entry = {"NAME": f"{stem}_{role.lower()}"} | dict(value)
     for key in _PLACES:

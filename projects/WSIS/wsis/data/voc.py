@@ -17,9 +17,10 @@ from xml.etree import ElementTree
 import numpy as np
 from detectron2.structures import BoxMode
 
-from wsis.data.checks import clip_box, inside, naming, number
-from wsis.data.images import MAX_PIXELS, pictures_in, read_image_size, read_label_map
+from wsis.data.checks import clip_box, inside, naming, number, short
+from wsis.data.images import check_stated_size, pictures_in, read_image_size, read_label_map
 from wsis.errors import DataError
+from wsis.reading import open_file, read_text
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -28,16 +29,16 @@ VOC_CLASSES = (
 )
 CLASSES_FILE = "classes.txt"
 _MASKS = {"instance_file_name": "SegmentationObject", "semantic_file_name": "SegmentationClass"}
-_MAX_XML_BYTES = 16 << 20
+_MAX_XML_BYTES = 4 << 20  # some 8000 objects
 
 
 def _read_names(path: Path, what: str, *, first_word: bool) -> list[str]:
     """The lines (or their first words) of a file that are not empty, all different."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist; see datasets/README.md") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{what} {path} cannot be read ({error})") from error
     names = [line.split()[0] if first_word else line for line in lines]
     if not names:
@@ -81,7 +82,7 @@ def _coordinate(node: ElementTree.Element | None, tag: str) -> float:
     try:
         return number(float(text))
     except ValueError:
-        raise ValueError(f"{tag} is {text!r}, not a number") from None
+        raise ValueError(f"{tag} is {short(text)}, not a number") from None
 
 
 def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
@@ -90,14 +91,18 @@ def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
     return clip_box((x0 - 1, y0 - 1, x1, y1), size)  # 1-based, both ends inside the object
 
 
+class _Builder(ElementTree.TreeBuilder):
+    """Refuses a document type, in any encoding, before an entity that it declares is expanded."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it declares a document type, which an annotation has no use for")
+
+
 def _parse(path: Path) -> ElementTree.Element:
     try:
-        data = path.read_bytes()
-        if len(data) > _MAX_XML_BYTES:
-            raise ValueError(f"{len(data)} bytes are too many")
-        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
-            raise ValueError("it declares entities, which an annotation has no use for")
-        return ElementTree.fromstring(data)
+        with open_file(path, limit=_MAX_XML_BYTES) as stream:
+            parser = ElementTree.XMLParser(target=_Builder())
+            return ElementTree.parse(stream, parser).getroot()
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
         raise DataError(f"{path} is not a readable XML file ({error})") from error
 
@@ -108,9 +113,7 @@ def _size(tree: ElementTree.Element, image: str | os.PathLike[str]) -> tuple[int
     if not (_text(node, "height") or _text(node, "width")):
         return read_image_size(image)
     height, width = _coordinate(node, "height"), _coordinate(node, "width")
-    if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
-        raise ValueError(f"{height:g} x {width:g} (height x width) is absurd")
-    return int(height), int(width)
+    return check_stated_size((int(height), int(width)), image)
 
 
 def read_voc_xml(
@@ -135,8 +138,9 @@ def read_voc_xml(
         name = _text(node, "name")
         if name not in classes:
             raise DataError(
-                f"{path}: object {index}: unknown class {name!r}; known are {', '.join(classes)} "
-                f"(own classes: one per line in {CLASSES_FILE} of the data set's root)"
+                f"{path}: object {index}: unknown class {short(name)}; known are "
+                f"{', '.join(classes)[:400]} (own classes: one per line in {CLASSES_FILE} of the "
+                "data set's root)"
             )
         with naming(f"{path}: object {index} ({name}): bndbox"):
             found = {"bbox": _box(node, size), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}

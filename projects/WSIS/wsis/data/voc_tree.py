@@ -74,7 +74,7 @@ def read_sbd_mat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     try:
-        content = load_mat(path, ("GTinst",), limit=_MAX_MAT_BYTES, verify=True)["GTinst"]
+        content = load_mat(path, ("GTinst",), limit=_MAX_MAT_BYTES)["GTinst"]
         instances = np.asarray(content["Segmentation"][0, 0])
         categories = np.asarray(content["Categories"][0, 0]).reshape(-1).astype(np.int64)
         if instances.ndim != 2 or not 0 < instances.size <= MAX_PIXELS:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import wsis
 from wsis.config import flatten
+from wsis.data.checks import short
 from wsis.data.user import ROLES
 from wsis.errors import UsageError, did_you_mean
+from wsis.reading import parse_yaml, read_yaml
 
 ZOO = "detectron2://"
 COMMAND_LINE = "command line"
@@ -24,6 +25,8 @@ _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
 # Keys that name data sets. A pipeline names data by role and may not set these.
 _NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
 _ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
+
+_NO_LITERAL = (ValueError, SyntaxError, RecursionError, MemoryError)  # of Python, in a value
 
 Lines = tuple[str, Mapping[str, Any]]  # the file (or place) they come from, and the values
 
@@ -60,12 +63,12 @@ class ConfigFile:
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
         raise UsageError(f"no config file {path}") from None
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a set of KEY: value lines")
@@ -260,7 +263,7 @@ def _as_word(value: Any) -> Any:
     """Quote a number, or text that yacs would read as a number, so that yacs reads it as text."""
     number = value
     if isinstance(value, str):
-        with suppress(ValueError, SyntaxError):
+        with suppress(*_NO_LITERAL):
             number = ast.literal_eval(value)
     if isinstance(number, int | float) and not isinstance(number, bool):
         return repr(str(value))
@@ -281,6 +284,8 @@ def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") 
             if isinstance(known, CfgNode):
                 wanted = f"keys of its own, as {name}.{next(iter(known), 'KEY')}"
             raise UsageError(f"{source}: {name} is {value!r}; it takes {wanted}")
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"{source}: {name} has a null character, which no path or word has")
         if isinstance(value, dict):
             value = _fitted(value, known, source, f"{name}.")
         elif isinstance(known, str):
@@ -304,8 +309,8 @@ def merge_lines(cfg: CfgNode, lines: Lines) -> None:
             )
     try:
         cfg.merge_from_other_cfg(CfgNode(_fitted(values, cfg, source)))
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = str(error.args[0] if error.args else error)
+    except (KeyError, TypeError, AssertionError, *_NO_LITERAL) as error:
+        reason = str(error.args[0] if error.args else type(error).__name__)
         hint = did_you_mean(reason.partition("Non-existent config key: ")[2], flatten(cfg, ""))
         if reason.startswith("Type mismatch") and "tuple" in reason:
             hint = '; a list is written "[a, b]", with one element too'
@@ -353,11 +358,11 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
 def _read_value(text: str) -> Any:
     if not text.lstrip().startswith(("[", "{")):
         return text
-    with suppress(ValueError, SyntaxError):
+    with suppress(*_NO_LITERAL):
         return ast.literal_eval(text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return parse_yaml(text)
+    except ValueError as error:
         if text.lstrip().startswith("["):
             return text  # a path may begin so
-        raise UsageError(f"{COMMAND_LINE}: {text} is not readable YAML: {error}") from None
+        raise UsageError(f"{COMMAND_LINE}: {short(text)} is not readable YAML: {error}") from None

@@ -164,7 +164,11 @@ def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> 
         if planned.name in done
         for entry in _read(planned.folder).get("results", [])
     ]
-    configs = [flatten(planned.cfg, planned.name) for planned in pipeline.stages]
+    place = str(pipeline.output_dir)
+    configs = [  # equal runs are equal wherever they lie
+        {key: value for key, value in flatten(planned.cfg, "").items() if place not in str(value)}
+        for planned in pipeline.stages
+    ]
     path = pipeline.output_dir / METRICS
     with writing(path, "another OUTPUT_DIR"):
         write_metrics(path, found, versions=package_versions(), config=digest_of(configs))

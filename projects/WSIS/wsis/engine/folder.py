@@ -60,10 +60,14 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """State of a stage and one line that explains it."""
+    """State of a stage and one line that explains it.
+
+    ``extends``: it is stale only because more iterations are asked for, see `Manifest.extends`.
+    """
 
     state: State
     detail: str = ""
+    extends: bool = False
 
 
 NOT_YET_RUN = Status(State.MISSING, "not yet run")
@@ -219,7 +223,8 @@ class StageFolder:
         if isinstance(processes, int) and processes > 0:  # as many as trained it, not as run now
             planned = planned.on_processes(processes)
         if change := manifest.change(self._manifest_of(planned)):
-            return Status(State.STALE, change)
+            longer = self._manifest_of(self.planned)  # with the processes of this run
+            return Status(State.STALE, change, extends=longer.extends(manifest))
         if planned.stage.kind in ("infer", "derive"):
             absent, count = len(self.missing()), len(self.image_keys)
             if absent and done:
@@ -230,7 +235,8 @@ class StageFolder:
             return Status(State.UNFINISHED, "interrupted; runs on where it stopped")
         if lost := self._lost_file(manifest):
             return Status(State.MISSING, lost)
-        return Status(State.DONE, _listed(manifest.counts))
+        ends = [f"extended from {end}" for end in manifest.extended]
+        return Status(State.DONE, ", ".join([_listed(manifest.counts), *ends]))
 
     def missing(self) -> list[str]:
         """Image keys without a whole artifact, in the order of the data set.
@@ -288,7 +294,10 @@ class StageFolder:
             WSISError: the folder cannot be written.
         """
         self._start = time.perf_counter()
+        before = None if force else Manifest.read(self.path)
         self.manifest = self._manifest_of(self.planned)
+        if before is not None:
+            self.manifest.go_on_from(before)
         with writing(self.path, "another OUTPUT_DIR"):
             if force:
                 shutil.rmtree(self.path, ignore_errors=True)

@@ -13,7 +13,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Manifest:
         versions: of the packages that made it.
         defaults: config keys that had their default value. If another version does not know such a
             key, that is no change.
+        extended: SOLVER.MAX_ITER of each earlier, shorter training that this one goes on from.
     """
 
     stage: str
@@ -90,6 +91,7 @@ class Manifest:
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     defaults: list[str] = field(default_factory=list)
+    extended: list[int] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
@@ -145,6 +147,23 @@ class Manifest:
         if len(changes) > 3:
             changes[3:] = [f"and {len(changes) - 3} more"]
         return "; ".join(changes)
+
+    def extends(self, before: Manifest) -> bool:
+        """Whether this is the training of ``before`` for more iterations, and nothing else.
+
+        Steps of the learning rate may be added behind its end.
+        """
+        end, longer = before.config.get("SOLVER.MAX_ITER", 0), self.config.get("SOLVER.MAX_ITER", 0)
+        steps = [step for step in self.config.get("SOLVER.STEPS", ()) if step <= end]
+        asked = self.config | {"SOLVER.MAX_ITER": end, "SOLVER.STEPS": steps}
+        earlier = [step for step in before.config.get("SOLVER.STEPS", ()) if step <= end]
+        was = replace(before, config=before.config | {"SOLVER.STEPS": earlier})
+        return longer > end > 0 and not was.change(replace(self, config=asked))
+
+    def go_on_from(self, before: Manifest) -> None:
+        """Note, if this extends ``before``, where that was to end."""
+        end = before.config.get("SOLVER.MAX_ITER", 0)
+        self.extended = before.extended + ([end] if self.extends(before) else [])
 
 
 def package_versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from wsis.config import (
     set_class_count,
     stock_values,
 )
-from wsis.data.builtin import class_names, is_salient
+from wsis.data.builtin import class_names, is_salient, safe_name
 from wsis.data.root import find_in_datasets
 from wsis.data.user import ROLES, entries_of, register_role
 from wsis.engine.config_files import (
@@ -200,7 +200,8 @@ class _Plan:
     def data(self, name: str) -> dict[str, tuple[str, ...]]:
         """Names of the registered data sets of a stage by role, in lower case."""
         said: dict[str, tuple[str, Any, str]] = {}
-        for owner, stem in (("", self.path.stem), (name, f"{self.path.stem}_{name}")):
+        alone = safe_name(self.path.stem)
+        for owner, stem in (("", alone), (name, f"{alone}_{name}")):
             for file in self.files:
                 data = file.parts[owner].data if owner in file.parts else {}
                 if "TRAIN" in data:  # data that belong to other training images do not count

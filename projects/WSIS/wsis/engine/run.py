@@ -35,6 +35,7 @@ def run(
     *,
     datasets: Sequence[Mapping[str, Any]] = (),
     force: bool,
+    resume: bool,
     eval_only: bool,
 ) -> None:
     """Do what was asked; every process of the run calls this with the same arguments.
@@ -45,6 +46,7 @@ def run(
         selection: arguments of `wsis.engine.pipeline.Pipeline.select`.
         datasets: entries of data sets that the config may name.
         force: redo the chosen stages from scratch.
+        resume: train on where only SOLVER.MAX_ITER has grown.
         eval_only: evaluate what is there and make nothing.
 
     Raises:
@@ -58,11 +60,16 @@ def run(
         keep_freed_memory()
     check_shared(pipeline.output_dir)
     with rank_lock(pipeline.output_dir):
-        _run_chosen(pipeline, selection, force=force, eval_only=eval_only)
+        _run_chosen(pipeline, selection, force=force, resume=resume, eval_only=eval_only)
 
 
 def _run_chosen(
-    pipeline: Pipeline, selection: Mapping[str, str | None], *, force: bool, eval_only: bool
+    pipeline: Pipeline,
+    selection: Mapping[str, str | None],
+    *,
+    force: bool,
+    resume: bool,
+    eval_only: bool,
 ) -> None:
     folders = open_folders(pipeline)
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
@@ -73,7 +80,7 @@ def _run_chosen(
     for folder in chosen:
         with about(f"stage {folder.name}"):
             if not eval_only:
-                worked |= _bring_to_its_end(folder, force=force)
+                worked |= _bring_to_its_end(folder, force=force, resume=resume)
             status = folder.status()
             if status.state is State.DONE:
                 worked |= evaluate(folder, again=eval_only)
@@ -111,7 +118,7 @@ def _check_chosen(chosen: Sequence[StageFolder]) -> None:
             check_supervision(folder.dataset_names, stage.supervision, stage.name)
 
 
-def _bring_to_its_end(folder: StageFolder, *, force: bool) -> bool:
+def _bring_to_its_end(folder: StageFolder, *, force: bool, resume: bool) -> bool:
     """Run a stage from where it stands.
 
     Returns:
@@ -123,9 +130,10 @@ def _bring_to_its_end(folder: StageFolder, *, force: bool) -> bool:
         if status.state is State.DONE:
             logger.info("%s: done (%s)", folder.name, status.detail)
             return False
-        if status.state is State.STALE:
+        if status.state is State.STALE and not (resume and status.extends):
+            advice = "Train on with --resume, redo" if status.extends else "Redo"
             raise WSISError(
-                f"stage {folder.name} in {folder.path} is stale: {status.detail}. Redo it and "
+                f"stage {folder.name} in {folder.path} is stale: {status.detail}. {advice} it and "
                 f"what follows with --from-stage {folder.name} --force, or take the change back"
             )
     stage = folder.planned.stage

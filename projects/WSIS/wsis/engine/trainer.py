@@ -241,6 +241,10 @@ class Trainer(TrainerBase):
                     f"cannot resume from {path} ({error}); start the stage again with --force"
                 ) from error
             self.start_iter = stored["iteration"] + 1
+            # an earlier, shorter training may have left the rate of another schedule
+            groups, rates = self.optimizer.param_groups, self.scheduler.get_lr()
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
             first_new = f"model_{self.start_iter:07d}.pth"
             older = [p for p in self.checkpointer.periodic_files() if p.name < first_new]
             for hook in self._hooks:  # it is to delete checkpoints of earlier runs like its own

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.checks import load_json
+from wsis.data.checks import field, load_json, naming, number, numbers, short
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.run_lengths import check_rle, decode_rles
@@ -43,17 +43,19 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
     known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     class_ids = known or {number + 1: number for number in range(len(class_names(name)))}
     by_image: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for number, entry in enumerate(_read(path)):
-        where = f"{path}: entry {number}"
-        if not all(isinstance(entry.get(k), int | str) for k in ("image_id", "category_id")):
-            raise DataError(f"{where}: image_id and category_id are numbers or words")
-        if entry.get("image_id") not in images:
-            raise DataError(f"{where}: {name} has no image with the id {entry.get('image_id')!r}")
-        if entry.get("category_id") not in class_ids:
-            raise DataError(f"{where}: {name} has no category {entry.get('category_id')!r}")
-        if isinstance(entry.get("score"), bool) or not isinstance(entry.get("score"), int | float):
-            raise DataError(f"{where}: score is {entry.get('score')!r}, not a number")
-        by_image[entry["image_id"]].append(entry)
+    for index, entry in enumerate(_read(path)):
+        with naming(f"{path}: entry {index}"):
+            image, category = entry.get("image_id"), entry.get("category_id")
+            if not all(isinstance(identity, int | str) for identity in (image, category)):
+                raise ValueError("image_id and category_id are numbers or words")
+            if image not in images:
+                raise ValueError(f"{name} has no image with the id {short(image)}")
+            if category not in class_ids:
+                raise ValueError(f"{name} has no category {short(category)}")
+            field(entry, "score", number)
+            if "bbox" in entry:
+                field(entry, "bbox", numbers, 4)
+        by_image[image].append(entry)
 
     def find(record: Mapping[str, Any]) -> InstancePrediction:
         size, entries = (int(record["height"]), int(record["width"])), by_image[record["image_id"]]
@@ -68,7 +70,7 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
                 boxes = np.array([e["bbox"] for e in entries], dtype=np.float64).reshape(-1, 4)
                 boxes[:, 2:] += boxes[:, :2]
                 boxes = boxes.astype(np.float32)  # as Detectron2's
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise DataError(f"{path}: image {record['image_id']}: {error}") from None
         return InstancePrediction(classes, scores, masks, boxes)
 

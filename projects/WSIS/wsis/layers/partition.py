@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 MAX_MEMBERSHIPS = 1 << 28  # a GiB of them; 2000 proposals of a photograph have some millions
+MAX_STEPS = 1 << 33  # regions times pieces of the image: ten seconds
 
 
 def segments(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,7 @@ def partition(
 
     Each region gets a random 64-bit number; pixels with the same sum of numbers belong to the same
     regions. Two sums could be equal by chance: then the areas are wrong, and other numbers are
-    drawn.
+    drawn. Raises ValueError where that would take absurdly long.
 
     Returns:
         labels (total,) int32, the atom of each pixel; starts (R + 1,) int64 and atoms (M,) int32,
@@ -50,6 +51,10 @@ def partition(
     place = np.cumsum(cut) - 1  # of a position among the cuts
     begin, end = place[first], place[stop]
     lengths = np.diff(cuts)
+    if count * len(lengths) > MAX_STEPS:
+        raise ValueError(
+            f"{count} regions cut the image into {len(lengths)} pieces; use fewer regions"
+        )
     areas = np.bincount(owners, weights=stop - first, minlength=count).astype(np.int64)
     bounds = np.searchsorted(owners, np.arange(count + 1))
     for attempt in range(8):

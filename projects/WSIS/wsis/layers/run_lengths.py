@@ -14,6 +14,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 RLE = dict[str, Any]
+MAX_STACK_BYTES = 4 << 30  # of the masks of one image
+_MAX_OUTLINE = 1 << 22  # pixels; pycocotools lists five points for each
 _MAX_CHARACTERS = 7  # of one run: 34 bits with the sign, more than any image has pixels
 
 
@@ -96,7 +98,7 @@ def check_rle(rle: Any, size: tuple[int, int]) -> RLE:
         raise ValueError("is not an RLE with size and counts")
     stated, counts = rle["size"], rle["counts"]
     if not isinstance(stated, (list, tuple)) or list(stated) != list(size):
-        raise ValueError(f"has size {stated!r}, its image is {list(size)} (height, width)")
+        raise ValueError(f"has size {str(stated)[:40]}, its image is {list(size)} (height, width)")
     _checked_lengths(counts, size)
     if isinstance(counts, list):
         counts = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
@@ -121,11 +123,18 @@ def decode_rle(rle: RLE) -> np.ndarray:
 
 
 def decode_rles(rles: Sequence[RLE], size: tuple[int, int]) -> np.ndarray:
-    """(N, H, W) bool of N checked RLEs of an image of ``size``."""
-    masks = np.zeros((len(rles), *size), dtype=bool)
+    """(N, H, W) bool of N checked RLEs of an image of ``size``; ValueError as `empty_masks`."""
+    masks = empty_masks(len(rles), size)
     for mask, rle in zip(masks, rles, strict=True):
         mask[:] = decode_rle(rle)
     return masks
+
+
+def empty_masks(count: int, size: tuple[int, int]) -> np.ndarray:
+    """(N, H, W) bool without any pixel; ValueError if that takes more than `MAX_STACK_BYTES`."""
+    if count * size[0] * size[1] > MAX_STACK_BYTES:
+        raise ValueError(f"{count} masks of {size[1]} x {size[0]} pixels take too much memory")
+    return np.zeros((count, *size), dtype=bool)
 
 
 def rle_area(rle: RLE) -> int:
@@ -156,6 +165,24 @@ def rle_box(rle: RLE) -> list[float]:
     return [float(v) for v in coco_mask.toBbox(rle)]
 
 
+def check_outlines(polygons: Sequence[Sequence[float]]) -> None:
+    """Refuse (ValueError) an object whose outline is absurdly long.
+
+    Rasterising takes time and memory in proportion to it, whatever the size of the image.
+    """
+    if sum(len(p) * max(map(abs, p), default=0) for p in polygons) <= _MAX_OUTLINE:
+        return  # an upper bound, as cheap as it is generous
+    closed = [np.reshape([*p, *p[:2]], (-1, 2)) for p in polygons]
+    length = sum(float(np.abs(np.diff(p, axis=0)).max(axis=1).sum()) for p in closed)
+    if not length <= _MAX_OUTLINE:
+        raise ValueError(f"has an outline of {length:g} pixels; {_MAX_OUTLINE} are the limit")
+
+
 def polygons_to_rle(polygons: list[list[float]], size: tuple[int, int]) -> RLE:
-    """The union of polygons ([x0, y0, x1, y1, ...] each), rasterised as pycocotools does."""
+    """The union of polygons ([x0, y0, x1, y1, ...] each), rasterised as pycocotools does.
+
+    Raises:
+        ValueError: as `check_outlines`.
+    """
+    check_outlines(polygons)
     return _as_text(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wsis.errors import DataError, first_line
 from wsis.pickles import load_pickle, read_pickle
+from wsis.reading import open_file
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             does not load safely, or holds no state dict.
     """
     try:
+        open_file(path).close()  # their readers would wait for a pipe
         if str(path).endswith(".safetensors"):
             value: object = load_file(path)
         else:

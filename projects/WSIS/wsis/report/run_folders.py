@@ -15,8 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wsis.data.artifacts import ProductReader
 from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
@@ -24,6 +22,7 @@ from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
 from wsis.engine.pipeline import PIPELINE
 from wsis.errors import UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
+from wsis.reading import read_yaml
 from wsis.stage import get_stage
 from wsis.stages import PSEUDO_LABELS_FILE
 
@@ -124,7 +123,8 @@ class RunFolder:
         path = self.folder / METRICS
         text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
         for line in text.splitlines():
-            with suppress(ValueError, AttributeError):  # the half line of a killed process
+            # the half line of a killed process, or a damaged file
+            with suppress(ValueError, AttributeError, TypeError, OverflowError, RecursionError):
                 record = json.loads(line)
                 iteration = int(record.get("iteration") or 0)
                 for key, value in record.items():
@@ -149,10 +149,10 @@ def read_run_folder(folder: Path) -> RunFolder:
     if manifest is None:
         raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml(folder / "config.yaml")
     except FileNotFoundError:
         config = {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WSISError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
     run = RunFolder(folder, manifest, config if isinstance(config, dict) else {})
     register_datasets(run.value("WSIS.DATASETS") or [])
@@ -212,11 +212,24 @@ def read_stage_names(output_dir: Path) -> list[str]:
 
 def read_figures(output_dir: Path, folders: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Entries of ``metrics.json``, and of stages evaluated since it was written."""
-    stored = read_json(output_dir / METRICS)
-    entries = list(stored.get("stages", [])) if isinstance(stored, dict) else []
-    known = {entry.get("stage") for entry in entries}
+    entries = _figures(output_dir / METRICS, "stages")
+    known = {entry["stage"] for entry in entries}
     for folder in folders:
         if folder.name not in known:
-            own = read_json(folder.folder / EVALUATION)
-            entries += own.get("results", []) if isinstance(own, dict) else []
+            entries += _figures(folder.folder / EVALUATION, "results")
     return entries
+
+
+def _figures(path: Path, name: str) -> list[dict[str, Any]]:
+    """The entries under ``name`` of a file of figures; none where there is no file."""
+    stored = read_json(path)
+    found = stored.get(name, []) if isinstance(stored, dict) else []
+    texts = ("stage", "dataset", "protocol")
+    if not isinstance(found, list) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("metrics"), dict)
+        and all(isinstance(entry.get(text), str) for text in texts)
+        for entry in found
+    ):
+        raise WSISError(f"{path} is damaged; delete it and run again with --eval-only")
+    return found

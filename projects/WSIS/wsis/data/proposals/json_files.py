@@ -23,9 +23,7 @@ _SCORE_NAMES = ("score", "predicted_iou", "objectness")
 
 
 def _entries(path: Path, *, of_prm: bool) -> list[Any]:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path.stat().st_size} bytes are too many for one image")
-    content = load_json(path)
+    content = load_json(path, limit=MAX_FILE_BYTES)
     if isinstance(content, dict) and not of_prm:
         content = content.get("annotations")  # of Segment Anything's data set
     if not isinstance(content, list):

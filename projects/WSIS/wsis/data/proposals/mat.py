@@ -10,61 +10,77 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import scipy.io
 
 from wsis.data.proposals.store import Proposals, by_rank, check_count, check_size
 from wsis.layers.regions import Regions
+from wsis.reading import open_file
 
-MAX_MAT_BYTES = 4 << 30  # of the variables of one file, unpacked
+MAX_MAT_BYTES = 1 << 30  # of the variables of one file, unpacked
 _HEADER, _COMPRESSED = 128, 15
-_TAG_REACH = 4096  # packed bytes that surely hold the first eight: Huffman tables come before
+_PIECE = 1 << 20
 
 
 def _check_unpacked_size(path: Path, limit: int) -> None:
-    """Refuse a file of more bytes, packed or unpacked, than ``limit``; reads tags only."""
-    with open(path, "rb") as stream:
+    """Refuse a file of more bytes, packed or really unpacked, than ``limit``."""
+    with open_file(path, limit=limit) as stream:
         header = stream.read(_HEADER)
         if len(header) < _HEADER or header[126:128] not in (b"IM", b"MI"):
             raise ValueError("it is not a MATLAB 5 file (save with -v7)")
         if header[:10] == b"MATLAB 7.3":
             raise ValueError("it is a MATLAB 7.3 file; save it again with -v7")
         order = "<" if header[126:128] == b"IM" else ">"
-        total, place, end = 0, _HEADER, os.fstat(stream.fileno()).st_size
-        if end > limit:
-            raise ValueError(f"its {end} bytes are too many")
-        while place <= end - 8:
-            stream.seek(place)
-            kind, length = struct.unpack(order + "II", stream.read(8))
-            place += 8 + length
-            if place > end:
+        total, end = 0, os.fstat(stream.fileno()).st_size
+        while len(tag := stream.read(8)) == 8:
+            kind, length = struct.unpack(order + "II", tag)
+            if stream.tell() + length > end:
                 raise ValueError(f"a variable of {length} bytes reaches beyond the end")
             if kind == _COMPRESSED:
-                packed = stream.read(min(length, _TAG_REACH))
-                tag = zlib.decompressobj().decompress(packed, 8)
-                length = struct.unpack(order + "II", tag)[1]  # fails where the tag is damaged
-            total += length
+                total += _unpacked_size(stream, length, order, limit - total)
+            else:
+                total += length
+                stream.seek(length, os.SEEK_CUR)
         if total > limit:
-            raise ValueError(f"its variables claim {total} bytes")
+            raise ValueError(f"its variables claim {total} bytes; {limit} are the limit")
 
 
-def load_mat(
-    path: Path, names: Sequence[str], *, limit: int = MAX_MAT_BYTES, verify: bool = False
-) -> dict[str, Any]:
+def _unpacked_size(stream: BinaryIO, length: int, order: str, limit: int) -> int:
+    """How many bytes come out of the next ``length``, or should by the file, if that is more.
+
+    Counting stops beyond ``limit``.
+
+    Raises:
+        ValueError, zlib.error: damaged; zlib compares checksums.
+    """
+    unpacker, count, start = zlib.decompressobj(), 0, b""
+    while length > 0 and (count <= limit or len(start) < 8):
+        piece = stream.read(min(length, _PIECE))
+        length -= len(piece)
+        while piece and (count <= limit or len(start) < 8):
+            found = unpacker.decompress(piece, _PIECE)
+            count, start, piece = count + len(found), start + found[:8], unpacker.unconsumed_tail
+    if count <= limit:
+        count += len(unpacker.flush())
+        if not unpacker.eof:
+            raise ValueError("a packed variable ends too early")
+    stream.seek(length, os.SEEK_CUR)
+    return max(count, struct.unpack(order + "II", start[:8])[1])
+
+
+def load_mat(path: Path, names: Sequence[str], *, limit: int = MAX_MAT_BYTES) -> dict[str, Any]:
     """The variables ``names`` of a MATLAB 5 file, as far as it has them.
 
-    ``limit`` is of bytes, packed and unpacked; ``verify`` has the checksums of what is packed
-    compared, which reads every variable to its end.
+    ``limit`` is of bytes, packed and unpacked.
 
     Raises:
         ValueError: damaged or too large.
     """
     try:
         _check_unpacked_size(path, limit)
-        check = {"verify_compressed_data_integrity": verify}
-        return scipy.io.loadmat(path, variable_names=names, **check)
+        return scipy.io.loadmat(path, variable_names=names)
     except Exception as error:  # SciPy's parser raises nearly anything on damaged files
         raise ValueError(f"no readable MATLAB file ({type(error).__name__}: {error})") from error
 

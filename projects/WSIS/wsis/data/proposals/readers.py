@@ -23,9 +23,13 @@ from wsis.layers.segment_proposals import ProposalSettings, propose_segments
 # Beginnings that the names of a collection's files may have before the image key.
 _PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")
 
+_MAX_NPZ_BYTES = 1 << 30
+
 
 def _read_npz(path: Path, *, size: tuple[int, int] | None, count: int) -> Proposals:
-    return proposals_from_artifact(read_artifact(path), size=size).first(count)
+    return proposals_from_artifact(read_artifact(path, limit=_MAX_NPZ_BYTES), size=size).first(
+        count
+    )
 
 
 _READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suffix

@@ -15,7 +15,7 @@ from wsis.errors import DataError
 from wsis.layers.regions import Regions
 
 MAX_PROPOSALS = 1 << 16  # of one image; no method makes nearly as many
-MAX_MEMBERSHIPS = 1 << 31  # proposals times atoms: bytes of a table; 2000 proposals have 1 << 25
+MAX_MEMBERSHIPS = 1 << 29  # proposals times atoms: bytes of a table; 2000 proposals have 1 << 25
 
 
 @dataclass(frozen=True)

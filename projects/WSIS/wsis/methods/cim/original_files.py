@@ -18,6 +18,7 @@ from wsis.data.checks import short
 from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters
 from wsis.pickles import read_pickle
+from wsis.reading import read_text
 
 CROP_SIDE = 7
 _CROP_NAMES = ("indexes", "boxes", "masks")
@@ -47,8 +48,8 @@ def read_cim_crops(path: str | os.PathLike[str]) -> Mapping[int, tuple[np.ndarra
     crops = {}
     for identity, boxes, masks in zip(*lists, strict=True):
         boxes, masks = np.asarray(boxes), np.asarray(masks)
-        good = boxes.dtype.kind in "iu" and boxes.shape[1:] == (4,)
-        good &= masks.dtype == bool and masks.shape == (len(boxes), CROP_SIDE, CROP_SIDE)
+        good = boxes.dtype.kind in "iu" and boxes.ndim == 2 and boxes.shape[1] == 4
+        good = good and masks.dtype == bool and masks.shape == (len(boxes), CROP_SIDE, CROP_SIDE)
         if not good or not isinstance(identity, int | np.integer):
             raise DataError(
                 f"{path}: image {short(identity)}: boxes {boxes.dtype} {boxes.shape} and masks "
@@ -121,10 +122,10 @@ def read_cim_points(
         DataError: naming the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; point supervision needs it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as text ({error})") from error
     points, classes = [], []
     for number, line in enumerate(lines, 1):

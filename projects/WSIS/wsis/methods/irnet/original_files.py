@@ -15,7 +15,7 @@ import numpy as np
 from wsis.data.checks import field, integer, load_json, naming, number, numbers, short
 from wsis.data.images import MAX_PIXELS
 from wsis.errors import DataError
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import check_outlines, encode_mask
 from wsis.pickles import load_pickle, read_pickle
 
 
@@ -122,8 +122,10 @@ def _export_mask(polygons: Any, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(polygons, list) or not polygons:
         raise ValueError(f"is {short(polygons)}, not a list of polygons")
     mask = np.zeros(size, dtype=bool)
-    for polygon in polygons:
-        points = np.array(numbers(polygon))
+    outlines = [numbers(polygon) for polygon in polygons]
+    check_outlines(outlines)
+    for polygon in outlines:
+        points = np.array(polygon)
         if len(points) < 6 or len(points) % 2 or np.abs(points).max() > 2 * max(size):
             raise ValueError(f"is {short(polygon)}, not a polygon of the image")
         points = points.reshape(-1, 2)
@@ -149,7 +151,10 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     content = load_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{path} is not a COCO export: images is missing")
-    categories = content.get("categories") or []
+    listed = {name: content.get(name) or [] for name in ("categories", "annotations")}
+    if wrong := [name for name, value in listed.items() if not isinstance(value, list)]:
+        raise DataError(f"{path} is not a COCO export: {wrong[0]} is no list")
+    categories = listed["categories"]
     images: dict[int, dict[str, Any]] = {}
     for index, entry in enumerate(content["images"]):
         with naming(f"{path}: images, number {index}"):
@@ -157,7 +162,7 @@ def read_irnet_export(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if image["image_id"] in images:
                 raise ValueError(f"id {image['image_id']} occurs twice")
             images[image["image_id"]] = image
-    for index, entry in enumerate(content.get("annotations") or []):
+    for index, entry in enumerate(listed["annotations"]):
         with naming(f"{path}: annotation number {index}"):
             if not isinstance(entry, dict) or entry.get("image_id") not in images:
                 raise ValueError("image_id is no image of the file")
