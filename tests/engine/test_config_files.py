@@ -190,7 +190,7 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("WSIS: " + LAUGHS, "not readable YAML: it has more than .* aliases written out"),
         ("STAGES: [/dev/zero]", "STAGES is not a set of stage names"),
         ('STAGES: {classifier: }\nOUTPUT_DIR: "a\\0b"', "OUTPUT_DIR has a null character"),
-        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is not in"),
+        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is no file in"),
         ("", "not a set of KEY: value lines"),
         ("- a\n- b", "not a set of KEY: value lines"),
         ("STAGES: {classifier: {NO_KEY: 1}}\nDATA: {TRAIN: shapes_train}", "NO_KEY"),
