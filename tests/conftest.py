@@ -40,6 +40,16 @@ def nothing_stays():
         vars(entry).update(values)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard, though it is not where a shell started the tests in the background."""
+    import signal
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
     """A folder with tiny ``shapes/``, for reading only."""

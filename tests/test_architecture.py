@@ -22,6 +22,7 @@ RANK = {
     "pickles": 0,
     "processes": 0,
     "config_values": 0,
+    "stopping": 0,
     "layers": 1,
     "stage": 1,
     "data": 2,

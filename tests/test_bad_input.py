@@ -59,6 +59,17 @@ def image_of(datasets, index, *, split="train"):
     return datasets / "shapes" / "JPEGImages" / f"{split}_{index:05d}.jpg"
 
 
+def truncate_inside(path):
+    """Half of a JPEG file, which has as many bytes as before: a comment at its beginning."""
+    data = path.read_bytes()
+    half = len(data) // 2
+    comment = b"\xff\xfe" + (len(data) - half - 2).to_bytes(2, "big")
+    comment += bytes(len(data) - half - len(comment))
+    path.write_bytes(data[:2] + comment + data[2:half])
+    assert path.stat().st_size == len(data)
+    return data
+
+
 # The command line and the data set.
 
 
@@ -177,13 +188,13 @@ def test_output_folder_that_cannot_be_written(shapes_root, tmp_path):
 def test_truncated_image_stops_training_and_a_rerun_goes_on(datasets, tiny_run, tmp_path):
     output = tmp_path / "out"
     last = [image_of(datasets, index) for index in range(8)]
-    whole = {path: truncate(path) for path in last}
+    whole = {path: truncate_inside(path) for path in last}
     done = train_net_here("--until-stage", "cam", datasets=datasets, output=output)
     assert_refused(done, "train_0000", ".jpg cannot be read", "truncated", "replace or remove it")
     assert_clean(output)
     for path, data in whole.items():
         path.write_bytes(data)
-    truncate(last[5])
+    truncate_inside(last[5])
     shutil.rmtree(output / "1_classifier")
     shutil.copytree(tiny_run / "1_classifier", output / "1_classifier")
     done = train_net_here("--until-stage", "cam", datasets=datasets, output=output)

@@ -15,7 +15,13 @@ import pytest
 from wsis.engine import runners
 from wsis.engine.checkpoint import AtomicCheckpointer
 
-from tests.test_bad_input import assert_clean, assert_refused, image_of, truncate
+from tests.test_bad_input import (
+    assert_clean,
+    assert_refused,
+    image_of,
+    truncate,
+    truncate_inside,
+)
 from tests.tiny import environment, labels_of, manifest_of, train_net_forked, train_net_here
 
 
@@ -32,6 +38,13 @@ def states(output, datasets):
     return {row[0]: row[2] for row in rows}
 
 
+def flip(path):
+    """Another byte in the middle of a file, whose size stays as it is."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
 def weights_of(output, stage):
     return manifest_of(output, stage)["product"]
 
@@ -46,8 +59,9 @@ def weights_of(output, stage):
         ({"model_0000003.pth": 0.0}, 2),
         ({"model_0000003.pth": None}, 2),
         ({"model_0000003.pth": 0.9, "model_0000001.pth": 0.9}, None),
+        ({"model_0000003.pth": "flip"}, 2),
     ],
-    ids=["truncated", "empty", "lost", "all truncated"],
+    ids=["truncated", "empty", "lost", "all truncated", "a byte flipped"],
 )
 def test_training_resumes_from_an_older_checkpoint(copy, tiny_run, shapes_root, damage, resumed):
     """As if killed after iteration 3 was saved and before the end; then the disk fails."""
@@ -59,6 +73,8 @@ def test_training_resumes_from_an_older_checkpoint(copy, tiny_run, shapes_root, 
     for name, keep in damage.items():
         if keep is None:
             (folder / name).unlink()
+        elif keep == "flip":
+            flip(folder / name)
         else:
             truncate(folder / name, keep=keep)
     done = train_net_here("--stage", "classifier", datasets=shapes_root, output=copy)
@@ -80,6 +96,18 @@ def test_final_weights_are_made_again(copy, tiny_run, shapes_root, keep):
     assert done.returncode == 0, done.stderr
     assert weights_of(copy, "relation_network") == weights_of(tiny_run, "relation_network")
     assert set(states(copy, shapes_root).values()) == {"done"}
+
+
+def test_final_weights_with_a_flipped_byte_are_never_used(copy, tiny_run, shapes_root):
+    path = copy / "4_relation_network" / "model_final.pth"
+    flip(path)
+    shutil.rmtree(copy / "5_displacement_mean")
+    refused = train_net_here("--until-stage", "instances", datasets=shapes_root, output=copy)
+    assert_refused(refused, path, "its bytes have changed", "delete it and run the stage again")
+    path.unlink()
+    done = train_net_here("--until-stage", "instances", datasets=shapes_root, output=copy)
+    assert done.returncode == 0, done.stderr
+    assert weights_of(copy, "relation_network") == weights_of(tiny_run, "relation_network")
 
 
 @contextmanager
@@ -259,11 +287,57 @@ def test_second_run_in_the_same_folder_is_refused(copy, shapes_root):
     assert set(listed.values()) == {"done"}
 
 
+SIGNALLED = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from detectron2.utils import comm
+from wsis.engine.trainer import Trainer
+run_step = Trainer.run_step
+def signalled(self):
+    run_step(self)
+    if self.iter == {iteration} and comm.get_rank() == {rank}:
+        os.kill(os.getpid(), {number})
+Trainer.run_step = signalled
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "code"), [(2, "interrupted", 130), (15, "ended by SIGTERM", 143)]
+)
+def test_a_signal_in_training(shapes_root, tiny_run, tmp_path, number, said, code):
+    run = {"datasets": shapes_root, "output": tmp_path}
+    prelude = SIGNALLED.format(iteration=0, rank=0, number=number)
+    ended = train_net_forked("--stage", "classifier", prelude=prelude, **run)
+    assert ended.returncode == code
+    assert "stopping after this iteration, which is saved; once more stops at once" in ended.stderr
+    assert ended.stderr.endswith(f"{said}; run the same command again to go on\n")
+    assert "Traceback" not in ended.stderr
+    done = train_net_here("--stage", "classifier", **run)
+    assert done.returncode == 0, done.stderr
+    assert "Resuming at iteration 1" in done.stdout
+    assert weights_of(tmp_path, "classifier") == weights_of(tiny_run, "classifier")
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_iteration(
+    shapes_root, tmp_path
+):
+    run = {"datasets": shapes_root, "output": tmp_path}
+    command = ("--stage", "classifier", "--num-gpus", 0, "--num-processes", 2)
+    prelude = SIGNALLED.format(iteration=2, rank=1, number=15)
+    ended = train_net_forked(*command, prelude=prelude, **run)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("ended by SIGTERM; run the same command again to go on\n")
+    assert (tmp_path / "1_classifier" / "last_checkpoint").read_text() == "model_0000002.pth"
+    done = train_net_forked(*command, **run)
+    assert done.returncode == 0, done.stderr
+    assert "Resuming at iteration 3" in done.stdout
+
+
 def test_two_processes_of_which_one_fails_say_it_once(copy, shapes_root, tmp_path):
     """The second image belongs to the second process alone."""
     shutil.rmtree(copy / "2_cam")
     datasets = shutil.copytree(shapes_root, tmp_path / "datasets")
-    truncate(image_of(datasets, 1))
+    truncate_inside(image_of(datasets, 1))
     two = ("--num-gpus", 0, "--num-processes", 2)
     done = train_net_forked("--stage", "cam", *two, datasets=datasets, output=copy)
     assert_refused(done, "train_00001.jpg", "truncated")

@@ -33,13 +33,13 @@ METHODS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "irnet": [
         ("fc_edge", "wsis.methods.irnet.convert:convert_irnet", {}),
-        ("", "wsis.modeling.checkpoint:camnet_from_original", {}),
+        ("", "wsis.modeling.weight_names:camnet_from_original", {}),
     ],
     "prm": [_PRM],
     "torchvision-resnet": [
         (
             "",
-            "wsis.modeling.checkpoint:torchvision_resnet_to_detectron2",
+            "wsis.modeling.weight_names:torchvision_resnet_to_detectron2",
             {"prefix_to": "backbone."},
         )
     ],

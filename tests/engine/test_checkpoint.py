@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 from wsis.engine import checkpoint
-from wsis.engine.checkpoint import AtomicCheckpointer
+from wsis.engine.checkpoint import AtomicCheckpointer, load_trained
+from wsis.engine.manifest import Manifest, digest_of_weights
 from wsis.errors import WSISError
+from wsis.modeling.checkpoint import load_tensors
 
 
 @pytest.fixture
@@ -65,6 +67,32 @@ def test_killed_while_saving_keeps_the_previous(checkpointer, tmp_path, monkeypa
     assert checkpointer.newest_readable() == tmp_path / "model_0000001.pth"
 
 
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_saving_is_ctrl_c_and_keeps_the_previous(checkpointer, tmp_path, monkeypatch):
+    """torch makes another error of what a stream raises."""
+    fill(checkpointer, 1.0)
+    checkpointer.save("model_0000001", iteration=1)
+    before = (tmp_path / "model_0000001.pth").read_bytes()
+
+    class Stream:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def write(self, data):
+            if self.stream.tell() > 100:
+                signal.raise_signal(signal.SIGINT)
+            return self.stream.write(data)
+
+    save = torch.save
+    monkeypatch.setattr(checkpoint.torch, "save", lambda data, stream: save(data, Stream(stream)))
+    for name in ("model_0000003", "model_0000001"):
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.save(name, iteration=3)
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000001.pth"]
+    assert (tmp_path / "model_0000001.pth").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused(checkpointer, tmp_path, value):
     fill(checkpointer, 1.0)
@@ -93,8 +121,9 @@ def test_running_statistics_must_be_finite_too(tmp_path):
         lambda data: data[: len(data) // 2],
         lambda data: b"",
         lambda data: b"no archive" * 99,
+        lambda data: data[:-2000] + bytes([data[-2000] ^ 4]) + data[-1999:],
     ],
-    ids=["truncated", "empty", "another file"],
+    ids=["truncated", "empty", "another file", "one bit flipped"],
 )
 def test_a_damaged_checkpoint_is_passed_over(checkpointer, tmp_path, damage, caplog):
     for iteration in (1, 3):
@@ -116,6 +145,45 @@ def test_a_file_without_training_state_is_passed_over(checkpointer, tmp_path):
 def test_a_mark_that_points_nowhere_or_outside(checkpointer, tmp_path):
     assert checkpointer.newest_readable() is None
     checkpointer.save("model_0000001", iteration=1)
-    for mark in ("model_0000009.pth", "", "../../etc/passwd"):
-        (tmp_path / "last_checkpoint").write_text(mark)
+    for mark in (b"model_0000009.pth", b"", b"../../etc/passwd", b"\xff\0", b"x" * 5000, None):
+        path = tmp_path / "last_checkpoint"
+        path.unlink()
+        path.mkdir() if mark is None else path.write_bytes(mark)
         assert checkpointer.newest_readable() == tmp_path / "model_0000001.pth"
+
+
+def test_every_flipped_byte_is_noticed_or_does_no_harm(tmp_path):
+    """torch leaves gaps between the parts of its files, whose bytes nobody reads."""
+    AtomicCheckpointer(nn.Linear(2, 1), str(tmp_path)).save("model_0000001", iteration=1)
+    path, noticed = tmp_path / "model_0000001.pth", 0
+    whole, stored = path.read_bytes(), load_tensors(path)
+    for place in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[place] ^= 0x10
+        path.write_bytes(data)
+        try:
+            found = load_tensors(path)
+        except Exception:  # a damaged archive raises nearly anything
+            noticed += 1
+        else:
+            assert found["iteration"] == stored["iteration"]
+            assert found["model"].keys() == stored["model"].keys()
+            assert all(torch.equal(v, stored["model"][k]) for k, v in found["model"].items())
+    assert noticed > len(whole) / 7 / 3
+
+
+def test_a_finished_product_that_was_replaced_is_not_loaded(tmp_path):
+    model, path = nn.Linear(3, 2), tmp_path / "model_final.pth"
+    checkpointer = AtomicCheckpointer(model, str(tmp_path))
+    fill(checkpointer, 1.0)
+    checkpointer.save("model_final", iteration=1)
+    manifest = Manifest("classifier", "train", "done", {}, {}, product=digest_of_weights(path))
+    manifest.write(tmp_path)
+    load_trained(model, path)
+    fill(checkpointer, 2.0)  # another run's: sound, of the same size, and not this one's
+    checkpointer.save("model_final", iteration=1)
+    with pytest.raises(WSISError, match=r"model_final\.pth is not the file that its stage wrote"):
+        load_trained(model, path)
+    manifest.status = "running"  # it is being trained again
+    manifest.write(tmp_path)
+    load_trained(model, path)

@@ -160,6 +160,8 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
     ("text", "message"),
     [
         ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is no file in"),
+        ("_BASE_: https://host/x.yaml", "_BASE_ names the address https://host/x.yaml; download"),
+        ("STAGES: {classifier: {_BASE_: http://host/x.yaml}}", "_BASE_ names the address"),
         ("_BASE_: p.yaml", "builds on itself"),
         ("STAGES: {classifier: {_BASE_: loop.yaml}}", "loop.yaml builds on itself"),
         ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is no file in"),

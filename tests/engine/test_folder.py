@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from wsis.data.artifacts import write_artifact
 from wsis.data.weights import FOLDER, WEIGHTS, how_to_get
 from wsis.engine import manifest as manifests
 from wsis.engine.folder import NOT_YET_RUN, StageFolder, State, Status, open_folders
-from wsis.engine.manifest import DONE, RUNNING, fingerprint, relevant_config
+from wsis.engine.manifest import DONE, RUNNING, fingerprint, relevant_config, sizes_of_images
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError, WSISError
 
@@ -36,6 +37,9 @@ class OwnImages:
 
     def fingerprint(self, names, level):
         return fingerprint(self.records, level)
+
+    def sizes(self, names):
+        return sizes_of_images(self.records)
 
 
 @pytest.fixture
@@ -122,6 +126,12 @@ def test_missing_artifacts(folder):
     assert state(cam) == (State.MISSING, "2 of 3 artifacts missing")
 
 
+def test_a_lost_index_is_written_again(folder):
+    cam = finish(folder("cam"))
+    (cam.path / "index.json").unlink()
+    assert state(folder("cam")) == (State.MISSING, "index.json missing")
+
+
 def test_stale_for_each_reason(folder):
     cam = finish(folder("cam"))
     changed = folder("cam", "MODEL.RESNETS.DEPTH", "34")
@@ -140,6 +150,23 @@ def test_stale_for_each_reason(folder):
     found, detail = state(folder("cam"))
     assert found is State.STALE
     assert "no manifest.json" in detail
+
+
+def test_an_image_replaced_under_its_name(folder, tmp_path):
+    own = [record(key, file_name=str(tmp_path / f"{key}.jpg")) for key in KEYS]
+    for one in own:
+        Path(one["file_name"]).write_bytes(b"12345")
+    cam = finish(folder("cam", records=own))
+    assert state(folder("cam", records=own))[0] is State.DONE
+    (tmp_path / "b.jpg").write_bytes(b"123456")
+    found, detail = state(folder("cam", records=own))
+    assert found is State.STALE
+    assert re.fullmatch("image files of [a-z_]+ have changed", detail)
+    path = cam.path / "manifest.json"  # as an earlier version wrote it
+    known = json.loads(path.read_text())
+    del known["inputs"]["image_files"]
+    path.write_text(json.dumps(known))
+    assert state(folder("cam", records=own))[0] is State.DONE
 
 
 @pytest.mark.parametrize(
@@ -292,7 +319,9 @@ def test_logs_of_all_processes_are_collected(cam, monkeypatch):
     assert cam.logged() == {"a": {"bytes": 3, "crc32": 4}, "b": {"skipped": "truncated"}}
 
 
-@pytest.mark.parametrize("half", ['{"key": "b", "by', '"b"', "7", "{}", "\n", '{"bytes": 3}'])
+@pytest.mark.parametrize(
+    "half", ["[" * 100_000, '{"key": "b", "by', '"b"', "7", "{}", "\n", '{"bytes": 3}']
+)
 def test_half_lines_of_a_killed_process_count_for_nothing(cam, half):
     cam.log("a", {"bytes": 1, "crc32": 2})
     with open(cam.path / "log.0.jsonl", "a") as stream:
@@ -330,10 +359,11 @@ def test_a_logged_size_that_the_file_does_not_have_is_read_again(cam):
     assert cam.write_index()["a"] == written
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{"])
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{", "[" * 100_000, None])
 def test_damaged_index(cam, text):
     assert cam.logged() == {}
-    (cam.path / "index.json").write_text(text)
+    path = cam.path / "index.json"
+    path.mkdir() if text is None else path.write_text(text)
     with pytest.raises(WSISError, match=r"index\.json is damaged; delete it and rerun"):
         cam.missing()
 

@@ -1,6 +1,8 @@
 """Two runs cannot share an output folder."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -69,6 +71,51 @@ def test_the_folder_stays_locked_until_the_last_process_of_a_run_has_ended(tmp_p
         rank.communicate()
     with output_lock(tmp_path):
         pass
+
+
+def test_a_link_is_refused_and_its_target_untouched(tmp_path):
+    (tmp_path / "precious").write_text("words")
+    for target in ("precious", "absent"):
+        (tmp_path / ".lock").symlink_to(tmp_path / target)
+        with (
+            pytest.raises(WSISError, match=r"\.lock is no plain file; remove it"),
+            output_lock(tmp_path),
+        ):
+            pass
+        (tmp_path / ".lock").unlink()
+    assert (tmp_path / "precious").read_text() == "words"
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(WSISError, match="no plain file"), output_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_told_as_such(tmp_path, monkeypatch, number):
+    def lockf(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("wsis.engine.lock.fcntl.lockf", lockf)
+    said = re.escape(f"the file system of {tmp_path} has no locks ({os.strerror(number)})")
+    with pytest.raises(WSISError, match=f"{said}.*set OUTPUT_DIR"), output_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "[1]", '{"pid": 3}'])
+def test_an_owner_that_cannot_be_read(tmp_path, monkeypatch, number, text):
+    def lockf(*_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / ".lock").write_text(text)
+    monkeypatch.setattr("wsis.engine.lock.fcntl.lockf", lockf)
+    with pytest.raises(WSISError, match="in use by another run$"), output_lock(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_text() == text
 
 
 def test_folder_that_cannot_be_made(tmp_path):

@@ -11,12 +11,15 @@ import torch
 from wsis.engine import manifest as manifests
 from wsis.engine.manifest import (
     DONE,
+    RUNNING,
     DamagedManifest,
     Images,
     Manifest,
     digest_of,
     digest_of_weights,
     fingerprint,
+    product_of,
+    sizes_of_images,
 )
 from wsis.errors import DataError, WSISError
 
@@ -41,12 +44,20 @@ def test_round_trip(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "3", '"cam"', '{"stage": "cam"}', '{"unknown": 1}', "\x80", "null"],
+    ["", "{", "[]", "3", '"cam"', '{"stage": "cam"}', '{"unknown": 1}', "\x80", "null"]
+    + ["[" * 100_000, '{"stage":' * 100_000],
 )
 def test_damaged(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text, encoding="latin1")
     with pytest.raises(DamagedManifest, match="manifest.json is not a manifest"):
         Manifest.read(tmp_path)
+
+
+def test_a_folder_is_no_manifest(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(DamagedManifest, match="manifest.json is not a manifest"):
+        Manifest.read(tmp_path)
+    assert product_of(tmp_path) == ""
 
 
 @pytest.mark.parametrize(
@@ -138,6 +149,22 @@ def test_a_key_of_another_version_counts_only_where_it_is_not_at_its_default():
     assert "SEED was 1 and is 2" in old.change(now({"SEED": 2}, defaults=["SEED"]))
 
 
+def test_image_files_count_from_now_on():
+    """A manifest of an earlier version does not know their sizes, and is not stale for that."""
+    config, both = {"SEED": 1, "A.B": [1, 2]}, {"images": "aa", "image_files": "11"}
+    old, new = manifest(), manifest(inputs=both)
+    said = "image files of its data set have changed"
+    assert old.change(now(config, both)) == ""
+    assert new.change(now(config, both | {"image_files": "12"})) == said
+    assert new.change(now(config, {"images": "ab", "image_files": "12"})) == said
+    assert new.change(now(config, both | {"images": "ab"})) == said.replace(
+        "image files", "images or labels"
+    )
+    new.status = RUNNING  # a broken image may be replaced, and the work goes on
+    assert new.change(now(config, both | {"image_files": "12"})) == ""
+    assert old.digest == new.digest  # pseudo labels have it, and keep their bytes
+
+
 def test_digest_of_weights_does_not_know_the_file(tmp_path):
     weights = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(3, dtype=torch.int64)}
     one, other = tmp_path / "one.pth", tmp_path / "a_longer_name.pth"
@@ -208,6 +235,26 @@ def test_fingerprint_ignores_folders_and_sees_labels(level):
     assert fingerprint([record("b"), record()], level) != fingerprint(
         [record(), record("b")], level
     )
+
+
+def test_sizes_of_images(tmp_path):
+    for folder in ("here", "moved"):
+        (tmp_path / folder).mkdir()
+        for key, size in (("a", 5), ("b", 7)):
+            (tmp_path / folder / f"{key}.jpg").write_bytes(bytes(size))
+
+    def sizes(folder, *keys):
+        return sizes_of_images([record(k, file_name=tmp_path / folder / f"{k}.jpg") for k in keys])
+
+    before = sizes("here", "a", "b")
+    assert sizes("moved", "a", "b") == before
+    (tmp_path / "here" / "b.jpg").write_bytes(b"1234567")  # contents are not read
+    assert sizes("here", "a", "b") == before
+    (tmp_path / "here" / "b.jpg").write_bytes(b"12345678")
+    assert sizes("here", "a", "b") != before
+    (tmp_path / "moved" / "a.jpg").unlink()
+    assert sizes("moved", "a", "b") != before
+    assert sizes("here", "a") != sizes("here", "a", "b")
 
 
 def test_fingerprint_sees_annotations_up_to_the_level():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from wsis.engine.manifest import Images
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.trainer import KeepBest, Trainer, build_train_loader
 from wsis.errors import DataError, MachineError, UsageError, WSISError
+from wsis.stopping import Terminated
 
 from tests.tiny import PIPELINE, TINY, train_net_forked
 
@@ -63,6 +65,20 @@ def train(trainer, *, stop_after=None, rates=None):
 
     trainer.run_step = run_step
     trainer.train()
+    return trainer
+
+
+def signalled(trainer, iteration, *numbers):
+    """Send signals to this process in the middle of an iteration."""
+    original = trainer._inner.run_step
+
+    def run_step():
+        original()
+        if trainer.iter == iteration:
+            for number in numbers:
+                signal.raise_signal(number)
+
+    trainer._inner.run_step = run_step
     return trainer
 
 
@@ -123,6 +139,36 @@ def test_an_extended_training_follows_the_longer_schedule(trainer_of, schedule):
     assert rates[3:] == unbroken_rates[3:]
     if schedule == "WarmupMultiStepLR":  # its rates do not depend on the end
         assert_same(extended.model.state_dict(), unbroken.model.state_dict())
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(
+    ("iteration", "number", "stop"),
+    [
+        (0, signal.SIGINT, KeyboardInterrupt),  # before the first periodic checkpoint
+        (1, signal.SIGTERM, Terminated),  # where there is a periodic one
+        (2, signal.SIGTERM, Terminated),
+        (LAST - 1, signal.SIGINT, KeyboardInterrupt),
+    ],
+)
+def test_a_signal_saves_the_iteration_and_changes_nothing(trainer_of, iteration, number, stop):
+    unbroken = train(trainer_of("unbroken", "classifier"))
+    with pytest.raises(stop):
+        train(signalled(trainer_of("broken", "classifier"), iteration, number))
+    handler = signal.getsignal(number)
+    assert handler in (signal.default_int_handler, signal.SIG_DFL)
+    resumed = train(trainer_of("broken", "classifier"))
+    assert resumed.start_iter == iteration + 1
+    assert_same(resumed.model.state_dict(), unbroken.model.state_dict())
+    assert_same(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict())
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_signal_does_not_wait(trainer_of):
+    with pytest.raises(KeyboardInterrupt):
+        train(signalled(trainer_of("a", "classifier"), 2, signal.SIGINT, signal.SIGINT))
+    resumed = train(trainer_of("a", "classifier"))
+    assert resumed.start_iter == 2  # from the periodic checkpoint
 
 
 def test_running_statistics_move_and_come_back(trainer_of):

@@ -4,7 +4,7 @@ import torch
 from detectron2.modeling import build_model
 from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_optimizer
-from wsis.modeling.checkpoint import camnet_from_original, torchvision_resnet_name
+from wsis.modeling.weight_names import camnet_from_original, torchvision_resnet_name
 
 from tests.golden.conftest import assert_close
 

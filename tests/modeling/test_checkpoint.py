@@ -1,4 +1,5 @@
 import pickle
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -7,41 +8,13 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 from wsis.errors import DataError
-from wsis.modeling.checkpoint import (
+from wsis.modeling.checkpoint import load_weights, read_state_dict
+from wsis.modeling.weight_names import (
     camnet_from_original,
-    load_weights,
-    read_state_dict,
-    torchvision_resnet_name,
-    torchvision_resnet_to_detectron2,
 )
 
 from tests.modeling.test_image_classifier import tiny_camnet_cfg
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("conv1.weight", "stem.conv1.weight"),
-        ("bn1.running_mean", "stem.conv1.norm.running_mean"),
-        ("layer1.0.conv3.weight", "res2.0.conv3.weight"),
-        ("layer4.2.bn1.bias", "res5.2.conv1.norm.bias"),
-        ("layer3.0.downsample.0.weight", "res4.0.shortcut.weight"),
-        ("layer3.0.downsample.1.running_var", "res4.0.shortcut.norm.running_var"),
-        ("layer3.10.conv2.weight", "res4.10.conv2.weight"),
-        ("bn1.num_batches_tracked", None),
-        ("fc.weight", None),
-        ("stage1.0.weight", None),
-    ],
-)
-def test_names(name, expected):
-    assert torchvision_resnet_name(name) == expected
-
-
-def test_prefixes():
-    state = {"resnet50.conv1.weight": torch.ones(1), "other.conv1.weight": torch.ones(1)}
-    converted = torchvision_resnet_to_detectron2(state, "resnet50.", "backbone.")
-    assert list(converted) == ["backbone.stem.conv1.weight"]
-    assert len(state) == 2
+from tests.modeling.test_mask_rcnn import tiny_cfg
 
 
 def to_original(state):
@@ -187,6 +160,192 @@ def test_a_detectron2_pickle_that_does_not_fit(tmp_path, shape):
     else:
         data["0.weight"] = np.ones(shape, np.float32)
     path.write_bytes(pickle.dumps({"model": data, "__author__": "test"}))
-    with pytest.raises(DataError, match=r"m.pkl does not fit Sequential: 0.weight is missing"):
+    with pytest.raises(DataError, match=r"m.pkl does not fit Sequential: 3 of 7 .* 0.weight miss"):
         load_weights(module, str(path), strict=True)
     load_weights(module, str(path))
+
+
+# Trunks and heads.
+
+
+def resnet_cfg(depth):
+    cfg = tiny_camnet_cfg()
+    cfg.MODEL.RESNETS.DEPTH = depth
+    return cfg
+
+
+def save(path, state, wrapped=False):
+    """A state dict as a file: PyTorch's, or arrays in a pickle, bare or as Detectron2 has them."""
+    if path.suffix == ".pkl":
+        state = {name: value.numpy() for name, value in state.items()}
+        path.write_bytes(pickle.dumps({"model": state, "__author__": "x"} if wrapped else state))
+    else:
+        torch.save(state, path)
+    return str(path)
+
+
+def torchvision_names(model):
+    """The trunk's perturbed weights in torchvision's names."""
+    trunk = {k.removeprefix("backbone."): v for k, v in perturbed(model).items() if "backbone" in k}
+    return to_original(trunk)
+
+
+LAYOUTS = pytest.mark.parametrize(
+    ("name", "wrapped"), [("w.pth", False), ("w.pkl", False), ("w.pkl", True)]
+)
+
+
+@LAYOUTS
+def test_a_trunk_of_another_depth_is_refused(model, tmp_path, name, wrapped):
+    """ResNet-18 has 2 blocks in each stage, ResNet-34 has 3, 4, 6 and 3; up to res4 here."""
+    before = perturbed(model)
+    model.load_state_dict(before)
+    deeper = build_model(resnet_cfg(34))
+    path = save(tmp_path / name, torchvision_names(deeper), wrapped)
+    with pytest.raises(DataError, match=rf"{name} is of a deeper network, with res2\.2; give"):
+        load_weights(model, path)
+    assert_same(model.state_dict(), before)
+    path = save(tmp_path / name, torchvision_names(model), wrapped)
+    # 3 + 4 + 6 blocks instead of 2 + 2 + 2: 7 more, each with two convolutions and their norms
+    with pytest.raises(DataError, match=rf"{name}: 70 of 145 backbone weights are missing"):
+        load_weights(deeper, path)
+
+
+@LAYOUTS
+def test_torchvision_names_are_known_in_every_file(model, tmp_path, name, wrapped):
+    state = perturbed(model)
+    path = save(tmp_path / name, torchvision_names(model) | {"fc.bias": torch.ones(4)}, wrapped)
+    assert load_weights(model, path) == ["classifier.weight"]
+    own = {k: v for k, v in model.state_dict().items() if k != "classifier.weight"}
+    assert_same(own, {k: v for k, v in state.items() if k in own})
+
+
+def test_a_trunk_that_lacks_one_tensor_or_all_is_refused(model, tmp_path):
+    state = perturbed(model)
+    del state["backbone.res3.0.conv1.norm.running_var"]
+    with pytest.raises(DataError, match=r"1 of 75 backbone weights.*first backbone\.res3\.0\.c"):
+        load_weights(model, save(tmp_path / "w.pth", state))
+    state = {"classifier.weight": state["classifier.weight"]}
+    with pytest.raises(DataError, match="75 of 75 backbone weights"):
+        load_weights(model, save(tmp_path / "w.pth", state))
+
+
+def test_a_trunk_that_is_used_in_part_takes_the_whole_file(tmp_path):
+    """The file goes on to res5; the network ends with res4."""
+    cfg = resnet_cfg(18)
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    cfg.MODEL.CAMNET.IN_FEATURE = "res5"
+    path = save(tmp_path / "w.pth", torchvision_names(build_model(cfg)))
+    assert load_weights(build_model(resnet_cfg(18)), path) == ["classifier.weight"]
+
+
+def test_statistics_that_caffe2_keeps_in_the_weights(model, tmp_path):
+    """MSRA's ResNets in Caffe2's names have no running mean and variance."""
+    state = perturbed(model)
+    trunk = {k.removeprefix("backbone."): v for k, v in state.items() if "backbone" in k}
+    caffe2 = {}
+    for name, value in trunk.items():
+        if "running" not in name:
+            name = re.sub(r"conv(\d)", lambda m: "branch2" + "abc"[int(m[1]) - 1], name)
+            name = name.replace("stem.branch2a", "conv1").replace("shortcut", "branch1")
+            name = name.replace(".norm.weight", "_bn_s").replace(".norm.bias", "_bn_b")
+            name = name.replace(".weight", "_w").replace(".", "_")
+            caffe2[name.replace("conv1_bn", "res_conv1_bn")] = value
+    assert {
+        "conv1_w",
+        "res_conv1_bn_b",
+        "res3_0_branch2a_w",
+        "res3_0_branch1_bn_s",
+    } <= caffe2.keys()
+    assert load_weights(model, save(tmp_path / "R-18.pkl", caffe2)) == ["classifier.weight"]
+    weight = "backbone.res3.0.conv1.weight"
+    assert torch.equal(model.state_dict()[weight], state[weight])
+
+
+@pytest.mark.parametrize("name", ["coco.pth", "coco.pkl"])
+def test_other_classes_and_new_heads_are_told_and_parts_of_heads_warned_of(tmp_path, caplog, name):
+    cfg = tiny_cfg("build_resnet_fpn_backbone")
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    few = build_model(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 7
+    state = perturbed(build_model(cfg))
+    predictors = ["box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"]
+    lost = [f"roi_heads.{part}.{leaf}" for part in predictors for leaf in ("weight", "bias")]
+    caplog.set_level("INFO", logger="wsis.modeling")
+
+    def said(state, missing):
+        caplog.clear()
+        assert load_weights(few, save(tmp_path / name, state, True)) == missing
+        return {r.levelname: r.getMessage() for r in caplog.records if "initial" in r.getMessage()}
+
+    (told,) = said(state, lost).items()
+    assert told[0] == "INFO"
+    assert f"another number of classes: {', '.join(lost)} keep" in told[1]
+    trunk = {k: v for k, v in state.items() if "bottom_up" in k}
+    own = few.state_dict()
+    (told,) = said(trunk, [k for k in own if k not in trunk]).items()
+    assert told[0] == "INFO"
+    assert "has no backbone.fpn_lateral2, backbone.fpn_output2, " in told[1]
+    del state["roi_heads.mask_head.mask_fcn1.weight"]
+    missing = [k for k in own if k in lost or k == "roi_heads.mask_head.mask_fcn1.weight"]
+    warned = said(state, missing)["WARNING"]
+    assert "1 of 6 weights of roi_heads.mask_head are missing or of another shape" in warned
+
+
+def test_a_bare_trunk_finds_its_place_under_a_pyramid(tmp_path):
+    cfg = tiny_cfg("build_resnet_fpn_backbone")
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    model = build_model(cfg)
+    prefix = "backbone.bottom_up."
+    trunk = {k: v for k, v in perturbed(model).items() if k.startswith(prefix)}
+    load_weights(
+        model, save(tmp_path / "w.pth", {k.removeprefix(prefix): v for k, v in trunk.items()})
+    )
+    assert_same({k: model.state_dict()[k] for k in trunk}, trunk)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "but list"),
+        ({}, "but dict"),
+        ({"model": [1]}, "'model' to list"),
+        ({"a": 3}, "'a' to int"),
+        ({1: np.zeros(2)}, "'1' to Tensor"),
+        ({"model": {"a": {"b": np.zeros(2)}}, "__author__": "x"}, "'a' to dict"),
+        ({"a": np.array(["text"])}, "'a' to Array"),
+        ({"blobs": {"a": None}}, "'a' to NoneType"),
+    ],
+)
+def test_pickles_of_another_layout(model, tmp_path, content, said):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=rf"w\.pkl holds no state dict \(names to .*{said}$"):
+        load_weights(model, str(tmp_path / "w.pkl"))
+
+
+def test_pickles_of_other_numbers(tmp_path):
+    """Detectron1's blobs, momentum left out; an array of the other byte order."""
+    blobs = {"0.weight": np.array([[1, 2]], ">f4"), "0.weight_momentum": np.zeros((1, 2), "f4")}
+    blobs["0.bias"] = np.float64(0.5).reshape(1)
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"blobs": blobs, "cfg": "MODEL"}))
+    module = nn.Sequential(nn.Linear(2, 1))
+    assert load_weights(module, str(tmp_path / "w.pkl"), strict=True) == []
+    assert module[0].weight.tolist() == [[1.0, 2.0]]
+    assert module[0].bias.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("place", [0.05, 0.5, 0.9])
+def test_flipped_bytes_are_noticed(model, tmp_path, place):
+    path = tmp_path / "w.pth"
+    torch.save(perturbed(model), path)
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"w\.pth cannot be read.*bytes of its part .* are not"):
+        load_weights(model, str(path))

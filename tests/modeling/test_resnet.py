@@ -77,7 +77,7 @@ def test_freeze_at_stops_gradients_and_keeps_the_rest_trainable():
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_same_network_as_torchvision(depth):
-    from wsis.modeling.checkpoint import torchvision_resnet_to_detectron2
+    from wsis.modeling.weight_names import torchvision_resnet_to_detectron2
 
     cfg = get_wsis_cfg()
     cfg.MODEL.RESNETS.DEPTH = depth

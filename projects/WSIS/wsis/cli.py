@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from wsis.commands import add_pipeline, let_output_vanish, make_parser
-from wsis.errors import run_command
+from wsis.errors import WSISError, run_command
 
 _DESCRIPTION = """\
 Turn weak labels into instance masks and a trained Mask R-CNN.
@@ -55,6 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--force", action="store_true", help="redo the chosen stages from scratch")
     add("--eval-only", action="store_true", help="evaluate what is there; train and make nothing")
+    add(
+        "--verify", action="store_true", help="read all files again: are they as they were written?"
+    )
+    add(
+        "--verify-images",
+        action="store_true",
+        help="--verify, and compare the images' contents with those of the first time it was given",
+    )
     add("--list-stages", action="store_true", help="say what is done, stale, unfinished, missing")
     add(
         "--print-config",
@@ -65,18 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 (failure) or 2 (usage)."""
+    """Entry point; returns the exit code: 0, 1 (failure), 2 (usage), 130 or 143 (signals)."""
     let_output_vanish()
     args = build_parser().parse_intermixed_args(argv)
-    try:
-        return run_command(lambda: _execute(args))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
-        return 130
+    return run_command(lambda: _execute(args))
 
 
 def _execute(args: argparse.Namespace) -> None:
-    if not (args.print_config or args.list_stages):
+    verifies = args.verify or args.verify_images
+    if not (args.print_config or args.list_stages or verifies):
         import wsis
 
         wsis.run(args.config_file, args.opts, **{name: getattr(args, name) for name in _CHOICES})
@@ -84,6 +89,7 @@ def _execute(args: argparse.Namespace) -> None:
     from wsis.engine.launch import choose_devices
     from wsis.engine.pipeline import load_pipeline
     from wsis.engine.run import describe_stages
+    from wsis.engine.verify import verify
 
     device, processes = choose_devices(args.num_gpus, args.num_processes)
     overrides = ["MODEL.DEVICE", device, *args.opts]
@@ -94,4 +100,10 @@ def _execute(args: argparse.Namespace) -> None:
         return
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     selection = {"stage": args.stage, "first": args.from_stage, "last": args.until_stage}
+    if verifies:
+        table, problem = verify(pipeline, selection, images=args.verify_images)
+        sys.stdout.write(f"{table}\n")
+        if problem:
+            raise WSISError(problem)
+        return
     sys.stdout.write(describe_stages(pipeline, selection) + "\n")

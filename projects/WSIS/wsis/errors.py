@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from wsis.stopping import Terminated, exit_code, raising
+
 
 class WSISError(Exception):
     """Something outside the code is wrong; the message names the file and the next command."""
@@ -114,13 +116,16 @@ def about(
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """A sentence for an error that the user can mend, and the exit code that fits.
+    """A sentence for an error that the user can mend, or for Ctrl-C, and the exit code that fits.
 
     Returns:
         ``(message, exit code)``, or None where the error must be a bug.
     """
     if isinstance(error, WSISError):
         return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        ended = "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted"
+        return f"{ended}; run the same command again to go on", exit_code(error)
     if isinstance(error, ModuleNotFoundError):
         said = missing_package(error)
         return (said, 1) if said else None
@@ -147,12 +152,14 @@ def run_command(work: Callable[[], object]) -> int:
         the exit code: 0, or that of the error; its message went to stderr.
     """
     try:
-        work()
-    except Exception as error:
+        with raising():
+            work()
+    except (Exception, KeyboardInterrupt) as error:
         explained = explain(error)
         if explained is None:
             raise
         sys.stdout.flush()
-        sys.stderr.write(f"error: {explained[0]}\n")
+        kind = "" if isinstance(error, KeyboardInterrupt) else "error: "
+        sys.stderr.write(f"{kind}{explained[0]}\n")
         return explained[1]
     return 0

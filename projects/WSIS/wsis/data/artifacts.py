@@ -122,6 +122,9 @@ def read_artifact(
                     raise ValueError(f"it claims {total} bytes")
                 for entry in archive.infolist():
                     _check_header(archive, entry)
+                stream.seek(-12 - len(archive.comment), os.SEEK_END)  # zipfile does not count
+                if int.from_bytes(stream.read(2), "little") != len(archive.infolist()):
+                    raise ValueError("arrays are missing in its list")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as stored:
                 raw = dict(stored)

@@ -215,7 +215,7 @@ def write_shapes(
     stamp = {"generator": GENERATOR, **asdict(arguments)}
     try:
         found = json.loads((root / _STAMP).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if found == stamp and not force:
         return False

@@ -12,6 +12,7 @@ import logging
 import pickle
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -332,7 +333,11 @@ class ResumableLoader:
 
 
 def _start_worker(worker: int) -> None:
-    """Data-loading workers compute with one thread each; the machine is shared with the network."""
+    """Data-loading workers compute with one thread each; the machine is shared with the network.
+
+    A Ctrl-C in a terminal is for the process that they work for: training finishes its iteration.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     torch.set_num_threads(1)
 

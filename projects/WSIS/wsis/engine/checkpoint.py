@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from wsis.data.files import atomic_write
+from wsis.engine.manifest import digest_of_weights, product_of
+from wsis.engine.pipeline import MODEL_FINAL
 from wsis.errors import UsageError, WSISError, first_line
-from wsis.modeling.checkpoint import load_weights
+from wsis.modeling.checkpoint import load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
+
+_MARK = "last_checkpoint"
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -48,6 +53,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
             with atomic_write(path) as stream:
                 torch.save(data, stream)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            for cause in _causes(error):
+                if isinstance(cause, KeyboardInterrupt):  # and Ctrl-C, too
+                    raise cause from None
             raise WSISError(
                 f"cannot save {path} ({_reason(error)}); free some space and run the same "
                 "command again; it goes on from the last checkpoint"
@@ -61,12 +69,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def newest_readable(self) -> Path | None:
         """The checkpoint to resume from: the last one, or an older one where that is damaged."""
-        last = Path(self.save_dir) / Path(self.get_checkpoint_file() or "none").name
-        for path in dict.fromkeys([last, *reversed(self.periodic_files())]):
-            if not path.is_file():
-                continue
+        there, mark = Path(self.save_dir).glob("*.pth"), Path(self.save_dir) / _MARK
+        marked = mark.read_text("utf-8", errors="replace").strip() if mark.is_file() else ""
+        last = [path for path in there if path.name == marked and path.is_file()]
+        for path in dict.fromkeys([*last, *reversed(self.periodic_files())]):
             try:
-                stored = torch.load(path, map_location="cpu", weights_only=True)
+                stored = load_tensors(path)
                 if not isinstance(stored["model"], dict) or not isinstance(
                     stored["iteration"], int
                 ):
@@ -78,18 +86,21 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which checkpoint a resumed run starts from."""
-        with atomic_write(Path(self.save_dir) / "last_checkpoint", "w") as stream:
+        with atomic_write(Path(self.save_dir) / _MARK, "w") as stream:
             stream.write(last_filename_basename)
 
 
 def _reason(error: BaseException) -> str:
     """The message of the file system, which torch hides behind an error of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return first_line(error)
+    found = (e.strerror for e in _causes(error) if isinstance(e, OSError) and e.strerror)
+    return next(found, first_line(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _check_finite(model: nn.Module, iteration: int | None) -> None:
@@ -122,6 +133,23 @@ def build_network(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
+def load_trained(model: nn.Module, weights: str | Path, *, strict: bool = False) -> None:
+    """Load weights, those of a finished stage only as it left them, see `load_weights`.
+
+    Raises:
+        WSISError: the file is not the one that the stage made, or does not fit.
+    """
+    path = Path(weights)
+    product = product_of(path.parent) if path.name == MODEL_FINAL and path.is_file() else ""
+    if product and product != digest_of_weights(path):
+        raise WSISError(
+            f"{path} is not the file that its stage wrote (manifest.json has another digest): its "
+            "bytes have changed, or it was replaced; delete it and run the stage again, which goes "
+            "on from its last checkpoint"
+        )
+    load_weights(model, str(weights), strict=strict)
+
+
 def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
     """A stage's network with trained weights, in eval mode.
 
@@ -134,5 +162,5 @@ def build_inference_model(cfg: CfgNode, weights: Path) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS = str(weights), ""  # nothing else is loaded
     model = build_network(cfg)
-    load_weights(model, str(weights), strict=True)
+    load_trained(model, weights, strict=True)
     return model.eval()

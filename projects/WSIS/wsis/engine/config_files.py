@@ -123,6 +123,8 @@ def find_base(name: str, beside: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
+    if "://" in name and not name.startswith(ZOO):
+        raise UsageError(f"{beside}: _BASE_ names the address {name}; download it, name the file")
     path = Path(name).expanduser()
     places = [beside.parent / path, path, _ROOT / path, _ROOT / "configs" / path]
     if found := next(filter(Path.is_file, places), None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,16 @@ from torch import nn
 from wsis.commands import writing
 from wsis.config import flatten
 from wsis.data.builtin import class_names
+from wsis.data.checks import load_json
 from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
-from wsis.engine.manifest import digest_of, look_up, package_versions
+from wsis.engine.manifest import IMAGE_FILES, digest_of, look_up, package_versions
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.engine.progress import progress
+from wsis.errors import DataError
 from wsis.evaluation.image_loop import Results
 from wsis.evaluation.results import format_table, json_results, stage_result, write_metrics
 from wsis.stage import TrainStage
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.json"
 METRICS = "metrics.json"
+_ENTRY = {"stage", "dataset", "protocol", "metrics"}  # keys that every figure has
 
 
 @torch.no_grad()
@@ -115,8 +117,10 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     if not _datasets(planned):
         logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
         return False
-    digest = _digest(folder)
-    known = digest == _read(folder.path).get("digest")
+    digest, before = _digest(folder), _read(folder.path)
+    images = folder.images.sizes(_datasets(planned))
+    # Figures of versions that did not look at image files are not computed again.
+    known = digest == before.get("digest") and images == before.get(IMAGE_FILES, images)
     if comm.all_gather(known)[0] and not again:
         return False
     if isinstance(planned.stage, TrainStage):
@@ -125,7 +129,7 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     else:
         results = _evaluate_products(folder)
     if comm.is_main_process():
-        content = {"digest": digest, "results": json_results(results)}
+        content = {"digest": digest, IMAGE_FILES: images, "results": json_results(results)}
         write_json(folder.path / EVALUATION, content)
     return True
 
@@ -178,8 +182,10 @@ def report(pipeline: Pipeline, done: Sequence[str], *, shown: Sequence[str]) -> 
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    """What `evaluate` wrote, {} where there is nothing, or nothing whole."""
     try:
-        stored = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        stored = load_json(folder / EVALUATION)
+        whole = all(entry.keys() >= _ENTRY for entry in stored.get("results", []))
+    except (DataError, AttributeError, TypeError):
         return {}
-    return stored if isinstance(stored, dict) else {}
+    return stored if whole else {}

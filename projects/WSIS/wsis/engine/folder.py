@@ -22,10 +22,13 @@ from detectron2.utils import comm
 
 from wsis.commands import writing
 from wsis.data.artifacts import SUMMARY, ProductReader
+from wsis.data.checks import load_json
 from wsis.data.files import atomic_write, write_json
 from wsis.data.weights import how_to_get
 from wsis.engine.manifest import (
     DONE,
+    IMAGE_FILES,
+    IMAGES,
     RUNNING,
     DamagedManifest,
     Images,
@@ -35,6 +38,7 @@ from wsis.engine.manifest import (
     digest_of_weights,
     look_up,
     package_versions,
+    product_of,
     relevant_config,
     seen_of_the_data_set,
 )
@@ -139,7 +143,9 @@ class StageFolder:
         for key in stage.file_keys:
             if look_up(cfg, key):
                 found[key] = digest_of_sizes(Path(look_up(cfg, key)))
-        found["images"] = self.images.fingerprint(self.dataset_names, seen_of_the_data_set(stage))
+        names = self.dataset_names
+        found[IMAGES] = self.images.fingerprint(names, seen_of_the_data_set(stage))
+        found[IMAGE_FILES] = self.images.sizes(names)
         if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
             for name, key in _INITIAL_WEIGHTS.items():
                 if look_up(cfg, key):
@@ -176,11 +182,7 @@ class StageFolder:
     @property
     def product(self) -> str:
         """Digest of the finished product, "" if there is none."""
-        try:
-            manifest = Manifest.read(self.path)
-        except DamagedManifest:
-            return ""
-        return manifest.product if manifest and manifest.status == DONE else ""
+        return product_of(self.path)
 
     def status(self) -> Status:
         """The state of the stage, found once; a stage that builds on a stale one is stale too.
@@ -231,6 +233,8 @@ class StageFolder:
                 return Status(State.MISSING, f"{absent} of {count} artifacts missing")
             if not done:
                 return Status(State.UNFINISHED, f"{count - absent} of {count} artifacts")
+            if not (self.path / INDEX).is_file():
+                return Status(State.MISSING, f"{INDEX} missing")
         if not done:
             return Status(State.UNFINISHED, "interrupted; runs on where it stopped")
         if lost := self._lost_file(manifest):
@@ -244,7 +248,7 @@ class StageFolder:
         An artifact is whole if it exists and has the size that the index says, if it is there.
         Images that were skipped count as done.
         """
-        sizes, index = self._artifact_sizes(), self._read_index()
+        sizes, index = self._artifact_sizes(), self.index()
 
         def is_whole(key: str) -> bool:
             size, record = sizes.get(key), index.get(key, {})
@@ -320,27 +324,28 @@ class StageFolder:
 
     def logged(self) -> dict[str, dict[str, Any]]:
         """The latest record of each key, from the index and all logs."""
-        known = self._read_index()
+        known = self.index()
         for path in sorted(self.path.glob(LOG)):
             for line in path.read_text("utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
                     record["key"], record.get("bytes")
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue  # the half line of a killed process
                 known[record.pop("key")] = record
         return known
 
-    def _read_index(self) -> dict[str, dict[str, Any]]:
-        """``{image key: {"bytes", "crc32"} or {"skipped"}}``; empty without one."""
+    def index(self) -> dict[str, dict[str, Any]]:
+        """The index: ``{image key: {"bytes", "crc32"} or {"skipped"}}``; empty without one."""
+        path = self.path / INDEX
+        if not path.exists():
+            return {}
         try:
-            index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
+            index = load_json(path)
             if not isinstance(index, dict) or not all(isinstance(r, dict) for r in index.values()):
                 raise ValueError("not records by image key")
-        except FileNotFoundError:
-            return {}
         except ValueError:
-            raise WSISError(f"{self.path / INDEX} is damaged; delete it and rerun") from None
+            raise WSISError(f"{path} is damaged; delete it and rerun") from None
         return index
 
     def write_index(self) -> dict[str, dict[str, Any]]:

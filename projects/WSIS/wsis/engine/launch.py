@@ -96,7 +96,7 @@ def _take_part(
     create_local_process_group(local_size)
     try:
         main()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         explained = explain(error)
         failure = explained or (traceback.format_exc(), _BUG)
         say(failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ from typing import IO
 
 from detectron2.utils import comm
 
+from wsis.data.checks import load_json
 from wsis.engine.launch import started_by_torchrun
 from wsis.errors import WSISError
 
@@ -32,13 +34,17 @@ def output_lock(folder: Path) -> Iterator[None]:
     (`rank_lock`), so the folder stays locked until the last of them has ended.
 
     Raises:
-        WSISError: another run holds it (its host and process id are named), or the folder cannot
-            be written.
+        WSISError: another run holds it (its host and process id are named), the file system has no
+            locks, ``.lock`` is no plain file, or the folder cannot be written.
     """
     path = folder / LOCK_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a+")  # noqa: SIM115  (open as long as the lock is held)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise WSISError(f"{path} is no plain file; remove it and run the same command again")
+        # A link that somebody puts there in this moment must not have its target overwritten.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        stream = open(os.open(path, flags, 0o666), "r+")  # noqa: SIM115  (as long as it is held)
     except OSError as error:
         raise WSISError(
             f"cannot write to the output folder {folder} ({error.strerror}); set OUTPUT_DIR"
@@ -102,13 +108,18 @@ def _take(stream: IO[str], path: Path, length: int = 0, start: int = 0) -> None:
     """Lock bytes of a file: ``length`` of them from ``start`` on; all that there can be for 0."""
     try:
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except OSError:
-        raise WSISError(f"{path.parent} is in use by another run{_owner(path)}") from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise WSISError(f"{path.parent} is in use by another run{_owner(path)}") from None
+        raise WSISError(
+            f"the file system of {path.parent} has no locks ({error.strerror}), so two runs could "
+            "write there at once; set OUTPUT_DIR to a folder on another drive"
+        ) from None
 
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text())
+        owner = load_json(path)
         return f": process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""

@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 import wsis
 from wsis.config import METHOD_NODES, flatten, stock_values
 from wsis.data.builtin import get_dataset_dicts
+from wsis.data.checks import load_json
 from wsis.data.files import sha256_of_file, write_json
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.pipeline import PlannedStage
@@ -51,6 +52,7 @@ _NEVER = (
 )
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pycocotools")
 _DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
+IMAGES, IMAGE_FILES = "images", "image_files"  # inputs: what may be seen of them, their bytes
 _MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
 
 
@@ -95,8 +97,9 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Identifies config and inputs, hence the product."""
-        return digest_of({"config": self.config, "inputs": self.inputs, "stage": self.stage})
+        """Identifies config and inputs, hence the product; as in versions without `IMAGE_FILES`."""
+        inputs = {key: value for key, value in self.inputs.items() if key != IMAGE_FILES}
+        return digest_of({"config": self.config, "inputs": inputs, "stage": self.stage})
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``, atomically."""
@@ -110,23 +113,27 @@ class Manifest:
             DamagedManifest: the file is not a manifest.
         """
         path = folder / MANIFEST
+        if not path.exists():
+            return None
         try:
-            manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
+            manifest = cls(**load_json(path))
             for name, empty in vars(cls("", "", "", {}, {})).items():
                 if not isinstance(getattr(manifest, name), type(empty)):
                     raise TypeError(f"{name} is of the wrong kind")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
         except (ValueError, TypeError) as error:
-            raise DamagedManifest(f"{path} is not a manifest ({error})") from None
+            raise DamagedManifest(
+                f"{path} is not a manifest ({error.__cause__ or error})"
+            ) from None
         return manifest
 
     def change(self, now: Manifest) -> str:
         """In words, how config and inputs of ``now`` differ from these; "" if they do not.
 
-        A key that only one of them knows, and that has its default there, is no difference.
+        A key that only one of them knows, and that has its default there, is no difference. Image
+        files count once the work is done, so that a run goes on after a broken one was replaced;
+        and not in manifests of versions that did not look at them.
         """
-        changes, other_data_sets = [], False
+        changes, told = [], False
         config = json.loads(json.dumps(now.config))  # tuples are lists, as in the file
         unknown = {key for key in self.defaults if key not in config}
         unknown |= {key for key in now.defaults if key not in self.config}
@@ -134,16 +141,18 @@ class Manifest:
             before, after = self.config.get(key, "absent"), config.get(key, "absent")
             if before != after:
                 changes.append(f"{key} was {before} and is {after}")
-                other_data_sets |= key in _DATASET_KEYS
-        for key in sorted(self.inputs.keys() | now.inputs.keys()):
+                told |= key in _DATASET_KEYS
+        unknown = {IMAGE_FILES} - (self.inputs.keys() if self.status == DONE else set())
+        for key in sorted((self.inputs.keys() | now.inputs.keys()) - unknown):
             if self.inputs.get(key) == now.inputs.get(key):
                 continue
-            if key != "images":
+            what = {IMAGES: "images or labels", IMAGE_FILES: "image files"}.get(key)
+            if what is None:
                 changes.append(f"its input '{key}' has changed")
-            elif not other_data_sets:  # other data sets have other images: said already
+            elif not told:  # other data sets have other images: said already
                 names = [str(n) for k in _DATASET_KEYS for n in config.get(k) or ()]
-                named = ", ".join(names) or "its data set"
-                changes.append(f"images or labels of {named} have changed")
+                changes.append(f"{what} of {', '.join(names) or 'its data set'} have changed")
+                told = True  # once is enough
         if len(changes) > 3:
             changes[3:] = [f"and {len(changes) - 3} more"]
         return "; ".join(changes)
@@ -164,6 +173,15 @@ class Manifest:
         """Note, if this extends ``before``, where that was to end."""
         end = before.config.get("SOLVER.MAX_ITER", 0)
         self.extended = before.extended + ([end] if self.extends(before) else [])
+
+
+def product_of(folder: Path) -> str:
+    """Digest of the finished product in a run folder, "" if there is none."""
+    try:
+        manifest = Manifest.read(folder)
+    except DamagedManifest:
+        return ""
+    return manifest.product if manifest and manifest.status == DONE else ""
 
 
 def package_versions() -> dict[str, str]:
@@ -282,7 +300,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     """Digest of what a stage may see of a data set at a level of supervision.
 
     Image keys, sizes and labels count, and if masks may be seen the sizes of the mask files in
-    bytes. Folders do not count, so a data set may be moved. Image files are not read.
+    bytes. Folders do not count, so a data set may be moved. Image files: see `sizes_of_images`.
     """
     sha = hashlib.sha256()
     for sample in dataset_dicts:
@@ -291,6 +309,14 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
         sha.update(json.dumps([seen, sizes], sort_keys=True, default=_jsonable).encode())
     return sha.hexdigest()[:16]
+
+
+def sizes_of_images(dataset_dicts: Sequence[Mapping[str, Any]]) -> str:
+    """Digest of the sizes in bytes of image files, in order: one replaced under its name is seen.
+
+    Names do not count, nor contents: a data set may have a hundred thousand images.
+    """
+    return digest_of([_size_of(sample["file_name"]) for sample in dataset_dicts])
 
 
 def _jsonable(value: Any) -> Any:
@@ -305,11 +331,12 @@ def seen_of_the_data_set(stage: Stage) -> str:
 
 
 class Images:
-    """Dataset dicts of data sets; each is read once per command, and its fingerprint taken once."""
+    """Dataset dicts of data sets; each is read once per command, and its digests taken once."""
 
     def __init__(self) -> None:
         self.named = functools.cache(_read_images)
         self.fingerprint = functools.cache(lambda n, level: fingerprint(self.named(n), level))
+        self.sizes = functools.cache(lambda names: sizes_of_images(self.named(names)))
 
 
 def _read_images(names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -16,17 +16,17 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
-from wsis.data.files import sha256_of_file
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
-from wsis.engine.manifest import digest_of, digest_of_weights, package_versions
+from wsis.engine.manifest import package_versions
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.trainer import Trainer, keep_weights
+from wsis.engine.verify import digest_of_product
 from wsis.errors import DataError, MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
@@ -88,7 +88,7 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
         counts = {"iterations": cfg.SOLVER.MAX_ITER}
         if cfg.SOLVER.MAX_ITER:
             counts = {"images": len(records) - len(skipped)} | counts
-        folder.close(digest_of_weights(folder.reader.weights), counts, skipped)
+        folder.close(digest_of_product(folder), counts, skipped)
 
 
 def training_dicts(folder: StageFolder, products: Products) -> list[dict[str, Any]]:
@@ -224,13 +224,12 @@ def _close_artifacts(folder: StageFolder) -> None:
     skipped = {key: record["skipped"] for key, record in index.items() if "skipped" in record}
     if lost := [key for key, record in index.items() if not record]:
         raise WSISError(f"{folder.name}: {len(lost)} artifacts are missing, {lost[0]} first; rerun")
-    present, checksum = [key for key in folder.image_keys if key not in skipped], 0
+    present = [key for key in folder.image_keys if key not in skipped]
     if isinstance(stage, InferStage) and stage.reduce is not None:
         artifacts = ((key, folder.reader[key]) for key in present)
         summary = _to_arrays(stage.reduce(artifacts, folder.planned.cfg))
-        checksum = write_artifact(folder.path / f"{SUMMARY}.npz", summary)["crc32"]
-    product = digest_of({"index": index, "summary": checksum})
-    folder.close(product, {"images": len(present)}, skipped)
+        write_artifact(folder.path / f"{SUMMARY}.npz", summary)
+    folder.close(digest_of_product(folder), {"images": len(present)}, skipped)
 
 
 def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> None:
@@ -246,4 +245,4 @@ def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> N
     }
     summary = stage.function(path, folder.dataset_dicts, products, cfg, info)
     counts = {what: number for what, number in summary.items() if isinstance(number, int)}
-    folder.close(sha256_of_file(path)[:16], counts)
+    folder.close(digest_of_product(folder), counts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from wsis.data.checks import load_json
 from wsis.data.files import write_json
 from wsis.data.stream import (
     EpochOrder,
@@ -34,14 +34,15 @@ from wsis.data.stream import (
     TrainingStream,
     derive_seed,
 )
-from wsis.engine.checkpoint import AtomicCheckpointer, build_network
+from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError, WSISError, about, out_of_memory
 from wsis.evaluation.image_loop import Results
-from wsis.modeling.checkpoint import load_weights
+from wsis.stopping import Postponed, stop_by
 
 logger = logging.getLogger(__name__)
 
+_STOPPING = "stopping after this iteration, which is saved; once more stops at once"
 _KEPT_CHECKPOINTS = 2
 BEST = "best.json"
 _MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # the first of these that exists decides which is best
@@ -135,8 +136,8 @@ class KeepBest(HookBase):
         entry, name = figures[0]
         value = entry["metrics"][name]
         try:
-            best = float(json.loads(self._path.read_text(encoding="utf-8"))["value"])
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged note
+            best = float(load_json(self._path)["value"])
+        except (ValueError, KeyError, TypeError):  # none yet, or a damaged note
             best = -1.0
         if math.isfinite(value) and value > best:
             self._checkpointer.save("model_best", mark=False, iteration=iteration - 1)
@@ -158,7 +159,7 @@ def keep_weights(cfg: CfgNode, weights: str | None = None) -> None:
             "there or train for 1 iteration or more"
         )
     model = build_network(cfg)
-    load_weights(model, weights)
+    load_trained(model, weights)
     AtomicCheckpointer(model, cfg.OUTPUT_DIR).save("model_final", iteration=-1)
 
 
@@ -252,7 +253,7 @@ class Trainer(TrainerBase):
                     hook.recent_checkpoints = list(map(str, older))
             logger.info("Resuming at iteration %d", self.start_iter)
         elif self._weights:
-            load_weights(self.checkpointer.model, self._weights)
+            load_trained(self.checkpointer.model, self._weights)
         self.loader.batches.start = self.start_iter
 
     def run_step(self) -> None:
@@ -277,15 +278,21 @@ class Trainer(TrainerBase):
     def train(self) -> None:
         """Train from the present iteration to ``SOLVER.MAX_ITER``.
 
-        It is the parent's loop, but does not log a traceback for errors that the user can mend.
+        It is the parent's loop, but does not log a traceback for errors that the user can mend. At
+        a Ctrl-C or SIGTERM it finishes the iteration and saves a checkpoint.
+
+        Raises:
+            KeyboardInterrupt: after that.
         """
-        with EventStorage(self.start_iter) as self.storage:
+        said = _STOPPING if comm.is_main_process() else ""
+        with EventStorage(self.start_iter) as self.storage, Postponed(said) as stop:
             try:
                 self.before_train()
                 for self.iter in range(self.start_iter, self.max_iter):  # noqa: B020
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    self._heed(stop)
             except BaseException:
                 with suppress(OSError):  # the first error says more than one of the log files
                     self.after_train()
@@ -294,3 +301,12 @@ class Trainer(TrainerBase):
             self.after_train()
         if self.start_iter >= self.max_iter:  # all was done, but the final file may be lost
             self.checkpointer.save("model_final", iteration=self.max_iter - 1)
+
+    def _heed(self, stop: Postponed) -> None:
+        """If a process was told to stop, save what is done and stop all of them together."""
+        if not (number := max(comm.all_gather(stop.number))):
+            return
+        if self.iter + 1 < self.max_iter:  # the last iteration is saved already
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        comm.synchronize()  # none ends, and is missed, while the main process still saves
+        raise stop_by(number)

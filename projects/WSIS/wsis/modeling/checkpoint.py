@@ -1,4 +1,4 @@
-"""Checkpoints of other layouts: names translated, files read without running their code."""
+"""Checkpoints of any layout: read without running their code, and fitted to a network."""
 
 from __future__ import annotations
 
@@ -6,162 +6,102 @@ import logging
 import os
 import pickle
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Container, Mapping
+import zipfile
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from safetensors import SafetensorError
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from detectron2.modeling import Backbone
+from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsis.errors import DataError, first_line
+from wsis.modeling.weight_names import (
+    camnet_from_original,
+    to_timm_names,
+    torchvision_resnet_to_detectron2,
+)
 from wsis.pickles import load_pickle, read_pickle
 from wsis.reading import open_file
 
 logger = logging.getLogger(__name__)
 
-_RESNET = re.compile(
-    r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(weight|bias|running_mean|running_var)"
-)
+_COUNTER, _STATISTICS = "num_batches_tracked", ("running_mean", "running_var")
+_NETWORKS = ("model", "state_dict", "model_state", "blobs")  # keys under which files keep one
 
 
-def torchvision_resnet_name(name: str) -> str | None:
-    """Detectron2's name of a torchvision ResNet entry; None for ``fc`` and counters."""
-    match = _RESNET.fullmatch(name)
-    if match is None:
-        return None
-    layer, block, kind, number, leaf = match.groups()
-    place = f"res{int(layer) + 1}.{block}" if layer else "stem"
-    module = f"conv{number}" if kind != "downsample." else "shortcut"
-    norm = ".norm" if kind == "bn" or (kind, number) == ("downsample.", "1") else ""
-    return f"{place}.{module}{norm}.{leaf}"
-
-
-def by_prefix(table: Mapping[str, str]) -> Callable[[str], str | None]:
-    """A function that renames entries by their beginnings, ``{theirs: ours}``; None for others."""
-
-    def name_of(name: str) -> str | None:
-        found = next((theirs for theirs in table if name.startswith(theirs)), None)
-        return None if found is None else table[found] + name.removeprefix(found)
-
-    return name_of
-
-
-def require_entries(state: Mapping[str, Tensor], owner: str, *names: str) -> None:
-    """Refuse a state dict that lacks one of ``names``: entries that all ``owner`` weights have."""
-    for name in names:
-        if name not in state:
-            there = ", ".join(list(state)[:3])
-            raise DataError(f"these are not {owner} weights: expected {name}, got {there}, ...")
-
-
-def renamed(
-    state: Mapping[str, Tensor],
-    name_of: Callable[[str], str | None],
-    prefix: str = "",
-    *,
-    owner: str = "",
-) -> dict[str, Tensor]:
-    """The entries for which ``name_of`` has a name, each renamed to ``prefix`` and that name.
+def _unwrap(value: object, path: object) -> dict[str, Tensor]:
+    """The state dict inside what a file held: bare, or under one of `_NETWORKS`.
 
     Raises:
-        DataError: an entry has no name, and ``owner`` is given, whose entries all have one.
+        DataError: there is none.
     """
-    names = {name: name_of(name) for name in state}
-    unknown = [name for name, ours in names.items() if ours is None]
-    if owner and unknown:
-        raise DataError(
-            f"{owner} weights have no entry {unknown[0]}; the file is of another network"
-        )
-    return {prefix + ours: state[name] for name, ours in names.items() if ours is not None}
-
-
-def torchvision_resnet_to_detectron2(
-    state: Mapping[str, Tensor], prefix_from: str = "", prefix_to: str = ""
-) -> dict[str, Tensor]:
-    """The tensors of a torchvision ResNet under Detectron2's names.
-
-    ``prefix_from`` stands before torchvision's names ("resnet50."), ``prefix_to`` before
-    Detectron2's ("backbone."). Other entries, ``fc`` and ``num_batches_tracked`` are left out.
-    """
-    own = {k.removeprefix(prefix_from): v for k, v in state.items() if k.startswith(prefix_from)}
-    return renamed(own, torchvision_resnet_name, prefix_to)
-
-
-# torchvision's ``features.<k>`` that begins each of timm's ``blocks``.
-_STARTS = (1, 2, 4, 7, 11, 14, 17)
-_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}  # does not expand
-_LATER = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2"}
-_LATER |= {"2": "conv_pwl", "3": "bn3"}
-_ENDS = {"0.0": "conv_stem", "0.1": "bn1", "18.0": "conv_head", "18.1": "bn2"}
-_END = re.compile(r"features\.((?:0|18)\.[01])")
-_BLOCK = re.compile(r"features\.(\d+)\.conv\.([\d.]+)")
-
-
-def mobilenet_v2_name(name: str) -> str | None:
-    """timm's name of a module of torchvision's MobileNetV2; None for any other name.
-
-    torchvision's ResNets and VGGs have timm's names.
-    """
-    if match := _END.fullmatch(name):
-        return _ENDS[match[1]]
-    match = _BLOCK.fullmatch(name)
-    if match is None:
-        return None
-    block = int(match[1])
-    layer = (_FIRST if block == 1 else _LATER).get(match[2])
-    stage = bisect_right(_STARTS, block) - 1
-    return f"blocks.{stage}.{block - _STARTS[stage]}.{layer}" if layer and stage >= 0 else None
-
-
-def to_timm_names(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
-    """A state dict with the entries of torchvision's MobileNetV2 under timm's names.
-
-    Prefixes ("backbone.body.") stay; entries that the model has (``own``), and those of other
-    networks, keep their names.
-    """
-    renamed = {}
-    for name, value in state.items():
-        prefix, features, rest = name.rpartition("features.")
-        module, _, leaf = (features + rest).rpartition(".")
-        ours = None if name in own else mobilenet_v2_name(module)
-        renamed[f"{prefix}{ours}.{leaf}" if ours else name] = value
-    return renamed
-
-
-def _unwrap(value: object) -> dict[str, Tensor] | None:
-    """The state dict inside what a file held: bare, or under "model" or "state_dict"."""
-    for key in ("model", "state_dict"):
+    for key in _NETWORKS:
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
+    found: dict[str, Tensor] = {}
+    said = f"{path} holds no state dict (names to tensors) but "
     if not isinstance(value, Mapping) or not value:
-        return None
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
-        return None
-    return {name.removeprefix("module."): tensor for name, tensor in value.items()}
+        raise DataError(f"{said}{type(value).__name__}")
+    for name, entry in value.items():
+        if isinstance(entry, np.ndarray | np.generic) and entry.dtype.kind in "biuf":
+            native = entry.dtype.newbyteorder("=")
+            entry = torch.from_numpy(np.require(entry, native, ["C", "W"]))
+        if not isinstance(name, str) or not isinstance(entry, Tensor):
+            kind = type(entry).__name__.strip("_")
+            raise DataError(f"{said}{str(name)[:60]!r} to {kind}")
+        if not name.endswith("_momentum"):  # of Detectron1's optimizer
+            found[name.removeprefix("module.")] = entry
+    return found
 
 
-_UNREADABLE = (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, SafetensorError)
+def load_tensors(path: str | os.PathLike[str]) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU; no code of the file is run.
+
+    PyTorch notes a checksum of each part of the file, but does not look at it.
+
+    Raises:
+        Exception: nearly any, where the file is damaged or asks for more than tensors.
+    """
+    open_file(path).close()  # a pipe would be waited for
+    if zipfile.is_zipfile(path):  # all but files of years ago
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > os.path.getsize(path):
+                raise ValueError("its parts claim more bytes than it has")
+            if damaged := archive.testzip():
+                raise ValueError(f"the bytes of its part {damaged} are not those written")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is(suffix: str, path: str | os.PathLike[str]) -> bool:
+    """Whether a path or an address, perhaps with a query, has the suffix."""
+    return os.fspath(path).partition("?")[0].endswith(suffix)
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a PyTorch checkpoint, on the CPU; no code of the file is run.
+    """The tensors of a checkpoint, on the CPU; no code of the file is run.
 
-    The file holds a state dict (timm's ``.safetensors``, too), or a dict with one under "model" or
-    "state_dict"; a leading "module." of names is removed.
+    The file holds a state dict, or a dict with one under "model" or "state_dict", as PyTorch,
+    timm (``.safetensors``) and Detectron2 (``.pkl``) write it; "module." before names is removed.
 
     Raises:
         DataError: the file is missing or damaged, holds objects other than tensors that PyTorch
             does not load safely, or holds no state dict.
     """
     try:
-        open_file(path).close()  # their readers would wait for a pipe
-        if str(path).endswith(".safetensors"):
+        if _is(".safetensors", path):
+            open_file(path).close()  # a pipe would be waited for
             value: object = load_file(path)
+        elif _is(".pkl", path):
+            value = read_pickle(path, "weight file", partial(load_pickle, tensors=False))
         else:
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            value = load_tensors(path)
     except FileNotFoundError:
         raise DataError(f"no weight file {path}") from None
     except pickle.UnpicklingError as error:  # PyTorch's own words advise to run the file's code
@@ -169,31 +109,18 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path} is not a plain PyTorch state dict of tensors; save model.state_dict() with "
             "torch.save and give that file"
         ) from error
-    except _UNREADABLE as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything
         raise DataError(f"{path} cannot be read as a weight file: {first_line(error)}") from error
-    state = _unwrap(value)
-    if state is None:
-        raise DataError(f"{path} holds no state dict (names to tensors) but {type(value).__name__}")
-    return state
+    return _unwrap(value, path)
 
 
-def camnet_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The original IRNet's classifier (``res50_cam.pth``) in `CAMNet`'s names.
+def _to_names_of(model: nn.Module, state: dict[str, Tensor], *, caffe2: bool) -> dict[str, Tensor]:
+    """Translate the layouts that can be recognised by their names; others pass unchanged.
 
-    Its aliases (``stage1.*``, ``backbone.*``, ``newly_added.*``) are left out.
-
-    Raises:
-        DataError: the state dict is of another network.
+    ``caffe2``: try also what Detectron2 does with the names in a ``.pkl``.
     """
-    require_entries(
-        state, "the original IRNet classifier's", "resnet50.conv1.weight", "classifier.weight"
-    )
-    converted = torchvision_resnet_to_detectron2(state, "resnet50.", "backbone.")
-    return converted | {"classifier.weight": state["classifier.weight"]}
-
-
-def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Translate the layouts that can be recognised by their names; others pass unchanged."""
     own = model.state_dict()
     marker = "transition1.0.0.weight"  # of an HRNet in the names of its own repositories
     found = next((name for name in own if name.endswith("." + marker)), None)
@@ -207,22 +134,118 @@ def _to_names_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor
         if stem is not None:
             prefix = stem.removesuffix("stem.conv1.weight")
             return torchvision_resnet_to_detectron2(state, prefix_to=prefix)
-    return _to_prefix_of(own, to_timm_names(state, own))
+    return _to_prefix_of(model, to_timm_names(state, own), caffe2=caffe2)
 
 
-def _to_prefix_of(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put a bare trunk under "backbone.", or take the trunk out of a peak classifier.
+def _to_prefix_of(model: nn.Module, state: dict[str, Tensor], *, caffe2: bool) -> dict[str, Tensor]:
+    """Put a bare trunk where the model has it, or take the trunk out of a peak classifier.
 
     Each way, and no change at all, is tried. The one that gives most names that the model has is
     used, the first if several are equal.
     """
-    ways = (
-        state,
-        {f"backbone.{name}": value for name, value in state.items()},
-        {f"backbone.body.{name.removeprefix('0.')}": value for name, value in state.items()},
-        {name.removeprefix("peak_classifier."): value for name, value in state.items()},
-    )
+    own, ways = model.state_dict(), [state]
+    for trunk in _trunks(model):
+        ways.append({trunk + name: value for name, value in state.items()})
+        ways.append({f"{trunk}body.{name.removeprefix('0.')}": v for name, v in state.items()})
+    ways.append({name.removeprefix("peak_classifier."): value for name, value in state.items()})
+    if caffe2:
+        ways.append(_by_their_ends(own, state))
+        with suppress(AssertionError, IndexError, TypeError, ValueError):  # no names of Caffe2
+            ways.append(_by_their_ends(own, convert_c2_detectron_names(dict(state))[0]))
     return max(ways, key=lambda way: len(own.keys() & way.keys()))
+
+
+def _by_their_ends(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each entry under the model's name that ends with its own; if that is not one, unchanged."""
+    users = defaultdict(list)
+    for name in own:
+        parts = name.split(".")
+        ends = (".".join(parts[k:]) for k in range(len(parts)))
+        users[next((end for end in ends if end in state), "")].append(name)
+    return {(*users[end], end)[0] if len(users[end]) == 1 else end: v for end, v in state.items()}
+
+
+def _trunks(model: nn.Module) -> list[str]:
+    """The beginnings of names in the networks that make features: backbones with none inside."""
+    backbones = [name for name, module in model.named_modules() if isinstance(module, Backbone)]
+    found = [f"{name}." if name else "" for name in backbones]
+    inner = [one for one in found if not any(o != one and o.startswith(one) for o in found)]
+    return inner or ["backbone."]
+
+
+def _deeper(names: Sequence[str], entries: Iterable[str]) -> str:
+    """Of the ``entries`` that no trunk with these names has, a block inside its stages, or "".
+
+    A trunk may have been cut after a stage on purpose, but not inside one: "res4.6" of "res4" is of
+    a deeper network if there are names of "res5".
+    """
+    for entry in entries:
+        for number in re.finditer(r"(?<=\.)\d+(?=\.)", entry):
+            stage, block = entry[: number.start()], entry[: number.end()]
+            inside = [k for k, name in enumerate(names) if name.startswith(stage)]
+            if not inside or any(name.startswith(f"{block}.") for name in names):
+                continue
+            later = re.compile(re.sub(r"\d+", r"\\d+", re.escape(stage)))
+            if re.search(r"\d", stage) and any(map(later.match, names[inside[-1] + 1 :])):
+                return block
+    return ""
+
+
+def _check_trunk(
+    path: str, trunk: str, wanted: Sequence[str], state: Mapping[str, Tensor], fits: Container[str]
+) -> None:
+    """Refuse a file that has not all weights of a trunk, or a deeper one: ``fits`` can be loaded.
+
+    A trunk that is partly random learns, but badly, and nothing else would tell.
+    """
+    own = [name for name in wanted if name.startswith(trunk)]
+    lost = [name for name in own if name not in fits]
+    named = trunk.rstrip(".") or "network"
+    advice = f"give the weights that belong to the {named} of MODEL, or change MODEL.BACKBONE, "
+    advice += 'MODEL.RESNETS or MODEL.TIMM (MODEL.WEIGHTS "" starts from random values)'
+    if lost:
+        raise DataError(
+            f"{path}: {len(lost)} of {len(own)} backbone weights are missing or of another shape, "
+            f"first {lost[0]}; {advice}"
+        )
+    others = (name.removeprefix(trunk) for name in state if name not in fits)
+    if block := _deeper([name.removeprefix(trunk) for name in own], others):
+        raise DataError(f"{path} is of a deeper network, with {block}; {advice}")
+
+
+def _tell_missing(
+    path: str, missing: Sequence[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
+    """Say which weights keep their initial values; a part that is only partly loaded is a warning.
+
+    A new head, and one for another number of classes, are what fine-tuning is about.
+    """
+    parts: dict[str, list[str]] = defaultdict(list)
+    for name in (name for name in own if not name.endswith(_COUNTER)):
+        parts[".".join(name.split(".")[:-1][:2]) or name].append(name)
+    other_classes = [k for k in missing if k in state and state[k].shape[1:] == own[k].shape[1:]]
+    lost = set(missing) - set(other_classes)
+    new = [part for part, names in parts.items() if lost.issuperset(names)]
+    torn = {part: names for part, names in parts.items() if part not in new and lost & set(names)}
+    said = "keep their initial values"
+    if new:
+        named = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+        logger.info("%s has no %s; these %s", path, named, said)
+    if other_classes:
+        named = ", ".join(other_classes)
+        logger.info("%s has another number of classes: %s %s", path, named, said)
+    for part, names in torn.items():
+        first = next(name for name in names if name in lost)
+        share = f"{len(lost.intersection(names))} of {len(names)}"
+        logger.warning(
+            "%s: %s weights of %s are missing or of another shape, first %s; they %s: is this the "
+            "right file for this MODEL?",
+            path,
+            share,
+            part,
+            first,
+            said,
+        )
 
 
 def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[str]:
@@ -230,60 +253,55 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
 
     Args:
         model: any model.
-        path: a checkpoint of ours or of Detectron2 (``.pth``; ``.pkl`` and ``detectron2://`` go
-            through Detectron2's checkpointer and its matching of names), a torchvision ResNet, or
-            the original IRNet's ``res50_cam.pth``. No code in the file is run.
-        strict: refuse a file that lacks one of the model's weights.
+        path: a checkpoint of ours, of Detectron2, timm or torchvision, or the original IRNet's
+            ``res50_cam.pth``; or the address of one (``https://``, ``detectron2://``). No code in
+            the file is run.
+        strict: refuse a file that lacks one of the model's weights. Otherwise only the trunk must
+            be whole.
 
     Returns:
         names of the model that the file lacks or has in another shape: they keep their initial
-        values; none for Detectron2's own formats.
+        values.
 
     Raises:
-        DataError: a missing or damaged file, one with none of the model's weights, or, if
-            ``strict``, not all of them.
+        DataError: a missing or damaged file, one with none of the model's weights, one of a trunk
+            of other depth, width or names, or, if ``strict``, not all weights.
     """
     path = str(path)
-    if "://" in path or path.endswith(".pkl"):
-        _load_by_detectron2(model, path, strict)
-        return []
-    state, own = _to_names_of(model, read_state_dict(path)), model.state_dict()
-    loaded = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    counters = {k for k in own if k.endswith("num_batches_tracked")} - state.keys()
-    missing = [k for k in own if k not in loaded and k not in counters]
-    if not loaded or (strict and missing):
+    pickled, own = _is(".pkl", path), model.state_dict()
+    state = _to_names_of(model, read_state_dict(_local(path)), caffe2=pickled)
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    # Files for Caffe2 have the statistics of batch norm inside its weights.
+    folded = [end for end in _STATISTICS if not any(name.endswith(end) for name in state)]
+    spared = (_COUNTER, *folded) if pickled else (_COUNTER,)
+    wanted = [name for name in own if not name.endswith(spared)]
+    missing = [name for name in wanted if name not in fits]
+    if not fits or (strict and missing):
         raise DataError(
-            f"{path} does not fit {type(model).__name__}: {len(loaded)} of {len(own)} weights "
+            f"{path} does not fit {type(model).__name__}: {len(fits)} of {len(own)} weights "
             f"found, {(missing or list(own))[0]} missing or of another shape; the file has "
-            f"{list(state)[0]} (python tools/convert_checkpoint.py converts checkpoints of the "
+            f"{next(iter(state))} (python tools/convert_checkpoint.py converts checkpoints of the "
             "originals)"
         )
-    model.load_state_dict(loaded, strict=False)
-    logger.info("%s: %d weights loaded", path, len(loaded))
-    unexpected = [k for k in state if k not in own]
-    for what, names in (("missing or of another shape", missing), ("unexpected", unexpected)):
-        if names:
-            logger.info("%s: %d %s, first %s", path, len(names), what, ", ".join(names[:5]))
+    for trunk in _trunks(model):
+        _check_trunk(path, trunk, wanted, state, fits)
+    model.load_state_dict(fits, strict=False)
+    logger.info("%s: %d weights loaded", path, len(fits))
+    _tell_missing(path, missing, state, own)
+    if unexpected := [name for name in state if name not in own]:
+        first = ", ".join(unexpected[:5])
+        logger.info("%s: %d unexpected, first %s", path, len(unexpected), first)
     return missing
 
 
-def _load_by_detectron2(model: nn.Module, path: str, strict: bool) -> None:
-    """Let Detectron2's checkpointer load a ``.pkl`` that holds arrays alone, or an address.
-
-    The checkpointer only logs which weights it could not match. With ``strict`` all weights are
-    therefore overwritten first, which shows those that it leaves alone. Buffers keep their values:
-    files may lack those that come from the config, such as the mean colour.
-    """
-    if "://" not in path:  # Detectron2 would run its code
-        read_pickle(path, "weight file", partial(load_pickle, tensors=False))
-    weights = dict(model.named_parameters()) if strict else {}
-    with torch.no_grad():
-        for value in weights.values():
-            value.fill_(torch.nan)
-    DetectionCheckpointer(model).load(path)
-    missing = [name for name, value in weights.items() if value.isnan().any()]
-    if missing:
+def _local(path: str) -> str:
+    """The file of an address, downloaded where it is not there yet; a path is returned as it is."""
+    if "://" not in path:
+        return path
+    try:
+        return PathManager.get_local_path(path)
+    except Exception as error:  # the ways in which a download fails have no common class
         raise DataError(
-            f"{path} does not fit {type(model).__name__}: {missing[0]} is missing or of "
-            f"another shape, and {len(missing) - 1} more of {len(weights)} weights"
-        )
+            f"the weights {path} did not come ({first_line(error)}); download them yourself and "
+            "give the file"
+        ) from error

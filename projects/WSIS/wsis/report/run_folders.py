@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from wsis.data.artifacts import ProductReader
+from wsis.data.checks import load_json
 from wsis.data.user import register_datasets
 from wsis.engine.evaluate import EVALUATION, METRICS
 from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
 from wsis.engine.pipeline import PIPELINE
-from wsis.errors import UsageError, WSISError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.coco import FILE_NAME
 from wsis.reading import read_yaml
 from wsis.stage import get_stage
@@ -135,12 +136,12 @@ class RunFolder:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, None where there is none; `WSISError` where it is no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, OSError) as error:
-        raise WSISError(f"{path} cannot be read ({error}); delete it and run again") from None
+    try:
+        return load_json(path)
+    except DataError as error:
+        raise WSISError(f"{error}; delete it and run again") from None
 
 
 def read_run_folder(folder: Path) -> RunFolder:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsis.modeling.checkpoint import by_prefix, renamed, require_entries
+from wsis.modeling.weight_names import by_prefix, renamed, require_entries
 
 # Entries of HRNet's ImageNet classifier behind the trunk.
 _IMAGENET_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsis.modeling.checkpoint import (
+from wsis.modeling.weight_names import (
     by_prefix,
     renamed,
     require_entries,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsis.modeling.checkpoint import by_prefix, renamed
+from wsis.modeling.weight_names import by_prefix, renamed
 
 _BLOCKS = {
     **{f"encode.encode{k}": f"encoder.{k - 1}" for k in (1, 2)},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsis.modeling.checkpoint import by_prefix, renamed, require_entries, torchvision_resnet_name
+from wsis.modeling.weight_names import by_prefix, renamed, require_entries, torchvision_resnet_name
 
 # torchvision's ResNet names for the official trainer's ``features`` and for simple-IAM's blocks.
 _torchvision_name = by_prefix(
