@@ -152,7 +152,9 @@ def test_other_formats_are_not_opened(tmp_path, monkeypatch):
     Image.fromarray(GRID).save(tmp_path / "b.jpg", "PCX")
     for name in ("a.jpg", "b.jpg"):
         for read in (read_image, read_image_size, read_label_map, read_salient_mask):
-            with pytest.raises(DataError, match=rf"{name} is no picture \(JPEG, PNG, TIFF"):
+            with pytest.raises(
+                DataError, match=rf"{name} cannot be read \(it is none of JPEG, PNG"
+            ):
                 read(tmp_path / name)
 
 

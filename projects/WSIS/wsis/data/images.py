@@ -74,8 +74,9 @@ def open_picture(
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
     except UnidentifiedImageError:
+        known = ", ".join(_FORMATS)
         raise DataError(
-            f"{what} {path} is no picture ({', '.join(_FORMATS)}); replace or remove it"
+            f"{what} {path} cannot be read (it is none of {known}); replace or remove it"
         ) from None
     except (NameError, AttributeError, AssertionError):  # mistakes of ours, no fault of the file
         raise
