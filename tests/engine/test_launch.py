@@ -1,24 +1,38 @@
 """How many processes run, and where; freed memory is kept."""
 
+import fcntl
 import platform
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
-from wsis.engine.launch import choose_devices, trimming
+from detectron2.config import CfgNode
+from wsis.engine.launch import check_device, choose_devices, trimming
 from wsis.errors import UsageError
 
 from tests.tiny import ROOT, environment, forked
 
 WORK = """
-import os, signal, sys
+import fcntl, os, signal, sys, time
 from detectron2.utils import comm
 from functools import partial
 from pathlib import Path
 from wsis.engine.launch import launch
+from wsis.data.stream import single_pass_loader
 from wsis.engine.lock import check_shared
 from wsis.errors import DataError, run_command
+
+def live_and_hold(folder):
+    live_and_hold.stream = open(Path(folder, "alive"), "a")  # closed when this process ends
+    fcntl.flock(live_and_hold.stream, fcntl.LOCK_SH)
+
+def here(folder):
+    def work(sample):
+        live_and_hold(folder)
+        Path(folder, str(comm.get_rank())).touch()
+    return work
 
 def main(mode):
     ranks = comm.all_gather(comm.get_rank())
@@ -35,6 +49,16 @@ def main(mode):
         folder.mkdir()
         check_shared(folder.parent, patience=0)
         check_shared(folder, patience=0)
+    if mode.startswith("orphan"):
+        _, number, folder = mode.split()
+        live_and_hold(folder)
+        loader = single_pass_loader([{"image_key": "a"}] * 9, here(folder), num_workers=1)
+        next(loader)  # its process lives on
+        comm.synchronize()
+        if comm.is_main_process():
+            os.kill(os.getppid(), int(number))
+        time.sleep(20)
+        Path(folder, "survived").touch()
     if mode == "kill" and comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
@@ -94,6 +118,17 @@ def test_a_killed_process_ends_all_and_is_named():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_all_processes_end_with_the_one_that_started_them(number, tmp_path):
+    """Also in the background, where Ctrl-C means nothing; ranks and their data-loading workers."""
+    background = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = forked(f"{background}\n{WORK}", "2", f"orphan {number:d} {tmp_path}")
+    assert done.returncode == -number
+    with open(tmp_path / "alive") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # waits for the end of all
+    assert {path.name for path in tmp_path.iterdir()} == {"alive", "0", "1"}
+
+
 @pytest.mark.parametrize(
     ("available", "gpus", "processes", "expected"),
     [
@@ -119,6 +154,17 @@ def test_impossible_choice(monkeypatch, gpus, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--num-"):
         choose_devices(gpus, processes)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:7", "mps", "", "CPU"])
+def test_a_device_that_is_not_there(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = CfgNode({"WSIS": {"STAGE": "cam"}, "MODEL": {"DEVICE": device}})
+    with pytest.raises(UsageError, match="stage cam: MODEL.DEVICE is.*has cpu, cuda, cuda:0, cuda"):
+        check_device(cfg)
+    cfg.MODEL.DEVICE = "cuda:1"
+    check_device(cfg)
 
 
 # Freed memory is kept.

@@ -16,7 +16,7 @@ from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.data.working_size import enlarge_instances, working_size
 from wsis.engine.checkpoint import build_inference_model
-from wsis.engine.launch import choose_devices
+from wsis.engine.launch import check_device, choose_devices
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
@@ -40,6 +40,7 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
     device, _ = choose_devices(None, None)
     pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
     for planned in pipeline.stages:
+        check_device(planned.cfg)
         path = planned.folder / "config.yaml"
         if isinstance(planned.stage, TrainStage) and path.is_file():
             with _reading(path):

@@ -75,12 +75,12 @@ def evaluate_network(folder: StageFolder, model: nn.Module, name: str) -> Result
         for record, sample in zip(mine, trimming(bar), strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
-            elif cfg.WSIS.ON_ERROR == "skip":
+            elif cfg.WSIS.ON_ERROR == "skip" and not sample.fatal:
                 logger.warning("counted as missed, %s: %s", sample.key, sample.message)
                 evaluator.miss(record)
                 skipped[sample.key] = sample.message
             else:
-                raise DataError(sample.message)
+                raise sample.error()
     found = evaluator.evaluate()
     shares = comm.gather(skipped, dst=0)
     skipped = dict(sorted(item for share in shares for item in share.items()))

@@ -29,7 +29,7 @@ from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.verify import digest_of_product
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.errors import DataError, MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -206,10 +206,13 @@ def _work_through(
             try:
                 if isinstance(made, Failure):
                     raise made.error()
-                with seeded(max(cfg.SEED, 0), derive_seed(*key.encode())):
+                with (
+                    about(f"image {key}", when=out_of_memory),
+                    seeded(max(cfg.SEED, 0), derive_seed(*key.encode())),
+                ):
                     sink.put(key, _to_arrays(finish(made)))
             except WSISError as error:
-                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError):
+                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError | MachineError):
                     raise
                 logger.warning("%s skips %s: %s", folder.name, key, error)
                 folder.log(key, {"skipped": str(error)})
