@@ -20,6 +20,8 @@ RANK = {
     "compat": 0,
     "reading": 0,
     "pickles": 0,
+    "processes": 0,
+    "config_values": 0,
     "stopping": 0,
     "layers": 1,
     "stage": 1,

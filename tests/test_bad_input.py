@@ -93,6 +93,10 @@ def test_the_entry_point_itself_passes_code_and_sentence_on(tmp_path):
         (["MODEL.RESNETS.DEPTH", "17"], ["depth 17", "18, 34, 50"]),
         (["MODEL.META_ARCHITECTURE", "CAMNetz"], ["CAMNetz"]),
         (["SOLVER.IMS_PER_BATCH", "0"], ["SOLVER.IMS_PER_BATCH", "0"]),
+        (["--num-processes", "4"], ["classifier", "IMS_PER_BATCH 2", "not divisible by 4 pro"]),
+        (["MODEL.DEVICE", "tpu"], ["stage classifier: MODEL.DEVICE is 'tpu'", "has cpu"]),
+        (["INPUT.CROP_SIDE", "-5"], ["INPUT.CROP_SIDE is -5; it must be 0 or more"]),
+        (["classifier.DATA.TRAIN", "birds"], ["stage classifier: DATA.TRAIN: there is no data"]),
         (["WSIS.ON_ERROR", "ignore"], ["WSIS.ON_ERROR", "ignore", "raise", "skip"]),
     ],
 )

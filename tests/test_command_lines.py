@@ -1,6 +1,7 @@
 """Command lines answer before torch and Detectron2 are imported; those wait for their stand-ins."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import ModuleType
 import pytest
 from wsis import compat
 
-from tests.tiny import ROOT, environment
+from tests.tiny import ROOT, environment, train_net_forked
 
 COMMANDS = (
     "train_net.py",
@@ -48,6 +49,32 @@ def test_help_imports_nothing_heavy(command, tmp_path):
     done = call(command, "--help", tmp_path=tmp_path)
     assert done.stdout.startswith("usage"), done.stderr
     assert done.stdout.splitlines()[-2:] == ["code 0", "heavy []"], done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nobody_has_to_read_the_help(command, tmp_path):
+    """``| head -1``: the reader is gone, and no error is worth telling."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, ROOT / command, "--help"]
+    variables = environment(tmp_path) | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        words, stdout=writer, stderr=subprocess.PIPE, env=variables, check=False, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "prelude",
+    [
+        "import os; os.closerange(1, 2); sys.stdout = None",  # >&-, as Python starts then
+        "import os; ends = os.pipe(); os.close(ends[0]); os.dup2(ends[1], 1)",  # | head
+    ],
+)
+def test_nobody_has_to_read_the_stages(prelude, tmp_path):
+    done = train_net_forked("--list-stages", datasets=tmp_path, output=tmp_path, prelude=prelude)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_usage_errors_come_at_once(tmp_path):

@@ -1,7 +1,7 @@
 """Errors: one sentence and the exit code."""
 
 import pytest
-from wsis.errors import DataError, UsageError, run_command
+from wsis.errors import DataError, MachineError, UsageError, about, out_of_memory, run_command
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,12 @@ from wsis.errors import DataError, UsageError, run_command
         (DataError("a.json is damaged"), 1, "a.json is damaged"),
         (UsageError("no such stage"), 2, "no such stage"),
         (ModuleNotFoundError("none", name="detectron2.config"), 1, "detectron2 is not installed"),
+        (MemoryError(), 1, "out of memory (MemoryError); work at smaller sizes (INPUT)"),
+        (OSError(12, "Cannot allocate memory"), 1, "out of memory ([Errno 12] Cannot allocate"),
+        (RuntimeError("CUDA error: out of memory"), 1, "half of it wants half of SOLVER.BASE_LR"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), 1, "was ended, perhaps"),
+        (RuntimeError("Connection closed by peer [::1]:7"), 1, "another process of the run has"),
+        (RuntimeError("received 0 items of ancdata"), 1, "ulimit -n"),
         (PermissionError(13, "Permission denied", "out"), 1, "Permission denied: 'out'"),
     ],
 )
@@ -22,6 +28,18 @@ def test_failure_is_one_sentence(error, code, said, capsys):
     assert said in printed.err
     assert printed.err.count("\n") == 1
     assert not printed.out
+
+
+def test_what_the_machine_lacks_is_told_with_stage_and_image():
+    with pytest.raises(MachineError, match="^stage cam: image a: out of memory"):  # noqa: SIM117
+        with about("stage cam"), about(lambda: "image a", when=out_of_memory):
+            raise MemoryError
+    with pytest.raises(DataError, match="^a.json is damaged$"), about("stage cam"):
+        raise DataError("a.json is damaged")  # says all itself
+    with pytest.raises(KeyError), about("stage cam"):  # a bug
+        raise KeyError("x")
+    with pytest.raises(OSError, match="No space"), about("image a", when=out_of_memory):
+        raise OSError(28, "No space left on device")
 
 
 def test_success_and_bugs():

@@ -217,3 +217,19 @@ def test_import_alone_is_cheap(shapes_root):
         env=environment(shapes_root), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "0"
+
+
+def test_large_and_thin_images_have_instances_of_their_size(checkout):
+    """Above INPUT.MAX_PIXELS the stages work on a smaller image; masks and boxes are enlarged."""
+    run = checkout / "output" / "irnet_shapes"
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
+    large = cv2.resize(pixels, (1000, 1400), interpolation=cv2.INTER_CUBIC)
+    detector, maker = (wsis.Predictor(run, stage, min_score=0) for stage in (None, "instances"))
+    for image in (large, pixels, *(pixels[:h, :w].copy() for h, w in ((1, 1), (1, 9), (12, 1)))):
+        for found in (detector(image), maker(image, tags=["disc"])):
+            instances = found["instances"]
+            assert instances.image_size == instances.pred_masks.shape[1:] == image.shape[:2]
+            corners = instances.pred_boxes.tensor[:, 2:]
+            assert (corners <= torch.tensor(image.shape[1::-1])).all()
+        assert len(instances)
+    assert found["boundary"].shape == (3, 1)

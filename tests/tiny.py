@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,27 @@ def make_shapes(folder: Path, *, train: int = 8, val: int = 4) -> Path:
         ShapesArguments(train=train, val=val, salient=1, min_side=56, max_side=72),
     )
     return folder
+
+
+def resize_shapes(root: Path, sizes: Sequence[tuple[int, int]]) -> None:
+    """Give the pictures of the shapes in ``root`` these sizes (H, W) in turn, and their masks."""
+    from PIL import Image
+    from wsis.data.working_size import resize_annotation
+
+    for folder in (root / "JPEGImages", root / "salient" / "images", root / "salient" / "masks"):
+        method = Image.Resampling.NEAREST if folder.name == "masks" else None
+        for path, size in zip(sorted(folder.iterdir()), cycle(sizes)):  # noqa: B905
+            Image.open(path).resize(size[::-1], method).save(path)
+    for path in root.glob("instances_*.json"):
+        content, changed = json.loads(path.read_text()), {}
+        for image in content["images"]:
+            new = Image.open(root / "JPEGImages" / image["file_name"]).size[::-1]
+            changed[image["id"]] = (image["height"], image["width"]), new
+            image["height"], image["width"] = new
+        content["annotations"] = [
+            resize_annotation(a, *changed[a["image_id"]]) for a in content["annotations"]
+        ]
+        path.write_text(json.dumps(content))
 
 
 def labels_of(output: Path) -> bytes:

@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsis.commands import let_output_vanish
+
 COLUMNS = {  # of the table: figure to format
     "plain_s": ".3f",
     "plain_cpu_s": ".3f",
@@ -132,6 +134,7 @@ def table_row(name: str, figures: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chosen benchmarks, print a line for each, write the JSON file."""
+    let_output_vanish()
     args = parse_arguments(argv)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(args.threads)  # read when NumPy and torch are imported

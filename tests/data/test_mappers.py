@@ -290,3 +290,22 @@ def test_peaks_without_proposals_and_tags(cfg, sample, products):
     assert out["image"].shape == (3, 60, 90)
     assert "proposals" not in out
     assert "image_labels" not in out
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3000, 6), (6, 3000), (3000, 1)])
+def test_thin_images_train_mask_rcnn(tmp_path, size):
+    """Mirrored or not, with a mask over all of the image, cropped or not."""
+    cfg, sample = mapper_config(), sample_in(tmp_path)
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, [0.3, 0.3]
+    Image.fromarray(np.full((*size, 3), 200, dtype=np.uint8)).save(sample["file_name"])
+    sample["height"], sample["width"] = size
+    rle = coco_mask.encode(np.asfortranarray(np.ones(size, dtype=np.uint8)))
+    sample["annotations"][0] |= {"bbox": [0, 0, size[1], size[0]], "segmentation": rle}
+    for seed in range(6):
+        found = run(cfg, "InstanceMapper", sample, {}, seed=seed)
+        assert min(found["image"].shape) >= 1
+        assert (found["image"] == 200).all()
+        assert found["instances"].gt_masks.tensor.all()
+    found = run(cfg, "InstanceMapper", sample, {}, is_train=False)
+    assert min(found["image"].shape) >= 1
+    assert (found["height"], found["width"]) == size

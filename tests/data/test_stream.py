@@ -1,10 +1,14 @@
 """The training stream is a function of seed and position."""
 
 import itertools
+import os
+import signal
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
+from wsis.data import stream
 from wsis.data.stream import (
     Failure,
     ResumableLoader,
@@ -13,7 +17,7 @@ from wsis.data.stream import (
     seeded,
     single_pass_loader,
 )
-from wsis.errors import DataError
+from wsis.errors import DataError, MachineError, explain
 
 DICTS = [
     {"image_key": f"img{i}", "width": 10 + 30 * (i % 3 == 0), "height": 20, "index": i}
@@ -141,6 +145,65 @@ def test_single_pass_keeps_order_and_reports_failures(workers):
         d["image_key"] for d in DICTS
     ]
     assert made[2] == Failure("img2", "img2 is truncated")
+
+
+def tensors(sample):
+    return {"wide": torch.full((3, 4), sample["width"]).t(), "key": sample["image_key"]}
+
+
+def test_without_room_in_shared_memory_samples_come_through_a_pipe(monkeypatch, caplog):
+    """Here the main process would wait for ever; strides and values stay."""
+    dicts = [{"image_key": f"img{i}", "width": i} for i in range(5)]
+    expected = [tensors(record) for record in dicts]
+    for room in (True, False):
+        if not room:
+            monkeypatch.setattr(stream, "ForkingPickler", NoRoom)
+        made = list(single_pass_loader(dicts, tensors, num_workers=2))
+        assert [one["key"] for one in made] == [one["key"] for one in expected]
+        for one, other in zip(made, expected, strict=True):
+            assert torch.equal(one["wide"], other["wide"])
+            assert one["wide"].stride() == other["wide"].stride() == (1, 4)
+        assert caplog.text.count("shared memory (/dev/shm) is full") == 1 - room
+    assert "--shm-size" in caplog.text
+
+
+class NoRoom(ForkingPickler):
+    @classmethod
+    def dumps(cls, made):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+
+def die(sample):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_loading_process_that_is_killed_is_told_with_what_to_change():
+    with pytest.raises(RuntimeError) as caught:
+        list(single_pass_loader([{"image_key": "a"}], die, num_workers=1))
+    said, code = explain(caught.value)
+    assert said.startswith("a data-loading process was ended, perhaps for lack of memory")
+    assert "fewer DATALOADER.NUM_WORKERS" in said
+    assert code == 1
+
+
+def too_large(sample):
+    return np.empty(2**60, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_for_which_memory_runs_out_is_named_and_not_skipped(workers):
+    (made,) = single_pass_loader([{"image_key": "a"}], too_large, num_workers=workers)
+    assert made.fatal
+    assert isinstance(made.error(), MachineError)
+    assert made.message.startswith("image a: out of memory (Unable to allocate")
+    with pytest.raises(MachineError, match=r"^image img\d: out of memory"):
+        take(loader(mapper=too_large, workers=workers, skip=True), 1)
+
+
+def test_loading_processes_that_cannot_be_started(monkeypatch):
+    monkeypatch.setattr(stream, "_SEMAPHORES", 2**60)
+    with pytest.raises(MachineError, match="2 data-loading processes cannot be started.*shm-size"):
+        next(iter(loader(workers=2)))
 
 
 def test_single_pass_over_nothing():

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from detectron2.data import transforms as T
 from PIL import Image
 from wsis.data.transforms import (
     Canvas,
+    SidesKept,
     Sizing,
     random_canvas,
     resize_image,
@@ -102,3 +104,36 @@ def test_stretching_gives_one_size_to_all():
         assert sizing.apply(image).shape == (48, 64, 3)
         assert sizing.apply(image, scale=0.5).shape == (24, 32, 3)
     assert sizing.apply(image) is image
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((3000, 6), (1333, 3)), ((3000, 1), (1333, 1)), ((1, 3000), (1, 1333)), ((1, 1), (800, 800))],
+)
+def test_a_thin_image_keeps_its_sides(size, expected):
+    augment = SidesKept(T.ResizeShortestEdge(800, 1333, "choice"))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found = augment(T.AugInput(image)).apply_image(image)
+    assert found.shape == (*expected, 3)
+    assert found.mean() == pytest.approx(image.mean(), abs=10)
+
+
+@pytest.mark.parametrize("kind", ["relative", "relative_range", "absolute", "absolute_range"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (2, 2)])
+def test_a_crop_keeps_a_pixel(kind, size):
+    crop_size = (0.2, 0.2) if kind.startswith("relative") else (1, 20)
+    augment = SidesKept(T.RandomCrop(kind, crop_size))
+    image = np.arange(3 * size[0] * size[1], dtype=np.uint8).reshape(*size, 3)
+    for _ in range(20):
+        found = augment(T.AugInput(image)).apply_image(image)
+        assert 1 <= found.shape[0] <= size[0]
+        assert 1 <= found.shape[1] <= size[1]
+
+
+def test_other_augmentations_are_what_they_were():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    flip = SidesKept(T.RandomFlip(prob=1.0))(T.AugInput(image))
+    assert np.array_equal(flip.apply_image(image), image[:, ::-1])
+    resize = T.ResizeShortestEdge(8, 100, "choice")
+    transform = SidesKept(resize)(T.AugInput(image))
+    assert transform.apply_image(image).shape == (8, 16, 3)

@@ -159,12 +159,12 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is not in"),
+        ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is no file in"),
         ("_BASE_: https://host/x.yaml", "_BASE_ names the address https://host/x.yaml; download"),
         ("STAGES: {classifier: {_BASE_: http://host/x.yaml}}", "_BASE_ names the address"),
         ("_BASE_: p.yaml", "builds on itself"),
         ("STAGES: {classifier: {_BASE_: loop.yaml}}", "loop.yaml builds on itself"),
-        ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is not in"),
+        ("_BASE_: detectron2://COCO-Detection/rpn_R_50_C4_1x.yaml", "which is no file in"),
         ("_BASE_: 3", "_BASE_ is 3; it is the path of a file"),
         ("STAGES: {no_such_stage: }", "no stage 'no_such_stage'; registered are: .*classifier"),
         ("STAGES: {classifier: 3}", "stage classifier is 3, not a set of KEY: value lines"),
@@ -192,7 +192,7 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("WSIS: " + LAUGHS, "not readable YAML: it has more than .* aliases written out"),
         ("STAGES: [/dev/zero]", "STAGES is not a set of stage names"),
         ('STAGES: {classifier: }\nOUTPUT_DIR: "a\\0b"', "OUTPUT_DIR has a null character"),
-        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is not in"),
+        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is no file in"),
         ("", "not a set of KEY: value lines"),
         ("- a\n- b", "not a set of KEY: value lines"),
         ("STAGES: {classifier: {NO_KEY: 1}}\nDATA: {TRAIN: shapes_train}", "NO_KEY"),

@@ -233,3 +233,17 @@ def test_options_reach_products_and_their_baselines(tmp_path, option):
         # the report tells the baseline from the instances whatever the options
         assert instance_entries(list(found.values())) == []
         assert best_baseline(list(found.values()))["protocol"].startswith(f"{names[0]}, baseline")
+
+
+@pytest.mark.parametrize("size", [(1, 1333), (1333, 3), (40, 60)])
+def test_thin_images_keep_their_sides_in_test_time_augmentation(size):
+    from detectron2.modeling import DatasetMapperTTA
+
+    options = {"min_sizes": [40, 80], "max_size": 600, "flip": True}
+    sample = {"image": torch.full((3, *size), 7, dtype=torch.uint8), "height": 5, "width": 9}
+    found = evaluate.ThinImageTTA(**options)(sample)
+    assert len(found) == 4
+    assert all(min(one["image"].shape) >= 1 and (one["image"] == 7).all() for one in found)
+    if min(size) > 3:
+        stock = DatasetMapperTTA(**options)(sample)
+        assert [a["image"].shape for a in found] == [a["image"].shape for a in stock]

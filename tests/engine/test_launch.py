@@ -1,24 +1,38 @@
 """How many processes run, and where; freed memory is kept."""
 
+import fcntl
 import platform
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
-from wsis.engine.launch import choose_devices
+from detectron2.config import CfgNode
+from wsis.engine.launch import check_device, choose_devices, trimming
 from wsis.errors import UsageError
 
 from tests.tiny import ROOT, environment, forked
 
 WORK = """
-import os, signal, sys
+import fcntl, os, signal, sys, time
 from detectron2.utils import comm
 from functools import partial
 from pathlib import Path
 from wsis.engine.launch import launch
+from wsis.data.stream import single_pass_loader
 from wsis.engine.lock import check_shared
 from wsis.errors import DataError, run_command
+
+def live_and_hold(folder):
+    live_and_hold.stream = open(Path(folder, "alive"), "a")  # closed when this process ends
+    fcntl.flock(live_and_hold.stream, fcntl.LOCK_SH)
+
+def here(folder):
+    def work(sample):
+        live_and_hold(folder)
+        Path(folder, str(comm.get_rank())).touch()
+    return work
 
 def main(mode):
     ranks = comm.all_gather(comm.get_rank())
@@ -35,6 +49,16 @@ def main(mode):
         folder.mkdir()
         check_shared(folder.parent, patience=0)
         check_shared(folder, patience=0)
+    if mode.startswith("orphan"):
+        _, number, folder = mode.split()
+        live_and_hold(folder)
+        loader = single_pass_loader([{"image_key": "a"}] * 9, here(folder), num_workers=1)
+        next(loader)  # its process lives on
+        comm.synchronize()
+        if comm.is_main_process():
+            os.kill(os.getppid(), int(number))
+        time.sleep(20)
+        Path(folder, "survived").touch()
     if mode == "kill" and comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
@@ -94,6 +118,17 @@ def test_a_killed_process_ends_all_and_is_named():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_all_processes_end_with_the_one_that_started_them(number, tmp_path):
+    """Also in the background, where Ctrl-C means nothing; ranks and their data-loading workers."""
+    background = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = forked(f"{background}\n{WORK}", "2", f"orphan {number:d} {tmp_path}")
+    assert done.returncode == -number
+    with open(tmp_path / "alive") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # waits for the end of all
+    assert {path.name for path in tmp_path.iterdir()} == {"alive", "0", "1"}
+
+
 @pytest.mark.parametrize(
     ("available", "gpus", "processes", "expected"),
     [
@@ -121,6 +156,17 @@ def test_impossible_choice(monkeypatch, gpus, processes):
         choose_devices(gpus, processes)
 
 
+@pytest.mark.parametrize("device", ["tpu", "cuda:7", "mps", "", "CPU"])
+def test_a_device_that_is_not_there(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = CfgNode({"WSIS": {"STAGE": "cam"}, "MODEL": {"DEVICE": device}})
+    with pytest.raises(UsageError, match="stage cam: MODEL.DEVICE is.*has cpu, cuda, cuda:0, cuda"):
+        check_device(cfg)
+    cfg.MODEL.DEVICE = "cuda:1"
+    check_device(cfg)
+
+
 # Freed memory is kept.
 
 MEMORY = """
@@ -137,9 +183,9 @@ print(min(faults[1:]))
 """
 
 
-def page_faults(**variables):
+def page_counts(code, **variables):
     found = subprocess.run(
-        [sys.executable, "-c", MEMORY],
+        [sys.executable, "-c", code],
         env=environment(ROOT) | variables,
         capture_output=True,
         text=True,
@@ -148,11 +194,40 @@ def page_faults(**variables):
     return [int(line) for line in found.stdout.split()]
 
 
+TRIMMED = """
+from pathlib import Path
+import torch
+from wsis.engine.launch import keep_freed_memory, trimming
+keep_freed_memory()
+for number in trimming(range(10)):
+    print(Path("/proc/self/statm").read_text().split()[1])
+    if number == 1:
+        torch.ones(2**24)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_goes_back_after_eight_images():
+    """16384 pages of a tensor; in one of a few processes, see below."""
+    for _ in range(6):
+        pages = page_counts(TRIMMED)
+        kept, trimmed = pages[7] - pages[1], pages[8] - pages[1]
+        if kept > 15000:
+            break
+    assert kept > 15000
+    assert trimmed < 2000
+
+
+def test_trimming_gives_all_items():
+    assert list(trimming(iter(range(20)))) == list(range(20))
+    assert list(trimming([])) == []
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_the_second_tensor_takes_the_pages_of_the_first():
     """In one of a few processes: where the heap, placed at random, cannot grow, it maps anew."""
     for _ in range(6):
-        done, faults = page_faults()
+        done, faults = page_counts(MEMORY)
         assert done
         if faults < 100:  # 64 MiB mapped anew are 16384 pages, or 32 huge ones and a few
             return
@@ -160,5 +235,5 @@ def test_the_second_tensor_takes_the_pages_of_the_first():
 
 
 def test_settings_of_the_environment_win():
-    done, _ = page_faults(MALLOC_TRIM_THRESHOLD_="131072")
+    done, _ = page_counts(MEMORY, MALLOC_TRIM_THRESHOLD_="131072")
     assert not done

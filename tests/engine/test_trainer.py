@@ -12,7 +12,7 @@ from wsis.data.mappers import build_mapper
 from wsis.engine.manifest import Images
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.trainer import KeepBest, Trainer, build_train_loader
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.errors import DataError, MachineError, UsageError, WSISError
 from wsis.stopping import Terminated
 
 from tests.tiny import PIPELINE, TINY, train_net_forked
@@ -232,6 +232,23 @@ def test_divergence_names_iteration_and_images_in_one_line(trainer_of, monkeypat
     assert f"diverged at iteration 2 on images {', '.join(keys)}: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert trainer.checkpointer.newest_readable().name == "model_0000001.pth"
+
+
+def test_memory_that_runs_out_is_told_with_the_images(trainer_of, monkeypatch):
+    trainer = trainer_of("a", "classifier")
+
+    def forward(self, batch):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(type(trainer.model), "forward", forward)
+    with pytest.raises(MachineError) as caught:
+        train(trainer)
+    stream = trainer.loader.stream
+    keys = [stream.dataset_dicts[stream.index_at(p)]["image_key"] for p in (0, 1)]
+    said = str(caught.value)
+    assert said.startswith(f"iteration 0 on images {', '.join(keys)}: out of memory (")
+    assert "lower SOLVER.IMS_PER_BATCH, the total over all processes" in said
+    assert "half of SOLVER.BASE_LR and twice SOLVER.MAX_ITER and SOLVER.STEPS" in said
 
 
 def test_what_a_loader_refuses(trainer_of, monkeypatch):

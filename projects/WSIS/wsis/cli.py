@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wsis.commands import add_pipeline, make_parser
+from wsis.commands import add_pipeline, let_output_vanish, make_parser
 from wsis.errors import WSISError, run_command
 
 _DESCRIPTION = """\
@@ -15,6 +15,9 @@ Turn weak labels into instance masks and a trained Mask R-CNN.
 
 Runs the stages of a pipeline in order. Finished and unchanged work is never redone: run the same
 command again after an interruption and it goes on where it stopped.
+
+SOLVER.IMS_PER_BATCH is the total over all processes. Half of it, where memory is short, wants half
+of SOLVER.BASE_LR and twice SOLVER.MAX_ITER and SOLVER.STEPS.
 """
 
 _OPTS = """config overrides, for every stage; stage.KEY VALUE for one; DATA.TRAIN, DATA.VAL and
@@ -78,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 (failure), 2 (usage), 130 or 143 (signals)."""
+    let_output_vanish()
     args = build_parser().parse_intermixed_args(argv)
     return run_command(lambda: _execute(args))
 

@@ -7,15 +7,39 @@ command line is parsed, so that ``--help`` and a mistyped option answer at once.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
 from wsis.errors import WSISError, run_command
+
+
+class _Pipe(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            return len(data)
+
+
+def let_output_vanish() -> None:
+    """Let output that nobody reads (``| head``, ``>&-``) vanish instead of raising errors."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (until the process ends)
+        elif stream is getattr(sys, f"__{name}__"):
+            pipe = _Pipe(stream.fileno(), "w", closefd=False)
+            buffer = pipe if isinstance(stream.buffer, io.FileIO) else io.BufferedWriter(pipe)
+            options = ("encoding", "errors", "line_buffering", "write_through")
+            how = {option: getattr(stream, option) for option in options}
+            setattr(sys, name, io.TextIOWrapper(buffer, **how))
 
 
 def make_parser(description: str | None, **settings: Any) -> argparse.ArgumentParser:
@@ -41,6 +65,7 @@ def command(
     """
 
     def main(arguments: list[str] | None = None) -> int:
+        let_output_vanish()
         options = parse(arguments)
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         return run_command(lambda: (resolve_name(work) if isinstance(work, str) else work)(options))

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
+from wsis.config_values import check_values
 from wsis.data import instance_mapper, mappers  # noqa: F401  (registers the shared mappers)
 from wsis.data.config import add_input_config, add_proposals_config
 from wsis.errors import UsageError
@@ -22,7 +23,6 @@ from wsis.methods.irnet.config import add_irnet_config
 from wsis.methods.prm.config import add_prm_config
 from wsis.modeling.config import add_modeling_config
 
-ON_ERROR = ("raise", "skip")
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
 # leaves the others' products as they are.
 METHOD_NODES = (
@@ -238,15 +238,7 @@ def check_config(cfg: CfgNode) -> None:
         UsageError: naming the key.
     """
     _refuse_what_is_not_served(cfg)
-    least = {
-        "SOLVER.IMS_PER_BATCH": (cfg.SOLVER.IMS_PER_BATCH, 1),
-        "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1),
-        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 0),
-        "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS, 0),
-    }
-    for key, (value, bound) in least.items():
-        if value < bound:
-            raise UsageError(f"{key} is {value}; it must be {bound} or more")
+    check_values(flatten(cfg, ""), stock_values())
     head = cfg.MODEL.ROI_MASK_HEAD
     wanted = head.MIN_CONFIDENCE > 0 or head.USE_IGNORE or head.TARGETS != "detectron2"
     if wanted and cfg.MODEL.MASK_ON and head.NAME == "MaskRCNNConvUpsampleHead":
@@ -256,5 +248,3 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU; set it False on a CPU")
-    if (given := cfg.WSIS.ON_ERROR) not in ON_ERROR:
-        raise UsageError(f"WSIS.ON_ERROR is {given!r}; it must be {' or '.join(ON_ERROR)}")

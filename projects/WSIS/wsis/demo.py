@@ -17,9 +17,10 @@ from PIL import Image
 from wsis.commands import writing
 from wsis.data.builtin import image_keys
 from wsis.data.files import atomic_write
-from wsis.data.images import read_image, read_image_size
+from wsis.data.images import read_dataset_image, read_image, read_image_size
 from wsis.data.proposals.folder import images_in
 from wsis.data.pseudo_labels import image_root, write_pseudo_labels
+from wsis.data.working_size import at_working_size
 from wsis.engine.manifest import package_versions
 from wsis.errors import DataError, UsageError
 from wsis.trained_stage import (
@@ -42,14 +43,15 @@ _MOST_DRAWN = 20  # instances in one picture of a stage that gives every candida
 
 def save_picture(trained: TrainedStage, record: Record, arrays: Arrays, path: Path) -> None:
     """Draw what a stage made of a photograph, as a PNG."""
-    image = read_image(record["file_name"])
     with atomic_write(path) as stream:
         if trained.is_detector:
+            image, arrays = read_image(record["file_name"]), trained.enlarged(record, arrays)
             labels = instance_labels(arrays["classes"], trained.classes, arrays["scores"])
             drawn = draw_detections(image, arrays["boxes"], labels, masks=arrays.get("masks"))
             Image.fromarray(drawn).save(stream, "PNG")
             return
-        arrays = strongest(arrays)
+        arrays, record = strongest(arrays), at_working_size(record, trained.max_pixels)
+        image = read_dataset_image(record)
         canvas = Canvas(record, image, trained.classes, None, stage=trained.name)
         shown = [picture for view in views_of(arrays) for picture in view.draw(canvas, arrays)]
         figure = _figure([Picture(canvas.photo, "photograph"), *shown])
@@ -176,6 +178,7 @@ def _write_json(
             class_names=trained.classes,
             info=info,
             min_score=trained.min_score,
+            max_pixels=trained.max_pixels,
         )
     root = os.path.relpath(image_root(records))
     sys.stdout.write(

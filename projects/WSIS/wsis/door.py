@@ -13,13 +13,15 @@ from typing import Any
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
-from wsis.engine.launch import choose_devices, launch, started_by_torchrun
+from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
 from wsis.engine.lock import output_lock
-from wsis.engine.pipeline import load_pipeline
+from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.engine.run import run as run_stages
+from wsis.engine.trainer import images_per_process
 from wsis.errors import UsageError
 from wsis.evaluation.read_results import read_coco_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+from wsis.stage import TrainStage
 
 
 def run(
@@ -65,13 +67,29 @@ def run(
     selection = {"stage": stage, "first": from_stage, "last": until_stage}
     datasets = named_entries()  # other processes do not know what was registered in this one
     pipeline = load_pipeline(config_file, words, num_processes=processes)
-    pipeline.select(**selection)
+    for planned in pipeline.select(**selection):
+        _check_processes(planned, processes, device, eval_only=eval_only)
     one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
     with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
         options = {"force": force, "resume": resume, "eval_only": eval_only}
         work = partial(run_stages, config_file, words, selection, datasets=datasets, **options)
         launch(work, processes, device=device)
     return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
+
+
+def _check_processes(
+    planned: PlannedStage, processes: int, device: str, *, eval_only: bool
+) -> None:
+    """Tell what stops a stage on so many processes before they are started."""
+    check_device(planned.cfg)
+    used = planned.cfg.MODEL.DEVICE
+    if processes > 1 and used.partition(":")[0] != device:
+        raise UsageError(
+            f"stage {planned.name}: MODEL.DEVICE is {used}, but {processes} processes run on "
+            f"{device}; for the CPU give --num-gpus 0 --num-processes {processes}"
+        )
+    if isinstance(planned.stage, TrainStage) and not eval_only:
+        images_per_process(planned.cfg, processes)
 
 
 def evaluate(

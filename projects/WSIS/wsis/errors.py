@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from wsis.stopping import Terminated, exit_code, raising
@@ -26,6 +28,10 @@ class DataError(WSISError, ValueError):
     """A file from outside is missing, damaged or contradicts itself."""
 
 
+class MachineError(WSISError):
+    """Neither config nor data are wrong: memory or room is short, or a process was ended."""
+
+
 _ADVICE = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -37,6 +43,22 @@ _ADVICE = {
     errno.ESTALE: "check the network drive",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "raise the limit on open files (ulimit -n)",
+}
+LOST_PEER = "another process of the run has ended, and its own message says why"
+NEEDS_LESS = (
+    "work at smaller sizes (INPUT) or with fewer DATALOADER.NUM_WORKERS; in training lower "
+    "SOLVER.IMS_PER_BATCH, the total over all processes: half of it wants half of SOLVER.BASE_LR "
+    "and twice SOLVER.MAX_ITER and SOLVER.STEPS"
+)
+_NO_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|Insufficient memory|out of memory|ALLOC_FAILED"
+)
+# What torch says of its processes, and what we say.
+_PROCESSES = {
+    r"^DataLoader worker": "a data-loading process was ended, perhaps for lack of memory "
+    f"({{}}); {NEEDS_LESS}",
+    r"(closed|reset) by peer|remote process exited": LOST_PEER,
+    r"items of ancdata": "too many files are open; raise the limit (ulimit -n)",
 }
 _SOURCES = {
     "detectron2": "the section on installing in README.md says where it comes from",
@@ -65,6 +87,34 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
     return f"the package {name} is not installed; {_SOURCES[name]}" if name in _SOURCES else None
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy, torch, OpenCV or the system says that memory ran out."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    told = isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
+    return of_memory or (told and bool(_NO_MEMORY.search(str(error))))
+
+
+@contextmanager
+def about(
+    what: str | Callable[[], str], when: Callable[[Exception], bool] = bool
+) -> Iterator[None]:
+    """Put ``what`` (a stage, an image) before the sentence of an error that is the machine's.
+
+    Raises:
+        MachineError: in place of an error that can be explained, and of which ``when`` is true.
+    """
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, WSISError) and not isinstance(error, MachineError)
+        explained = None if ours or not when(error) else explain(error)
+        if explained is None:
+            raise
+        raise MachineError(f"{what() if callable(what) else what}: {explained[0]}") from error
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """A sentence for an error that the user can mend, or for Ctrl-C, and the exit code that fits.
 
@@ -79,14 +129,16 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError):
         said = missing_package(error)
         return (said, 1) if said else None
+    if out_of_memory(error):
+        return f"out of memory ({first_line(error)[:200]}); {NEEDS_LESS}", 1
     if isinstance(error, OSError) and (error.filename or error.errno in _ADVICE):
         what = f"{error.strerror}: {error.filename!r}" if error.filename else str(error)
         advice = _ADVICE.get(error.errno or 0, "correct that")
         said = f"a file cannot be read or written ({what}); {advice} and run the same command again"
         return said, 1
-    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported here
-        advice = "lower SOLVER.IMS_PER_BATCH or the sizes in INPUT, or use a GPU with more memory"
-        return f"out of GPU memory ({first_line(error)}); {advice}", 1
+    for text, said in _PROCESSES.items() if isinstance(error, RuntimeError) else ():
+        if re.search(text, str(error)):
+            return said.format(first_line(error)), 1
     return None
 
 

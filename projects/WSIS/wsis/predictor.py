@@ -69,7 +69,8 @@ class Predictor:
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
-            else the stage makes, as arrays.
+            else the stage makes, as arrays; maps of an image above ``INPUT.MAX_PIXELS`` have its
+            working size.
 
         Raises:
             UsageError: the image is of another kind, or a tag is no class.
@@ -87,7 +88,7 @@ class Predictor:
         if tags is not None:
             tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
-        arrays = self._stage.run(record)
+        arrays = self._stage.enlarged(record, self._stage.run(record))
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
         if has_instances(arrays):
             found = made["instances"] = Instances((height, width))

@@ -14,8 +14,9 @@ from detectron2.config import CfgNode
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
+from wsis.data.working_size import enlarge_instances, working_size
 from wsis.engine.checkpoint import build_inference_model
-from wsis.engine.launch import choose_devices
+from wsis.engine.launch import check_device, choose_devices
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
@@ -39,6 +40,7 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
     device, _ = choose_devices(None, None)
     pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
     for planned in pipeline.stages:
+        check_device(planned.cfg)
         path = planned.folder / "config.yaml"
         if isinstance(planned.stage, TrainStage) and path.is_file():
             with _reading(path):
@@ -183,6 +185,7 @@ class TrainedStage:
 
     Attributes:
         classes: class names by class id.
+        max_pixels: ``INPUT.MAX_PIXELS``.
 
     Raises:
         UsageError: weights for a stage without a network.
@@ -201,6 +204,7 @@ class TrainedStage:
             min_score = _CONFIDENT if self.is_detector else 0.0
         self.name, self.min_score = planned.name, min_score
         self.classes = tuple(planned.cfg.WSIS.CLASSES)
+        self.max_pixels = planned.cfg.INPUT.MAX_PIXELS
         self._record: Record = {}
         self._fresh: dict[str, _Fresh] = {}
         self._make = self._maker(planned, weights)
@@ -254,11 +258,19 @@ class TrainedStage:
         Args:
             record: ``file_name``, ``image_key``, ``height``, ``width`` and, where the classes in it
                 are known, ``image_labels``.
+
+        Returns:
+            arrays at the size of `wsis.data.working_size.at_working_size`, see `enlarged`.
         """
         self._record = record
         for fresh in self._fresh.values():
             fresh.clear()
         return drop_below({k: np.asarray(v) for k, v in self._make().items()}, self.min_score)
+
+    def enlarged(self, record: Record, arrays: Arrays) -> dict[str, np.ndarray]:
+        """An artifact with its instances at the size of the image file."""
+        size = int(record["height"]), int(record["width"])
+        return enlarge_instances(arrays, working_size(size, self.max_pixels), size)
 
     def class_ids(self, names: Sequence[str]) -> list[int]:
         """Class ids of tags.

@@ -76,7 +76,7 @@ def proposals(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """Regions that may be objects: the first ones in their own order, and, where there is ground
     truth, the one that fits each true object best, with its IoU.
     """
-    regions = proposals_from_artifact(arrays).regions
+    regions = proposals_from_artifact(arrays).regions.resize(canvas.image.shape[:2])
     first = regions[:_FIRST_PROPOSALS].decode()
     order = np.argsort(-first.sum(axis=(1, 2)), kind="stable")  # small ones above large ones
     panel = instances_panel(canvas.photo, first[order])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from wsis.data.working_size import MAX_PIXELS
+
 
 def add_input_config(cfg: CfgNode) -> None:
     """Add ``INPUT.*`` keys; of Detectron2's own, FORMAT and RANDOM_FLIP are used as well."""
+    # No stage sees more pixels of an image, which bounds the memory that it takes: a larger one is
+    # made smaller when it is read, and what leaves the pipeline enlarged. 0: no limit.
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS
     # Working size: the longer side of every image becomes this before SCALES and RESCALE_RANGE and
-    # in inference, pixels; products keep the file's size. 0 works at the file's size.
+    # in inference, pixels; products keep the size above. 0 works at that size.
     cfg.INPUT.LONGER_SIDE = 0
     # Classifier training: the longer side becomes a uniform random integer of this range, pixels.
     cfg.INPUT.LONGER_SIDE_RANGE = (320, 640)

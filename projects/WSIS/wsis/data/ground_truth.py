@@ -12,6 +12,8 @@ import numpy as np
 
 from wsis.data.checks import naming
 from wsis.data.images import read_label_map
+from wsis.data.transforms import resize_label
+from wsis.data.working_size import file_size
 from wsis.errors import DataError
 from wsis.layers.run_lengths import check_rle, decode_rle, empty_masks, polygons_to_rle
 
@@ -96,17 +98,21 @@ def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
     return int(dataset_dict["height"]), int(dataset_dict["width"])
 
 
+def _read_map(dataset_dict: dict[str, Any], name: str) -> np.ndarray:
+    label = read_label_map(dataset_dict[name], size=file_size(dataset_dict))
+    return resize_label(label, _size(dataset_dict))
+
+
 def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
-    size = _size(dataset_dict)
     path = dataset_dict["instance_file_name"]
-    instances = read_label_map(path, size=size)
+    instances = _read_map(dataset_dict, "instance_file_name")
     label = None
     if "semantic_file_name" in dataset_dict:
-        label = read_label_map(dataset_dict["semantic_file_name"], size=size)
+        label = _read_map(dataset_dict, "semantic_file_name")
     ids = np.unique(instances)
     ids = ids[(ids != 0) & (ids != VOID)]
     annotations = dataset_dict.get("annotations", [])
-    masks = empty_masks(len(ids), size)
+    masks = empty_masks(len(ids), _size(dataset_dict))
     np.equal(instances, ids[:, None, None], out=masks)
     classes, difficult = [], []
     for mask, identity in zip(masks, ids.tolist(), strict=True):

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from wsis.data.transforms import resize_image
 from wsis.errors import DataError
 from wsis.reading import open_file
 
@@ -187,14 +188,20 @@ def _compare(found: tuple[int, ...], stated: tuple[int, int] | None, path: Any) 
 def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
     """The image of a dataset dict, as `read_image`; it must have the dict's size, if there is one.
 
-    If the dict has ``pixels``, (H, W, 3) uint8 RGB, these are returned.
+    If the dict has ``pixels``, (H, W, 3) uint8 RGB, these are taken. An image whose dict has a
+    ``file_size`` beside its size (`wsis.data.working_size`) is resized.
     """
-    if "pixels" in dataset_dict:
-        return dataset_dict["pixels"]
     size = None
     if "height" in dataset_dict and "width" in dataset_dict:
         size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
-    return read_image(dataset_dict["file_name"], size=size)
+    if "pixels" in dataset_dict:
+        image = dataset_dict["pixels"]
+    else:
+        wanted = dataset_dict.get("file_size", size)
+        image = read_image(dataset_dict["file_name"], size=wanted)
+    if size is None or "file_size" not in dataset_dict:
+        return image
+    return resize_image(image, size)
 
 
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

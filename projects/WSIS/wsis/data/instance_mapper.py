@@ -13,6 +13,7 @@ from detectron2.structures import BitMasks, BoxMode, Instances
 
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
+from wsis.data.transforms import SidesKept
 from wsis.errors import DataError, UsageError
 from wsis.layers.run_lengths import decode_rle, encode_mask, rle_box
 
@@ -64,7 +65,7 @@ class InstanceMapper(Mapper):
         if crops:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         self.tighten_boxes = crops and self.use_masks
-        self._augment = T.AugmentationList(augmentations)
+        self._augment = T.AugmentationList([SidesKept(one) for one in augmentations])
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
@@ -97,6 +98,10 @@ class InstanceMapper(Mapper):
         moved = [
             detection_utils.transform_instance_annotations(a, transforms, size) for a in annotations
         ]
+        for annotation in moved:
+            mask = annotation.get("segmentation")
+            if isinstance(mask, np.ndarray):  # torch takes no flipped array, if 1 pixel wide
+                annotation["segmentation"] = mask.copy()
         instances = detection_utils.annotations_to_instances(
             moved, size, mask_format=self.mask_format
         )

@@ -3,7 +3,9 @@
 A mapper gives what a stage's model takes: ``image`` (3, H, W) in 0..255 (uint8, or float32 where a
 canvas is filled with the pixel mean), channels as ``INPUT.FORMAT`` says, and always ``image_key``,
 ``image_id``, ``file_name``, ``height`` and ``width`` of the image file. It first removes from the
-dict what the stage's supervision does not include.
+dict what the stage's supervision does not include. All that belongs to an image larger than
+``INPUT.MAX_PIXELS`` is made smaller; ``height`` and ``width`` are then its working size, and
+``file_size`` is there (`wsis.data.working_size`).
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ from wsis.data.transforms import (
     ruled_size,
     scaled_size,
 )
+from wsis.data.working_size import at_working_size
 from wsis.errors import UsageError
 
 MAPPER_REGISTRY = Registry("WSIS_MAPPER")
 MAPPER_REGISTRY.__doc__ = "Mappers: built as ``mapper(cfg, is_train=..., products=...)``."
 
 Products = Mapping[str, Any]  # by name; each gives the arrays of an image by its key
-_KEPT = ("image_key", "image_id", "file_name", "height", "width")
+_KEPT = ("image_key", "image_id", "file_name", "height", "width", "file_size")
 
 
 def build_mapper(cfg: CfgNode, name: str, *, is_train: bool, products: Products) -> Any:
@@ -84,6 +87,7 @@ class Mapper:
 
     Attributes:
         image_format: channel order, "RGB" or "BGR".
+        max_pixels: ``INPUT.MAX_PIXELS``.
         sizing: of whole images.
         crop_side: side of the square canvas of crops in pixels; 0 for none: whole images.
         fill: canvas value per channel, which becomes exactly 0 in the network.
@@ -95,13 +99,14 @@ class Mapper:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise UsageError(f"INPUT.FORMAT is RGB or BGR, not {cfg.INPUT.FORMAT!r}")
         self.is_train, self.products = is_train, products
-        self.image_format = cfg.INPUT.FORMAT
+        self.image_format, self.max_pixels = cfg.INPUT.FORMAT, cfg.INPUT.MAX_PIXELS
         self.sizing = Sizing.from_config(cfg)
         self.crop_side = cfg.INPUT.CROP_SIDE
         self.fill = np.asarray(cfg.MODEL.PIXEL_MEAN, dtype=np.float32)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict = restrict_supervision(dataset_dict, self.supervision)
+        dataset_dict = at_working_size(dataset_dict, self.max_pixels)
         image = read_model_image(dataset_dict, self.image_format)
         output = {"height": image.shape[0], "width": image.shape[1]}
         output |= {key: dataset_dict[key] for key in _KEPT if key in dataset_dict}
@@ -112,7 +117,7 @@ class Mapper:
 
         Args:
             dataset_dict: without anything beyond ``supervision``.
-            image: (H, W, 3) uint8 of the file.
+            image: (H, W, 3) uint8 of the file, at its working size.
         """
         raise NotImplementedError
 

@@ -31,6 +31,7 @@ from wsis.data.coco import CocoFile, ImageIndex, read_coco
 from wsis.data.files import atomic_write
 from wsis.data.images import check_size
 from wsis.data.supervision import restrict_supervision
+from wsis.data.working_size import Size, resize_mask, scale_boxes, working_size
 from wsis.errors import DataError
 from wsis.layers.run_lengths import encode_mask, rle_area, rle_box
 
@@ -53,11 +54,10 @@ def image_root(dataset_dicts: Sequence[Record]) -> str:
     return os.path.commonpath(folders) if folders else "."
 
 
-def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
+def _check_instances(arrays: Arrays, record: Record, size: Size, num_classes: int) -> None:
     """Check that the product of an image fits the image and the classes."""
     where = f"instances of image {record['image_key']}"
     count = len(arrays.get("classes", ()))
-    size = (int(record["height"]), int(record["width"]))
     shapes = {"classes": (count,), "scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
     for name, shape in shapes.items():
         if name not in arrays and name != "boxes":
@@ -71,23 +71,27 @@ def _check_instances(arrays: Arrays, record: Record, num_classes: int) -> None:
 
 
 def _annotations(
-    arrays: Arrays, image_id: int, categories: Sequence[int], min_score: float
+    arrays: Arrays, size: Size, image_id: int, categories: Sequence[int], min_score: float
 ) -> Iterator[Record]:
-    """Annotations of one image, without ids; ``categories`` are category ids by class id.
+    """Annotations of one image, without ids, enlarged to the ``size`` of its file.
+
+    ``categories`` are category ids by class id.
 
     Masks without pixels are left out, unless boxes are given: these can be learnt without a mask.
     """
     given = "boxes" in arrays
+    height, width = arrays["masks"].shape[1:]
+    boxes = scale_boxes(arrays["boxes"], (height, width), size) if given else ()
     for index in range(len(arrays["classes"])):
         empty = not arrays["masks"][index].any()
         if arrays["scores"][index] < min_score or (empty and not given):
             continue
-        rle = encode_mask(arrays["masks"][index])
+        rle = encode_mask(resize_mask(arrays["masks"][index], size))
         annotation = {
             "image_id": image_id,
             "category_id": categories[int(arrays["classes"][index])],
             "iscrowd": 0,
-            "bbox": _xywh(arrays["boxes"][index]) if given else rle_box(rle),
+            "bbox": _xywh(boxes[index]) if given else rle_box(rle),
             "area": rle_area(rle),
             "segmentation": rle,
             "score": _decimal(arrays["scores"][index]),
@@ -95,7 +99,7 @@ def _annotations(
         if "confidence" in arrays:
             annotation["confidence"] = _decimal(arrays["confidence"][index])
         if "ignore" in arrays and arrays["ignore"][index].any():
-            annotation["ignore"] = encode_mask(arrays["ignore"][index])
+            annotation["ignore"] = encode_mask(resize_mask(arrays["ignore"][index], size))
         yield annotation
 
 
@@ -139,6 +143,7 @@ def write_pseudo_labels(
     category_ids: Sequence[int] = (),
     info: Mapping[str, Any],
     min_score: float,
+    max_pixels: int = 0,
 ) -> dict[str, Any]:
     """Write pseudo labels, one image after another, atomically.
 
@@ -153,6 +158,8 @@ def write_pseudo_labels(
         category_ids: category ids by class id; 1..C if there are none.
         info: JSON values for ``info``: method, config digest, versions.
         min_score: instances with a lower score are left out.
+        max_pixels: of what ``read_instances`` gives (`wsis.data.working_size`); 0: no limit. It is
+            enlarged to the size of the file.
 
     Returns:
         Counts: ``images``, ``annotations``, ``images_without_annotations``, ``left_out``.
@@ -172,9 +179,10 @@ def write_pseudo_labels(
             if arrays is None:
                 counts["left_out"] += 1
                 continue
-            _check_instances(arrays, record, len(class_names))
+            size = int(record["height"]), int(record["width"])
+            _check_instances(arrays, record, working_size(size, max_pixels), len(class_names))
             before = counts["annotations"]
-            for annotation in _annotations(arrays, image_id, ids, min_score):
+            for annotation in _annotations(arrays, size, image_id, ids, min_score):
                 counts["annotations"] += 1
                 yield {"id": counts["annotations"]} | annotation
             counts["images_without_annotations"] += counts["annotations"] == before
@@ -197,8 +205,8 @@ def export_pseudo_labels(
 ) -> dict[str, Any]:
     """The function of an `ExportStage` that consumes the product "instances".
 
-    It reads WSIS.PSEUDO_LABELS.MIN_SCORE, WSIS.IMAGES (class names and category ids) and
-    WSIS.ON_ERROR ("skip" leaves out images that have no instances artifact). Returns what
+    It reads WSIS.PSEUDO_LABELS.MIN_SCORE, INPUT.MAX_PIXELS, WSIS.IMAGES (class names and category
+    ids) and WSIS.ON_ERROR ("skip" leaves out images that have no instances artifact). Returns what
     `write_pseudo_labels` does.
     """
     reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
@@ -219,6 +227,7 @@ def export_pseudo_labels(
         category_ids=ids.pop() if len(ids) == 1 else (),
         info=info,
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
     )
     images, instances = summary["images"], summary["annotations"]
     logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)

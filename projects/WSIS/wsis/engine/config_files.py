@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -79,6 +80,9 @@ def _check_keys(values: Mapping[Any, Any], path: Path) -> None:
     for key, value in values.items():
         if not isinstance(key, str):
             raise UsageError(f"{path}: {key!r} is no key; keys are words")
+        if "." in key and key.isupper():
+            nested = f"{key.replace('.', ': {')}: ...{'}' * key.count('.')}"
+            raise UsageError(f"{path}: {key} is for command lines; in a file write {nested}")
         if isinstance(value, dict):
             _check_keys(value, path)
 
@@ -126,7 +130,7 @@ def find_base(name: str, beside: Path) -> Path:
     if found := next(filter(Path.is_file, places), None):
         return found
     looked = ", ".join(dict.fromkeys(str(place.parent) for place in places[:2]))
-    raise UsageError(f"{beside}: _BASE_ names {name}, which is not in {looked} or configs/")
+    raise UsageError(f"{beside}: _BASE_ names {name}, which is no file in {looked} or configs/")
 
 
 def _is_file(name: str) -> bool:
@@ -141,7 +145,7 @@ def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]
         zoo: whether a ``_BASE_`` may name a config of Detectron2's model zoo.
         read: files read before, each of which counts once; False for those that build on it.
     """
-    key = path.resolve()
+    key = Path(os.path.realpath(path))  # pathlib's own fails on a link to itself
     found: list[Lines] = []
     if key in read:
         if not read[key]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
@@ -20,8 +20,10 @@ from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.user import entries_of
+from wsis.data.working_size import AtWorkingSize
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
+from wsis.engine.launch import trimming
 from wsis.engine.manifest import (
     IMAGE_FILES,
     digest_of,
@@ -52,6 +54,17 @@ PREDICTIONS = "predictions"  # in a stage's folder
 OTHER_WEIGHTS = "other_weights"  # in OUTPUT_DIR: predictions of checkpoints that are not the run's
 
 
+class ThinImageTTA(DatasetMapperTTA):
+    """Detectron2's images of TEST.AUG, larger than MAX_SIZE where a side would become 0 pixels."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
+        """As Detectron2's."""
+        shorter, longer = sorted(dataset_dict["image"].shape[-2:])
+        size = max(self.max_size, -(-longer // (2 * shorter)))  # so that half a pixel is left
+        same = DatasetMapperTTA(min_sizes=self.min_sizes, max_size=size, flip=self.flip)
+        return same(dataset_dict)
+
+
 @torch.no_grad()
 def evaluate_network(
     folder: StageFolder, model: nn.Module, name: str, predictions: Path
@@ -69,7 +82,7 @@ def evaluate_network(
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
     if cfg.TEST.AUG.ENABLED:
-        model = GeneralizedRCNNWithTTA(cfg, model)
+        model = GeneralizedRCNNWithTTA(cfg, model, ThinImageTTA(cfg))
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
@@ -77,15 +90,15 @@ def evaluate_network(
     evaluator.reset()
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
-        for record, sample in zip(mine, bar, strict=True):
+        for record, sample in zip(mine, trimming(bar), strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
-            elif cfg.WSIS.ON_ERROR == "skip":
+            elif cfg.WSIS.ON_ERROR == "skip" and not sample.fatal:
                 logger.warning("counted as missed, %s: %s", sample.key, sample.message)
                 evaluator.miss(record)
                 skipped[sample.key] = sample.message
             else:
-                raise DataError(sample.message)
+                raise sample.error()
     found = evaluator.evaluate()
     shares = comm.gather(skipped, dst=0)
     skipped = dict(sorted(item for share in shares for item in share.items()))
@@ -150,7 +163,8 @@ def _evaluate_products(folder: StageFolder) -> Results:
     assert planned.stage.evaluation is not None
     for name in _datasets(planned):
         mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
-        found = planned.stage.evaluation(mine, folder.reader, class_names(name), planned.cfg)
+        small = AtWorkingSize(mine, planned.cfg.INPUT.MAX_PIXELS)  # as the product
+        found = planned.stage.evaluation(small, folder.reader, class_names(name), planned.cfg)
         results += [stage_result(planned.name, name, **entry) for entry in found]
     return results
 
@@ -208,7 +222,8 @@ def _digest(folder: StageFolder) -> str:
     config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
     if isinstance(planned.stage, TrainStage):
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
-        config["test"] = {k: v for k, v in everything.items() if k.endswith("_TEST")}
+        of_images = ("_TEST", "MAX_PIXELS")
+        config["test"] = {k: v for k, v in everything.items() if k.endswith(of_images)}
         config["detections"] = cfg.TEST.DETECTIONS_PER_IMAGE
         if cfg.TEST.AUG.ENABLED:
             config |= flatten(cfg.TEST.AUG, "TEST.AUG")

@@ -12,10 +12,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from detectron2.utils import comm
 
 from wsis.data.checks import load_json
+from wsis.engine.launch import started_by_torchrun
 from wsis.errors import WSISError
 
 LOCK_FILE = ".lock"
@@ -28,7 +30,8 @@ def output_lock(folder: Path) -> Iterator[None]:
 
     The kernel releases the lock when its process ends, in whatever way, so a killed run leaves
     nothing to clean up. It is a POSIX record lock: forked data-loading workers do not inherit it,
-    and it works on network file systems.
+    and it works on network file systems. Each further process of the run holds a part of it
+    (`rank_lock`), so the folder stays locked until the last of them has ended.
 
     Raises:
         WSISError: another run holds it (its host and process id are named), the file system has no
@@ -47,18 +50,27 @@ def output_lock(folder: Path) -> Iterator[None]:
             f"cannot write to the output folder {folder} ({error.strerror}); set OUTPUT_DIR"
         ) from None
     with stream:
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise WSISError(f"{folder} is in use by another run{_owner(path)}") from None
-            raise WSISError(
-                f"the file system of {folder} has no locks ({error.strerror}), so two runs could "
-                "write there at once; set OUTPUT_DIR to a folder on another drive"
-            ) from None
+        _take(stream, path)
+        fcntl.lockf(stream, fcntl.LOCK_UN, 0, 1)  # bytes 1, 2, ... are for processes 0, 1, ...
         stream.truncate(0)
         stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         stream.flush()
+        yield
+
+
+@contextmanager
+def rank_lock(folder: Path) -> Iterator[None]:
+    """Hold this process's part of the lock inside the block; every process of a run calls this.
+
+    Raises:
+        WSISError: the run that this process belongs to has lost the folder to another one.
+    """
+    if comm.get_world_size() == 1 or (started_by_torchrun() and comm.is_main_process()):
+        yield  # it holds the lock itself, and would lose that with the first stream that it closes
+        return
+    path = folder / LOCK_FILE
+    with open(path, "r+") as stream:
+        _take(stream, path, 1, 1 + comm.get_rank())
         yield
 
 
@@ -90,6 +102,19 @@ def check_shared(folder: Path, *, patience: float = _PATIENCE_S) -> None:
             f"{folder} on {', '.join(blind)} is not the folder that {seen[0][0]} writes to; set "
             "OUTPUT_DIR to a folder on a drive that all machines share"
         )
+
+
+def _take(stream: IO[str], path: Path, length: int = 0, start: int = 0) -> None:
+    """Lock bytes of a file: ``length`` of them from ``start`` on; all that there can be for 0."""
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise WSISError(f"{path.parent} is in use by another run{_owner(path)}") from None
+        raise WSISError(
+            f"the file system of {path.parent} has no locks ({error.strerror}), so two runs could "
+            "write there at once; set OUTPUT_DIR to a folder on another drive"
+        ) from None
 
 
 def _owner(path: Path) -> str:

@@ -39,8 +39,8 @@ _KIND_KEYS = {
     "train": ("MODEL", "INPUT", "SOLVER", "SEED", "WSIS.SOLVER", "WSIS.INIT_FROM")
     + ("DATASETS.TRAIN", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.ASPECT_RATIO_GROUPING"),
     "infer": ("MODEL", "INPUT", "WSIS.IMAGES"),
-    "derive": ("WSIS.IMAGES",),
-    "export": ("WSIS.IMAGES",),
+    "derive": ("WSIS.IMAGES", "INPUT.MAX_PIXELS"),
+    "export": ("WSIS.IMAGES", "INPUT.MAX_PIXELS"),
 }
 # Keys that never count: where the work runs, how often it is saved; weights count by content.
 _NEVER = (

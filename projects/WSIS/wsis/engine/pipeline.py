@@ -208,7 +208,8 @@ class _Plan:
                     said.pop("EVALUATION", None)
                 if "TRAIN" in data and not owner:
                     said.pop("VAL", None)
-                said |= {role: (file.source, value, stem) for role, value in data.items()}
+                source = f"{file.source}: stage {owner}" if owner else file.source
+                said |= {role: (source, value, stem) for role, value in data.items()}
         return {
             role.lower(): self._registered(role, value, stem, source)
             for role, (source, value, stem) in said.items()

@@ -19,11 +19,10 @@ from wsis.data.user import register_datasets
 from wsis.engine.evaluate import evaluate, evaluate_weights, report
 from wsis.engine.folder import StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
-from wsis.engine.lock import check_shared
+from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
-from wsis.engine.trainer import images_per_process
-from wsis.errors import DataError, WSISError
+from wsis.errors import DataError, WSISError, about
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -60,21 +59,34 @@ def run(
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     check_shared(pipeline.output_dir)
+    with rank_lock(pipeline.output_dir):
+        if eval_only and _evaluate_checkpoint(pipeline, selection, overrides[::2]):
+            return
+        _run_chosen(pipeline, selection, force=force, resume=resume, eval_only=eval_only)
+
+
+def _run_chosen(
+    pipeline: Pipeline,
+    selection: Mapping[str, str | None],
+    *,
+    force: bool,
+    resume: bool,
+    eval_only: bool,
+) -> None:
     folders = open_folders(pipeline)
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
-    if eval_only and _evaluate_checkpoint(pipeline, chosen, overrides[::2]):
-        return
     _check_chosen(chosen)
     if not eval_only:
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
-        if not eval_only:
-            worked |= _bring_to_its_end(folder, force=force, resume=resume)
-        status = folder.status()
-        if status.state is State.DONE:
-            worked |= evaluate(folder, again=eval_only)
-        elif folder.planned.stage.evaluation:
+        with about(f"stage {folder.name}"):
+            if not eval_only:
+                worked |= _bring_to_its_end(folder, force=force, resume=resume)
+            status = folder.status()
+            if status.state is State.DONE:
+                worked |= evaluate(folder, again=eval_only)
+        if status.state is not State.DONE and folder.planned.stage.evaluation:
             detail = f"{status.state.value} ({status.detail})"
             logger.warning("%s is %s and is not evaluated", folder.name, detail)
         comm.synchronize()
@@ -100,7 +112,7 @@ def _note_stages(pipeline: Pipeline) -> None:
 
 
 def _evaluate_checkpoint(
-    pipeline: Pipeline, chosen: Sequence[StageFolder], keys: Sequence[str]
+    pipeline: Pipeline, selection: Mapping[str, str | None], keys: Sequence[str]
 ) -> bool:
     """Evaluate the checkpoint that the command line (its ``keys``) names as MODEL.WEIGHTS.
 
@@ -111,9 +123,10 @@ def _evaluate_checkpoint(
     Raises:
         DataError: it fits the network of no chosen stage.
     """
+    folders = open_folders(pipeline)
     given = [
         folder
-        for folder in chosen
+        for folder in (folders[planned.name] for planned in pipeline.select(**selection))
         if {"MODEL.WEIGHTS", f"{folder.name}.MODEL.WEIGHTS"} & set(keys)
         and isinstance(folder.planned.stage, TrainStage)
         and folder.planned.stage.evaluation
@@ -136,8 +149,6 @@ def _check_chosen(chosen: Sequence[StageFolder]) -> None:
     for folder in chosen:
         _ = folder.dataset_dicts
         stage = folder.planned.stage
-        if isinstance(stage, TrainStage):
-            images_per_process(folder.planned.cfg)
         if not (isinstance(stage, TrainStage) and "pseudo_labels" in folder.sources):
             check_supervision(folder.dataset_names, stage.supervision, stage.name)
 

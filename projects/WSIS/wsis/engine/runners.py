@@ -19,15 +19,17 @@ from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.data.working_size import at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
+from wsis.engine.launch import trimming
 from wsis.engine.manifest import package_versions
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
 from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.verify import digest_of_product
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.errors import DataError, MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -162,6 +164,7 @@ class _Derive:
         self.stage, self.products, self.cfg = stage, products, cfg
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        sample = at_working_size(sample, self.cfg.INPUT.MAX_PIXELS)
         artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
         return self.stage.function(sample, artifacts, self.cfg)
 
@@ -215,15 +218,18 @@ def _work_through(
         closing(_ArtifactSink(folder)) as sink,
         progress(loader, folder.name, total=total, done=done) as bar,
     ):
-        for record, made in zip(mine, bar, strict=True):
+        for record, made in zip(mine, trimming(bar), strict=True):
             key = record["image_key"]
             try:
                 if isinstance(made, Failure):
                     raise made.error()
-                with seeded(max(cfg.SEED, 0), derive_seed(*key.encode())):
+                with (
+                    about(f"image {key}", when=out_of_memory),
+                    seeded(max(cfg.SEED, 0), derive_seed(*key.encode())),
+                ):
                     sink.put(key, _to_arrays(finish(made)))
             except WSISError as error:
-                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError):
+                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError | MachineError):
                     raise
                 logger.warning("%s skips %s: %s", folder.name, key, error)
                 folder.log(key, {"skipped": str(error)})

@@ -36,7 +36,7 @@ from wsis.data.stream import (
 )
 from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
-from wsis.errors import UsageError, WSISError
+from wsis.errors import UsageError, WSISError, about, out_of_memory
 from wsis.evaluation.image_loop import Results
 from wsis.stopping import Postponed, stop_by
 
@@ -48,17 +48,18 @@ BEST = "best.json"
 _MAIN_FIGURES = ("AP50", "mAP", "mIoU")  # the first of these that exists decides which is best
 
 
-def images_per_process(cfg: CfgNode) -> int:
-    """This process's part of ``SOLVER.IMS_PER_BATCH``.
+def images_per_process(cfg: CfgNode, processes: int) -> int:
+    """The part of ``SOLVER.IMS_PER_BATCH`` that each process takes.
 
     Raises:
         UsageError: the batch cannot be shared evenly.
     """
-    batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % processes:
         raise UsageError(
-            f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} processes; set "
-            f"{cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH"
+            f"stage {cfg.WSIS.STAGE}: SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} "
+            f"processes, over which it is the total; set {cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH, or "
+            "use another number of processes"
         )
     return batch // processes
 
@@ -90,7 +91,7 @@ def build_train_loader(
     )
     batches = StreamBatches(
         stream,
-        images_per_process(cfg),
+        images_per_process(cfg, comm.get_world_size()),
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -260,15 +261,19 @@ class Trainer(TrainerBase):
         torch.manual_seed(derive_seed(self._seed, self.iter, comm.get_rank()))
         self._inner.iter = self.iter
         try:
-            self._inner.run_step()
+            with about(self._place, when=out_of_memory):
+                self._inner.run_step()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
-            images = ", ".join(self.loader.batches.keys_at(self.iter))
             raise WSISError(
-                f"training diverged at iteration {self.iter} on images {images}: {reason}. The "
+                f"training diverged at {self._place()}: {reason}. The "
                 "last checkpoint is kept; lower SOLVER.BASE_LR, warm up longer or clip gradients, "
                 "and start the stage again with --force"
             ) from error
+
+    def _place(self) -> str:
+        images = ", ".join(self.loader.batches.keys_at(self.iter))
+        return f"iteration {self.iter} on images {images}"
 
     def train(self) -> None:
         """Train from the present iteration to ``SOLVER.MAX_ITER``.

@@ -25,7 +25,6 @@ from wsis.data.files import atomic_write
 from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.predictions import (
     InstancePair,
-    InstancePrediction,
     ProtocolOptions,
     rows_of,
     xywh_of_masks,
@@ -214,15 +213,15 @@ class CocoResultWriter(Measure):
     def _part(self, rank: int) -> Path:
         return self.folder / f".{FILE_NAME}.{rank}.tmp"
 
-    def measure(self, pair: tuple[int | str, InstancePrediction]) -> Record:
-        """Append the results of one image, given as its id and the instances found."""
-        (image_id, found), rank = pair, comm.get_rank()
+    def measure(self, pair: tuple[int | str, Sequence[dict[str, Any]]]) -> Record:
+        """Append the results of one image: its id, and its `InstancePrediction.results`."""
+        (image_id, results), rank = pair, comm.get_rank()
         if self._stream is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._stream = open(self._part(rank), "wb")  # noqa: SIM115  (closed by _close)
         lines = [
             {"image_id": image_id, **entry, "category_id": self.category_ids[entry["category_id"]]}
-            for entry in found.results
+            for entry in results
         ]
         data = ",\n".join(json.dumps(line, allow_nan=False) for line in lines).encode()
         place = np.array([[rank, self._stream.tell(), len(data)]])

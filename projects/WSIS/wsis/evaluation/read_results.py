@@ -12,9 +12,10 @@ from detectron2.data import MetadataCatalog
 
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.checks import field, load_json, naming, number, numbers, short
+from wsis.data.working_size import file_size, resize_mask, scale_boxes
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
-from wsis.layers.run_lengths import check_rle, decode_rles
+from wsis.layers.run_lengths import check_rle, decode_rle, empty_masks
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
         name: of the data set.
 
     Returns:
-        A function from a dataset dict to the instances predicted for it.
+        A function from a dataset dict to the instances predicted for it, at the dict's size.
 
     Raises:
         DataError: the file is missing or damaged, or names an image or a category that the data set
@@ -59,17 +60,20 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
 
     def find(record: Mapping[str, Any]) -> InstancePrediction:
         size, entries = (int(record["height"]), int(record["width"])), by_image[record["image_id"]]
+        given = file_size(record)
         classes = np.array([class_ids[e["category_id"]] for e in entries], dtype=np.int64)
         scores = np.array([e["score"] for e in entries], dtype=np.float64)
         masks = boxes = None
         try:
             if all("segmentation" in entry for entry in entries):
-                rles = [check_rle(entry["segmentation"], size) for entry in entries]
-                masks = decode_rles(rles, size)
+                masks = empty_masks(len(entries), size)
+                for mask, entry in zip(masks, entries, strict=True):
+                    rle = check_rle(entry["segmentation"], given)
+                    mask[:] = resize_mask(decode_rle(rle), size)
             if all("bbox" in entry for entry in entries):
                 boxes = np.array([e["bbox"] for e in entries], dtype=np.float64).reshape(-1, 4)
                 boxes[:, 2:] += boxes[:, :2]
-                boxes = boxes.astype(np.float32)  # as Detectron2's
+                boxes = scale_boxes(boxes.astype(np.float32), given, size)  # as Detectron2's
         except ValueError as error:
             raise DataError(f"{path}: image {record['image_id']}: {error}") from None
         return InstancePrediction(classes, scores, masks, boxes)

@@ -13,6 +13,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
+from wsis.data.working_size import as_sample, file_size, resize_annotation
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
@@ -125,7 +126,8 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         """`add` a batch of model outputs.
 
         Inputs have ``image_key`` or ``file_name``, outputs ``instances``: `Instances` of the size
-        of the original image.
+        of the original image. If an input of our loaders was made smaller (it has ``file_size``),
+        they have its size: there they are measured, and enlarged where they are written.
         """
         for given, output in zip(inputs, outputs, strict=True):
             self.add(given, InstancePrediction.of_instances(output["instances"]))
@@ -140,7 +142,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         Raises:
             DataError: an image is not of the data set, or instances do not fit it.
         """
-        record = self._record(given)
+        record = as_sample(self._record(given), given)
         key, truth = record["image_key"], load_truth(record)
         size = (int(record["height"]), int(record["width"]))
         size = size if truth is None else truth.void.shape
@@ -152,7 +154,8 @@ class VOCInstanceEvaluator(DatasetEvaluator):
                 'WSIS.EVALUATION.PROTOCOLS ("coco_bbox",)'
             )
         for writer in self._writers:
-            writer.add(key, (record.get("image_id", key), found))
+            of_file = [resize_annotation(e, size, file_size(record)) for e in found.results]
+            writer.add(key, (record.get("image_id", key), of_file))
         measures: Sequence[Measure] = self._measures
         if truth is None:
             self.without_truth.add(key)

@@ -19,6 +19,7 @@ from wsis.errors import DataError
 from wsis.modeling.network import PixelModule, network, options_of, shapes_of
 
 _CAM_STRIDE = 4  # pixels per cell of the small maps that are kept
+_PAIR_PIXELS = 1 << 21  # larger images pass alone; with its mirror image 4 million took 3.4 GiB
 
 
 def multi_hot(
@@ -197,7 +198,9 @@ class CAMNet(PixelModule):
         maps, logits = [], None
         for image in sample["images"]:
             image = self.normalize(image)
-            raw = self.class_maps(torch.stack([image, image.flip(-1)]))
+            pair = torch.stack([image, image.flip(-1)])
+            at_once = 2 if image[0].numel() <= _PAIR_PIXELS else 1
+            raw = torch.cat([self.class_maps(part) for part in pair.split(at_once)])
             logits = raw[0].mean((1, 2)) if logits is None else logits
             maps.append(raw[0].relu() + raw[1].relu().flip(-1))
         scores = logits.sigmoid()

@@ -67,7 +67,7 @@ class Report:
     def _read_images(self, names: tuple[str, ...]) -> ImageSet | None:
         """The images of data sets, None (and a problem) if they cannot be read or are none."""
         try:
-            return read_images(names) if names else None
+            return read_images(names, self.folders[0].max_pixels) if names else None
         except WSISError as error:
             self._note(f"No pictures of {', '.join(names)}: {error}")
             return None

@@ -18,6 +18,7 @@ from typing import Any
 from wsis.data.artifacts import ProductReader
 from wsis.data.checks import load_json
 from wsis.data.user import register_datasets
+from wsis.data.working_size import MAX_PIXELS
 from wsis.engine.evaluate import EVALUATION, METRICS, PREDICTIONS, read_evaluation
 from wsis.engine.manifest import MANIFEST, Manifest, seen_of_the_data_set
 from wsis.engine.pipeline import PIPELINE
@@ -94,6 +95,11 @@ class RunFolder:
         for part in key.split("."):
             node = node.get(part, default) if isinstance(node, Mapping) else default
         return node
+
+    @property
+    def max_pixels(self) -> int:
+        """``INPUT.MAX_PIXELS`` of the stage."""
+        return int(self.value("INPUT.MAX_PIXELS", MAX_PIXELS))
 
     def dataset_names(self, key: str) -> tuple[str, ...]:
         """Data set names under a config key, ``WSIS.IMAGES``."""

@@ -45,9 +45,10 @@ logger = logging.getLogger(__name__)
 _EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
-def make_canvas(record: Record, classes: tuple[str, ...], width: int = PANEL_WIDTH) -> Canvas:
+def make_canvas(record: Record, images: ImageSet, width: int = PANEL_WIDTH) -> Canvas:
     """The photograph of a record, with its truth; `WSISError` where it cannot be read."""
-    return Canvas(record, read_dataset_image(record), classes, true_objects(record), width)
+    record = images.shown(record)
+    return Canvas(record, read_dataset_image(record), images.classes, true_objects(record), width)
 
 
 def _card(
@@ -56,7 +57,7 @@ def _card(
     """The pictures of one image, or the sentence that says why there are none."""
     card: Section = {"key": record["image_key"], "figures": [], "problem": "", **values}
     try:
-        card["figures"] = encode(draw(make_canvas(record, images.classes)))
+        card["figures"] = encode(draw(make_canvas(record, images)))
     except (WSISError, ValueError, IndexError) as error:
         card["problem"] = f"{record['image_key']}: {error}"
     return card
@@ -110,6 +111,7 @@ def measure(source: Source, options: Namespace) -> Quality:
     chosen = choose(source.images.records, options.statistics)
     for record in progress(chosen, f"measuring {source.title}", total=len(chosen)):
         try:
+            record = source.images.shown(record)
             found = source.find(record)
             if found is not None:
                 quality.add(record, found, true_objects(record))

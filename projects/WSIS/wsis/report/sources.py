@@ -13,6 +13,7 @@ import numpy as np
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.pseudo_labels import load_pseudo_labels
+from wsis.data.working_size import MAX_PIXELS, at_working_size, file_size, resize_annotation
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.evaluation.read_results import read_coco_results
@@ -32,6 +33,11 @@ class ImageSet:
     names: tuple[str, ...]  # of the data sets
     classes: tuple[str, ...]  # class names by class id
     records: list[Record]  # dataset dicts
+    max_pixels: int = MAX_PIXELS  # INPUT.MAX_PIXELS of what was made of them
+
+    def shown(self, record: Record) -> Record:
+        """A dataset dict at the size at which it is drawn and measured, that of the products."""
+        return at_working_size(record, self.max_pixels)
 
     @property
     def title(self) -> str:
@@ -39,7 +45,7 @@ class ImageSet:
         return ", ".join(self.names)
 
 
-def read_images(names: tuple[str, ...]) -> ImageSet:
+def read_images(names: tuple[str, ...], max_pixels: int = MAX_PIXELS) -> ImageSet:
     """Read data sets, one after another.
 
     Raises:
@@ -48,7 +54,7 @@ def read_images(names: tuple[str, ...]) -> ImageSet:
     if not names:
         raise UsageError("no data set is named (WSIS.IMAGES, DATASETS.TEST); look at config.yaml")
     records = [record for name in names for record in get_dataset_dicts(name)]
-    return ImageSet(names, class_names(names[0]), records)
+    return ImageSet(names, class_names(names[0]), records, max_pixels)
 
 
 def choose(items: Sequence[Any], number: int, *, seed: int = 0) -> list[Any]:
@@ -80,7 +86,7 @@ class Source:
     key: str  # for ids in the page
     title: str  # for people, "pseudo labels"
     images: ImageSet  # those of the data set that may have a product
-    # dataset dict to its instances, best first, None for an image without a product
+    # dataset dict (`ImageSet.shown`) to its instances, best first, None without a product
     find: Callable[[Record], InstancePrediction | None]
 
 
@@ -116,7 +122,9 @@ def label_source(images: ImageSet, labels: Mapping[str, Sequence[Record]]) -> So
 
     def find(record: Record) -> InstancePrediction:
         size = (int(record["height"]), int(record["width"]))
-        return InstancePrediction.of_annotations(labels[record["image_key"]], size).ranked()
+        given = file_size(record)
+        found = [resize_annotation(a, given, size) for a in labels[record["image_key"]]]
+        return InstancePrediction.of_annotations(found, size).ranked()
 
     return Source("pseudo_labels", "pseudo labels", images, find)
 

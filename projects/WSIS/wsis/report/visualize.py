@@ -101,8 +101,9 @@ def _run_sources(path: str) -> list[Source]:
     """One source for each data set that a trained network was evaluated on, else its product."""
     run = read_run_folder(Path(path))
     if run.predictions:
-        return [prediction_source(run, read_images((name,))) for name in run.predictions]
-    images = read_images(run.dataset_names("WSIS.IMAGES"))
+        named = {name: read_images((name,), run.max_pixels) for name in run.predictions}
+        return [prediction_source(run, images) for images in named.values()]
+    images = read_images(run.dataset_names("WSIS.IMAGES"), run.max_pixels)
     if run.pseudo_labels is not None:
         return [pseudo_label_source(run.pseudo_labels, images)]
     if not run.has_artifacts:
@@ -160,7 +161,7 @@ def draw(args: argparse.Namespace) -> None:
     jobs = [(record, *one) for one in work for record in one[0].records]
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
     for record, images, make, place in progress(chosen, args.kind, total=len(chosen)):
-        canvas = make_canvas(record, images.classes, WIDTH)
+        canvas = make_canvas(record, images, WIDTH)
         panels = [picture.panel for picture in make(canvas)] or [canvas.photo]
         path = Path(args.output) / place / f"{check_key(record['image_key'])}.png"
         with writing(path, "--output"), atomic_write(path, sync=False) as stream:

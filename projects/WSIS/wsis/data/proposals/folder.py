@@ -93,8 +93,8 @@ def write_proposals(
     made, failed = 0, {}
     for record, count in zip(todo, tqdm(loader, disable=quiet, **bar), strict=True):
         if isinstance(count, Failure):
-            if not skip_errors:
-                raise DataError(count.message)
+            if count.fatal or not skip_errors:
+                raise count.error()
             failed[record["image_key"]] = count.message
         else:
             made += int(count)

@@ -17,6 +17,7 @@ from wsis.data.proposals import FORMATS, GENERATE
 from wsis.data.proposals.json_files import read_json_proposals
 from wsis.data.proposals.mat import read_mat
 from wsis.data.proposals.store import Proposals, proposals_artifact, proposals_from_artifact
+from wsis.data.working_size import file_size
 from wsis.errors import DataError, UsageError
 from wsis.layers.segment_proposals import ProposalSettings, propose_segments
 
@@ -155,6 +156,10 @@ class ProposalSource:
         name, key = dataset_dict["file_name"], dataset_dict["image_key"]
         path = find_proposals(self.root, key, kind=self.kind, file_name=name)
         known = "height" in dataset_dict and "width" in dataset_dict
-        size = (dataset_dict["height"], dataset_dict["width"]) if known else read_image_size(name)
+        size = file_size(dataset_dict) if known else read_image_size(name)
         count = self.settings.max_count
-        return proposals_artifact(read_proposals(path, kind=self.kind, size=size, max_count=count))
+        found = read_proposals(path, kind=self.kind, size=size, max_count=count)
+        if "file_size" in dataset_dict:
+            regions = found.regions.resize((dataset_dict["height"], dataset_dict["width"]))
+            found = Proposals(regions, found.scores)
+        return proposals_artifact(found)

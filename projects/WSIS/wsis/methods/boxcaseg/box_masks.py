@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
+from wsis.data.working_size import AtWorkingSize, as_sample
 from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
 from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
@@ -228,7 +229,11 @@ def check_box_masks(
     stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
     names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
-    given = {record["image_key"]: record for name in names for record in get_dataset_dicts(name)}
+    given = {
+        record["image_key"]: record
+        for name in names
+        for record in AtWorkingSize(get_dataset_dicts(name), cfg.INPUT.MAX_PIXELS)
+    }
     for record, truth, arrays in loop:
         stream.take(record, truth, arrays, given=given.get(record["image_key"]))
     return loop.results(results_of(stream.measures))
@@ -279,14 +284,15 @@ class BoxMaskEvaluator(DatasetEvaluator):
     ) -> None:
         """Take a batch: outputs have ``instances`` with a mask per annotated box."""
         for given, output in zip(inputs, outputs, strict=True):
-            self._take(given["image_key"], output["instances"])
+            record = as_sample(self._records[given["image_key"]], given)
+            self._take(record, output["instances"])
 
     def miss(self, dataset_dict: Mapping[str, Any]) -> None:
         """Count an image that could not be read: its masks count as empty."""
-        self._take(dataset_dict["image_key"], None)
+        self._take(dataset_dict, None)
 
-    def _take(self, key: str, instances: Instances | None) -> None:
-        truth = load_truth(self._records[key])
+    def _take(self, record: Mapping[str, Any], instances: Instances | None) -> None:
+        truth = load_truth(dict(record))
         if truth is None:
             return
         self._objects += len(truth.masks)
@@ -294,7 +300,7 @@ class BoxMaskEvaluator(DatasetEvaluator):
         if instances is not None:
             boxes = instances.pred_boxes.tensor.cpu().numpy().astype(np.int64)
             found = {"masks": instances.pred_masks.cpu().numpy(), "boxes": boxes}
-        self._stream.take(self._records[key], truth, found)
+        self._stream.take(record, truth, found)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""

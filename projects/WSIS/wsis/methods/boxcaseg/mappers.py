@@ -11,7 +11,8 @@ from detectron2.structures import Boxes, Instances
 
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
-from wsis.data.transforms import draw_factor, draw_flip, draw_integer
+from wsis.data.transforms import draw_factor, draw_flip, draw_integer, resize_label
+from wsis.data.working_size import file_size
 from wsis.errors import DataError, UsageError
 from wsis.methods.boxcaseg.crops import box_sample, object_sample, salient_sample
 from wsis.methods.boxcaseg.samples import boxed_annotations, given_boxes
@@ -108,7 +109,8 @@ class BoxCasegMapper(Mapper):
         self, dataset_dict: dict[str, Any], image: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
         side = self.keys.TRAIN_SIDE
-        mask = read_salient_mask(dataset_dict[SALIENT_KEY], size=image.shape[:2])
+        mask = read_salient_mask(dataset_dict[SALIENT_KEY], size=file_size(dataset_dict))
+        mask = resize_label(mask, image.shape[:2])
         if self.keys.SALIENT_CROP == "object":
             pixels, label = object_sample(image, mask, draws=self._draws(), size=side)
             return self._flip(pixels, label, self.salient_flips)

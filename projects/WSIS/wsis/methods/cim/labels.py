@@ -82,9 +82,9 @@ def derive_point_clusters(
     proposals, keys = _proposals_of(dataset_dict, artifacts), cfg.MODEL.CIM.LABEL
     if keys.POINTS:
         path = Path(keys.POINTS) / f"{dataset_dict['image_key']}.txt"
-        points_xy, classes = read_cim_points(
-            path, size=proposals.size, num_classes=cfg.MODEL.CIM.NUM_CLASSES
-        )
+        size = dataset_dict.get("file_size", proposals.size)
+        points_xy, classes = read_cim_points(path, size=size, num_classes=cfg.MODEL.CIM.NUM_CLASSES)
+        points_xy = points_xy * (np.array(proposals.size) / size)[::-1]
     else:
         points_xy, classes = points_of(restrict_supervision(dataset_dict, "point"))
     limits = np.array(proposals.size[::-1]) - 1  # a point on the far border is the last pixel's

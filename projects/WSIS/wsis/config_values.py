@@ -1,0 +1,147 @@
+"""Which values config keys may have: their names and defaults say it, before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+from wsis.errors import UsageError, did_you_mean
+
+# Patterns of full names. A number whose default is not negative must be 0 or more, except here,
+_SIGNED = "*PEAK_THRESHOLD *CLASS_THRESHOLD *MIN_SCORE *SCORE_THRESH_TEST *PIXEL_MEAN *FREEZE_AT "
+_SIGNED += "*AREA_COST *BOUNDARY_THRESH TEST.DETECTIONS_PER_IMAGE"
+# and a list that has elements by default must have some, except here,
+_MAY_BE_EMPTY = "SOLVER.STEPS *.PROTOCOLS *.CAM_THRESHOLDS"
+# and here as many as by default; here, where it has none by default, none or this number.
+_FIXED_LENGTH = "*_RANGE *SIZE_LIMITS *.STRETCH INPUT.SIDE_RULE INPUT.CROP.SIZE MODEL.PIXEL_* "
+_FIXED_LENGTH += "MODEL.WSIS_RESNETS.* MODEL.I*.IN_FEATURES"
+_LENGTHS = {
+    "MODEL.BOXCASEG.SALIENT_PIXEL_*": 3,
+    "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN": 2,
+    "MODEL.IRNET.MEAN_DISPLACEMENT": 2,
+}
+_RISING = "*_RANGE *SIZE_LIMITS MODEL.BOXCASEG.STRETCH *.IGNORE_BETWEEN"
+# Numbers, also those in lists: patterns, what must hold, in words.
+_NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "SOLVER.IMS_PER_BATCH SOLVER.CHECKPOINT_PERIOD INPUT.LONGER_SIDE_RANGE "
+        "INPUT.LONGER_SIDES_* INPUT.MIN_SIZE_TRAIN INPUT.MAX_SIZE_* TEST.AUG.M* *CHANNELS "
+        "*CONV_DIM *CONVS_DIM *FC_DIM *HEAD_DIM *_WIDTH *WIDTH_PER_GROUP *.BLOCKS *.FIRST_BLOCKS "
+        "*.FIRST_PLANES *.MODULES *POOLER_RESOLUTION *BATCH_SIZE_PER_IMAGE MODEL.BOXCASEG.*_SIDE "
+        "*.MAX_CROPS *.CIM.CROP_SIZE *.NUM_CLASSES *.NUM_BRANCHES *NUM_GROUPS *.DEPTH *DILATION* "
+        "*.STRIDES *.SUB_PIXEL_FACTOR *.NUM_CANDIDATES *.KERNEL_SIZE *.SIZE_DIVISOR *_RADIUS "
+        "*_SUPERPIXEL *_SUPERPIXELS",
+        lambda number: number >= 1,
+        "1 or more",
+    ),
+    (
+        "INPUT.SCALES INPUT.RESCALE_RANGE INPUT.CROP.SIZE *PIXEL_STD *_SXY *_SRGB "
+        "*BBOX_REG_WEIGHTS MODEL.BOXCASEG.STRETCH *.ANCHOR_GENERATOR.SIZES *.ASPECT_RATIOS "
+        "*.CLIP_VALUE",
+        lambda number: number > 0,
+        "above 0",
+    ),
+    (
+        "*NMS_THRESH_TEST *RPN.NMS_THRESH *IOU_THRESHOLD* *.IOUS *POSITIVE_FRACTION *_SHARE *_IOU "
+        "*PROBABILITY *MIN_SCORE *SCORE_THRESH_TEST *MIN_CONFIDENCE *NORM_MOMENTUM "
+        "SOLVER.MOMENTUM *.NMS *.CONTAINMENT "
+        "MODEL.CIM.MINING.INTEGRITY *.TOO_BIG *.MEAN_THRESHOLD *.LABEL.*GROUND_THRESHOLD "
+        "*_BACKGROUND *.SCORE_THRESHOLD *.MASK_THRESHOLD *.DISCARD_THRESHOLD *.RESPONSE_THRESHOLD "
+        "*.CAM_THRESHOLDS *.NEIGHBOURS *.OVERLAP WSIS.PROPOSALS.NMS_THRESHOLD MODEL.*.MIN_AREA "
+        "*SIZE_LIMITS *.AREA_RANGE *.IGNORE_BETWEEN",
+        lambda number: number <= 1,
+        "at most 1",
+    ),
+    ("MODEL.BOXCASEG.THRESHOLD", lambda number: number <= 255, "at most 255"),
+    ("*.KERNEL_SIZE *.WINDOW", lambda number: number % 2 == 1, "odd"),
+)
+_CHOICES = {
+    "INPUT.FORMAT": ("BGR", "RGB"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+    "WSIS.ON_ERROR": ("raise", "skip"),
+    "WSIS.SOLVER.OPTIMIZER": ("SGD", "Adam"),
+    "WSIS.EVALUATION.PROTOCOLS": ("voc", "coco", "coco_bbox"),
+    "WSIS.PROPOSALS.FORMAT": ("generate", "auto", "npz", "mat", "prm", "rle"),
+}
+
+
+def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse values that no stage can run with.
+
+    Args:
+        values: of a config, by full name.
+        defaults: those of the keys that are checked; keys of a user's own are not.
+
+    Raises:
+        UsageError: naming the first key, its value and what it must be.
+    """
+    for key in values.keys() & defaults.keys():
+        value, default = values[key], defaults[key]
+        if value is None or value == default:
+            continue
+        wanted = _wrong_list(key, value, default) or _wrong_number(key, value, default)
+        if not wanted and key in _CHOICES:
+            known = _CHOICES[key]
+            unknown = [word for word in _leaves(value) if word not in known]
+            hint = did_you_mean(str(unknown[0]), known) if unknown else ""
+            wanted = f"one of {', '.join(known)}{hint}" if unknown else ""
+        if wanted:
+            raise UsageError(f"{key} is {value!r}; it must be {wanted}")
+
+
+def _wrong_list(key: str, value: Any, default: Any) -> str:
+    """What a list must be, or "" if it is that, or none."""
+    if not isinstance(value, list | tuple):
+        return ""
+    pattern = next((pattern for pattern in _LENGTHS if _is(key, pattern)), None)
+    length = len(default) if _is(key, _FIXED_LENGTH) else _LENGTHS[pattern] if pattern else None
+    if default and not value and not _is(key, _MAY_BE_EMPTY):
+        return "a list with at least one element"
+    if default or pattern:
+        words = isinstance(next(_leaves(default), 0), str)
+        if not all(isinstance(leaf, str if words else int | float) for leaf in _leaves(value)):
+            return f"a list of {'words' if words else 'numbers'}"
+    if length is not None and len(value) not in ({length} if default else {0, length}):
+        return f"a list of {length}{'' if default else ', or empty'}"
+    if _is(key, _RISING) and list(value) != sorted(value):
+        return "two numbers, the smaller one first"
+    return ""
+
+
+def _wrong_number(key: str, value: Any, default: Any) -> str:
+    """What all numbers of a value must be, or "" if they are that."""
+    numbers = [leaf for leaf in _leaves(value) if isinstance(leaf, int | float)]
+    if not all(map(math.isfinite, numbers)):
+        return "finite"
+    known = [leaf for leaf in _leaves(default) if isinstance(leaf, int | float)]
+    signed = not known or min(known) < 0 or _is(key, _SIGNED)
+    for _, holds, words in (rule for rule in _NUMBERS if _is(key, rule[0])):
+        if not all(map(holds, numbers)):
+            return words
+    return "0 or more" if numbers and min(numbers) < 0 and not signed else ""
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for element in value:
+            yield from _leaves(element)
+    else:
+        yield value
+
+
+@cache
+def _is(key: str, patterns: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns.split())
