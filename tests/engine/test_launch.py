@@ -118,12 +118,14 @@ def test_a_killed_process_ends_all_and_is_named():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_all_processes_end_with_the_one_that_started_them(number, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, -1), (signal.SIGKILL, -9)]
+)
+def test_all_processes_end_with_the_one_that_started_them(number, code, tmp_path):
     """Also in the background, where Ctrl-C means nothing; ranks and their data-loading workers."""
     background = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
     done = forked(f"{background}\n{WORK}", "2", f"orphan {number:d} {tmp_path}")
-    assert done.returncode == -number
+    assert done.returncode == code, done.stderr
     with open(tmp_path / "alive") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # waits for the end of all
     assert {path.name for path in tmp_path.iterdir()} == {"alive", "0", "1"}
