@@ -68,7 +68,7 @@ def cams_of_many_sizes(count: int, kept: bool) -> None:
     cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.CAMNET.IN_FEATURE = ["res5"], "res5"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     model, random = build_network(cfg).eval(), np.random.default_rng(0)
-    for number in range(count) if kept else trimming(range(count)):
+    for number in range(count) if kept else trimming(range(count), kept=True):
         size = [int(side) for side in random.integers(150, 400, 2)]
         scaled = [[int(side * scale) for side in size] for scale in (1.0, 0.5, 1.5, 2.0)]
         images = [torch.randint(0, 256, (3, *sides), dtype=torch.uint8) for sides in scaled]

@@ -201,7 +201,7 @@ from pathlib import Path
 import torch
 from wsis.engine.launch import keep_freed_memory, trimming
 keep_freed_memory()
-for number in trimming(range(10)):
+for number in trimming(range(10), kept=True):
     print(Path("/proc/self/statm").read_text().split()[1])
     if number == 1:
         torch.ones(2**24)
@@ -220,9 +220,34 @@ def test_freed_memory_goes_back_after_eight_images():
     assert trimmed < 2000
 
 
+LARGE = """
+import resource
+import torch
+from wsis.engine.launch import keep_freed_memory, trimming
+keep_freed_memory()
+for item in trimming([{"height": 900, "width": 900}, {"height": 500, "width": 500}], kept=True):
+    faults = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(min(faults[1:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_large_images_do_not_keep_their_largest_tensors():
+    for _ in range(6):  # see below
+        large, small = page_counts(LARGE)
+        if small < 1000:
+            break
+    assert large > 15000
+    assert small < 1000
+
+
 def test_trimming_gives_all_items():
-    assert list(trimming(iter(range(20)))) == list(range(20))
-    assert list(trimming([])) == []
+    assert list(trimming(iter(range(20)), kept=True)) == list(range(20))
+    assert list(trimming([], kept=False)) == []
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")

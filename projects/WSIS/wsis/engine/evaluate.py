@@ -90,7 +90,7 @@ def evaluate_network(
     evaluator.reset()
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
-        for record, sample in zip(mine, trimming(bar), strict=True):
+        for record, sample in zip(mine, trimming(bar, kept=cfg.MODEL.DEVICE == "cpu"), strict=True):
             if not isinstance(sample, Failure):
                 evaluator.process([sample], model([sample]))
             elif cfg.WSIS.ON_ERROR == "skip" and not sample.fatal:

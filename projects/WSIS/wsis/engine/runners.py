@@ -218,7 +218,7 @@ def _work_through(
         closing(_ArtifactSink(folder)) as sink,
         progress(loader, folder.name, total=total, done=done) as bar,
     ):
-        for record, made in zip(mine, trimming(bar), strict=True):
+        for record, made in zip(mine, trimming(bar, kept=cfg.MODEL.DEVICE == "cpu"), strict=True):
             key = record["image_key"]
             try:
                 if isinstance(made, Failure):
