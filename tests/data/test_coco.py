@@ -193,6 +193,8 @@ def test_an_unusually_large_image_is_looked_at(tmp_path):
     assert read_coco(write(tmp_path, content(**changes))).images[0]["height"] == 8000
     with pytest.raises(DataError, match=r"a\.png is 6 x 4 .* says 8000 x 8000"):
         read_coco(write(tmp_path, content(**changes)), image_root=tmp_path)
+    (tmp_path / "a.png").unlink()  # one that cannot be read is told, or skipped, when it is
+    assert len(read_coco(write(tmp_path, content(**changes)), image_root=tmp_path).images) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"images": NaN}', "\xff"])

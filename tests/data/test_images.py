@@ -190,8 +190,8 @@ def test_our_own_mistakes_are_no_fault_of_the_file(tmp_path, mistake):
 
 def test_absurd_size_is_refused_before_decoding(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", GRID)
-    monkeypatch.setattr(images, "MAX_PIXELS", 5)
-    with pytest.raises(DataError, match="its 3 x 2 pixels are too many, 5 are the limit"):
+    monkeypatch.setattr(images, "MOST_PIXELS", 5)
+    with pytest.raises(DataError, match="its 3 x 2 pixels are more than 5, the limit"):
         read_image(path)
 
 

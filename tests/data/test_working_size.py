@@ -15,6 +15,7 @@ from wsis.data.images import read_dataset_image
 from wsis.data.proposals.readers import ProposalSource
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.data.pseudo_labels import write_pseudo_labels
+from wsis.data.transforms import resize_label
 from wsis.data.working_size import (
     MAX_PIXELS,
     at_working_size,
@@ -131,6 +132,37 @@ def test_label_maps_of_voc(tmp_path):
     Image.fromarray(objects[1:]).save(record["instance_file_name"])
     with pytest.raises(DataError, match="instance.png is 60 x 39"):
         load_ground_truth(at_working_size(record, LIMIT))
+
+
+def test_no_object_is_lost_whatever_its_mask_is_kept_in(tmp_path):
+    """Of 12 objects of one pixel, most lie between the pixels of the smaller size."""
+    record = sample_in(tmp_path)
+    objects = np.zeros(SIZE, dtype=np.uint8)
+    places = [(3 * k + 1, 4 * k) for k in range(12)]
+    for number, (y, x) in enumerate(places, start=1):
+        objects[y, x] = number
+    masks = [objects == number for number in range(1, 13)]
+    record["annotations"] = [
+        {"bbox": [x, y, 1, 1], "bbox_mode": 1, "category_id": 2, "segmentation": encode_mask(mask)}
+        for (y, x), mask in zip(places, masks, strict=True)
+    ]
+    as_runs = load_ground_truth(at_working_size(record, LIMIT // 4))
+    record["instance_file_name"] = str(tmp_path / "instance.png")
+    Image.fromarray(objects).save(record["instance_file_name"])
+    as_map = load_ground_truth(at_working_size(record, LIMIT // 4))
+    for truth in (as_runs, as_map):
+        assert truth.masks.sum(axis=(1, 2)).tolist() == [1] * 12
+    assert np.array_equal(as_runs.masks, as_map.masks)
+    assert as_map.classes.tolist() == as_runs.classes.tolist() == [2] * 12
+    shrunk = resize_mask(masks[3], (SIZE[0] // 4, SIZE[1] // 4))
+    assert np.argwhere(shrunk).tolist() == [[10 // 4, 12 // 4]]
+
+
+@pytest.mark.parametrize("size", [(7, 11), (40, 61), (33, 1), (1, 60), (20, 30)])
+def test_masks_shrink_as_pillow_does(size):
+    mask = np.random.default_rng(1).random((40, 61)) < 0.5
+    expected = resize_label(mask.view(np.uint8), size).view(bool)
+    assert np.array_equal(resize_mask(mask, size), expected)
 
 
 @pytest.mark.parametrize("name", ["InstanceMapper", "ImageLevelMapper", "MultiScaleMapper"])

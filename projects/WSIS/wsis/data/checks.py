@@ -37,7 +37,7 @@ def number(value: Any) -> float:
 def integer(value: Any) -> int:
     """A JSON integer of at most 64 bits; 3.0 and True are refused."""
     if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"is {short(value)}, not an integer")
+        raise ValueError(f"is {short(value)}, not an integer of 64 bits")
     return value
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from wsis.data.checks import naming
 from wsis.data.images import read_label_map
 from wsis.data.transforms import resize_label
-from wsis.data.working_size import file_size
+from wsis.data.working_size import file_size, resize_mask
 from wsis.errors import DataError
 from wsis.layers.run_lengths import check_rle, decode_rle, empty_masks, polygons_to_rle
 
@@ -98,26 +98,22 @@ def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
     return int(dataset_dict["height"]), int(dataset_dict["width"])
 
 
-def _read_map(dataset_dict: dict[str, Any], name: str) -> np.ndarray:
-    label = read_label_map(dataset_dict[name], size=file_size(dataset_dict))
-    return resize_label(label, _size(dataset_dict))
-
-
 def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
-    path = dataset_dict["instance_file_name"]
-    instances = _read_map(dataset_dict, "instance_file_name")
-    label = None
+    path, size = dataset_dict["instance_file_name"], _size(dataset_dict)
+    given = file_size(dataset_dict)
+    instances, label = read_label_map(path, size=given), None
     if "semantic_file_name" in dataset_dict:
-        label = _read_map(dataset_dict, "semantic_file_name")
+        label = read_label_map(dataset_dict["semantic_file_name"], size=given)
     ids = np.unique(instances)
     ids = ids[(ids != 0) & (ids != VOID)]
     annotations = dataset_dict.get("annotations", [])
-    masks = empty_masks(len(ids), _size(dataset_dict))
-    np.equal(instances, ids[:, None, None], out=masks)
+    masks = empty_masks(len(ids), size)
     classes, difficult = [], []
     for mask, identity in zip(masks, ids.tolist(), strict=True):
         known = annotations[identity - 1] if identity <= len(annotations) else {}
-        below = np.zeros(0, dtype=np.int64) if label is None else label[mask]
+        of_file = instances == identity
+        mask[:] = resize_mask(of_file, size)
+        below = np.zeros(0, dtype=np.int64) if label is None else label[of_file]
         votes = np.bincount(below[(below > 0) & (below != VOID)])
         if not votes.size and not known:
             raise DataError(
@@ -132,9 +128,9 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     return GroundTruth(
         masks=masks,
         classes=np.array(classes, dtype=np.int64),
-        void=void,
+        void=resize_mask(void, size),
         difficult=np.array(difficult, dtype=bool),
-        label=label,
+        label=None if label is None else resize_label(label, size),
     )
 
 

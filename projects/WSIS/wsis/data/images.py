@@ -19,7 +19,7 @@ from wsis.data.transforms import resize_image
 from wsis.errors import DataError
 from wsis.reading import open_file
 
-MAX_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
+MOST_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
 _CERTAIN_PIXELS = 1 << 24  # stated sizes up to here are compared when the image is read
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 # Pillow knows more, among them EPS, which starts another program.
@@ -60,15 +60,15 @@ def open_picture(
 
     Raises:
         DataError: missing, damaged, no regular file, none of the formats that we read, or more
-            than `MAX_PIXELS` pixels.
+            than `MOST_PIXELS` pixels.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS decides
             with open_file(path) as stream, Image.open(stream, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if image.width * image.height > MOST_PIXELS:
                     raise ValueError(
-                        f"its {image.width} x {image.height} pixels are too many, {MAX_PIXELS} are "
+                        f"its {image.width} x {image.height} pixels are more than {MOST_PIXELS}, "
                         "the limit; make it smaller, or cut it into tiles, with its annotations"
                     )
                 return use(image)
@@ -224,17 +224,21 @@ def check_stated_size(
     """The size (H, W) that an annotation file states for the image at ``path``, if that is known.
 
     Images are compared when they are read. An unusually large size is compared here, before masks
-    of it take memory.
+    of it take memory; an image that cannot be read is told when it is.
 
     Raises:
         ValueError: absurd.
-        DataError: the image cannot be read or has another size.
+        DataError: the image has another size.
     """
     height, width = size
-    if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
+    if not (height >= 1 and width >= 1 and height * width <= MOST_PIXELS):
         raise ValueError(f"{height} x {width} (height x width) is absurd")
     if height * width > _CERTAIN_PIXELS and path is not None:
-        _compare(read_image_size(path), size, path)
+        try:
+            found = read_image_size(path)
+        except DataError:
+            return size
+        _compare(found, size, path)
     return size
 
 

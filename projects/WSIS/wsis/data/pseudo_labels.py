@@ -214,6 +214,9 @@ def export_pseudo_labels(
     if len(names) > 1:
         raise DataError(f"the data sets {', '.join(cfg.WSIS.IMAGES)} have different classes")
     ids = {ids_of_dataset(name) for name in cfg.WSIS.IMAGES}
+    if len(ids) > 1:
+        sets = ", ".join(cfg.WSIS.IMAGES)
+        logger.warning("%s have different category ids; their pseudo labels have 1 to C", sets)
 
     def read_instances(record: Record) -> Arrays | None:
         key = record["image_key"]

@@ -11,7 +11,7 @@ SUPERVISIONS = ("image", "point", "box", "mask")
 
 # Salient images have no other annotation than their mask, and their data set is used for it.
 _IMAGE_KEYS: tuple[str, ...] = ("file_name", "image_id", "image_key", "height", "width")
-_IMAGE_KEYS += ("image_labels", "salient_file_name", "pixels")
+_IMAGE_KEYS += ("image_labels", "salient_file_name", "pixels", "file_size")
 _ANNOTATION_KEYS = {
     "point": ("category_id", "iscrowd", "point"),
     "box": ("category_id", "iscrowd", "point", "bbox", "bbox_mode", "difficult"),

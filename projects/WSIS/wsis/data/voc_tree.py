@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wsis.data.files import write_lines
-from wsis.data.images import MAX_PIXELS, read_image_size
+from wsis.data.images import MOST_PIXELS, read_image_size
 from wsis.data.proposals.mat import load_mat
 from wsis.data.shapes_files import write_label_png
 from wsis.data.voc import VOC_CLASSES, read_list
@@ -77,7 +77,7 @@ def read_sbd_mat(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         content = load_mat(path, ("GTinst",), limit=_MAX_MAT_BYTES)["GTinst"]
         instances = np.asarray(content["Segmentation"][0, 0])
         categories = np.asarray(content["Categories"][0, 0]).reshape(-1).astype(np.int64)
-        if instances.ndim != 2 or not 0 < instances.size <= MAX_PIXELS:
+        if instances.ndim != 2 or not 0 < instances.size <= MOST_PIXELS:
             raise ValueError(f"Segmentation has the shape {instances.shape}")
         if instances.dtype.kind not in "ui" or instances.min() < 0:
             raise ValueError("Segmentation holds no instance numbers")

@@ -18,6 +18,7 @@ from wsis.data.checks import naming
 from wsis.data.images import read_image_size
 from wsis.data.transforms import Size, resize_label
 from wsis.errors import UsageError
+from wsis.layers.regions import nearest_indices
 from wsis.layers.run_lengths import check_rle, decode_rle, encode_mask
 
 MAX_PIXELS = 1 << 20  # default of INPUT.MAX_PIXELS; Mask R-CNN sees 1333 x 800
@@ -98,8 +99,20 @@ class AtWorkingSize(Sequence[Record]):
 
 
 def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W) bool by nearest; the same array if the size is already right."""
-    return mask if mask.shape == tuple(size) else resize_label(mask.view(np.uint8), size).view(bool)
+    """(H, W) bool by nearest; the same array if the size is already right.
+
+    An object that lies between the pixels of the smaller size keeps one.
+    """
+    if mask.shape == tuple(size):
+        return mask
+    if size[0] * size[1] > mask.size:
+        return resize_label(mask.view(np.uint8), size).view(bool)
+    rows, columns = (nearest_indices(old, new) for old, new in zip(mask.shape, size, strict=True))
+    small = mask[np.ix_(rows, columns)]
+    if not small.any() and mask.any():
+        y, x = np.unravel_index(int(mask.argmax()), mask.shape)
+        small[y * size[0] // mask.shape[0], x * size[1] // mask.shape[1]] = True
+    return small
 
 
 def resize_annotation(annotation: Mapping[str, Any], given: Size, size: Size) -> Record:

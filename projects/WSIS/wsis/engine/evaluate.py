@@ -20,7 +20,7 @@ from wsis.data.files import write_json
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.user import entries_of
-from wsis.data.working_size import AtWorkingSize
+from wsis.data.working_size import AtWorkingSize, at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
 from wsis.engine.launch import trimming
@@ -95,7 +95,7 @@ def evaluate_network(
                 evaluator.process([sample], model([sample]))
             elif cfg.WSIS.ON_ERROR == "skip" and not sample.fatal:
                 logger.warning("counted as missed, %s: %s", sample.key, sample.message)
-                evaluator.miss(record)
+                evaluator.miss(at_working_size(record, cfg.INPUT.MAX_PIXELS))
                 skipped[sample.key] = sample.message
             else:
                 raise sample.error()

@@ -19,6 +19,7 @@ from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
+from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.evaluate import evaluate_on_test_sets
@@ -164,7 +165,8 @@ class _Derive:
         self.stage, self.products, self.cfg = stage, products, cfg
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        sample = at_working_size(sample, self.cfg.INPUT.MAX_PIXELS)
+        seen = restrict_supervision(sample, self.stage.supervision)
+        sample = at_working_size(seen, self.cfg.INPUT.MAX_PIXELS)
         artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
         return self.stage.function(sample, artifacts, self.cfg)
 

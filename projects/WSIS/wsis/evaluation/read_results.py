@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
-from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.builtin import category_ids, get_dataset_dicts
 from wsis.data.checks import field, load_json, naming, number, numbers, short
 from wsis.data.working_size import file_size, resize_mask, scale_boxes
 from wsis.errors import DataError
@@ -41,8 +40,7 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
             does not have.
     """
     images = {record["image_id"] for record in get_dataset_dicts(name)}  # a JSON knows its ids now
-    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
-    class_ids = known or {number + 1: number for number in range(len(class_names(name)))}
+    class_ids = {category: number for number, category in enumerate(category_ids(name))}
     by_image: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
     for index, entry in enumerate(_read(path)):
         with naming(f"{path}: entry {index}"):

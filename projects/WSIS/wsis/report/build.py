@@ -64,10 +64,10 @@ class Report:
         logger.warning("%s", problem)
         self.problems.append(problem)
 
-    def _read_images(self, names: tuple[str, ...]) -> ImageSet | None:
+    def _read_images(self, names: tuple[str, ...], max_pixels: int) -> ImageSet | None:
         """The images of data sets, None (and a problem) if they cannot be read or are none."""
         try:
-            return read_images(names, self.folders[0].max_pixels) if names else None
+            return read_images(names, max_pixels) if names else None
         except WSISError as error:
             self._note(f"No pictures of {', '.join(names)}: {error}")
             return None
@@ -79,7 +79,7 @@ class Report:
         key = "WSIS.IMAGES" if makers else "DATASETS.TRAIN"
         for folder in reversed(makers or self.folders):
             names = folder.dataset_names(key)
-            images = self._images(names)
+            images = self._images(names, folder.max_pixels)
             if images is not None:
                 return images, [f for f in makers if f.dataset_names(key) == names]
         return None, []
@@ -119,7 +119,7 @@ class Report:
         """The predictions of every network on each data set that it was evaluated on."""
         for folder in self.folders:
             for name in folder.predictions:
-                images = self._images((name,))
+                images = self._images((name,), folder.max_pixels)
                 if images is not None:
                     yield from self._try(folder, prediction_source, folder, images)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsis.data.images import MAX_PIXELS
+from wsis.data.images import MOST_PIXELS
 from wsis.errors import DataError
 from wsis.layers.regions import Regions
 
@@ -63,7 +63,7 @@ def check_count(count: int) -> None:
 
 def check_size(what: str, size: tuple[int, ...], wanted: tuple[int, int] | None) -> None:
     """Refuse (ValueError, naming ``what``) a size that is no (H, W), absurd, or not ``wanted``."""
-    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
         raise ValueError(f"{what} is {tuple(size)}, which is no size of an image")
     if wanted is not None and tuple(size) != tuple(wanted):
         raise ValueError(f"{what} is {tuple(size)}, the image is {tuple(wanted)} (height, width)")

@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
+from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import AtWorkingSize, as_sample
 from wsis.errors import DataError
 from wsis.evaluation.checks import check_instances
@@ -232,7 +233,9 @@ def check_box_masks(
     given = {
         record["image_key"]: record
         for name in names
-        for record in AtWorkingSize(get_dataset_dicts(name), cfg.INPUT.MAX_PIXELS)
+        for record in AtWorkingSize(
+            [restrict_supervision(r, "box") for r in get_dataset_dicts(name)], cfg.INPUT.MAX_PIXELS
+        )
     }
     for record, truth, arrays in loop:
         stream.take(record, truth, arrays, given=given.get(record["image_key"]))

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from wsis.data.checks import field, integer, load_json, naming, number, numbers, short
-from wsis.data.images import MAX_PIXELS
+from wsis.data.images import MOST_PIXELS
 from wsis.errors import DataError
 from wsis.layers.run_lengths import check_outlines, encode_mask
 from wsis.pickles import load_pickle, read_pickle
@@ -184,7 +184,7 @@ def _export_image(entry: Any) -> dict[str, Any]:
         raise ValueError(f"is {short(entry)}")
     identity, name = field(entry, "id", integer), entry.get("file_name")
     height, width = field(entry, "height", integer), field(entry, "width", integer)
-    if height < 1 or width < 1 or height * width > MAX_PIXELS or not isinstance(name, str):
+    if height < 1 or width < 1 or height * width > MOST_PIXELS or not isinstance(name, str):
         raise ValueError("file_name, height or width is damaged")
     image = {"file_name": name, "image_id": identity, "height": height, "width": width}
     return image | {"image_labels": [], "annotations": []}
