@@ -59,6 +59,9 @@ def test_impossible_values_are_refused(key, value, wanted):
         ("MODEL.FPN.IN_FEATURES", ["res2"]),
         ("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6, 0.7, 0.75)),
         ("TEST.DETECTIONS_PER_IMAGE", -1),
+        ("TEST.EVAL_PERIOD", -1),
+        ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", float("inf")),
+        ("WSIS.PSEUDO_LABELS.MIN_SCORE", 2.0),
         ("MY.KEY", -7),
     ],
 )

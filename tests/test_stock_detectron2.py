@@ -92,7 +92,7 @@ def test_stock_detectron2_loads_and_trains_on_the_export(tiny_run, shapes_root, 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["wsis"] == ["wsis", "wsis.compat", "wsis.errors"]
+    assert found["wsis"] == ["wsis", "wsis.compat", "wsis.errors", "wsis.stopping"]
     assert len(found["losses"]) == 2
     assert np.isfinite(found["losses"]).all()
 

@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 import pytest
-from wsis.errors import run_command
+from wsis.errors import WSISError, run_command
 from wsis.stopping import Postponed, Terminated, handling
 
 from tests.tiny import environment
@@ -108,6 +108,29 @@ def test_an_error_after_a_signal_is_its_consequence():
         work(signal.SIGTERM)
     with pytest.raises(RuntimeError):
         work()
+
+
+def test_a_full_disk_is_told_after_a_signal_as_well():
+    def work():
+        with Postponed():
+            signal.raise_signal(signal.SIGTERM)
+            raise WSISError("cannot save model.pth (No space left on device)")
+
+    with pytest.raises(WSISError, match="No space left"):
+        work()
+
+
+def test_nobody_has_to_read_that_it_stops(monkeypatch):
+    """Ctrl-C ends ``| tee log`` as well."""
+    end, beginning = os.pipe()
+    os.close(end)
+    with os.fdopen(beginning, "w") as stream:
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        stop = Postponed("stopping after this iteration").__enter__()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop.__exit__(None)
+    assert stop.number == signal.SIGINT
 
 
 def test_a_forked_process_ends_as_usual():

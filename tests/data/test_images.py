@@ -1,5 +1,6 @@
 """Every kind of image file becomes RGB; damaged ones are named."""
 
+import errno
 import os
 import struct
 import subprocess
@@ -242,3 +243,16 @@ def test_label_map_refuses_colour(tmp_path):
     path = save(tmp_path / "a.png", GRID, "RGB")
     with pytest.raises(DataError, match="palette or grey"):
         read_label_map(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_what_fails_on_the_machine_is_no_damaged_picture(tmp_path, monkeypatch, error):
+    """So WSIS.ON_ERROR skips no image for it."""
+    path = save(tmp_path / "a.png", GRID)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(images, "_to_rgb", fail)
+    with pytest.raises(type(error)):
+        images.read_image(path)

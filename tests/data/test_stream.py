@@ -1,6 +1,7 @@
 """The training stream is a function of seed and position."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 from multiprocessing.reduction import ForkingPickler
@@ -208,3 +209,14 @@ def test_loading_processes_that_cannot_be_started(monkeypatch):
 
 def test_single_pass_over_nothing():
     assert list(single_pass_loader([], refuse, num_workers=2)) == []
+
+
+def test_a_signal_for_all_processes_of_a_job_leaves_loading_time_to_finish():
+    """Systemd and SLURM send SIGTERM to every process; training saves its iteration first."""
+    batches = iter(loader(workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len(next(batches)) == 2
+    worker.join()
+    assert worker.exitcode == -signal.SIGALRM

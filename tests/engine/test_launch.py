@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from detectron2.config import CfgNode
+from wsis.engine import launch as launch_module
 from wsis.engine.launch import check_device, choose_devices, trimming
 from wsis.errors import UsageError
 
@@ -243,6 +244,13 @@ def test_large_images_do_not_keep_their_largest_tensors():
             break
     assert large > 15000
     assert small < 1000
+
+
+def test_what_large_images_need_ends_with_them(monkeypatch):
+    said = []
+    monkeypatch.setattr(launch_module, "_set", lambda *values: said.append(values))
+    assert len(list(trimming([{"height": 900, "width": 900}], kept=True))) == 1
+    assert said == [(-4, 2**16), (-4, 0)]
 
 
 def test_trimming_gives_all_items():

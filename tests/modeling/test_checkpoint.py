@@ -230,6 +230,15 @@ def test_a_trunk_that_lacks_one_tensor_or_all_is_refused(model, tmp_path):
         load_weights(model, save(tmp_path / "w.pth", state))
 
 
+def test_deformable_convolutions_start_from_zero(model, tmp_path, caplog):
+    """As in Detectron2's own configs with DEFORM_ON_PER_STAGE and ImageNet weights."""
+    path = save(tmp_path / "w.pth", perturbed(model))
+    model.backbone.res3[0].conv2_offset = torch.nn.Conv2d(1, 18, 3)
+    offsets = [f"backbone.res3.0.conv2_offset.{leaf}" for leaf in ("weight", "bias")]
+    assert load_weights(model, path) == offsets
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_trunk_that_is_used_in_part_takes_the_whole_file(tmp_path):
     """The file goes on to res5; the network ends with res4."""
     cfg = resnet_cfg(18)

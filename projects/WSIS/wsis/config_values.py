@@ -12,7 +12,7 @@ from wsis.errors import UsageError, did_you_mean
 
 # Patterns of full names. A number whose default is not negative must be 0 or more, except here,
 _SIGNED = "*PEAK_THRESHOLD *CLASS_THRESHOLD *MIN_SCORE *SCORE_THRESH_TEST *PIXEL_MEAN *FREEZE_AT "
-_SIGNED += "*AREA_COST *BOUNDARY_THRESH TEST.DETECTIONS_PER_IMAGE"
+_SIGNED += "*AREA_COST *BOUNDARY_THRESH TEST.DETECTIONS_PER_IMAGE TEST.EVAL_PERIOD VIS_PERIOD"
 # and a list that has elements by default must have some, except here,
 _MAY_BE_EMPTY = "SOLVER.STEPS *.PROTOCOLS *.CAM_THRESHOLDS"
 # and here as many as by default; here, where it has none by default, none or this number.
@@ -46,7 +46,7 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     (
         "*NMS_THRESH_TEST *RPN.NMS_THRESH *IOU_THRESHOLD* *.IOUS *POSITIVE_FRACTION *_SHARE *_IOU "
-        "*PROBABILITY *MIN_SCORE *SCORE_THRESH_TEST *MIN_CONFIDENCE *NORM_MOMENTUM "
+        "*PROBABILITY *.DETECTION.MIN_SCORE *SCORE_THRESH_TEST *MIN_CONFIDENCE *NORM_MOMENTUM "
         "SOLVER.MOMENTUM *.NMS *.CONTAINMENT "
         "MODEL.CIM.MINING.INTEGRITY *.TOO_BIG *.MEAN_THRESHOLD *.LABEL.*GROUND_THRESHOLD "
         "*_BACKGROUND *.SCORE_THRESHOLD *.MASK_THRESHOLD *.DISCARD_THRESHOLD *.RESPONSE_THRESHOLD "
@@ -124,7 +124,7 @@ def _wrong_list(key: str, value: Any, default: Any) -> str:
 def _wrong_number(key: str, value: Any, default: Any) -> str:
     """What all numbers of a value must be, or "" if they are that."""
     numbers = [leaf for leaf in _leaves(value) if isinstance(leaf, int | float)]
-    if not all(map(math.isfinite, numbers)):
+    if not all(map(math.isfinite, numbers)) and key != "SOLVER.CLIP_GRADIENTS.NORM_TYPE":
         return "finite"
     known = [leaf for leaf in _leaves(default) if isinstance(leaf, int | float)]
     signed = not known or min(known) < 0 or _is(key, _SIGNED)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -98,8 +98,10 @@ class Postponed:
     def _note(self, number: int, _: FrameType | None) -> None:
         if number in self._seen:
             raise stop_by(number)
-        if not self._seen and self._said:  # the buffered stream may be in use right now
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{self._said}\n".encode())
+        if not self._seen and self._said and sys.__stderr__:
+            with suppress(OSError, ValueError):  # nobody may read it: Ctrl-C ends "| tee" as well
+                # the buffered stream may be in use right now
+                os.write(sys.__stderr__.fileno(), f"\n{self._said}\n".encode())
         self._seen.add(number)
         self.number = self.number or number
 
@@ -109,5 +111,8 @@ class Postponed:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._handling.__exit__(None, None, None)
-        if self.number and (kind is None or issubclass(kind, Exception)):
-            raise stop_by(self.number)  # an error after a signal is that of a process that it ended
+        from wsis.errors import MachineError  # which needs this module
+
+        # After a signal these errors are of processes that it ended, too; a full disk is not.
+        if self.number and (kind is None or issubclass(kind, RuntimeError | MachineError)):
+            raise stop_by(self.number)

@@ -5,6 +5,7 @@ Shapes: H, W are the image's height and width in pixels.
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Callable
@@ -16,10 +17,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsis.data.transforms import resize_image
-from wsis.errors import DataError
+from wsis.errors import DataError, out_of_memory
 from wsis.reading import open_file
 
 MOST_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 _CERTAIN_PIXELS = 1 << 24  # stated sizes up to here are compared when the image is read
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 # Pillow knows more, among them EPS, which starts another program.
@@ -82,6 +84,8 @@ def open_picture(
     except (NameError, AttributeError, AssertionError):  # mistakes of ours, no fault of the file
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged files
+        if out_of_memory(error) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+            raise
         raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
 
 

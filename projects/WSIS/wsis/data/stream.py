@@ -32,6 +32,7 @@ from wsis.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
+_LAST_SECONDS = 5  # of a data-loading process that was told to end
 _SHARED_MEMORY = Path("/dev/shm")
 _SEMAPHORES = 2**15  # bytes there that a data-loading process needs, whatever it loads
 
@@ -335,9 +336,11 @@ class ResumableLoader:
 def _start_worker(worker: int) -> None:
     """Data-loading workers compute with one thread each; the machine is shared with the network.
 
-    A Ctrl-C in a terminal is for the process that they work for: training finishes its iteration.
+    A Ctrl-C in a terminal, and a SIGTERM for all processes of a job, is for the process that they
+    work for: training finishes its iteration. They end with it, or a little after a SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_SECONDS))
     end_with_parent()
     torch.set_num_threads(1)
 

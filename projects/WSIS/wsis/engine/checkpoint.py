@@ -16,7 +16,7 @@ from torch import nn
 from wsis.data.files import atomic_write
 from wsis.engine.manifest import digest_of_weights, product_of
 from wsis.engine.pipeline import MODEL_FINAL
-from wsis.errors import UsageError, WSISError, first_line
+from wsis.errors import UsageError, WSISError, first_line, out_of_memory
 from wsis.modeling.checkpoint import load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                     raise ValueError("it holds no training state")
                 return path
             except Exception as error:  # a damaged archive raises nearly anything
+                if out_of_memory(error):
+                    raise
                 logger.warning("%s is damaged (%s); trying an older one", path, first_line(error))
         return None
 

@@ -187,7 +187,7 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     digest, before = _digest(folder), read_evaluation(folder.path / EVALUATION)
     images = folder.images.sizes(_datasets(planned))
     # Figures of versions that did not look at image files are not computed again.
-    known = digest == before.get("digest") and images == before.get(IMAGE_FILES, images)
+    known = digest == before.get("digest") and images in ("", before.get(IMAGE_FILES, images))
     if comm.all_gather(known)[0] and not again:
         return False
     if isinstance(planned.stage, TrainStage):

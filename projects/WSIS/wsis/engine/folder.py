@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.utils import comm
 
 from wsis.commands import writing
@@ -45,6 +44,7 @@ from wsis.engine.manifest import (
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.errors import DataError, WSISError
+from wsis.reading import read_yaml
 from wsis.stage import ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -174,9 +174,9 @@ class StageFolder:
     def started_from_its_weights(self) -> bool:
         """Whether the run in the folder started from what MODEL.WEIGHTS names now."""
         try:
-            said = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            said = read_yaml(self.path / "config.yaml")
             return said["WSIS"]["INITIAL_WEIGHTS"] == self.planned.cfg.MODEL.WEIGHTS
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):  # none, or damaged
+        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged
             return False
 
     def _manifest_of(self, planned: PlannedStage) -> Manifest:
@@ -309,7 +309,7 @@ class StageFolder:
         self._start = time.perf_counter()
         before = None if force else Manifest.read(self.path)
         self.manifest = self._manifest_of(self.planned)
-        if before is not None:
+        if before is not None and any(self.path.glob("*.pth")):
             self.manifest.go_on_from(before)
         with writing(self.path, "another OUTPUT_DIR"):
             if force:

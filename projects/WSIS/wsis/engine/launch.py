@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import signal
 import socket
@@ -234,13 +233,18 @@ def trimming(items: Iterable[_Item], *, kept: bool) -> Iterator[_Item]:
     than half a million pixels are not: CAMs of 1254 x 836 pixels took 3112 MiB and 37 CPU seconds
     with them, 2397 MiB and 43 seconds without. Does nothing where there is no glibc.
     """
-    for number, item in enumerate(items, start=1):
+    try:
+        for number, item in enumerate(items, start=1):
+            if kept:
+                known = item if isinstance(item, dict) else {}
+                large = known.get("height", 0) * known.get("width", 0) > _LARGE_IMAGE
+                _set(_MMAP_MAX, 2**16 if large else 0)
+            yield item
+            if number % _TRIM_EVERY == 0:
+                _libc("malloc_trim", 0)
+    finally:
         if kept:
-            sides = [item.get(k, 0) for k in ("height", "width")] if isinstance(item, dict) else [0]
-            _set(_MMAP_MAX, 0 if math.prod(sides) <= _LARGE_IMAGE else 2**16)
-        yield item
-        if number % _TRIM_EVERY == 0:
-            _libc("malloc_trim", 0)
+            _set(_MMAP_MAX, 0)
 
 
 def _set(name: int, value: int) -> int:

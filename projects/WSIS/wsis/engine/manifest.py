@@ -142,7 +142,8 @@ class Manifest:
             if before != after:
                 changes.append(f"{key} was {before} and is {after}")
                 told |= key in _DATASET_KEYS
-        unknown = {IMAGE_FILES} - (self.inputs.keys() if self.status == DONE else set())
+        looked_at = self.inputs.get(IMAGE_FILES) and now.inputs.get(IMAGE_FILES)
+        unknown = set() if looked_at and self.status == DONE else {IMAGE_FILES}
         for key in sorted((self.inputs.keys() | now.inputs.keys()) - unknown):
             if self.inputs.get(key) == now.inputs.get(key):
                 continue
@@ -314,9 +315,11 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
 def sizes_of_images(dataset_dicts: Sequence[Mapping[str, Any]]) -> str:
     """Digest of the sizes in bytes of image files, in order: one replaced under its name is seen.
 
-    Names do not count, nor contents: a data set may have a hundred thousand images.
+    Names do not count, nor contents: a data set may have a hundred thousand images. "" if one is
+    not there: a finished stage does not need it.
     """
-    return digest_of([_size_of(sample["file_name"]) for sample in dataset_dicts])
+    sizes = [_size_of(sample["file_name"]) for sample in dataset_dicts]
+    return "" if -1 in sizes else digest_of(sizes)
 
 
 def _jsonable(value: Any) -> Any:

@@ -219,13 +219,14 @@ class Trainer(TrainerBase):
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer=self.optimizer, scheduler=self.scheduler),
         ]
-        if evaluate is not None and cfg.TEST.EVAL_PERIOD > 0:
-            found.append(KeepBest(evaluate, cfg.TEST.EVAL_PERIOD, self.checkpointer))
         if comm.is_main_process():
             period = cfg.SOLVER.CHECKPOINT_PERIOD
             found.append(
                 hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=_KEPT_CHECKPOINTS)
             )
+        if evaluate is not None and cfg.TEST.EVAL_PERIOD > 0:  # which takes long: save first
+            found.append(KeepBest(evaluate, cfg.TEST.EVAL_PERIOD, self.checkpointer))
+        if comm.is_main_process():
             writers = default_writers(cfg.OUTPUT_DIR, self.max_iter)
             found.append(hooks.PeriodicWriter(writers, period=20))
         return found

@@ -70,7 +70,7 @@ def _check_images(folders: Sequence[StageFolder], noted: Path) -> tuple[int, dic
         for record in folders[0].images.named((name,)):
             path = Path(record["file_name"])
             digest = sha256_of_file(path)[:16] if path.is_file() else ""
-            if now.setdefault(f"{name}/{record['image_key']}", digest) != digest:
+            if digest and now.setdefault(f"{name}/{record['image_key']}", digest) != digest:
                 wrong[path] = "other contents"
     write_json(noted, now)
     return len(known), wrong

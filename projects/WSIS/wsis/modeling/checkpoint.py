@@ -33,6 +33,7 @@ from wsis.reading import open_file
 logger = logging.getLogger(__name__)
 
 _COUNTER, _STATISTICS = "num_batches_tracked", ("running_mean", "running_var")
+_ZERO = ".conv2_offset."  # of Detectron2's deformable convolutions, which start from zero
 _NETWORKS = ("model", "state_dict", "model_state", "blobs")  # keys under which files keep one
 
 
@@ -198,7 +199,7 @@ def _check_trunk(
 
     A trunk that is partly random learns, but badly, and nothing else would tell.
     """
-    own = [name for name in wanted if name.startswith(trunk)]
+    own = [name for name in wanted if name.startswith(trunk) and _ZERO not in name]
     lost = [name for name in own if name not in fits]
     named = trunk.rstrip(".") or "network"
     advice = f"give the weights that belong to the {named} of MODEL, or change MODEL.BACKBONE, "
@@ -224,7 +225,7 @@ def _tell_missing(
     for name in (name for name in own if not name.endswith(_COUNTER)):
         parts[".".join(name.split(".")[:-1][:2]) or name].append(name)
     other_classes = [k for k in missing if k in state and state[k].shape[1:] == own[k].shape[1:]]
-    lost = set(missing) - set(other_classes)
+    lost = {name for name in missing if _ZERO not in name} - set(other_classes)
     new = [part for part, names in parts.items() if lost.issuperset(names)]
     torn = {part: names for part, names in parts.items() if part not in new and lost & set(names)}
     said = "keep their initial values"
