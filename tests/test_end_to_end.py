@@ -126,10 +126,13 @@ def copy(tiny_run, tmp_path):
 
 def test_second_run_does_nothing_and_says_so(copy, shapes_root):
     before = snapshot(copy)
+    for place in (".", "2_cam", "8_mask_rcnn/predictions/shapes_val"):
+        (copy / place / ".evaluation.json.half.tmp").touch()  # of a run that was killed
     done = train_net_here(datasets=shapes_root, output=copy)
     assert done.returncode == 0, done.stderr
     assert "Nothing to do" in done.stderr + done.stdout
     assert snapshot(copy) == before
+    assert not list(copy.rglob(".*.tmp"))
 
 
 def test_what_is_evaluated_anew_is_something_to_do(copy, shapes_root):

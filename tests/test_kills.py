@@ -24,7 +24,7 @@ from tests.tiny import ROOT, TINY_BOXCASEG, train_net_forked
 KILLS = int(os.environ.get("WSIS_KILLS", "10"))  # for each pipeline
 PIPELINES = {
     "irnet_shapes": (),
-    "prm_shapes": PRM,
+    "prm_shapes": (*PRM, ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.001")),
     "iam_shapes": IAM,
     "boxcaseg_shapes": TINY_BOXCASEG,
     "cim_shapes": CIM,

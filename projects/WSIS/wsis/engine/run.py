@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def run(
         keep_freed_memory()
     check_shared(pipeline.output_dir)
     with rank_lock(pipeline.output_dir):
+        _sweep(pipeline)
         if eval_only and _evaluate_checkpoint(pipeline, selection, overrides[::2]):
             return
         _run_chosen(pipeline, selection, force=force, resume=resume, eval_only=eval_only)
@@ -101,6 +103,19 @@ def _run_chosen(
         )
     if not worked and not eval_only:
         logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
+
+
+def _sweep(pipeline: Pipeline) -> None:
+    """Delete what a killed run has half-written: figures and predictions of any stage.
+
+    Its artifacts are left to the stage itself, which looks through them when it goes on.
+    """
+    if not comm.is_main_process():
+        return
+    for folder in (pipeline.output_dir, *(planned.folder for planned in pipeline.stages)):
+        for path in (*folder.glob(".*.tmp"), *folder.glob("predictions/*/.*.tmp")):
+            with suppress(OSError):  # a folder that cannot be written is told when it is
+                path.unlink()
 
 
 def _note_stages(pipeline: Pipeline) -> None:
