@@ -233,3 +233,25 @@ def test_a_list_of_masks_is_as_good_as_a_stack():
     np.testing.assert_array_equal(Regions.from_masks(list(masks)).decode(), masks)
     with pytest.raises(ValueError, match="one size"):
         Regions.from_masks([masks[0], masks[0][:2]])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [(0, 0x39, "unknown kind 57"), (6, 1, "beyond the end"), (6, 255, "beyond the end")],
+)
+def test_kinds_of_elements_in_a_matlab_file(tmp_path, place, value, said, packed):
+    """SciPy crashes on such files: it takes the kind as a place in a table, and trusts lengths."""
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"maskmat": np.ones((3, 20, 20), np.uint8)})
+    data = bytearray(path.read_bytes())
+    pixels = data.index(struct.pack("<II", 2, 1200))
+    assert load_mat(path, ["maskmat"])["maskmat"].shape == (3, 20, 20)
+    data[pixels + place] = value
+    body = bytes(data[128:])
+    if packed:
+        body = zlib.compress(body)
+        body = struct.pack("<II", 15, len(body)) + body
+    path.write_bytes(bytes(data[:128]) + body)
+    with pytest.raises(ValueError, match=said):
+        load_mat(path, ["maskmat"])

@@ -20,8 +20,52 @@ from wsis.layers.regions import Regions
 from wsis.reading import open_file
 
 MAX_MAT_BYTES = 1 << 30  # of the variables of one file, unpacked
-_HEADER, _COMPRESSED = 128, 15
+_HEADER, _MATRIX, _COMPRESSED = 128, 14, 15
+_KINDS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MATRIX, 16, 17, 18}  # of elements, in MATLAB's format
 _PIECE = 1 << 20
+
+
+class _Elements:
+    """Looks at the kinds of all elements of a variable, given piece by piece.
+
+    SciPy takes a kind as a place in a table, and crashes beyond its end. A matrix is its elements
+    one after another, so a matrix in a matrix needs nothing of its own.
+    """
+
+    def __init__(self, order: str) -> None:
+        self._order, self._skip, self._tag, self._unknown = order, 0, b"", 0
+
+    def feed(self, data: bytes) -> None:
+        """Look at the next piece."""
+        place = 0
+        while place < len(data) and not self._unknown:
+            if self._skip:
+                step = min(self._skip, len(data) - place)
+                self._skip -= step
+            else:
+                step = min(8 - len(self._tag), len(data) - place)
+                self._tag += data[place : place + step]
+                if len(self._tag) == 8:
+                    self._take(*struct.unpack(self._order + "II", self._tag))
+                    self._tag = b""
+            place += step
+
+    def close(self) -> None:
+        """ValueError: an element is of no known kind or reaches beyond the end.
+
+        There, padding may be missing.
+        """
+        if self._unknown:
+            raise ValueError(f"an element is of the unknown kind {self._unknown - 1}")
+        if self._skip > 7 or self._tag:
+            raise ValueError("an element reaches beyond the end of its variable")
+
+    def _take(self, kind: int, length: int) -> None:
+        small = kind >> 16  # up to 4 bytes lie in the tag itself
+        if (kind & 0xFFFF) not in _KINDS:
+            self._unknown = 1 + (kind & 0xFFFF)
+        if not small and kind != _MATRIX:
+            self._skip = -(-length // 8) * 8
 
 
 def _check_unpacked_size(path: Path, limit: int) -> None:
@@ -42,7 +86,11 @@ def _check_unpacked_size(path: Path, limit: int) -> None:
                 total += _unpacked_size(stream, length, order, limit - total)
             else:
                 total += length
-                stream.seek(length, os.SEEK_CUR)
+                elements = _Elements(order)
+                elements.feed(tag)
+                for start in range(0, length, _PIECE):
+                    elements.feed(stream.read(min(_PIECE, length - start)))
+                elements.close()
         if total > limit:
             raise ValueError(f"its variables claim {total} bytes; {limit} are the limit")
 
@@ -55,19 +103,23 @@ def _unpacked_size(stream: BinaryIO, length: int, order: str, limit: int) -> int
     Raises:
         ValueError, zlib.error: damaged; zlib compares checksums.
     """
-    unpacker, count, start = zlib.decompressobj(), 0, b""
+    unpacker, elements, count, start = zlib.decompressobj(), _Elements(order), 0, b""
     while length > 0 and (count <= limit or len(start) < 8):
         piece = stream.read(min(length, _PIECE))
         length -= len(piece)
         while piece and (count <= limit or len(start) < 8):
             found = unpacker.decompress(piece, _PIECE)
+            elements.feed(found)
             count, start, piece = count + len(found), start + found[:8], unpacker.unconsumed_tail
     if count <= limit:
         count += len(unpacker.flush())
         if not unpacker.eof:
             raise ValueError("a packed variable ends too early")
     stream.seek(length, os.SEEK_CUR)
-    return max(count, struct.unpack(order + "II", start[:8])[1])
+    size = max(count, struct.unpack(order + "II", start[:8])[1])
+    if size <= limit:
+        elements.close()
+    return size
 
 
 def load_mat(path: Path, names: Sequence[str], *, limit: int = MAX_MAT_BYTES) -> dict[str, Any]:
