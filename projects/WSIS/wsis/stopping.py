@@ -86,13 +86,18 @@ class Postponed:
 
     Args:
         said: written to stderr when the first one comes.
+        following: errors that after a signal are those of processes that it ended, too. Others are
+            raised all the same: a full disk, say.
 
     Attributes:
         number: the signal that came, 0 if none did.
     """
 
-    def __init__(self, said: str = "") -> None:
+    def __init__(
+        self, said: str = "", following: tuple[type[Exception], ...] = (RuntimeError,)
+    ) -> None:
         self.number, self._said, self._seen = 0, said, set[int]()
+        self._following = following
         self._handling = handling(self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -111,8 +116,5 @@ class Postponed:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._handling.__exit__(None, None, None)
-        from wsis.errors import MachineError  # which needs this module
-
-        # After a signal these errors are of processes that it ended, too; a full disk is not.
-        if self.number and (kind is None or issubclass(kind, RuntimeError | MachineError)):
+        if self.number and (kind is None or issubclass(kind, self._following)):
             raise stop_by(self.number)

@@ -36,7 +36,7 @@ from wsis.data.stream import (
 )
 from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
-from wsis.errors import UsageError, WSISError, about, out_of_memory
+from wsis.errors import MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.evaluation.image_loop import Results
 from wsis.stopping import Postponed, stop_by
 
@@ -286,7 +286,8 @@ class Trainer(TrainerBase):
             KeyboardInterrupt: after that.
         """
         said = _STOPPING if comm.is_main_process() else ""
-        with EventStorage(self.start_iter) as self.storage, Postponed(said) as stop:
+        following = (RuntimeError, MachineError)
+        with EventStorage(self.start_iter) as self.storage, Postponed(said, following) as stop:
             try:
                 self.before_train()
                 for self.iter in range(self.start_iter, self.max_iter):  # noqa: B020
