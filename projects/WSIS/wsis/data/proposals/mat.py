@@ -112,7 +112,9 @@ def _unpacked_size(stream: BinaryIO, length: int, order: str, limit: int) -> int
             elements.feed(found)
             count, start, piece = count + len(found), start + found[:8], unpacker.unconsumed_tail
     if count <= limit:
-        count += len(unpacker.flush())
+        rest = unpacker.flush()  # what zlib still held when the last byte had gone in
+        elements.feed(rest)
+        count += len(rest)
         if not unpacker.eof:
             raise ValueError("a packed variable ends too early")
     stream.seek(length, os.SEEK_CUR)
