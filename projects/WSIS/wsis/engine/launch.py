@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ from wsis.processes import end_with_parent
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _BUG = 70  # exit code of a process whose error nobody can explain
-_TRIM_EVERY = 8  # images; then to map the pages anew costs next to nothing
+_FIRST = 8  # images, which show how much memory one takes
 _LARGE_IMAGE = 1 << 19  # pixels; no image of VOC or COCO has as many
 _Item = TypeVar("_Item")
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
@@ -223,28 +224,41 @@ def keep_freed_memory() -> bool:
 
 
 def trimming(items: Iterable[_Item], *, kept: bool) -> Iterator[_Item]:
-    """The same items; after every eighth the system gets back the memory that is free by then.
+    """The same items; free memory goes back to the system where more is held than by the first.
 
     A network that sees images of many sizes leaves holes between the kernels that oneDNN compiles
     and keeps for each size, and large tensors do not fit into them: ResNet-18's CAMs of small
-    photographs went from 970 to 1400 MiB in 25 images and to 2200 in 100.
+    photographs went from 970 to 1400 MiB in 25 images and to 2200 in 100. So the most that was held
+    after one of the first eight is the limit from then on.
 
     Where freed memory is ``kept`` (`keep_freed_memory`), the largest tensors of an image of more
     than half a million pixels are not: CAMs of 1254 x 836 pixels took 3112 MiB and 37 CPU seconds
     with them, 2397 MiB and 43 seconds without. Does nothing where there is no glibc.
     """
+    limit = 0
     try:
-        for number, item in enumerate(items, start=1):
+        for number, item in enumerate(items):
             if kept:
                 known = item if isinstance(item, dict) else {}
                 large = known.get("height", 0) * known.get("width", 0) > _LARGE_IMAGE
                 _set(_MMAP_MAX, 2**16 if large else 0)
             yield item
-            if number % _TRIM_EVERY == 0:
+            held = _resident_pages()
+            if number < _FIRST:
+                limit = max(limit, held)
+            elif held > limit:
                 _libc("malloc_trim", 0)
     finally:
         if kept:
             _set(_MMAP_MAX, 0)
+
+
+def _resident_pages() -> int:
+    """Pages of memory that this process holds; 0 where the system has no such file."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
 
 
 def _set(name: int, value: int) -> int:
