@@ -149,7 +149,11 @@ def test_through_the_config(tmp_path, coco):
         ({"JSON": None}, "JSON is missing"),
         ({"IMAGES": 3}, "IMAGES is missing or no text"),
         ({"SUPERVISION": "tags"}, "SUPERVISION is one of image, point, box, mask, not tags"),
-        ({"FORMAT": "voc"}, "unknown 'JSON'; voc takes NAME, FORMAT, ROOT, SPLIT"),
+        ({"FORMAT": "voc"}, "unknown 'JSON'; voc takes NAME, FORMAT, IMAGES, ANNOTATIONS"),
+        (
+            {"FORMAT": "voc", "ROOT": "x", "JSON": "x"},
+            "unknown 'JSON'; voc takes NAME, FORMAT, ROOT, SPLIT",
+        ),
     ],
 )
 def test_bad_entry(coco, changes, message):
