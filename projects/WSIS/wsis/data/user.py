@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,29 @@ from wsis.data.checks import field, folder_name, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
+from wsis.data.inspect_data import inspect_some_masks
+from wsis.data.label_colours import without_background
+from wsis.data.problems import Problems, collecting
 from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
-from wsis.data.voc import load_voc, read_classes
+from wsis.data.voc import ANNOTATIONS, find_classes, load_flat_voc, load_voc, read_classes
 from wsis.errors import DataError, UsageError
 
 # What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
 # that are evaluated on a part of the training images only.
 ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
-# For each FORMAT the required keys and the optional ones.
-_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "coco": (("JSON", "IMAGES"), ("SUPERVISION",)),
-    "voc": (("ROOT", "SPLIT"), ("SUPERVISION", "CLASSES")),
-    "folders": (("IMAGES",), ()),
-    "detections": (("JSON", "IMAGES", "DETECTIONS"), ("MIN_SCORE",)),
-    "salient": (("IMAGES", "MASKS"), ("LIST",)),
+# For each FORMAT the required keys and the optional ones; of two forms that which the entry begins.
+_KEYS: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
+    "coco": ((("JSON", "IMAGES"), ("SUPERVISION",)),),
+    "voc": (
+        (("ROOT", "SPLIT"), ("SUPERVISION", "CLASSES")),
+        (("IMAGES",), ("ANNOTATIONS", "SUPERVISION", "CLASSES")),
+    ),
+    "folders": ((("IMAGES",), ()),),
+    "detections": ((("JSON", "IMAGES", "DETECTIONS"), ("MIN_SCORE",)),),
+    "salient": ((("IMAGES", "MASKS"), ("LIST",)),),
 }
-_PLACES = ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST")
+_PLACES = ("ROOT", "JSON", "IMAGES", "ANNOTATIONS", "DETECTIONS", "MASKS", "LIST")
 _GRANTED = {"detections": "box", "folders": "image"}
 
 
@@ -46,7 +53,7 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     kind = str(entry.get("FORMAT", "")).lower()
     if kind not in _KEYS:
         raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")
-    required, optional = _KEYS[kind]
+    required, optional = next((f for f in _KEYS[kind] if f[0][0] in entry), _KEYS[kind][0])
     allowed = ("NAME", "FORMAT", *required, *optional)
     unknown = [key for key in entry if key not in allowed]
     missing = [key for key in required if not isinstance(entry.get(key), str)]
@@ -84,28 +91,48 @@ def _require_places(entry: dict[str, Any]) -> None:
             )
 
 
-def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Read one data set; called when Detectron2 asks for it."""
+def _load(entry: dict[str, Any], problems: Problems | None = None) -> list[dict[str, Any]]:
+    """Read one data set; Detectron2 calls it without ``problems``, which are then raised."""
     _require_places(entry)
+    with collecting(problems) as found:
+        return _read(entry, found)
+
+
+def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
     metadata = MetadataCatalog.get(entry["NAME"])
     kind = entry["FORMAT"]
     if kind == "salient":
-        return load_salient(entry["IMAGES"], entry["MASKS"], names=entry.get("LIST"))
+        names = entry.get("LIST")
+        return load_salient(entry["IMAGES"], entry["MASKS"], names=names, problems=problems)
     if kind == "folders":
-        return load_folders(entry["IMAGES"])
+        return load_folders(entry["IMAGES"], problems)
     if kind == "voc":
-        records = load_voc(entry["ROOT"], entry["SPLIT"], metadata.thing_classes)
+        records = _read_voc(entry, metadata, problems)
     else:
-        records, names, ids = load_coco_dataset(entry["JSON"], entry["IMAGES"])
+        records, names, ids = load_coco_dataset(entry["JSON"], entry["IMAGES"], problems)
         if "thing_classes" not in metadata.as_dict():
             metadata.set(thing_classes=list(names), thing_dataset_id_to_contiguous_id=ids)
     if kind == "detections":
         least = float(entry.get("MIN_SCORE", 0.5))
-        records = put_detections(records, entry["DETECTIONS"], class_ids=ids, min_score=least)
+        records = put_detections(
+            records, entry["DETECTIONS"], class_ids=ids, min_score=least, problems=problems
+        )
     if "SUPERVISION" in entry:
-        source = entry.get("JSON") or entry["ROOT"]
-        require_supervision(records, entry["SUPERVISION"], source)
+        source = next(entry[key] for key in ("JSON", "ROOT", "IMAGES") if key in entry)
+        require_supervision(records, entry["SUPERVISION"], source, problems)
     return records
+
+
+def _read_voc(entry: dict[str, Any], metadata: Any, problems: Problems) -> list[dict[str, Any]]:
+    root, xmls = entry.get("ROOT", ""), entry.get("ANNOTATIONS") or entry.get("IMAGES", "")
+    if "thing_classes" not in metadata.as_dict():
+        found = find_classes(Path(root, ANNOTATIONS) if root else Path(xmls), problems)
+        metadata.set(thing_classes=list(found))
+    classes = metadata.thing_classes
+    if not root:
+        return load_flat_voc(entry["IMAGES"], xmls, classes, problems)
+    records = load_voc(root, entry["SPLIT"], classes, problems)
+    return inspect_some_masks(records, classes, problems)
 
 
 def _entry(name: str) -> dict[str, Any]:
@@ -125,15 +152,17 @@ def _register(entry: dict[str, Any], unnamed: bool) -> None:
     if kind == "salient":
         about["salient"] = True
     elif kind == "voc":
-        classes = entry.get("CLASSES") or read_classes(entry["ROOT"])
-        about |= {"split": entry["SPLIT"], "thing_classes": list(classes)}
+        place = entry.get("ROOT") or entry.get("ANNOTATIONS") or entry["IMAGES"]
+        stated = without_background(entry.get("CLASSES") or []) or read_classes(place)
+        about |= {"thing_classes": list(stated)} if stated else {}  # else they are found
+        about |= {"split": entry["SPLIT"]} if "SPLIT" in entry else {}
     elif kind == "folders":
         _require_places(entry)
         about["thing_classes"] = list(class_folders(entry["IMAGES"]))
     if name in MetadataCatalog.list():
         MetadataCatalog.pop(name)
-    DatasetCatalog.register(name, lambda: _load(entry))
-    MetadataCatalog.get(name).set(**about)
+    DatasetCatalog.register(name, partial(_load, entry))
+    MetadataCatalog.get(name).set(read=partial(_load, entry), **about)
 
 
 def register_dataset(
