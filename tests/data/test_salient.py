@@ -6,6 +6,7 @@ from wsis.data.ground_truth import GroundTruth
 from wsis.data.salient import (
     is_single_object,
     load_salient,
+    object_windows,
     read_salient_mask,
     single_object_mask,
 )
@@ -156,3 +157,17 @@ def test_duts_by_folder_and_by_list(tmp_path, tree, monkeypatch):
     assert len(get_dataset_dicts("duts_tr")) == 3
     (root / "duts_tr_single.txt").write_text("b\n")
     assert [r["image_id"] for r in get_dataset_dicts("duts_tr_single")] == ["b"]
+
+
+def test_windows_around_objects():
+    masks = np.zeros((6, 100, 200), dtype=bool)
+    masks[0, 30:70, 60:100] = True
+    masks[1, 30:61, 60:100] = True  # 31 pixels high
+    masks[2, 30:70, 60:75] = masks[2, 30:70, 85:100] = True  # in pieces
+    masks[3, 0:40, 150:200] = True  # at the rim
+    masks[4] = True  # nothing around it
+    assert object_windows(masks) == [
+        (0, (slice(10, 90), slice(40, 120))),
+        (3, (slice(0, 60), slice(125, 225))),
+    ]
+    assert object_windows(masks[:0]) == []
