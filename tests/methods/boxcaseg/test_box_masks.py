@@ -21,6 +21,7 @@ from wsis.methods.boxcaseg.box_masks import (
     paired_iou,
 )
 from wsis.methods.boxcaseg.samples import given_boxes
+from wsis.stage import get_stage
 
 SIZE = (40, 50)
 NAMES = ("cat", "dog", "cow")
@@ -127,6 +128,18 @@ def test_box_masks_with_baselines(case):
         "box masks",
         "baseline filled box",
     }
+
+
+@pytest.mark.parametrize(
+    ("stage", "wanted"),
+    [
+        ("grabcut_masks", {"box masks", "baseline filled box"}),
+        ("filled_masks", {"box masks"}),
+    ],
+)
+def test_a_baseline_is_not_compared_with_itself(case, stage, wanted):
+    record, reader = case
+    assert set(figures(get_stage(stage).evaluation, record, reader=reader)) == wanted
 
 
 @pytest.fixture

@@ -26,6 +26,15 @@ _MARGIN = 0.5  # of an object's width and height, on each side of it in its crop
 _LEAST = 32  # pixels; the box of a smaller object is enlarged too much to show an outline
 
 
+def without_salient(folder: str | os.PathLike[str]) -> str:
+    """What to do where salient images are wanted in ``folder`` and there are none, as advice."""
+    return (
+        "make some of the masks of a few objects of your own (python datasets/prepare_salient.py "
+        f"--coco masks.json --crops --output {folder}), name others in DATA.SALIENT, or take "
+        "configs/boxes_photos.yaml, which needs boxes only"
+    )
+
+
 def read_salient_mask(
     path: str | os.PathLike[str],
     *,

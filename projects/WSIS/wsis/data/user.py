@@ -13,7 +13,7 @@ from wsis.data.checks import field, folder_name, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
-from wsis.data.salient import load_salient
+from wsis.data.salient import load_salient, without_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import load_voc, read_classes
 from wsis.errors import DataError, UsageError
@@ -77,10 +77,15 @@ def _require_places(entry: dict[str, Any]) -> None:
         path = Path(entry.get(key, "."))
         if not path.exists():
             counted = "" if path.is_absolute() else f" in {Path.cwd()}"
+            advice = (
+                "put your own images and labels there (datasets/README.md has the tree), name "
+                "another place on the command line (DATA.TRAIN folder)"
+            )
+            if entry["FORMAT"] == "salient":
+                advice = without_salient(Path(entry["IMAGES"]).parent)
             raise DataError(
-                f"data set {entry['NAME']}: {path} does not exist{counted}; put your own images "
-                f"and labels there (datasets/README.md has the tree), or correct {key} of "
-                f"{entry['NAME']} where DATA describes it"
+                f"data set {entry['NAME']}: {path} does not exist{counted}; {advice}, or correct "
+                f"{key} of {entry['NAME']} where DATA describes it"
             )
 
 

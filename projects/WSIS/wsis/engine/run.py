@@ -79,6 +79,8 @@ def _run_chosen(
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
     _check_chosen(chosen)
     if not eval_only:
+        for folder in chosen:
+            folder.initial_weights()  # hours before the stage that would miss them
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
@@ -236,4 +238,9 @@ def describe_stages(pipeline: Pipeline, selection: Mapping[str, str | None]) -> 
                 problem = f"\n\nwhat is done cannot be told: {error}"
         folder = os.path.relpath(planned.folder, Path.cwd())
         rows.append((planned.name, planned.stage.kind, *state, folder))
+    if any(row[2] == State.STALE.value for row in rows):
+        logger.warning(
+            "A stage is stale where this command asks for something else than it was made with: "
+            "the overrides of a run (DATA.TRAIN, KEY VALUE) belong in every later command"
+        )
     return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder")) + problem
