@@ -225,14 +225,12 @@ def check_box_masks(
     cfg: CfgNode,
     *,
     baselines: bool = True,
-    grabcut: bool = True,
 ) -> Results:
     """Product with a mask and box for each annotation: mIoU of the masks and of the baselines.
 
-    Without ``baselines`` only the masks are measured; without ``grabcut`` the filled box is the
-    only baseline.
+    Without ``baselines`` only the masks are measured.
     """
-    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS if grabcut else 0
+    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
     stream = BoxMaskStream(class_names, baselines=baselines, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
     names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand

@@ -77,9 +77,20 @@ def derive_filled(
 def derive_grabcut(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
-    """What GrabCut finds in every box: `box_mask_artifact` without ``levels``."""
+    """What GrabCut finds in every box; the filled box where that contradicts the box.
+
+    Returns:
+        `derive_filled`'s, and ``confidence`` (K,) float64 of what GrabCut found, also where the box
+        is filled in its place; 0 where it found nothing.
+    """
     found = derive_filled(dataset_dict, artifacts, cfg)
-    return found | {"masks": grabcut_boxes(read_dataset_image(dataset_dict), found["boxes"])}
+    filled, boxes = found["masks"], found["boxes"]
+    masks = grabcut_boxes(read_dataset_image(dataset_dict), boxes)
+    confidence = fair_confidence(mask_boxes(torch.from_numpy(masks)).numpy(), boxes)
+    confidence[(masks == filled).all(axis=(1, 2))] = 0.0
+    fits = confidence >= cfg.MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE
+    masks[~fits] = filled[~fits]
+    return found | {"masks": masks, "confidence": confidence}
 
 
 def _ignored(found: dict[str, np.ndarray], merged: np.ndarray, keys: CfgNode) -> np.ndarray:
@@ -137,6 +148,8 @@ def derive_proxy_masks(
         confidence = original_confidence(found_boxes, given)
     else:
         confidence = fair_confidence(found_boxes, given, tolerance=keys.TOLERANCE)
+    if "confidence" in found:  # a box that was filled for want of a mask teaches none
+        confidence = np.minimum(confidence, found["confidence"])
     result = {
         "classes": found["classes"],
         "scores": found["scores"],
@@ -179,7 +192,8 @@ register_stages(
     _BOXES_ALONE(
         name="grabcut_masks",
         title="GrabCut in every box, without learning",
-        evaluation=partial(check_box_masks, grabcut=False),
+        config_keys=("MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE",),
+        evaluation=check_box_masks,
         advice="the stage filled_masks in its place fills the boxes (docs/methods/boxcaseg.md)",
         function=derive_grabcut,
     ),
