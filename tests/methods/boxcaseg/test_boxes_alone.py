@@ -87,3 +87,16 @@ def test_missing_weights_are_told_before_the_first_stage(photos):
     assert not (photos / "out" / "1_grabcut_masks").exists()
     done = run(photos, "--until-stage", "proxy_masks", extra=extra)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "stage"),
+    [("boxes_photos", "box", "grabcut_masks"), ("cim_photos_point", "point", "point_clusters")],
+)
+def test_tags_alone_are_refused_before_the_first_stage(photos, shapes_root, name, what, stage):
+    shutil.copy(shapes_root / "shapes" / "tags_train.json", photos)
+    extra = [("DATA.TRAIN", str(photos / "tags_train.json"))]
+    refused = run(photos, config=CONFIG.with_name(f"{name}.yaml"), extra=extra)
+    assert refused.returncode == 1
+    assert f"stage {stage} needs {what} annotations, and no image of" in refused.stderr
+    assert not list((photos / "out").glob("1_*"))
