@@ -2,11 +2,14 @@
 
     python datasets/prepare_salient.py --duts                     # datasets/DUTS, see README.md
     python datasets/prepare_salient.py --images DIR --masks DIR --list single.txt [--val-share 0.1]
+    python datasets/prepare_salient.py --coco masks.json --crops --output photos/salient
     python datasets/prepare_salient.py --coco instances.json --coco-images DIR --output DIR
 
 A list holds the stems of the images whose mask shows one object and next to nothing beside it;
 ``--val-share`` writes a training and a validation list (``*_train.txt``, ``*_val.txt``) of it.
-From COCO come images in which one object covers 5 to 60 % and all others together less than 1 %.
+With ``--crops`` a crop around each masked object of a few photographs of your own becomes a salient
+image; without it those images are taken in which one object covers 5 to 60 % and all others
+together less than 1 %.
 """
 
 from __future__ import annotations
@@ -17,14 +20,21 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from wsis.commands import command, make_parser
 from wsis.data.checks import load_json
 from wsis.data.files import write_lines
+from wsis.data.images import pictures_in, read_dataset_image
 from wsis.data.root import datasets_root, duts_folders
 from wsis.errors import DataError
+
+_ADVICE = {
+    True: "an object needs a mask in one piece, at least 32 pixels wide and high",
+    False: "--crops takes crops around the objects instead",
+}
 
 
 def split_names(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
@@ -55,36 +65,96 @@ def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     return said
 
 
-def from_coco(annotations: Path, images: Path, output: Path, names: Path | None) -> str:
-    """Write ``images/``, ``masks/`` and ``list.txt`` below ``output``."""
-    from wsis.data.coco import load_coco_dataset
-    from wsis.data.ground_truth import load_ground_truth
+def annotated(path: Path, images: Path | None, names: Path | None) -> list[dict[str, Any]]:
+    """Dataset dicts of an annotation file; ``names`` is a JSON list of the file names to take."""
+    from wsis.data.builtin import get_dataset_dicts
+    from wsis.data.user import recognize, register_dataset
+
+    entry = recognize(path, "TRAIN") | {"NAME": "masks"}
+    if images is not None:
+        entry["IMAGES"] = str(images)
+    records = get_dataset_dicts(register_dataset(entry, where=str(path), anew=True))
+    if names is None:
+        return records
+    wanted = load_json(names)
+    if not (isinstance(wanted, list) and {type(n) for n in wanted} <= {str}):
+        raise DataError(f"{names} is not a list of file names")
+    return [record for record in records if Path(record["file_name"]).name in wanted]
+
+
+class Output:
+    """Writes ``images/`` and ``masks/`` of equal stems."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stems = folder, list[str]()
+
+    def add(self, image: Path | np.ndarray, mask: np.ndarray, stem: str) -> None:
+        """Add a file, or pixels (H, W, 3) uint8, with its mask (H, W) bool."""
+        for name in ("images", "masks"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if isinstance(image, Path):
+            shutil.copyfile(image, self.folder / "images" / f"{stem}{image.suffix}")
+        else:
+            Image.fromarray(image).save(self.folder / "images" / f"{stem}.png")
+        mask = mask.astype(np.uint8) * 255
+        Image.fromarray(mask).save(self.folder / "masks" / f"{stem}.png")
+        self.stems.append(stem)
+
+    def finish(self) -> str:
+        """Write ``list.txt``; returns what to say of files that were there before."""
+        write_lines(self.folder / "list.txt", self.stems)
+        others = {path.stem for path in pictures_in(self.folder / "images")} - {*self.stems}
+        return f" (beside {len(others)} that were there before and count, too)" if others else ""
+
+
+def whole_images(records: list[dict[str, Any]], output: Output, *, checked: bool) -> str:
+    """Add the images that show a single object; returns what was done."""
+    from wsis.data.ground_truth import has_ground_truth, load_ground_truth
     from wsis.data.salient import single_object_mask
 
-    records, _, _ = load_coco_dataset(annotations, images)
-    wanted = None if names is None else load_json(names)
-    if wanted is not None and not (isinstance(wanted, list) and {type(n) for n in wanted} <= {str}):
-        raise DataError(f"{names} is not a list of file names")
-    kept = []
+    for record in filter(has_ground_truth, records):
+        mask = single_object_mask(load_ground_truth(record), checked=checked)
+        if mask is not None:
+            output.add(Path(record["file_name"]), mask, record["image_key"])
+    return f"{len(output.stems)} of {len(records)} images show a single object"
+
+
+def crops(records: list[dict[str, Any]], output: Output) -> str:
+    """Add a crop around each object that has a mask; returns what was done."""
+    from wsis.data.ground_truth import has_ground_truth, load_ground_truth
+    from wsis.data.salient import object_windows
+    from wsis.data.working_size import MAX_PIXELS, at_working_size
+
+    objects = 0
     for record in records:
-        path = Path(record["file_name"])
-        if wanted is not None and path.name not in wanted:
+        masked = [a for a in record.get("annotations", ()) if "segmentation" in a]
+        if "instance_file_name" not in record:  # the others may have boxes only
+            record = record | {"annotations": masked, "image_labels": []}
+        if not masked and not has_ground_truth(record):
             continue
-        mask = single_object_mask(load_ground_truth(record), checked=wanted is None)
-        if mask is None:
-            continue
-        for folder in ("images", "masks"):
-            (output / folder).mkdir(parents=True, exist_ok=True)
-        if path.stem in kept:
-            raise DataError(f"{annotations} has two images called {path.stem}; rename one of them")
-        shutil.copyfile(path, output / "images" / path.name)
-        picture = Image.fromarray(mask.astype(np.uint8) * 255)
-        picture.save(output / "masks" / f"{path.stem}.png")
-        kept.append(path.stem)
-    if not kept:
-        raise DataError(f"{annotations} has no image with a single object")
-    write_lines(output / "list.txt", kept)
-    return f"{len(kept)} of {len(records)} images show a single object: {output}"
+        small = at_working_size(record, MAX_PIXELS)
+        masks = load_ground_truth(small).masks
+        objects += len(masks)
+        windows = object_windows(masks)
+        image = read_dataset_image(small) if windows else None
+        for number, window in windows:
+            stem = f"{record['image_key']}_{number + 1}"
+            output.add(image[window], masks[number][window], stem)
+    return f"{len(output.stems)} crops around the {objects} objects with masks"
+
+
+def from_coco(given: argparse.Namespace) -> str:
+    """Write ``images/``, ``masks/`` and ``list.txt`` below the output."""
+    records = annotated(given.coco, given.coco_images, given.names)
+    output = Output(given.output)
+    said = (
+        crops(records, output)
+        if given.crops
+        else whole_images(records, output, checked=given.names is None)
+    )
+    if not output.stems:
+        raise DataError(f"{given.coco}: {said}; {_ADVICE[given.crops]}")
+    return f"{said}: {given.output}{output.finish()}"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -95,8 +165,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, help="folder of their masks")
     parser.add_argument("--list", type=Path, help="the list to write")
     parser.add_argument("--val-share", type=float, default=0.0, help="share of validation (0)")
-    parser.add_argument("--coco", type=Path, help="COCO JSON with masks")
-    parser.add_argument("--coco-images", type=Path, help="folder of its images")
+    parser.add_argument(
+        "--coco", type=Path, help="COCO JSON with masks, or another path that DATA.TRAIN takes"
+    )
+    parser.add_argument("--coco-images", type=Path, help="folder of its images, if not beside it")
+    parser.add_argument("--crops", action="store_true", help="crops around the masked objects")
     parser.add_argument("--names", type=Path, help="JSON list of file names to take instead")
     parser.add_argument("--output", type=Path, help="folder to write")
     given = parser.parse_args(arguments)
@@ -106,8 +179,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         given.images, given.masks = duts_folders()
         given.list = datasets_root() / "DUTS" / "duts_tr_single.txt"
     given.filters = bool(given.images and given.masks and given.list)
-    if not given.filters and not (given.coco and given.coco_images and given.output):
-        parser.error("give --duts, or --images, --masks and --list, or --coco and its folders")
+    if not given.filters and not (given.coco and given.output):
+        parser.error("give --duts, or --images, --masks and --list, or --coco and --output")
     return given
 
 
@@ -116,7 +189,7 @@ def prepare(given: argparse.Namespace) -> None:
     if given.filters:
         print(filter_list(given.images, given.masks, given.list, given.val_share))
     else:
-        print(from_coco(given.coco, given.coco_images, given.output, given.names))
+        print(from_coco(given))
 
 
 main = command(parse, prepare)

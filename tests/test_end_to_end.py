@@ -238,13 +238,16 @@ def states(output, datasets, *arguments):
     return {row[0]: row[2] for row in rows}, done.stdout
 
 
-def test_list_stages_tells_done_stale_and_missing(copy, shapes_root):
+def test_list_stages_tells_done_stale_and_missing(copy, shapes_root, caplog):
     assert set(states(copy, shapes_root)[0].values()) == {"done"}
+    advice = "the overrides of a run (DATA.TRAIN, KEY VALUE) belong in every later command"
+    assert advice not in caplog.text
 
     found, text = states(copy, shapes_root, "cam.INPUT.SCALES", "(1.0,0.5)")
     assert found.pop("classifier") == "done"
     assert found["cam"] == found["inter_pixel_label"] == found["mask_rcnn"] == "stale"
     assert "INPUT.SCALES was [1.0] and is [1.0, 0.5]" in text
+    assert advice in caplog.text
 
     artifact = sorted(copy.glob("2_cam/artifacts/*.npz"))[2]
     data = artifact.read_bytes()

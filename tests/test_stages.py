@@ -13,6 +13,8 @@ STAGES = pytest.mark.parametrize("stage", _STAGES.values(), ids=list(_STAGES))
 LEVELS = {
     "box_segmenter": "box",
     "box_masks": "box",
+    "filled_masks": "box",
+    "grabcut_masks": "box",
     "proxy_masks": "box",
     "point_clusters": "point",
     "mask_rcnn": "mask",  # the pseudo labels'
@@ -45,7 +47,7 @@ def test_products_that_stages_do_without():
     starts = {name for name, stage in _STAGES.items() if not stage.consumes}
     assert starts == {
         *("classifier", "peak_classifier", "box_segmenter"),
-        *("proposals", "supervised_mask_rcnn"),
+        *("proposals", "supervised_mask_rcnn", "filled_masks", "grabcut_masks"),
     }
     assert _STAGES["response_instances"].consumes == ("peak_classifier",)
 

@@ -7,6 +7,7 @@ from wsis.data.problems import Problems
 from wsis.data.salient import (
     is_single_object,
     load_salient,
+    object_windows,
     read_salient_mask,
     single_object_mask,
 )
@@ -170,3 +171,17 @@ def test_pairs_that_are_not_complete_are_left_out(tmp_path):
     assert [record["image_id"] for record in records] == ["a"]
     assert [problem.image for problem in problems.found] == ["b", "c"]
     assert "c.png has no mask" in problems.summary("error")
+
+
+def test_windows_around_objects():
+    masks = np.zeros((6, 100, 200), dtype=bool)
+    masks[0, 30:70, 60:100] = True
+    masks[1, 30:61, 60:100] = True  # 31 pixels high
+    masks[2, 30:70, 60:75] = masks[2, 30:70, 85:100] = True  # in pieces
+    masks[3, 0:40, 150:200] = True  # at the rim
+    masks[4] = True  # nothing around it
+    assert object_windows(masks) == [
+        (0, (slice(10, 90), slice(40, 120))),
+        (3, (slice(0, 60), slice(125, 225))),
+    ]
+    assert object_windows(masks[:0]) == []

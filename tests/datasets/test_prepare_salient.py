@@ -62,6 +62,75 @@ def test_from_coco(script, shapes_root, tmp_path):
     assert 1 <= len(records) <= 2
 
 
+@pytest.fixture
+def few(tmp_path):
+    """Two photographs called alike, a mask on two of the four objects of the first, boxes else."""
+    images, annotations = [], []
+    for number, folder in enumerate("ab"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        pixels = np.full((100, 150, 3), 40 * number, np.uint8)
+        pixels[30:70, 20:60] = pixels[20:90, 80:120] = 200
+        Image.fromarray(pixels).save(tmp_path / "images" / folder / "x.png")
+        name, size = f"{folder}/x.png", {"width": 150, "height": 100}
+        images.append({"id": number, "file_name": name} | size)
+        for x, y, w, h in ((0, 0, 9, 9), (20, 30, 40, 40), (80, 20, 40, 70), (80, 20, 20, 20)):
+            corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+            one = {"id": len(annotations), "image_id": number, "category_id": 1}
+            one |= {"bbox": [x, y, w, h]}
+            one |= {"segmentation": [corners]} if w == 40 and number == 0 else {}
+            annotations.append(one)
+    categories = [{"id": 1, "name": "block"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def crops(script, few, output="out"):
+    words = ["--coco", str(few / "mine.json"), "--crops", "--output", str(few / output)]
+    return script.main(words)
+
+
+def test_crops_around_the_few_objects_with_masks(script, few, capsys):
+    assert crops(script, few) == 0
+    assert f"2 crops around the 2 objects with masks: {few / 'out'}\n" in capsys.readouterr().out
+    first, second = load_salient(few / "out" / "images", few / "out" / "masks")
+    assert (first["height"], first["width"]) == (80, 80)
+    image, mask = (np.asarray(Image.open(first[k])) for k in ("file_name", "salient_file_name"))
+    assert mask[20:60, 20:60].all()
+    assert (mask > 0).sum() == 1600
+    assert (image[mask > 0] == 200).all()
+    assert (second["height"], second["width"]) == (100, 80)
+    before = {path: path.read_bytes() for path in (few / "out").rglob("*.*")}
+    Image.new("RGB", (9, 9)).save(few / "out" / "images" / "older.png")
+    assert crops(script, few) == 0
+    assert "beside 1 that were there before" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_crops_of_photographs_that_are_called_alike(script, few):
+    content = json.loads((few / "mine.json").read_text())
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (few / "mine.json").write_text(json.dumps(content))
+    assert crops(script, few) == 0
+    assert len(load_salient(few / "out" / "images", few / "out" / "masks")) == 4
+
+
+def test_boxes_alone_make_no_crops(script, few, capsys):
+    content = json.loads((few / "mine.json").read_text())
+    for annotation in content["annotations"]:
+        annotation.pop("segmentation", None)
+    (few / "mine.json").write_text(json.dumps(content))
+    assert crops(script, few) == 1
+    said = capsys.readouterr().err
+    assert "0 crops around the 0 objects with masks; an object needs a mask in one piece" in said
+    assert not (few / "out").exists()
+    words = ["--coco", str(few / "mine.json"), "--output", str(few / "out")]
+    assert script.main(words) == 1
+    assert "--crops takes crops around the objects instead" in capsys.readouterr().err
+
+
 def test_mistakes(script, tmp_path, capsys):
     words = ["--images", str(tmp_path / "no"), "--masks", str(tmp_path), "--list", "x.txt"]
     assert script.main(words) == 1

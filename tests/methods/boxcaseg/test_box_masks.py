@@ -21,6 +21,7 @@ from wsis.methods.boxcaseg.box_masks import (
     paired_iou,
 )
 from wsis.methods.boxcaseg.samples import given_boxes
+from wsis.stage import get_stage
 
 SIZE = (40, 50)
 NAMES = ("cat", "dog", "cow")
@@ -127,6 +128,12 @@ def test_box_masks_with_baselines(case):
         "box masks",
         "baseline filled box",
     }
+
+
+def test_filled_boxes_are_not_compared_with_themselves(case):
+    record, reader = case
+    check = get_stage("filled_masks").evaluation
+    assert figures(check, record, reader=reader).keys() == {"box masks"}
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 from detectron2.structures import BoxMode
 from wsis.config import get_wsis_cfg
 from wsis.errors import DataError, UsageError
-from wsis.methods.boxcaseg.stages import derive_proxy_masks
+from wsis.methods.boxcaseg.stages import derive_filled, derive_grabcut, derive_proxy_masks
 
 SIZE = (20, 30)
 
@@ -44,6 +44,47 @@ def test_merged_masks_with_their_confidence(case):
     assert derive_proxy_masks(*case, cfg)["confidence"].tolist() == [1, 1, 0]
 
 
+def test_masks_without_learning(case):
+    """They go the same way; boxes are rounded, and GrabCut stays inside."""
+    record, _ = case
+    image = np.full((*SIZE, 3), 30, dtype=np.uint8)
+    image[6:14, 6:18] = (220, 60, 40)
+    record["annotations"][0]["bbox"] = [1.6, 2.4, 22.3, 17.8]
+    record |= {"pixels": image, "annotations": record["annotations"][:2]}
+    cfg = get_wsis_cfg()
+    cfg.MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE = 0.3
+    filled, cut = (derive(record, {}, cfg) for derive in (derive_filled, derive_grabcut))
+    assert filled["masks"].sum() == filled["masks"][0, 2:18, 2:22].sum() == 16 * 20
+    np.testing.assert_array_equal(cut["masks"][0], image[..., 0] == 220)
+    np.testing.assert_allclose(cut["confidence"], [96 / 320])
+    for made in (filled, cut):
+        assert made["boxes"].tolist() == [[2, 2, 22, 18]]
+        assert (made["classes"].tolist(), made["scores"].tolist()) == ([1], [1.0])
+    cfg.MODEL.BOXCASEG.PROXY.CONFIDENCE = "fair"
+    cfg.MODEL.BOXCASEG.PROXY.IGNORE_CONTESTED = True
+    found = derive_proxy_masks(record, {"box_masks": filled}, cfg)
+    assert (found["confidence"].tolist(), found["ignore"].any()) == ([1.0], False)
+    cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.3, 0.7)
+    with pytest.raises(UsageError, match="masks made without learning have none: leave it empty"):
+        derive_proxy_masks(record, {"box_masks": cut}, cfg)
+
+
+def test_the_box_is_filled_where_grabcut_contradicts_it(case):
+    """A bright spot in a large box; nothing to be seen in the other. Neither teaches a mask."""
+    record, _ = case
+    image = np.full((*SIZE, 3), 30, dtype=np.uint8)
+    image[6:10, 6:10] = (220, 60, 40)
+    record |= {"pixels": image, "annotations": [record["annotations"][i] for i in (0, 3)]}
+    cfg = get_wsis_cfg()
+    found = derive_grabcut(record, {}, cfg)
+    assert found["masks"].sum(axis=(1, 2)).tolist() == [16 * 20, 5 * 6]
+    np.testing.assert_allclose(found["confidence"], [16 / 320, 0])
+    proxy = derive_proxy_masks(record, {"box_masks": found}, cfg)
+    np.testing.assert_allclose(proxy["confidence"], [16 / 320, 0])
+    cfg.MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE = 0.0
+    assert derive_grabcut(record, {}, cfg)["masks"].sum(axis=(1, 2)).tolist() == [16, 5 * 6]
+
+
 def test_ignored_pixels(case):
     cfg = get_wsis_cfg()
     cfg.MODEL.BOXCASEG.PROXY.IGNORE_CONTESTED = True
@@ -73,6 +114,14 @@ def test_boxes_without_area(case):
 
 def test_an_image_without_boxes(case):
     record, products = case
+    for derive in (derive_filled, derive_grabcut):
+        made = derive(
+            record | {"annotations": [], "pixels": np.zeros((*SIZE, 3), np.uint8)},
+            {},
+            get_wsis_cfg(),
+        )
+        assert made["masks"].shape == (0, *SIZE)
+        assert made["boxes"].shape == (0, 4)
     nothing = {k: v[:0] for k, v in products["box_masks"].items()}
     found = derive_proxy_masks(record | {"annotations": []}, {"box_masks": nothing}, get_wsis_cfg())
     assert found["masks"].shape == (0, *SIZE)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -19,8 +20,20 @@ from wsis.data.images import IMAGE_SUFFIXES, check_size, open_picture, read_imag
 from wsis.data.problems import Problems, collecting
 from wsis.data.voc import pictures_by_stem, read_list
 from wsis.errors import DataError
+from wsis.layers.masks import mask_boxes
 
 SALIENT_KEY = "salient_file_name"
+_MARGIN = 0.5  # of an object's width and height, on each side of it in its crop
+_LEAST = 32  # pixels; the box of a smaller object is enlarged too much to show an outline
+
+
+def without_salient(folder: str | os.PathLike[str]) -> str:
+    """What to do where salient images are wanted in ``folder`` and there are none, as advice."""
+    return (
+        "make some of the masks of a few objects of your own (python datasets/prepare_salient.py "
+        f"--coco masks.json --crops --output {folder}), name others in DATA.SALIENT, or take "
+        "configs/boxes_photos.yaml, which needs boxes only"
+    )
 
 
 def read_salient_mask(
@@ -130,3 +143,28 @@ def single_object_mask(truth: GroundTruth, *, checked: bool = True) -> np.ndarra
     if checked and not (0.05 <= shares[largest] <= 0.6 and rest < 0.01):
         return None
     return truth.masks[largest]
+
+
+def object_windows(masks: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:
+    """Crops around objects in which the mask of the object is that of a single one.
+
+    A crop reaches half the object's width and height beyond its box, as far as the image does. What
+    else lies in it is background, as it is for a segmenter of boxes.
+
+    Args:
+        masks: (K, H, W) bool.
+
+    Returns:
+        index of the object, and rows and columns of its crop, by ascending index. Left out are
+        objects below 32 pixels in width or height, in pieces (`is_single_object`), or that fill
+        their crop.
+    """
+    found = []
+    for index, (x0, y0, x1, y1) in enumerate(mask_boxes(torch.from_numpy(masks)).tolist()):
+        if min(x1 - x0, y1 - y0) < _LEAST:
+            continue
+        right, down = int(_MARGIN * (x1 - x0)), int(_MARGIN * (y1 - y0))
+        window = slice(max(y0 - down, 0), y1 + down), slice(max(x0 - right, 0), x1 + right)
+        if is_single_object(masks[index][window]):
+            found.append((index, window))
+    return found

@@ -17,7 +17,7 @@ from wsis.data.folders import class_folders, load_folders
 from wsis.data.inspect_data import inspect_some_masks
 from wsis.data.label_colours import without_background
 from wsis.data.problems import Problems, collecting
-from wsis.data.salient import load_salient
+from wsis.data.salient import load_salient, without_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import ANNOTATIONS, find_classes, load_flat_voc, load_voc, read_classes
 from wsis.errors import DataError, UsageError
@@ -84,10 +84,15 @@ def _require_places(entry: dict[str, Any]) -> None:
         path = Path(entry.get(key, "."))
         if not path.exists():
             counted = "" if path.is_absolute() else f" in {Path.cwd()}"
+            advice = (
+                "put your own images and labels there (datasets/README.md has the tree), name "
+                "another place on the command line (DATA.TRAIN folder)"
+            )
+            if entry["FORMAT"] == "salient":
+                advice = without_salient(Path(entry["IMAGES"]).parent)
             raise DataError(
-                f"data set {entry['NAME']}: {path} does not exist{counted}; put your own images "
-                f"and labels there (datasets/README.md has the tree), or correct {key} of "
-                f"{entry['NAME']} where DATA describes it"
+                f"data set {entry['NAME']}: {path} does not exist{counted}; {advice}, or correct "
+                f"{key} of {entry['NAME']} where DATA describes it"
             )
 
 

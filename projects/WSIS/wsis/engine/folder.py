@@ -149,11 +149,19 @@ class StageFolder:
         names = self.dataset_names
         found[IMAGES] = self.images.fingerprint(names, seen_of_the_data_set(stage))
         found[IMAGE_FILES] = self.images.sizes(names)
-        if isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM:
-            for name, key in _INITIAL_WEIGHTS.items():
-                if look_up(cfg, key):
-                    found[name] = self._digest_of_initial(look_up(cfg, key), name)
-        return found
+        return found | self.initial_weights()
+
+    def initial_weights(self) -> dict[str, str]:
+        """Digests of the files that training starts from.
+
+        Raises:
+            DataError: one of them does not exist.
+        """
+        cfg = self.planned.cfg
+        if not isinstance(self.planned.stage, TrainStage) or cfg.WSIS.INIT_FROM:
+            return {}
+        named = {name: look_up(cfg, key) for name, key in _INITIAL_WEIGHTS.items()}
+        return {name: self._digest_of_initial(path, name) for name, path in named.items() if path}
 
     def _digest_of_initial(self, weights: str, name: str) -> str:
         """Digest of initial weights; if the file is gone, the one that the manifest has."""

@@ -22,6 +22,7 @@ from wsis.config import (
 )
 from wsis.data.builtin import class_names, is_salient, safe_name
 from wsis.data.root import find_in_datasets
+from wsis.data.salient import without_salient
 from wsis.data.user import ROLES, entries_of, register_role
 from wsis.engine.config_files import (
     base_stage,
@@ -309,7 +310,7 @@ def _names_of_role(
     if not data.get(role):
         wanted = "DATA.TRAIN: a folder of class folders, a COCO JSON, a VOC tree or a known name"
         if role == "salient":
-            wanted = "DATA.SALIENT: single objects with their masks"
+            wanted = f"DATA.SALIENT: {without_salient('photos/salient')}"
         raise UsageError(f"stage {record.name} needs {wanted} (datasets/README.md)")
     return data[role]
 

@@ -28,6 +28,8 @@ from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
 
+_ANNOTATION_KEYS = {"box": "bbox", "point": "point"}  # a supervision's own in an annotation
+
 
 def run(
     config_file: str,
@@ -79,6 +81,8 @@ def _run_chosen(
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
     _check_chosen(chosen)
     if not eval_only:
+        for folder in chosen:
+            folder.initial_weights()  # hours before the stage that would miss them
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
@@ -166,6 +170,20 @@ def _check_chosen(chosen: Sequence[StageFolder]) -> None:
         stage = folder.planned.stage
         if not (isinstance(stage, TrainStage) and "pseudo_labels" in folder.sources):
             check_supervision(folder.dataset_names, stage.supervision, stage.name)
+            _check_annotated(folder)
+
+
+def _check_annotated(folder: StageFolder) -> None:
+    """Refuse a data set without any box (or point) for a stage that works on boxes (points)."""
+    needed = folder.planned.stage.supervision
+    key = _ANNOTATION_KEYS.get(needed)
+    annotations = (a for d in folder.dataset_dicts for a in d.get("annotations", ()))
+    if key and not any(key in annotation for annotation in annotations):
+        raise DataError(
+            f"stage {folder.name} needs {needed} annotations, and no image of "
+            f"{', '.join(folder.dataset_names)} has one; name one that has them (DATA.TRAIN), "
+            "or take a pipeline that needs less"
+        )
 
 
 def _bring_to_its_end(folder: StageFolder, *, force: bool, resume: bool) -> bool:
@@ -236,4 +254,9 @@ def describe_stages(pipeline: Pipeline, selection: Mapping[str, str | None]) -> 
                 problem = f"\n\nwhat is done cannot be told: {error}"
         folder = os.path.relpath(planned.folder, Path.cwd())
         rows.append((planned.name, planned.stage.kind, *state, folder))
+    if any(row[2] == State.STALE.value for row in rows):
+        logger.warning(
+            "A stage is stale where this command asks for something else than it was made with: "
+            "the overrides of a run (DATA.TRAIN, KEY VALUE) belong in every later command"
+        )
     return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder")) + problem

@@ -141,16 +141,10 @@ class BoxMaskMeasure(Measure):
         return metrics
 
 
-def _rounded_boxes(
-    record: Mapping[str, Any], boxes: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
-    """The annotated boxes of an image in whole pixels, (K, 4) int64, for the baselines.
-
-    A network may see more: its ``boxes`` (K, 4) may have grown outwards. They stay as they are
-    where the record does not have these boxes.
-    """
+def rounded_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """The annotated boxes of an image of ``size`` (H, W) in whole pixels, (K, 4) int64."""
     stated = [integer_box(box, size=size) for box in np.rint(annotated_boxes(record)).tolist()]
-    return np.array(stated, dtype=np.int64) if len(stated) == len(boxes) > 0 else boxes
+    return np.array(stated, dtype=np.int64).reshape(-1, 4)
 
 
 class BoxMaskStream:
@@ -210,7 +204,9 @@ class BoxMaskStream:
                     f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
                 )
             made = {self.title: found["masks"][known]}
-            boxes = _rounded_boxes(given or record, found["boxes"], size)[known]
+            # A network may have seen more, boxes that have grown outwards; the baselines do not.
+            boxes = rounded_boxes(given or record, size)
+            boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
             if _FILLED in self._titles:
                 made[_FILLED] = filled_boxes(boxes, size)
             if _GRABCUT in self._titles:
@@ -223,11 +219,19 @@ class BoxMaskStream:
 
 
 def check_box_masks(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
+    dataset_dicts: DatasetDicts,
+    product: Product,
+    class_names: Sequence[str],
+    cfg: CfgNode,
+    *,
+    baselines: bool = True,
 ) -> Results:
-    """Product with a mask and box for each annotation: mIoU of the masks and of the baselines."""
+    """Product with a mask and box for each annotation: mIoU of the masks and of the baselines.
+
+    Without ``baselines`` only the masks are measured.
+    """
     iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    stream = BoxMaskStream(class_names, grabcut_iterations=iterations)
+    stream = BoxMaskStream(class_names, baselines=baselines, grabcut_iterations=iterations)
     loop = ImageLoop("box masks", dataset_dicts, product)
     names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
     given = {

@@ -64,6 +64,10 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     # A pixel belongs to the mask if the stretched map (0..255) is at least this.
     keys.THRESHOLD = 128
 
+    # A mask of GrabCut whose box fits the given one worse than this (fair confidence) gives way to
+    # the filled box; 0 keeps all. docs/methods/boxcaseg.md has the figures of other values.
+    keys.GRABCUT_MIN_CONFIDENCE = 0.7
+
     keys.PROXY = CfgNode()
     # Confidence of a mask, from its box and the given one: "original" (an IoU with sides + 1, at
     # most 0.95 for any square below 39 pixels), or "fair" to small objects.

@@ -14,7 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
-from wsis.data.salient import SALIENT_KEY
+from wsis.data.salient import SALIENT_KEY, without_salient
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError
 from wsis.layers.masks import box_iou
@@ -166,8 +166,8 @@ def joint_samples(
         )
     if not len(samples.salient):
         raise UsageError(
-            f"no salient image to train on in {', '.join(cfg.DATASETS.TRAIN)}; masks are learnt "
-            "from nothing else: name or describe a data set of FORMAT salient in DATA.SALIENT"
+            f"no salient image to train on in {', '.join(cfg.DATASETS.TRAIN)}, and masks are "
+            f"learnt from nothing else; {without_salient('photos/salient')}"
         )
     if keys.BOX_SHARE <= 0:
         return samples, None

@@ -1,7 +1,11 @@
-"""BoxCaseg's stages: joint training, a mask per box, proxy masks. What follows: `wsis.stages`."""
+"""BoxCaseg's stages: joint training, a mask per box, proxy masks. What follows: `wsis.stages`.
+
+Two stages make masks of boxes without learning, in place of the first two.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +13,16 @@ import torch
 from detectron2.config import CfgNode
 
 from wsis.data.artifacts import instance_arrays
+from wsis.data.images import read_dataset_image
 from wsis.errors import DataError, UsageError
 from wsis.layers.masks import mask_boxes
-from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_box_masks, check_proxy_masks
+from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
+from wsis.methods.boxcaseg.box_masks import (
+    box_mask_evaluator,
+    check_box_masks,
+    check_proxy_masks,
+    rounded_boxes,
+)
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     fair_confidence,
@@ -19,7 +30,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     original_confidence,
     resize_map,
 )
-from wsis.methods.boxcaseg.samples import annotated_boxes, joint_samples
+from wsis.methods.boxcaseg.samples import annotated_boxes, boxed_annotations, joint_samples
 from wsis.modeling.network import require_one_of
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
@@ -48,10 +59,43 @@ def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(output["instances"]) | {"boxes": boxes, "levels": levels}
 
 
-def _ignored(
-    masks: np.ndarray, merged: np.ndarray, levels: np.ndarray, boxes: np.ndarray, keys: CfgNode
-) -> np.ndarray:
+def derive_filled(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> dict[str, np.ndarray]:
+    """The filled box as the mask of every box: `box_mask_artifact` without ``levels``."""
+    size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    boxes = rounded_boxes(dataset_dict, size)
+    classes = [a["category_id"] for a in boxed_annotations(dataset_dict)]
+    return {
+        "boxes": boxes,
+        "classes": np.array(classes, dtype=np.int64),
+        "scores": np.ones(len(boxes), dtype=np.float32),
+        "masks": filled_boxes(boxes, size),
+    }
+
+
+def derive_grabcut(
+    dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
+) -> dict[str, np.ndarray]:
+    """What GrabCut finds in every box; the filled box where that contradicts the box.
+
+    Returns:
+        `derive_filled`'s, and ``confidence`` (K,) float64 of what GrabCut found, also where the box
+        is filled in its place; 0 where it found nothing.
+    """
+    found = derive_filled(dataset_dict, artifacts, cfg)
+    filled, boxes = found["masks"], found["boxes"]
+    masks = grabcut_boxes(read_dataset_image(dataset_dict), boxes)
+    confidence = fair_confidence(mask_boxes(torch.from_numpy(masks)).numpy(), boxes)
+    confidence[(masks == filled).all(axis=(1, 2))] = 0.0
+    fits = confidence >= cfg.MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE
+    masks[~fits] = filled[~fits]
+    return found | {"masks": masks, "confidence": confidence}
+
+
+def _ignored(found: dict[str, np.ndarray], merged: np.ndarray, keys: CfgNode) -> np.ndarray:
     """(K, H, W) bool: pixels of a box to ignore, lost to a smaller box or of unsure probability."""
+    masks, boxes = found["masks"], found["boxes"]
     ignored = masks & ~merged if keys.IGNORE_CONTESTED else np.zeros_like(masks)
     if len(keys.IGNORE_BETWEEN):
         limits = (0, *keys.IGNORE_BETWEEN, 1)
@@ -60,8 +104,14 @@ def _ignored(
                 "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN is empty or two rising numbers from 0 to 1, "
                 f"not {tuple(keys.IGNORE_BETWEEN)}"
             )
+        if "levels" not in found:
+            raise UsageError(
+                "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN needs the probabilities of the stage "
+                "box_masks; masks made without learning have none: leave it empty"
+            )
         low, high = (LEVELS * float(v) for v in keys.IGNORE_BETWEEN)
-        for one, level, (x0, y0, x1, y1) in zip(ignored, levels, boxes.tolist(), strict=True):
+        pairs = zip(ignored, found["levels"], boxes.tolist(), strict=True)
+        for one, level, (x0, y0, x1, y1) in pairs:
             values = resize_map(level, (y1 - y0, x1 - x0))
             one[y0:y1, x0:x1] |= (values > low) & (values < high)
     return ignored
@@ -84,7 +134,7 @@ def derive_proxy_masks(
     if len(given) != len(boxes):
         raise DataError(
             f"image {dataset_dict['image_key']} has {len(given)} boxes, its masks were made for "
-            f"{len(boxes)}; run --from-stage box_masks --force"
+            f"{len(boxes)}; make them again (--force)"
         )
     # COCO has boxes without area: these are the whole pixels in which their mask was looked for.
     flat = (given[:, 2:] <= given[:, :2]).any(axis=1)
@@ -98,6 +148,8 @@ def derive_proxy_masks(
         confidence = original_confidence(found_boxes, given)
     else:
         confidence = fair_confidence(found_boxes, given, tolerance=keys.TOLERANCE)
+    if "confidence" in found:  # a box that was filled for want of a mask teaches none
+        confidence = np.minimum(confidence, found["confidence"])
     result = {
         "classes": found["classes"],
         "scores": found["scores"],
@@ -106,9 +158,11 @@ def derive_proxy_masks(
         "confidence": confidence,
     }
     if keys.IGNORE_CONTESTED or len(keys.IGNORE_BETWEEN):
-        result["ignore"] = _ignored(found["masks"], merged, found["levels"], boxes, keys)
+        result["ignore"] = _ignored(found, merged, keys)
     return result
 
+
+_BOXES_ALONE = partial(DeriveStage, produces="box_masks", supervision="box")
 
 register_stages(
     TrainStage(
@@ -134,6 +188,20 @@ register_stages(
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",
+    ),
+    _BOXES_ALONE(
+        name="grabcut_masks",
+        title="GrabCut in every box, without learning",
+        config_keys=("MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE",),
+        evaluation=check_box_masks,
+        advice="the stage filled_masks in its place fills the boxes (docs/methods/boxcaseg.md)",
+        function=derive_grabcut,
+    ),
+    _BOXES_ALONE(
+        name="filled_masks",
+        title="Fill every box, without learning",
+        evaluation=partial(check_box_masks, baselines=False),
+        function=derive_filled,
     ),
     DeriveStage(
         name="proxy_masks",

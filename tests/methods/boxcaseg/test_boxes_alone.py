@@ -1,0 +1,102 @@
+"""boxes_photos.yaml end to end, tiny: boxes and nothing else, from GrabCut to Mask R-CNN."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.tiny import ROOT, train_net_here
+
+CONFIG = ROOT / "configs" / "boxes_photos.yaml"
+LABELS = "3_pseudo_labels/pseudo_labels.json"
+TINY = [
+    ("MODEL.TIMM.WEIGHTS", ""),
+    ("SOLVER.MAX_ITER", "2"),
+    ("SOLVER.IMS_PER_BATCH", "2"),
+    ("SOLVER.BASE_LR", "0.001"),
+    ("INPUT.MIN_SIZE_TRAIN", "(64,)"),
+    ("INPUT.MIN_SIZE_TEST", "64"),
+    ("WSIS.EVALUATION.GRABCUT_ITERATIONS", "1"),
+]
+
+
+@pytest.fixture
+def photos(shapes_root, tmp_path):
+    """Boxes as an annotation tool leaves them: one JSON, its images beside it."""
+    root = shapes_root / "shapes"
+    shutil.copytree(root / "JPEGImages", tmp_path / "images")
+    shutil.copy(root / "boxes_train.json", tmp_path)
+    return tmp_path
+
+
+def run(photos, *arguments, config=CONFIG, extra=(), output="out"):
+    extra = [*TINY, ("DATA.TRAIN", str(photos / "boxes_train.json")), *extra]
+    output = photos / output
+    options = {"config": config, "extra": extra}
+    return train_net_here(*arguments, datasets=photos, output=output, **options)
+
+
+def labels_of(photos, output="out"):
+    return json.loads((photos / output / LABELS).read_text())["annotations"]
+
+
+def test_boxes_become_masks_and_a_network(photos):
+    done = run(photos)
+    assert done.returncode == 0, done.stderr[-3000:]
+    given = json.loads((photos / "boxes_train.json").read_text())["annotations"]
+    found = labels_of(photos)
+    assert sorted(a["bbox"] for a in found) == sorted(a["bbox"] for a in given)
+    assert {a["score"] for a in found} == {1.0}
+    assert len({a["confidence"] for a in found}) > 1
+    assert (photos / "out" / "4_mask_rcnn" / "model_final.pth").is_file()
+
+
+def test_filled_boxes_in_three_lines(photos):
+    config = photos / "filled.yaml"
+    stages = "{filled_masks: , proxy_masks: , pseudo_labels: , mask_rcnn: }"
+    config.write_text(f"_BASE_: {CONFIG}\nSTAGES: {stages}\n")
+    done = run(photos, "--until-stage", "pseudo_labels", config=config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    areas = {tuple(a["bbox"]): a["area"] for a in labels_of(photos)}
+    assert sum(areas.values()) > 0.9 * sum(w * h for _, _, w, h in areas)
+
+
+def test_figures_where_there_are_masks(photos, shapes_root):
+    extra = [("DATA.TRAIN", str(photos / "instances_train.json"))]
+    shutil.copy(shapes_root / "shapes" / "instances_train.json", photos)
+    done = run(photos, "--until-stage", "proxy_masks", extra=extra)
+    assert done.returncode == 0, done.stderr[-3000:]
+    entries = json.loads((photos / "out" / "metrics.json").read_text())["stages"]
+    found = {(e["stage"], e["protocol"]): e["metrics"] for e in entries}
+    mine, filled = (
+        found["grabcut_masks", protocol]["mIoU"]
+        for protocol in ("box masks", "baseline filled box")
+    )
+    assert mine > filled > 50
+    assert ("proxy_masks", "voc") in found
+
+
+def test_missing_weights_are_told_before_the_first_stage(photos):
+    extra = [("MODEL.TIMM.WEIGHTS", "datasets/weights/mobilenet_v2-b0353104.pth")]
+    refused = run(photos, extra=extra)
+    assert refused.returncode == 1
+    assert "stage mask_rcnn starts from datasets/weights/mobilenet_v2" in refused.stderr
+    assert "prepare_weights.py --name mobilenet_v2 --download" in refused.stderr
+    assert not (photos / "out" / "1_grabcut_masks").exists()
+    done = run(photos, "--until-stage", "proxy_masks", extra=extra)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "stage"),
+    [("boxes_photos", "box", "grabcut_masks"), ("cim_photos_point", "point", "point_clusters")],
+)
+def test_tags_alone_are_refused_before_the_first_stage(photos, shapes_root, name, what, stage):
+    shutil.copy(shapes_root / "shapes" / "tags_train.json", photos)
+    extra = [("DATA.TRAIN", str(photos / "tags_train.json"))]
+    refused = run(photos, config=CONFIG.with_name(f"{name}.yaml"), extra=extra)
+    assert refused.returncode == 1
+    assert f"stage {stage} needs {what} annotations, and no image of" in refused.stderr
+    assert not list((photos / "out").glob("1_*"))
