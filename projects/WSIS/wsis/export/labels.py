@@ -122,13 +122,16 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
     return CocoFile(path, {}, class_names(name), ids, images)
 
 
-def read_labels(place: str, *, dataset: str | None, min_score: float | None) -> Labels:
+def read_labels(
+    place: str, *, dataset: str | None, source: str | None, min_score: float | None
+) -> Labels:
     """Read what is exported.
 
     Args:
         place: a file of pseudo labels, the OUTPUT_DIR of a run, the folder of a stage, or a file of
             predictions in COCO's result format.
-        dataset: a registered data set, or a path, that has the images of predictions.
+        dataset: a registered data set, or a path, that has the images.
+        source: another one, for predictions of which nothing else tells the images.
         min_score: leave out what scores less; None for 0.5 of predictions, else all.
 
     Raises:
@@ -136,10 +139,10 @@ def read_labels(place: str, *, dataset: str | None, min_score: float | None) -> 
     """
     path = _find_file(Path(place).expanduser())
     predictions = _is_list(path)
+    names = _dataset_of(path)
+    dataset = dataset or (source if predictions and not names else None)
     if dataset is not None:
         names = register_role("VAL", dataset, stem="export", source="--dataset")
-    else:
-        names = _dataset_of(path)
     file = _read_results(path, names) if predictions else read_pseudo_labels(path)
     least = (CONFIDENT if predictions else -float("inf")) if min_score is None else min_score
     too_low = 0

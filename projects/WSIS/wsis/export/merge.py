@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from wsis.data.checks import clip_box, load_json, naming, numbers, short
+from wsis.data.checks import clip_box, load_json, numbers, short
 from wsis.data.coco import CocoFile, ImageIndex
 from wsis.errors import DataError
 from wsis.export.labels import Labels

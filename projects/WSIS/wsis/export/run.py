@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -27,10 +26,9 @@ TOLERANCE = 1.0
 def _check_output(args: argparse.Namespace) -> Path:
     """The output, which may be no input, and no file in place of a folder or the reverse."""
     output = Path(args.output).expanduser()
-    for name in (args.labels, args.merge):
-        if name is not None and output.exists() and os.path.samefile(output, name):
-            if output.is_file():
-                raise UsageError(f"--output {output} is what is read; choose another file")
+    inputs = [Path(name).expanduser() for name in (args.labels, args.merge) if name is not None]
+    if output.is_file() and output.resolve() in [path.resolve() for path in inputs]:
+        raise UsageError(f"--output {output} is what is read; choose another file")
     wants_folder = args.format in _FOLDERS
     if wants_folder and output.is_file():
         raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
@@ -109,7 +107,9 @@ def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Trace
 def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     output = _check_output(args)
-    labels = read_labels(args.labels, dataset=args.dataset or args.merge, min_score=args.min_score)
+    labels = read_labels(
+        args.labels, dataset=args.dataset, source=args.merge, min_score=args.min_score
+    )
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     told = _write(args, output, labels, Tracer(tolerance, single=args.format == "yolo"))
     images = labels.file.images
