@@ -14,7 +14,14 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from wsis.layers.run_lengths import RLE, polygons_to_rle, rle_box, rle_iou, runs_of_ones
+from wsis.layers.run_lengths import (
+    RLE,
+    check_outlines,
+    polygons_to_rle,
+    rle_box,
+    rle_iou,
+    runs_of_ones,
+)
 
 _CHANGE = 0.02  # of a mask's IoU with itself, for each pixel of tolerance
 _LEAST = 0.1  # pixels; below that a tolerance has no effect
@@ -158,13 +165,14 @@ def join(outlines: list[np.ndarray]) -> np.ndarray:
     first, *others = outlines
     if not others:
         return first
-    tree = cKDTree(first)
+    distances, nearest = cKDTree(first).query(np.concatenate(others))
     hanging: dict[int, list[np.ndarray]] = {}
+    begin = 0
     for outline in others:
-        distances, nearest = tree.query(outline)
-        turn = int(np.argmin(distances))
+        turn = int(np.argmin(distances[begin : begin + len(outline)]))
         around = np.concatenate([outline[turn:], outline[: turn + 1]])
-        hanging.setdefault(int(nearest[turn]), []).append(around)
+        hanging.setdefault(int(nearest[begin + turn]), []).append(around)
+        begin += len(outline)
     pieces, done = [], 0
     for at, loops in sorted(hanging.items()):
         pieces.append(first[done:at])
@@ -185,7 +193,7 @@ def outline(rle: RLE, *, tolerance: float, single: bool = False) -> Outline:
         single: join the parts to one polygon.
 
     Raises:
-        ValueError: as `polygons_to_rle`.
+        ValueError: as `check_outlines`.
     """
     x, y, width, height = (int(v) for v in rle_box(rle))
     parts = trace(_cut_out(rle, (x, y, width, height)))
@@ -196,6 +204,7 @@ def outline(rle: RLE, *, tolerance: float, single: bool = False) -> Outline:
         if single:
             polygons = [join(polygons)]
         found = Outline(polygons, len(parts), holes)
+        check_outlines(found.flat)
         if tolerance < _LEAST:
             return found
         drawn = polygons_to_rle(found.flat, (rle["size"][0], rle["size"][1]))

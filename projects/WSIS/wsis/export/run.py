@@ -58,9 +58,11 @@ def _said_of_masks(args: argparse.Namespace, counts: Counter[str]) -> list[str]:
         said.append(f"{several} masks have several parts: {how[args.format]}")
     if holes:
         said.append(f"{holes} holes are cut open: the outline runs to the hole, around and back")
-    if empty and args.merge is None:
-        how_boxes = "left out" if args.format == "yolo" else "boxes"
-        said.append(f"{empty} labels are a box without a mask: they are {how_boxes}")
+    boxes = "left out" if args.format == "yolo" else "boxes"
+    if empty:
+        said.append(f"{empty} labels are a box without a mask: they are {boxes}")
+    if counts["long"]:
+        said.append(f"{counts['long']} outlines are absurdly long: these are {boxes}; use coco-rle")
     if args.format == "yolo":
         said.append("scores and ids have no place in this format")
     return said

@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import yaml
 
@@ -37,24 +36,23 @@ class Tracer:
 
     Attributes:
         counts: "masks", "polygons", "points", "holes", and masks of "several" parts; "empty" labels
-            without pixels.
+            without pixels, and those whose outline is too "long" for polygons.
     """
 
     def __init__(self, tolerance: float, *, single: bool = False) -> None:
         self.tolerance, self.single = tolerance, single
         self.counts: Counter[str] = Counter()
 
-    def __call__(self, label: Record, where: str) -> Outline | None:
-        """The polygons of a label; None where its mask has no pixels.
-
-        Raises:
-            DataError: naming ``where``: the outline is absurdly long.
-        """
+    def __call__(self, label: Record) -> Outline | None:
+        """The polygons of a label; None where it has no pixels or an absurdly long outline."""
         if not rle_area(label["segmentation"]):
             self.counts["empty"] += 1
             return None
-        with naming(where):
+        try:
             found = outline(label["segmentation"], tolerance=self.tolerance, single=self.single)
+        except ValueError:
+            self.counts["long"] += 1
+            return None
         self.counts["masks"] += 1
         self.counts["polygons"] += len(found.polygons)
         self.counts["points"] += sum(len(polygon) for polygon in found.polygons)
@@ -63,16 +61,12 @@ class Tracer:
         return found
 
 
-def _where(labels: Labels, image: Record, label: Record) -> str:
-    return f"{labels.path}: image {image['image_id']}, a mask that scores {label['score']:g}"
-
-
-def _segmentation(label: Record, tracer: Tracer | None, where: str) -> Any:
-    """Polygons, or run lengths where there is no ``tracer``; None for a mask without pixels."""
-    if tracer is not None:
-        found = tracer(label, where)
-        return None if found is None else found.flat
-    return label["segmentation"] if rle_area(label["segmentation"]) else None
+def _segmentation(label: Record, tracer: Tracer | None) -> Record:
+    """Polygons, or run lengths where there is no ``tracer``; nothing for a mask without pixels."""
+    if tracer is None:
+        return {"segmentation": label["segmentation"]} if rle_area(label["segmentation"]) else {}
+    found = tracer(label)
+    return {} if found is None else {"segmentation": found.flat}
 
 
 def _write_coco(path: Path, content: Record, annotations: Iterable[Record]) -> None:
@@ -110,11 +104,8 @@ def write_coco(path: Path, labels: Labels, tracer: Tracer | None) -> None:
                 number += 1
                 entry = {"id": number, "image_id": image["image_id"]}
                 entry |= {"category_id": ids[label["category_id"]], "iscrowd": 0}
-                found = _segmentation(label, tracer, _where(labels, image, label))
-                if found is not None:
-                    entry["segmentation"] = found
-                area = rle_area(label["segmentation"])
-                yield entry | {"area": area, "bbox": label["bbox"], "score": label["score"]}
+                entry |= _segmentation(label, tracer) | {"area": rle_area(label["segmentation"])}
+                yield entry | {"bbox": label["bbox"], "score": label["score"]}
 
     content = {"info": file.info, "images": images, "categories": categories}
     _write_coco(path, content, annotations())
@@ -132,15 +123,15 @@ def write_merged(path: Path, source: str, merged: Merged, tracer: Tracer | None)
 
     def annotations() -> Iterator[Record]:
         total = len(merged.annotations)
-        for place, entry in enumerate(progress(merged.annotations, "export", total=total)):
+        entries = progress(merged.annotations, "export", total=total, unit=" objects")
+        for place, entry in enumerate(entries):
             label = merged.masks.get(place)
             if label is None:
                 yield entry
                 continue
-            where = f"{source}: annotation {entry.get('id')}"
             mask = label["segmentation"]
-            found = {"segmentation": _segmentation(label, tracer, where), "area": rle_area(mask)}
-            yield entry | found | ({} if entry.get("bbox") else {"bbox": rle_box(mask)})
+            box = {} if entry.get("bbox") else {"bbox": rle_box(mask)}
+            yield entry | _segmentation(label, tracer) | {"area": rle_area(mask)} | box
 
     with naming(source):
         _write_coco(path, merged.content, annotations())
@@ -176,7 +167,7 @@ def _shapes(image: Record, labels: Labels, tracer: Tracer) -> Iterator[Record]:
     """The polygons of an image as labelme has them; a label without pixels is its box."""
     group = 0
     for label in image["annotations"]:
-        found = tracer(label, _where(labels, image, label))
+        found = tracer(label)
         x, y, width, height = label["bbox"]
         box = [[[x, y], [x + width, y + height]]]
         polygons = box if found is None else [p.tolist() for p in found.polygons]
@@ -239,7 +230,7 @@ def write_yolo(folder: Path, labels: Labels, tracer: Tracer, *, overwrite: bool)
     for image, target in progress(zip(images, targets, strict=True), "export", total=len(images)):
         lines = []
         for label in image["annotations"]:
-            found = tracer(label, _where(labels, image, label))
+            found = tracer(label)
             if found is not None:
                 shares = found.polygons[0] / (image["width"], image["height"])
                 numbers = " ".join(f"{share:.7g}" for share in shares.ravel().tolist())
