@@ -16,7 +16,7 @@ from wsis.engine.evaluate import PREDICTIONS
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.read_results import read_coco_results
-from wsis.layers.run_lengths import encode_mask, rle_box
+from wsis.layers.run_lengths import rle_box
 from wsis.reading import open_file
 from wsis.report.run_folders import find_run_folders, read_run_folder
 
@@ -103,19 +103,11 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
     find, records = read_coco_results(path, name), get_dataset_dicts(name)
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
-        found = find(record)
-        annotations = []
-        for i in range(len(found.classes)):
-            if found.masks is None:
-                raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
-            rle = encode_mask(found.masks[i])
-            box = rle_box(rle) if found.boxes is None else found.boxes[i].astype(float).tolist()
-            if found.boxes is not None:
-                box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            annotation = {"category_id": int(found.classes[i]), "score": float(found.scores[i])}
-            annotations.append(annotation | {"bbox": box, "segmentation": rle})
+        rows = find(record).results
+        if not all("segmentation" in row for row in rows):
+            raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
         own = isinstance(record["image_id"], int)
-        image = {"image_id": record["image_id"] if own else number, "annotations": annotations}
+        image = {"image_id": record["image_id"] if own else number, "annotations": rows}
         image["file_name"] = os.path.relpath(os.path.abspath(record["file_name"]), root)
         images.append(image | {side: int(record[side]) for side in ("height", "width")})
     ids = {identity: number for number, identity in enumerate(category_ids(name))}
