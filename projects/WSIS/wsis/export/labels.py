@@ -44,7 +44,10 @@ class Labels:
     @property
     def category_ids(self) -> list[int]:
         """Category ids by class id."""
-        return sorted(self.file.class_ids, key=self.file.class_ids.__getitem__)
+        found: dict[int, Any] = {}  # several ids may be of one class
+        for identity, class_id in self.file.class_ids.items():
+            found.setdefault(class_id, identity)
+        return [found[class_id] for class_id in range(len(self.file.class_names))]
 
     def image_folder(self) -> Path | None:
         """The folder that ``file_name`` is relative to; None where it is not known."""
@@ -106,7 +109,7 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
         rows = find(record).results
         if not all("segmentation" in row for row in rows):
             raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
-        own = isinstance(record["image_id"], int)
+        own = isinstance(record["image_id"], int | str)
         image = {"image_id": record["image_id"] if own else number, "annotations": rows}
         image["file_name"] = os.path.relpath(os.path.abspath(record["file_name"]), root)
         images.append(image | {side: int(record[side]) for side in ("height", "width")})
