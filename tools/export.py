@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-main = command(parse, "wsis.export.run:export")
+main = command(parse, "wsis.export.tool:export")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -52,6 +52,7 @@ def test_coco(labels, tmp_path, kind, capsys):
         assert annotation["bbox"] == rle_box(encode_mask(mask))
     empty = coco.anns[4]
     assert (empty["bbox"], "segmentation" in empty) == ([1.5, 2.0, 6.0, 7.0], False)
+    assert empty["area"] == 42
     assert [a["category_id"] for a in coco.dataset["annotations"]] == [3, 5, 3, 5]
     told = capsys.readouterr().out
     assert "4 objects of 2 classes in 3 images" in told
@@ -62,6 +63,15 @@ def test_coco(labels, tmp_path, kind, capsys):
         assert "1 labels are a box without a mask: they are boxes" in told
         sides = [len(p) for a in coco.dataset["annotations"][:3] for p in a["segmentation"]]
         assert sides == [20, 8, 8, 8]  # the ring: 4 + 4 corners, and 2 once more
+
+
+def test_an_outline_beyond_all_measure_stays_a_box(labels, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wsis.layers.run_lengths._MAX_OUTLINE", 85)
+    output = tmp_path / "out.json"
+    assert call(labels, "--format", "coco-polygons", "--output", output) == 0
+    found = ["segmentation" in a for a in COCO(output).dataset["annotations"]]
+    assert found == [False, True, True, False]
+    assert "1 outlines are absurdly long: these are boxes" in capsys.readouterr().out
 
 
 def test_min_score(labels, tmp_path, capsys):

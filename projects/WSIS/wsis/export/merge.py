@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from wsis.data.checks import clip_box, load_json, numbers, short
 from wsis.data.coco import CocoFile, ImageIndex
 from wsis.errors import DataError
-from wsis.export.labels import Labels
+from wsis.export.read_labels import Labels
 from wsis.layers.masks import box_iou
 from wsis.layers.run_lengths import decode_rle, rle_area
 

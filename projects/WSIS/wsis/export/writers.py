@@ -19,9 +19,9 @@ from wsis.data.checks import naming
 from wsis.data.files import atomic_write, write_json, write_lines
 from wsis.engine.progress import progress
 from wsis.errors import DataError, UsageError
-from wsis.export.labels import Labels, Record
 from wsis.export.merge import Merged
 from wsis.export.outlines import Outline, outline
+from wsis.export.read_labels import Labels, Record
 from wsis.layers.run_lengths import rle_area, rle_box
 
 LABELME_VERSION = "5.5.0"
@@ -61,12 +61,13 @@ class Tracer:
         return found
 
 
-def _segmentation(label: Record, tracer: Tracer | None) -> Record:
-    """Polygons, or run lengths where there is no ``tracer``; nothing for a mask without pixels."""
-    if tracer is None:
-        return {"segmentation": label["segmentation"]} if rle_area(label["segmentation"]) else {}
-    found = tracer(label)
-    return {} if found is None else {"segmentation": found.flat}
+def _mask(label: Record, tracer: Tracer | None) -> Record:
+    """``segmentation`` (run lengths without ``tracer``) and ``area``; {} where there is no mask."""
+    area, mask = rle_area(label["segmentation"]), label["segmentation"]
+    if tracer is not None:
+        found = tracer(label)
+        return {} if found is None else {"segmentation": found.flat, "area": area}
+    return {"segmentation": mask, "area": area} if area else {}
 
 
 def _write_coco(path: Path, content: Record, annotations: Iterable[Record]) -> None:
@@ -104,7 +105,8 @@ def write_coco(path: Path, labels: Labels, tracer: Tracer | None) -> None:
                 number += 1
                 entry = {"id": number, "image_id": image["image_id"]}
                 entry |= {"category_id": ids[label["category_id"]], "iscrowd": 0}
-                entry |= _segmentation(label, tracer) | {"area": rle_area(label["segmentation"])}
+                _, _, width, height = label["bbox"]
+                entry |= {"area": width * height} | _mask(label, tracer)
                 yield entry | {"bbox": label["bbox"], "score": label["score"]}
 
     content = {"info": file.info, "images": images, "categories": categories}
@@ -129,9 +131,8 @@ def write_merged(path: Path, source: str, merged: Merged, tracer: Tracer | None)
             if label is None:
                 yield entry
                 continue
-            mask = label["segmentation"]
-            box = {} if entry.get("bbox") else {"bbox": rle_box(mask)}
-            yield entry | _segmentation(label, tracer) | {"area": rle_area(mask)} | box
+            box = {} if entry.get("bbox") else {"bbox": rle_box(label["segmentation"])}
+            yield entry | _mask(label, tracer) | box
 
     with naming(source):
         _write_coco(path, merged.content, annotations())

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from wsis.errors import UsageError
-from wsis.export.labels import Labels, read_labels
 from wsis.export.merge import Merged
+from wsis.export.read_labels import Labels, read_labels
 from wsis.export.writers import (
     Tracer,
     refuse_existing,
