@@ -40,6 +40,7 @@ RANK = {
     "door": 8,
     "predictor": 8,
     "report": 8,
+    "export": 8,
     "cli": 9,
 }
 SHARED = ("layers", "data", "modeling", "evaluation")

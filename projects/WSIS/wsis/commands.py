@@ -91,6 +91,14 @@ def finite(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """A finite number of at least 0, for ``type=`` of an option."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return value
+
+
 def add_pipeline(
     parser: argparse.ArgumentParser,
     help_text: str,

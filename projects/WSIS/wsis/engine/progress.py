@@ -10,8 +10,10 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 
-def progress(items: Iterable[Any], title: str, *, total: int, done: int = 0) -> tqdm:
-    """``items`` under a bar with rate and ETA, on the main process.
+def progress(
+    items: Iterable[Any], title: str, *, total: int, done: int = 0, unit: str = "img"
+) -> tqdm:
+    """``items`` under a bar with rate and ETA, on the main process; ``unit`` is what one is.
 
     ``total`` includes the items that earlier runs have ``done``. In a ``with`` block the bar ends
     with the block, also after an error, so that the next message starts on a line of its own.
@@ -21,7 +23,7 @@ def progress(items: Iterable[Any], title: str, *, total: int, done: int = 0) -> 
         desc=title,
         total=total,
         initial=done,
-        unit="img",
+        unit=unit,
         disable=not comm.is_main_process(),
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,

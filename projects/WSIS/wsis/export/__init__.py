@@ -1,0 +1,1 @@
+"""Pseudo labels and predictions out: to annotation tools, to other trainers."""

@@ -1,0 +1,127 @@
+"""``tools/export.py``: what its command line says is done, and what is told at the end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from wsis.errors import UsageError
+from wsis.export.merge import Merged
+from wsis.export.read_labels import Labels, read_labels
+from wsis.export.writers import (
+    Tracer,
+    refuse_existing,
+    write_coco,
+    write_labelme,
+    write_merged,
+    write_yolo,
+)
+
+_FOLDERS = {"labelme": write_labelme, "yolo": write_yolo}
+TOLERANCE = 1.0
+
+
+def _check_output(args: argparse.Namespace) -> Path:
+    """The output, which may be no input, and no file in place of a folder or the reverse."""
+    output = Path(args.output).expanduser()
+    inputs = [Path(name).expanduser() for name in (args.labels, args.merge) if name is not None]
+    if output.is_file() and output.resolve() in [path.resolve() for path in inputs]:
+        raise UsageError(f"--output {output} is what is read; choose another file")
+    wants_folder = args.format in _FOLDERS
+    if wants_folder and output.is_file():
+        raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
+    if not wants_folder:
+        if output.is_dir():
+            raise UsageError(f"--output {output} is a folder; name a JSON file in it")
+        refuse_existing([output], overwrite=args.overwrite)
+    return output
+
+
+def _said_of_masks(args: argparse.Namespace, counts: Counter[str]) -> list[str]:
+    """What became of the masks, and what the format cannot hold."""
+    if args.format == "coco-rle":
+        return ["masks are exact run lengths; Label Studio wants coco-polygons"]
+    masks, several, holes, empty = (counts[k] for k in ("masks", "several", "holes", "empty"))
+    said = [
+        f"{masks} masks as {counts['polygons']} polygons, {counts['points'] / max(masks, 1):.0f} "
+        "points a mask"
+    ]
+    if several:
+        how = {
+            "coco-polygons": "one polygon each, the largest first; Label Studio's converter and "
+            "VIA read the first only",
+            "labelme": "one shape each, of one group_id",
+            "yolo": "joined by lines without width",
+        }
+        said.append(f"{several} masks have several parts: {how[args.format]}")
+    if holes:
+        said.append(f"{holes} holes are cut open: the outline runs to the hole, around and back")
+    boxes = "left out" if args.format == "yolo" else "boxes"
+    if empty:
+        said.append(f"{empty} labels are a box without a mask: they are {boxes}")
+    if counts["long"]:
+        said.append(f"{counts['long']} outlines are absurdly long: these are {boxes}; use coco-rle")
+    if args.format == "yolo":
+        said.append("scores and ids have no place in this format")
+    return said
+
+
+def _said_of_merge(source: str, merged: Merged) -> list[str]:
+    counts, new = merged.counts, merged.counts["new"]
+    said = [f"merged into {source}: {len(merged.masks) - new} annotations got a mask"]
+    told = {
+        "new": "labels are new annotations, in images that had tags only",
+        "keep": "annotations keep the mask that they had",
+        "bare": "annotations have no mask",
+        "unmatched": "labels are left out: no annotation of their class is at their place",
+        "unknown": "labels are left out: the file lacks their image or their class",
+        "empty": "labels are left out: a box without a mask",
+    }
+    return said + [f"{counts[key]} {text}" for key, text in told.items() if counts[key]]
+
+
+def _next_step(args: argparse.Namespace, output: Path) -> str:
+    if args.format == "labelme":
+        return f"labelme {output}"
+    if args.format == "yolo":
+        return f"yolo segment train data={output / 'data.yaml'} model=yolo11n-seg.pt"
+    converter = f"label-studio-converter import coco -i {output} -o tasks.json"
+    polygons = f"; Label Studio: {converter}" if args.format == "coco-polygons" else ""
+    return f"CVAT: Upload annotations, COCO 1.0{polygons}"
+
+
+def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Tracer) -> list[str]:
+    """Write the files; what is to be told of it."""
+    if args.format in _FOLDERS:
+        wanted = _FOLDERS[args.format](output, labels, tracer, overwrite=args.overwrite)
+        return [*_said_of_masks(args, tracer.counts), *([wanted] if wanted else [])]
+    how = None if args.format == "coco-rle" else tracer
+    if args.merge is None:
+        write_coco(output, labels, how)
+        return _said_of_masks(args, tracer.counts)
+    merged = Merged(Path(args.merge).expanduser(), labels)
+    write_merged(output, args.merge, merged, how)
+    return [*_said_of_merge(args.merge, merged), *_said_of_masks(args, tracer.counts)]
+
+
+def export(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    output = _check_output(args)
+    labels = read_labels(
+        args.labels, dataset=args.dataset, source=args.merge, min_score=args.min_score
+    )
+    tolerance = TOLERANCE if args.tolerance is None else args.tolerance
+    told = _write(args, output, labels, Tracer(tolerance, single=args.format == "yolo"))
+    images = labels.file.images
+    objects = sum(len(image["annotations"]) for image in images)
+    low = f"; {labels.too_low} score too low" if labels.too_low else ""
+    said = [
+        f"{labels.path}: {objects} objects of {len(labels.file.class_names)} classes in "
+        f"{len(images)} images{low}",
+        *(f"  {line}" for line in told),
+        f"written: {output}",
+        f"next: {_next_step(args, output)}",
+    ]
+    sys.stdout.write("\n".join(said) + "\n")
