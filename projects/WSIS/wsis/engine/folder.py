@@ -66,14 +66,11 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """State of a stage and one line that explains it.
-
-    ``extends``: it is stale only because more iterations are asked for, see `Manifest.extends`.
-    """
+    """State of a stage and one line that explains it."""
 
     state: State
     detail: str = ""
-    extends: bool = False
+    extends: bool = False  # stale only for want of iterations, see `Manifest.extends`
 
 
 NOT_YET_RUN = Status(State.MISSING, "not yet run")
@@ -81,8 +78,8 @@ NOT_YET_RUN = Status(State.MISSING, "not yet run")
 
 def open_folders(pipeline: Pipeline) -> dict[str, StageFolder]:
     """The run folders of a pipeline's stages by name, whether they exist or not."""
-    settings = {planned.cfg.WSIS.ON_ERROR for planned in pipeline.stages}
-    images = Images("skip" if "skip" in settings else "raise")
+    skip = any(planned.cfg.WSIS.ON_ERROR == "skip" for planned in pipeline.stages)
+    images = Images("skip" if skip else "raise")
     found: dict[str, StageFolder] = {}
     for planned in pipeline.stages:
         sources = {product: found[source.name] for product, source in planned.sources.items()}
@@ -121,8 +118,7 @@ class StageFolder:
     @property
     def dataset_names(self) -> tuple[str, ...]:
         """The data sets that the stage treats: DATASETS.TRAIN for training, else WSIS.IMAGES."""
-        cfg = self.planned.cfg
-        is_train = isinstance(self.planned.stage, TrainStage)
+        cfg, is_train = self.planned.cfg, isinstance(self.planned.stage, TrainStage)
         return tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES)
 
     @property
