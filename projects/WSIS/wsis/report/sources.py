@@ -16,7 +16,7 @@ from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.working_size import MAX_PIXELS, at_working_size, file_size, resize_annotation
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
-from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
 from wsis.report.run_folders import RunFolder
@@ -134,17 +134,14 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
     (name,) = images.names
     path = folder.predictions[name]
     try:
-        predicted = read_coco_results(path, name)
+        predicted = CocoResults(path, name)
     except DataError as error:
         raise DataError(
             f"{path} is not in COCO's result format or not of {name} ({error}); evaluate again"
         ) from None
 
     def find(record: Record) -> InstancePrediction:
-        found = predicted(record).ranked()
-        if found.masks is None:
-            raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
-        return found
+        return predicted.find(record).decoded((record["height"], record["width"])).ranked()
 
     several = len(folder.predictions) > 1
     key = f"{folder.folder.name}-{name}" if several else folder.folder.name
