@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wsis.commands import writing
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.checks import naming, short
+from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
@@ -23,6 +27,7 @@ from wsis.engine.run import run as run_stages
 from wsis.engine.trainer import images_per_process
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.read_results import CocoResults
+from wsis.evaluation.results import format_figures, json_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
 from wsis.reading import parse_yaml
 from wsis.stage import TrainStage
@@ -166,3 +171,15 @@ def _usable(
     if others:
         logger.warning("%s; coco_bbox is", said)
     return usable
+
+
+def print_scores(args: argparse.Namespace) -> None:
+    """What ``tools/evaluate.py`` does."""
+    if args.json is not None and Path(args.json).is_dir():
+        raise UsageError(f"--json {args.json} is a folder; name a file in it")
+    figures = evaluate(args.predictions, args.dataset, args.protocol)
+    entries = json_results([{"protocol": p, "metrics": found} for p, found in figures.items()])
+    sys.stdout.write(f"{format_figures(entries, ('protocol',))}\n")
+    if args.json is not None:
+        with writing(args.json, "--json"):
+            write_json(args.json, {entry["protocol"]: entry["metrics"] for entry in entries})

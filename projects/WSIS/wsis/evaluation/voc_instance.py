@@ -44,8 +44,8 @@ def build_measures(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UsageError(
-                f"there is no evaluation protocol {protocol!r}; WSIS.EVALUATION.PROTOCOLS takes "
-                f"{', '.join(PROTOCOLS)}"
+                f"there is no evaluation protocol {protocol!r}; there are {', '.join(PROTOCOLS)} "
+                "(--protocol, WSIS.EVALUATION.PROTOCOLS)"
             )
     return [PROTOCOLS[name](class_names, options=options) for name in dict.fromkeys(protocols)]
 
