@@ -89,7 +89,8 @@ def _places(pipeline: Pipeline, chosen: Sequence[PlannedStage], rows: Entries) -
     for planned in chosen:
         if isinstance(planned.stage, ExportStage):
             places["labels"] = planned.folder / planned.stage.file_name
-        elif isinstance(planned.stage, TrainStage):
+    for planned in chosen:
+        if isinstance(planned.stage, TrainStage):
             places["weights"] = planned.folder / MODEL_FINAL
     if rows:
         places["all figures"] = pipeline.output_dir / METRICS

@@ -139,7 +139,7 @@ class Report:
                 sections.append(extremes_section(*measured[0]))
         for source in self._predictions():
             measured.append((source, measure(source, options)))
-            sections.append(predictions_section(source, options))
+            sections.append(predictions_section(*measured[-1], options))
         sections += [
             losses_section(self.folders),
             classes_section(self.entries),

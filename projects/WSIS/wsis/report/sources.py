@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -168,11 +169,15 @@ class Quality:
     areas: list[int] = field(default_factory=list)  # of all instances, pixels
     true_areas: list[int] = field(default_factory=list)  # of all true objects, pixels
     with_truth: int = 0  # images that have ground truth
+    min_score: float = 0.0  # of what ``counts`` counts
+    counts: Counter[int] = field(default_factory=Counter)  # instances by class id
 
     def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
         """Take in one image, whose instances come best first."""
+        self.counts.update(found.classes[found.scores >= self.min_score].tolist())
+        if found.masks is None:
+            return
         if truth is None:
-            assert found.masks is not None
             self.areas += found.masks.sum(axis=(1, 2)).tolist()
             return
         self.with_truth += 1
