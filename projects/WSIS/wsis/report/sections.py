@@ -204,6 +204,45 @@ def _annotated(images: ImageSet) -> Counter[int]:
     return Counter(label for record in images.records for label in record.get("image_labels", ()))
 
 
+def side_by_side_section(
+    what: str,
+    sources: Mapping[str, Source],
+    records: Mapping[str, Sequence[Record]],
+    options: Namespace,
+) -> Section:
+    """The same images with what several runs made of them.
+
+    Args:
+        what: kind of the instances, "predictions".
+        sources: those of each run, by its name.
+        records: the images in each run's data set, in the same order.
+        options: those of ``tools/report.py``.
+    """
+    first = next(iter(sources))
+    least = options.min_score if what == "predictions" else -np.inf
+    cards = []
+    places = choose(range(len(records[first])), options.images, seed=options.seed)
+    for place in progress(places, f"{what} side by side", total=len(places)):
+
+        def draw(canvas: Canvas, place: int = place) -> list[Picture]:
+            pictures = [Picture(canvas.photo, "photograph")]
+            for name, source in sources.items():
+                own = make_canvas(records[name][place], source.images)
+                found = source.find(dict(own.record))
+                if found is None:
+                    pictures.append(Picture(own.photo, name, "nothing was made of this image"))
+                else:
+                    pictures.append(draw_found(own, found.take(found.scores >= least), name))
+            return [*pictures, *draw_truth(canvas), *_draw_annotations(canvas)]
+
+        record = records[first][place]
+        images = sources[first].images
+        cards.append(_card(record, images, draw, tags=_tags(record, images)))
+    title = what[0].upper() + what[1:]
+    shown = {"id": what.replace(" ", "-"), "cards": cards, "number": len(records[first])}
+    return section("side_by_side", title, what=what, **shown)
+
+
 def losses_section(folders: Sequence[RunFolder]) -> Section | None:
     """Losses of every training stage that wrote some."""
     plots = [
