@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from wsis.data.user import register_role
 from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import encode_mask
 
@@ -186,7 +188,7 @@ def test_a_coco_file_is_read_by_names(caplog):
     expected = wsis.evaluate("results.json", "truth.json")
     change("results.json", as_file)
     entry = "{FORMAT: coco, JSON: truth.json, IMAGES: .}"
-    assert wsis.evaluate("results.json", entry) == expected
+    np.testing.assert_equal(wsis.evaluate("results.json", entry), expected)
     assert "1 of its images are not in results_val" in caplog.text
 
 
@@ -275,14 +277,10 @@ def test_photographs():
 
 
 def test_results_take_few_bytes(tmp_path):
-    """A result as a dict of numbers and dicts takes 1 kB; of one that is put aside little is left."""
-    import tracemalloc
-
+    """As a dict of numbers and dicts it takes 1 kB."""
     first = json.loads(Path("results.json").read_text())[0]
     first["segmentation"] = encode_mask(np.eye(6, 8, dtype=bool))
     Path("results.json").write_text(json.dumps([first] * 20000))
-    from wsis.data.user import register_role
-
     (name,) = register_role("VAL", "truth.json", stem="few", source="test")
     tracemalloc.start()
     found = CocoResults(Path("results.json"), name)
