@@ -34,7 +34,7 @@ FIGURES = [
 ]
 TABLE = """\
 stage       data set      protocol            metric      per cent  best baseline
-----------  ------------  ------------------  --------  ----------  ---------------
+----------  ------------  ------------------  --------  ----------  ----------------
 classifier  shapes_val    classification      mAP            98.50
 instances   shapes_train  voc                 AP50           68.25  30.50  CAM > 0.4
 instances   shapes_train  quality, score > 0  mIoU           71.00

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _TAKEN = object()  # stands in the place of a result that was put aside
 _NO_BOX = (float("nan"),) * 4
-_NOTHING = (None, [])
+_NOTHING: tuple[Any, ...] = (None, [])
 _FORM = (
     "is neither in COCO's result format, a list of objects with image_id, category_id, score and "
     "segmentation or bbox, nor a COCO file with annotations"
@@ -80,7 +80,8 @@ class CocoResults:
         self._masks: bool | None = None
         self._first: dict[tuple[str, Any], int] = {}  # entry that first has an id
         self._sizes: dict[Any, Any] = {}
-        self._count, self._unscored = 0, None
+        self._count = 0
+        self._unscored: int | None = None
         content = load_json(path, hook=self._put_aside)
         self._is_file = isinstance(content, dict)
         entries = content.get("annotations") if isinstance(content, dict) else content

@@ -211,11 +211,12 @@ def format_table(
         where = stage_title(entry), entry["dataset"], entry["protocol"], metric
         rows.append((*where, f"{number_of(entry, metric):.2f}", floor))
     headers = ["stage", "data set", "protocol", "metric", "per cent", "best baseline"]
-    if not any(row[-1] for row in rows):
-        headers, rows = headers[:-1], [row[:-1] for row in rows]
-    alignment = ["left"] * 4 + ["right", "left"]
+    columns = 6 if any(row[-1] for row in rows) else 5
     return tabulate(
-        rows, headers=headers, colalign=alignment[: len(headers)], disable_numparse=True
+        [row[:columns] for row in rows],
+        headers=headers[:columns],
+        colalign=[*["left"] * 4, "right", "left"][:columns],
+        disable_numparse=True,
     )
 
 
