@@ -28,7 +28,7 @@ from wsis.data.voc_tree import read_sbd_mat
 from wsis.engine.config_files import read_config_files, read_overrides, stage_names
 from wsis.engine.manifest import Manifest
 from wsis.engine.pipeline import load_pipeline
-from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import encode_mask
 from wsis.methods.cim.original_files import (
     read_cim_crops,
@@ -181,7 +181,7 @@ def make_results(folder: Path) -> None:
 def predictions(folder: Path) -> None:
     places = {"JSON": str(folder / "a.json"), "IMAGES": str(folder)}
     register_dataset({"NAME": "fuzz", "FORMAT": "coco", **places})
-    read_coco_results(folder / "results.json", "fuzz")({"image_id": 5, "height": H, "width": W})
+    CocoResults(folder / "results.json", "fuzz").find({"image_id": 5, "height": H, "width": W})
 
 
 def make_pseudo_labels(folder: Path) -> None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Write one HTML file with pictures, plots and figures of a run, finished or not.
+"""Write one HTML file with pictures, plots and figures of a run, finished or not; or set several
+runs side by side: their figures in one table, their masks on the same images.
 
 The file needs no network and nothing beside it. Stages of any method appear; what they made is
 drawn for a sample of the images.
@@ -11,13 +12,23 @@ from collections.abc import Sequence
 
 from wsis.commands import command, finite, make_parser, positive
 
+EXAMPLES = """\
+examples:
+  report.py output/irnet_voc
+  report.py output/irnet_voc output/cim_voc --output both.html
+"""
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("output_dir", metavar="OUTPUT_DIR", help="the OUTPUT_DIR of a run of train_net.py")
-    add("--output", metavar="FILE", help="file to write; default OUTPUT_DIR/report.html")
+    add("runs", nargs="+", metavar="RUN", help="the OUTPUT_DIR of a run of train_net.py")
+    add(
+        "--output",
+        metavar="FILE",
+        help="file to write; default RUN/report.html, of several runs.html",
+    )
     add(
         "--images",
         type=positive,
@@ -49,7 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-main = command(parse, "wsis.report.build:make_report")
+main = command(parse, "wsis.report.compare:make_report")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,7 +25,7 @@ from wsis.data.working_size import (
     working_size,
 )
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.layers.regions import Regions
 from wsis.layers.run_lengths import decode_rle, encode_mask
@@ -245,9 +245,9 @@ def test_predictions_are_measured_smaller_and_written_at_the_size_of_the_file(tm
     assert entry["bbox"] == [20, 10, 30, 20]
     expected = decode_rle(record["annotations"][0]["segmentation"])
     assert np.array_equal(decode_rle(entry["segmentation"]), expected)
-    read = read_coco_results(path, name)
-    assert np.array_equal(read(record).masks, [expected])
+    read = CocoResults(path, name).find
+    assert np.array_equal(read(record).decoded(expected.shape).masks, [expected])
     assert read(record).boxes.tolist() == [[20, 10, 50, 30]]
     small = read(at_working_size(record, LIMIT))
-    assert np.array_equal(small.masks, mask)
+    assert np.array_equal(small.decoded(mask.shape[1:]).masks, mask)
     assert small.boxes.tolist() == [[10, 5, 25, 15]]

@@ -55,7 +55,7 @@ def figures(pipeline, folder, images):
     folder.images = images
     assert evaluate.evaluate(folder)
     assert not evaluate.evaluate(folder)  # nothing has changed
-    evaluate.report(pipeline, [folder.name], shown=[folder.name])
+    evaluate.collect_figures(pipeline, [folder.name])
     stored = json.loads((pipeline.output_dir / "metrics.json").read_text())["stages"]
     return {entry["protocol"]: entry for entry in stored}
 
@@ -161,11 +161,11 @@ def test_a_command_that_evaluates_less_takes_nothing_away(tmp_path, broken):
     path.write_text(json.dumps(content | {"stages": [gone, other, *content["stages"]]}))
     before = metrics_of(tmp_path)
     assert len(before) == 5
-    evaluate.report(pipeline, [], shown=["mask_rcnn"])  # nothing is done, or all is stale
+    evaluate.collect_figures(pipeline, [])  # nothing is done, or all is stale
     assert metrics_of(tmp_path) == before
     _, classifier = plan(tmp_path, "classifier", *skip)
     figures(pipeline, classifier, images)
-    evaluate.report(pipeline, ["classifier"], shown=[])
+    evaluate.collect_figures(pipeline, ["classifier"])
     assert metrics_of(tmp_path) == before | {("classifier", "shapes_val", "classification")}
     stages = [e["stage"] for e in json.loads(path.read_text())["stages"]]
     assert stages == ["classifier", *["mask_rcnn"] * 4, "of_another_pipeline"]

@@ -5,15 +5,22 @@ import json
 import numpy as np
 import pytest
 import wsis.stages  # noqa: F401  (registers the stages whose advice is given)
-from wsis.evaluation.results import format_table, lost_to_baselines, stage_result, write_metrics
+from wsis.evaluation.results import (
+    format_figures,
+    format_table,
+    lost_to_baselines,
+    stage_result,
+    write_metrics,
+)
 from wsis.methods.boxcaseg import stages  # noqa: F401
 
 NAN = float("nan")
+DATA = "voc_2012_train_instance"
 
 
 def entries():
     metrics = {"AP50": 37.654, "AP50/cat": NAN, "mIoU": NAN, "images": 3, "AP": np.float64(12)}
-    return [stage_result("instances", "voc_2012_train_instance", "voc", metrics)]
+    return [stage_result("instances", DATA, "voc", metrics)]
 
 
 def test_nan_becomes_null_and_counts_stay_whole(tmp_path):
@@ -23,7 +30,7 @@ def test_nan_becomes_null_and_counts_stay_whole(tmp_path):
         "stages": [
             {
                 "stage": "instances",
-                "dataset": "voc_2012_train_instance",
+                "dataset": DATA,
                 "protocol": "voc",
                 "metrics": {
                     "AP50": 37.654,
@@ -42,17 +49,30 @@ def test_nan_becomes_null_and_counts_stay_whole(tmp_path):
 
 
 def test_the_table_prints_the_protocol_beside_every_number():
-    lines = format_table(entries()).splitlines()
-    numbers = [line for line in lines if "AP50" in line or "mIoU" in line or " AP " in line]
-    assert len(numbers) == 3
-    assert all("voc_2012_train_instance" in line and " voc " in line for line in numbers)
-    assert "37.65" in next(line for line in lines if "AP50" in line)
-    assert next(line for line in lines if "mIoU" in line).rstrip().endswith("-")
-    assert "cat" not in "".join(lines)
+    several = [*entries(), measured("mask_rcnn", "coco", AP=12.0, AP50=3.0)]
+    several.append(measured("cam", "voc, baseline CAM > 0.4", dataset=DATA, AP50=5.0))
+    _, _, *numbers = format_table(several).splitlines()
+    assert [line.split()[:4] for line in numbers] == [
+        ["instances", DATA, "voc", "AP50"],
+        ["mask_rcnn", "birds", "coco", "AP"],
+    ]
+    assert numbers[0].endswith("37.65  5.00  CAM > 0.4")
+    assert numbers[1].rstrip().endswith("12.00")
+    assert "best baseline" not in format_table(several[:2])
+
+
+def test_all_figures_have_a_column():
+    """What is undefined has a "-", what a protocol does not measure has nothing."""
+    both = [*entries(), measured("mask_rcnn", "coco", AP50=3.0)]
+    header, _, first, second = format_figures(both, ("stage", "protocol")).splitlines()
+    assert header.split() == ["stage", "protocol", "mIoU", "AP", "AP50"]
+    assert first.split() == ["instances", "voc", "-", "12.00", "37.65"]
+    assert second.split() == ["mask_rcnn", "coco", "3.00"]
 
 
 def test_no_results():
     assert "per cent" in format_table([])
+    assert "protocol" in format_figures([], ("protocol",))
 
 
 def measured(stage, protocol, *, dataset="birds", **metrics):

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -157,6 +158,17 @@ def test_only_the_cam_stage(make_run):
     assert outline.sections == ["figures", "stages", "images"]
     assert outline.captions.count("photograph") == 2
     assert "Nothing has been evaluated yet" in text
+
+
+def test_pictures_of_one_kind_say_whose_they_are(make_run):
+    """BoxCaseg has instances twice: before and after boxes share out their pixels."""
+    run = make_run()
+    run.instances()
+    folder = run.stage(7, "proxy_masks", "derive")
+    shutil.copytree(run.output / "6_instances" / "artifacts", folder / "artifacts")
+    captions = set(Outline(report(run, "--images", "1")).captions)
+    assert {"instances of instances", "instances of proxy masks"} <= captions
+    assert "instances" not in captions
 
 
 def test_an_unfinished_stage_and_one_of_an_unknown_method(make_run):

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wsis.commands import writing
 from wsis.data.builtin import get_dataset_dicts
+from wsis.data.checks import naming, short
+from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
 from wsis.engine.lock import output_lock
 from wsis.engine.pipeline import PlannedStage, load_pipeline
+from wsis.engine.progress import progress
 from wsis.engine.run import run as run_stages
 from wsis.engine.trainer import images_per_process
-from wsis.errors import UsageError
-from wsis.evaluation.read_results import read_coco_results
-from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+from wsis.errors import DataError, UsageError
+from wsis.evaluation.read_results import CocoResults
+from wsis.evaluation.results import format_figures, json_results
+from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
+from wsis.reading import parse_yaml
 from wsis.stage import TrainStage
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -95,31 +106,80 @@ def _check_processes(
 def evaluate(
     predictions: str | os.PathLike[str],
     dataset: str | os.PathLike[str] | Mapping[str, Any],
-    protocols: Sequence[str] = ("voc", "coco"),
+    protocols: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Score anybody's predictions against a data set with true masks.
+    """Score anybody's predictions against a data set with true masks, or with true boxes.
 
     Args:
         predictions: a JSON in COCO's result format, as every Detectron2 model writes it: a list of
-            ``{"image_id", "category_id", "score", "segmentation" and/or "bbox"}``.
+            ``{"image_id", "category_id", "score", "segmentation" and/or "bbox"}``. Or a COCO file,
+            as pseudo labels are.
         dataset: the name of a registered data set, a path (COCO JSON, VOC tree) or an entry as
-            `wsis.data.user.register_dataset` takes it.
-        protocols: of "voc", "coco" and "coco_bbox".
+            `wsis.data.user.register_dataset` takes it, also as text, ``"{FORMAT: ...}"``.
+        protocols: of "voc", "coco" and "coco_bbox"; None for the first two, or, where there are
+            boxes and no masks, the last.
 
     Returns:
-        ``{protocol: {metric: per cent}}``.
+        ``{protocol: {metric: per cent}}``; protocols that need masks are left out, with a warning,
+        where there are none.
 
     Raises:
-        WSISError: a file is missing or damaged, an image or a category is not of the data set.
+        WSISError: a file is missing or damaged, an image or a category is not of the data set, or
+            there is nothing that the protocols could measure.
     """
     stem = Path(predictions).stem
     dataset = os.fspath(dataset) if isinstance(dataset, os.PathLike) else dataset
-    protocols = (protocols,) if isinstance(protocols, str) else protocols
     if isinstance(dataset, list | tuple):
         raise UsageError("predictions are scored on one data set, not on a list of them")
+    if isinstance(dataset, str) and dataset.lstrip().startswith("{"):
+        with naming(f"data set {short(dataset)}"):
+            dataset = parse_yaml(dataset)
     (name,) = register_role("VAL", dataset, stem=stem, source="wsis.evaluate")
-    find = read_coco_results(Path(predictions), name)
-    evaluator = VOCInstanceEvaluator(name, protocols, distributed=False)
-    for record in get_dataset_dicts(name):
-        evaluator.add(record, find(record))
+    chosen = (protocols,) if isinstance(protocols, str) else protocols
+    build_measures((), chosen or ())  # their names, before anything is read
+    found, records = CocoResults(Path(predictions), name), get_dataset_dicts(name)
+    usable = _usable(found, records, chosen)
+    evaluator = VOCInstanceEvaluator(name, usable, distributed=False, dataset_dicts=records)
+    with progress(records, f"evaluate on {name}", total=len(records)) as bar:
+        for record in bar:
+            evaluator.add(record, found.find(record))
     return {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}
+
+
+def _usable(
+    found: CocoResults, records: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None
+) -> Sequence[str]:
+    """The protocols that can be computed; a warning, or `DataError`, names the others."""
+    annotations = [a for record in records for a in record.get("annotations", ())]
+    masks = any("instance_file_name" in record for record in records)
+    masks = masks or any("segmentation" in annotation for annotation in annotations)
+    boxes = any("bbox" in annotation for annotation in annotations)
+    tagged = annotations or any(record.get("image_labels") for record in records)
+    if not masks and not boxes and tagged:
+        raise DataError(
+            f"{found.name} has neither masks nor boxes to measure {found.path} against; name a "
+            "data set that has"
+        )
+    lacking = found.path if not found.has_masks else found.name if boxes and not masks else None
+    if lacking is None:
+        return wanted or ("voc", "coco")
+    usable = [name for name in wanted or ("coco_bbox",) if name == "coco_bbox"]
+    others = [name for name in wanted or ("voc", "coco") if name != "coco_bbox"]
+    said = f"{lacking} has boxes and no masks: {' and '.join(others)} cannot be computed"
+    if not usable:
+        raise DataError(f"{said}; coco_bbox can")
+    if others:
+        logger.warning("%s; coco_bbox is", said)
+    return usable
+
+
+def print_scores(args: argparse.Namespace) -> None:
+    """What ``tools/evaluate.py`` does."""
+    if args.json is not None and Path(args.json).is_dir():
+        raise UsageError(f"--json {args.json} is a folder; name a file in it")
+    figures = evaluate(args.predictions, args.dataset, args.protocol)
+    entries = json_results([{"protocol": p, "metrics": found} for p, found in figures.items()])
+    sys.stdout.write(f"{format_figures(entries, ('protocol',))}\n")
+    if args.json is not None:
+        with writing(args.json, "--json"):
+            write_json(args.json, {entry["protocol"]: entry["metrics"] for entry in entries})

@@ -136,15 +136,24 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def load_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> Any:
+def load_json(
+    path: str | os.PathLike[str],
+    *,
+    limit: int = MAX_JSON_BYTES,
+    hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> Any:
     """Parse a JSON file of at most ``limit`` bytes.
+
+    ``hook`` takes each object as soon as it is read, and gives what stands in its place.
 
     Raises:
         DataError: missing, no regular file, not JSON, nested absurdly, or larger than ``limit``.
     """
     try:
         with open_file(path, limit=limit) as stream:
-            return json.load(stream)
+            return json.load(stream, object_hook=hook)
+    except DataError:  # of the hook
+        raise
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

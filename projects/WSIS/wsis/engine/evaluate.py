@@ -38,11 +38,9 @@ from wsis.errors import DataError
 from wsis.evaluation.image_loop import Results
 from wsis.evaluation.results import (
     are_results,
-    format_table,
+    is_defined,
     json_results,
-    lost_to_baselines,
     stage_result,
-    stage_title,
     write_metrics,
 )
 from wsis.stage import TrainStage
@@ -113,6 +111,7 @@ def evaluate_network(
             skipped=skipped,
         )
         for p, metrics in found.items()
+        if is_defined(metrics)
     ]
 
 
@@ -163,7 +162,7 @@ def _evaluate_products(folder: StageFolder) -> Results:
     """Figures of a product that has an artifact for each image."""
     planned, results = folder.planned, []
     assert planned.stage.evaluation is not None
-    for name in _datasets(planned):
+    for name in evaluated_on(planned):
         mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
         small = AtWorkingSize(mine, planned.cfg.INPUT.MAX_PIXELS)  # as the product
         found = planned.stage.evaluation(small, folder.reader, class_names(name), planned.cfg)
@@ -183,11 +182,11 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     planned = folder.planned
     if not planned.stage.evaluation:
         return False
-    if not _datasets(planned):
+    if not evaluated_on(planned):
         logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
         return False
     digest, before = _digest(folder), read_evaluation(folder.path / EVALUATION)
-    images = folder.images.sizes(_datasets(planned))
+    images = folder.images.sizes(evaluated_on(planned))
     # Figures of versions that did not look at image files are not computed again.
     known = digest == before.get("digest") and images in ("", before.get(IMAGE_FILES, images))
     if comm.all_gather(known)[0] and not again:
@@ -203,14 +202,14 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
             results = _joined(results, before.get("results", []))
         content: dict[str, Any] = {"digest": digest, "product": product, IMAGE_FILES: images}
         # for pictures of predictions: perhaps no config of a stage describes these data sets
-        described = [*before.get("datasets", []), *entries_of(_datasets(planned))]
+        described = [*before.get("datasets", []), *entries_of(evaluated_on(planned))]
         named = {entry["NAME"]: entry for entry in described}
         content |= {"results": json_results(results), "datasets": list(named.values())}
         write_json(folder.path / EVALUATION, content)
     return True
 
 
-def _datasets(planned: PlannedStage) -> tuple[str, ...]:
+def evaluated_on(planned: PlannedStage) -> tuple[str, ...]:
     """The data sets on which a product is evaluated."""
     cfg = planned.cfg
     if isinstance(planned.stage, TrainStage):
@@ -220,7 +219,7 @@ def _datasets(planned: PlannedStage) -> tuple[str, ...]:
 
 def _digest(folder: StageFolder) -> str:
     """Identifies what was evaluated, how, and against which ground truth."""
-    planned, cfg, names = folder.planned, folder.planned.cfg, _datasets(folder.planned)
+    planned, cfg, names = folder.planned, folder.planned.cfg, evaluated_on(folder.planned)
     config: dict[str, Any] = {"evaluation": flatten(cfg.WSIS.EVALUATION, "EVALUATION")}
     if isinstance(planned.stage, TrainStage):
         everything = flatten(cfg.MODEL, "MODEL") | flatten(cfg.INPUT, "INPUT")
@@ -235,15 +234,10 @@ def _digest(folder: StageFolder) -> str:
     return digest_of({"product": folder.product, "truth": truth, **config, "datasets": names})
 
 
-def report(
-    pipeline: Pipeline,
-    done: Sequence[str],
-    *,
-    shown: Sequence[str],
-    others: Sequence[dict[str, Any]] = (),
-) -> None:
-    """Write the figures of the stages ``done`` to ``OUTPUT_DIR/metrics.json``, and log a table of
-    those of the stages ``shown``, and which of these do not beat their baseline.
+def collect_figures(
+    pipeline: Pipeline, done: Sequence[str], others: Sequence[dict[str, Any]] = ()
+) -> Results:
+    """Write the figures of the stages ``done`` to ``OUTPUT_DIR/metrics.json``; all that it has now.
 
     Other figures that the file has stay, also those of stages that are stale or not of this
     pipeline.
@@ -251,7 +245,6 @@ def report(
     Args:
         pipeline: whose stages they are.
         done: stages with a product that is finished and up to date.
-        shown: stages.
         others: figures of `evaluate_weights`, which stand beside the run's own.
     """
     path = pipeline.output_dir / METRICS
@@ -273,14 +266,7 @@ def report(
     ]
     with writing(path, "another OUTPUT_DIR"):
         write_metrics(path, found, versions=package_versions(), config=digest_of(configs))
-    beside = [entry for entry in found if others and "weights" not in entry]
-    rows = [entry for entry in [*own, *beside, *others] if entry["stage"] in shown]
-    if rows:
-        table = format_table(rows)
-        logger.info("Figures of %s (also in %s):\n%s", pipeline.name, path, table)
-    for (title, _), sentence in lost_to_baselines(found).items():
-        if title in map(stage_title, rows):
-            logger.warning("%s", sentence)
+    return found
 
 
 def _joined(new: Results, old: Results) -> Results:

@@ -17,7 +17,8 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
-from wsis.engine.evaluate import evaluate, evaluate_weights, report
+from wsis.engine.ending import tell_ending
+from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
 from wsis.engine.folder import StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared, rank_lock
@@ -64,14 +65,17 @@ def run(
     check_shared(pipeline.output_dir)
     with rank_lock(pipeline.output_dir):
         _sweep(pipeline)
-        if eval_only and _evaluate_checkpoint(pipeline, selection, overrides[::2]):
+        own = overrides[2:] if overrides[:1] == ("MODEL.DEVICE",) else overrides  # after the door's
+        words = (config_file, *own)
+        if eval_only and _evaluate_checkpoint(pipeline, selection, words):
             return
-        _run_chosen(pipeline, selection, force=force, resume=resume, eval_only=eval_only)
+        _run_chosen(pipeline, selection, words, force=force, resume=resume, eval_only=eval_only)
 
 
 def _run_chosen(
     pipeline: Pipeline,
     selection: Mapping[str, str | None],
+    words: Sequence[str],
     *,
     force: bool,
     resume: bool,
@@ -96,17 +100,18 @@ def _run_chosen(
             detail = f"{status.state.value} ({status.detail})"
             logger.warning("%s is %s and is not evaluated", folder.name, detail)
         comm.synchronize()
+    if not worked and not eval_only:
+        logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
     done = [name for name, folder in folders.items() if folder.status().state is State.DONE]
     if comm.is_main_process():
-        report(pipeline, done, shown=[folder.name for folder in chosen])
+        found, shown = collect_figures(pipeline, done), [folder.name for folder in chosen]
+        tell_ending(pipeline, found, done=done, shown=shown, words=words)
     if eval_only and not {folder.name for folder in chosen} & set(done):
         raise WSISError(
             f"nothing to evaluate: no chosen stage of {pipeline.name} is done and up to date in "
             f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR and what "
             "--list-stages names"
         )
-    if not worked and not eval_only:
-        logger.info("Nothing to do: every chosen stage of %s is done", pipeline.name)
 
 
 def _sweep(pipeline: Pipeline) -> None:
@@ -131,9 +136,9 @@ def _note_stages(pipeline: Pipeline) -> None:
 
 
 def _evaluate_checkpoint(
-    pipeline: Pipeline, selection: Mapping[str, str | None], keys: Sequence[str]
+    pipeline: Pipeline, selection: Mapping[str, str | None], words: Sequence[str]
 ) -> bool:
-    """Evaluate the checkpoint that the command line (its ``keys``) names as MODEL.WEIGHTS.
+    """Evaluate the checkpoint that the command (config file, overrides) names as MODEL.WEIGHTS.
 
     Returns:
         whether there is such a checkpoint. One that fits no network, but from which the run
@@ -142,7 +147,7 @@ def _evaluate_checkpoint(
     Raises:
         DataError: it fits the network of no chosen stage.
     """
-    folders = open_folders(pipeline)
+    folders, keys = open_folders(pipeline), words[1::2]
     given = [
         folder
         for folder in (folders[planned.name] for planned in pipeline.select(**selection))
@@ -155,7 +160,8 @@ def _evaluate_checkpoint(
     if len(misfits) < len(given):
         if comm.is_main_process():
             shown = [folder.name for folder in given if folder.name not in misfits]
-            report(pipeline, (), shown=shown, others=entries)
+            found = collect_figures(pipeline, (), entries)
+            tell_ending(pipeline, found, done=(), shown=shown, others=entries, words=words)
         return True
     if given and not any(folder.started_from_its_weights() for folder in given):
         reasons = "; ".join(dict.fromkeys(misfits.values()))

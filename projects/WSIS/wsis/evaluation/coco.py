@@ -22,7 +22,6 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from wsis.data.files import atomic_write
-from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.predictions import (
     InstancePair,
     ProtocolOptions,
@@ -91,7 +90,7 @@ class CocoMeasure(Measure):
         evaluation = self._evaluation()
         evaluation.params.maxDets = [_MOST]
         # What COCOeval.evaluate would read from two COCO objects.
-        for entry in self._true_annotations(pair.truth, pair.prediction.classes):
+        for entry in self._true_annotations(pair):
             evaluation._gts[0, entry["category_id"]].append(entry)
         for number, entry in enumerate(pair.prediction.results, start=1):
             _, _, width, height = entry["bbox"]
@@ -114,8 +113,9 @@ class CocoMeasure(Measure):
             parts["objects"].append(np.array([counts]))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
-    def _true_annotations(self, truth: GroundTruth, predicted: np.ndarray) -> list[dict[str, Any]]:
+    def _true_annotations(self, pair: InstancePair) -> list[dict[str, Any]]:
         """The annotations that COCOeval reads, one dict for each object."""
+        truth, predicted = pair.truth, pair.prediction.classes
         voids = np.unique(predicted if self.options.ignore_void and truth.void.any() else [])
         everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
         crowds = getattr(truth, "crowds", None)
@@ -124,17 +124,18 @@ class CocoMeasure(Measure):
         classes = np.concatenate([*(part.classes for part in known), voids]).astype(np.int64)
         crowd = np.ones(len(masks), dtype=bool)
         crowd[: len(truth.masks)] = truth.difficult & (not self.options.use_difficult)
-        areas, boxes = masks.sum(axis=(1, 2)).astype(float), xywh_of_masks(masks).astype(float)
+        columns = {"area": masks.sum(axis=(1, 2)).astype(float)}
+        if not self.needs_masks:
+            columns["bbox"] = xywh_of_masks(masks).astype(float)
         if isinstance(truth, EvaluationTruth):
-            for values, name in ((areas, "areas"), (boxes, "boxes")):
+            for (_, values), name in zip(columns.items(), ("areas", "boxes"), strict=False):
                 stated = np.concatenate([getattr(part, name) for part in known])
                 np.copyto(values[: len(stated)], stated, where=~np.isnan(stated))
-        columns = {"category_id": classes, "area": areas, "iscrowd": crowd, "ignore": crowd}
+        columns |= {"category_id": classes, "iscrowd": crowd, "ignore": crowd}
         rows = {name: values.tolist() for name, values in columns.items()}
         if self.needs_masks:
-            rows["segmentation"] = [encode_mask(mask) for mask in masks]
-        else:
-            rows["bbox"] = boxes.tolist()
+            others = [encode_mask(mask) for mask in masks[len(truth.masks) :]]
+            rows["segmentation"] = [*pair.true_rles, *others]
         return rows_of({"id": range(1, len(masks) + 1), **rows})
 
     def _precision(

@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
 from wsis.layers.masks import iou_of_areas, mask_boxes, mask_intersection
-from wsis.layers.run_lengths import decode_rles, encode_mask
+from wsis.layers.run_lengths import RLE, decode_rles, encode_mask, rle_area, rle_intersection
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -30,9 +30,11 @@ class InstancePrediction:
 
     classes: np.ndarray  # (n,) int64, 0..C-1
     scores: np.ndarray  # (n,) float, finite
-    masks: np.ndarray | None  # (n, H, W) bool; None where only boxes were predicted
+    masks: np.ndarray | None  # (n, H, W) bool; None where only boxes were predicted, or not decoded
     boxes: np.ndarray | None = None  # (n, 4) float XYXY in pixels; None for those of the masks
     ignore: np.ndarray | None = None  # (H, W) bool, pixels that train nothing, where known
+    # `results` as they were read from a file; they hold the masks until `decoded`
+    read: Sequence[dict[str, Any]] | None = None
 
     @classmethod
     def of_instances(cls, instances: Instances) -> InstancePrediction:
@@ -68,6 +70,23 @@ class InstancePrediction:
         masks = np.zeros((0, *size), dtype=bool)
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), masks)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks were predicted, decoded or not; true where nothing was predicted."""
+        held = self.read is not None and all("segmentation" in row for row in self.read)
+        return self.masks is not None or held
+
+    def decoded(self, size: tuple[int, int]) -> InstancePrediction:
+        """The same with masks as arrays, of an image of ``size`` (H, W), if there are any.
+
+        Raises:
+            ValueError: they take too much memory.
+        """
+        if self.masks is not None or not self.has_masks:
+            return self
+        masks = decode_rles([row["segmentation"] for row in self.results], size)
+        return replace(self, masks=masks, read=None)
+
     def check(self, key: str, *, size: tuple[int, int], num_classes: int) -> None:
         """Raise `DataError` unless the fields fit each other and the image."""
         count = len(self.classes)
@@ -91,6 +110,8 @@ class InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
         rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "boxes")}
         kept: dict[str, Any] = {k: None if v is None else v[chosen] for k, v in rows.items()}
+        if self.read is not None:
+            kept["read"] = [self.read[row] for row in np.arange(len(self.read))[chosen].tolist()]
         return replace(self, **kept)
 
     @cached_property
@@ -99,6 +120,8 @@ class InstancePrediction:
 
         The ``bbox`` is that of the mask where there is no other; ``segmentation`` is an RLE.
         """
+        if self.read is not None:
+            return list(self.read)
         columns = {"category_id": self.classes.tolist(), "bbox": [], "score": self.scores.tolist()}
         if self.masks is not None:
             columns["bbox"] = xywh_of_masks(self.masks).tolist()
@@ -127,14 +150,26 @@ class InstancePair:
     @cached_property
     def shared(self) -> np.ndarray:
         """(n, K) float64: pixels common to prediction and object."""
-        assert self.prediction.masks is not None
+        if self.prediction.masks is None:
+            return rle_intersection(self._rles, self.true_rles)
         return mask_intersection(self.prediction.masks, self.truth.masks)
 
     @cached_property
     def areas(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) and (K,) int64: pixels of each prediction and of each object."""
-        assert self.prediction.masks is not None
-        return self.prediction.masks.sum(axis=(1, 2)), self.truth.masks.sum(axis=(1, 2))
+        true = self.truth.masks.sum(axis=(1, 2))
+        if self.prediction.masks is None:
+            return np.array([rle_area(rle) for rle in self._rles], dtype=np.int64), true
+        return self.prediction.masks.sum(axis=(1, 2)), true
+
+    @property
+    def _rles(self) -> list[RLE]:
+        return [row["segmentation"] for row in self.prediction.results]
+
+    @cached_property
+    def true_rles(self) -> list[RLE]:
+        """The masks of the objects as run lengths."""
+        return [encode_mask(mask) for mask in self.truth.masks]
 
     @cached_property
     def iou(self) -> np.ndarray:
@@ -143,10 +178,11 @@ class InstancePair:
 
     def without_void(self) -> InstancePair:
         """The same image with void cut out of every prediction; those left empty are dropped."""
-        assert self.prediction.masks is not None
-        inside = self.prediction.masks & ~self.truth.void
-        keep = inside.any(axis=(1, 2)) | ~self.prediction.masks.any(axis=(1, 2))
-        return replace(self, prediction=replace(self.prediction, masks=inside).take(keep))
+        prediction = self.prediction.decoded(self.truth.void.shape)
+        assert prediction.masks is not None
+        inside = prediction.masks & ~self.truth.void
+        keep = inside.any(axis=(1, 2)) | ~prediction.masks.any(axis=(1, 2))
+        return replace(self, prediction=replace(prediction, masks=inside).take(keep))
 
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -1,80 +1,206 @@
-"""Reads predictions of any network in COCO's result format."""
+"""Reads predictions of any network in COCO's result format, and labels in a COCO file.
+
+A result has 1 kB as a dict, and there are a hundred for each image: numbers and run lengths are put
+aside as they are read.
+"""
 
 from __future__ import annotations
 
+import logging
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsis.data.builtin import category_ids, get_dataset_dicts
-from wsis.data.checks import field, load_json, naming, number, numbers, short
-from wsis.data.working_size import file_size, resize_mask, scale_boxes
+from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
+from wsis.data.checks import field, identity, load_json, naming, number, numbers, short
+from wsis.data.coco import CocoFile, ImageIndex
+from wsis.data.working_size import file_size, resize_annotation
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
-from wsis.layers.run_lengths import check_rle, decode_rle, empty_masks
+from wsis.layers.run_lengths import RLE, check_rle, polygons_to_rle, rle_box
+
+logger = logging.getLogger(__name__)
+
+_TAKEN = object()  # stands in the place of a result that was put aside
+_NO_BOX = (float("nan"),) * 4
+_NOTHING: tuple[Any, ...] = (None, [])
+_FORM = (
+    "is neither in COCO's result format, a list of objects with image_id, category_id, score and "
+    "segmentation or bbox, nor a COCO file with annotations"
+)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    entries = load_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{path} is not in COCO's result format, a list of objects")
-    return entries
+class _Rows:
+    """The results of one image: category ids, scores, boxes XYWH, and segmentations."""
+
+    __slots__ = ("boxes", "categories", "masks", "scores")
+
+    def __init__(self) -> None:
+        self.categories: list[Any] = []
+        self.scores, self.boxes = array("d"), array("d")
+        self.masks: list[Any] = []
 
 
-def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], InstancePrediction]:
-    """Predictions for a registered data set, image by image.
+def _mask(value: Any, size: tuple[int, int]) -> RLE:
+    """A checked RLE of run lengths, or of the polygons of an annotation."""
+    if not isinstance(value, list):
+        return check_rle(value, size)
+    polygons = [numbers(polygon) for polygon in value]
+    if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons):
+        raise ValueError("has a polygon that is not x, y of three points or more")
+    return polygons_to_rle(polygons, size)
+
+
+class CocoResults:
+    """Predictions for a registered data set.
 
     Args:
         path: a list of ``{"image_id", "category_id", "score", "segmentation" and/or "bbox"}``;
-            category ids are the data set's own, masks are run lengths, boxes are XYWH.
+            image and category ids are the data set's own, masks are run lengths, boxes are XYWH.
+            Or a COCO file, such as pseudo labels: its images are found by key or name, its
+            categories by name; polygons serve, a missing score counts as 1, crowds are left out.
         name: of the data set.
 
-    Returns:
-        A function from a dataset dict to the instances predicted for it, at the dict's size.
+    Attributes:
+        has_masks: whether every instance has a mask, else every one has a box alone.
 
     Raises:
-        DataError: the file is missing or damaged, or names an image or a category that the data set
-            does not have.
+        DataError: the file is missing or damaged, or names an image (in a COCO file: nothing but
+            such images) or a category that the data set does not have.
     """
-    # A JSON knows its category ids now, too. Whoever needs its annotations tells what is broken.
-    images = {record["image_id"] for record in get_dataset_dicts(name, "skip")}
-    class_ids = {category: number for number, category in enumerate(category_ids(name))}
-    by_image: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for index, entry in enumerate(_read(path)):
-        with naming(f"{path}: entry {index}"):
-            image, category = entry.get("image_id"), entry.get("category_id")
-            if not all(isinstance(identity, int | str) for identity in (image, category)):
-                raise ValueError("image_id and category_id are numbers or words")
-            if image not in images:
-                raise ValueError(f"{name} has no image with the id {short(image)}")
-            if category not in class_ids:
-                raise ValueError(f"{name} has no category {short(category)}")
-            field(entry, "score", number)
-            if "bbox" in entry:
-                field(entry, "bbox", numbers, 4)
-        by_image[image].append(entry)
 
-    def find(record: Mapping[str, Any]) -> InstancePrediction:
-        size, entries = (int(record["height"]), int(record["width"])), by_image[record["image_id"]]
-        given = file_size(record)
-        classes = np.array([class_ids[e["category_id"]] for e in entries], dtype=np.int64)
-        scores = np.array([e["score"] for e in entries], dtype=np.float64)
-        masks = boxes = None
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        # A JSON knows its category ids now. Whoever needs its annotations tells what is broken.
+        self._records = get_dataset_dicts(name, "skip")
+        self._rows: defaultdict[Any, _Rows] = defaultdict(_Rows)
+        self._masks: bool | None = None
+        self._first: dict[tuple[str, Any], int] = {}  # entry that first has an id
+        self._sizes: dict[Any, Any] = {}
+        self._count = 0
+        self._unscored: int | None = None
+        content = load_json(path, hook=self._put_aside)
+        self._is_file = isinstance(content, dict)
+        entries = content.get("annotations") if isinstance(content, dict) else content
+        if not isinstance(entries, list) or any(entry is not _TAKEN for entry in entries):
+            raise DataError(f"{path} {_FORM}")
+        if self._unscored is not None and not self._is_file:
+            raise DataError(f"{path}: entry {self._unscored}: score is missing")
+        self._class_ids = self._classes(content)
+        self._ids = self._images(content)
+        self.has_masks = self._masks is not False
+
+    def _put_aside(self, entry: dict[str, Any]) -> Any:
+        """Keep a result in few bytes; other objects of the file stay as they are."""
+        if "image_id" not in entry:
+            return entry
+        self._count += 1
+        if entry.get("iscrowd"):
+            return _TAKEN
+        with naming(f"{self.path}: entry {self._count - 1}"):
+            image, category = (field(entry, key, identity) for key in ("image_id", "category_id"))
+            score = 1.0
+            if "score" in entry or "id" not in entry:  # the annotations of a file have ids
+                score = field(entry, "score", number)
+            elif self._unscored is None:
+                self._unscored = self._count - 1
+            mask, box = (entry.get(key) for key in ("segmentation", "bbox"))
+            if mask in _NOTHING and box in _NOTHING:
+                raise ValueError("has neither segmentation nor bbox")
+            if self._masks is None:
+                self._masks = mask not in _NOTHING
+            elif self._masks is (mask in _NOTHING):
+                raise ValueError("segmentation is in some entries and not in others")
+            box = _NO_BOX if box in _NOTHING else field(entry, "bbox", numbers, 4)
+        for key in (("image_id", image), ("category_id", category)):
+            self._first.setdefault(key, self._count - 1)
+        rows = self._rows[image]
+        rows.categories.append(category)
+        rows.scores.append(score)
+        rows.boxes.extend(box)
+        if self._masks:
+            rows.masks.append(self._slim(mask))
+        return _TAKEN
+
+    def _slim(self, mask: Any) -> Any:
+        """A dict of run lengths as (size, counts); images of a size share it."""
+        if not isinstance(mask, dict) or mask.keys() != {"size", "counts"}:
+            return mask
+        size = mask["size"]
+        if isinstance(size, list) and all(type(side) is int for side in size):
+            size = self._sizes.setdefault(tuple(size), size)
+        return size, mask["counts"]
+
+    def _classes(self, content: Any) -> dict[Any, int]:
+        """Class ids by category id; in a COCO file by the names of the categories."""
+        known: dict[Any, int] = {c: i for i, c in enumerate(category_ids(self.name))}
+        if self._is_file and "categories" in content:
+            ids = {name: i for i, name in enumerate(class_names(self.name))}
+            try:
+                named = {identity(c["id"]): c["name"] for c in content["categories"]}
+                known = {c: ids[n] for c, n in named.items() if n in ids}
+            except (TypeError, KeyError, ValueError):
+                raise DataError(f"{self.path}: categories is no list of id and name") from None
+        for category in {c for rows in self._rows.values() for c in rows.categories} - set(known):
+            entry = self._first["category_id", category]
+            raise DataError(
+                f"{self.path}: entry {entry}: {self.name} has no category {short(category)}; its "
+                f"classes are {', '.join(class_names(self.name))}"
+            )
+        return known
+
+    def _images(self, content: Any) -> dict[Any, Any]:
+        """Image ids of the file by those of the data set."""
+        ids = {record["image_id"]: record["image_id"] for record in self._records}
+        if self._is_file and "images" in content:
+            try:
+                images = [i | {"image_id": identity(i["id"])} for i in content["images"]]
+                index = ImageIndex(CocoFile(self.path, {}, (), {}, images))
+            except (TypeError, KeyError, ValueError):
+                raise DataError(f"{self.path}: images is no list with id and file_name") from None
+            found = ((record["image_id"], index.find(record)) for record in self._records)
+            ids = {own: image["image_id"] for own, image in found if image is not None}
+        strange = [image for image in self._rows if image not in set(ids.values())]
+        if strange and (not self._is_file or len(strange) == len(self._rows)):
+            entry = self._first["image_id", strange[0]]
+            raise DataError(
+                f"{self.path}: entry {entry}: {self.name} has no image with the id "
+                f"{short(strange[0])}"
+            )
+        if strange:
+            said = "%s: %d of its images are not in %s and do not count"
+            logger.warning(said, self.path, len(strange), self.name)
+        return ids
+
+    def find(self, record: Mapping[str, Any]) -> InstancePrediction:
+        """The instances predicted for a dataset dict, at the dict's size; masks not decoded."""
+        size, given = (int(record["height"]), int(record["width"])), file_size(record)
+        rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
+        classes = [self._class_ids[category] for category in rows.categories]
+        boxes = np.array(rows.boxes).reshape(-1, 4)
+        found: list[dict[str, Any]] = []
         try:
-            if all("segmentation" in entry for entry in entries):
-                masks = empty_masks(len(entries), size)
-                for mask, entry in zip(masks, entries, strict=True):
-                    rle = check_rle(entry["segmentation"], given)
-                    mask[:] = resize_mask(decode_rle(rle), size)
-            if all("bbox" in entry for entry in entries):
-                boxes = np.array([e["bbox"] for e in entries], dtype=np.float64).reshape(-1, 4)
-                boxes[:, 2:] += boxes[:, :2]
-                boxes = scale_boxes(boxes.astype(np.float32), given, size)  # as Detectron2's
+            for place, (label, score, box) in enumerate(
+                zip(classes, rows.scores, boxes.tolist(), strict=True)
+            ):
+                row = {"category_id": label, "bbox": box, "score": score}
+                if rows.masks:
+                    mask = rows.masks[place]
+                    if isinstance(mask, tuple):
+                        mask = dict(zip(("size", "counts"), mask, strict=True))
+                    row["segmentation"] = rle = _mask(mask, given)
+                    if np.isnan(box[0]):
+                        row["bbox"] = rle_box(rle)
+                found.append(resize_annotation(row, given, size))
         except ValueError as error:
-            raise DataError(f"{path}: image {record['image_id']}: {error}") from None
-        return InstancePrediction(classes, scores, masks, boxes)
-
-    return find
+            raise DataError(
+                f"{self.path}: image {record['image_id']}: segmentation {error}"
+            ) from None
+        corners = np.array([row["bbox"] for row in found]).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        numbered = np.array(classes, dtype=np.int64)
+        return InstancePrediction(numbered, np.array(rows.scores), None, corners, read=found)

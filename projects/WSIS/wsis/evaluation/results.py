@@ -1,4 +1,4 @@
-"""``metrics.json`` and the table that the terminal shows."""
+"""``metrics.json`` and the tables that the terminal shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsis.errors import UsageError
 from wsis.evaluation.streaming import Metrics
 from wsis.stage import get_stage
 
-# Shown in the table, in this order; per-class entries (with a slash) stay in metrics.json.
+# Shown in tables, in this order; per-class entries (with a slash) stay in metrics.json.
 MAIN_METRICS = (
     "mAP",
     "mIoU",
@@ -39,6 +39,15 @@ MAIN_METRICS = (
 
 _BASELINE = "baseline "  # in the protocol: "baseline filled box", "voc, baseline CAM > 0.4"
 _COMPARED = ("AP50", "mIoU")  # masks with their baseline
+_MAIN = {  # in the table that ends a run: protocol to metric
+    "classification": "mAP",
+    "semantic": "mIoU",
+    "box masks": "mIoU",
+    "voc": "AP50",
+    "quality": "mIoU",
+    "coco": "AP",
+    "coco_bbox": "AP",
+}
 _ADVICE = "docs/photographs.md says what helps"
 
 
@@ -101,6 +110,15 @@ def _is_baseline_of(one: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     return same and protocol in ("", entry.get("protocol"))
 
 
+def _best_baseline(
+    entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], metric: str
+) -> tuple[float, str] | None:
+    """The highest figure among an entry's baselines, and the protocol that gave it."""
+    rivals = [one for one in entries if _is_baseline_of(one, entry)] if metric in _COMPARED else []
+    floors = [(number_of(one, metric), str(one["protocol"])) for one in rivals]
+    return max(((floor, p) for floor, p in floors if floor is not None), default=None)
+
+
 def lost_to_baselines(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """Stages whose masks do not beat the best baseline on a data set, each with a sentence.
 
@@ -109,17 +127,11 @@ def lost_to_baselines(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, s
     """
     found: dict[tuple[str, str], str] = {}
     for entry in entries:
-        rivals = [one for one in entries if _is_baseline_of(one, entry)]
         for metric in _COMPARED:
-            value = number_of(entry, metric)
-            floors = [
-                (floor, one["protocol"])
-                for one in rivals
-                if (floor := number_of(one, metric)) is not None
-            ]
-            if value is None or not floors or value > max(floors)[0]:
+            value, best = number_of(entry, metric), _best_baseline(entry, entries, metric)
+            if value is None or best is None or value > best[0]:
                 continue
-            (floor, protocol), advice = max(floors), ""
+            (floor, protocol), advice = best, ""
             with suppress(UsageError):  # a stage of a method that is not installed here
                 advice = get_stage(entry["stage"]).advice
             title = stage_title(entry), entry["dataset"]
@@ -158,15 +170,68 @@ def write_metrics(
     write_json(path, {"stages": entries, "versions": dict(versions), "config": config})
 
 
-def format_table(stages: Sequence[Mapping[str, Any]]) -> str:
-    """The main metrics of entries as text, in per cent; "-" where undefined."""
+def is_defined(metrics: Metrics) -> bool:
+    """Whether any main figure is: none is where there was nothing to measure against."""
+    return any(number_of({"metrics": metrics}, name) is not None for name in MAIN_METRICS)
+
+
+def main_figures(entries: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """What a person came for: few entries, each with its metric, baselines left out.
+
+    Of a classifier mAP, of masks inside boxes mIoU, of pseudo labels AP50 and mIoU, of a detector
+    AP and AP50 of its masks, else AP of its boxes.
+    """
+    groups: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for entry in entries:
+        base = str(entry["protocol"]).partition(",")[0]
+        if not is_baseline(entry) and (base != "semantic" or base == entry["protocol"]):  # no CAMs
+            groups.setdefault((stage_title(entry), entry["dataset"]), {}).setdefault(base, entry)
+    found = []
+    for group in groups.values():
+        names = {name: metric for name, metric in _MAIN.items() if name in group}
+        if "quality" in group:  # what is measured so are labels, not a detector
+            names.pop("coco", None)
+        if {"voc", "coco"} & names.keys():
+            names.pop("coco_bbox", None)
+        found += [(group[name], metric) for name, metric in names.items()]
+    return [(entry, metric) for entry, metric in found if number_of(entry, metric) is not None]
+
+
+def format_table(
+    entries: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The `main_figures` of entries as text, in per cent, with the best baseline beside each.
+
+    Baselines are looked for in ``among``, and in the entries themselves where that is empty.
+    """
     rows = []
-    for entry in json_results(stages):
-        where, metrics = [stage_title(entry), entry["dataset"], entry["protocol"]], entry["metrics"]
-        for name in filter(metrics.__contains__, MAIN_METRICS):
-            value = metrics[name]
-            rows.append((*where, name, "-" if value is None else f"{value:.2f}"))
-    headers = ("stage", "data set", "protocol", "metric", "per cent")
+    for entry, metric in main_figures(entries):
+        best = _best_baseline(entry, among or entries, metric)
+        floor = "" if best is None else f"{best[0]:.2f}  {best[1].partition(_BASELINE)[2]}"
+        where = stage_title(entry), entry["dataset"], entry["protocol"], metric
+        rows.append((*where, f"{number_of(entry, metric):.2f}", floor))
+    headers = ["stage", "data set", "protocol", "metric", "per cent", "best baseline"]
+    columns = 6 if any(row[-1] for row in rows) else 5
     return tabulate(
-        rows, headers=headers, colalign=("left",) * 4 + ("right",), disable_numparse=True
+        [row[:columns] for row in rows],
+        headers=headers[:columns],
+        colalign=[*["left"] * 4, "right", "left"][:columns],
+        disable_numparse=True,
+    )
+
+
+def format_figures(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """The main metrics of entries as text, in per cent: a line for each, "-" where undefined.
+
+    ``names`` are the keys of an entry that the line begins with.
+    """
+    shown = [m for m in MAIN_METRICS if any(m in entry["metrics"] for entry in entries)]
+    rows = []
+    for entry in entries:
+        values = [(m in entry["metrics"], number_of(entry, m)) for m in shown]
+        cells = ["" if not there else "-" if v is None else f"{v:.2f}" for there, v in values]
+        rows.append([*(str(entry[name]) for name in names), *cells])
+    alignment = ["left"] * len(names) + ["right"] * len(shown)
+    return tabulate(
+        rows, headers=[*names, *shown], colalign=alignment if rows else None, disable_numparse=True
     )

@@ -97,12 +97,15 @@ class Measure:
 
     def reset(self) -> None:
         """Forget every image."""
-        self._pending: dict[str, Record] = {}
-        self._keys: list[str] = []
+        self._pending: dict[Any, Record] = {}
+        self._keys: list[Any] = []
         self._packed: list[Packed] = []
 
-    def add(self, key: str, pair: Any) -> None:
-        """Measure one image; a key seen before is measured again and replaces its record."""
+    def add(self, key: Any, pair: Any) -> None:
+        """Measure one image; a key seen before is measured again and replaces its record.
+
+        Keys are image keys, or anything else that has an order.
+        """
         self._pending[key] = self.measure(pair)
         if len(self._pending) >= _CHUNK:
             self._pack()
@@ -126,7 +129,7 @@ class Measure:
             shares = comm.gather(shares[0], dst=0)
             if not comm.is_main_process():
                 return None
-        found: dict[str, Record] = {}
+        found: dict[Any, Record] = {}
         for keys, chunks in shares:  # the first process's record counts, in a process the last
             records = [record for chunk in chunks for record in unpack(chunk)]
             found = dict(zip(keys, records, strict=True)) | found

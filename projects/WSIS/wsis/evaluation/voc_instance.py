@@ -44,8 +44,8 @@ def build_measures(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UsageError(
-                f"there is no evaluation protocol {protocol!r}; WSIS.EVALUATION.PROTOCOLS takes "
-                f"{', '.join(PROTOCOLS)}"
+                f"there is no evaluation protocol {protocol!r}; there are {', '.join(PROTOCOLS)} "
+                "(--protocol, WSIS.EVALUATION.PROTOCOLS)"
             )
     return [PROTOCOLS[name](class_names, options=options) for name in dict.fromkeys(protocols)]
 
@@ -148,7 +148,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         size = size if truth is None else truth.void.shape
         found = found or InstancePrediction.nothing(size)
         found.check(key, size=size, num_classes=len(self.class_names))
-        if found.masks is None and any(one.needs_masks for one in self._measures):
+        if not found.has_masks and any(one.needs_masks for one in self._measures):
             raise DataError(
                 f"image {key}: a protocol for masks got boxes only; set MODEL.MASK_ON True or "
                 'WSIS.EVALUATION.PROTOCOLS ("coco_bbox",)'
@@ -166,8 +166,9 @@ class VOCInstanceEvaluator(DatasetEvaluator):
             self._counted["true masks"] += len(truth.masks)
         if truth is not None:
             pair = InstancePair(key, found, truth)
+            place = record.get("image_id", key)  # pycocotools' order, which tells between ties
             for measure in measures:
-                measure.add(key, pair)
+                measure.add((isinstance(place, str), place, key), pair)
 
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: {metric: per cent}}`` on the main process, empty on the others."""

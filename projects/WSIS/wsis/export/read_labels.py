@@ -15,7 +15,7 @@ from wsis.data.user import register_role
 from wsis.engine.evaluate import PREDICTIONS
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import DataError, UsageError, WSISError
-from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import rle_box
 from wsis.reading import open_file
 from wsis.report.run_folders import find_run_folders, read_run_folder
@@ -103,7 +103,7 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
             "set or COCO file with --dataset"
         )
     (name,) = names
-    find, records = read_coco_results(path, name), get_dataset_dicts(name)
+    find, records = CocoResults(path, name).find, get_dataset_dicts(name)
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
         rows = find(record).results

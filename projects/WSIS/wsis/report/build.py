@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from wsis.commands import writing
 from wsis.data.builtin import left_out_of
-from wsis.data.files import atomic_write
 from wsis.engine.manifest import fingerprint
 from wsis.errors import WSISError
-from wsis.evaluation.results import format_table, lost_to_baselines
+from wsis.evaluation.results import format_table, lost_to_baselines, main_figures
 from wsis.report.figures import figures_section, stages_section
 from wsis.report.page import Section, render
 from wsis.report.run_folders import RunFolder, find_run_folders, read_figures, read_stage_names
@@ -120,13 +117,18 @@ class Report:
                 return self._try(folder, artifact_source, folder, images)
         return []
 
-    def _predictions(self) -> Iterator[Source]:
+    def predictions(self) -> Iterator[Source]:
         """The predictions of every network on each data set that it was evaluated on."""
         for folder in self.folders:
             for name in folder.predictions:
                 images = self._images((name,), folder.max_pixels)
                 if images is not None:
                     yield from self._try(folder, prediction_source, folder, images)
+
+    def labels(self) -> list[Source]:
+        """Pseudo labels, or the instances that they would be made of; one source or none."""
+        images, folders = self._product_images
+        return [] if images is None else self._pseudo_labels(folders, images)
 
     def sections(self) -> list[Section]:
         """All sections for which there is something."""
@@ -139,12 +141,12 @@ class Report:
         if images is not None:
             self._note_changed_images(images, folders)
             sections.append(images_section(images, folders, options))
-            for source in self._pseudo_labels(folders, images):
+            for source in self.labels():
                 measured.append((source, measure(source, options)))
                 sections.append(extremes_section(*measured[0]))
-        for source in self._predictions():
+        for source in self.predictions():
             measured.append((source, measure(source, options)))
-            sections.append(predictions_section(source, options))
+            sections.append(predictions_section(*measured[-1], options))
         sections += [
             losses_section(self.folders),
             classes_section(self.entries),
@@ -172,32 +174,6 @@ class Report:
         sections = self.sections()
         return render(title, facts=self._facts(), problems=self.problems, sections=sections)
 
-
-def is_current(path: Path, output_dir: Path) -> bool:
-    """Whether a report exists and nothing in the run folders has been written since."""
-    try:
-        written = path.stat().st_mtime_ns
-    except OSError:
-        return False
-    products = (file for file in output_dir.glob("*/**/*") if file.is_file())
-    return all(file.stat().st_mtime_ns <= written for file in products)
-
-
-def make_report(args: argparse.Namespace) -> None:
-    """Write the report, where it is not current, and print the figures.
-
-    Raises:
-        WSISError: no such folder, no run in it, a damaged manifest, or no place to write.
-    """
-    output_dir = Path(args.output_dir)
-    path = Path(args.output or output_dir / "report.html")
-    if args.if_changed and is_current(path, output_dir):
-        said = "nothing to draw anew"
-    else:
-        report = Report(output_dir, args)
-        text = report.html()
-        with writing(path, "--output"), atomic_write(path, "w") as stream:
-            stream.write(text)
-        table = format_table(report.entries) if report.entries else "nothing has been evaluated"
-        said = f"{table}\n"
-    sys.stdout.write(f"{said}\nreport: {path.resolve()}\n")
+    def text(self) -> str:
+        """The main figures for the terminal, "" without any."""
+        return format_table(self.entries) if main_figures(self.entries) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsis.evaluation.results import MAIN_METRICS, is_baseline, number_of, stage_title
+from wsis.evaluation.results import MAIN_METRICS, is_baseline, is_defined, number_of, stage_title
 from wsis.report.page import Section, section
 from wsis.report.run_folders import RunFolder
 
@@ -59,6 +59,9 @@ def _tiles(
 
 def figures_section(entries: Sequence[Entry], folders: Sequence[RunFolder]) -> Section:
     """Every entry of ``metrics.json`` with its protocol; baselines are set off."""
+    entries = [entry for entry in entries if is_defined(entry.get("metrics", {}))]
+    measured = {(entry["stage"], entry["dataset"]) for entry in entries}
+    predicted = [(folder.name, name) for folder in folders for name in folder.predictions]
     present = {str(e.get("protocol", "")).split(",")[0] for e in entries}
     ranked = [e for e in entries if "AP50" in e.get("metrics", {})]
     return section(
@@ -73,6 +76,9 @@ def figures_section(entries: Sequence[Entry], folders: Sequence[RunFolder]) -> S
         per_cent=_per_cent,
         is_baseline=is_baseline,
         stage_title=stage_title,
+        unmeasured=[
+            f"{stage} on {name}" for stage, name in predicted if (stage, name) not in measured
+        ],
     )
 
 

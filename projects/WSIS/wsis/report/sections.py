@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ from wsis.visualization.canvas import (
     TRUTH_EXPLANATION,
     Canvas,
     Picture,
+    draw_annotations,
     draw_found,
     draw_given,
     draw_truth,
@@ -42,6 +44,7 @@ from wsis.visualization.panels import PANEL_WIDTH
 from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, size_histogram
 
 logger = logging.getLogger(__name__)
+_ANNOTATIONS_EXPLANATION = "Boxes and points of the data set, which has no masks of this image."
 _EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
@@ -71,14 +74,32 @@ def _product_pictures(
     for picture in draw_given(canvas, given_level(folders)):
         yield picture, GIVEN_EXPLANATION
     key = canvas.record["image_key"]
-    for folder in folders:
-        if key in folder.reader:
-            arrays = folder.reader[key]
-            for view in views_of(arrays):
-                for picture in view.draw(replace(canvas, stage=folder.title), arrays):
-                    yield picture, view.explanation
+    found = {folder.title: folder.reader[key] for folder in folders if key in folder.reader}
+    makers = Counter(view.title for arrays in found.values() for view in views_of(arrays))
+    for stage, arrays in found.items():
+        for view in views_of(arrays):
+            several = makers[view.title] > 1  # then the title says whose it is
+            for picture in view.draw(replace(canvas, stage=stage), arrays):
+                title = f"{picture.title} of {stage}" if several else picture.title
+                yield replace(picture, title=title), view.explanation
     for picture in draw_truth(canvas):
         yield picture, TRUTH_EXPLANATION
+    for picture in _draw_annotations(canvas, given_level(folders)):
+        yield picture, _ANNOTATIONS_EXPLANATION
+
+
+def _draw_annotations(canvas: Canvas, shown: str = "") -> list[Picture]:
+    """The boxes and points of an image without true masks; ``shown`` ("box") is there already."""
+    kinds = {"bbox": "box", "point": "point"}
+    annotations = canvas.record.get("annotations", ())
+    kept = [k for k, kind in kinds.items() if kind != shown and any(k in a for a in annotations)]
+    return [draw_annotations(canvas, kept)] if kept and canvas.truth is None else []
+
+
+def _tags(record: Record, images: ImageSet) -> list[tuple[str, list[int]]]:
+    """Names of an image's tags, each with its colour."""
+    palette = distinct_colors(len(images.classes)).tolist()
+    return [(images.classes[label], palette[label]) for label in record.get("image_labels", ())]
 
 
 def images_section(
@@ -88,7 +109,6 @@ def images_section(
     readers = [folder.reader for folder in folders if folder.has_artifacts]
     complete = [r for r in images.records if all(r["image_key"] in reader for reader in readers)]
     chosen = choose(complete or images.records, options.images, seed=options.seed)
-    palette = distinct_colors(len(images.classes)).tolist()
     explained: dict[str, str] = {}
 
     def draw(canvas: Canvas) -> list[Picture]:
@@ -98,8 +118,7 @@ def images_section(
 
     cards = []
     for record in progress(chosen, f"pictures of {images.title}", total=len(chosen)):
-        tags = [(images.classes[label], palette[label]) for label in record.get("image_labels", ())]
-        cards.append(_card(record, images, draw, tags=tags))
+        cards.append(_card(record, images, draw, tags=_tags(record, images)))
     title = "Images, stage by stage"
     shown = section("images", title, images=images, cards=cards, explained=explained)
     return shown if cards else None
@@ -107,7 +126,7 @@ def images_section(
 
 def measure(source: Source, options: Namespace) -> Quality:
     """Go through a source's images and compare with the ground truth where there is any."""
-    quality = Quality()
+    quality = Quality(min_score=options.min_score)
     chosen = choose(source.images.records, options.statistics)
     for record in progress(chosen, f"measuring {source.title}", total=len(chosen)):
         try:
@@ -149,9 +168,10 @@ def extremes_section(source: Source, quality: Quality) -> Section | None:
     return section("extremes", title, source=source, quality=quality, groups=groups)
 
 
-def predictions_section(source: Source, options: Namespace) -> Section | None:
-    """Images of a test set: photograph, predictions, ground truth."""
-    chosen = choose(source.images.records, options.images, seed=options.seed)
+def predictions_section(source: Source, quality: Quality, options: Namespace) -> Section | None:
+    """Images of a test set: photograph, predictions, ground truth or what there is of it."""
+    images = source.images
+    chosen = choose(images.records, options.images, seed=options.seed)
 
     def draw(canvas: Canvas) -> list[Picture]:
         found = source.find(canvas.record)
@@ -160,10 +180,11 @@ def predictions_section(source: Source, options: Namespace) -> Section | None:
             Picture(canvas.photo, "photograph"),
             draw_found(canvas, found.take(found.scores >= options.min_score), "prediction"),
             *draw_truth(canvas),
+            *_draw_annotations(canvas),
         ]
 
     bar = progress(chosen, f"pictures of {source.title}", total=len(chosen))
-    cards = [_card(record, source.images, draw) for record in bar]
+    cards = [_card(record, images, draw, tags=_tags(record, images)) for record in bar]
     if not cards:
         return None
     return section(
@@ -173,7 +194,53 @@ def predictions_section(source: Source, options: Namespace) -> Section | None:
         source=source,
         min_score=options.min_score,
         cards=cards,
+        quality=quality,
+        annotated=_annotated(images),
     )
+
+
+def _annotated(images: ImageSet) -> Counter[int]:
+    """By class id, how many images have it among their tags."""
+    return Counter(label for record in images.records for label in record.get("image_labels", ()))
+
+
+def side_by_side_section(
+    what: str,
+    sources: Mapping[str, Source],
+    records: Mapping[str, Sequence[Record]],
+    options: Namespace,
+) -> Section:
+    """The same images with what several runs made of them.
+
+    Args:
+        what: kind of the instances, "predictions".
+        sources: those of each run, by its name.
+        records: the images in each run's data set, in the same order.
+        options: those of ``tools/report.py``.
+    """
+    first = next(iter(sources))
+    least = options.min_score if what == "predictions" else -np.inf
+    cards = []
+    places = choose(range(len(records[first])), options.images, seed=options.seed)
+    for place in progress(places, f"{what} side by side", total=len(places)):
+
+        def draw(canvas: Canvas, place: int = place) -> list[Picture]:
+            pictures = [Picture(canvas.photo, "photograph")]
+            for name, source in sources.items():
+                own = make_canvas(records[name][place], source.images)
+                found = source.find(dict(own.record))
+                if found is None:
+                    pictures.append(Picture(own.photo, name, "nothing was made of this image"))
+                else:
+                    pictures.append(draw_found(own, found.take(found.scores >= least), name))
+            return [*pictures, *draw_truth(canvas), *_draw_annotations(canvas)]
+
+        record = records[first][place]
+        images = sources[first].images
+        cards.append(_card(record, images, draw, tags=_tags(record, images)))
+    title = what[0].upper() + what[1:]
+    shown = {"id": what.replace(" ", "-"), "cards": cards, "number": len(records[first])}
+    return section("side_by_side", title, what=what, **shown)
 
 
 def losses_section(folders: Sequence[RunFolder]) -> Section | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.working_size import MAX_PIXELS, at_working_size, file_size, resize_annotation
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
-from wsis.evaluation.read_results import read_coco_results
+from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
 from wsis.report.run_folders import RunFolder
@@ -134,17 +135,14 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
     (name,) = images.names
     path = folder.predictions[name]
     try:
-        predicted = read_coco_results(path, name)
+        predicted = CocoResults(path, name)
     except DataError as error:
         raise DataError(
             f"{path} is not in COCO's result format or not of {name} ({error}); evaluate again"
         ) from None
 
     def find(record: Record) -> InstancePrediction:
-        found = predicted(record).ranked()
-        if found.masks is None:
-            raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
-        return found
+        return predicted.find(record).decoded((record["height"], record["width"])).ranked()
 
     several = len(folder.predictions) > 1
     key = f"{folder.folder.name}-{name}" if several else folder.folder.name
@@ -171,11 +169,15 @@ class Quality:
     areas: list[int] = field(default_factory=list)  # of all instances, pixels
     true_areas: list[int] = field(default_factory=list)  # of all true objects, pixels
     with_truth: int = 0  # images that have ground truth
+    min_score: float = 0.0  # of what ``counts`` counts
+    counts: Counter[int] = field(default_factory=Counter)  # instances by class id
 
     def add(self, record: Record, found: InstancePrediction, truth: GroundTruth | None) -> None:
         """Take in one image, whose instances come best first."""
+        self.counts.update(found.classes[found.scores >= self.min_score].tolist())
+        if found.masks is None:
+            return
         if truth is None:
-            assert found.masks is not None
             self.areas += found.masks.sum(axis=(1, 2)).tolist()
             return
         self.with_truth += 1

@@ -112,11 +112,17 @@ def counted(number: int, what: str, *, none: str = "0") -> str:
 def draw_found(canvas: Canvas, found: InstancePrediction, title: str = "") -> Picture:
     """Ranked instances on the photograph; where there is truth, coloured as what they found."""
     colors = None
+    labels = instance_labels(found.classes, canvas.classes, found.scores)
+    note = counted(len(found.classes), "instance", none="no")
+    if found.masks is None:  # of a detector of boxes
+        points = np.full((len(labels), 2), np.nan)
+        return Picture(
+            weak_panel(canvas.photo, found.boxes * canvas.scale, points, labels), title, note
+        )
     if canvas.truth is not None:
         colors = matched_colors(InstancePair("", found, canvas.truth).iou)
-    labels = instance_labels(found.classes, canvas.classes, found.scores)
     panel = instances_panel(canvas.photo, found.masks, labels, colors=colors, ignore=found.ignore)
-    return Picture(panel, title, counted(len(found.classes), "instance", none="no"))
+    return Picture(panel, title, note)
 
 
 def draw_truth(canvas: Canvas) -> list[Picture]:
