@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from wsis.data.images import pictures_in, read_image_size
+from wsis.data.images import pictures_below, pictures_in, read_image_size
+from wsis.data.problems import Problems
 from wsis.errors import DataError
+
+# Folders of these names are parts of a data set, no classes.
+SPLITS = {"TRAIN": ("train", "training"), "VAL": ("val", "valid", "validation")}
+_SPLITS = {name for names in SPLITS.values() for name in names} | {"test", "testing"}
 
 
 def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the folders in ``root`` that hold images, in ascending order: the classes."""
+    """Names of the folders in ``root`` with images at any depth, in ascending order: the classes.
+
+    Raises:
+        DataError: no such folder, or its folders are splits, which have the folders of classes.
+    """
     if not Path(root).is_dir():
         raise DataError(f"{root} is no folder; it has one folder of images for each class")
     folders = sorted(p for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith("."))
-    return tuple(path.name for path in folders if pictures_in(path))
+    classes = tuple(path.name for path in folders if pictures_below(path))
+    if classes and {name.lower() for name in classes} <= _SPLITS:
+        raise DataError(
+            f"{root} has {', '.join(classes)}, which are parts of a data set, no classes; name one "
+            f"of them as IMAGES: {Path(root, classes[0])}"
+        )
+    return classes
 
 
-def load_folders(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def load_folders(root: str | os.PathLike[str], problems: Problems) -> list[dict[str, Any]]:
     """Dataset dicts of a folder of class folders; an image has the tag of its folder.
 
-    ``image_id`` is the path below ``root``; there are no annotations.
+    ``image_id`` is the path below ``root``; there are no annotations. Folders in a class folder
+    belong to the class. A picture of the same name and content in several class folders is one
+    image with their tags.
 
     Raises:
-        DataError: there is no folder with images, or a picture cannot be read.
+        DataError: there is no folder with images.
     """
     classes = class_folders(root)
     if not classes:
         raise DataError(
             f"{root} has no folder with images in it; make a folder for each class, named like it"
         )
-    records = []
+    records: list[dict[str, Any]] = []
+    alike: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for index, name in enumerate(classes):
-        for path in pictures_in(Path(root, name)):
-            height, width = read_image_size(path)
-            record: dict[str, Any] = {"file_name": str(path), "image_id": f"{name}/{path.name}"}
-            record |= {"height": height, "width": width, "image_labels": [index]}
-            records.append(record | {"annotations": []})
+        for below in pictures_below(Path(root, name)):
+            path = Path(root, name, below)
+            with problems.leaving_out(file=path):
+                height, width = read_image_size(path)
+                same = alike[path.name, path.stat().st_size]
+                twin = next((r for r in same if _is_twin(r, index, path)), None)
+                if twin is not None:
+                    twin["image_labels"].append(index)
+                    continue
+                record: dict[str, Any] = {"file_name": str(path), "image_id": f"{name}/{below}"}
+                record |= {"height": height, "width": width, "image_labels": [index]}
+                records.append(record | {"annotations": []})
+                same.append(records[-1])
+    unsorted = len(pictures_in(root))
+    if unsorted:
+        told = f"{unsorted} images lie in no class folder and were left out"
+        problems.warning(told, left_out=unsorted, file=root)
     return records
+
+
+def _is_twin(record: dict[str, Any], index: int, path: Path) -> bool:
+    """Whether a picture of another class has the content of ``path``."""
+    other = index not in record["image_labels"]
+    return other and filecmp.cmp(record["file_name"], path, shallow=False)

@@ -19,8 +19,9 @@ from detectron2.structures import BoxMode
 
 from wsis.data.checks import clip_box, inside, naming, number, short
 from wsis.data.images import check_stated_size, pictures_in, read_image_size, read_label_map
+from wsis.data.xml_files import parse_xml
 from wsis.errors import DataError
-from wsis.reading import open_file, read_text
+from wsis.reading import read_text
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -29,7 +30,6 @@ VOC_CLASSES = (
 )
 CLASSES_FILE = "classes.txt"
 _MASKS = {"instance_file_name": "SegmentationObject", "semantic_file_name": "SegmentationClass"}
-_MAX_XML_BYTES = 4 << 20  # some 8000 objects
 
 
 def _read_names(path: Path, what: str, *, first_word: bool) -> list[str]:
@@ -91,22 +91,6 @@ def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
     return clip_box((x0 - 1, y0 - 1, x1, y1), size)  # 1-based, both ends inside the object
 
 
-class _Builder(ElementTree.TreeBuilder):
-    """Refuses a document type, in any encoding, before an entity that it declares is expanded."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it declares a document type, which an annotation has no use for")
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        with open_file(path, limit=_MAX_XML_BYTES) as stream:
-            parser = ElementTree.XMLParser(target=_Builder())
-            return ElementTree.parse(stream, parser).getroot()
-    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        raise DataError(f"{path} is not a readable XML file ({error})") from error
-
-
 def _size(tree: ElementTree.Element, image: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) from the XML if it has it, else from the image."""
     node = tree.find("size")
@@ -130,7 +114,7 @@ def read_voc_xml(
     Raises:
         DataError: naming the file and the object: unknown class, bad number, box without area.
     """
-    tree = _parse(Path(path))
+    tree = parse_xml(path)
     with naming(f"{path}: size"):
         size = _size(tree, image)
     annotations = []
