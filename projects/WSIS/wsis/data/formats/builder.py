@@ -143,15 +143,16 @@ class Builder:
         if whole is not None and not whole.keys() & shape.keys():
             whole.update(shape)
             return
-        annotation = {"id": len(self.annotations) + 1, "image_id": image, **shape}
+        annotation = {"image_id": image, **shape}
         self.annotations.append((name, annotation))
         if group is not None:
-            self._groups[image, name, group] = annotation
+            self._groups.setdefault((image, name, group), annotation)
 
     def tag(self, image: int, labels: Iterable[Any]) -> None:
-        """Say which classes an image has; with none, that it was looked at."""
-        names = [name for name in map(_name, labels) if name not in NO_CLASSES]
-        self._tags.setdefault(image, []).extend(names)
+        """Say which classes an image has, beside those of its objects."""
+        for name in map(_name, labels):
+            if name not in NO_CLASSES:
+                self._tags.setdefault(image, []).append(name)
 
     def finish(self, classes: Mapping[int, str] | None = None) -> Translated:
         """What was collected, and warnings about what was not.
@@ -171,9 +172,10 @@ class Builder:
             if name in ids:
                 annotations.append(annotation | {"category_id": ids[name]})
                 continue
-            place = {"image": annotation["image_id"], "annotation": annotation["id"]}
-            file = self.sources.get(annotation["image_id"], self.source)
-            self.problems.error(f"{short(name)} is none of the classes", file=file, **place)
+            image = annotation["image_id"]
+            file, place = self.sources.get(image, self.source), self.images[image]["file_name"]
+            message = f"{short(name)} is none of the classes ({', '.join(ids)[:200]})"
+            self.problems.error(message, file=file, image=place)
         present: dict[int, set[int]] = {image: set() for image in self._tags}
         for annotation in annotations:
             if annotation["image_id"] in present:
@@ -182,9 +184,9 @@ class Builder:
             present[image] |= {ids[name] for name in names if name in ids}
             self.passed.update(f"tag {short(n)}, which is no class" for n in names if n not in ids)
             self.images[image]["image_labels"] = sorted(present[image])
-        for what, count in self.passed.items():
+        for what, count in (+self.passed).items():
             self.problems.warning(f"{what}: {count} left out", left_out=count, file=self.source)
-        for what, count in self.noted.items():
+        for what, count in (+self.noted).items():
             self.problems.warning(f"{what}: {count}", file=self.source)
         content = {
             "images": list(self.images.values()),

@@ -45,7 +45,6 @@ def read_cvat(entry: dict[str, Any], problems: Problems) -> Translated:
         image = builder.image(name, identity=_whole(node, "id"), size=size)
         if image is None:
             continue
-        builder.tag(image, ())
         for number, part in enumerate(node, start=1):
             with problems.leaving_out(file=path, image=name, annotation=number):
                 _add(builder, image, part)

@@ -114,7 +114,6 @@ def _is_link(text: str) -> bool:
 def _add(builder: Builder, image: int, name: str, results: list[dict[str, Any]]) -> None:
     """Add the regions; the results of one region (a shape and its label) have one id."""
     regions: dict[Any, dict[str, Any]] = {}
-    builder.tag(image, ())
     for place, result in enumerate(results, start=1):
         with builder.problems.leaving_out(file=builder.source, image=name, annotation=place):
             value = result.get("value")

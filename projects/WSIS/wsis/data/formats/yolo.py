@@ -10,12 +10,14 @@ from typing import Any
 from wsis.data.checks import integer, number, short
 from wsis.data.formats.builder import Builder, Translated, ends_of, read_names
 from wsis.data.formats.shapes import Shape, outline, rectangle
+from wsis.data.images import pictures_below
 from wsis.data.problems import Problems
 from wsis.errors import DataError
 from wsis.reading import read_text, read_yaml
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt")
 _ALSO = {"val": ("valid", "validation"), "valid": ("val",)}  # a split's other names
+_LOOKED_AT = 50  # pictures
 _REACH = 0.5  # so far outside may a share be that was rounded, or is of an object cut off
 _FOUR_CORNERS = "objects, all with 4 corners: if these are turned boxes, they count as masks"
 
@@ -62,6 +64,13 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
     return builder.finish(classes)
 
 
+def is_yolo(root: Path) -> bool:
+    """Whether a folder has a YAML file with class names, or label files of its first pictures."""
+    first = pictures_below(root)[:_LOOKED_AT]
+    labels = (file for picture in first for file in _label_files(picture, root, None))
+    return bool(yaml_with_names(root.glob("*.y*ml"))) or any(map(Path.is_file, labels))
+
+
 def yaml_with_names(files: Iterable[Path]) -> dict[str, Any]:
     """The first YAML file with class ``names``, or {}.
 
@@ -92,7 +101,7 @@ def _classes(
             raise DataError(f"{source}: names has {short(list(names))}, not numbers from 0")
         return {key: str(name) for key, name in names.items()}
     if names:
-        return {number: str(name) for number, name in enumerate(names)}
+        return {key: str(name) for key, name in enumerate(names)}
     files = [place / name for place in places for name in NAME_FILES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
@@ -100,7 +109,7 @@ def _classes(
             f"{source}: no class names; add data.yaml with names, or classes.txt with one name in "
             "a line, in the order of their numbers, or give CLASSES"
         )
-    return {number: name for number, name in enumerate(read_names(file)) if name}
+    return {key: name for key, name in enumerate(read_names(file)) if name}
 
 
 def _pictures(builder: Builder, config: dict[str, Any], split: str | None) -> list[str]:
