@@ -57,7 +57,10 @@ def test_classes_of_columns_keep_their_order(tmp_path):
 
 
 def test_one_column_of_numbers_is_no_tick(tmp_path):
-    assert table(tmp_path, "file,label\na.jpg,0\nb.jpg,1\n").tags == {"a.jpg": ["0"], "b.jpg": ["1"]}
+    assert table(tmp_path, "file,label\na.jpg,0\nb.jpg,1\n").tags == {
+        "a.jpg": ["0"],
+        "b.jpg": ["1"],
+    }
     assert table(tmp_path, "file,cactus\na.jpg,1\nb.jpg,0\n").tags == {"a.jpg": ["cactus"]}
 
 

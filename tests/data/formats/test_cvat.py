@@ -6,7 +6,7 @@ from wsis.data.formats.cvat import read_cvat
 from wsis.errors import DataError
 from wsis.layers.run_lengths import decode_rle
 
-from tests.data.formats.common import H, W, area, messages, pictures, read
+from tests.data.formats.common import H, W, area, pictures, read
 
 META = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><{kind}><id>4</id><labels>
@@ -43,7 +43,7 @@ def test_each_type_of_shape(tmp_path):
     for kind in ("task", "project", "job"):
         found = cvat(tmp_path, image(body), image(tag, "sub/b.jpg", 3), kind=kind)
         assert found.classes == {1: "dog", 2: "cat"}
-        assert [name for _, name, _ in found.objects] == "cat dog dog cat cat dog".split()
+        assert [name for _, name, _ in found.objects] == ["cat", "dog", "dog", "cat", "cat", "dog"]
         box, polygon, ellipse, mask, point, turned = [one for _, _, one in found.objects]
         assert box == {"bbox": [10, 20, 40, 40]}
         assert polygon == {"segmentation": [[1, 2, 30, 2, 30, 40]]}
@@ -84,7 +84,10 @@ def test_shapes_of_a_group_are_one_object(tmp_path):
         ('<mask label="cat" rle="1, 2" left="4" top="5" width="3" height="2"/>', "of 3 pixels"),
         ('<mask label="cat" rle="1, -2" left="4" top="5" width="1" height="1"/>', "of -1 pixels"),
         ('<mask label="cat" rle="a" left="4" top="5" width="3" height="2"/>', "not whole numbers"),
-        ('<mask label="cat" rle="9" left="4" top="5" width="3000" height="3"/>', "inside its image"),
+        (
+            '<mask label="cat" rle="9" left="4" top="5" width="3000" height="3"/>',
+            "inside its image",
+        ),
         ('<mask label="cat" rle="6" left="199" top="5" width="3" height="2"/>', "beyond its image"),
         ('<box label="cow" xtl="1" ytl="2" xbr="5" ybr="3"/>', "none of the classes (dog, cat)"),
     ],

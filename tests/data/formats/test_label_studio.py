@@ -74,7 +74,7 @@ def test_each_type_of_region(tmp_path):
         {"id": "8", "type": "relation", "value": {}, "from_id": "1", "to_id": "2"},
     ]
     found = studio(tmp_path, task(*results))
-    assert [name for _, name, _ in found.objects] == "cat dog cat dog cat dog".split()
+    assert [name for _, name, _ in found.objects] == ["cat", "dog", "cat", "dog", "cat", "dog"]
     first, polygon, ellipse, point, mask_of, pair = [one for _, _, one in found.objects]
     assert first == pair == SHAPE
     assert polygon == {"segmentation": [[1, 2, 30, 2, 30, 40]]}

@@ -49,7 +49,15 @@ def test_each_type_of_shape(tmp_path):
     found = read(read_labelme, IMAGES=tmp_path)
     assert found.classes == {1: "cat", 2: "dog"}
     shapes = [one for _, _, one in found.objects]
-    assert [name for _, name, _ in found.objects] == "cat dog dog cat cat dog cat".split()
+    assert [name for _, name, _ in found.objects] == [
+        "cat",
+        "dog",
+        "dog",
+        "cat",
+        "cat",
+        "dog",
+        "cat",
+    ]
     assert shapes[0] == {"segmentation": [[1, 2, 30, 2, 30, 40]]}
     assert shapes[1] == shapes[2] == {"bbox": [10, 20, 40, 40]}
     circle = shapes[3]["segmentation"][0]
@@ -118,7 +126,9 @@ def test_tags_are_classes_only_where_nothing_else_is(tmp_path):
 def test_the_picture_is_found_from_where_the_json_lies(tmp_path, image, label, stated):
     pictures(tmp_path, image, "y/z/a.jpg" if image.startswith("x/") else "other.jpg")
     write(tmp_path / label, shape("cat", "point", (1, 1)), imagePath=stated)
-    found = read(read_labelme, IMAGES=tmp_path, LABELS=(tmp_path / label).parents[label.count("/x/")])
+    found = read(
+        read_labelme, IMAGES=tmp_path, LABELS=(tmp_path / label).parents[label.count("/x/")]
+    )
     assert found.objects == [(image, "cat", {"point": [1, 1]})]
 
 
@@ -138,7 +148,9 @@ def test_labels_txt_gives_the_order_of_the_classes(tmp_path):
     write(tmp_path / "a.json", shape("cat", "point", (1, 1)), shape("cow", "point", (1, 1)))
     found = read(read_labelme, IMAGES=tmp_path)
     assert found.classes == {1: "dog", 2: "cat"}
-    assert messages(found.problems) == ["error: a.json: a.jpg: 'cow' is none of the classes (dog, cat)"]
+    assert messages(found.problems) == [
+        "error: a.json: a.jpg: 'cow' is none of the classes (dog, cat)"
+    ]
 
 
 @pytest.mark.parametrize(

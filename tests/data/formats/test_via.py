@@ -38,7 +38,7 @@ def test_each_type_of_region(tmp_path):
         {"name": "point", "cx": 7, "cy": 8},
         {"name": "polyline", "all_points_x": [1, 2], "all_points_y": [1, 2]},
     ]
-    names = "cat dog cat dog cat cat".split()
+    names = ["cat", "dog", "cat", "dog", "cat", "cat"]
     regions = [region(shape, kind=name) for shape, name in zip(shapes, names, strict=True)]
     found = via(tmp_path, file("a.jpg", *regions) | file("b.jpg"))
     assert [name for _, name, _ in found.objects] == names[:5]

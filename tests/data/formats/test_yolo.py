@@ -80,7 +80,9 @@ def test_roboflow_names_folders_beside_its_own(tmp_path):
 def test_cvat_and_darknet_name_files_in_a_list(tmp_path):
     pictures(tmp_path, "obj_train_data/a.jpg", "obj_train_data/b.jpg")
     files = {"obj_train_data/a.txt": BOX, "obj_train_data/b.txt": BOX, "obj.names": "x\ny\n"}
-    tree(tmp_path, files | {"train.txt": "data/obj_train_data/a.jpg\n", "obj.data": "classes = 2\n"})
+    tree(
+        tmp_path, files | {"train.txt": "data/obj_train_data/a.jpg\n", "obj.data": "classes = 2\n"}
+    )
     found = read(read_yolo, ROOT=tmp_path, SPLIT="train")
     assert found.objects == [("obj_train_data/a.jpg", "y", SHAPE)]
 

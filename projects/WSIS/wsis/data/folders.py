@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.data.images import pictures_below, pictures_in, read_image_size
-from wsis.data.problems import Problems
+from wsis.data.problems import Problems, collecting
 from wsis.errors import DataError
 
 # Folders of these names are parts of a data set, no classes.
@@ -35,15 +35,18 @@ def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
     return classes
 
 
-def load_folders(root: str | os.PathLike[str], problems: Problems) -> list[dict[str, Any]]:
+def load_folders(
+    root: str | os.PathLike[str], problems: Problems | None = None
+) -> list[dict[str, Any]]:
     """Dataset dicts of a folder of class folders; an image has the tag of its folder.
 
     ``image_id`` is the path below ``root``; there are no annotations. Folders in a class folder
     belong to the class. A picture of the same name and content in several class folders is one
-    image with their tags.
+    image with their tags. One that cannot be read becomes one of the ``problems``; without these
+    it is raised.
 
     Raises:
-        DataError: there is no folder with images.
+        DataError: there is no folder with images, or as stated.
     """
     classes = class_folders(root)
     if not classes:
@@ -52,28 +55,28 @@ def load_folders(root: str | os.PathLike[str], problems: Problems) -> list[dict[
         )
     records: list[dict[str, Any]] = []
     alike: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for index, name in enumerate(classes):
-        for below in pictures_below(Path(root, name)):
-            path = Path(root, name, below)
-            with problems.leaving_out(file=path):
+    files = [(rank, n, p) for rank, n in enumerate(classes) for p in pictures_below(Path(root, n))]
+    with collecting(problems) as found:
+        for rank, name, below in files:
+            path, number = Path(root, name, below), f"{name}/{below}"
+            with found.leaving_out(image=number):
                 height, width = read_image_size(path)
                 same = alike[path.name, path.stat().st_size]
-                twin = next((r for r in same if _is_twin(r, index, path)), None)
+                twin = next((record for record in same if _is_twin(record, rank, path)), None)
                 if twin is not None:
-                    twin["image_labels"].append(index)
+                    twin["image_labels"].append(rank)
                     continue
-                record: dict[str, Any] = {"file_name": str(path), "image_id": f"{name}/{below}"}
-                record |= {"height": height, "width": width, "image_labels": [index]}
+                record: dict[str, Any] = {"file_name": str(path), "image_id": number}
+                record |= {"height": height, "width": width, "image_labels": [rank]}
                 records.append(record | {"annotations": []})
                 same.append(records[-1])
-    unsorted = len(pictures_in(root))
-    if unsorted:
-        told = f"{unsorted} images lie in no class folder and were left out"
-        problems.warning(told, left_out=unsorted, file=root)
+        if unsorted := len(pictures_in(root)):
+            told = f"{unsorted} images lie in no class folder and were left out"
+            found.warning(told, left_out=unsorted, file=root)
     return records
 
 
-def _is_twin(record: dict[str, Any], index: int, path: Path) -> bool:
+def _is_twin(record: dict[str, Any], rank: int, path: Path) -> bool:
     """Whether a picture of another class has the content of ``path``."""
-    other = index not in record["image_labels"]
+    other = rank not in record["image_labels"]
     return other and filecmp.cmp(record["file_name"], path, shallow=False)
