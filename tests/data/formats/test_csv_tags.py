@@ -32,7 +32,7 @@ TABLES = {
     "ids without suffix": "id,breed\na,cat|dog\nb,dog\nc,\n",
     "unusual names": "Bild,Art\na.jpg,cat;dog\nb.jpg,dog\nc.jpg,\n",
     "byte order mark": "\ufefffile,tags\r\na.jpg,cat;dog\r\n\r\nb.jpg,dog\r\nc.jpg,\r\n",
-    "beside other columns": "file,tags,size,when\na.jpg,cat;dog,3,May\nb.jpg,dog,4,May\nc.jpg,,5,\n",
+    "beside others": "file,tags,size,when\na.jpg,cat;dog,3,May\nb.jpg,dog,4,May\nc.jpg,,5,\n",
 }
 
 
@@ -41,7 +41,8 @@ def test_forms_of_the_table(tmp_path, kind):
     found = table(tmp_path, TABLES[kind])
     assert found.tags == TAGS
     assert list(found.classes.values()) == ["cat", "dog"]
-    assert len(found.content["images"]) == 3 and not found.problems.found
+    assert len(found.content["images"]) == 3
+    assert not found.problems.found
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])

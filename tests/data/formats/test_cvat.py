@@ -61,7 +61,8 @@ def test_each_type_of_shape(tmp_path):
             (0, "images/a.jpg", H),
             (3, "images/sub/b.jpg", H),
         ]
-        assert found.problems.left_out == 3 and not found.problems.errors
+        assert found.problems.left_out == 3
+        assert not found.problems.errors
 
 
 def test_shapes_of_a_group_are_one_object(tmp_path):
@@ -97,7 +98,8 @@ def test_a_broken_shape_is_told_and_the_others_are_read(tmp_path, broken, said):
     found = cvat(tmp_path, image(broken + '<points label="cat" points="7,8"/>'))
     assert found.objects == [("a.jpg", "cat", {"point": [7, 8]})]
     (problem,) = found.problems.found
-    assert said in problem.message and (problem.level, problem.image) == ("error", "a.jpg")
+    assert said in problem.message
+    assert (problem.level, problem.image) == ("error", "a.jpg")
 
 
 def test_images_without_a_name_or_picture_are_told(tmp_path):

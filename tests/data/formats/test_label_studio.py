@@ -146,7 +146,8 @@ def test_choices_are_tags(tmp_path):
     assert found.tags == {"a.jpg": ["cat", "dog"]}
     assert found.classes == {1: "cat", 2: "dog"}
     mixed = studio(tmp_path, task(choice), task(box("dog"), number=8, image="b.jpg"))
-    assert mixed.classes == {1: "dog"} and mixed.tags == {"a.jpg": ["dog"]}
+    assert mixed.classes == {1: "dog"}
+    assert mixed.tags == {"a.jpg": ["dog"]}
 
 
 def test_json_min(tmp_path):
@@ -185,7 +186,8 @@ def test_a_broken_region_is_told(tmp_path, broken, said):
     found = studio(tmp_path, task(broken))
     assert not found.objects
     (problem,) = found.problems.found
-    assert said in problem.message and (problem.image, problem.annotation) == ("a.jpg", 1)
+    assert said in problem.message
+    assert (problem.image, problem.annotation) == ("a.jpg", 1)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "nothing"])

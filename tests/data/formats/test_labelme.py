@@ -96,7 +96,8 @@ def test_shapes_of_a_group_are_one_object(tmp_path):
     joined, dog, alone, masks, box = [one for _, _, one in found.objects]
     assert joined == {"segmentation": [first, second], "point": [20, 4]}
     assert dog == alone == {"segmentation": [second]}
-    assert masks["bbox"] == [70, 0, 10, 9] and box == {"bbox": [90, 0, 9, 9]}
+    assert masks["bbox"] == [70, 0, 10, 9]
+    assert box == {"bbox": [90, 0, 9, 9]}
     assert decode_rle(masks["segmentation"]).sum() == 4 + 90
 
 

@@ -115,7 +115,8 @@ def test_a_broken_region_is_told_and_the_others_are_read(tmp_path, broken, said)
     found = via(tmp_path, file("a.jpg", broken, region(POLYGON, kind="cat")))
     assert found.objects == [("a.jpg", "cat", FLAT)]
     (problem,) = found.problems.found
-    assert said in problem.message and (problem.image, problem.annotation) == ("a.jpg", 1)
+    assert said in problem.message
+    assert (problem.image, problem.annotation) == ("a.jpg", 1)
 
 
 @pytest.mark.parametrize("content", [{}, [], {"project": {}, "file": {}}, {"a": 1}])

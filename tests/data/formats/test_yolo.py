@@ -46,7 +46,7 @@ def test_a_line_of_each_kind(tmp_path):
 
 
 YAMLS = {
-    "ultralytics": "path: ../datasets/x\ntrain: images/train\nval: images/val\nnames:\n  0: x\n  1: y",
+    "ultralytics": "path: ../x\ntrain: images/train\nval: images/val\nnames:\n  0: x\n  1: y",
     "absolute": "train: /content/x/images/train/\nval: /content/x/images/val\nnames: [x, y]\nnc: 2",
     "list": "train: [images/train]\nval: [images/val]\nnames: ['x', 'y']",
     "file": "train: train.txt\nval: images/val\nnames: [x, y]",
@@ -124,7 +124,8 @@ def test_a_broken_line_is_told_and_the_others_are_read(tmp_path, line, said):
     found = read(read_yolo, ROOT=tmp_path)
     assert found.objects == [("a.jpg", "y", SHAPE)]
     (problem,) = found.problems.found
-    assert problem.level == "error" and said in problem.message
+    assert problem.level == "error"
+    assert said in problem.message
     assert (problem.file, problem.image) == (str(tmp_path / "a.txt"), "a.jpg")
 
 
@@ -177,12 +178,11 @@ def test_real_polygons_equal_those_of_its_coco_file():
     truth = load_json(root / "instances_train.json")
     names = [category["name"] for category in truth["categories"]]
     problems = Problems()
-    translated = read_yolo({"ROOT": str(root), "CLASSES": names}, problems)
-    records, classes, _ = load_coco_dataset(
-        root, translated.root, problems, content=translated.content, sources=translated.sources
-    )
+    entry = {"ROOT": str(root), "CLASSES": names}
+    records, classes, _ = read_yolo(entry, problems).load(problems)
     expected, *_ = load_coco_dataset(root / "instances_train.json", root / "images")
-    assert list(classes) == names and not problems.errors
+    assert list(classes) == names
+    assert not problems.errors
     mine = {Path(record["file_name"]).name: record for record in records}
     for record in expected:
         found = mine[Path(record["file_name"]).name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import filecmp
 import os
 from collections import defaultdict
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from wsis.errors import DataError
 
 # Folders of these names are parts of a data set, no classes.
 SPLITS = {"TRAIN": ("train", "training"), "VAL": ("val", "valid", "validation")}
+_COMPARED = 4  # pictures of one name and size
 _SPLITS = {name for names in SPLITS.values() for name in names} | {"test", "testing"}
 
 
@@ -41,9 +44,8 @@ def load_folders(
     """Dataset dicts of a folder of class folders; an image has the tag of its folder.
 
     ``image_id`` is the path below ``root``; there are no annotations. Folders in a class folder
-    belong to the class. A picture of the same name and content in several class folders is one
-    image with their tags. One that cannot be read becomes one of the ``problems``; without these
-    it is raised.
+    belong to the class. A picture that cannot be read becomes one of the ``problems``; without
+    these it is raised. One that is in several class folders is as many images, which is told.
 
     Raises:
         DataError: there is no folder with images, or as stated.
@@ -54,29 +56,30 @@ def load_folders(
             f"{root} has no folder with images in it; make a folder for each class, named like it"
         )
     records: list[dict[str, Any]] = []
-    alike: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    alike: dict[tuple[str, int], list[Path]] = defaultdict(list)
     files = [(rank, n, p) for rank, n in enumerate(classes) for p in pictures_below(Path(root, n))]
     with collecting(problems) as found:
         for rank, name, below in files:
             path, number = Path(root, name, below), f"{name}/{below}"
             with found.leaving_out(image=number):
                 height, width = read_image_size(path)
-                same = alike[path.name, path.stat().st_size]
-                twin = next((record for record in same if _is_twin(record, rank, path)), None)
-                if twin is not None:
-                    twin["image_labels"].append(rank)
-                    continue
                 record: dict[str, Any] = {"file_name": str(path), "image_id": number}
                 record |= {"height": height, "width": width, "image_labels": [rank]}
                 records.append(record | {"annotations": []})
-                same.append(records[-1])
+                alike[path.name, path.stat().st_size].append(path)
+        _tell_twins(alike.values(), found)
         if unsorted := len(pictures_in(root)):
             told = f"{unsorted} images lie in no class folder and were left out"
             found.warning(told, left_out=unsorted, file=root)
     return records
 
 
-def _is_twin(record: dict[str, Any], rank: int, path: Path) -> bool:
-    """Whether a picture of another class has the content of ``path``."""
-    other = rank not in record["image_labels"]
-    return other and filecmp.cmp(record["file_name"], path, shallow=False)
+def _tell_twins(alike: Iterable[list[Path]], problems: Problems) -> None:
+    """Say how many pictures lie in several folders, of those with equal names and sizes."""
+    pairs = ((one, other) for first in alike for one, other in combinations(first[:_COMPARED], 2))
+    twins = [pair for pair in pairs if filecmp.cmp(*pair, shallow=False)]
+    if twins:
+        problems.warning(
+            f"{len(twins)} pictures lie in several folders, so that each copy has one tag only "
+            f"({twins[0][0]}, {twins[0][1]}); a CSV file (FORMAT csv) gives a picture several tags"
+        )

@@ -29,10 +29,16 @@ def recognize(path: Path, role: str) -> Entry:
         UsageError: it is nothing that is known.
     """
     entry = _of_file(path, role) if path.is_file() else _of_folder(path, role)
+    if entry is None and path.is_dir() and (pictures := pictures_below(path)):
+        raise UsageError(
+            f"DATA.{role}: {path} has {len(pictures)} images, but nothing that says what they "
+            f"show; sort them into a folder for each class, or {_ADVICE}"
+        )
     if entry is None:
         raise UsageError(
-            f"DATA.{role}: {path} is no file of COCO, VIA, Label Studio or CVAT, no CSV, no tree "
-            f"of VOC or YOLO, and has no JSON of labelme and no class folders; {_ADVICE}"
+            f"DATA.{role}: {path} is no COCO JSON, no VOC tree (it has no JPEGImages), no CSV, "
+            "nothing of YOLO, labelme, VIA, Label Studio or CVAT, and has no class folders with "
+            f"images; {_ADVICE}"
         )
     return entry
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.data.checks import short
+from wsis.data.coco import load_coco_dataset
 from wsis.data.formats.shapes import union
 from wsis.data.images import check_stated_size, pictures_below, read_image_size
 from wsis.data.problems import Problems
@@ -35,6 +36,12 @@ class Translated:
     source: Path
     sources: dict[int, str]
     root: Path
+
+    def load(self, problems: Problems) -> tuple[list[dict[str, Any]], tuple[str, ...], Any]:
+        """As `load_coco_dataset`, which checks it all."""
+        return load_coco_dataset(
+            self.source, self.root, problems, content=self.content, sources=self.sources
+        )
 
 
 class Builder:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+
 from wsis.data.checks import load_json, number, short
 from wsis.data.formats import shapes
 from wsis.data.formats.builder import Builder, Translated

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from wsis.data.checks import number, numbers, short
 from wsis.data.images import open_picture
 from wsis.layers.run_lengths import RLE, decode_rle, encode_mask, polygons_to_rle
