@@ -16,6 +16,7 @@ from tests.data.formats.test_via import POLYGON, file, region
 from tests.data.trees import voc_tree, xml
 
 YAML = "train: train/images\nval: valid/images\nnames: [dog, cat]\n"
+BOX = "0 0.5 0.5 0.1 0.1\n"
 CVAT = META.format(kind="task", body=image('<polygon label="cat" points="1,2;30,2;30,40"/>'))
 
 
@@ -88,6 +89,18 @@ PATHS = {
         {"IMAGES": "."},
     ),
     "cvat": (lambda root: put(root / "annotations.xml", CVAT), ".", "cvat", {"IMAGES": "images"}),
+    "voc's xml beside the images": (
+        lambda root: put(root / "images/a.xml", xml(("cat", 1, 1, 3, 3), width=W, height=H)),
+        "images",
+        "voc",
+        {"IMAGES": "images", "ANNOTATIONS": "images"},
+    ),
+    "voc's xml in a folder": (
+        lambda root: put(root / "Annotations/a.xml", xml(("cat", 1, 1, 3, 3), width=W, height=H)),
+        ".",
+        "voc",
+        {"IMAGES": "images", "ANNOTATIONS": "Annotations"},
+    ),
     "csv": (lambda root: put(root / "t.csv", "file,tags\na.jpg,cat\n"), "t.csv", "csv", {}),
     "csv in a folder": (
         lambda root: put(root / "t.csv", "file,tags\na.jpg,cat\n"),

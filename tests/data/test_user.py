@@ -150,12 +150,16 @@ def test_through_the_config(tmp_path, coco):
             "detections, salient, not zolo",
         ),
         ({"FORMAT": "yolo"}, "unknown 'JSON'; yolo takes NAME, FORMAT, ROOT, IMAGES, LABELS"),
-        ({"FORMAT": "label_studio", "IMAGES": None}, "needs JSON IMAGES"),
+        ({"FORMAT": "label_studio", "IMAGES": None}, "label_studio needs JSON and IMAGES"),
         ({"ROOT": "x"}, "unknown 'ROOT'; coco takes NAME, FORMAT, JSON, IMAGES, SUPERVISION"),
         ({"JSON": None}, "JSON is missing"),
         ({"IMAGES": 3}, "IMAGES is missing or no text"),
         ({"SUPERVISION": "tags"}, "SUPERVISION is one of image, point, box, mask, not tags"),
-        ({"FORMAT": "voc"}, "unknown 'JSON'; voc takes NAME, FORMAT, ROOT, SPLIT"),
+        ({"FORMAT": "voc"}, "unknown 'JSON'; voc takes NAME, FORMAT, IMAGES, ANNOTATIONS"),
+        (
+            {"FORMAT": "voc", "ROOT": "x", "JSON": "x"},
+            "unknown 'JSON'; voc takes NAME, FORMAT, ROOT, SPLIT",
+        ),
     ],
 )
 def test_bad_entry(coco, changes, message):

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from wsis.data.label_colours import numbers_of_colours
 from wsis.data.transforms import resize_image
 from wsis.errors import DataError, out_of_memory
 from wsis.reading import open_file
@@ -24,7 +25,8 @@ from wsis.reading import open_file
 MOST_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 _CERTAIN_PIXELS = 1 << 24  # stated sizes up to here are compared when the image is read
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jfif")
+IMAGE_SUFFIXES += (".jp2", ".ppm", ".pgm")
 # Pillow knows more, among them EPS, which starts another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes store in 16
@@ -275,17 +277,26 @@ def check_stated_size(
 
 
 def read_label_map(
-    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    objects: bool = False,
 ) -> np.ndarray:
     """(H, W) int32 of a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), unconverted.
 
+    Colour pictures are read as `numbers_of_colours` says, as numbers of ``objects`` or of classes.
+
     Raises:
-        DataError: missing, damaged, a colour picture, or another size than ``size`` (H, W).
+        DataError: missing, damaged, of colours without a meaning, or another size than ``size``
+            (H, W).
     """
 
     def use(image: Image.Image) -> np.ndarray:
-        if image.mode not in ("P", "L", "I") and not image.mode.startswith("I;"):
-            raise ValueError(f"a label map is a palette or grey PNG, not mode {image.mode}")
+        if image.mode in ("RGB", "RGBA"):
+            colours = np.asarray(image.convert("RGB"))
+            return numbers_of_colours(colours, Path(path), objects=objects)
+        if image.mode not in ("P", "L", "I", "1") and not image.mode.startswith("I;"):
+            raise ValueError(f"a label map is a palette, grey or RGB PNG, not mode {image.mode}")
         return np.asarray(image).astype(np.int32)
 
     label = open_picture(path, use, "label map")

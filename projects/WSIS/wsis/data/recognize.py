@@ -23,7 +23,7 @@ def recognize(path: Path, role: str) -> Entry:
     """The entry, without NAME, for a path of any FORMAT but ``salient`` and ``detections``.
 
     A split is the role's: train or val. The images of a file lie in ``images`` or ``JPEGImages``
-    beside it, else beside it.
+    beside it or, if it is in ``annotations``, beside that; else beside it.
 
     Raises:
         UsageError: it is nothing that is known.
@@ -52,9 +52,9 @@ def _head(path: Path) -> str:
 
 
 def _with_images(kind: str, key: str, path: Path) -> Entry:
-    beside = [path.parent] + [path.parent.parent] * (path.parent.name == "annotations")
-    folders = [folder / name for folder in beside for name in ("images", "JPEGImages")]
-    images = next((folder for folder in folders if folder.is_dir()), path.parent)
+    above = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+    near = [folder / name for folder in (path.parent, above) for name in ("images", "JPEGImages")]
+    images = next((folder for folder in near if folder.is_dir()), above)
     return {"FORMAT": kind, key: str(path), "IMAGES": str(images)}
 
 
@@ -99,6 +99,10 @@ def _of_folder(path: Path, role: str) -> Entry | None:
         return {"FORMAT": "yolo", "ROOT": str(path)} | ({"SPLIT": splits[0]} if splits else {})
     if parts:
         return _of_folder(parts[0], role)
+    for xmls in (path, path / "Annotations", path / "annotations"):
+        first = next(iter(sorted(xmls.glob("*.xml"))), None)
+        if first is not None and re.search(r"<annotation[ >]", _head(first)):
+            return _with_images("voc", "ANNOTATIONS", first) | {"ANNOTATIONS": str(xmls)}
     files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".json", ".xml", ".csv")]
     if any('"shapes"' in _head(file) for file in label_files(path)[:5]):
         return {"FORMAT": "labelme", "IMAGES": str(path)}

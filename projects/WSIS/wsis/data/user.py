@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,31 +16,35 @@ from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
 from wsis.data.formats import READERS
+from wsis.data.inspect_data import inspect_some_masks
+from wsis.data.label_colours import without_background
 from wsis.data.problems import Problems, collecting
 from wsis.data.recognize import recognize
 from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
-from wsis.data.voc import load_voc, read_classes
+from wsis.data.voc import ANNOTATIONS, find_classes, load_flat_voc, load_voc, read_classes
 from wsis.errors import DataError, UsageError
 
 # What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
 # that are evaluated on a part of the training images only.
 ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
-# For each FORMAT the keys that it needs, or others instead, and those it may have.
+# For each FORMAT the keys that it needs, and in brackets those it may have besides. Of two forms it
+# is the one whose first key is there.
 _KEYS = {
-    "coco": ("JSON IMAGES", "SUPERVISION"),
-    "voc": ("ROOT SPLIT", "SUPERVISION CLASSES"),
-    "folders": ("IMAGES", ""),
-    "csv": ("CSV IMAGES", ""),
-    "yolo": ("ROOT | IMAGES LABELS", "SPLIT CLASSES SUPERVISION"),
-    "labelme": ("IMAGES", "LABELS SUPERVISION"),
-    "via": ("JSON IMAGES", "CLASS_KEY SUPERVISION"),
-    "label_studio": ("JSON IMAGES", "SUPERVISION"),
-    "cvat": ("XML IMAGES", "SUPERVISION"),
-    "detections": ("JSON IMAGES DETECTIONS", "MIN_SCORE"),
-    "salient": ("IMAGES MASKS", "LIST"),
+    "coco": ("JSON IMAGES [SUPERVISION]",),
+    "voc": ("ROOT SPLIT [SUPERVISION CLASSES]", "IMAGES [ANNOTATIONS SUPERVISION CLASSES]"),
+    "folders": ("IMAGES",),
+    "csv": ("CSV IMAGES",),
+    "yolo": ("ROOT [SPLIT CLASSES SUPERVISION]", "IMAGES LABELS [CLASSES SUPERVISION]"),
+    "labelme": ("IMAGES [LABELS SUPERVISION]",),
+    "via": ("JSON IMAGES [CLASS_KEY SUPERVISION]",),
+    "label_studio": ("JSON IMAGES [SUPERVISION]",),
+    "cvat": ("XML IMAGES [SUPERVISION]",),
+    "detections": ("JSON IMAGES DETECTIONS [MIN_SCORE]",),
+    "salient": ("IMAGES MASKS [LIST]",),
 }
-_PLACES = ("ROOT", "JSON", "XML", "CSV", "IMAGES", "LABELS", "DETECTIONS", "MASKS", "LIST")
+_PLACES = ("JSON", "XML", "CSV", "ROOT", "IMAGES", "ANNOTATIONS", "LABELS", "DETECTIONS", "MASKS")
+_PLACES += ("LIST",)
 _TEXTS = (*_PLACES, "SPLIT", "CLASS_KEY")
 _GRANTED = {"detections": "box", "folders": "image", "csv": "image"}
 
@@ -58,18 +63,17 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     if kind not in _KEYS:
         raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")
     entry = {key: value for key, value in entry.items() if value is not None}  # was left blank
-    needed, optional = _KEYS[kind]
-    ways = [way.split() for way in needed.split("|")]
-    allowed = ["NAME", "FORMAT", *sum(ways, []), *optional.split()]
+    forms = [(form.partition(" [")[0].split(), form) for form in _KEYS[kind]]
+    needed, form = next((pair for pair in forms if pair[0][0] in entry), forms[0])
+    allowed = ("NAME", "FORMAT", *re.findall(r"\w+", form))
     unknown = [key for key in entry if key not in allowed]
     if unknown:
         raise UsageError(f"{where}: unknown {short(unknown[0])}; {kind} takes {', '.join(allowed)}")
-    lacking = min(([key for key in way if key not in entry] for way in ways), key=len)
-    bad = lacking + [k for k in _TEXTS if k in entry and not isinstance(entry[k], str)]
+    bad = [k for k in needed if k not in entry]
+    bad += [k for k in _TEXTS if k in entry and not isinstance(entry[k], str)]
     if bad:
-        raise UsageError(
-            f"{where}: {bad[0]} is missing or no text; {kind} needs {needed.replace(' |', ', or')}"
-        )
+        ways = ", or ".join(" and ".join(keys) for keys, _ in forms)
+        raise UsageError(f"{where}: {bad[0]} is missing or no text; {kind} needs {ways}")
     if entry.get("SUPERVISION", "mask") not in SUPERVISIONS:
         raise UsageError(
             f"{where}: SUPERVISION is one of {', '.join(SUPERVISIONS)}, not {entry['SUPERVISION']}"
@@ -116,7 +120,7 @@ def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
     if kind == "folders":
         return load_folders(entry["IMAGES"], problems)
     if kind == "voc":
-        records = load_voc(entry["ROOT"], entry["SPLIT"], metadata.thing_classes, problems)
+        records = _read_voc(entry, metadata, problems)
     else:
         records, names, ids = (
             READERS[kind](entry, problems).load(problems)
@@ -136,6 +140,18 @@ def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
     return records
 
 
+def _read_voc(entry: dict[str, Any], metadata: Any, problems: Problems) -> list[dict[str, Any]]:
+    root, xmls = entry.get("ROOT", ""), entry.get("ANNOTATIONS") or entry.get("IMAGES", "")
+    if "thing_classes" not in metadata.as_dict():
+        found = find_classes(Path(root, ANNOTATIONS) if root else Path(xmls), problems)
+        metadata.set(thing_classes=list(found))
+    classes = metadata.thing_classes
+    if not root:
+        return load_flat_voc(entry["IMAGES"], xmls, classes, problems)
+    records = load_voc(root, entry["SPLIT"], classes, problems)
+    return inspect_some_masks(records, classes, problems)
+
+
 def _entry(name: str) -> dict[str, Any]:
     """The entry that registered a name here, or nothing; it lives and goes with the metadata."""
     return getattr(MetadataCatalog.get(name), "entry", {}) if name in DatasetCatalog else {}
@@ -153,8 +169,10 @@ def _register(entry: dict[str, Any], unnamed: bool) -> None:
     if kind == "salient":
         about["salient"] = True
     elif kind == "voc":
-        classes = entry.get("CLASSES") or read_classes(entry["ROOT"])
-        about |= {"split": entry["SPLIT"], "thing_classes": list(classes)}
+        place = entry.get("ROOT") or entry.get("ANNOTATIONS") or entry["IMAGES"]
+        stated = without_background(entry.get("CLASSES") or []) or read_classes(place)
+        about |= {"thing_classes": list(stated)} if stated else {}  # else they are found
+        about |= {"split": entry["SPLIT"]} if "SPLIT" in entry else {}
     elif kind == "folders":
         _require_places(entry)
         about["thing_classes"] = list(class_folders(entry["IMAGES"]))

@@ -13,11 +13,12 @@ from wsis.data.checks import short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.formats.shapes import union
 from wsis.data.images import check_stated_size, pictures_below, read_image_size
+from wsis.data.label_colours import without_background
 from wsis.data.problems import Problems
 from wsis.errors import DataError
 from wsis.reading import read_text
 
-NO_CLASSES = ("__ignore__", "_background_")  # labelme's
+NO_CLASSES = ("__ignore__", "_background_")  # labels of labelme
 _TOLD = 3  # names of a message
 
 
@@ -67,14 +68,14 @@ class Builder:
         for picture in self.pictures:
             for end in ends_of(picture):
                 for name in (end, os.path.splitext(end)[0]):
-                    self._ends.setdefault(name, []).append(picture)
+                    self._ends.setdefault(name.lower(), []).append(picture)
         self.known = set(self.pictures)
 
     def locate(self, name: Any) -> str:
         """The path below ``root`` of the picture that a tool calls ``name``.
 
-        That may be a path of another machine: the longest end of it that is there counts. A
-        suffix may be missing or another.
+        That may be a path of another machine: the longest end of it that is there counts, in
+        any folder and letter case. A suffix may be missing or another.
 
         Raises:
             ValueError: none, or several; the text completes a sentence.
@@ -86,7 +87,7 @@ class Builder:
             return path
         ends = [end for end in ends_of(path) if end]
         for end in [*ends, *(os.path.splitext(end)[0] for end in ends)]:
-            found = list(dict.fromkeys(self._ends.get(end, ())))
+            found = list(dict.fromkeys(self._ends.get(end.lower(), ())))
             if len(found) > 1:
                 raise ValueError(f"{short(name)} may be {found[0]} or {found[1]} of {self.root}")
             if found:
@@ -225,8 +226,7 @@ def declared_classes(folders: Iterable[Path]) -> dict[int, str] | None:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return None
-    names = (name for name in read_names(file) if name and name not in NO_CLASSES)
-    return dict(enumerate(names, start=1))
+    return dict(enumerate(without_background(list(filter(None, read_names(file)))), start=1))
 
 
 def ends_of(path: str) -> list[str]:
