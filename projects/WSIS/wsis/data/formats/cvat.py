@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from wsis.data.checks import short
 from wsis.data.formats import shapes
-from wsis.data.formats.builder import Builder, Translated
+from wsis.data.formats.builder import TURNED, Builder, Translated
 from wsis.data.formats.shapes import Shape
 from wsis.data.problems import Problems
 from wsis.data.xml_files import parse_xml
@@ -59,6 +59,7 @@ def _add(builder: Builder, image: int, node: Element) -> None:
     elif node.tag in _SHAPES:
         group = node.get("group_id")
         shape = _shape(node, lambda: builder.size(image))
+        builder.noted[TURNED] += node.tag == "box" and "bbox" not in shape
         builder.add(image, node.get("label"), shape, None if group in (None, "", "0") else group)
 
 
@@ -103,4 +104,6 @@ def _mask(node: Element, size: tuple[int, int]) -> Shape:
         runs = [int(run) for run in node.get("rle", "").split(",")]
     except ValueError:
         raise ValueError(f"has the rle {short(node.get('rle'))}, not whole numbers") from None
-    return shapes.placed_mask(shapes.mask_of_runs(runs, (int(height), int(width))), (left, top), size)
+    return shapes.placed_mask(
+        shapes.mask_of_runs(runs, (int(height), int(width))), (left, top), size
+    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsis.data.checks import load_json, number, short
 from wsis.data.formats import shapes
-from wsis.data.formats.builder import Builder, Translated
+from wsis.data.formats.builder import TURNED, Builder, Translated
 from wsis.data.formats.shapes import Shape
 from wsis.data.images import IMAGE_SUFFIXES
 from wsis.data.problems import Problems
@@ -171,6 +171,7 @@ def _shape(region: dict[str, Any], builder: Builder, image: int) -> Shape | None
     if "height" in region:
         x, y, w, h = pixels("x", "y", "width", "height")
         if angle:
+            builder.noted[TURNED] += 1
             return shapes.turned_rectangle(x, y, w, h, angle, (x, y))
         return shapes.rectangle(x, y, x + w, y + h)
     return shapes.dot(*pixels("x", "y")) if "x" in region and "y" in region else None
