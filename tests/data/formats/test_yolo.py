@@ -129,6 +129,17 @@ def test_a_broken_line_is_told_and_the_others_are_read(tmp_path, line, said):
     assert (problem.file, problem.image) == (str(tmp_path / "a.txt"), "a.jpg")
 
 
+def test_a_damaged_picture_costs_only_itself(tmp_path):
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    tree(tmp_path, {"a.jpg": "no picture", "a.txt": BOX, "b.txt": BOX, "classes.txt": "x\ny\n"})
+    problems = Problems()
+    records, *_ = read_yolo({"ROOT": str(tmp_path)}, problems).load(problems)
+    assert [(Path(r["file_name"]).name, len(r["annotations"])) for r in records] == [("b.jpg", 1)]
+    (problem,) = problems.found
+    assert problem.file == str(tmp_path / "a.txt")
+    assert "a.jpg cannot be read" in problem.message
+
+
 def test_keypoints_are_left_out_of_a_pose(tmp_path):
     pictures(tmp_path, "a.jpg")
     line = "0 0.5 0.5 0.25 0.5 0.5 0.5 2 0.4 0.4 1"

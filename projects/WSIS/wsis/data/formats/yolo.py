@@ -49,7 +49,11 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
         missing += file is None
         if file is None or image is None:
             continue
-        for category, shape in _objects(file, picture, builder.size(image), config, problems):
+        try:
+            size = builder.size(image)
+        except (ValueError, DataError):  # told when the image is checked
+            continue
+        for category, shape in _objects(file, picture, size, config, problems):
             builder.add(image, classes.get(category, f"class {category}"), shape)
             corners.add(len(shape.get("segmentation", [[]])[0]))
     if missing == len(builder.images):
