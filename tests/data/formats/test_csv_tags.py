@@ -27,6 +27,7 @@ TABLES = {
     "more cells than names": "file,tags\na.jpg,cat,dog\nb.jpg,dog\nc.jpg\n",
     "no header": "a.jpg,cat,dog\nb.jpg,dog\nc.jpg,\n",
     "no header, tags first": "cat|dog,a.jpg\ndog,b.jpg\n,c.jpg\n",
+    "a hint for Excel": "sep=;\nfile;tags\na.jpg;cat,dog\nb.jpg;dog\nc.jpg;\n",
     "0 and 1": "file,cat,dog\na.jpg,1,1\nb.jpg,0,1\nc.jpg,0,0\n",
     "0 and 1 among others": "id,width,cat,dog\na,200,1.0,1.0\nb,200,0.0,1.0\nc,200,,False\n",
     "ids without suffix": "id,breed\na,cat|dog\nb,dog\nc,\n",

@@ -97,6 +97,16 @@ def test_label_files_beside_images_or_in_a_folder_of_their_own(tmp_path):
     assert found.objects == [("a.jpg", "v", SHAPE)]
 
 
+@pytest.mark.parametrize("folder", ["robo/train", "robo/train/images", "ultra/images/train"])
+def test_a_part_of_a_tree_finds_its_labels_and_names(tmp_path, folder):
+    pictures(tmp_path, "robo/train/images/a.jpg", "ultra/images/train/a.jpg")
+    files = {"robo/train/labels/a.txt": BOX, "ultra/labels/train/a.txt": BOX}
+    names = "names: {'0': x, '1': y}"
+    tree(tmp_path, files | {"robo/data.yaml": names, "ultra/data.yaml": names})
+    ((_, name, shape),) = read(read_yolo, ROOT=tmp_path / folder).objects
+    assert (name, shape) == ("y", SHAPE)
+
+
 def test_the_yaml_file_itself_names_the_folder(tmp_path):
     pictures(tmp_path, "data/birds/images/a.jpg")
     yaml = "path: data/birds\ntrain: images\nnames: {3: wren}\n"

@@ -74,9 +74,9 @@ def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
         with open_file(path, limit=MAX_TEXT_BYTES) as stream:
             data = stream.read()
         text = _decode(data)
-        first = re.sub(r'"[^"]*"', "", next(iter(text.strip().splitlines()), ""))
+        first = re.sub(r'"[^"]*"', "", next(iter(text.lstrip("\r\n ").splitlines()), ""))
         separator = next((mark for mark in first if mark in ",;\t"), ",")
-        lines = text.splitlines(keepends=True)
+        lines = text.lstrip("\r\n ").splitlines(keepends=True)[first.startswith("sep=") :]  # Excel's hint
         rows = [row for row in csv.reader(lines, delimiter=separator) if any(map(str.strip, row))]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file ({error})") from error
