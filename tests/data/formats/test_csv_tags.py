@@ -66,6 +66,14 @@ def test_one_column_of_numbers_is_no_tick(tmp_path):
     assert table(tmp_path, "file,cactus\na.jpg,1\nb.jpg,0\n").tags == {"a.jpg": ["cactus"]}
 
 
+def test_boxes_are_told_to_be_no_tags(tmp_path):
+    found = table(tmp_path, "filename,width,class,xmin,xmax\na.jpg,9,cat,1,2\nb.jpg,9,dog,1,2\n")
+    assert found.tags == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
+    assert "only tags are read, not the boxes in xmin, xmax" in found.problems.found[0].message
+    with pytest.raises(UsageError, match="which column has the tags"):
+        table(tmp_path, "a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,dog\n")
+
+
 def test_images_and_rows_without_each_other(tmp_path):
     found = table(tmp_path, "file,tags\na.jpg,cat\ngone.jpg,cat\n,cat\n../../etc/b.png,dog\n")
     assert found.tags == {"a.jpg": ["cat"], "b.jpg": ["dog"]}

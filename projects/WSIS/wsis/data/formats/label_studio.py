@@ -20,6 +20,7 @@ from wsis.errors import DataError
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # before the name of a file that was uploaded
 _CHANNELS = 4  # of a brush mask: red, green, blue and how opaque it is
+_SEVERAL = "regions with several labels, of which the first counts"
 _FOREIGN = "further annotations of a task, of which the first counts"
 
 
@@ -135,9 +136,7 @@ def _add(builder: Builder, image: int, name: str, results: list[dict[str, Any]])
                 what = "region without a label" if shape else "result that is no shape"
                 builder.passed[what] += 1
                 continue
-            builder.noted["regions with several labels, of which the first counts"] += (
-                len(labels) > 1
-            )
+            builder.noted[_SEVERAL] += len(labels) > 1
             builder.add(image, labels[0], shape)
 
 

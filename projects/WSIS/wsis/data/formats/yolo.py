@@ -73,7 +73,7 @@ def is_yolo(root: Path) -> bool:
     """Whether a folder has a YAML file with class names, or label files of its first pictures."""
     first = pictures_below(root)[:_LOOKED_AT]
     labels = (file for picture in first for file in _label_files(picture, root, None))
-    return bool(yaml_with_names(root.glob("*.y*ml"))) or any(map(Path.is_file, labels))
+    return bool(yaml_with_names(sorted(root.glob("*.y*ml")))) or any(map(Path.is_file, labels))
 
 
 def yaml_with_names(files: Iterable[Path]) -> dict[str, Any]:
