@@ -112,6 +112,6 @@ def _of_folder(path: Path, role: str) -> Entry | None:
     for found in (files, own):
         if len(found) == 1:
             return _of_file(found[0], role)
-    if class_folders(path):
+    if any(pictures_in(path / name) for name in class_folders(path)):
         return {"FORMAT": "folders", "IMAGES": str(path)}
     return None
