@@ -13,10 +13,8 @@ from detectron2.structures import BoxMode
 from wsis.data.checks import clip_box, field, naming, number, short
 from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.problems import FieldError, Problems, collecting
+from wsis.data.xml_files import parse_xml
 from wsis.errors import DataError
-from wsis.reading import open_file
-
-_MAX_XML_BYTES = 4 << 20  # some 8000 objects
 
 
 def _text(node: ElementTree.Element | None, tag: str) -> str:
@@ -37,26 +35,10 @@ def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
     return clip_box((x0 - 1, y0 - 1, x1, y1), size)  # 1-based, both ends inside the object
 
 
-class _Builder(ElementTree.TreeBuilder):
-    """Refuses a document type, in any encoding, before an entity that it declares is expanded."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it declares a document type, which an annotation has no use for")
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        with open_file(path, limit=_MAX_XML_BYTES) as stream:
-            parser = ElementTree.XMLParser(target=_Builder())
-            return ElementTree.parse(stream, parser).getroot()
-    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        raise DataError(f"{path} is not a readable XML file ({error})") from error
-
-
 def names_in_xml(path: Path) -> set[str]:
     """Class names of the objects; none of a file that cannot be read, which its reader tells."""
     try:
-        return {_text(node, "name") for node in _parse(path).iterfind("object")} - {""}
+        return {_text(node, "name") for node in parse_xml(path).iterfind("object")} - {""}
     except DataError:
         return set()
 
@@ -114,7 +96,7 @@ def read_voc_xml(
         DataError: the file cannot be read, or its size is absurd; without ``problems`` all others.
     """
     path = Path(path)
-    tree = _parse(path)
+    tree = parse_xml(path)
     with naming(f"{path}: size"):
         size = _size(tree, image)
     annotations = []
