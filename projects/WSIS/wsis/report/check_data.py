@@ -1,0 +1,236 @@
+"""``tools/check_data.py``: what a data set holds, what is wrong with it, what it can train."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tabulate import tabulate
+
+from wsis.commands import writing
+from wsis.data.builtin import get_dataset_dicts, is_salient
+from wsis.data.checks import short
+from wsis.data.files import write_json
+from wsis.data.problems import TOLD, Problems
+from wsis.data.user import recognize, register_dataset
+from wsis.data.working_size import MAX_PIXELS
+from wsis.errors import DataError, UsageError, explain
+from wsis.reading import parse_yaml
+from wsis.report.survey import Survey, survey
+
+FEW = 10  # examples of a class
+SMALL = 16  # pixels, the side of a square
+_COLUMNS = ("images", "objects", "masks", "boxes", "points")
+# What the labels of a data set can train: column of the table, what to call it, pipelines.
+PIPELINES = (
+    ("images", "tags", ("irnet_photos", "prm_photos", "iam_photos", "cim_photos")),
+    ("points", "points", ("cim_photos_point",)),
+    ("boxes", "boxes", ("boxcaseg_photos",)),
+)
+
+
+def _entry(text: str) -> dict[str, Any]:
+    """The entry for a path or a description; UsageError where a description is wrong."""
+    if text.lstrip().startswith("{"):
+        try:
+            found = parse_yaml(text)
+        except ValueError as error:
+            raise UsageError(f"{short(text)} is not readable YAML: {error}") from None
+        return found if isinstance(found, dict) else {}
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise DataError(
+            f"there is no data set and no path {text!r}; see datasets/README.md for names, or give "
+            "a path or a description"
+        )
+    try:
+        return recognize(path, "TRAIN")
+    except UsageError as error:  # the command line is right, the data are not
+        raise DataError(str(error)) from None
+
+
+def _register(text: str) -> str:
+    """The name under which the data set is registered."""
+    known = MetadataCatalog.get(text).as_dict() if text in DatasetCatalog else {}
+    if known and "json_file" not in known:
+        return text
+    entry = _entry(text) if not known else {"FORMAT": "coco", "JSON": known["json_file"]}
+    if known:  # Detectron2's own: it would look at nothing
+        entry["IMAGES"] = known["image_root"]
+    return register_dataset({"NAME": "ENTRY"} | entry, where="ENTRY", anew="NAME" not in entry)
+
+
+class Check:
+    """What is known of a data set; empty where it cannot be read.
+
+    Args:
+        text: ENTRY of the command line.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.problems = Problems()
+        self.survey = Survey()
+        self.classes: tuple[str, ...] = ()
+        self.salient = False
+
+    def read(self, decode: bool) -> None:
+        """Read the data set and all its files.
+
+        Raises:
+            WSISError: nothing of it can be read.
+        """
+        name = _register(self.text)
+        about = MetadataCatalog.get(name)
+        try:
+            records = get_dataset_dicts(name, on_error="skip")
+        finally:  # what was found before it ended
+            self.problems = about.get("problems", self.problems)
+        self.salient = is_salient(name)
+        self.classes = tuple(about.get("thing_classes", ()))
+        self.survey = survey(records, self.classes, self.problems, decode=decode)
+        if not self.survey.usable:
+            raise DataError(
+                f"{self.text}: nothing to train on is left: no image has a tag, a point, a box or "
+                "a mask; the problems say why, or label some images"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``--json`` writes."""
+        counted = self.survey.counts["objects" if self.survey.total("objects") else "images"]
+        kinds = {kind: self.survey.total(kind) for kind in _COLUMNS[1:]}
+        return {
+            "usable": self.survey.usable,
+            "images": len(self.survey.records),
+            "classes": {name: counted[index] for index, name in enumerate(self.classes)},
+            **kinds,
+            "left_out": self.problems.left_out,
+            "problems": [problem.as_dict() for problem in self.problems.found],
+        }
+
+
+def check(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if args.config_file:
+        from wsis.engine.pipeline import load_pipeline
+
+        load_pipeline(args.config_file, ())
+    found, failure, explained = Check(args.entry), None, None
+    try:
+        found.read(args.decode)
+    except Exception as error:
+        failure, explained = error, explain(error)
+        if explained is None:
+            raise
+    if args.pictures:
+        from wsis.report.data_pictures import draw
+
+        draw(found.survey.records, found.classes, found.problems, args)
+    sys.stdout.write("".join(f"{line}\n" for line in describe(found)))
+    if explained:
+        found.problems.error(explained[0], file=args.entry, left_out=0)
+    if args.json:
+        with writing(args.json, "--json"):
+            write_json(args.json, found.as_dict())
+    if failure is not None:
+        raise failure
+
+
+def describe(found: Check) -> Iterator[str]:
+    """What there is to say, line by line."""
+    counts, total = found.survey.counts, found.survey.total
+    if found.survey.records:
+        rows = [
+            [_printable(name), *(counts[column][index] for column in _COLUMNS)]
+            for index, name in enumerate(found.classes)
+        ]
+        rows.append(["all", len(found.survey.records), *(total(c) for c in _COLUMNS[1:])])
+        yield tabulate(rows, headers=("class", *_COLUMNS), disable_numparse=[0])
+        yield from ("", *_notes(found))
+    problems = found.problems
+    for level, count in (("error", problems.errors), ("warning", problems.warnings)):
+        if count:
+            yield f"\n{_many(count, level)}:"
+            yield problems.summary(level)
+    if problems.left_out:
+        yield f"\nleft out: {problems.left_out}"
+    if problems.errors + problems.warnings > TOLD:
+        yield "--json FILE lists all of them"
+    if found.survey.usable:
+        yield from ("", *_trains(found))
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else short(text)
+
+
+def _many(count: int, what: str, plural: str = "") -> str:
+    return f"{count} {what if count == 1 else plural or what + 's'}"
+
+
+def _notes(found: Check) -> Iterator[str]:
+    """What is no fault, but good to know."""
+    records, counts = found.survey.records, found.survey.counts
+    sizes = sorted((r["height"] * r["width"], r["width"], r["height"]) for r in records)
+    (_, *least), (_, *most) = sizes[0], sizes[-1]
+    spread = "" if least == most else f" to {most[0]} x {most[1]}"
+    yield f"images are {least[0]} x {least[1]}{spread} pixels (width x height)"
+    large = sum(size[0] > MAX_PIXELS for size in sizes)
+    if large:
+        yield (
+            f"{_many(large, 'image')} above INPUT.MAX_PIXELS ({MAX_PIXELS}): worked on at that "
+            "size, so small objects become smaller"
+        )
+    if found.survey.crowds:
+        yield (
+            f"{_many(found.survey.crowds, 'region')} with iscrowd: no objects, and nothing learns "
+            "from them; objects have iscrowd 0"
+        )
+    small = sum(side < SMALL for side in found.survey.sides)
+    if small:
+        yield (
+            f"{_many(small, 'object')} of {len(found.survey.sides)} smaller than {SMALL} x {SMALL} "
+            "pixels, which networks hardly see: cut the images into tiles, or enlarge them"
+        )
+    bare = sum(not r["image_labels"] for r in records)
+    if bare and not found.salient:
+        yield f"{_many(bare, 'image')} without any label: right if they show none of the classes"
+    column = counts["objects" if found.survey.total("objects") else "images"]
+    few = [f"{_printable(n)} {column[i]}" for i, n in enumerate(found.classes) if column[i] < FEW]
+    if few:
+        yield f"classes with fewer than {FEW} examples: {', '.join(few)}"
+    copies = found.survey.copies
+    if copies:
+        first = " = ".join(str(record["file_name"]) for record in copies[0])
+        apart = sum(len({tuple(r["image_labels"]) for r in group}) > 1 for group in copies)
+        yield (
+            f"{_many(len(copies), 'picture')} more than once ({first}), {apart} of them with "
+            "other labels: a picture counts as having none of the classes that it is not labelled "
+            "with"
+        )
+
+
+def _trains(found: Check) -> Iterator[str]:
+    """The commands that this data set serves."""
+    place = Path(found.text).stem if Path(found.text).exists() else "mine"
+    skip = " WSIS.ON_ERROR skip" if found.problems.errors else ""
+    if skip:
+        yield "training stops at the errors unless told to leave out what they name:" + skip
+    entry = shlex.quote(found.text)
+    if found.salient:
+        yield f"single objects for BoxCaseg: configs/boxcaseg_photos.yaml with DATA.SALIENT {entry}"
+        return
+    for column, kind, pipelines in PIPELINES:
+        count = found.survey.total(column)
+        if count:
+            others = f" (or {', '.join(pipelines[1:])})" if pipelines[1:] else ""
+            salient = " DATA.SALIENT ..." if kind == "boxes" else ""
+            yield (
+                f"{kind}: python train_net.py --config-file configs/{pipelines[0]}.yaml DATA.TRAIN "
+                f"{entry}{salient} OUTPUT_DIR output/{place}{skip}{others}"
+            )
