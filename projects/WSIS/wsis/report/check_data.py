@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -26,22 +27,25 @@ from wsis.report.survey import Survey, survey
 FEW = 10  # examples of a class
 SMALL = 16  # pixels, the side of a square
 _COLUMNS = ("images", "objects", "masks", "boxes", "points")
-# What the labels of a data set can train: column of the table, what to call it, pipelines.
-PIPELINES = (
-    ("images", "tags", ("irnet_photos", "prm_photos", "iam_photos", "cim_photos")),
-    ("points", "points", ("cim_photos_point",)),
-    ("boxes", "boxes", ("boxcaseg_photos",)),
-)
+# What learns from which column of the table, the best first.
+PIPELINES = {
+    "points": ("cim_photos_point",),
+    "boxes": ("boxcaseg_photos",),
+    "images": (
+        *("irnet_photos", "prm_photos", "prm_photos_response"),
+        *("iam_photos", "cim_photos"),
+    ),
+}
+_ALSO = {"boxes": ", with DATA.SALIENT: single objects and their masks (datasets/README.md)"}
 
 
 def _entry(text: str) -> dict[str, Any]:
     """The entry for a path or a description; UsageError where a description is wrong."""
     if text.lstrip().startswith("{"):
         try:
-            found = parse_yaml(text)
+            return dict(parse_yaml(text))
         except ValueError as error:
             raise UsageError(f"{short(text)} is not readable YAML: {error}") from None
-        return found if isinstance(found, dict) else {}
     path = Path(text).expanduser()
     if not path.exists():
         raise DataError(
@@ -175,12 +179,11 @@ def _many(count: int, what: str, plural: str = "") -> str:
 
 def _notes(found: Check) -> Iterator[str]:
     """What is no fault, but good to know."""
-    records, counts = found.survey.records, found.survey.counts
-    sizes = sorted((r["height"] * r["width"], r["width"], r["height"]) for r in records)
-    (_, *least), (_, *most) = sizes[0], sizes[-1]
-    spread = "" if least == most else f" to {most[0]} x {most[1]}"
-    yield f"images are {least[0]} x {least[1]}{spread} pixels (width x height)"
-    large = sum(size[0] > MAX_PIXELS for size in sizes)
+    counts, sizes = found.survey.counts, found.survey.sizes
+    least, most = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    spread = "" if least == most else f" to {most[1]} x {most[0]}"
+    yield f"images are {least[1]} x {least[0]}{spread} pixels (width x height)"
+    large = sum(math.prod(size) > MAX_PIXELS for size in sizes)
     if large:
         yield (
             f"{_many(large, 'image')} above INPUT.MAX_PIXELS ({MAX_PIXELS}): worked on at that "
@@ -197,7 +200,7 @@ def _notes(found: Check) -> Iterator[str]:
             f"{_many(small, 'object')} of {len(found.survey.sides)} smaller than {SMALL} x {SMALL} "
             "pixels, which networks hardly see: cut the images into tiles, or enlarge them"
         )
-    bare = sum(not r["image_labels"] for r in records)
+    bare = sum(not r["image_labels"] for r in found.survey.records)
     if bare and not found.salient:
         yield f"{_many(bare, 'image')} without any label: right if they show none of the classes"
     column = counts["objects" if found.survey.total("objects") else "images"]
@@ -216,21 +219,21 @@ def _notes(found: Check) -> Iterator[str]:
 
 
 def _trains(found: Check) -> Iterator[str]:
-    """The commands that this data set serves."""
-    place = Path(found.text).stem if Path(found.text).exists() else "mine"
+    """What can learn from these labels, and the command that starts it."""
+    entry = shlex.quote(found.text)
     skip = " WSIS.ON_ERROR skip" if found.problems.errors else ""
     if skip:
-        yield "training stops at the errors unless told to leave out what they name:" + skip
-    entry = shlex.quote(found.text)
+        yield f"training stops at these errors;{skip} leaves out what they name"
     if found.salient:
-        yield f"single objects for BoxCaseg: configs/boxcaseg_photos.yaml with DATA.SALIENT {entry}"
+        yield f"these are single objects for the pipelines of boxes: DATA.SALIENT {entry}"
         return
-    for column, kind, pipelines in PIPELINES:
-        count = found.survey.total(column)
-        if count:
-            others = f" (or {', '.join(pipelines[1:])})" if pipelines[1:] else ""
-            salient = " DATA.SALIENT ..." if kind == "boxes" else ""
-            yield (
-                f"{kind}: python train_net.py --config-file configs/{pipelines[0]}.yaml DATA.TRAIN "
-                f"{entry}{salient} OUTPUT_DIR output/{place}{skip}{others}"
-            )
+    yield "pipelines in configs/ for these labels:"
+    shown = [(kind, names) for kind, names in PIPELINES.items() if found.survey.total(kind)]
+    for kind, names in shown:
+        yield f"  {'tags' if kind == 'images' else kind:8}{', '.join(names)}{_ALSO.get(kind, '')}"
+    place = Path(found.text).stem if Path(found.text).exists() else "mine"
+    start = next(names[0] for kind, names in shown if kind not in _ALSO)
+    yield (
+        f"start with\n  python train_net.py --config-file configs/{start}.yaml DATA.TRAIN {entry} "
+        f"OUTPUT_DIR {shlex.quote('output/' + place)}{skip}"
+    )

@@ -39,6 +39,7 @@ class Survey:
             class as a tag, "objects" (no crowds), "masks", "boxes", "points". A salient image
             counts under class id 0.
         crowds: regions with ``iscrowd``, which are no objects.
+        sizes: (H, W) of the images' files.
         sides: square roots of the areas of boxes, in pixels of the file.
         copies: groups of equal image files.
     """
@@ -46,6 +47,7 @@ class Survey:
     records: list[Record] = field(default_factory=list)
     counts: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     crowds: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     sides: list[float] = field(default_factory=list)
     copies: list[list[Record]] = field(default_factory=list)
 
@@ -103,15 +105,18 @@ def survey(
     tails = defaultdict(list)
     for record in progress(records, "images", total=len(records)):
         place = {"file": record["file_name"], "image": record["image_id"]}
-        size = (record["height"], record["width"]) if "height" in record else None
+        stated = (record["height"], record["width"]) if "height" in record else None
         with problems.leaving_out(**place):
-            (read_image if decode else read_image_size)(record["file_name"], size=size)
+            size = read_image_size(record["file_name"], size=stated)
+            if decode:
+                read_image(record["file_name"])
             tails[_tail(record["file_name"])].append(record)
             masks: list[int] = []
             with problems.leaving_out(**place):
                 masks = _mask_classes(record, classes, problems)
             if masks or SALIENT_KEY not in record:
                 found.add(record, masks)
+                found.sizes.append(size)
     found.copies = [same for suspects in tails.values() for same in _equal(suspects)]
     return found
 
