@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from wsis.report.check_data import PIPELINES
+from wsis.report.data_pictures import sample
+from wsis.report.sources import ImageSet
 
 from tests.data.trees import voc_tree, xml
 from tests.scripts import ROOT, main_of
@@ -245,7 +247,7 @@ def test_it_says_what_is_worth_knowing(tmp_path, capsys):
     run(coco(tmp_path, [crowd, tiny]), tmp_path)
     said = capsys.readouterr().out
     assert "1 region with iscrowd" in said
-    assert "1 object of 1 smaller than 16 x 16" in said
+    assert "1 of 1 box smaller than 16 x 16" in said
     assert "1 image without any label" in said
 
 
@@ -257,6 +259,7 @@ def test_pictures_show_each_kind(tmp_path):
         [
             of_cat | {"image_id": 1, "segmentation": SQUARE},
             of_cat | {"image_id": 1, "bbox": [1, 1, 9, 9]},
+            of_cat | {"image_id": 2, "bbox": [1, 1, 9, 9]},
             of_cat | {"image_id": 2, "point": [9, 9]},
         ],
         images=3,
@@ -264,6 +267,31 @@ def test_pictures_show_each_kind(tmp_path):
     assert run(path, tmp_path, "--pictures", tmp_path / "p", "--images", 0)[0] == 0
     sizes = {p.name: Image.open(p).width for p in (tmp_path / "p").iterdir()}
     assert sizes == {"im0.png": 2 * 480 + 8, "im1.png": 480, "im2.png": 480}
+
+
+def test_problems_and_rare_classes_are_drawn_first():
+    labels = [[0]] * 20 + [[0, 1]] + [[]] * 5
+    records = [
+        {"image_id": i, "image_key": str(i), "image_labels": found}
+        for i, found in enumerate(labels)
+    ]
+    images = ImageSet(("",), ("cat", "dog"), records)
+    drawn = [record["image_id"] for record in sample(images, {25}, 4)]
+    assert drawn[0] == 25
+    assert drawn[1] < 20
+    assert drawn[2] == 20
+    assert len({*drawn}) == 4
+    assert len(sample(images, set(), 26)) == 26
+
+
+def test_a_data_set_of_a_pipeline(tmp_path):
+    path = coco(tmp_path, image_labels=["cat"])
+    config = tmp_path / "birds.yaml"
+    config.write_text(
+        f"_BASE_: {ROOT}/configs/irnet_photos.yaml\n"
+        f"DATA: {{TRAIN: {{FORMAT: coco, JSON: {path}, IMAGES: {tmp_path}/images}}}}\n"
+    )
+    assert run("birds_train", tmp_path, "--config-file", config)[0] == 0
 
 
 def test_pipelines_are_those_for_photographs():

@@ -197,8 +197,8 @@ def _notes(found: Check) -> Iterator[str]:
     small = sum(side < SMALL for side in found.survey.sides)
     if small:
         yield (
-            f"{_many(small, 'object')} of {len(found.survey.sides)} smaller than {SMALL} x {SMALL} "
-            "pixels, which networks hardly see: cut the images into tiles, or enlarge them"
+            f"{small} of {_many(len(found.survey.sides), 'box', 'boxes')} smaller than {SMALL} x "
+            f"{SMALL} pixels, which networks hardly see: cut the images into tiles, or enlarge them"
         )
     bare = sum(not r["image_labels"] for r in found.survey.records)
     if bare and not found.salient:

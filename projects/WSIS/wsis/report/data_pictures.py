@@ -71,4 +71,5 @@ def _panels(record: Record, images: ImageSet) -> list[np.ndarray]:
     if canvas.truth is None and masked:
         truth = true_objects({**canvas.record, "annotations": masked})
         canvas = replace(canvas, truth=truth)
-    return [picture.panel for picture in (draw_annotations(canvas), *draw_truth(canvas))]
+    masks = draw_truth(canvas) if masked or "instance_file_name" in record else []
+    return [picture.panel for picture in (draw_annotations(canvas), *masks)]
