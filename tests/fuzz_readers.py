@@ -83,7 +83,13 @@ def coco() -> dict[str, Any]:
     rle = encode_mask(MASK)
     objects = [
         {"bbox": [1, 0, 3, 3], "segmentation": [[1, 0, 4, 0, 4.5, 3, 1, 3]], "area": 9},
-        {"bbox": [0, 0, 4, 4], "segmentation": rle, "score": 0.5, "confidence": 1, "ignore": rle},
+        {
+            "bbox": [0, 0, 4, 4],
+            "segmentation": rle,
+            "score": 0.5,
+            "confidence": 1,
+            "ignore_mask": rle,
+        },
         {"segmentation": {"size": [H, W], "counts": [3, 4, H * W - 7]}, "iscrowd": 1},
         {"segmentation": rle, "point": [2.5, 1]},
     ]

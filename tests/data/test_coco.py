@@ -102,6 +102,12 @@ def annotation(**changes):
     return {"annotations": [{"id": 1, "image_id": 2, "category_id": 3} | changes]}
 
 
+def twins(*changes):
+    """Two categories of one name, both used."""
+    pair = [{"id": i, "name": "wren"} | c for i, c in zip((3, 7), changes, strict=True)]
+    return {"categories": pair}
+
+
 RLE = {"size": [4, 6], "counts": [24]}
 CASES = [
     ({"images": None}, "images is None"),
@@ -109,10 +115,16 @@ CASES = [
     ({"annotations": {}}, "annotations is"),
     ({"categories": []}, "categories is empty"),
     ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "category 1: .*twice"),
-    ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "category 2: .*twice"),
-    ({"categories": [{"id": "x", "name": "a"}]}, "category 'x': id"),
+    (twins({"supercategory": "x"}, {}), "category 7: name wren occurs twice, with different"),
+    ({"categories": [{"id": 2.5, "name": "a"}]}, "category 2.5: id is 2.5"),
     ({"categories": [{"id": 1}]}, "category 1: name"),
-    (image(id="seven"), "image 'seven': id"),
+    (image(id=2.5), "image 2.5: id is 2.5"),
+    ({"annotations": annotation()["annotations"] * 2}, "annotation 1: occurs twice"),
+    (
+        {"annotations": [{"id": 1, "image_id": 2, "category_id": i} for i in (3, 7)]},
+        "annotation 1: id occurs twice; this one counts as 2",
+    ),
+    ({"images": image()["images"] * 2}, "image 2: occurs twice"),
     (image(id=True), "id is True, not an integer"),
     (image(height=-4), "image 2: height is -4"),
     (image(width=0), "image 2: width is 0"),
@@ -133,9 +145,11 @@ CASES = [
     (image(image_labels="wren"), "image 2: image_labels is"),
     (image(image_labels=[5]), "image 2: image_labels holds 5"),
     (image(image_labels=[["wren"]]), "image 2: image_labels holds"),
-    ({"images": image()["images"] * 2}, "image 2: id occurs twice"),
-    (annotation(id=None), "annotation number 0: id"),
-    ({"annotations": annotation()["annotations"] * 2}, "annotation 1: id occurs twice"),
+    (
+        {"images": [image()["images"][0], image(file_name="b.jpg")["images"][0]]},
+        r"image 2: id occurs twice, the other time as 'a\.jpg'",
+    ),
+    (annotation(id=True), "annotation True: id is True, not an integer"),
     (annotation(image_id=77), "annotation 1: image_id 77 is no image"),
     (annotation(image_id=[2]), "annotation 1: image_id"),
     (annotation(image_id=2.5), "annotation 1: image_id 2.5 is no image"),

@@ -231,7 +231,10 @@ def doubtful(sample):
     ignore = np.zeros(SIZE, dtype=np.uint8)
     ignore[:, :30] = 1
     ignore = coco_mask.encode(np.asfortranarray(ignore))
-    annotations = [first | {"ignore": ignore}, first | {"segmentation": none, "confidence": 0.25}]
+    annotations = [
+        first | {"ignore_mask": ignore},
+        first | {"segmentation": none, "confidence": 0.25},
+    ]
     return sample | {"annotations": annotations}
 
 

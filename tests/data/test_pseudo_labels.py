@@ -222,8 +222,8 @@ def test_confidence_and_ignore(tmp_path, dataset, products):
     write(tmp_path / "l.json", dataset[:1], products)
     (record,) = load_pseudo_labels(tmp_path / "l.json", dataset[:1])
     assert [a["confidence"] for a in record["annotations"]] == [0, 0.5, 1]
-    assert ["ignore" in a for a in record["annotations"]] == [False, False, True]
-    np.testing.assert_array_equal(decode_rle(record["annotations"][2]["ignore"]), ignore[2])
+    assert ["ignore_mask" in a for a in record["annotations"]] == [False, False, True]
+    np.testing.assert_array_equal(decode_rle(record["annotations"][2]["ignore_mask"]), ignore[2])
 
 
 @pytest.mark.parametrize("names", [[], ["b"]])

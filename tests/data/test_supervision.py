@@ -3,8 +3,9 @@
 import copy
 
 import pytest
+from wsis.data.problems import Problems
 from wsis.data.supervision import SUPERVISIONS, require_supervision, restrict_supervision
-from wsis.errors import DataError, UsageError
+from wsis.errors import UsageError
 
 RECORD = {
     "file_name": "a.jpg",
@@ -81,19 +82,26 @@ def test_unknown_level():
 
 
 def test_promise_is_checked():
-    records = [{"image_id": 5, "annotations": [{"id": 8, "bbox": [0, 0, 1, 1]}]}]
-    require_supervision(records, "box", "f.json")
-    require_supervision(records, "image", "f.json")
-    with pytest.raises(DataError, match=r"f\.json: image 5, annotation 8: no segmentation"):
-        require_supervision(records, "mask", "f.json")
-    with pytest.raises(DataError, match="no point"):
-        require_supervision(records, "point", "f.json")
+    full = {"id": 9, "bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]]}
+    records = [{"image_id": 5, "annotations": [{"id": 8, "bbox": [0, 0, 1, 1]}, full]}]
+    problems = Problems()
+    for level in ("box", "image"):
+        require_supervision(records, level, "f.json", problems)
+    assert not problems.found
+    require_supervision(records, "mask", "f.json", problems)
+    assert problems.summary("error").startswith(
+        "f.json: image 5, annotation 8: no segmentation, but SUPERVISION is mask"
+    )
+    assert records[0]["annotations"] == [full]
+    require_supervision(records, "point", "f.json", problems)
+    assert problems.found[-1].field == "point"
+    assert (records[0]["annotations"], problems.errors, problems.left_out) == ([], 2, 2)
 
 
 @pytest.mark.parametrize("level", ["point", "box", "mask"])
 def test_promised_annotations_of_which_there_is_none(level):
-    with pytest.raises(
-        DataError, match=f"f.json: no image has an annotation.*SUPERVISION is {level}"
-    ):
-        require_supervision([{"image_id": 1, "annotations": []}], level, "f.json")
-    require_supervision([{"image_id": 1, "annotations": []}], "image", "f.json")
+    problems = Problems()
+    require_supervision([{"image_id": 1, "annotations": []}], "image", "f.json", problems)
+    assert not problems.errors
+    require_supervision([{"image_id": 1, "annotations": []}], level, "f.json", problems)
+    assert f"no image has an annotation, but SUPERVISION is {level}" in problems.summary("error")

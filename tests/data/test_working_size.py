@@ -77,7 +77,7 @@ def test_everything_of_an_image_becomes_smaller(tmp_path):
     annotation = record["annotations"][0]
     annotation |= {"point": [30.0, 20.0], "area": 600.0, "unclipped_bbox": [20, 10, 30, 20]}
     polygons = [[20.0, 10.0, 50.0, 10.0, 50.0, 30.0, 20.0, 30.0]]
-    corners = {"bbox": [20, 10, 50, 30], "bbox_mode": BoxMode.XYXY_ABS, "ignore": 0}
+    corners = {"bbox": [20, 10, 50, 30], "bbox_mode": BoxMode.XYXY_ABS, "ignore_mask": None}
     record["annotations"].append({**annotation, **corners, "segmentation": polygons})
     before = copy.deepcopy(record)
     assert at_working_size(record, 4 * LIMIT) is record
@@ -88,7 +88,7 @@ def test_everything_of_an_image_becomes_smaller(tmp_path):
     rle, polygon = small["annotations"]
     assert rle["bbox"] == rle["unclipped_bbox"] == [10, 5, 15, 10]
     assert polygon["bbox"] == [10, 5, 25, 15]
-    assert (rle["point"], rle["area"], polygon["ignore"]) == ([15, 10], 150, 0)
+    assert (rle["point"], rle["area"], polygon["ignore_mask"]) == ([15, 10], 150, None)
     assert polygon["segmentation"] == [[10, 5, 25, 5, 25, 15, 10, 15]]
     expected = np.zeros(HALF, dtype=bool)
     expected[5:15, 10:25] = True
@@ -220,7 +220,7 @@ def test_pseudo_labels_have_the_size_of_the_file(tmp_path):
     found = write({})["annotations"][0]
     assert (found["bbox"], found["area"]) == ([20, 10, 30, 20], 600)
     assert decode_rle(found["segmentation"])[10:30, 20:50].all()
-    assert np.array_equal(decode_rle(found["ignore"]), ~decode_rle(found["segmentation"]))
+    assert np.array_equal(decode_rle(found["ignore_mask"]), ~decode_rle(found["segmentation"]))
     boxes = np.array([[9.5, 5, 25, 15.25]], dtype=np.float32)
     assert write({"boxes": boxes})["annotations"][0]["bbox"] == [19, 10, 31, 20.5]
     masks = np.zeros((1, *SIZE), dtype=bool)

@@ -116,7 +116,7 @@ class Run:
         """As true, but the first object of the first image is labelled one row too low."""
         found = [a for i in range(len(SIZES)) for a in annotations(i, 1 + 2 * i)]
         shifted = np.roll(masks_of(0)[0], 6, axis=0)
-        found[0] |= {"segmentation": encode_mask(shifted), "ignore": encode_mask(~shifted)}
+        found[0] |= {"segmentation": encode_mask(shifted), "ignore_mask": encode_mask(~shifted)}
         content = json.loads(self.json.read_text())
         content["annotations"] = [a | {"score": 0.8} for a in found]
         content["images"] = [

@@ -123,8 +123,8 @@ def test_options_of_proxy_masks_make_them_stale_and_take_effect(finished, shapes
     done = train_net_here(*words, datasets=shapes_root, output=output, **run)
     assert done.returncode == 0, done.stderr[-3000:]
     before, after = content_of(finished), content_of(output)
-    assert any("ignore" in a for a in after["annotations"])
-    assert not any("ignore" in a for a in before["annotations"])
+    assert any("ignore_mask" in a for a in after["annotations"])
+    assert not any("ignore_mask" in a for a in before["annotations"])
     pairs = zip(before["annotations"], after["annotations"], strict=True)
     assert all(a["confidence"] >= b["confidence"] for a, b in pairs)
 

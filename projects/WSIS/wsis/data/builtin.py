@@ -7,6 +7,7 @@ Importing this module registers names and opens no file. The root is the environ
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.checks import MAX_NAME_BYTES
 from wsis.data.coco import load_coco_dataset
+from wsis.data.problems import ADVICE, Problems
 from wsis.data.root import datasets_root, duts_folders
 from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
@@ -26,6 +28,7 @@ from wsis.data.supervision import SUPERVISIONS
 from wsis.data.voc import VOC_CLASSES, load_voc
 from wsis.errors import DataError, UsageError
 
+logger = logging.getLogger(__name__)
 _VOC_SPLITS = {
     "2012": ("train", "val", "trainval", "trainaug"),
     "2007": ("train", "val", "trainval", "test"),
@@ -46,40 +49,41 @@ def _below_root(*parts: str, advice: str) -> Path:
     return path
 
 
-def _load_voc(year: str, split: str) -> list[dict[str, Any]]:
+def _load_voc(year: str, split: str, problems: Problems | None = None) -> list[dict[str, Any]]:
     advice = "run python datasets/prepare_voc.py, or " if year == "2012" else ""
-    return load_voc(_below_root(f"VOC{year}", advice=advice), split, VOC_CLASSES)
+    return load_voc(_below_root(f"VOC{year}", advice=advice), split, VOC_CLASSES, problems)
 
 
-def _load_shapes(split: str) -> list[dict[str, Any]]:
+def _load_shapes(split: str, problems: Problems | None = None) -> list[dict[str, Any]]:
     path = _below_root("shapes", f"instances_{split}.json", advice=_MAKE_SHAPES)
-    records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages")
+    records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages", problems)
     if names != tuple(SHAPES_CLASSES):
         raise DataError(f"{path} has the classes {', '.join(names)}; run make_shapes.py again")
     return records
 
 
-def _load_shapes_salient() -> list[dict[str, Any]]:
+def _load_shapes_salient(problems: Problems | None = None) -> list[dict[str, Any]]:
     root = _below_root("shapes", "salient", advice=_MAKE_SHAPES)
-    return load_salient(root / "images", root / "masks", names=root / "list.txt")
+    names = root / "list.txt"
+    return load_salient(root / "images", root / "masks", names=names, problems=problems)
 
 
-def _load_duts(single: bool) -> list[dict[str, Any]]:
+def _load_duts(single: bool, problems: Problems | None = None) -> list[dict[str, Any]]:
     """DUTS-TR, or its images with a single object: from their own folders, or by a list."""
     root = datasets_root() / "DUTS"
     images, masks = root / "DUTS-TR-Image-single", root / "DUTS-TR-Mask-single"
     if single and images.is_dir():
-        return load_salient(images, masks)
+        return load_salient(images, masks, problems=problems)
     names = root / "duts_tr_single.txt"
     if single and not names.is_file():
         raise DataError(
             f"neither {images} nor {names} exists; run python datasets/prepare_salient.py --duts, "
             "or set DETECTRON2_DATASETS to the folder that holds DUTS/"
         )
-    return load_salient(*duts_folders(), names=names if single else None)
+    return load_salient(*duts_folders(), names=names if single else None, problems=problems)
 
 
-def _builtin() -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]], dict[str, Any]]]:
+def _builtin() -> Iterator[tuple[str, Callable[..., list[dict[str, Any]]], dict[str, Any]]]:
     """Names, loaders and metadata; Detectron2 registers COCO itself."""
     for year, splits in _VOC_SPLITS.items():
         for split in splits:
@@ -99,7 +103,7 @@ def register_builtin() -> None:
     for name, load, metadata in _builtin():
         if name not in DatasetCatalog.list():
             DatasetCatalog.register(name, load)
-            MetadataCatalog.get(name).set(supervision="mask", **metadata)
+            MetadataCatalog.get(name).set(supervision="mask", read=load, **metadata)
 
 
 def is_salient(name: str) -> bool:
@@ -120,7 +124,7 @@ def class_names(name: str) -> tuple[str, ...]:
     """
     known = require_dataset(name)
     if not known.get("thing_classes"):
-        DatasetCatalog.get(name)
+        _read(name)
     names = known.get("thing_classes")
     if not names:
         raise DataError(f"data set {name} names no classes (thing_classes)")
@@ -210,8 +214,39 @@ def _doubtful(wanted: list[str]) -> list[bool]:
     ]
 
 
-def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
+def _read(name: str) -> tuple[list[dict[str, Any]], Problems]:
+    """What the loader of a data set gives, and the problems that it met; metadata keep these."""
+    metadata, problems = MetadataCatalog.get(name), Problems()
+    vars(metadata)["problems"] = problems  # Detectron2 lets nobody set another value
+    read = metadata.get("read")  # of ours
+    try:
+        return DatasetCatalog.get(name) if read is None else read(problems), problems
+    except FileNotFoundError as error:
+        raise DataError(
+            f"data set {name}: {error.filename or error} does not exist; see datasets/README.md "
+            "for the tree that is expected below DETECTRON2_DATASETS"
+        ) from error
+
+
+def _tell(name: str, problems: Problems) -> None:
+    """Log the problems of a data set, unless they were told before."""
+    errors, warnings = (problems.summary(level) for level in ("error", "warning"))
+    metadata = MetadataCatalog.get(name)
+    if vars(metadata).get("told") == (errors, warnings):
+        return
+    vars(metadata)["told"] = errors, warnings
+    if errors:
+        counts = f"{problems.errors} problems, {problems.left_out} images or annotations left out"
+        logger.warning("data set %s: %s:\n%s", name, counts, errors)
+    if warnings:
+        logger.warning("data set %s: %d warnings:\n%s", name, problems.warnings, warnings)
+
+
+def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]]:
     """Fresh dataset dicts of any data set registered with Detectron2, completed for WSIS.
+
+    ``MetadataCatalog.get(name).problems`` has what this reading met. With ``on_error`` "skip", a
+    value of WSIS.ON_ERROR, images and annotations that are broken are left out and logged.
 
     They have ``image_key`` (names artifacts; unique in the data set), ``image_labels`` (sorted
     class ids; if the data set has none, those of all annotations, crowds too) and, if the data set
@@ -219,16 +254,15 @@ def get_dataset_dicts(name: str) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: no such data set; the message lists the known ones.
-        DataError: it cannot be read.
+        DataError: it cannot be read, or has errors, all of which are told, and ``on_error`` is
+            "raise".
     """
     require_dataset(name)
-    try:
-        records = [dict(record) for record in DatasetCatalog.get(name)]
-    except FileNotFoundError as error:
-        raise DataError(
-            f"data set {name}: {error.filename or error} does not exist; see datasets/README.md "
-            "for the tree that is expected below DETECTRON2_DATASETS"
-        ) from error
+    given, problems = _read(name)
+    if on_error == "raise":
+        problems.raise_errors(ADVICE)
+    _tell(name, problems)
+    records = [dict(record) for record in given]
     if not all("image_key" in record for record in records):
         keys = image_keys([str(record["file_name"]) for record in records])
         for record, key in zip(records, keys, strict=True):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
+from wsis.data.problems import FieldError
 from wsis.errors import DataError
 from wsis.reading import open_file
 
@@ -34,6 +35,22 @@ def number(value: Any) -> float:
     return result
 
 
+def identity(value: Any) -> int | str:
+    """An id of a file from outside: an integer of 64 bits, else a word.
+
+    Several tools write 12 as 12.0 or as "12"; True and 2.5 are refused.
+    """
+    if type(value) is int and -(1 << 63) <= value < 1 << 63:
+        return value
+    if isinstance(value, str) and value.strip():
+        digits = value.removeprefix("-")
+        plain = digits.isascii() and digits.isdigit() and digits == (digits.lstrip("0") or "0")
+        return integer(int(value)) if plain and len(digits) < 20 else value
+    if isinstance(value, float) and value.is_integer():
+        return integer(int(value))
+    raise ValueError(f"is {short(value)}, not an integer of 64 bits or a word")
+
+
 def integer(value: Any) -> int:
     """A JSON integer of at most 64 bits; 3.0 and True are refused."""
     if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
@@ -46,7 +63,11 @@ def numbers(value: Any, count: int | None = None) -> list[float]:
     if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
         wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
         raise ValueError(f"is {short(value)}, not {wanted}")
-    found = [number(v) for v in value]
+    try:  # nearly always all are plain, which takes a tenth of the time
+        plain = {*map(type, value)} <= {float, int} and math.isfinite(math.fsum(value))
+    except OverflowError:
+        plain = False
+    found = [*map(float, value)] if plain else [number(v) for v in value]
     if found and max(map(abs, found)) > _FAR:
         raise ValueError(f"holds {max(found, key=abs):g}, which is absurdly far away")
     return found
@@ -142,8 +163,12 @@ def naming(place: str) -> Iterator[None]:
 
 
 def field(entry: Mapping[str, Any], name: str, check: Callable[..., Any], *args: Any) -> Any:
-    """``check(entry[name], *args)``, of None where that is missing; its ValueError names it."""
+    """``check(entry[name], *args)``, of None where that is missing.
+
+    Raises:
+        FieldError: its ValueError, with the field's name.
+    """
     try:
         return check(entry.get(name), *args)
     except ValueError as error:
-        raise ValueError(f"{name} {error}") from error
+        raise FieldError(name, str(error)) from error

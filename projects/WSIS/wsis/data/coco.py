@@ -2,35 +2,35 @@
 
 Beyond COCO, an image may have ``image_labels`` (category ids or names) and ``image_key`` (the name
 of its artifacts, in pseudo labels), and an annotation ``point`` [x, y], ``score``, ``confidence``
-and ``ignore`` (an RLE of pixels that train nothing). An annotation needs a category and may have
-any of box, point and mask.
+and ``ignore_mask`` (an RLE of pixels that train nothing). An annotation needs a category and may
+have any of box, point and mask. Other formats are turned into the content of such a file first, so
+that everything from outside passes one gate.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
-
-from wsis.data.checks import (
-    clip_box,
-    field,
-    inside,
-    integer,
-    load_json,
-    naming,
-    number,
-    numbers,
-    short,
+from wsis.data.checks import field, identity, load_json, naming, short
+from wsis.data.coco_fields import (
+    Identity,
+    Note,
+    Record,
+    by_rank,
+    read_annotation,
+    read_categories,
+    read_image,
 )
-from wsis.data.images import check_stated_size, read_image_size
+from wsis.data.contradictions import tell_contradictions
+from wsis.data.picture_names import PictureFinder
+from wsis.data.problems import FieldError, Problems, collecting
 from wsis.errors import DataError
-from wsis.layers.run_lengths import RLE, check_outlines, check_rle, polygons_to_rle, rle_box
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,139 +50,146 @@ class CocoFile:
     path: Path
     info: Record
     class_names: tuple[str, ...]
-    class_ids: dict[int, int]
+    class_ids: dict[Identity, int]
     images: list[Record]
 
 
-def _entries(content: Record, name: str, *, required: bool) -> list[Record]:
-    entries = content.get(name)
-    if entries is None and not required:
-        return []
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise ValueError(f"{name} is {short(entries)}, not a list of objects")
-    return entries
+def _entries(content: Any) -> dict[str, list[Record]]:
+    """The three lists of a file.
+
+    Raises:
+        ValueError: one is missing or no list of objects.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError("its top level is not an object; it is no COCO file")
+    found = {}
+    for name in ("images", "categories", "annotations"):
+        entries = content.get(name)
+        if entries is None and name == "annotations":
+            entries = []
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise ValueError(f"{name} is {short(entries)}, not a list of objects")
+        found[name] = entries
+    return found
 
 
-def _categories(path: Path, entries: list[Record]) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for entry in entries:
-        with naming(f"{path}: category {short(entry.get('id'))}"):
-            identity, name = field(entry, "id", integer), field(entry, "name", _text)
-            if identity in names or name in names.values():
-                raise ValueError(f"id or name ({name}) occurs twice")
-            names[identity] = name
-    if not names:
-        raise ValueError("categories is empty; name at least one class")
-    return dict(sorted(names.items()))
+class _Checker:
+    """Checks the images and annotations of one file; what is broken is left out."""
+
+    def __init__(
+        self,
+        source: Path,
+        class_ids: dict[Identity, int],
+        problems: Problems,
+        sources: Mapping[Any, str | os.PathLike[str]],
+    ) -> None:
+        self.source, self.sources = source, sources
+        self.class_ids, self.problems = class_ids, problems
+        self.images: dict[Identity, Record] = {}
+        self.left_out: dict[Any, Any] = {}  # file names by id; annotations go with their image
+
+    def _error(self, error: Exception, image: Any, annotation: Any = None) -> None:
+        place = {"image": image, "annotation": annotation, "field": getattr(error, "field", None)}
+        self.problems.error(str(error), file=self.sources.get(image, self.source), **place)
+
+    def read_images(
+        self, entries: list[Record], finder: PictureFinder | None, known: dict[Identity, int]
+    ) -> None:
+        given: dict[Identity, Record] = {}
+        for entry in entries:
+            number = entry.get("id")
+            try:
+                number = field(entry, "id", identity)
+                other = given.setdefault(number, entry)
+                if other is entry:
+                    self.images[number] = read_image(entry, finder, known)
+                elif other != entry:
+                    name = short(other.get("file_name"))
+                    text = f"occurs twice, the other time as {name}: whose annotations are whose?"
+                    raise FieldError("id", text)
+                else:
+                    self.problems.warning("occurs twice", file=self.source, image=number)
+            except (ValueError, DataError) as error:
+                named = number if isinstance(number, int | str) else short(number)
+                self._error(error, named)
+                self.left_out[named] = self.images.pop(named, None)
+        if finder is not None and finder.otherwise:
+            (name, found), some = next(iter(finder.otherwise.items())), len(finder.otherwise)
+            text = f"{some} of {len(entries)} file names are not quite those of the files: "
+            text += f"{short(name)} is taken to be {found}"
+            self.problems.warning(text, file=self.source, field="file_name")
+
+    def read_annotations(self, entries: list[Record]) -> None:
+        notes: list[tuple[str, Record]] = []
+
+        def note(text: str, **place: Any) -> None:
+            notes.append((text, place))
+
+        ids, numbers = _Ids(entries), Counter[Any]()
+        for entry in entries:
+            image_id, named = _plain(entry.get("image_id")), _plain(entry.get("id"))
+            if image_id in self.left_out:
+                self.problems.left_out += 1
+                continue
+            if named is None:
+                numbers[image_id] += 1
+                named = numbers[image_id]
+            image = self.images.get(image_id)
+            try:
+                own = ids.take(entry, note)
+                if own is not None and not _is_empty_proxy(entry):
+                    if image is None:
+                        raise FieldError("image_id", f"{short(image_id)} is no image of the file")
+                    category = self._category(entry.get("category_id"))
+                    image["annotations"].append(read_annotation(entry, own, image, category, note))
+            except ValueError as error:
+                self._error(error, None if image is None else image_id, named)
+                notes.clear()
+            for text, place in notes:
+                file = self.sources.get(image_id, self.source)
+                self.problems.warning(text, file=file, image=image_id, annotation=named, **place)
+            notes.clear()
+
+    def _category(self, value: Any) -> int:
+        if type(value) is not int:
+            value = field({"category_id": value}, "category_id", identity)
+        if value not in self.class_ids:
+            raise FieldError("category_id", f"{short(value)} is not among the categories")
+        return self.class_ids[value]
 
 
-def _side(value: Any) -> int:
-    if integer(value) < 1:
-        raise ValueError(f"is {value}; an image has at least one pixel")
-    return value
+class _Ids:
+    """Gives every annotation an id that no other has: its own, if that is possible."""
+
+    def __init__(self, entries: list[Record]) -> None:
+        largest = max((e["id"] for e in entries if type(e.get("id")) is int), default=0)
+        self.spare = count(max(largest, 0) + 1)
+        self.seen: dict[Identity, Record] = {}
+
+    def take(self, entry: Record, note: Note) -> Identity | None:
+        """None if the annotation is there twice."""
+        if entry.get("id") is None:
+            return next(self.spare)
+        own: Identity = field(entry, "id", identity)
+        other = self.seen.setdefault(own, entry)
+        if other is entry:
+            return own
+        if other == entry:
+            note("occurs twice", left_out=1)
+            return None
+        own = next(self.spare)
+        note(f"id occurs twice; this one counts as {own}", field="id")
+        return own
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"is {short(value)}, not text")
-    return value
-
-
-def _labels(value: Any, known: dict[int | str, int]) -> list[int]:
-    if not isinstance(value, list):
-        raise ValueError(f"is {short(value)}, not a list of category ids or names")
-    for label in value:
-        if type(label) not in (int, str) or label not in known:
-            raise ValueError(f"holds {short(label)}, which is no category id or name")
-    return sorted({known[label] for label in value})
-
-
-def _image(entry: Record, root: Path | None, known: dict[int | str, int]) -> Record:
-    identity, name = field(entry, "id", integer), field(entry, "file_name", inside)
-    if root is not None and not {"height", "width"} & entry.keys():
-        height, width = read_image_size(root / name)
-    else:
-        stated = field(entry, "height", _side), field(entry, "width", _side)
-        height, width = check_stated_size(stated, None if root is None else root / name)
-    record = {"file_name": name, "image_id": identity, "height": height, "width": width}
-    if "image_key" in entry:
-        record["image_key"] = field(entry, "image_key", _text)
-    if "image_labels" in entry:
-        record["image_labels"] = field(entry, "image_labels", _labels, known)
-    return record | {"annotations": []}
-
-
-def _polygons(value: list, size: tuple[int, int]) -> list[list[float]]:
-    reach = 2 * max(size)
-    polygons = [numbers(p) for p in value]
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
-        if max(map(abs, polygon)) > reach:
-            raise ValueError(f"has a polygon point at {max(map(abs, polygon)):g}, far outside")
-    check_outlines(polygons)
-    return polygons
-
-
-def _segmentation(value: Any, size: tuple[int, int]) -> list[list[float]] | RLE:
-    if isinstance(value, list) and value:
-        return _polygons(value, size)
-    return check_rle(value, size)
-
-
-def _xywh(value: Any, size: tuple[int, int]) -> list[float]:
-    x, y, width, height = numbers(value, 4)
-    corners = (x, y, x + width, y + height)
-    x0, y0, x1, y1 = clipped = clip_box(corners, size)
-    inside = clipped == list(corners)  # then to the last digit
-    return [x, y, width, height] if inside else [x0, y0, x1 - x0, y1 - y0]
-
-
-def _point(value: Any, size: tuple[int, int]) -> list[float]:
-    x, y = numbers(value, 2)
-    if not (0 <= x <= size[1] and 0 <= y <= size[0]):
-        raise ValueError(f"({x:g}, {y:g}) lies outside its image of {size[1]} x {size[0]}")
-    return [x, y]
-
-
-def _share(value: Any) -> float:
-    if not 0 <= number(value) <= 1:
-        raise ValueError(f"is {value}, not between 0 and 1")
-    return float(value)
-
-
-_OF_IMAGE = {"bbox": _xywh, "segmentation": _segmentation, "point": _point, "ignore": check_rle}
-_NUMBERS = {"area": number, "score": number, "confidence": _share}
-
-
-def _annotation(entry: Record, image: Record, class_ids: dict[int, int]) -> Record:
-    category = field(entry, "category_id", integer)
-    if category not in class_ids:
-        raise ValueError(f"category_id {category} is not among the categories")
-    crowd = entry.get("iscrowd")
-    if crowd not in (None, 0, 1):
-        raise ValueError(f"iscrowd is {short(crowd)}, not 0 or 1")
-    result = {"id": entry["id"], "category_id": class_ids[category], "iscrowd": int(crowd or 0)}
-    size = (image["height"], image["width"])
-    for name, check in _OF_IMAGE.items():
-        if entry.get(name) not in (None, []):
-            result[name] = field(entry, name, check, size)
-    if result.get("bbox", entry.get("bbox")) != entry.get("bbox"):
-        result["unclipped_bbox"] = list(entry["bbox"])  # COCO's evaluation takes it as it is
-    for name, read in _NUMBERS.items():
-        if entry.get(name) is not None:
-            result[name] = field(entry, name, read)
-    if "segmentation" in result and "bbox" not in result:
-        mask = result["segmentation"]
-        box = rle_box(polygons_to_rle(mask, size) if isinstance(mask, list) else mask)
-        result["bbox"] = field({"segmentation": box}, "segmentation", _xywh, size)
-    if "bbox" in result:
-        result["bbox_mode"] = BoxMode.XYWH_ABS
-    if result["category_id"] not in image.get("image_labels", [result["category_id"]]):
-        raise ValueError(
-            f"category_id {category} contradicts image_labels of the image, which lack it"
-        )
-    return result
+def _plain(value: Any) -> Any:
+    """An id; of what is none a short text, of None None."""
+    if value is None or type(value) is int:
+        return value
+    try:
+        return identity(value)
+    except ValueError:
+        return value if isinstance(value, float) else short(value)
 
 
 def _is_empty_proxy(entry: Record) -> bool:
@@ -195,71 +202,90 @@ def _is_empty_proxy(entry: Record) -> bool:
     return proxy and isinstance(box, list) and len(box) == 4 and 0 in box[2:]
 
 
+def check_content(
+    content: Any,
+    source: str | os.PathLike[str],
+    problems: Problems,
+    *,
+    image_root: str | os.PathLike[str] | None = None,
+    sources: Mapping[Any, str | os.PathLike[str]] | None = None,
+) -> CocoFile:
+    """Check what a COCO file holds; what is broken becomes a problem and is left out.
+
+    Args:
+        content: ``images``, ``categories`` and perhaps ``annotations``; not changed. Annotations
+            without an ``id`` are numbered.
+        source: the file, for messages.
+        problems: collects them.
+        image_root: where images are looked for; there sizes that are missing are read.
+        sources: image id to the file of its annotations, where each image has its own.
+
+    Raises:
+        DataError: no such content, or its categories are contradictory.
+    """
+    source = Path(source)
+    with naming(str(source)):
+        entries = _entries(content)
+        names = read_categories(entries, problems, source)
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(names.values()))}
+    class_ids = {number: ranks[name] for number, name in names.items()}
+    checker = _Checker(source, class_ids, problems, sources or {})
+    finder = None if image_root is None else PictureFinder(image_root)
+    checker.read_images(entries["images"], finder, ranks | class_ids)
+    checker.read_annotations(entries["annotations"])
+    info = content.get("info")
+    return CocoFile(
+        path=source,
+        info=info if isinstance(info, dict) else {},
+        class_names=tuple(ranks),
+        class_ids=class_ids,
+        images=[checker.images[i] for i in sorted(checker.images, key=by_rank)],
+    )
+
+
 def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
     """Read and check a COCO JSON file; sizes that it lacks are read from images in ``image_root``.
 
     Raises:
-        DataError: naming the file, the image or annotation id, and the field.
+        DataError: with all that is wrong, or only odd: the image or annotation id, and the field.
     """
-    path = Path(path)
-    content = load_json(path)
-    with naming(str(path)):
-        if not isinstance(content, dict):
-            raise ValueError("its top level is not an object; it is no COCO file")
-        image_entries = _entries(content, "images", required=True)
-        categories = _categories(path, _entries(content, "categories", required=True))
-        annotations = _entries(content, "annotations", required=False)
-    class_ids = {identity: rank for rank, identity in enumerate(categories)}
-    known = class_ids | {categories[identity]: rank for identity, rank in class_ids.items()}
-    images: dict[float, Record] = {}
-    for entry in image_entries:
-        with naming(f"{path}: image {short(entry.get('id'))}"):
-            record = _image(entry, image_root, known)
-            if record["image_id"] in images:
-                raise ValueError("id occurs twice")
-            images[record["image_id"]] = record
-    seen: set[int] = set()
-    for index, entry in enumerate(annotations):
-        with naming(f"{path}: annotation number {index}"):
-            identity = field(entry, "id", integer)
-        found = entry.get("image_id")
-        image = images.get(found) if isinstance(found, (int, float)) else None  # 2.0 is 2
-        place = f"{path}: " + ("" if image is None else f"image {image['image_id']}, ")
-        with naming(f"{place}annotation {identity}"):
-            if identity in seen:
-                raise ValueError("id occurs twice")
-            seen.add(identity)
-            if _is_empty_proxy(entry):
-                continue
-            if image is None:
-                raise ValueError(f"image_id {short(found)} is no image of the file")
-            image["annotations"].append(_annotation(entry, image, class_ids))
-    info = content.get("info")
-    return CocoFile(
-        path=path,
-        info=info if isinstance(info, dict) else {},
-        class_names=tuple(categories.values()),
-        class_ids=class_ids,
-        images=[images[i] for i in sorted(images)],
-    )
+    problems = Problems(strict=True)
+    file = check_content(load_json(path), path, problems, image_root=image_root)
+    problems.raise_errors("correct the file")
+    return file
 
 
 def load_coco_dataset(
-    path: str | os.PathLike[str], image_root: str | os.PathLike[str]
-) -> tuple[list[Record], tuple[str, ...], dict[int, int]]:
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    problems: Problems | None = None,
+    *,
+    content: Any = None,
+    sources: Mapping[Any, str | os.PathLike[str]] | None = None,
+) -> tuple[list[Record], tuple[str, ...], dict[Identity, int]]:
     """Dataset dicts of a COCO JSON file, with image labels; class names; category id to class id.
 
+    Args:
+        path: the file.
+        image_root: where its images lie.
+        problems: collects what is wrong, which is then left out; None: it is raised.
+        content: that of the file ``path``, where another format was turned into it.
+        sources: as of `check_content`.
+
     Raises:
-        DataError: as `read_coco`.
+        DataError: as `check_content`; without ``problems`` for everything that is wrong.
     """
     root = Path(image_root)
-    file = read_coco(path, image_root=root)
-    for record in file.images:
+    with collecting(problems) as found:
+        content = load_json(path) if content is None else content
+        file = check_content(content, path, found, image_root=root, sources=sources)
+        records = tell_contradictions(file.images, path, found)
+    for record in records:
         record["file_name"] = str(root / record["file_name"])
         record.pop("image_key", None)  # the data set has keys of its own
         present = {a["category_id"] for a in record["annotations"]}
         record.setdefault("image_labels", sorted(present))
-    return file.images, file.class_names, file.class_ids
+    return records, file.class_names, file.class_ids
 
 
 class ImageIndex:

@@ -5,7 +5,6 @@ Detectron2's ``COCOEvaluator`` leaves it as ``inference/coco_instances_results.j
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from wsis.data.checks import clip_box, field, integer, load_json, naming, number, numbers, short
+from wsis.data.checks import clip_box, field, identity, load_json, number, numbers, short
+from wsis.data.problems import FieldError, Problems, collecting
 from wsis.errors import DataError
 
 Record = dict[str, Any]
-logger = logging.getLogger(__name__)
 
 
 def _box(value: Any, size: tuple[int, int]) -> list[float] | None:
@@ -34,8 +33,9 @@ def put_detections(
     records: Sequence[Record],
     path: str | os.PathLike[str],
     *,
-    class_ids: Mapping[int, int],
+    class_ids: Mapping[int | str, int],
     min_score: float = 0.5,
+    problems: Problems | None = None,
 ) -> list[Record]:
     """New dataset dicts, whose annotations are the detections of their images.
 
@@ -46,9 +46,10 @@ def put_detections(
             inside their image, which detectors do make.
         class_ids: category id to class id.
         min_score: detections with a lower score are left out.
+        problems: collects what is wrong, which is then left out; None: it is raised.
 
     Raises:
-        DataError: naming the file, the detection and the field.
+        DataError: no such file; without ``problems`` naming the file, the detection and the field.
     """
     path = Path(path)
     content = load_json(path)
@@ -56,23 +57,26 @@ def put_detections(
         raise DataError(f"{path} is not a list of detections but {short(content)}")
     by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
     empty = 0
-    for index, entry in enumerate(content):
-        with naming(f"{path}: detection {index}"):
-            identity, score = field(entry, "image_id", integer), field(entry, "score", number)
-            if identity not in by_id or score < min_score:
-                continue
-            category = field(entry, "category_id", integer)
-            if category not in class_ids:
-                raise ValueError(f"category_id {category} is not among the categories")
-            record = by_id[identity]
-            box = field(entry, "bbox", _box, (record["height"], record["width"]))
-        if box is None:
-            empty += 1
-            continue
-        found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
-        record["annotations"].append(found | {"category_id": class_ids[category], "score": score})
-    if empty:
-        logger.warning("%s: %d boxes without an area in their image are left out", path, empty)
+    with collecting(problems) as told:
+        for index, entry in enumerate(content):
+            with told.leaving_out(file=path, annotation=index):
+                image, score = field(entry, "image_id", identity), field(entry, "score", number)
+                if image not in by_id or score < min_score:
+                    continue
+                category = field(entry, "category_id", identity)
+                if category not in class_ids:
+                    raise FieldError("category_id", f"{category} is not among the categories")
+                record = by_id[image]
+                box = field(entry, "bbox", _box, (record["height"], record["width"]))
+                if box is None:
+                    empty += 1
+                    continue
+                found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
+                found |= {"category_id": class_ids[category], "score": score}
+                record["annotations"].append(found)
+        if empty:
+            message = f"{empty} boxes without an area in their image are left out"
+            told.warning(message, file=path, left_out=empty)
     for record in by_id.values():
         record["image_labels"] = sorted({a["category_id"] for a in record["annotations"]})
     return list(by_id.values())

@@ -124,7 +124,7 @@ class InstanceMapper(Mapper):
         # Every image has this field, even if nothing is ignored: a batch must have equal fields.
         masks = np.zeros((len(annotations), *instances.image_size), dtype=bool)
         for mask, annotation in zip(masks, annotations, strict=True):
-            if annotation.get("ignore") is not None:
-                ignored = decode_rle(annotation["ignore"]).view(np.uint8)
+            if annotation.get("ignore_mask") is not None:
+                ignored = decode_rle(annotation["ignore_mask"]).view(np.uint8)
                 mask[:] = transforms.apply_segmentation(ignored).astype(bool)
         instances.gt_ignore_masks = BitMasks(torch.from_numpy(masks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wsis.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 TOLD = 20  # of a message
 KEPT = 10_000  # more of them are counted only
@@ -52,6 +55,9 @@ class Problem:
         return asdict(self)
 
 
+ADVICE = "correct them, or set WSIS.ON_ERROR skip to leave them out; tools/check_data.py lists all"
+
+
 class Problems:
     """Collects the problems of one data set.
 
@@ -61,7 +67,9 @@ class Problems:
         left_out: images, annotations and parts of these that are not in what was read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
+        """With ``strict`` what is odd counts as broken."""
+        self.strict = strict
         self.found: list[Problem] = []
         self.errors = self.warnings = self.left_out = 0
 
@@ -78,6 +86,8 @@ class Problems:
 
     def warning(self, message: str, *, left_out: int = 0, **place: Any) -> None:
         """Something is odd, and read all the same or left out because nobody can miss it."""
+        if self.strict:
+            return self.error(message, left_out=left_out, **place)
         self.warnings += 1
         self.left_out += left_out
         self._add("warning", message, place)
@@ -109,3 +119,18 @@ class Problems:
             raise DataError(f"{self.summary('error')}; {advice}")
         if self.errors:
             raise DataError(f"{self.errors} problems; {advice}:\n{self.summary('error')}")
+
+
+@contextmanager
+def collecting(problems: Problems | None, advice: str = ADVICE) -> Iterator[Problems]:
+    """``problems``, for a reader; without any, what it met is raised or logged at the block's end.
+
+    Raises:
+        DataError: as `Problems.raise_errors`.
+    """
+    found = Problems() if problems is None else problems
+    yield found
+    if problems is None:
+        found.raise_errors(advice)
+        if found.warnings:
+            logger.warning("%d warnings:\n%s", found.warnings, found.summary("warning"))

@@ -2,7 +2,7 @@
 
 Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
 bitmask``. Beyond COCO an image has ``image_key``, by which a data set finds it again; an annotation
-has ``score`` and may have ``confidence`` in [0, 1] and ``ignore``, an RLE of pixels that train
+has ``score`` and may have ``confidence`` in [0, 1] and ``ignore_mask``, an RLE of pixels that train
 nothing. Category ids and names are the data set's own, 1..C where it has none; image ids, too, if
 these are integers. Annotation ids run from 1. The bytes depend only on the labels: no dates, no
 machine paths.
@@ -99,7 +99,7 @@ def _annotations(
         if "confidence" in arrays:
             annotation["confidence"] = _decimal(arrays["confidence"][index])
         if "ignore" in arrays and arrays["ignore"][index].any():
-            annotation["ignore"] = encode_mask(resize_mask(arrays["ignore"][index], size))
+            annotation["ignore_mask"] = encode_mask(resize_mask(arrays["ignore"][index], size))
         yield annotation
 
 
@@ -278,7 +278,7 @@ def load_pseudo_labels(
     Returns:
         The images that are in the file, in the given order; ``annotations`` have ``bbox``
         (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0,
-        and, if the file has them, ``confidence`` and ``ignore``.
+        and, if the file has them, ``confidence`` and ``ignore_mask``.
 
     Raises:
         DataError: damaged file (with the annotation's id and the field), other classes or image

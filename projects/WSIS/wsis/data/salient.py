@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import IMAGE_SUFFIXES, check_size, open_picture, read_image_size
+from wsis.data.problems import Problems, collecting
 from wsis.data.voc import pictures_by_stem, read_list
 from wsis.errors import DataError
 
@@ -63,34 +64,40 @@ def load_salient(
     masks: str | os.PathLike[str],
     *,
     names: str | os.PathLike[str] | None = None,
+    problems: Problems | None = None,
 ) -> list[dict[str, Any]]:
     """Dataset dicts of folders of photographs and of masks, all or those in a list of stems.
 
     ``image_id`` is the stem; ``image_key`` begins with "salient.", so that it is never equal to one
     of a box data set; `SALIENT_KEY` is the mask's file; there are no labels and annotations.
 
+    A pair that is not complete, damaged or of two sizes becomes one of the ``problems``; without
+    these it is raised.
+
     Raises:
-        DataError: a folder, an image or a mask is missing, or an image and its mask differ in size.
+        DataError: a folder is missing or empty, or as stated.
     """
     pictures, found = pictures_by_stem(Path(images)), pictures_by_stem(Path(masks))
     stems = [_stem(name) for name in read_list(names)] if names else sorted(pictures)
     if not stems:
         raise DataError(f"{images} holds no image")
     records: list[dict[str, Any]] = []
-    for stem in stems:
-        if stem not in pictures:
-            raise DataError(f"{names} names {stem}, but {images} has no {stem}.*")
-        if stem not in found:
-            raise DataError(
-                f"salient image {pictures[stem]} has no mask {stem}.* in {masks}; add it or leave "
-                "the image out of the list"
-            )
-        size = read_image_size(pictures[stem])
-        check_size(read_image_size(found[stem]), size, f"salient mask {found[stem]}")
-        names_of_it = {"image_id": stem, "image_key": f"salient.{stem}"}
-        files = {"file_name": str(pictures[stem]), SALIENT_KEY: str(found[stem])}
-        shape = {"height": size[0], "width": size[1]}
-        records.append(files | names_of_it | shape | {"image_labels": [], "annotations": []})
+    with collecting(problems) as told:
+        for stem in stems:
+            with told.leaving_out(image=stem):
+                if stem not in pictures:
+                    raise DataError(f"{names} names {stem}, but {images} has no {stem}.*")
+                if stem not in found:
+                    raise DataError(
+                        f"salient image {pictures[stem]} has no mask {stem}.* in {masks}; add it "
+                        "or leave the image out of the list"
+                    )
+                size = read_image_size(pictures[stem])
+                check_size(read_image_size(found[stem]), size, f"salient mask {found[stem]}")
+                names_of_it = {"image_id": stem, "image_key": f"salient.{stem}"}
+                files = {"file_name": str(pictures[stem]), SALIENT_KEY: str(found[stem])}
+                shape = {"height": size[0], "width": size[1], "image_labels": []}
+                records.append(files | names_of_it | shape | {"annotations": []})
     return records
 
 

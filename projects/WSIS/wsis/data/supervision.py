@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from wsis.errors import DataError, UsageError
+from wsis.data.problems import Problems
+from wsis.errors import UsageError
 
 SUPERVISIONS = ("image", "point", "box", "mask")
 
@@ -46,28 +47,26 @@ def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, 
     return result
 
 
-def require_supervision(dataset_dicts: list[dict[str, Any]], level: str, source: str) -> None:
-    """Check that every annotation has what its data set promises.
+def require_supervision(
+    dataset_dicts: list[dict[str, Any]], level: str, source: str, problems: Problems
+) -> None:
+    """Take out every annotation that lacks the point, box or mask that its data set promises.
 
-    Raises:
-        DataError: an annotation lacks its point, box or mask, or there is none at all; it names
-            ``source``, the file or folder.
+    Each becomes one of the ``problems``, and that there is no annotation at all; ``source`` is the
+    file or folder.
     """
     field = {"point": "point", "box": "bbox", "mask": "segmentation"}.get(level)
     if field is None:
         return
     if not any(r.get("annotations") or "instance_file_name" in r for r in dataset_dicts):
-        raise DataError(
-            f"{source}: no image has an annotation, but SUPERVISION is {level}; add them or lower "
-            "SUPERVISION"
-        )
+        text = f"no image has an annotation, but SUPERVISION is {level}; add them or lower it"
+        problems.error(text, file=source, left_out=0)
     for record in dataset_dicts:
         if level == "mask" and "instance_file_name" in record:
             continue
-        for index, annotation in enumerate(record.get("annotations", ())):
+        for number, annotation in enumerate(record.get("annotations", ()), start=1):
             if field not in annotation:
-                raise DataError(
-                    f"{source}: image {record['image_id']}, annotation "
-                    f"{annotation.get('id', index)}: no {field}, but SUPERVISION is {level}; "
-                    "add it or lower SUPERVISION"
-                )
+                text = f"no {field}, but SUPERVISION is {level}; add it or lower SUPERVISION"
+                place = {"image": record["image_id"], "annotation": annotation.get("id", number)}
+                problems.error(text, file=source, field=field, **place)
+        record["annotations"] = [a for a in record.get("annotations", ()) if field in a]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from wsis.data.checks import field, folder_name, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
+from wsis.data.problems import Problems, collecting
 from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import load_voc, read_classes
@@ -84,27 +86,35 @@ def _require_places(entry: dict[str, Any]) -> None:
             )
 
 
-def _load(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Read one data set; called when Detectron2 asks for it."""
+def _load(entry: dict[str, Any], problems: Problems | None = None) -> list[dict[str, Any]]:
+    """Read one data set; Detectron2 calls it without ``problems``, which are then raised."""
     _require_places(entry)
+    with collecting(problems) as found:
+        return _read(entry, found)
+
+
+def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
     metadata = MetadataCatalog.get(entry["NAME"])
     kind = entry["FORMAT"]
     if kind == "salient":
-        return load_salient(entry["IMAGES"], entry["MASKS"], names=entry.get("LIST"))
+        names = entry.get("LIST")
+        return load_salient(entry["IMAGES"], entry["MASKS"], names=names, problems=problems)
     if kind == "folders":
-        return load_folders(entry["IMAGES"])
+        return load_folders(entry["IMAGES"], problems)
     if kind == "voc":
-        records = load_voc(entry["ROOT"], entry["SPLIT"], metadata.thing_classes)
+        records = load_voc(entry["ROOT"], entry["SPLIT"], metadata.thing_classes, problems)
     else:
-        records, names, ids = load_coco_dataset(entry["JSON"], entry["IMAGES"])
+        records, names, ids = load_coco_dataset(entry["JSON"], entry["IMAGES"], problems)
         if "thing_classes" not in metadata.as_dict():
             metadata.set(thing_classes=list(names), thing_dataset_id_to_contiguous_id=ids)
     if kind == "detections":
         least = float(entry.get("MIN_SCORE", 0.5))
-        records = put_detections(records, entry["DETECTIONS"], class_ids=ids, min_score=least)
+        records = put_detections(
+            records, entry["DETECTIONS"], class_ids=ids, min_score=least, problems=problems
+        )
     if "SUPERVISION" in entry:
         source = entry.get("JSON") or entry["ROOT"]
-        require_supervision(records, entry["SUPERVISION"], source)
+        require_supervision(records, entry["SUPERVISION"], source, problems)
     return records
 
 
@@ -132,8 +142,8 @@ def _register(entry: dict[str, Any], unnamed: bool) -> None:
         about["thing_classes"] = list(class_folders(entry["IMAGES"]))
     if name in MetadataCatalog.list():
         MetadataCatalog.pop(name)
-    DatasetCatalog.register(name, lambda: _load(entry))
-    MetadataCatalog.get(name).set(**about)
+    DatasetCatalog.register(name, partial(_load, entry))
+    MetadataCatalog.get(name).set(read=partial(_load, entry), **about)
 
 
 def register_dataset(

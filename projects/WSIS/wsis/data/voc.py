@@ -19,6 +19,7 @@ from detectron2.structures import BoxMode
 
 from wsis.data.checks import clip_box, inside, naming, number, short
 from wsis.data.images import check_stated_size, pictures_in, read_image_size, read_label_map
+from wsis.data.problems import Problems, collecting
 from wsis.errors import DataError
 from wsis.reading import open_file, read_text
 
@@ -176,7 +177,10 @@ def _record(
 
 
 def load_voc(
-    root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
+    root: str | os.PathLike[str],
+    split: str,
+    classes: Sequence[str] | None = None,
+    problems: Problems | None = None,
 ) -> list[dict[str, Any]]:
     """Dataset dicts of one split of a VOC root, in the order of its list in ``ImageSets``.
 
@@ -207,10 +211,13 @@ def load_voc(
         for key, folder in _MASKS.items()
     }
     records = []
-    for name in names:
-        if name not in images:
-            raise DataError(f"{listed_in} names {name}, but {root / 'JPEGImages'} has no {name}.*")
-        files = {key: found[name] for key, found in masks.items() if name in found}
-        xml = root / "Annotations" / f"{name}.xml"
-        records.append(_record(xml, images[name], files, classes))
+    with collecting(problems) as told:
+        for name in names:
+            with told.leaving_out(image=name):
+                if name not in images:
+                    folder = root / "JPEGImages"
+                    raise DataError(f"{listed_in} names {name}, but {folder} has no {name}.*")
+                files = {key: found[name] for key, found in masks.items() if name in found}
+                xml = root / "Annotations" / f"{name}.xml"
+                records.append(_record(xml, images[name], files, classes))
     return records

@@ -130,7 +130,7 @@ def resize_annotation(annotation: Mapping[str, Any], given: Size, size: Size) ->
             found[name] = _scaled(found[name], (x, y))
     if "area" in found:
         found["area"] = found["area"] * x * y
-    for name in ("segmentation", "ignore"):
+    for name in ("segmentation", "ignore_mask"):
         shape = found.get(name)
         if isinstance(shape, dict):
             found[name] = encode_mask(resize_mask(decode_rle(check_rle(shape, given)), size))

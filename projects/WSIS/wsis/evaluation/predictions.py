@@ -57,7 +57,7 @@ class InstancePrediction:
     ) -> InstancePrediction:
         """Instances of an image of ``size`` (H, W) with RLE masks; a missing score counts as 1."""
         masks = decode_rles([a["segmentation"] for a in annotations], size)
-        ignored = decode_rles([a["ignore"] for a in annotations if "ignore" in a], size)
+        ignored = decode_rles([a["ignore_mask"] for a in annotations if "ignore_mask" in a], size)
         classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
         return cls(classes, scores, masks, ignore=np.asarray(ignored.any(axis=0)))

@@ -69,7 +69,7 @@ def _add_mask_head_config(cfg: CfgNode) -> None:
     # Only pseudo labels whose ``confidence`` is above this train the masks (BoxCaseg: 0.95); all of
     # them train boxes and classes, those with an empty mask too. 0: off.
     keys.MIN_CONFIDENCE = 0.0
-    # Cells of a mask target that the pseudo label's ``ignore`` pixels touch train nothing.
+    # Cells of a mask target that the pseudo label's ``ignore_mask`` pixels touch train nothing.
     keys.USE_IGNORE = False
     # Mask targets: "detectron2", or "original" for maskrcnn-benchmark's crop, bilinear, floor.
     keys.TARGETS = "detectron2"
