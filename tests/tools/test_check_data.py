@@ -307,3 +307,31 @@ def test_the_command_that_it_ends_with(tmp_path, capsys):
     *_, last = capsys.readouterr().out.splitlines()
     wanted = f"configs/cim_photos_point.yaml DATA.TRAIN {path} OUTPUT_DIR output/a"
     assert re.search(rf"train_net.py --config-file {re.escape(wanted)}$", last)
+
+
+def test_a_thousand_faults_are_all_told(tmp_path, capsys):
+    """The screen shows the first, the file has all, each with its place."""
+    broken = []
+    for index in range(200):
+        broken += [
+            {"image_id": 1, "category_id": 7, "bbox": [index, 1, 0, 0]},
+            {"image_id": 1, "category_id": 7, "segmentation": [[index, 2, 3, 4]]},
+            {"image_id": 1, "category_id": 100 + index, "point": [1, 1]},
+            {"image_id": 2, "category_id": 3, "point": [100 + index, 1]},
+            {"image_id": 1000 + index, "category_id": 3, "point": [1, 1]},
+        ]
+    good = [{"image_id": 2, "category_id": 7, "point": [2, 2]}]
+    code, found = run(coco(tmp_path, good + broken), tmp_path)
+    assert code == 0
+    assert figures(found)[2:] == (1, 0, 0, 1, 1000)
+    assert [problem["annotation"] for problem in found["problems"]] == list(range(2, 1002))
+    assert {problem["level"] for problem in found["problems"]} == {"error"}
+    fields = ["bbox", "segmentation", "category_id", "point", "image_id"] * 200
+    assert [problem["field"] for problem in found["problems"]] == fields
+    assert len({problem["message"] for problem in found["problems"]}) >= 600
+    said = capsys.readouterr()
+    assert "1000 errors:" in said.out
+    assert "... and 980 more" in said.out
+    assert "WSIS.ON_ERROR skip" in said.out.splitlines()[-1]
+    assert said.out.count(str(tmp_path / "a.json")) < 30
+    assert "a.json" not in said.err  # told once

@@ -175,10 +175,19 @@ def register_dataset(
     return name
 
 
+def _split(root: Path, role: str) -> str:
+    if role == "VAL":
+        return "val"
+    lists = [*root.glob("ImageSets/Segmentation/*.txt"), *root.glob("ImageSets/Main/*.txt")]
+    names = {path.stem for path in lists}
+    return names.pop() if len(names) == 1 else "train"
+
+
 def recognize(path: Path, role: str) -> dict[str, Any]:
     """The entry, without NAME, for a path: a COCO JSON, a VOC tree or a folder of class folders.
 
-    A VOC tree's split is the role's, train or val. A JSON's images lie in ``images`` or
+    A VOC tree's split is the role's, train or val; if it has a single list, and no train, this is
+    for training (CVAT writes default). A JSON's images lie in ``images`` or
     ``JPEGImages`` beside it, else beside it.
 
     Raises:
@@ -189,8 +198,7 @@ def recognize(path: Path, role: str) -> dict[str, Any]:
         images = next((folder for folder in folders if folder.is_dir()), path.parent)
         return {"FORMAT": "coco", "JSON": str(path), "IMAGES": str(images)}
     if (path / "JPEGImages").is_dir():
-        split = "val" if role == "VAL" else "train"
-        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": split}
+        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": _split(path, role)}
     if path.is_dir() and class_folders(path):
         return {"FORMAT": "folders", "IMAGES": str(path)}
     raise UsageError(

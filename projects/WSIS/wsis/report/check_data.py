@@ -92,7 +92,7 @@ class Check:
         name = _register(self.text)
         about = MetadataCatalog.get(name)
         try:
-            records = get_dataset_dicts(name, on_error="skip")
+            records = get_dataset_dicts(name, on_error="collect")
         finally:  # what was found before it ended
             self.problems = about.get("problems", self.problems)
         self.salient = is_salient(name)
