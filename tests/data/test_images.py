@@ -241,7 +241,9 @@ def test_label_map_16_bit(tmp_path):
 
 def test_label_map_refuses_colour(tmp_path):
     path = save(tmp_path / "a.png", GRID, "RGB")
-    with pytest.raises(DataError, match="palette or grey"):
+    with pytest.raises(
+        DataError, match=r"colour picture, and .*labelmap\.txt does not say which class"
+    ):
         read_label_map(path)
 
 

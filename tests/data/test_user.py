@@ -144,12 +144,22 @@ def test_through_the_config(tmp_path, coco):
                 "x" * 221,
             )
         ),
-        ({"FORMAT": "yolo"}, "FORMAT is one of coco, voc, folders, detections, salient, not yolo"),
+        (
+            {"FORMAT": "zolo"},
+            "FORMAT is one of coco, voc, folders, csv, yolo, labelme, via, label_studio, cvat, "
+            "detections, salient, not zolo",
+        ),
+        ({"FORMAT": "yolo"}, "unknown 'JSON'; yolo takes NAME, FORMAT, ROOT, IMAGES, LABELS"),
+        ({"FORMAT": "label_studio", "IMAGES": None}, "label_studio needs JSON and IMAGES"),
         ({"ROOT": "x"}, "unknown 'ROOT'; coco takes NAME, FORMAT, JSON, IMAGES, SUPERVISION"),
         ({"JSON": None}, "JSON is missing"),
         ({"IMAGES": 3}, "IMAGES is missing or no text"),
         ({"SUPERVISION": "tags"}, "SUPERVISION is one of image, point, box, mask, not tags"),
-        ({"FORMAT": "voc"}, "unknown 'JSON'; voc takes NAME, FORMAT, ROOT, SPLIT"),
+        ({"FORMAT": "voc"}, "unknown 'JSON'; voc takes NAME, FORMAT, IMAGES, ANNOTATIONS"),
+        (
+            {"FORMAT": "voc", "ROOT": "x", "JSON": "x"},
+            "unknown 'JSON'; voc takes NAME, FORMAT, ROOT, SPLIT",
+        ),
     ],
 )
 def test_bad_entry(coco, changes, message):
@@ -237,6 +247,8 @@ def test_what_a_path_is(sorted_birds, tmp_path):
     for wrong in (tmp_path / "images", sorted_birds / "wren" / "0.png"):
         with pytest.raises(UsageError, match="is no COCO JSON, no VOC tree"):
             recognize(wrong, "TRAIN")
+    with pytest.raises(UsageError, match=r"has 2 images, but nothing that says .* sort them"):
+        recognize(sorted_birds / "wren", "TRAIN")
 
 
 @pytest.mark.parametrize("value", [3, {"FORMAT": "coco"}, "nowhere", [["nowhere"]]])

@@ -68,8 +68,9 @@ def test_own_classes_and_main_list(tmp_path):
     root = voc_tree(tmp_path, {"a": {"xml": xml(("wren", 1, 1, 6, 4))}}, {})
     (root / "ImageSets" / "Main").mkdir()
     (root / "ImageSets" / "Main" / "val.txt").write_text("a  1\n\n")
-    with pytest.raises(DataError, match=r"a\.xml: object 1: unknown class 'wren'.*classes\.txt"):
-        load_voc(root, "val")
+    assert load_voc(root, "val")[0]["image_labels"] == [0]  # that of the XML
+    with pytest.raises(DataError, match=r"a\.xml: .*unknown class 'wren'.*classes\.txt"):
+        load_voc(root, "val", VOC_CLASSES)
     (root / "classes.txt").write_text("robin\nwren\n")
     assert read_classes(root) == ("robin", "wren")
     assert load_voc(root, "val")[0]["image_labels"] == [1]
@@ -101,10 +102,13 @@ def test_edge_cases_of_real_files(tmp_path):
         (xml(width=-5), "absurd"),
         (xml(width=10**9), "absurd"),
         (xml(width="six"), "width is 'six'"),
-        (xml(("cow", 1, 1, "x", 2)), r"object 1 \(cow\): bndbox: xmax is 'x'"),
+        (xml(("cow", 1, 1, "x", 2)), r"annotation 1: bndbox of cow: xmax is 'x', not a number"),
         (xml(("cow", 1, 1, "nan", 2)), "xmax is 'nan'"),
-        (xml(("cow", 3, 1, 1, 2)), "bndbox: has no area"),
-        (xml(("cow", 1, 1, 2, 2), ("cow", 90, 90, 95, 95)), r"object 2 \(cow\).*outside"),
+        (xml(("cow", 3, 1, 1, 2)), "bndbox of cow: has no area"),
+        (
+            xml(("cow", 1, 1, 2, 2), ("cow", 90, 90, 95, 95)),
+            r"annotation 2: bndbox of cow.*outside",
+        ),
         (xml(("unicorn", 1, 1, 2, 2)), "unknown class 'unicorn'"),
         (xml().replace("</annotation>", "<object/></annotation>"), "unknown class ''"),
     ],

@@ -54,6 +54,7 @@ def read_categories(content: dict[str, list[Record]], problems: Problems, source
     """
     names: dict[Identity, str] = {}
     above: dict[Identity, Any] = {}
+    message = ""
     for entry in content["categories"]:
         try:
             this, name = field(entry, "id", identity), field(entry, "name", _text)
@@ -78,7 +79,7 @@ def read_categories(content: dict[str, list[Record]], problems: Problems, source
             message = f"category {this} ({name}) is {what} and has no annotation: left out"
             problems.warning(message, file=source, left_out=1)
     if not names:
-        raise ValueError("categories is empty; name at least one class")
+        raise ValueError(message or "categories is empty; name at least one class")
     return _without_doubt(names, above, problems, source)
 
 

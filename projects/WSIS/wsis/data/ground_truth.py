@@ -101,7 +101,7 @@ def _size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
 def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     path, size = dataset_dict["instance_file_name"], _size(dataset_dict)
     given = file_size(dataset_dict)
-    instances, label = read_label_map(path, size=given), None
+    instances, label = read_label_map(path, size=given, objects=True), None
     if "semantic_file_name" in dataset_dict:
         label = read_label_map(dataset_dict["semantic_file_name"], size=given)
     ids = np.unique(instances)

@@ -6,6 +6,7 @@ Shapes: H, W are the image's height and width in pixels.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from wsis.data.label_colours import numbers_of_colours
 from wsis.data.transforms import resize_image
 from wsis.errors import DataError, out_of_memory
 from wsis.reading import open_file
@@ -23,7 +25,8 @@ from wsis.reading import open_file
 MOST_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 _CERTAIN_PIXELS = 1 << 24  # stated sizes up to here are compared when the image is read
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jfif")
+IMAGE_SUFFIXES += (".jp2", ".ppm", ".pgm")
 # Pillow knows more, among them EPS, which starts another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes store in 16
@@ -53,21 +56,48 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     return [Path(folder, n) for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
 
 
+def pictures_below(root: str | os.PathLike[str]) -> list[str]:
+    """Paths below ``root``, with "/", of all pictures in it and in its folders, sorted.
+
+    Hidden files and folders are not searched; links are followed, each folder once.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"the folder of images {root} does not exist; see datasets/README.md")
+    found, seen = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        pictures = [n for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+        where = os.path.relpath(folder, root)
+        found += [Path(where, n).as_posix() for n in pictures if not n.startswith(".")]
+    return sorted(found)
+
+
 def open_picture(
-    path: str | os.PathLike[str], use: Callable[[Image.Image], _Result], what: str
+    path: str | os.PathLike[str] | bytes, use: Callable[[Image.Image], _Result], what: str
 ) -> _Result:
     """Apply ``use`` to the opened file; what is wrong with it becomes one DataError naming it.
 
-    The text of a ValueError from ``use`` enters the message; ``what`` says what the file is.
+    The text of a ValueError from ``use`` enters the message; ``what`` says what the file is. For
+    ``path`` there may be a file's content, which has no name.
 
     Raises:
         DataError: missing, damaged, no regular file, none of the formats that we read, or more
             than `MOST_PIXELS` pixels.
     """
+    name = "" if isinstance(path, bytes) else f" {os.fspath(path)}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS decides
-            with open_file(path) as stream, Image.open(stream, formats=_FORMATS) as image:
+            opened = io.BytesIO(path) if isinstance(path, bytes) else open_file(path)
+            with opened as stream, Image.open(stream, formats=_FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(
                         f"its {image.width} x {image.height} pixels are more than {MOST_PIXELS}, "
@@ -75,18 +105,18 @@ def open_picture(
                     )
                 return use(image)
     except FileNotFoundError:
-        raise DataError(f"{what} {path} does not exist") from None
+        raise DataError(f"{what}{name} does not exist") from None
     except UnidentifiedImageError:
         known = ", ".join(_FORMATS)
         raise DataError(
-            f"{what} {path} cannot be read (it is none of {known}); replace or remove it"
+            f"{what}{name} cannot be read (it is none of {known}); replace or remove it"
         ) from None
     except (NameError, AttributeError, AssertionError):  # mistakes of ours, no fault of the file
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged files
         if out_of_memory(error) or getattr(error, "errno", None) in _OF_THE_MACHINE:
             raise
-        raise DataError(f"{what} {path} cannot be read ({error}); replace or remove it") from error
+        raise DataError(f"{what}{name} cannot be read ({error}); replace or remove it") from error
 
 
 def check_size(
@@ -251,17 +281,26 @@ def check_stated_size(
 
 
 def read_label_map(
-    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    objects: bool = False,
 ) -> np.ndarray:
     """(H, W) int32 of a PNG whose pixels are numbers (VOC's palette PNGs, grey PNGs), unconverted.
 
+    Colour pictures are read as `numbers_of_colours` says, as numbers of ``objects`` or of classes.
+
     Raises:
-        DataError: missing, damaged, a colour picture, or another size than ``size`` (H, W).
+        DataError: missing, damaged, of colours without a meaning, or another size than ``size``
+            (H, W).
     """
 
     def use(image: Image.Image) -> np.ndarray:
-        if image.mode not in ("P", "L", "I") and not image.mode.startswith("I;"):
-            raise ValueError(f"a label map is a palette or grey PNG, not mode {image.mode}")
+        if image.mode in ("RGB", "RGBA"):
+            colours = np.asarray(image.convert("RGB"))
+            return numbers_of_colours(colours, Path(path), objects=objects)
+        if image.mode not in ("P", "L", "I", "1") and not image.mode.startswith("I;"):
+            raise ValueError(f"a label map is a palette, grey or RGB PNG, not mode {image.mode}")
         return np.asarray(image).astype(np.int32)
 
     label = open_picture(path, use, "label map")

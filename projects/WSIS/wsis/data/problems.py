@@ -87,10 +87,11 @@ class Problems:
     def warning(self, message: str, *, left_out: int = 0, **place: Any) -> None:
         """Something is odd, and read all the same or left out because nobody can miss it."""
         if self.strict:
-            return self.error(message, left_out=left_out, **place)
-        self.warnings += 1
-        self.left_out += left_out
-        self._add("warning", message, place)
+            self.error(message, left_out=left_out, **place)
+        else:
+            self.warnings += 1
+            self.left_out += left_out
+            self._add("warning", message, place)
 
     @contextmanager
     def leaving_out(self, **place: Any) -> Iterator[None]:

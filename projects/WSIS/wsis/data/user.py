@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,25 +15,38 @@ from wsis.data.checks import field, folder_name, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
+from wsis.data.formats import READERS
+from wsis.data.inspect_data import inspect_some_masks
+from wsis.data.label_colours import without_background
 from wsis.data.problems import Problems, collecting
+from wsis.data.recognize import recognize
 from wsis.data.salient import load_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
-from wsis.data.voc import load_voc, read_classes
+from wsis.data.voc import ANNOTATIONS, find_classes, load_flat_voc, load_voc, read_classes
 from wsis.errors import DataError, UsageError
 
 # What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
 # that are evaluated on a part of the training images only.
 ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
-# For each FORMAT the required keys and the optional ones.
-_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "coco": (("JSON", "IMAGES"), ("SUPERVISION",)),
-    "voc": (("ROOT", "SPLIT"), ("SUPERVISION", "CLASSES")),
-    "folders": (("IMAGES",), ()),
-    "detections": (("JSON", "IMAGES", "DETECTIONS"), ("MIN_SCORE",)),
-    "salient": (("IMAGES", "MASKS"), ("LIST",)),
+# For each FORMAT the keys that it needs, and in brackets those it may have besides. Of two forms it
+# is the one whose first key is there.
+_KEYS = {
+    "coco": ("JSON IMAGES [SUPERVISION]",),
+    "voc": ("ROOT SPLIT [SUPERVISION CLASSES]", "IMAGES [ANNOTATIONS SUPERVISION CLASSES]"),
+    "folders": ("IMAGES",),
+    "csv": ("CSV IMAGES",),
+    "yolo": ("ROOT [SPLIT CLASSES SUPERVISION]", "IMAGES LABELS [CLASSES SUPERVISION]"),
+    "labelme": ("IMAGES [LABELS SUPERVISION]",),
+    "via": ("JSON IMAGES [CLASS_KEY SUPERVISION]",),
+    "label_studio": ("JSON IMAGES [SUPERVISION]",),
+    "cvat": ("XML IMAGES [SUPERVISION]",),
+    "detections": ("JSON IMAGES DETECTIONS [MIN_SCORE]",),
+    "salient": ("IMAGES MASKS [LIST]",),
 }
-_PLACES = ("ROOT", "JSON", "IMAGES", "DETECTIONS", "MASKS", "LIST")
-_GRANTED = {"detections": "box", "folders": "image"}
+_PLACES = ("JSON", "XML", "CSV", "ROOT", "IMAGES", "ANNOTATIONS", "LABELS", "DETECTIONS", "MASKS")
+_PLACES += ("LIST",)
+_TEXTS = (*_PLACES, "SPLIT", "CLASS_KEY")
+_GRANTED = {"detections": "box", "folders": "image", "csv": "image"}
 
 
 def _check_entry(entry: Any, where: str) -> dict[str, Any]:
@@ -48,21 +62,25 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     kind = str(entry.get("FORMAT", "")).lower()
     if kind not in _KEYS:
         raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")
-    required, optional = _KEYS[kind]
-    allowed = ("NAME", "FORMAT", *required, *optional)
+    entry = {key: value for key, value in entry.items() if value is not None}  # was left blank
+    forms = [(form.partition(" [")[0].split(), form) for form in _KEYS[kind]]
+    needed, form = next((pair for pair in forms if pair[0][0] in entry), forms[0])
+    allowed = ("NAME", "FORMAT", *re.findall(r"\w+", form))
     unknown = [key for key in entry if key not in allowed]
-    missing = [key for key in required if not isinstance(entry.get(key), str)]
     if unknown:
         raise UsageError(f"{where}: unknown {short(unknown[0])}; {kind} takes {', '.join(allowed)}")
-    if missing:
-        raise UsageError(f"{where}: {missing[0]} is missing or no text; {kind} needs it")
+    bad = [k for k in needed if k not in entry]
+    bad += [k for k in _TEXTS if k in entry and not isinstance(entry[k], str)]
+    if bad:
+        ways = ", or ".join(" and ".join(keys) for keys, _ in forms)
+        raise UsageError(f"{where}: {bad[0]} is missing or no text; {kind} needs {ways}")
     if entry.get("SUPERVISION", "mask") not in SUPERVISIONS:
         raise UsageError(
             f"{where}: SUPERVISION is one of {', '.join(SUPERVISIONS)}, not {entry['SUPERVISION']}"
         )
-    classes = entry.get("CLASSES")  # None where it was left blank, too
+    classes = entry.get("CLASSES", ["a"])
     texts = isinstance(classes, (list, tuple)) and {type(c) for c in classes} == {str}
-    if classes is not None and (not texts or len(set(classes)) != len(classes)):
+    if not texts or len(set(classes)) != len(classes):
         raise UsageError(f"{where}: CLASSES is a list of different names, not {short(classes)}")
     score = entry.get("MIN_SCORE", 0.0)
     if type(score) not in (int, float) or not 0 <= score <= 1:
@@ -102,9 +120,13 @@ def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
     if kind == "folders":
         return load_folders(entry["IMAGES"], problems)
     if kind == "voc":
-        records = load_voc(entry["ROOT"], entry["SPLIT"], metadata.thing_classes, problems)
+        records = _read_voc(entry, metadata, problems)
     else:
-        records, names, ids = load_coco_dataset(entry["JSON"], entry["IMAGES"], problems)
+        records, names, ids = (
+            READERS[kind](entry, problems).load(problems)
+            if kind in READERS
+            else load_coco_dataset(entry["JSON"], entry["IMAGES"], problems)
+        )
         if "thing_classes" not in metadata.as_dict():
             metadata.set(thing_classes=list(names), thing_dataset_id_to_contiguous_id=ids)
     if kind == "detections":
@@ -113,9 +135,21 @@ def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
             records, entry["DETECTIONS"], class_ids=ids, min_score=least, problems=problems
         )
     if "SUPERVISION" in entry:
-        source = entry.get("JSON") or entry["ROOT"]
+        source = next(entry[key] for key in _PLACES if key in entry)
         require_supervision(records, entry["SUPERVISION"], source, problems)
     return records
+
+
+def _read_voc(entry: dict[str, Any], metadata: Any, problems: Problems) -> list[dict[str, Any]]:
+    root, xmls = entry.get("ROOT", ""), entry.get("ANNOTATIONS") or entry.get("IMAGES", "")
+    if "thing_classes" not in metadata.as_dict():
+        found = find_classes(Path(root, ANNOTATIONS) if root else Path(xmls), problems)
+        metadata.set(thing_classes=list(found))
+    classes = metadata.thing_classes
+    if not root:
+        return load_flat_voc(entry["IMAGES"], xmls, classes, problems)
+    records = load_voc(root, entry["SPLIT"], classes, problems)
+    return inspect_some_masks(records, classes, problems)
 
 
 def _entry(name: str) -> dict[str, Any]:
@@ -135,8 +169,10 @@ def _register(entry: dict[str, Any], unnamed: bool) -> None:
     if kind == "salient":
         about["salient"] = True
     elif kind == "voc":
-        classes = entry.get("CLASSES") or read_classes(entry["ROOT"])
-        about |= {"split": entry["SPLIT"], "thing_classes": list(classes)}
+        place = entry.get("ROOT") or entry.get("ANNOTATIONS") or entry["IMAGES"]
+        stated = without_background(entry.get("CLASSES") or []) or read_classes(place)
+        about |= {"thing_classes": list(stated)} if stated else {}  # else they are found
+        about |= {"split": entry["SPLIT"]} if "SPLIT" in entry else {}
     elif kind == "folders":
         _require_places(entry)
         about["thing_classes"] = list(class_folders(entry["IMAGES"]))
@@ -173,38 +209,6 @@ def register_dataset(
         DatasetCatalog.pop(name)
     _register(checked, unnamed=anew)
     return name
-
-
-def _split(root: Path, role: str) -> str:
-    if role == "VAL":
-        return "val"
-    lists = [*root.glob("ImageSets/Segmentation/*.txt"), *root.glob("ImageSets/Main/*.txt")]
-    names = {path.stem for path in lists}
-    return names.pop() if len(names) == 1 else "train"
-
-
-def recognize(path: Path, role: str) -> dict[str, Any]:
-    """The entry, without NAME, for a path: a COCO JSON, a VOC tree or a folder of class folders.
-
-    A VOC tree's split is the role's, train or val; if it has a single list, and no train, this is
-    for training (CVAT writes default). A JSON's images lie in ``images`` or
-    ``JPEGImages`` beside it, else beside it.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    if path.is_file() and path.suffix.lower() == ".json":
-        folders = [path.parent / name for name in ("images", "JPEGImages")]
-        images = next((folder for folder in folders if folder.is_dir()), path.parent)
-        return {"FORMAT": "coco", "JSON": str(path), "IMAGES": str(images)}
-    if (path / "JPEGImages").is_dir():
-        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": _split(path, role)}
-    if path.is_dir() and class_folders(path):
-        return {"FORMAT": "folders", "IMAGES": str(path)}
-    raise UsageError(
-        f"DATA.{role}: {path} is no COCO JSON, no VOC tree (it has no JPEGImages) and has no class "
-        "folders with images; describe it with FORMAT (datasets/README.md)"
-    )
 
 
 def _beside(value: str, source: str) -> str:

@@ -9,19 +9,20 @@ masks. Nothing is read before Detectron2 asks for the data set.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
-from detectron2.structures import BoxMode
 
-from wsis.data.checks import clip_box, inside, naming, number, short
-from wsis.data.images import check_stated_size, pictures_in, read_image_size, read_label_map
+from wsis.data.checks import inside, naming, short
+from wsis.data.images import IMAGE_SUFFIXES, pictures_in, read_label_map
+from wsis.data.label_colours import LABEL_MAP_FILE, read_label_colours, without_background
 from wsis.data.problems import Problems, collecting
+from wsis.data.voc_xml import names_in_xml, read_voc_xml
 from wsis.errors import DataError
-from wsis.reading import open_file, read_text
+from wsis.reading import read_text
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -29,36 +30,56 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 CLASSES_FILE = "classes.txt"
+ANNOTATIONS = "Annotations"
 _MASKS = {"instance_file_name": "SegmentationObject", "semantic_file_name": "SegmentationClass"}
-_MAX_XML_BYTES = 4 << 20  # some 8000 objects
+_FLAGGED = re.compile(r"(.+?)\s+(?:-1|0|1)")  # a line of the lists in ImageSets/Main
 
 
-def _read_names(path: Path, what: str, *, first_word: bool) -> list[str]:
-    """The lines (or their first words) of a file that are not empty, all different."""
+def _read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a file that are not empty, stripped; at least one."""
     try:
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist; see datasets/README.md") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{what} {path} cannot be read ({error})") from error
-    names = [line.split()[0] if first_word else line for line in lines]
-    if not names:
+    if not lines:
         raise DataError(f"{what} {path} is empty")
+    return lines
+
+
+def _once(names: Sequence[str], what: str, path: Path) -> None:
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise DataError(f"{what} {path} names {twice} twice")
-    return names
 
 
-def read_list(path: str | os.PathLike[str]) -> list[str]:
-    """Image names in a list file: the first word of every line that is not empty.
+def read_list(path: str | os.PathLike[str], known: Container[str] = ()) -> list[str]:
+    """Image names in a list file: its lines that are not empty.
+
+    The flags 1, 0 and -1 of the lists in ``ImageSets/Main`` are no part of the names if each line
+    has one. ``known`` are the names there are: a line may have the suffix, or folders, besides.
 
     Raises:
         DataError: missing, not text, empty, a name twice, or a name that leaves the folder.
     """
-    names = _read_names(Path(path), "image list", first_word=True)
+    path = Path(path)
+    lines = _read_lines(path, "image list")
+    flagged = [_FLAGGED.fullmatch(line) for line in lines]
+    if all(flagged):
+        pairs = zip(lines, flagged, strict=True)
+        lines = [line if line in known else match[1] for line, match in pairs if match]
     with naming(f"image list {path}"):
-        return [inside(name, colon=True) for name in names]
+        names = [_name_of(inside(line, colon=True), known) for line in lines]
+    _once(names, "image list", path)
+    return names
+
+
+def _name_of(line: str, known: Container[str]) -> str:
+    stem, suffix = os.path.splitext(line)
+    bare = stem if suffix.lower() in IMAGE_SUFFIXES else line
+    base = re.split(r"[/\\]", bare)[-1]
+    return next((name for name in (line, bare, base) if name in known), line)
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
@@ -66,89 +87,32 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in reversed(pictures_in(folder))}
 
 
-def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Class names of a VOC root: one per line in its ``classes.txt``, else VOC's twenty."""
-    path = Path(root) / CLASSES_FILE
-    if not path.is_file():
-        return VOC_CLASSES
-    return tuple(_read_names(path, "class list", first_word=False))
-
-
-def _text(node: ElementTree.Element | None, tag: str) -> str:
-    return "" if node is None else (node.findtext(tag) or "").strip()
-
-
-def _coordinate(node: ElementTree.Element | None, tag: str) -> float:
-    text = _text(node, tag)
-    try:
-        return number(float(text))
-    except ValueError:
-        raise ValueError(f"{tag} is {short(text)}, not a number") from None
-
-
-def _box(node: ElementTree.Element, size: tuple[int, int]) -> list[float]:
-    box = node.find("bndbox")
-    x0, y0, x1, y1 = (_coordinate(box, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    return clip_box((x0 - 1, y0 - 1, x1, y1), size)  # 1-based, both ends inside the object
-
-
-class _Builder(ElementTree.TreeBuilder):
-    """Refuses a document type, in any encoding, before an entity that it declares is expanded."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it declares a document type, which an annotation has no use for")
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        with open_file(path, limit=_MAX_XML_BYTES) as stream:
-            parser = ElementTree.XMLParser(target=_Builder())
-            return ElementTree.parse(stream, parser).getroot()
-    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        raise DataError(f"{path} is not a readable XML file ({error})") from error
-
-
-def _size(tree: ElementTree.Element, image: str | os.PathLike[str]) -> tuple[int, int]:
-    """(H, W) from the XML if it has it, else from the image."""
-    node = tree.find("size")
-    if not (_text(node, "height") or _text(node, "width")):
-        return read_image_size(image)
-    height, width = _coordinate(node, "height"), _coordinate(node, "width")
-    return check_stated_size((int(height), int(width)), image)
-
-
-def read_voc_xml(
-    path: str | os.PathLike[str], classes: Sequence[str], *, image: str | os.PathLike[str]
-) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-    """Read one annotation file, difficult objects included, in the file's order.
-
-    ``image`` gives the size where the XML has none.
-
-    Returns:
-        (H, W), and annotations with ``bbox`` (XYXY_ABS, 0-based, far edges exclusive),
-        ``category_id`` (place in ``classes``) and ``difficult`` (0 or 1).
+def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """Class names that a root states: the lines of its ``classes.txt``, else its ``labelmap.txt``.
 
     Raises:
-        DataError: naming the file and the object: unknown class, bad number, box without area.
+        DataError: the file cannot be read, or names one twice.
     """
-    tree = _parse(Path(path))
-    with naming(f"{path}: size"):
-        size = _size(tree, image)
-    annotations = []
-    for index, node in enumerate(tree.iterfind("object"), start=1):
-        name = _text(node, "name")
-        if name not in classes:
-            raise DataError(
-                f"{path}: object {index}: unknown class {short(name)}; known are "
-                f"{', '.join(classes)[:400]} (own classes: one per line in {CLASSES_FILE} of the "
-                "data set's root)"
-            )
-        with naming(f"{path}: object {index} ({name}): bndbox"):
-            found = {"bbox": _box(node, size), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
-        difficult = int(_text(node, "difficult") in ("1", "1.0", "true"))
-        about = {"category_id": list(classes).index(name), "difficult": difficult}
-        annotations.append(found | about)
-    return size, annotations
+    path = Path(root) / CLASSES_FILE
+    if path.is_file():
+        names = without_background(_read_lines(path, "class list"))
+        _once(names, "class list", path)
+        return tuple(names)
+    path = Path(root) / LABEL_MAP_FILE
+    return read_label_colours(path)[0] if path.is_file() else None
+
+
+def find_classes(xmls: Path, problems: Problems | None = None) -> tuple[str, ...]:
+    """Class names where nothing states them: VOC's twenty if the XML files know no others, else
+    theirs, ascending, which is told; masks beside them need a list, since they hold numbers."""
+    found = {name for path in sorted(xmls.glob("*.xml")) for name in names_in_xml(path)}
+    if found <= set(VOC_CLASSES) or (xmls.parent / _MASKS["semantic_file_name"]).is_dir():
+        return VOC_CLASSES
+    names = tuple(sorted(found))
+    with collecting(problems) as told:
+        text = f"its classes are those of the XML files, since no {CLASSES_FILE} names them: "
+        told.warning(text + ", ".join(names)[:400], file=xmls)
+    return names
 
 
 def _labels_of_mask(path: str, classes: Sequence[str]) -> tuple[tuple[int, int], list[int]]:
@@ -161,11 +125,11 @@ def _labels_of_mask(path: str, classes: Sequence[str]) -> tuple[tuple[int, int],
 
 
 def _record(
-    xml: Path, image: Path, files: dict[str, str], classes: Sequence[str]
+    xml: Path, image: Path, files: dict[str, str], classes: Sequence[str], problems: Problems
 ) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     if xml.is_file():
-        size, annotations = read_voc_xml(xml, classes, image=image)
+        size, annotations = read_voc_xml(xml, classes, image=image, problems=problems)
         labels = sorted({a["category_id"] for a in annotations})
     elif "semantic_file_name" in files:
         size, labels = _labels_of_mask(files["semantic_file_name"], classes)
@@ -174,6 +138,25 @@ def _record(
     names = {"file_name": str(image), "image_id": xml.stem, "image_key": xml.stem, **files}
     known = {"height": int(size[0]), "width": int(size[1]), "image_labels": labels}
     return names | known | {"annotations": annotations}
+
+
+def _classes_of(root: Path, given: Sequence[str] | None, problems: Problems) -> tuple[str, ...]:
+    classes = given or read_classes(root) or find_classes(root / ANNOTATIONS, problems)
+    path = root / LABEL_MAP_FILE
+    if path.is_file() and (of_masks := read_label_colours(path)[0]) != tuple(classes):
+        raise DataError(
+            f"{path} has the classes {short(of_masks)}, the data set {short(tuple(classes))}; put "
+            "the same names into the same order, or remove one of the lists"
+        )
+    return tuple(classes)
+
+
+def _missing(name: str, folder: Path, listed_in: Path) -> DataError:
+    others = sorted(p.name for p in folder.iterdir() if p.stem == name)
+    there = f"has no {name}.*"
+    if others:
+        there = f"has {others[0]}, which is none of {', '.join(IMAGE_SUFFIXES)}"
+    return DataError(f"{listed_in} names {name}, but {folder} {there}")
 
 
 def load_voc(
@@ -186,22 +169,26 @@ def load_voc(
 
     They have the boxes of the XML and, where there are masks, ``instance_file_name`` and
     ``semantic_file_name``; an image without XML gets its labels from its semantic mask.
-    ``classes`` are names by class id; None reads ``classes.txt`` or takes VOC's.
+
+    Args:
+        root: the folder.
+        split: name of a list.
+        classes: names by class id; None: as `read_classes`, else `find_classes`.
+        problems: collects what is wrong, which is then left out; None: it is raised.
 
     Raises:
-        DataError: a file is missing, damaged, or names an unknown class.
+        DataError: no such folder or list; without ``problems`` all that is missing or damaged.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
-    classes = read_classes(root) if classes is None else tuple(classes)
     lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in ("Segmentation", "Main")]
     listed_in = next((path for path in lists if path.is_file()), lists[0])
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
-    names = read_list(listed_in)
     # One listing of a folder beats three look-ups an image.
-    images = pictures_by_stem(root / "JPEGImages")
+    images = pictures_by_stem(root / "JPEGImages") if listed_in.is_file() else {}
+    names = read_list(listed_in, images)
     masks = {
         key: {
             path.stem: str(path)
@@ -212,12 +199,49 @@ def load_voc(
     }
     records = []
     with collecting(problems) as told:
+        classes = _classes_of(root, classes, told)
         for name in names:
             with told.leaving_out(image=name):
                 if name not in images:
-                    folder = root / "JPEGImages"
-                    raise DataError(f"{listed_in} names {name}, but {folder} has no {name}.*")
+                    raise _missing(name, root / "JPEGImages", listed_in)
                 files = {key: found[name] for key, found in masks.items() if name in found}
-                xml = root / "Annotations" / f"{name}.xml"
-                records.append(_record(xml, images[name], files, classes))
+                xml = root / ANNOTATIONS / f"{name}.xml"
+                records.append(_record(xml, images[name], files, classes, told))
+    return records
+
+
+def load_flat_voc(
+    images: str | os.PathLike[str],
+    xmls: str | os.PathLike[str],
+    classes: Sequence[str] | None = None,
+    problems: Problems | None = None,
+) -> list[dict[str, Any]]:
+    """Dataset dicts of the pictures of a folder that have an XML of the same stem in ``xmls``.
+
+    Args:
+        images: the folder of pictures.
+        xmls: that of the XML files, perhaps the same.
+        classes: names by class id; None: as `read_classes` of ``xmls``, else `find_classes`.
+        problems: as of `load_voc`.
+
+    Raises:
+        DataError: no such folder or no XML in it; without ``problems`` all that is damaged.
+    """
+    xmls, pictures = Path(xmls), pictures_by_stem(Path(images))
+    found = {path.stem: path for path in sorted(xmls.glob("*.xml"))}
+    if not found:
+        raise DataError(f"{xmls} holds no XML file")
+    records = []
+    with collecting(problems) as told:
+        classes = classes or read_classes(xmls) or find_classes(xmls, told)
+        bare = [name for name in pictures if name not in found]
+        if bare:
+            text = f"{len(bare)} of {len(pictures)} pictures have no XML file, for example "
+            text += f"{pictures[bare[0]].name}: left out; one without objects needs an empty one"
+            told.warning(text, file=xmls, left_out=len(bare))
+        for name, xml in found.items():
+            with told.leaving_out(file=xml, image=name):
+                if name not in pictures:
+                    raise DataError(f"{images} has no picture {name}.*")
+                records.append(_record(xml, pictures[name], {}, classes, told))
     return records

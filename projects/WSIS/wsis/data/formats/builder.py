@@ -1,0 +1,243 @@
+"""Collects what another tool's file says as the content of a COCO file, which `coco.py` checks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsis.data.checks import short
+from wsis.data.coco import load_coco_dataset
+from wsis.data.formats.shapes import union
+from wsis.data.images import check_stated_size, pictures_below, read_image_size
+from wsis.data.label_colours import without_background
+from wsis.data.problems import Problems
+from wsis.errors import DataError
+from wsis.reading import read_text
+
+NO_CLASSES = ("__ignore__", "_background_")  # labels of labelme
+_TOLD = 3  # names of a message
+
+
+@dataclass(frozen=True)
+class Translated:
+    """The content of a COCO file that another tool's files stand for.
+
+    Attributes:
+        content: ``images``, ``categories``, ``annotations``.
+        source: the file or folder it comes from.
+        sources: image id to the label file of that image, where each has its own.
+        root: the folder that ``file_name`` is relative to.
+    """
+
+    content: dict[str, list[dict[str, Any]]]
+    source: Path
+    sources: dict[int, str]
+    root: Path
+
+    def load(self, problems: Problems) -> tuple[list[dict[str, Any]], tuple[str, ...], Any]:
+        """As `load_coco_dataset`, which checks it all."""
+        return load_coco_dataset(
+            self.source, self.root, problems, content=self.content, sources=self.sources
+        )
+
+
+class Builder:
+    """Collects images, objects and tags; finds the pictures, whatever path a tool wrote.
+
+    Args:
+        source: the file or folder that is read, for messages.
+        root: the folder of the pictures and of its folders.
+        problems: pictures that are missing, and what is left out.
+    """
+
+    def __init__(self, source: str | Path, root: str | Path, problems: Problems) -> None:
+        self.source, self.root, self.problems = Path(source), Path(root), problems
+        self.pictures = pictures_below(root)
+        self.images: dict[int, dict[str, Any]] = {}
+        self.sources: dict[int, str] = {}
+        self.passed: Counter[str] = Counter()  # what nobody can miss, by the reason
+        self.noted: Counter[str] = Counter()  # what is read all the same
+        self.annotations: list[tuple[str, dict[str, Any]]] = []
+        self._groups: dict[tuple[int, str, Any], dict[str, Any]] = {}
+        self._tags: dict[int, list[str]] = {}
+        self._ends: dict[str, list[str]] = {}  # the ends of paths, and those without a suffix
+        for picture in self.pictures:
+            for end in ends_of(picture):
+                for name in (end, os.path.splitext(end)[0]):
+                    self._ends.setdefault(name.lower(), []).append(picture)
+        self.known = set(self.pictures)
+
+    def locate(self, name: Any) -> str:
+        """The path below ``root`` of the picture that a tool calls ``name``.
+
+        That may be a path of another machine: the longest end of it that is there counts, in
+        any folder and letter case. A suffix may be missing or another.
+
+        Raises:
+            ValueError: none, or several; the text completes a sentence.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"is {short(name)}, not a file name")
+        path = name.strip().replace("\\", "/").removeprefix("./")
+        if path in self.known:
+            return path
+        ends = [end for end in ends_of(path) if end]
+        for end in [*ends, *(os.path.splitext(end)[0] for end in ends)]:
+            found = list(dict.fromkeys(self._ends.get(end.lower(), ())))
+            if len(found) > 1:
+                raise ValueError(f"{short(name)} may be {found[0]} or {found[1]} of {self.root}")
+            if found:
+                return found[0]
+        raise ValueError(f"{short(name)} is not in {self.root}")
+
+    def image(
+        self,
+        name: Any,
+        *,
+        identity: int | None = None,
+        size: tuple[Any, Any] = (None, None),
+        source: str | Path | None = None,
+    ) -> int | None:
+        """Add an image; returns its id, or None, with a problem, where its picture is not found.
+
+        Args:
+            name: as the tool writes it, see `locate`.
+            identity: its id in the file; else they are numbered from 1.
+            size: (H, W) as stated; what is no size counts as none.
+            source: the label file of this image.
+        """
+        with self.problems.leaving_out(file=source or self.source, image=str(name)[:200]):
+            path = self.locate(name)
+            identity = len(self.images) + 1 if identity is None else identity
+            if identity in self.images:
+                raise ValueError(f"has the id {identity} of {self.images[identity]['file_name']}")
+            self.images[identity] = {"id": identity, "file_name": path}
+            if all(type(side) is int and side > 0 for side in size):
+                self.images[identity] |= {"height": size[0], "width": size[1]}
+            if source is not None:
+                self.sources[identity] = str(source)
+            return identity
+        return None
+
+    def size(self, image: int) -> tuple[int, int]:
+        """(H, W) as stated, else from the picture; ValueError where it is absurd or unreadable."""
+        about = self.images[image]
+        if "height" not in about:
+            path = self.root / about["file_name"]
+            about["height"], about["width"] = read_image_size(path)
+        return check_stated_size((about["height"], about["width"]), None)
+
+    def add(self, image: int, label: Any, shape: Mapping[str, Any], group: Any = None) -> None:
+        """Add an object, or a part of one: parts have one ``group``, which is not None.
+
+        Polygons and masks of a group are joined; a box or point joins an object without one.
+
+        Raises:
+            ValueError: no label.
+        """
+        name = _name(label)
+        if name in NO_CLASSES:
+            self.passed[f"object labelled {name}"] += 1
+            return
+        whole = self._groups.get((image, name, group)) if group is not None else None
+        if whole is not None and whole.keys() & shape.keys() == {"segmentation"}:
+            both = whole["segmentation"], shape["segmentation"]
+            whole["segmentation"] = union(*both, lambda: self.size(image))
+            return
+        if whole is not None and not whole.keys() & shape.keys():
+            whole.update(shape)
+            return
+        annotation = {"image_id": image, **shape}
+        self.annotations.append((name, annotation))
+        if group is not None:
+            self._groups.setdefault((image, name, group), annotation)
+
+    def tag(self, image: int, labels: Iterable[Any]) -> None:
+        """Say which classes an image has, beside those of its objects."""
+        for name in map(_name, labels):
+            if name not in NO_CLASSES:
+                self._tags.setdefault(image, []).append(name)
+
+    def finish(self, classes: Mapping[int, str] | None = None) -> Translated:
+        """What was collected, and warnings about what was not.
+
+        Args:
+            classes: category id to name, in the tool's order; else the labels found, sorted.
+                Without it, a data set that has objects takes tags only of their classes: others
+                tell something else about the image.
+        """
+        used = {name for name, _ in self.annotations}
+        tags = {tag for names in self._tags.values() for tag in names}
+        if classes is None:
+            classes = dict(enumerate(sorted(used or tags), start=1))
+        ids = {name: identity for identity, name in classes.items()}
+        annotations = []
+        for name, annotation in self.annotations:
+            if name in ids:
+                annotations.append(annotation | {"category_id": ids[name]})
+                continue
+            image = annotation["image_id"]
+            file, place = self.sources.get(image, self.source), self.images[image]["file_name"]
+            message = f"{short(name)} is none of the classes ({', '.join(ids)[:200]})"
+            self.problems.error(message, file=file, image=place)
+        present: dict[int, set[int]] = {image: set() for image in self._tags}
+        for annotation in annotations:
+            if annotation["image_id"] in present:
+                present[annotation["image_id"]].add(annotation["category_id"])
+        for image, names in self._tags.items():
+            present[image] |= {ids[name] for name in names if name in ids}
+            self.passed.update(f"tag {short(n)}, which is no class" for n in names if n not in ids)
+            self.images[image]["image_labels"] = sorted(present[image])
+        for what, count in (+self.passed).items():
+            self.problems.warning(f"{what}: {count} left out", left_out=count, file=self.source)
+        for what, count in (+self.noted).items():
+            self.problems.warning(f"{what}: {count}", file=self.source)
+        content = {
+            "images": list(self.images.values()),
+            "categories": [{"id": identity, "name": name} for identity, name in classes.items()],
+            "annotations": annotations,
+        }
+        return Translated(content, self.source, self.sources, self.root)
+
+    def pass_over_others(self, reason: str) -> None:
+        """Count the pictures of the folder that no image of the file has."""
+        named = {image["file_name"] for image in self.images.values()}
+        others = [picture for picture in self.pictures if picture not in named]
+        if others:
+            first = ", ".join(others[:_TOLD]) + (", ..." if len(others) > _TOLD else "")
+            self.passed[f"{reason} ({first})"] += len(others)
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a list of classes, without white space around them."""
+    try:
+        return [line.strip() for line in read_text(file).splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error})") from error
+
+
+def declared_classes(folders: Iterable[Path]) -> dict[int, str] | None:
+    """Category ids from 1 and names of the ``labels.txt`` or ``classes.txt`` in a folder."""
+    files = (folder / name for folder in folders for name in ("labels.txt", "classes.txt"))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    return dict(enumerate(without_background(list(filter(None, read_names(file)))), start=1))
+
+
+def ends_of(path: str) -> list[str]:
+    """The path, and what remains of it when its first folders are taken away one by one."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _name(label: Any) -> str:
+    """A class name; numbers count as their text."""
+    text = str(label) if type(label) in (int, float) else label
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"has the label {short(label)}, which is no class name")
+    return text.strip()

@@ -1,0 +1,116 @@
+"""Label maps that are colour pictures, and CVAT's ``labelmap.txt`` that explains them."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from wsis.data.checks import naming, short
+from wsis.errors import DataError
+from wsis.reading import read_text
+
+LABEL_MAP_FILE = "labelmap.txt"
+# What annotation tools call that which is no class: nothing, or nothing certain.
+IGNORED = ("__ignore__", "_ignore_", "__void__", "void", "ignored")
+BACKGROUND = ("_background_", "__background__", "background")
+
+
+def without_background(names: list[str]) -> list[str]:
+    """The classes among the names of a list that may begin with labelme's ``__ignore__`` and
+    ``_background_``, which are none; the plain words are classes unless they come first."""
+    names = [n for n in names if not (n.startswith("_") and n in (*IGNORED, *BACKGROUND))]
+    return names[1:] if names and names[0] == "background" else names
+
+
+def _palette() -> np.ndarray:
+    """(256,) int64 colours of VOC's palette by number: the bits of a number, dealt to r, g, b."""
+    numbers = np.arange(256)
+    colours = np.zeros((3, 256), dtype=np.int64)
+    for place in range(8):
+        for channel in range(3):
+            colours[channel] |= ((numbers >> (3 * place + channel)) & 1) << (7 - place)
+    return (colours[0] << 16) | (colours[1] << 8) | colours[2]
+
+
+_VOC_NUMBERS = {int(colour): number for number, colour in enumerate(_palette())}
+
+
+def read_label_colours(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Class names, and label numbers (class id + 1, 0, 255) by colour (r << 16 | g << 8 | b).
+
+    The lines are ``name:r,g,b:parts:actions``; a line without a colour has that of its place in
+    VOC's palette.
+
+    Raises:
+        DataError: missing, or not such a file.
+    """
+    try:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"label map {path} cannot be read ({error})") from error
+    names: list[str] = []
+    numbers: dict[int, int] = {}
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for place, line in enumerate(lines):
+        name, _, rest = line.partition(":")
+        with naming(f"label map {path}: line {short(line)}"):
+            colour = _colour(rest.partition(":")[0], place)
+            if not name or name in names or colour in numbers:
+                raise ValueError("names no class, or one or a colour that occurred before")
+        number = 0 if name in BACKGROUND else 255
+        if name not in (*BACKGROUND, *IGNORED):
+            names.append(name)
+            number = len(names)
+        numbers[colour] = number
+    if not names or len(names) > 254:
+        raise DataError(f"label map {path} names {len(names)} classes; 1 to 254 are possible")
+    return tuple(names), numbers
+
+
+def _colour(text: str, place: int) -> int:
+    if not text.strip():
+        return int(_palette()[place % 256])
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdigit() and int(p) < 256 for p in parts):
+        raise ValueError("is not name:r,g,b:parts:actions with a colour of 0 to 255")
+    r, g, b = map(int, parts)
+    return (r << 16) | (g << 8) | b
+
+
+@lru_cache(maxsize=8)
+def _colours_at(path: Path, _changed: float) -> dict[int, int]:
+    return read_label_colours(path)[1]
+
+
+def numbers_of_colours(image: np.ndarray, path: Path, *, objects: bool) -> np.ndarray:
+    """(H, W) int32 numbers of a label map (H, W, 3) uint8 at ``path``.
+
+    Classes go by ``labelmap.txt`` in the root of the tree, two folders above. Without it, and for
+    ``objects``, grey is the number and other colours are those of VOC's palette; objects of any
+    other colours are numbered.
+
+    Raises:
+        ValueError: a colour means nothing; the text completes a sentence.
+    """
+    r, g, b = (image[..., channel].astype(np.int64) for channel in range(3))
+    found, places = np.unique((r << 16) | (g << 8) | b, return_inverse=True)
+    file = path.absolute().parent.parent / LABEL_MAP_FILE
+    table = _VOC_NUMBERS
+    if not objects and file.is_file():
+        table = {0xE0E0C0: 255} | _colours_at(file, file.stat().st_mtime)
+    elif ((found >> 16 == found & 255) & (found >> 8 & 255 == found & 255)).all():
+        table = {int(colour): int(colour) & 255 for colour in found}
+    elif objects and not {*found.tolist()} <= table.keys():
+        table = {0: 0} | {int(c): n for n, c in enumerate(found[found > 0], start=256)}
+    unknown = [colour for colour in found.tolist() if colour not in table]
+    if unknown:
+        colour = f"{unknown[0] >> 16}, {unknown[0] >> 8 & 255}, {unknown[0] & 255}"
+        raise ValueError(
+            f"it is a colour picture, and {file} does not say which class has the colour {colour}; "
+            "write a line name:r,g,b:: for each class there, or save label maps as palette PNGs"
+        )
+    numbers = np.array([table[colour] for colour in found.tolist()], dtype=np.int32)
+    return numbers[places].reshape(image.shape[:2])

@@ -1,0 +1,117 @@
+"""Finds the FORMAT of a file or folder by what is in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from wsis.data.folders import SPLITS, class_folders
+from wsis.data.formats.labelme import label_files
+from wsis.data.formats.yolo import is_yolo
+from wsis.data.images import pictures_below
+from wsis.errors import UsageError
+from wsis.reading import open_file
+
+Entry = dict[str, Any]
+_HEAD = 1 << 16  # bytes that tell what a file is
+_COCO = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
+_ADVICE = "describe it with FORMAT (datasets/README.md)"
+
+
+def recognize(path: Path, role: str) -> Entry:
+    """The entry, without NAME, for a path of any FORMAT but ``salient`` and ``detections``.
+
+    A split is the role's: train or val; the single list of a VOC tree is for training. The images of a file lie in ``images`` or ``JPEGImages``
+    beside it or, if it is in ``annotations``, beside that; else beside it.
+
+    Raises:
+        UsageError: it is nothing that is known.
+    """
+    entry = _of_file(path, role) if path.is_file() else _of_folder(path, role)
+    if entry is None and path.is_dir() and (pictures := pictures_below(path)):
+        raise UsageError(
+            f"DATA.{role}: {path} has {len(pictures)} images, but nothing that says what they "
+            f"show; sort them into a folder for each class, or {_ADVICE}"
+        )
+    if entry is None:
+        raise UsageError(
+            f"DATA.{role}: {path} is no COCO JSON, no VOC tree (it has no JPEGImages), no CSV, "
+            "nothing of YOLO, labelme, VIA, Label Studio or CVAT, and has no class folders with "
+            f"images; {_ADVICE}"
+        )
+    return entry
+
+
+def _head(path: Path) -> str:
+    try:
+        with open_file(path) as stream:
+            return stream.read(_HEAD).decode("utf-8-sig", errors="replace").lstrip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error})") from error
+
+
+def _with_images(kind: str, key: str, path: Path) -> Entry:
+    above = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+    near = [folder / name for folder in (path.parent, above) for name in ("images", "JPEGImages")]
+    images = next((folder for folder in near if folder.is_dir()), above)
+    return {"FORMAT": kind, key: str(path), "IMAGES": str(images)}
+
+
+def _of_file(path: Path, role: str) -> Entry | None:
+    suffix, head = path.suffix.lower(), _head(path)
+    if suffix == ".json":
+        return _with_images(_kind_of_json(path, head, role), "JSON", path)
+    if suffix == ".xml" and "<annotations" in head:
+        return _with_images("cvat", "XML", path)
+    if suffix in (".csv", ".tsv"):
+        via = "region_shape_attributes" in head
+        return _with_images("via", "JSON", path) if via else _with_images("csv", "CSV", path)
+    if suffix in (".yaml", ".yml") and "names" in head:
+        return {"FORMAT": "yolo", "ROOT": str(path), "SPLIT": SPLITS.get(role, ("train",))[0]}
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
+        raise UsageError(f"DATA.{role}: {path} is an archive; unpack it and name its folder")
+    return None
+
+
+def _kind_of_json(path: Path, head: str, role: str) -> str:
+    if head.startswith("["):
+        if '"category_id"' in head and '"data"' not in head:
+            raise UsageError(
+                f"DATA.{role}: {path} is a list of results, as a model writes them; {_ADVICE}"
+            )
+        return "label_studio"
+    if _COCO.search(head):
+        return "coco"
+    if '"shapes"' in head:
+        raise UsageError(f"DATA.{role}: {path} is of one image; name its folder, {path.parent}")
+    return "via" if '"_via_' in head or '"filename"' in head else "coco"
+
+
+def _of_folder(path: Path, role: str) -> Entry | None:
+    names = SPLITS.get(role, ("train",))
+    if (path / "JPEGImages").is_dir():
+        lists = {p.stem for p in path.glob("ImageSets/*/*.txt")}  # CVAT writes default
+        only = role != "VAL" and len(lists) == 1
+        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": lists.pop() if only else names[0]}
+    parts = [path / name for name in names if (path / name).is_dir()]
+    if is_yolo(path):
+        below = {part for p in pictures_below(path) for part in Path(p).parts[:-1]}
+        splits = [n for n in names if n in below or (path / f"{n}.txt").is_file()]
+        return {"FORMAT": "yolo", "ROOT": str(path)} | ({"SPLIT": splits[0]} if splits else {})
+    if parts:
+        return _of_folder(parts[0], role)
+    for xmls in (path, path / "Annotations", path / "annotations"):
+        first = next(iter(sorted(xmls.glob("*.xml"))), None)
+        if first is not None and re.search(r"<annotation[ >]", _head(first)):
+            return _with_images("voc", "ANNOTATIONS", first) | {"ANNOTATIONS": str(xmls)}
+    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".json", ".xml", ".csv")]
+    if any('"shapes"' in _head(file) for file in label_files(path)[:5]):
+        return {"FORMAT": "labelme", "IMAGES": str(path)}
+    own = [file for file in files if any(name in file.stem.lower() for name in names)]
+    for found in (files, own):
+        if len(found) == 1:
+            return _of_file(found[0], role)
+    if class_folders(path):
+        return {"FORMAT": "folders", "IMAGES": str(path)}
+    return None

@@ -1,0 +1,193 @@
+"""YOLO's trees and lines."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsis.data.checks import load_json
+from wsis.data.coco import load_coco_dataset
+from wsis.data.formats.yolo import _object, read_yolo
+from wsis.data.images import read_image_size
+from wsis.data.problems import Problems
+from wsis.errors import DataError
+
+from tests.data.formats.common import H, W, messages, pictures, read
+
+BOX = "1 0.5 0.5 0.25 0.5\n"  # x 75 to 125, y 25 to 75
+SHAPE = {"bbox": [75, 25, 50, 50]}
+
+
+def tree(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_line_of_each_kind(tmp_path):
+    pictures(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg")
+    lines = "0 0.5 0.5 0.25 0.5\n\n1 0.5 0.5 0.25 0.5 0.9\n2 0 0 0.5 0 0.5 1\n"
+    lines += "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n1.0 0 0 0.5 0 0.5 1 0.8\n"
+    tree(tmp_path, {"labels/a.txt": lines, "labels/b.txt": "", "classes.txt": "x\ny\nz\n"})
+    found = read(read_yolo, ROOT=tmp_path)
+    assert found.classes == {0: "x", 1: "y", 2: "z"}
+    assert found.objects == [
+        ("images/a.jpg", "x", SHAPE),
+        ("images/a.jpg", "y", SHAPE),
+        ("images/a.jpg", "z", {"segmentation": [[0, 0, 100, 0, 100, 100]]}),
+        ("images/a.jpg", "x", {"segmentation": [pytest.approx([20, 10, 40, 10, 40, 20, 20, 20])]}),
+        ("images/a.jpg", "y", {"segmentation": [[0, 0, 100, 0, 100, 100]]}),
+    ]
+    assert [i["file_name"] for i in found.content["images"]] == [f"images/{n}.jpg" for n in "abc"]
+    (warning,) = messages(found.problems)
+    assert "without a label file, which count as without objects: 1" in warning
+
+
+YAMLS = {
+    "ultralytics": "path: ../x\ntrain: images/train\nval: images/val\nnames:\n  0: x\n  1: y",
+    "absolute": "train: /content/x/images/train/\nval: /content/x/images/val\nnames: [x, y]\nnc: 2",
+    "list": "train: [images/train]\nval: [images/val]\nnames: ['x', 'y']",
+    "file": "train: train.txt\nval: images/val\nnames: [x, y]",
+}
+
+
+@pytest.mark.parametrize("kind", YAMLS)
+def test_data_yaml_with_images_above_the_splits(tmp_path, kind):
+    pictures(tmp_path, "images/train/a.jpg", "images/val/b.jpg")
+    labels = {"labels/train/a.txt": BOX, "labels/val/b.txt": "0 0.5 0.5 1 1"}
+    lines = "./images/train/a.jpg\n"
+    tree(tmp_path, labels | {"data.yaml": YAMLS[kind], "train.txt": lines})
+    assert read(read_yolo, ROOT=tmp_path, SPLIT="train").objects == [
+        ("images/train/a.jpg", "y", SHAPE)
+    ]
+    assert len(read(read_yolo, ROOT=tmp_path, SPLIT="val").objects) == 1
+    assert len(read(read_yolo, ROOT=tmp_path).objects) == 2
+    with pytest.raises(DataError, match="no image of the split test"):
+        read(read_yolo, ROOT=tmp_path, SPLIT="test")
+
+
+def test_roboflow_names_folders_beside_its_own(tmp_path):
+    pictures(tmp_path, "train/images/a.jpg", "valid/images/b.jpg")
+    files = {"train/labels/a.txt": BOX, "valid/labels/b.txt": BOX}
+    yaml = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [x, y]\n"
+    tree(tmp_path, files | {"data.yaml": yaml})
+    for split, image in (("train", "train/images/a.jpg"), ("val", "valid/images/b.jpg")):
+        assert read(read_yolo, ROOT=tmp_path, SPLIT=split).objects == [(image, "y", SHAPE)]
+
+
+def test_cvat_and_darknet_name_files_in_a_list(tmp_path):
+    pictures(tmp_path, "obj_train_data/a.jpg", "obj_train_data/b.jpg")
+    files = {"obj_train_data/a.txt": BOX, "obj_train_data/b.txt": BOX, "obj.names": "x\ny\n"}
+    tree(
+        tmp_path, files | {"train.txt": "data/obj_train_data/a.jpg\n", "obj.data": "classes = 2\n"}
+    )
+    found = read(read_yolo, ROOT=tmp_path, SPLIT="train")
+    assert found.objects == [("obj_train_data/a.jpg", "y", SHAPE)]
+
+
+def test_label_files_beside_images_or_in_a_folder_of_their_own(tmp_path):
+    pictures(tmp_path, "p/a.jpg", "p/b.png")
+    tree(tmp_path, {"p/a.txt": BOX, "p/classes.txt": "x\ny\n", "l/b.txt": BOX})
+    assert read(read_yolo, ROOT=tmp_path / "p").objects == [("a.jpg", "y", SHAPE)]
+    found = read(read_yolo, IMAGES=tmp_path / "p", LABELS=tmp_path / "l", CLASSES=["u", "v"])
+    assert found.objects == [("b.png", "v", SHAPE)]
+    found = read(read_yolo, ROOT=tmp_path / "p", CLASSES=["u", "v"])
+    assert found.objects == [("a.jpg", "v", SHAPE)]
+
+
+def test_the_yaml_file_itself_names_the_folder(tmp_path):
+    pictures(tmp_path, "data/birds/images/a.jpg")
+    yaml = "path: data/birds\ntrain: images\nnames: {3: wren}\n"
+    tree(tmp_path, {"birds.yaml": yaml, "data/birds/labels/a.txt": "3 0.5 0.5 0.25 0.5"})
+    found = read(read_yolo, ROOT=tmp_path / "birds.yaml", SPLIT="train")
+    assert found.objects == [("images/a.jpg", "wren", SHAPE)]
+    assert found.classes == {3: "wren"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0 0.5 0.5 0.2", "has 4 columns; a box has 5, a polygon 7, 9"),
+        ("0 75 25 50 50", "holds 75; shares of width and height are wanted"),
+        ("x 0.5 0.5 0.2 0.2", "is 'x 0.5 0.5 0.2 0.2', not numbers"),
+        ("0 nan 0.5 0.2 0.2", "not numbers"),
+        ("0.5 0.5 0.5 0.2 0.2", "begins with 0.5, not the number of a class"),
+        ("-1 0.5 0.5 0.2 0.2", "begins with -1, not the number of a class"),
+        ("7 0.5 0.5 0.2 0.2", "'class 7' is none of the classes (x, y)"),
+    ],
+)
+def test_a_broken_line_is_told_and_the_others_are_read(tmp_path, line, said):
+    pictures(tmp_path, "a.jpg")
+    tree(tmp_path, {"a.txt": f"{line}\n{BOX}", "classes.txt": "x\ny\n"})
+    found = read(read_yolo, ROOT=tmp_path)
+    assert found.objects == [("a.jpg", "y", SHAPE)]
+    (problem,) = found.problems.found
+    assert problem.level == "error"
+    assert said in problem.message
+    assert (problem.file, problem.image) == (str(tmp_path / "a.txt"), "a.jpg")
+
+
+def test_keypoints_are_left_out_of_a_pose(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    line = "0 0.5 0.5 0.25 0.5 0.5 0.5 2 0.4 0.4 1"
+    tree(tmp_path, {"a.txt": line, "data.yaml": "names: [x]\nkpt_shape: [2, 3]\n"})
+    assert read(read_yolo, ROOT=tmp_path).objects == [("a.jpg", "x", SHAPE)]
+
+
+def test_four_corners_everywhere_may_be_turned_boxes(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    line = "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n"
+    tree(tmp_path, {"a.txt": line * 2, "classes.txt": "x\n"})
+    (warning,) = messages(read(read_yolo, ROOT=tmp_path).problems)
+    assert "all with 4 corners: if these are turned boxes, they count as masks: 2" in warning
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.txt": BOX}, "no class names; add data.yaml"),
+        ({"classes.txt": "x"}, "none of 1 images has a label file"),
+        ({"a.txt": BOX, "data.yaml": "names: {a: 1}"}, "not numbers from 0"),
+        ({"a.txt": BOX, "data.yaml": "names: ["}, "is not a readable YAML file"),
+    ],
+)
+def test_what_makes_a_tree_unreadable(tmp_path, files, said):
+    tree(pictures(tmp_path, "a.jpg"), files)
+    with pytest.raises(DataError, match=said):
+        read(read_yolo, ROOT=tmp_path)
+
+
+shares = st.floats(0, 1, width=32)
+
+
+@given(st.lists(st.tuples(shares, shares), min_size=3, max_size=9))
+def test_polygons_come_back(points):
+    fields = [repr(float(value)) for point in points for value in point]
+    category, shape = _object(["4", *fields], (H, W), None)
+    back = [value / (W, H)[i % 2] for i, value in enumerate(shape["segmentation"][0])]
+    assert category == 4
+    assert back == pytest.approx([value for point in points for value in point])
+
+
+def test_real_polygons_equal_those_of_its_coco_file():
+    root = Path(os.environ.get("WSIS_DATA", "../shared/data"), "coco128_seg")
+    if not root.is_dir():
+        pytest.skip("no coco128_seg in WSIS_DATA")
+    truth = load_json(root / "instances_train.json")
+    names = [category["name"] for category in truth["categories"]]
+    problems = Problems()
+    entry = {"ROOT": str(root), "CLASSES": names}
+    records, classes, _ = read_yolo(entry, problems).load(problems)
+    expected, *_ = load_coco_dataset(root / "instances_train.json", root / "images")
+    assert list(classes) == names
+    assert not problems.errors
+    mine = {Path(record["file_name"]).name: record for record in records}
+    for record in expected:
+        found = mine[Path(record["file_name"]).name]
+        assert (found["height"], found["width"]) == read_image_size(record["file_name"])
+        pairs = zip(found["annotations"], record["annotations"], strict=True)
+        for one, other in pairs:
+            assert one["category_id"] == other["category_id"]
+            assert one["segmentation"][0] == pytest.approx(other["segmentation"][0], abs=0.02)

@@ -1,0 +1,56 @@
+"""Folders of classes."""
+
+import pytest
+from PIL import Image
+from wsis.data.folders import class_folders, load_folders
+from wsis.data.problems import Problems
+from wsis.errors import DataError
+
+COLOURS = iter(range(1000))
+
+
+def pictures(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (next(COLOURS) % 256, 0, 0)).save(root / name)
+    return root
+
+
+def test_folders_in_a_class_folder_belong_to_the_class(tmp_path):
+    pictures(tmp_path, "robin/a.png", "robin/2023/b.png", "robin/2023/may/c.png", "wren/x/d.png")
+    pictures(tmp_path, ".hidden/e.png", "wren/.thumbs/f.png")
+    (tmp_path / "notes").mkdir()
+    assert class_folders(tmp_path) == ("robin", "wren")
+    problems = Problems()
+    found = [(r["image_id"], r["image_labels"]) for r in load_folders(tmp_path, problems)]
+    robins = ["robin/2023/b.png", "robin/2023/may/c.png", "robin/a.png"]
+    assert found == [*((name, [0]) for name in robins), ("wren/x/d.png", [1])]
+    assert not problems.found
+
+
+def test_pictures_in_no_class_or_in_several_are_told(tmp_path):
+    pictures(tmp_path, "a.png", "b.png", "robin/c.png", "robin/d.png", "wren/d.png")
+    (tmp_path / "wren" / "c.png").write_bytes((tmp_path / "robin" / "c.png").read_bytes())
+    problems = Problems()
+    assert len(load_folders(tmp_path, problems)) == 4
+    twins, unsorted = (problem.message for problem in problems.found)
+    assert twins.startswith("1 pictures lie in several folders")
+    assert "robin/c.png" in twins
+    assert "wren/c.png" in twins
+    assert unsorted == "2 images lie in no class folder and were left out"
+    assert (problems.errors, problems.left_out) == (0, 2)
+
+
+def test_splits_are_no_classes(tmp_path):
+    pictures(tmp_path, "train/robin/a.png", "val/robin/b.png")
+    with pytest.raises(DataError, match=r"parts of a data set, no classes; name one .*/train$"):
+        load_folders(tmp_path)
+    assert len(load_folders(tmp_path / "train")) == 1
+
+
+def test_links_are_followed_and_a_circle_ends(tmp_path):
+    pictures(tmp_path, "real/robin/a.png")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "robin").symlink_to(tmp_path / "real" / "robin")
+    (tmp_path / "real" / "robin" / "again").symlink_to(tmp_path / "real" / "robin")
+    assert [r["image_id"] for r in load_folders(tmp_path / "photos")] == ["robin/a.png"]
