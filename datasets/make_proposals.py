@@ -97,7 +97,11 @@ def make(options: argparse.Namespace) -> None:
     cfg.WSIS.PROPOSALS.FORMAT, cfg.WSIS.PROPOSALS.ROOT = options.format, options.root
     if options.max_count is not None:
         cfg.WSIS.PROPOSALS.MAX_COUNT = options.max_count
-    records = images_in(options.images) if options.images else get_dataset_dicts(options.dataset)
+    on_error = "skip" if options.skip_errors else "raise"
+    if options.images:
+        records = images_in(options.images)
+    else:
+        records = get_dataset_dicts(options.dataset, on_error)
 
     start = time.monotonic()
     try:

@@ -4,6 +4,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.detections import put_detections
+from wsis.data.problems import Problems
 from wsis.data.user import register_dataset
 from wsis.errors import DataError, UsageError
 
@@ -81,3 +82,10 @@ def test_registered_in_the_config(shapes_root, tmp_path):
     assert MetadataCatalog.get("test_detections").supervision == "box"
     with pytest.raises(UsageError, match="MIN_SCORE is a number from 0 to 1, not 3"):
         register_dataset(entry | {"MIN_SCORE": 3})
+
+
+def test_bad_detections_are_left_out(put):
+    problems = Problems()
+    first, _ = put([GOOD | {"bbox": 1}, GOOD, GOOD | {"score": None}], problems=problems)
+    assert [a["id"] for a in first["annotations"]] == [2]
+    assert [(p.annotation, p.field) for p in problems.found] == [(0, "bbox"), (2, "score")]

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 from wsis.data.builtin import get_dataset_dicts, is_salient
 from wsis.data.ground_truth import GroundTruth
+from wsis.data.problems import Problems
 from wsis.data.salient import (
     is_single_object,
     load_salient,
@@ -156,3 +157,16 @@ def test_duts_by_folder_and_by_list(tmp_path, tree, monkeypatch):
     assert len(get_dataset_dicts("duts_tr")) == 3
     (root / "duts_tr_single.txt").write_text("b\n")
     assert [r["image_id"] for r in get_dataset_dicts("duts_tr_single")] == ["b"]
+
+
+def test_pairs_that_are_not_complete_are_left_out(tmp_path):
+    for folder, names in (("i", "abc"), ("m", "ab")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.new("L", (6, 4), 255).save(tmp_path / folder / f"{name}.png")
+    Image.new("L", (5, 4), 255).save(tmp_path / "m" / "b.png")
+    problems = Problems()
+    records = load_salient(tmp_path / "i", tmp_path / "m", problems=problems)
+    assert [record["image_id"] for record in records] == ["a"]
+    assert [problem.image for problem in problems.found] == ["b", "c"]
+    assert "c.png has no mask" in problems.summary("error")

@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from wsis.config import get_wsis_cfg
-from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.builtin import class_names, get_dataset_dicts, left_out_of
 from wsis.data.user import (
     entries_of,
     named_entries,
@@ -255,3 +255,97 @@ def test_what_a_path_is(sorted_birds, tmp_path):
 def test_bad_roles(value):
     with pytest.raises(UsageError, match=r"mine.yaml: DATA.TRAIN"):
         register_role("TRAIN", value, stem="mine", source="mine.yaml")
+
+
+# What is broken.
+
+
+@pytest.fixture
+def faulty(coco, tmp_path):
+    """Three annotations, of which two are broken; a category that is there twice."""
+    content = json.loads((tmp_path / "f.json").read_text())
+    (good,) = content["annotations"]
+    content["annotations"] += [good | {"id": 2, "bbox": [0, 0, 0, 2]}, good | {"id": 3, "bbox": 5}]
+    content["categories"].append({"id": 4, "name": "wren"})
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    register_dataset(coco)
+    return NAMES[0]
+
+
+def test_all_errors_are_raised_at_once(faulty):
+    with pytest.raises(DataError) as error:
+        get_dataset_dicts(faulty)
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith("2 problems; correct them, or set WSIS.ON_ERROR skip to leave them out")
+    assert "image 1, annotation 2: bbox has no area" in lines[0]
+    assert "image 1, annotation 3: bbox is 5" in lines[1]
+    with pytest.raises(DataError, match="2 problems"):  # for those who know nothing of WSIS, too
+        DatasetCatalog.get(faulty)
+    assert class_names(faulty) == ("wren",)
+
+
+def test_or_left_out_and_told_once(faulty, caplog):
+    (record,) = get_dataset_dicts(faulty, "skip")
+    assert [a["id"] for a in record["annotations"]] == [1]
+    problems = MetadataCatalog.get(faulty).problems
+    assert (problems.errors, problems.warnings, problems.left_out) == (2, 1, 3)
+    assert left_out_of(faulty) == 3
+    assert f"{faulty}: 2 problems, 3 images or annotations left out:" in caplog.text
+    assert f"{faulty}: 1 warnings:" in caplog.text
+    assert "category 4 (wren) occurs twice" in caplog.text
+    caplog.clear()
+    get_dataset_dicts(faulty, "skip")
+    assert not caplog.text
+    assert MetadataCatalog.get(faulty).problems is not problems
+
+
+def test_a_corrected_file_has_no_problems(faulty, coco, tmp_path):
+    content = json.loads((tmp_path / "f.json").read_text())
+    content["annotations"] = content["annotations"][:1]
+    get_dataset_dicts(faulty, "skip")
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    get_dataset_dicts(faulty)
+    assert MetadataCatalog.get(faulty).problems.errors == 0
+
+
+def test_annotations_below_the_promised_supervision_are_left_out(coco):
+    register_dataset(coco | {"SUPERVISION": "mask"})
+    (record,) = get_dataset_dicts(NAMES[0], "skip")
+    assert record["annotations"] == []
+
+
+def test_a_damaged_picture_in_a_folder(sorted_birds):
+    (sorted_birds / "wren" / "0.png").write_bytes(b"\x89PNG")
+    (name,) = register_role("TRAIN", "birds", stem="mine", source="mine.yaml")
+    with pytest.raises(DataError, match=r"image wren/0\.png: .* cannot be read"):
+        get_dataset_dicts(name)
+    found = [record["image_id"] for record in get_dataset_dicts(name, "skip")]
+    assert found == ["robin/0.png", "wren/1.png"]
+
+
+def test_a_flat_folder_of_voc(tmp_path):
+    root = voc_tree(tmp_path / "t", {"a": {"xml": xml(("wren", 1, 1, 2, 2))}}, {})
+    entry = {"NAME": NAMES[0], "FORMAT": "voc", "IMAGES": str(root / "JPEGImages")}
+    register_dataset(entry | {"ANNOTATIONS": str(root / "Annotations"), "SUPERVISION": "box"})
+    assert class_names(NAMES[0]) == ("wren",)
+    (record,) = get_dataset_dicts(NAMES[0])
+    assert (record["image_labels"], len(record["annotations"])) == ([0], 1)
+    beside = {"NAME": NAMES[1], "FORMAT": "voc", "IMAGES": str(root), "CLASSES": ["cat", "wren"]}
+    for path in [*root.glob("JPEGImages/*"), *root.glob("Annotations/*")]:
+        path.rename(root / path.name)
+    register_dataset(beside)
+    assert get_dataset_dicts(NAMES[1])[0]["image_labels"] == [1]
+
+
+def test_masks_with_numbers_of_other_classes_are_told(tmp_path):
+    parts = {"xml": xml(("cat", 1, 1, 2, 2)), "classes": [[8] * 6] * 4, "instances": [[1] * 6] * 4}
+    root = voc_tree(tmp_path, {"im": parts}, {"val": ["im"]})
+    (root / "classes.txt").write_text("cat\ndog\n")
+    entry = {"NAME": NAMES[0], "FORMAT": "voc", "ROOT": str(root), "SPLIT": "val"}
+    register_dataset(entry)
+    message = r"im\.png has the label 8, but there are 2 classes \(cat, dog\)"
+    with pytest.raises(DataError, match=message):
+        get_dataset_dicts(NAMES[0])
+    (record,) = get_dataset_dicts(NAMES[0], "skip")
+    assert "semantic_file_name" not in record
+    assert len(record["annotations"]) == 1

@@ -1,8 +1,13 @@
 """VOC roots: XML, lists, masks, and sentences for what is wrong."""
 
+import numpy as np
 import pytest
 from detectron2.structures import BoxMode
-from wsis.data.voc import VOC_CLASSES, load_voc, read_classes, read_list, read_voc_xml
+from PIL import Image
+from wsis.data.ground_truth import load_ground_truth
+from wsis.data.problems import Problems
+from wsis.data.voc import VOC_CLASSES, load_flat_voc, load_voc, read_classes, read_list
+from wsis.data.voc_xml import read_voc_xml
 from wsis.errors import DataError
 
 from tests.data.trees import voc_tree, xml
@@ -170,3 +175,129 @@ def test_missing_files(tmp_path):
     root = voc_tree(tmp_path / "v", {"a": {}}, {"train": ["a"]})
     with pytest.raises(DataError, match=r"a\.xml does not exist"):
         load_voc(root, "train")
+
+
+def collected(root, split="val", classes=None):
+    problems = Problems()
+    return load_voc(root, split, classes, problems), problems
+
+
+def test_what_is_broken_is_left_out(tmp_path):
+    objects = xml(("cow", 1, 1, 2, 2), ("cow", 5, 5, 1, 1), ("unicorn", 1, 1, 2, 2))
+    images = {"a": {"xml": objects}, "b": {"xml": "<annotation>"}, "c": {}, "d": {"xml": xml()}}
+    root = voc_tree(tmp_path, images, {"val": [*images, "e"]})
+    records, problems = collected(root, classes=VOC_CLASSES)
+    assert [(r["image_id"], len(r["annotations"])) for r in records] == [("a", 1), ("d", 0)]
+    found = [(p.image, p.annotation, p.field) for p in problems.found]
+    assert found[:2] == [("a", 2, "bndbox"), ("a", 3, "name")]
+    assert [image for image, *_ in found[2:]] == ["b", "c", "e"]
+    assert (problems.errors, problems.left_out) == (5, 5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 0), ("", 4), (6, 0)])
+def test_labelimg_may_write_no_size(tmp_path, width, height):
+    text = xml(("cow", 1, 1, 2, 2), width=width, height=height)
+    root = voc_tree(tmp_path, {"a": {"xml": text}}, {"val": ["a"]})
+    records, problems = collected(root)
+    assert (records[0]["height"], records[0]["width"]) == (4, 6)
+    assert not problems.found
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (["im 2"], ["im 2"]),
+        (["im 1", "im 0"], ["im 1", "im 0"]),  # pictures, not flags
+        (["im  1", "im 2 -1"], ["im", "im 2"]),
+        (["im 1 1", "im  0"], ["im 1", "im"]),
+        (["im.jpg", "im 2.JPG"], ["im", "im 2"]),
+        (["JPEGImages/im.jpg"], ["im"]),
+        (["v1.5", "im"], ["v1.5", "im"]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_names_in_lists(tmp_path, lines, names, encoding):
+    there = dict.fromkeys(["im", "im 0", "im 1", "im 2", "v1.5"], {"xml": xml()})
+    root = voc_tree(tmp_path, there, {"val": []})
+    text = "".join(f"{line}\r\n" for line in lines)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_bytes(text.encode(encoding))
+    assert [record["image_id"] for record in load_voc(root, "val")] == names
+
+
+def test_a_name_with_a_space_is_never_another_one(tmp_path):
+    root = voc_tree(tmp_path, {"im": {"xml": xml()}}, {"val": ["im 2", "im"]})
+    with pytest.raises(DataError, match=r"names im 2, but .*JPEGImages has no im 2\.\*"):
+        load_voc(root, "val")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".Jpg", ".BMP", ".TIF", ".gif", ".JPEG"])
+def test_suffixes(tmp_path, suffix):
+    root = voc_tree(tmp_path, {"im": {"xml": xml()}}, {"val": ["im"]}, suffix=suffix)
+    assert load_voc(root, "val")[0]["file_name"].endswith(f"im{suffix}")
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    root = voc_tree(tmp_path, {"im": {"xml": xml()}}, {"val": ["im"]})
+    (root / "JPEGImages" / "im.jpg").rename(root / "JPEGImages" / "im.heic")
+    with pytest.raises(DataError, match=r"has im\.heic, which is none of \.jpg, "):
+        load_voc(root, "val")
+
+
+def test_classes_of_the_xml_files_are_told(tmp_path):
+    """Those of all splits, so that train and val agree."""
+    images = {"a": {"xml": xml(("wren", 1, 1, 2, 2))}, "b": {"xml": xml(("cat", 1, 1, 2, 2))}}
+    root = voc_tree(tmp_path, images, {"train": ["a"], "val": ["b"]})
+    for split, rank in (("train", 1), ("val", 0)):
+        records, problems = collected(root, split)
+        assert records[0]["image_labels"] == [rank]
+        assert "since no classes.txt names them: cat, wren" in problems.summary("warning")
+    (root / "labelmap.txt").write_text("background:0,0,0::\nwren:1,2,3::\ncat:1,2,4::\n")
+    records, problems = collected(root, "val")
+    assert (records[0]["image_labels"], problems.found) == ([1], [])
+    (root / "classes.txt").write_text("cat\nwren\n")
+    with pytest.raises(DataError, match=r"labelmap\.txt has the classes \('wren', 'cat'\), the"):
+        load_voc(root, "val")
+    (root / "labelmap.txt").unlink()
+    (root / "classes.txt").write_text("__ignore__\n_background_\nwren\ncat\n")
+    assert load_voc(root, "val")[0]["image_labels"] == [1]
+
+
+def test_masks_need_a_list_of_classes(tmp_path):
+    parts = {"xml": xml(("wren", 1, 1, 2, 2)), "classes": [[1] * 6] * 4}
+    root = voc_tree(tmp_path, {"a": parts}, {"val": ["a"]})
+    with pytest.raises(DataError, match="unknown class 'wren'"):
+        load_voc(root, "val")
+
+
+def test_truth_of_colour_masks(tmp_path):
+    """As CVAT writes them."""
+    root = voc_tree(tmp_path, {"a": {"xml": xml(("dog", 1, 1, 2, 4))}}, {"val": ["a"]})
+    (root / "labelmap.txt").write_text("background:0,0,0::\ncat:9,9,200::\ndog:250,50,83::\n")
+    for folder, colour in (
+        ("SegmentationClass", (250, 50, 83)),
+        ("SegmentationObject", (128, 0, 0)),
+    ):
+        pixels = np.zeros((4, 6, 3), dtype=np.uint8)
+        pixels[:, :2] = colour
+        (root / folder).mkdir()
+        Image.fromarray(pixels).save(root / folder / "a.png")
+    truth = load_ground_truth(load_voc(root, "val")[0])
+    assert truth.classes.tolist() == [1]
+    assert np.flatnonzero(truth.masks[0][0]).tolist() == [0, 1]
+    assert truth.semantic(2)[0].tolist() == [2, 2, 0, 0, 0, 0]
+
+
+def test_flat_folder(tmp_path):
+    images = {"a": {"xml": xml(("wren", 1, 1, 2, 2))}, "b": {}, "c": {"xml": xml()}}
+    root = voc_tree(tmp_path / "tree", images, {})
+    for path in [*root.glob("JPEGImages/*"), *root.glob("Annotations/*")]:
+        path.rename(tmp_path / path.name)
+    (tmp_path / "d.xml").write_text(xml())
+    problems = Problems()
+    records = load_flat_voc(tmp_path, tmp_path, None, problems)
+    assert [(r["image_id"], r["image_labels"]) for r in records] == [("a", [0]), ("c", [])]
+    assert records[0]["annotations"][0]["bbox"] == [0, 0, 2, 2]
+    assert f"{tmp_path} has no picture d.*" in problems.summary("error")
+    assert "1 of 3 pictures have no XML file, for example b.jpg" in problems.summary("warning")
+    with pytest.raises(DataError, match="tree holds no XML file"):
+        load_flat_voc(tmp_path, tmp_path / "tree")

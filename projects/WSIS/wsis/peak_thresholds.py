@@ -34,7 +34,8 @@ def peak_heights(planned: PlannedStage, weights: ProductReader, count: int) -> n
     """
     mapper = build_mapper(planned.cfg, "PeakImageMapper", is_train=False, products={})
     model = build_inference_model(planned.cfg, weights.weights)
-    records = [d for name in planned.cfg.WSIS.IMAGES for d in get_dataset_dicts(name)]
+    on_error = planned.cfg.WSIS.ON_ERROR
+    records = [d for name in planned.cfg.WSIS.IMAGES for d in get_dataset_dicts(name, on_error)]
     tagged = [record for record in records if "image_labels" in record]
     if not tagged:
         raise UsageError("none of the images has tags, so that peaks cannot be told apart")

@@ -6,6 +6,7 @@ itself again and again.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from typing import Any, BinaryIO
@@ -32,7 +33,7 @@ def open_file(path: str | os.PathLike[str], *, limit: int | None = None) -> Bina
 
 
 def read_text(path: str | os.PathLike[str], *, limit: int = MAX_TEXT_BYTES) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """The text of a file in UTF-8, or in UTF-16 with the byte order mark that says so.
 
     Raises:
         OSError, ValueError: as `open_file`; it is no UTF-8 text.
@@ -40,7 +41,8 @@ def read_text(path: str | os.PathLike[str], *, limit: int = MAX_TEXT_BYTES) -> s
     with open_file(path, limit=limit) as stream:
         data = stream.read()
     try:
-        return data.decode("utf-8-sig")
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"it is no UTF-8 text: byte {data[error.start]:#x} at place {error.start}; save it as "

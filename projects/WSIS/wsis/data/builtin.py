@@ -228,6 +228,12 @@ def _read(name: str) -> tuple[list[dict[str, Any]], Problems]:
         ) from error
 
 
+def left_out_of(name: str) -> int:
+    """How many images and annotations its latest reading left out of a data set."""
+    problems = vars(MetadataCatalog.get(name)).get("problems")
+    return problems.left_out if problems else 0
+
+
 def _tell(name: str, problems: Problems) -> None:
     """Log the problems of a data set, unless they were told before."""
     errors, warnings = (problems.summary(level) for level in ("error", "warning"))

@@ -108,7 +108,8 @@ class _Checker:
                     text = f"occurs twice, the other time as {name}: whose annotations are whose?"
                     raise FieldError("id", text)
                 else:
-                    self.problems.warning("occurs twice", file=self.source, image=number)
+                    place = {"image": number, "left_out": 1}
+                    self.problems.warning("occurs twice", file=self.source, **place)
             except (ValueError, DataError) as error:
                 named = number if isinstance(number, int | str) else short(number)
                 self._error(error, named)

@@ -171,7 +171,9 @@ def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if len(whole) < len(polygons):
         count = len(polygons) - len(whole)
-        text = f"has {count} polygons of less than 6 numbers beside good ones: left out"
+        text = (
+            f"segmentation has {count} polygons of less than 6 numbers beside good ones: left out"
+        )
         note(text, field="segmentation", left_out=count)
     check_outlines(whole)
     return whole
@@ -239,7 +241,7 @@ def read_annotation(
         crowd |= field(entry, "ignore", _flag)
     result["iscrowd"] = crowd
     if entry.get("bbox") == [0, 0, 0, 0] and entry.get("segmentation") not in _EMPTY:
-        note("is 0, 0, 0, 0: that of the mask is taken", field="bbox")
+        note("bbox is 0, 0, 0, 0: that of the mask is taken", field="bbox")
         entry = entry | {"bbox": None}
     for name, check in _OF_IMAGE.items():
         if entry.get(name) not in _EMPTY:

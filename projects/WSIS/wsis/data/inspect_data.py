@@ -3,6 +3,7 @@ takes time. ``tools/check_data.py`` inspects all of it; the start of a run some 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from wsis.data.images import read_image_size, read_label_map
 from wsis.data.problems import Problems
 from wsis.errors import DataError
 
+logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 _MASKS = {"semantic_file_name": False, "instance_file_name": True}  # whether of objects
 _SOME = 32  # masks that are looked at when a run starts; conventions are those of a whole data set
@@ -33,11 +35,25 @@ def tell_missing_pictures(records: Sequence[Record], problems: Problems) -> list
     if missing:
         problems.error(
             f"{len(missing)} of {len(records)} images are missing, for example "
-            f"{missing[0]['file_name']}; put them there, or correct the place of the images",
+            f"{missing[0]['file_name']}; put them there, correct where they lie",
             field="file_name",
             left_out=len(missing),
         )
     return kept
+
+
+def require_pictures(records: Sequence[Record], on_error: str) -> None:
+    """Tell which images are missing before hours of work, as ``on_error`` (WSIS.ON_ERROR) says.
+
+    Raises:
+        DataError: some are, and it is "raise".
+    """
+    problems = Problems()
+    tell_missing_pictures(records, problems)
+    if on_error == "raise":
+        problems.raise_errors("or set WSIS.ON_ERROR skip to do without them")
+    elif problems.errors:
+        logger.warning("%s", problems.summary("error"))
 
 
 def inspect_pictures(records: Sequence[Record], problems: Problems) -> list[Record]:

@@ -50,7 +50,7 @@ class PictureFinder:
         Raises:
             ValueError: no file name, or it leaves the folder and nothing in it has such a name.
         """
-        if isinstance(name, str) and "\\" not in name and not name.startswith("/"):
+        if isinstance(name, str) and "\\" not in name and not name.startswith((".", "/")):
             folder, base = posixpath.split(name)
             if base in self._listing(folder)[0] and ".." not in folder:
                 return inside(name)
@@ -61,6 +61,7 @@ class PictureFinder:
                 continue
             found = self._there(posixpath.join(*rest))
             if found and not found.endswith("/"):
-                self.otherwise[name] = found
+                if found != posixpath.normpath(name):
+                    self.otherwise[name] = found
                 return found
         return inside(name).replace("\\", "/")

@@ -17,6 +17,7 @@ from wsis.config import flatten
 from wsis.data.builtin import class_names
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
+from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.user import entries_of
@@ -79,6 +80,7 @@ def evaluate_network(
     """
     planned, dataset_dicts = folder.planned, folder.images.named((name,))
     stage, cfg = planned.stage, planned.cfg
+    require_pictures(dataset_dicts, cfg.WSIS.ON_ERROR)
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
     if cfg.TEST.AUG.ENABLED:

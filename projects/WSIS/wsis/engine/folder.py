@@ -22,6 +22,7 @@ from detectron2.utils import comm
 
 from wsis.commands import writing
 from wsis.data.artifacts import SUMMARY, ProductReader
+from wsis.data.builtin import left_out_of
 from wsis.data.checks import load_json
 from wsis.data.files import atomic_write, write_json
 from wsis.data.weights import how_to_get
@@ -80,7 +81,8 @@ NOT_YET_RUN = Status(State.MISSING, "not yet run")
 
 def open_folders(pipeline: Pipeline) -> dict[str, StageFolder]:
     """The run folders of a pipeline's stages by name, whether they exist or not."""
-    images = Images()
+    settings = {planned.cfg.WSIS.ON_ERROR for planned in pipeline.stages}
+    images = Images("skip" if "skip" in settings else "raise")
     found: dict[str, StageFolder] = {}
     for planned in pipeline.stages:
         sources = {product: found[source.name] for product, source in planned.sources.items()}
@@ -380,6 +382,8 @@ class StageFolder:
         manifest.counts, manifest.skipped = dict(counts), dict(skipped or {})
         if skipped:
             manifest.counts["skipped"] = len(skipped)
+        if left_out := sum(map(left_out_of, self.dataset_names)):
+            manifest.counts["left out of the annotations"] = left_out
         manifest.files = {path.name: path.stat().st_size for path in self.product_files()}
         manifest.versions = package_versions()
         manifest.seconds = round(time.perf_counter() - self._start, 1)

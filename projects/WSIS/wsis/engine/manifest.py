@@ -334,21 +334,25 @@ def seen_of_the_data_set(stage: Stage) -> str:
 
 
 class Images:
-    """Dataset dicts of data sets; each is read once per command, and its digests taken once."""
+    """Dataset dicts of data sets; each is read once per command, and its digests taken once.
 
-    def __init__(self) -> None:
-        self.named = functools.cache(_read_images)
+    Args:
+        on_error: what broken annotations do, a value of WSIS.ON_ERROR.
+    """
+
+    def __init__(self, on_error: str = "raise") -> None:
+        self.named = functools.cache(functools.partial(_read_images, on_error))
         self.fingerprint = functools.cache(lambda n, level: fingerprint(self.named(n), level))
         self.sizes = functools.cache(lambda names: sizes_of_images(self.named(names)))
 
 
-def _read_images(names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read_images(on_error: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Dataset dicts of several data sets, one after another.
 
     Raises:
         DataError: an image key occurs twice, so that artifacts would overwrite each other.
     """
-    found = [record for name in names for record in get_dataset_dicts(name)]
+    found = [record for name in names for record in get_dataset_dicts(name, on_error)]
     counts = Counter(record["image_key"] for record in found)
     twice = next((key for key, count in counts.items() if count > 1), None)
     if twice is not None:

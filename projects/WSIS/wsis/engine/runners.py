@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
+from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
@@ -61,6 +62,7 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
     """Train to the end, from the last checkpoint if there is one."""
     cfg = folder.planned.cfg
     records = training_dicts(folder, products)
+    require_pictures(records, cfg.WSIS.ON_ERROR)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
     if cfg.SOLVER.MAX_ITER == 0:
         keep_weights(cfg, weights)
@@ -212,6 +214,8 @@ def _work_through(
     cfg, size = folder.planned.cfg, comm.get_world_size()
     todo = set(comm.all_gather(folder.missing())[0])  # as the main process sees it
     rest = [record for record in folder.dataset_dicts if record["image_key"] in todo]
+    if isinstance(folder.planned.stage, InferStage):
+        require_pictures(rest, cfg.WSIS.ON_ERROR)
     mine = rest[comm.get_rank() :: size]
     loader = single_pass_loader(mine, prepare, num_workers=cfg.DATALOADER.NUM_WORKERS)
     total = -(-len(folder.dataset_dicts) // size)

@@ -39,7 +39,8 @@ def read_coco_results(path: Path, name: str) -> Callable[[Mapping[str, Any]], In
         DataError: the file is missing or damaged, or names an image or a category that the data set
             does not have.
     """
-    images = {record["image_id"] for record in get_dataset_dicts(name)}  # a JSON knows its ids now
+    # A JSON knows its category ids now, too. Whoever needs its annotations tells what is broken.
+    images = {record["image_id"] for record in get_dataset_dicts(name, "skip")}
     class_ids = {category: number for number, category in enumerate(category_ids(name))}
     by_image: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
     for index, entry in enumerate(_read(path)):

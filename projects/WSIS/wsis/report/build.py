@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.commands import writing
+from wsis.data.builtin import left_out_of
 from wsis.data.files import atomic_write
 from wsis.engine.manifest import fingerprint
 from wsis.errors import WSISError
@@ -67,10 +68,14 @@ class Report:
     def _read_images(self, names: tuple[str, ...], max_pixels: int) -> ImageSet | None:
         """The images of data sets, None (and a problem) if they cannot be read or are none."""
         try:
-            return read_images(names, max_pixels) if names else None
+            images = read_images(names, max_pixels) if names else None
         except WSISError as error:
             self._note(f"No pictures of {', '.join(names)}: {error}")
             return None
+        for name in filter(left_out_of, names):
+            text = f"{left_out_of(name)} images and annotations of {name} are left out as broken"
+            self._note(f"{text}: python tools/check_data.py {name} lists them")
+        return images
 
     @cached_property
     def _product_images(self) -> tuple[ImageSet | None, list[RunFolder]]:

@@ -234,7 +234,8 @@ def check_box_masks(
         record["image_key"]: record
         for name in names
         for record in AtWorkingSize(
-            [restrict_supervision(r, "box") for r in get_dataset_dicts(name)], cfg.INPUT.MAX_PIXELS
+            [restrict_supervision(r, "box") for r in get_dataset_dicts(name, cfg.WSIS.ON_ERROR)],
+            cfg.INPUT.MAX_PIXELS,
         )
     }
     for record, truth, arrays in loop:
