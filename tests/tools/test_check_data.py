@@ -105,40 +105,43 @@ def test_counts_of_voc(tmp_path):
 
 
 def test_contradictions_of_voc(tmp_path):
-    """Between XML and masks; nothing is left out, since each serves by itself."""
+    """Between XML and masks: each told once, though the reader looks at some masks, too."""
     one = np.zeros((4, 6), np.uint8)
     one[:2, :2] = 1
     box = ("cat", 1, 1, 2, 2)
     images = {
         "right": {"xml": xml(box), "instances": one},
         "more": {"xml": xml(box, ("dog", 5, 3, 6, 4)), "instances": one},
-        "none": {"xml": xml(), "instances": one, "classes": one},
         "far": {"xml": xml(("cat", 5, 3, 6, 4)), "instances": one},
-        "void": {"xml": xml(box), "instances": one * 255},
     }
     voc_tree(tmp_path, images, {"train": list(images)})
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     code, found = run(tmp_path, tmp_path)
-    told = {problem["image"]: problem["message"] for problem in found["problems"]}
-    assert (code, found["left_out"]) == (0, 0)
-    assert sorted(told) == ["far", "more", "none", "void"]
-    assert "the XML has 1 cat, 1 dog, but the masks 1 cat" in told["more"]
-    assert "the XML has no object, but the masks 1 cat" in told["none"]
-    assert "the box of object 1 (cat) is nowhere near" in told["far"]
-    assert "255 is void" in told["void"]
+    assert (code, figures(found)[2:]) == (0, (4, 3, 4, 0, 0))
+    told = [(p["level"], p["image"], p["annotation"]) for p in found["problems"]]
+    assert told == [("warning", "more", None), ("warning", "far", 1)]
+    assert "more.png has 1 objects, the XML 2" in found["problems"][0]["message"]
+    assert "the box of object 1 (cat) in the XML is far" in found["problems"][1]["message"]
 
 
-def test_masks_of_other_classes(tmp_path):
+def test_masks_that_cannot_serve(tmp_path):
+    """They are left out; the boxes of the XML serve."""
     one = np.zeros((4, 6), np.uint8)
     one[:2, :2] = 1
-    part = {"xml": xml(("cat", 1, 1, 2, 2)), "instances": one, "classes": one * 15}
-    voc_tree(tmp_path, {"a": part}, {"train": ["a"]})
+    right = xml(("cat", 1, 1, 2, 2))
+    images = {
+        "void": {"xml": right, "instances": one * 255},
+        "other": {"xml": right, "instances": one, "classes": one * 15},
+    }
+    voc_tree(tmp_path, images, {"train": list(images)})
     (tmp_path / "classes.txt").write_text("cat\n")
     code, found = run(tmp_path, tmp_path)
-    assert code == 0
-    (problem,) = found["problems"]
-    assert "has class 15, but there are 1 classes" in problem["message"]
-    assert (found["boxes"], found["masks"]) == (1, 0)
+    assert (code, figures(found)[2:]) == (0, (2, 0, 2, 0, 2))
+    assert [(p["level"], p["image"]) for p in found["problems"]] == [
+        ("error", "void"),
+        ("error", "other"),
+    ]
+    assert all(problem["file"] for problem in found["problems"])
 
 
 def test_salient_pairs(tmp_path):
@@ -218,7 +221,7 @@ def test_images_that_are_not_there(tmp_path):
         image.unlink()
     code, found = run(path, tmp_path)
     assert (code, found["usable"], found["left_out"]) == (1, False, 3)
-    assert "none of the 3 images exists" in found["problems"][0]["message"]
+    assert "3 of 3 images are missing" in found["problems"][0]["message"]
 
 
 def test_a_damaged_end_is_found_when_all_is_read(tmp_path):

@@ -238,22 +238,18 @@ def read_dataset_image(dataset_dict: dict[str, Any]) -> np.ndarray:
     return resize_image(image, size)
 
 
-def read_image_size(
-    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None
-) -> tuple[int, int]:
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of an image from its header, EXIF orientation applied; no pixel is decoded.
 
     Raises:
-        DataError: missing or damaged header; another size than ``size`` (H, W), if it is given.
+        DataError: missing or damaged header.
     """
 
     def use(image: Image.Image) -> tuple[int, int]:
         turned = _orientation(image) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
-    found = open_picture(path, use, "image")
-    _compare(found, size, path)
-    return found
+    return open_picture(path, use, "image")
 
 
 def check_stated_size(

@@ -131,7 +131,7 @@ def check(args: argparse.Namespace) -> None:
         failure, explained = error, explain(error)
         if explained is None:
             raise
-    if args.pictures:
+    if args.pictures and found.survey.records:
         from wsis.report.data_pictures import draw
 
         draw(found.survey.records, found.classes, found.problems, args)
@@ -179,7 +179,8 @@ def _many(count: int, what: str, plural: str = "") -> str:
 
 def _notes(found: Check) -> Iterator[str]:
     """What is no fault, but good to know."""
-    counts, sizes = found.survey.counts, found.survey.sizes
+    counts = found.survey.counts
+    sizes = [(record["height"], record["width"]) for record in found.survey.records]
     least, most = min(sizes, key=math.prod), max(sizes, key=math.prod)
     spread = "" if least == most else f" to {most[1]} x {most[0]}"
     yield f"images are {least[1]} x {least[0]}{spread} pixels (width x height)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
@@ -47,6 +48,7 @@ def draw(
         if panels:
             with writing(path, "--pictures"), atomic_write(path, sync=False) as stream:
                 Image.fromarray(side_by_side(panels)).save(stream, "PNG")
+    sys.stdout.write(f"{len(chosen)} pictures in {Path(args.pictures).resolve()}\n\n")
 
 
 def sample(images: ImageSet, troubled: set[int | str | None], number: int) -> list[Record]:

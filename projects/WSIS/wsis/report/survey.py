@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import BoxMode
 
 from wsis.data.files import sha256_of_file
-from wsis.data.ground_truth import GroundTruth, load_ground_truth
-from wsis.data.images import read_image, read_image_size
+from wsis.data.ground_truth import load_ground_truth
+from wsis.data.images import read_image
+from wsis.data.inspect_data import inspect_masks, inspect_pictures, tell_missing_pictures
 from wsis.data.problems import Problems
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.engine.progress import progress
-from wsis.errors import DataError
 from wsis.layers.masks import box_iou, mask_boxes
 from wsis.reading import open_file
 
@@ -39,7 +38,6 @@ class Survey:
             class as a tag, "objects" (no crowds), "masks", "boxes", "points". A salient image
             counts under class id 0.
         crowds: regions with ``iscrowd``, which are no objects.
-        sizes: (H, W) of the images' files.
         sides: square roots of the areas of boxes, in pixels of the file.
         copies: groups of equal image files.
     """
@@ -47,7 +45,6 @@ class Survey:
     records: list[Record] = field(default_factory=list)
     counts: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     crowds: int = 0
-    sizes: list[tuple[int, int]] = field(default_factory=list)
     sides: list[float] = field(default_factory=list)
     copies: list[list[Record]] = field(default_factory=list)
 
@@ -73,13 +70,15 @@ class Survey:
             self.counts[column].update(a["category_id"] for a in objects if key in a)
         for annotation in objects:
             if "bbox" in annotation:
-                x0, y0, x1, y1 = _corners(annotation)
-                self.sides.append(((x1 - x0) * (y1 - y0)) ** 0.5)
+                width, height = _sides(annotation)
+                self.sides.append((width * height) ** 0.5)
 
 
-def _corners(annotation: Record) -> list[float]:
-    box, mode = list(annotation["bbox"]), annotation["bbox_mode"]
-    return BoxMode.convert(box, mode, BoxMode.XYXY_ABS)
+def _sides(annotation: Record) -> tuple[float, float]:
+    x, y, width, height = annotation["bbox"]
+    if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
+        width, height = width - x, height - y
+    return width, height
 
 
 def survey(
@@ -94,81 +93,54 @@ def survey(
         decode: read all of every image; else its header.
     """
     found = Survey()
-    missing = sum(not os.path.exists(record["file_name"]) for record in records)
-    if missing == len(records) > 1:
-        problems.error(
-            f"none of the {missing} images exists; correct IMAGES, or the names in the file",
-            file=records[0]["file_name"],
-            left_out=missing,
-        )
+    if not tell_missing_pictures(records, Problems()):  # one problem; else each is told by name
+        tell_missing_pictures(records, problems)
         return found
+    told = Problems()  # the reader has told of some masks
+    records = inspect_pictures(progress(records, "images", total=len(records)), told)
     tails = defaultdict(list)
-    for record in progress(records, "images", total=len(records)):
+    for record in inspect_masks(records, classes, told):
         place = {"file": record["file_name"], "image": record["image_id"]}
-        stated = (record["height"], record["width"]) if "height" in record else None
-        with problems.leaving_out(**place):
-            size = read_image_size(record["file_name"], size=stated)
+        with told.leaving_out(**place):
             if decode:
                 read_image(record["file_name"])
             tails[_tail(record["file_name"])].append(record)
-            masks: list[int] = []
-            with problems.leaving_out(**place):
-                masks = _mask_classes(record, classes, problems)
-            if masks or SALIENT_KEY not in record:
-                found.add(record, masks)
-                found.sizes.append(size)
+            masks = _salient(record)
+            with told.leaving_out(**place):
+                masks += _classes_of_masks(record, classes, told)
+            found.add(record, masks)
+    problems.take(told)
     found.copies = [same for suspects in tails.values() for same in _equal(suspects)]
     return found
 
 
-def _mask_classes(record: Record, classes: Sequence[str], problems: Problems) -> list[int]:
-    """Class ids of the masks that lie in files of their own; tells what contradicts the XML."""
-    if SALIENT_KEY in record:
-        read_salient_mask(record[SALIENT_KEY], size=(record["height"], record["width"]))
-        return [0]
+def _salient(record: Record) -> list[int]:
+    """What its mask counts as: an object of the only class."""
+    if SALIENT_KEY not in record:
+        return []
+    read_salient_mask(record[SALIENT_KEY], size=(record["height"], record["width"]))
+    return [0]
+
+
+def _classes_of_masks(record: Record, classes: Sequence[str], problems: Problems) -> list[int]:
+    """Class ids of the objects in VOC's mask files; a box that is far from them is told."""
     if "instance_file_name" not in record:
         return []
-    truth, path = load_ground_truth(record), record["instance_file_name"]
-    if truth.classes.max(initial=0) >= len(classes):
-        raise DataError(
-            f"{record.get('semantic_file_name', path)} has class {truth.classes.max() + 1}, but "
-            f"there are {len(classes)} classes; correct the list of classes, or the mask"
-        )
-    contradiction = _contradiction(record, truth, classes)
-    if contradiction:
-        problems.warning(contradiction, file=path, image=record["image_id"])
+    truth = load_ground_truth(record)
+    boxes = mask_boxes(torch.as_tensor(truth.masks)).double()
+    for number, annotation in enumerate(record["annotations"], start=1):
+        own = boxes[torch.as_tensor(truth.classes == annotation["category_id"])]
+        box = torch.tensor([annotation["bbox"]], dtype=torch.float64)
+        if len(own) and box_iou(box, own).max() < _ALIKE:
+            name = classes[annotation["category_id"]]
+            problems.warning(
+                f"the box of object {number} ({name}) in the XML is far from every {name} in the "
+                "mask; correct one of them",
+                file=record["instance_file_name"],
+                image=record["image_id"],
+                annotation=number,
+            )
     return truth.classes.tolist()
-
-
-def _contradiction(record: Record, truth: GroundTruth, classes: Sequence[str]) -> str:
-    """What the XML of an image and its masks disagree on; "" if nothing, or without XML."""
-    annotations = record["annotations"]
-    stated, drawn = Counter(a["category_id"] for a in annotations), Counter(truth.classes.tolist())
-    if not stated and record["image_labels"]:
-        return ""
-    if not drawn and truth.void.any():
-        return (
-            f"the XML has {_named(stated, classes)}, but the mask is 0 and 255 only, and 255 is "
-            "void; number the objects 1, 2, ..."
-        )
-    if stated != drawn:
-        return (
-            f"the XML has {_named(stated, classes)}, but the masks {_named(drawn, classes)}; "
-            "training on boxes goes by the XML, figures by the masks: correct one of them"
-        )
-    boxes = np.array([_corners(a) for a in annotations]).reshape(-1, 4)
-    overlap = box_iou(boxes, mask_boxes(torch.as_tensor(truth.masks)).double()).numpy()
-    overlap[np.array([a["category_id"] for a in annotations])[:, None] != truth.classes] = 0.0
-    apart = np.flatnonzero(overlap.max(axis=1, initial=0.0) < _ALIKE)
-    if not apart.size:
-        return ""
-    name = classes[annotations[apart[0]]["category_id"]]
-    return f"the box of object {apart[0] + 1} ({name}) is nowhere near a mask of its class"
-
-
-def _named(counts: Counter[int], classes: Sequence[str]) -> str:
-    named = [f"{count} {classes[class_id]}" for class_id, count in sorted(counts.items())]
-    return ", ".join(named) or "no object"
 
 
 def _tail(path: str) -> tuple[int, int]:
