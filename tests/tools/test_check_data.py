@@ -176,7 +176,7 @@ def test_a_registered_name(shapes_root, tmp_path, monkeypatch, capsys):
     [
         ("none.json", None, "there is no data set and no path"),
         ("a.json", "{", "not a readable JSON file"),
-        ("a.json", "[]", "its top level is not an object"),
+        ("a.json", "3", "its top level is not an object"),
         ("a.json", '{"images": [], "categories": []}', "name at least one class"),
         ("a.json", '{"images": [], "categories": [{"id": 1, "name": "cat"}]}', "nothing to train"),
         ("a.txt", "", "is no COCO JSON"),

@@ -22,8 +22,9 @@ _ADVICE = "describe it with FORMAT (datasets/README.md)"
 def recognize(path: Path, role: str) -> Entry:
     """The entry, without NAME, for a path of any FORMAT but ``salient`` and ``detections``.
 
-    A split is the role's: train or val; the single list of a VOC tree is for training. The images of a file lie in ``images`` or ``JPEGImages``
-    beside it or, if it is in ``annotations``, beside that; else beside it.
+    A split is the role's: train or val; the single list of a VOC tree is for training. The images
+    of a file lie in ``images`` or ``JPEGImages`` beside it or, if it is in ``annotations``, beside
+    that; else beside it.
 
     Raises:
         UsageError: it is nothing that is known.
