@@ -133,7 +133,7 @@ def test_masks_that_cannot_serve(tmp_path):
         "void": {"xml": right, "instances": one * 255},
         "other": {"xml": right, "instances": one, "classes": one * 15},
     }
-    voc_tree(tmp_path, images, {"train": list(images)})
+    voc_tree(tmp_path, images, {"val": list(images)})  # the only list there is
     (tmp_path / "classes.txt").write_text("cat\n")
     code, found = run(tmp_path, tmp_path)
     assert (code, figures(found)[2:]) == (0, (2, 0, 2, 0, 2))
@@ -142,6 +142,11 @@ def test_masks_that_cannot_serve(tmp_path):
         ("error", "other"),
     ]
     assert all(problem["file"] for problem in found["problems"])
+    (tmp_path / "ImageSets" / "Main").mkdir()
+    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("void")
+    code, found = run(tmp_path, tmp_path)
+    assert (code, found["usable"]) == (1, False)
+    assert "train.txt does not exist; SPLIT may be test, val" in found["problems"][0]["message"]
 
 
 def test_salient_pairs(tmp_path):
@@ -241,7 +246,7 @@ def test_it_says_what_is_worth_knowing(tmp_path, capsys):
     assert run(tmp_path / "folders", tmp_path)[0] == 0
     said = capsys.readouterr().out
     assert "1 picture more than once" in said
-    assert "1 of them with other labels" in said
+    assert "1 of them with different tags" in said
     assert "1 image above INPUT.MAX_PIXELS" in said
     assert "images are 32 x 24 to 1000 x 1200 pixels" in said
     assert "fewer than 10 examples: cat 2, dog 1" in said

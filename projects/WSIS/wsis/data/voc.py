@@ -186,6 +186,9 @@ def load_voc(
     listed_in = next((path for path in lists if path.is_file()), lists[0])
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
+    there = sorted({path.stem for path in root.glob("ImageSets/*/*.txt")})
+    if not listed_in.is_file() and there:
+        raise DataError(f"{listed_in} does not exist; SPLIT may be {', '.join(there)[:300]}")
     # One listing of a folder beats three look-ups an image.
     images = pictures_by_stem(root / "JPEGImages") if listed_in.is_file() else {}
     names = read_list(listed_in, images)

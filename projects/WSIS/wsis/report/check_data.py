@@ -211,12 +211,10 @@ def _notes(found: Check) -> Iterator[str]:
     copies = found.survey.copies
     if copies:
         first = " = ".join(str(record["file_name"]) for record in copies[0])
+        yield f"{_many(len(copies), 'picture')} more than once, for example {first}"
         apart = sum(len({tuple(r["image_labels"]) for r in group}) > 1 for group in copies)
-        yield (
-            f"{_many(len(copies), 'picture')} more than once ({first}), {apart} of them with "
-            "other labels: a picture counts as having none of the classes that it is not labelled "
-            "with"
-        )
+        if apart:
+            yield f"{apart} of them with different tags: each copy teaches that the others are wrong"
 
 
 def _trains(found: Check) -> Iterator[str]:
