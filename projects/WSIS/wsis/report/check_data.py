@@ -214,7 +214,7 @@ def _notes(found: Check) -> Iterator[str]:
         yield f"{_many(len(copies), 'picture')} more than once, for example {first}"
         apart = sum(len({tuple(r["image_labels"]) for r in group}) > 1 for group in copies)
         if apart:
-            yield f"{apart} of them with different tags: each copy teaches that the others are wrong"
+            yield f"{apart} of them with different tags: one copy teaches what the other denies"
 
 
 def _trains(found: Check) -> Iterator[str]:
