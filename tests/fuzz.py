@@ -34,6 +34,7 @@ from pathlib import Path
 import yaml
 from wsis.errors import explain
 
+import tests.fuzz_formats  # noqa: F401  (registers its readers)
 from tests.fuzz_readers import READERS
 
 MAX_SECONDS, MAX_BYTES = 30, 1536 << 20

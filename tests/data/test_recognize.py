@@ -1,7 +1,5 @@
 """What a path is, by what is in it."""
 
-import json
-
 import pytest
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.recognize import recognize
@@ -12,17 +10,12 @@ from tests.data.formats.common import H, W, pictures
 from tests.data.formats.test_cvat import META, image
 from tests.data.formats.test_label_studio import box, task
 from tests.data.formats.test_labelme import shape, write
-from tests.data.formats.test_via import POLYGON, file, region
+from tests.data.formats.test_via import POLYGON, file, put, region
 from tests.data.trees import voc_tree, xml
 
 YAML = "train: train/images\nval: valid/images\nnames: [dog, cat]\n"
 BOX = "0 0.5 0.5 0.1 0.1\n"
 CVAT = META.format(kind="task", body=image('<polygon label="cat" points="1,2;30,2;30,40"/>'))
-
-
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 def coco(root):

@@ -149,7 +149,7 @@ def test_through_the_config(tmp_path, coco):
             "FORMAT is one of coco, voc, folders, csv, yolo, labelme, via, label_studio, cvat, "
             "detections, salient, not zolo",
         ),
-        ({"FORMAT": "yolo"}, "unknown 'JSON'; yolo takes NAME, FORMAT, ROOT, IMAGES, LABELS"),
+        ({"FORMAT": "yolo"}, "unknown 'JSON'; yolo takes NAME, FORMAT, IMAGES, LABELS, CLASSES"),
         ({"FORMAT": "label_studio", "IMAGES": None}, "label_studio needs JSON and IMAGES"),
         ({"ROOT": "x"}, "unknown 'ROOT'; coco takes NAME, FORMAT, JSON, IMAGES, SUPERVISION"),
         ({"JSON": None}, "JSON is missing"),

@@ -95,6 +95,7 @@ def test_a_turned_rectangle_turns_about_its_upper_left_corner(tmp_path):
     ((_, _, shape),) = found.objects
     expected = [100, 10, 100, 50, 90, 50, 90, 10]
     assert shape["segmentation"][0] == pytest.approx(expected)
+    assert "turned rectangles, which count as masks: 1" in messages(found.problems)[0]
 
 
 @pytest.mark.parametrize(

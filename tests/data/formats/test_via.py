@@ -23,8 +23,13 @@ def file(name, *regions, **attributes):
     return {f"{name}123": about}
 
 
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
 def via(tmp_path, content, **entry):
-    (tmp_path / "via.json").write_text(json.dumps(content))
+    put(tmp_path / "via.json", content)
     return read(read_via, JSON=tmp_path / "via.json", IMAGES=tmp_path, **entry)
 
 

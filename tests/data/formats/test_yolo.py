@@ -141,7 +141,7 @@ def test_four_corners_everywhere_may_be_turned_boxes(tmp_path):
     line = "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n"
     tree(tmp_path, {"a.txt": line * 2, "classes.txt": "x\n"})
     (warning,) = messages(read(read_yolo, ROOT=tmp_path).problems)
-    assert "all with 4 corners: if these are turned boxes, they count as masks: 2" in warning
+    assert "objects, all with 4 corners; turned rectangles count as masks: 2" in warning
 
 
 @pytest.mark.parametrize(

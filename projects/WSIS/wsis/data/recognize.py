@@ -9,7 +9,7 @@ from typing import Any
 from wsis.data.folders import SPLITS, class_folders
 from wsis.data.formats.labelme import label_files
 from wsis.data.formats.yolo import is_yolo
-from wsis.data.images import pictures_below
+from wsis.data.images import pictures_below, pictures_in
 from wsis.errors import UsageError
 from wsis.reading import open_file
 
@@ -53,7 +53,8 @@ def _head(path: Path) -> str:
 
 
 def _with_images(kind: str, key: str, path: Path) -> Entry:
-    above = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+    apart = path.parent.name.lower() == "annotations" and not pictures_in(path.parent)
+    above = path.parent.parent if apart else path.parent
     near = [folder / name for folder in (path.parent, above) for name in ("images", "JPEGImages")]
     images = next((folder for folder in near if folder.is_dir()), above)
     return {"FORMAT": kind, key: str(path), "IMAGES": str(images)}

@@ -43,8 +43,10 @@ _KEYS = {
     "detections": ("JSON IMAGES DETECTIONS [MIN_SCORE]",),
     "salient": ("IMAGES MASKS [LIST]",),
 }
-_PLACES = ("JSON", "XML", "CSV", "ROOT", "IMAGES", "ANNOTATIONS", "LABELS", "DETECTIONS", "MASKS")
-_PLACES += ("LIST",)
+_PLACES = (
+    *("JSON", "XML", "CSV", "ROOT", "IMAGES", "ANNOTATIONS", "LABELS", "DETECTIONS", "MASKS"),
+    "LIST",
+)
 _TEXTS = (*_PLACES, "SPLIT", "CLASS_KEY")
 _GRANTED = {"detections": "box", "folders": "image", "csv": "image"}
 

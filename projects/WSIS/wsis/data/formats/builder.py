@@ -19,6 +19,7 @@ from wsis.errors import DataError
 from wsis.reading import read_text
 
 NO_CLASSES = ("__ignore__", "_background_")  # labels of labelme
+TURNED = "turned rectangles, which count as masks"  # `Builder.noted`
 _TOLD = 3  # names of a message
 
 

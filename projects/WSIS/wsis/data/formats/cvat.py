@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from wsis.data.checks import short
 from wsis.data.formats import shapes
-from wsis.data.formats.builder import Builder, Translated
+from wsis.data.formats.builder import TURNED, Builder, Translated
 from wsis.data.formats.shapes import Shape
 from wsis.data.problems import Problems
 from wsis.data.xml_files import parse_xml
@@ -59,6 +59,7 @@ def _add(builder: Builder, image: int, node: Element) -> None:
     elif node.tag in _SHAPES:
         group = node.get("group_id")
         shape = _shape(node, lambda: builder.size(image))
+        builder.noted[TURNED] += node.tag == "box" and "bbox" not in shape
         builder.add(image, node.get("label"), shape, None if group in (None, "", "0") else group)
 
 
@@ -84,7 +85,7 @@ def _shape(node: Element, size: Any) -> Shape:
         centre = (x0 + x1) / 2, (y0 + y1) / 2
         return shapes.turned_rectangle(x0, y0, x1 - x0, y1 - y0, angle, centre)
     if node.tag == "ellipse":
-        return shapes.ellipse(*_values(node, "cx", "cy", "rx", "ry"), angle)
+        return shapes.ellipse(_values(node, "cx", "cy", "rx", "ry"), angle)
     if node.tag == "mask":
         return _mask(node, size())
     try:
@@ -96,11 +97,13 @@ def _shape(node: Element, size: Any) -> Shape:
 
 
 def _mask(node: Element, size: tuple[int, int]) -> Shape:
-    left, top, width, height = (_whole(node, k) for k in ("left", "top", "width", "height"))
-    if None in (left, top, width, height) or width > size[1] or height > size[0]:
-        raise ValueError("has a mask without left, top, width and height inside its image")
+    left, top, width, height = _values(node, "left", "top", "width", "height")
+    if not (0 < width <= size[1] and 0 < height <= size[0]):
+        raise ValueError(f"has a mask of {width:g} x {height:g}, which is not inside its image")
     try:
         runs = [int(run) for run in node.get("rle", "").split(",")]
     except ValueError:
         raise ValueError(f"has the rle {short(node.get('rle'))}, not whole numbers") from None
-    return shapes.placed_mask(shapes.mask_of_runs(runs, (height, width)), left, top, size)
+    return shapes.placed_mask(
+        shapes.mask_of_runs(runs, (int(height), int(width))), (left, top), size
+    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsis.data.checks import load_json, number, short
 from wsis.data.formats import shapes
-from wsis.data.formats.builder import Builder, Translated
+from wsis.data.formats.builder import TURNED, Builder, Translated
 from wsis.data.formats.shapes import Shape
 from wsis.data.images import IMAGE_SUFFIXES
 from wsis.data.problems import Problems
@@ -160,17 +160,18 @@ def _shape(region: dict[str, Any], builder: Builder, image: int) -> Shape | None
 
     angle = math.radians(number(region.get("rotation") or 0))
     if region.get("format") == "rle" or "rle" in region:
-        return shapes.placed_mask(_brush(region.get("rle"), size), 0, 0, size)
+        return shapes.placed_mask(_brush(region.get("rle"), size), (0, 0), size)
     if "imageDataURL" in region:
-        return shapes.placed_mask(shapes.mask_of_png(region["imageDataURL"], size), 0, 0, size)
+        return shapes.placed_mask(shapes.mask_of_png(region["imageDataURL"], size), (0, 0), size)
     if "points" in region:
         flat = shapes.pairs(region["points"])
         return shapes.outline([v * size[1 - i % 2] / 100 for i, v in enumerate(flat)])
     if "radiusX" in region:
-        return shapes.ellipse(*pixels("x", "y", "radiusX", "radiusY"), angle)
+        return shapes.ellipse(pixels("x", "y", "radiusX", "radiusY"), angle)
     if "height" in region:
         x, y, w, h = pixels("x", "y", "width", "height")
         if angle:
+            builder.noted[TURNED] += 1
             return shapes.turned_rectangle(x, y, w, h, angle, (x, y))
         return shapes.rectangle(x, y, x + w, y + h)
     return shapes.dot(*pixels("x", "y")) if "x" in region and "y" in region else None
@@ -186,10 +187,9 @@ def _brush(packed: Any, size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: damaged, or of another size than ``size``.
     """
-    try:
-        data = bytes(packed if isinstance(packed, list) else [None])
-    except (TypeError, ValueError):
-        raise ValueError(f"has the rle {short(packed)}, not a list of bytes") from None
+    if not isinstance(packed, list) or not all(type(b) is int and 0 <= b < 256 for b in packed):
+        raise ValueError(f"has the rle {short(packed)}, not a list of bytes")
+    data = bytes(packed)
     place = 0
 
     def take(length: int) -> int:

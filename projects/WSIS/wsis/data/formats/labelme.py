@@ -86,12 +86,12 @@ def _shape(shape: dict[str, Any], kind: str, builder: Builder, image: int) -> Sh
         return shapes.around(flat)
     if kind == "circle" and len(flat) == 4:
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
-        return shapes.ellipse(*flat[:2], radius, radius)
+        return shapes.ellipse([*flat[:2], radius, radius])
     if kind == "point" and len(flat) == 2:
         return shapes.dot(*flat)
     if kind == "mask":
         size = builder.size(image)
-        return shapes.placed_mask(shapes.mask_of_png(shape.get("mask"), size), *flat[:2], size)
+        return shapes.placed_mask(shapes.mask_of_png(shape.get("mask"), size), flat[:2], size)
     if kind in ("polygon", "rotation", "oriented_rectangle"):
         return shapes.outline(flat)
     raise ValueError(f"is a {short(kind)} of {len(flat) // 2} points, which is not read")

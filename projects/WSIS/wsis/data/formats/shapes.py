@@ -54,9 +54,9 @@ def dot(x: Any, y: Any) -> Shape:
     return {"point": numbers([x, y])}
 
 
-def ellipse(x: Any, y: Any, rx: Any, ry: Any, angle: float = 0.0) -> Shape:
-    """A polygon for an ellipse about (x, y), turned clockwise by ``angle`` in radians."""
-    x, y, rx, ry = numbers([x, y, rx, ry])
+def ellipse(parts: Any, angle: float = 0.0) -> Shape:
+    """A polygon for an ellipse [x, y, rx, ry], turned clockwise by ``angle`` in radians."""
+    x, y, rx, ry = numbers(parts, 4)
     steps = np.arange(_CORNERS) * (2 * math.pi / _CORNERS)
     return _turned(x, y, rx * np.cos(steps), ry * np.sin(steps), angle)
 
@@ -80,13 +80,13 @@ def _turned(x: float, y: float, along: np.ndarray, down: np.ndarray, angle: floa
     return outline(corners.ravel().tolist())
 
 
-def placed_mask(crop: np.ndarray, x: Any, y: Any, size: tuple[int, int]) -> Shape:
-    """A (h, w) bool mask, whose upper left pixel is (x, y), in an image of ``size`` (H, W).
+def placed_mask(crop: np.ndarray, corner: Any, size: tuple[int, int]) -> Shape:
+    """A (h, w) bool mask, whose upper left pixel is [x, y], in an image of ``size`` (H, W).
 
     Raises:
         ValueError: it reaches beyond the image.
     """
-    left, top = (round(value) for value in numbers([x, y]))
+    left, top = (round(value) for value in numbers(corner, 2))
     height, width = crop.shape
     if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError(

@@ -136,9 +136,9 @@ def _shape(shape: dict[str, Any]) -> Shape:
         x, y, width, height = map(number, values("x", "y", "width", "height"))
         return shapes.rectangle(x, y, x + width, y + height)
     if kind == "circle":
-        return shapes.ellipse(*values("cx", "cy", "r", "r"))
+        return shapes.ellipse(values("cx", "cy", "r", "r"))
     if kind == "ellipse":
-        return shapes.ellipse(*values("cx", "cy", "rx", "ry"), shape.get("theta") or 0)
+        return shapes.ellipse(values("cx", "cy", "rx", "ry"), shape.get("theta") or 0)
     if kind == "point":
         return shapes.dot(*values("cx", "cy"))
     if kind in ("polygon", "polyshape"):

@@ -19,7 +19,7 @@ NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt")
 _ALSO = {"val": ("valid", "validation"), "valid": ("val",)}  # a split's other names
 _LOOKED_AT = 50  # pictures
 _REACH = 0.5  # so far outside may a share be that was rounded, or is of an object cut off
-_FOUR_CORNERS = "objects, all with 4 corners: if these are turned boxes, they count as masks"
+_FOUR_CORNERS = "objects, all with 4 corners; turned rectangles count as masks"
 
 
 def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
