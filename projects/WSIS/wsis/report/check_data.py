@@ -27,16 +27,17 @@ from wsis.report.survey import Survey, survey
 FEW = 10  # examples of a class
 SMALL = 16  # pixels, the side of a square
 _COLUMNS = ("images", "objects", "masks", "boxes", "points")
-# What learns from which column of the table, the best first.
+# What learns from which column of the table; the first of the first column that has something is
+# proposed.
 PIPELINES = {
     "points": ("cim_photos_point",),
-    "boxes": ("boxcaseg_photos",),
+    "boxes": ("boxes_photos", "boxcaseg_photos"),
     "images": (
         *("irnet_photos", "prm_photos", "prm_photos_response"),
         *("iam_photos", "cim_photos"),
     ),
 }
-_ALSO = {"boxes": ", with DATA.SALIENT: single objects and their masks (datasets/README.md)"}
+_ALSO = {"boxes": ", the second with DATA.SALIENT: a few objects with masks (datasets/README.md)"}
 
 
 def _entry(text: str) -> dict[str, Any]:
@@ -231,8 +232,8 @@ def _trains(found: Check) -> Iterator[str]:
     for kind, names in shown:
         yield f"  {'tags' if kind == 'images' else kind:8}{', '.join(names)}{_ALSO.get(kind, '')}"
     place = Path(found.text).stem if Path(found.text).exists() else "mine"
-    start = next(names[0] for kind, names in shown if kind not in _ALSO)
     yield (
-        f"start with\n  python train_net.py --config-file configs/{start}.yaml DATA.TRAIN {entry} "
+        "start with\n"
+        f"  python train_net.py --config-file configs/{shown[0][1][0]}.yaml DATA.TRAIN {entry} "
         f"OUTPUT_DIR {shlex.quote('output/' + place)}{skip}"
     )
