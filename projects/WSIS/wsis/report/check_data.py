@@ -208,7 +208,8 @@ def _notes(found: Check) -> Iterator[str]:
     column = counts["objects" if found.survey.total("objects") else "images"]
     few = [f"{_printable(n)} {column[i]}" for i, n in enumerate(found.classes) if column[i] < FEW]
     if few:
-        yield f"classes with fewer than {FEW} examples: {', '.join(few)}"
+        more = f", ... and {len(few) - TOLD} more" if len(few) > TOLD else ""
+        yield f"classes with fewer than {FEW} examples: {', '.join(few[:TOLD])}{more}"
     copies = found.survey.copies
     if copies:
         first = " = ".join(str(record["file_name"]) for record in copies[0])
