@@ -111,7 +111,7 @@ def twins(*changes):
 RLE = {"size": [4, 6], "counts": [24]}
 CASES = [
     ({"images": None}, "images is None"),
-    ({"images": [3]}, "images is"),
+    ({"images": [3]}, "entry 1 of images is 3, not an object"),
     ({"annotations": {}}, "annotations is"),
     ({"categories": []}, "categories is empty"),
     ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "category 1: .*twice"),

@@ -156,6 +156,8 @@ def test_roboflow_writes_a_root_category(load):
     assert load(content(categories=alone))[1] == ("cat", "dog")
     tagged = content(image={"image_labels": ["pets", "cat"]}, categories=named)
     assert load(tagged)[1] == ("pets", "cat")
+    labelme = [{"id": 0, "name": "_background_", "supercategory": None}, {"id": 1, "name": "cat"}]
+    assert load(content(categories=labelme))[1] == ("cat",)
 
 
 def test_two_categories_of_one_name(load):
@@ -222,6 +224,12 @@ def test_all_faults_are_told_and_the_rest_serves(load):
         *("segmentation", "segmentation", "score", "iscrowd", "id"),
     ]
     assert [p.image for p in problems.found][:3] == [2, 3, None]
+    file["annotations"] = [None, good, [3]]
+    file["images"] = file["images"][:1]
+    records, *_, problems = load(file)
+    assert the_cat(records)["id"] == 1
+    assert "entry 1 of annotations is None, not an object" in str(problems.found[0])
+    assert problems.left_out == 2
     with pytest.raises(DataError, match=r"10 problems; correct them.*\n.*image 2: width is -3"):
         problems.raise_errors("correct them")
 

@@ -168,11 +168,13 @@ def test_names_may_be_times(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(DataError, match=r"train\.txt does not exist"):
+    with pytest.raises(DataError, match=r"train\.txt does not exist \(nor any other\)"):
         load_voc(tmp_path, "train")
     with pytest.raises(DataError, match=r"prepare_sbd\.py"):
         load_voc(tmp_path, "trainaug")
     root = voc_tree(tmp_path / "v", {"a": {}}, {"train": ["a"]})
+    with pytest.raises(DataError, match=r"val\.txt does not exist \(there are train\); .*IMAGES"):
+        load_voc(root, "val")
     with pytest.raises(DataError, match=r"a\.xml does not exist"):
         load_voc(root, "train")
 

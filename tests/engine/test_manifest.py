@@ -283,10 +283,14 @@ def test_fingerprint_of_arrays_and_numpy_numbers():
 
 def test_a_data_set_is_read_once_per_command(monkeypatch):
     read = []
-    monkeypatch.setattr(
-        manifests, "get_dataset_dicts", lambda name: read.append(name) or [record(name)]
-    )
-    images = Images()
+
+    def get(name, on_error):
+        read.append(name)
+        assert on_error == "skip"
+        return [record(name)]
+
+    monkeypatch.setattr(manifests, "get_dataset_dicts", get)
+    images = Images("skip")
     for _ in range(2):
         assert [one["image_key"] for one in images.named(("a", "b"))] == ["a", "b"]
         assert images.fingerprint(("a", "b"), "box") == fingerprint([record(), record("b")], "box")

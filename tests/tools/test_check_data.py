@@ -146,7 +146,7 @@ def test_masks_that_cannot_serve(tmp_path):
     (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("void")
     code, found = run(tmp_path, tmp_path)
     assert (code, found["usable"]) == (1, False)
-    assert "train.txt does not exist; SPLIT may be test, val" in found["problems"][0]["message"]
+    assert "train.txt does not exist (there are test, val)" in found["problems"][0]["message"]
 
 
 def test_salient_pairs(tmp_path):

@@ -27,6 +27,7 @@ TABLES = {
     "more cells than names": "file,tags\na.jpg,cat,dog\nb.jpg,dog\nc.jpg\n",
     "no header": "a.jpg,cat,dog\nb.jpg,dog\nc.jpg,\n",
     "no header, tags first": "cat|dog,a.jpg\ndog,b.jpg\n,c.jpg\n",
+    "a hint for Excel": "sep=;\nfile;tags\na.jpg;cat,dog\nb.jpg;dog\nc.jpg;\n",
     "0 and 1": "file,cat,dog\na.jpg,1,1\nb.jpg,0,1\nc.jpg,0,0\n",
     "0 and 1 among others": "id,width,cat,dog\na,200,1.0,1.0\nb,200,0.0,1.0\nc,200,,False\n",
     "ids without suffix": "id,breed\na,cat|dog\nb,dog\nc,\n",
@@ -63,6 +64,14 @@ def test_one_column_of_numbers_is_no_tick(tmp_path):
         "b.jpg": ["1"],
     }
     assert table(tmp_path, "file,cactus\na.jpg,1\nb.jpg,0\n").tags == {"a.jpg": ["cactus"]}
+
+
+def test_boxes_are_told_to_be_no_tags(tmp_path):
+    found = table(tmp_path, "filename,width,class,xmin,xmax\na.jpg,9,cat,1,2\nb.jpg,9,dog,1,2\n")
+    assert found.tags == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
+    assert "only tags are read, not the boxes in xmin, xmax" in found.problems.found[0].message
+    with pytest.raises(UsageError, match="which column has the tags"):
+        table(tmp_path, "a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,dog\n")
 
 
 def test_images_and_rows_without_each_other(tmp_path):

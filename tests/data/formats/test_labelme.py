@@ -192,6 +192,7 @@ def test_broken_and_foreign_files_cost_only_themselves(tmp_path):
     write(tmp_path / "gone.json", shape("cat", "point", (1, 1)))
     (tmp_path / "b.json").write_text("{")
     (tmp_path / "config.json").write_text("{}")
+    write(tmp_path / ".ipynb_checkpoints" / "a-checkpoint.json", imagePath="a.jpg")
     found = read(read_labelme, IMAGES=tmp_path)
     assert len(found.objects) == 1
     said = "\n".join(messages(found.problems))

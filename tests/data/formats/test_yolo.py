@@ -97,6 +97,16 @@ def test_label_files_beside_images_or_in_a_folder_of_their_own(tmp_path):
     assert found.objects == [("a.jpg", "v", SHAPE)]
 
 
+@pytest.mark.parametrize("folder", ["robo/train", "robo/train/images", "ultra/images/train"])
+def test_a_part_of_a_tree_finds_its_labels_and_names(tmp_path, folder):
+    pictures(tmp_path, "robo/train/images/a.jpg", "ultra/images/train/a.jpg")
+    files = {"robo/train/labels/a.txt": BOX, "ultra/labels/train/a.txt": BOX}
+    names = "names: {'0': x, '1': y}"
+    tree(tmp_path, files | {"robo/data.yaml": names, "ultra/data.yaml": names})
+    ((_, name, shape),) = read(read_yolo, ROOT=tmp_path / folder).objects
+    assert (name, shape) == ("y", SHAPE)
+
+
 def test_the_yaml_file_itself_names_the_folder(tmp_path):
     pictures(tmp_path, "data/birds/images/a.jpg")
     yaml = "path: data/birds\ntrain: images\nnames: {3: wren}\n"
@@ -127,6 +137,17 @@ def test_a_broken_line_is_told_and_the_others_are_read(tmp_path, line, said):
     assert problem.level == "error"
     assert said in problem.message
     assert (problem.file, problem.image) == (str(tmp_path / "a.txt"), "a.jpg")
+
+
+def test_a_damaged_picture_costs_only_itself(tmp_path):
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    tree(tmp_path, {"a.jpg": "no picture", "a.txt": BOX, "b.txt": BOX, "classes.txt": "x\ny\n"})
+    problems = Problems()
+    records, *_ = read_yolo({"ROOT": str(tmp_path)}, problems).load(problems)
+    assert [(Path(r["file_name"]).name, len(r["annotations"])) for r in records] == [("b.jpg", 1)]
+    (problem,) = problems.found
+    assert problem.file == str(tmp_path / "a.txt")
+    assert "a.jpg cannot be read" in problem.message
 
 
 def test_keypoints_are_left_out_of_a_pose(tmp_path):

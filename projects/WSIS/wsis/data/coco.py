@@ -54,11 +54,11 @@ class CocoFile:
     images: list[Record]
 
 
-def _entries(content: Any) -> dict[str, list[Record]]:
-    """The three lists of a file.
+def _entries(content: Any, problems: Problems, source: Path) -> dict[str, list[Record]]:
+    """The three lists of a file, without entries that are no objects.
 
     Raises:
-        ValueError: one is missing or no list of objects.
+        ValueError: one is missing or no list.
     """
     if not isinstance(content, Mapping):
         raise ValueError("its top level is not an object; it is no COCO file")
@@ -67,9 +67,14 @@ def _entries(content: Any) -> dict[str, list[Record]]:
         entries = content.get(name)
         if entries is None and name == "annotations":
             entries = []
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        if not isinstance(entries, list):
             raise ValueError(f"{name} is {short(entries)}, not a list of objects")
-        found[name] = entries
+        found[name] = [entry for entry in entries if isinstance(entry, dict)]
+        if len(found[name]) < len(entries):
+            for number, entry in enumerate(entries, start=1):
+                if not isinstance(entry, dict):
+                    text = f"entry {number} of {name} is {short(entry)}, not an object"
+                    problems.error(text, file=source, field=name)
     return found
 
 
@@ -226,7 +231,7 @@ def check_content(
     """
     source = Path(source)
     with naming(str(source)):
-        entries = _entries(content)
+        entries = _entries(content, problems, source)
         names = read_categories(entries, problems, source)
     ranks = {name: rank for rank, name in enumerate(dict.fromkeys(names.values()))}
     class_ids = {number: ranks[name] for number, name in names.items()}

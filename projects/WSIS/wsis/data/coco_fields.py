@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 
 from wsis.data.checks import clip_box, field, identity, inside, integer, number, numbers, short
 from wsis.data.images import check_stated_size, read_image_size
+from wsis.data.label_colours import NO_CLASS
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
 from wsis.layers.run_lengths import RLE, check_outlines, check_rle, polygons_to_rle, rle_box
@@ -46,7 +47,7 @@ def read_categories(content: dict[str, list[Record]], problems: Problems, source
     """Category id to name, in ascending order of the ids; two ids may have one name.
 
     A category that nothing uses is left out if it is the supercategory of others, which Roboflow
-    writes, or has the name of another one.
+    writes, has the name of another one, or is labelme's background.
 
     Raises:
         ValueError: none is left, an id has two names, or a name two ids that are both used and
@@ -69,15 +70,19 @@ def read_categories(content: dict[str, list[Record]], problems: Problems, source
         names[this], above[this] = name, entry.get("supercategory")
     used = _used(content["images"], content["annotations"])
     for this, name in sorted(names.items(), key=lambda item: by_rank(item[0])):
+        others, what = [n for n in names if n != this], ""
         if {this, str(this), name} & used:
             continue
-        others = [n for n in names if n != this]
-        root = above[this] in _NO_ROOT and any(above[n] == name for n in others)
-        if root or any(names[n] == name for n in others):
+        if above[this] in _NO_ROOT and any(above[n] == name for n in others):
+            what = "the supercategory of others"
+        elif any(names[n] == name for n in others):
+            what = "the name of another category"
+        elif name in NO_CLASS:
+            what = "no class"
+        if what:
             del names[this]
-            what = "the supercategory of others" if root else "the name of another category"
-            message = f"category {this} ({name}) is {what} and has no annotation: left out"
-            problems.warning(message, file=source, left_out=1)
+            text = f"category {this} ({name}) is {what} and has no annotation: left out"
+            problems.warning(text, file=source, left_out=1)
     if not names:
         raise ValueError(message or "categories is empty; name at least one class")
     return _without_doubt(names, above, problems, source)

@@ -16,12 +16,13 @@ LABEL_MAP_FILE = "labelmap.txt"
 # What annotation tools call that which is no class: nothing, or nothing certain.
 IGNORED = ("__ignore__", "_ignore_", "__void__", "void", "ignored")
 BACKGROUND = ("_background_", "__background__", "background")
+NO_CLASS = ("__ignore__", "_ignore_", "__void__", "_background_", "__background__")  # by no means
 
 
 def without_background(names: list[str]) -> list[str]:
     """The classes among the names of a list that may begin with labelme's ``__ignore__`` and
     ``_background_``, which are none; the plain words are classes unless they come first."""
-    names = [n for n in names if not (n.startswith("_") and n in (*IGNORED, *BACKGROUND))]
+    names = [name for name in names if name not in NO_CLASS]
     return names[1:] if names and names[0] == "background" else names
 
 

@@ -15,6 +15,7 @@ from wsis.reading import open_file
 
 Entry = dict[str, Any]
 _HEAD = 1 << 16  # bytes that tell what a file is
+_LABELME = re.compile(r'"(shapes|imageData|imagePath)"\s*:')
 _COCO = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
 _ADVICE = "describe it with FORMAT (datasets/README.md)"
 
@@ -85,7 +86,7 @@ def _kind_of_json(path: Path, head: str, role: str) -> str:
         return "label_studio"
     if _COCO.search(head):
         return "coco"
-    if '"shapes"' in head:
+    if _LABELME.search(head):
         raise UsageError(f"DATA.{role}: {path} is of one image; name its folder, {path.parent}")
     return "via" if '"_via_' in head or '"filename"' in head else "coco"
 
@@ -108,7 +109,7 @@ def _of_folder(path: Path, role: str) -> Entry | None:
         if first is not None and re.search(r"<annotation[ >]", _head(first)):
             return _with_images("voc", "ANNOTATIONS", first) | {"ANNOTATIONS": str(xmls)}
     files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".json", ".xml", ".csv")]
-    if any('"shapes"' in _head(file) for file in label_files(path)[:5]):
+    if any(_LABELME.search(_head(file)) for file in label_files(path)[:5]):
         return {"FORMAT": "labelme", "IMAGES": str(path)}
     own = [file for file in files if any(name in file.stem.lower() for name in names)]
     for found in (files, own):

@@ -186,17 +186,22 @@ def load_voc(
     listed_in = next((path for path in lists if path.is_file()), lists[0])
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
-    there = sorted({path.stem for path in root.glob("ImageSets/*/*.txt")})
-    if not listed_in.is_file() and there:
-        raise DataError(f"{listed_in} does not exist; SPLIT may be {', '.join(there)[:300]}")
+    if not listed_in.is_file():
+        there = sorted({path.stem for path in root.glob("ImageSets/*/*.txt")})
+        raise DataError(
+            f"image list {listed_in} does not exist ("
+            f"{'there are ' + ', '.join(there)[:200] if there else 'nor any other'}); correct SPLIT"
+            ", or name IMAGES and ANNOTATIONS in place of ROOT and SPLIT to take all pictures "
+            "(datasets/README.md)"
+        )
     # One listing of a folder beats three look-ups an image.
-    images = pictures_by_stem(root / "JPEGImages") if listed_in.is_file() else {}
+    images = pictures_by_stem(root / "JPEGImages")
     names = read_list(listed_in, images)
     masks = {
         key: {
             path.stem: str(path)
             for own in (f"{folder}Aug", folder)  # VOC's own masks hide those of SBD
-            for path in (root / own).glob("*.png")
+            for path in (root / own).glob("*.[pP][nN][gG]")
         }
         for key, folder in _MASKS.items()
     }

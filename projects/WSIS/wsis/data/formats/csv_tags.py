@@ -19,6 +19,7 @@ _FILE = re.compile(r"(file|image|img|photo|picture|path|id)s?[ _-]?(name|path|id
 _TAGS = re.compile(r"(tag|label|class|categor|species)(s|es|y|ies)?([ _-]?names?)?[ _-]?\d*", re.I)
 _ONE_HOT = {"0": False, "0.0": False, "false": False, "": False}
 _ONE_HOT |= {"1": True, "1.0": True, "true": True}
+_OF_BOXES = ("xmin", "ymin", "xmax", "ymax", "x1", "y1", "x2", "y2", "bbox")
 _LOOKED_AT = 100  # rows, to find the column of the file names
 
 
@@ -42,6 +43,10 @@ def read_csv(entry: dict[str, Any], problems: Problems) -> Translated:
     rows = read_table(path)
     header = None if _begins_with_data(rows[0], builder) else [c.strip() for c in rows.pop(0)]
     columns = _columns(header, rows, builder)
+    boxes = [name for name in header or () if name.lower() in _OF_BOXES]
+    if boxes:
+        told = f"only tags are read, not the boxes in {', '.join(boxes)}"
+        problems.warning(told, file=path, left_out=len(rows))
     images: dict[str, int | None] = {}
     for row in rows:
         cells = [cell.strip() for cell in row] + [""] * (len(header or ()) - len(row))
@@ -73,10 +78,10 @@ def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
     try:
         with open_file(path, limit=MAX_TEXT_BYTES) as stream:
             data = stream.read()
-        text = _decode(data)
-        first = re.sub(r'"[^"]*"', "", next(iter(text.strip().splitlines()), ""))
+        lines = _decode(data).lstrip("\r\n ").splitlines(keepends=True)
+        first = re.sub(r'"[^"]*"', "", lines[0] if lines else "")
         separator = next((mark for mark in first if mark in ",;\t"), ",")
-        lines = text.splitlines(keepends=True)
+        lines = lines[first.startswith("sep=") :]  # a hint for Excel
         rows = [row for row in csv.reader(lines, delimiter=separator) if any(map(str.strip, row))]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} is not a readable CSV file ({error})") from error
@@ -122,6 +127,11 @@ def _columns(header: list[str] | None, rows: list[list[str]], builder: Builder) 
     file = max(range(width), key=likely)
     others = [column for column in range(width) if column != file]
     if header is None:
+        if _has_numbers(rows, others):
+            raise UsageError(
+                f"{builder.source}: which column has the tags? Add a first row with the names of "
+                "the columns: file, tags, and others"
+            )
         return _Columns(file, others, None)
     tags = [column for column in others if _TAGS.fullmatch(names[column])]
     if tags:
@@ -141,6 +151,12 @@ def _columns(header: list[str] | None, rows: list[list[str]], builder: Builder) 
         f"{builder.source}: which column has the tags? Call it tags, beside "
         f"{short(names[file])} with the file names; there are {', '.join(names)[:200]}"
     )
+
+
+def _has_numbers(rows: list[list[str]], columns: list[int]) -> bool:
+    """Whether one of several columns holds numbers only, which are boxes rather than tags."""
+    cells = ([row[column].strip() for row in rows if column < len(row)] for column in columns)
+    return len(columns) > 1 and any(all(re.fullmatch(r"[\d.]+", c) for c in part) for part in cells)
 
 
 def _split(cells: list[str], column: int) -> list[str]:

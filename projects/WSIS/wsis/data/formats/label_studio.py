@@ -20,6 +20,7 @@ from wsis.errors import DataError
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # before the name of a file that was uploaded
 _CHANNELS = 4  # of a brush mask: red, green, blue and how opaque it is
+_SEVERAL = "regions with several labels, of which the first counts"
 _FOREIGN = "further annotations of a task, of which the first counts"
 
 
@@ -84,11 +85,10 @@ def _results_of_min(task: dict[str, Any]) -> list[dict[str, Any]]:
 def _picture(task: dict[str, Any], builder: Builder) -> Any:
     """The path of a task's picture, as far as it is known here."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
-    texts = [data.get("image"), *data.values()]
-    links = [text for text in texts if isinstance(text, str) and _is_link(text)]
-    if not links:
-        return None
-    path = _path_of(links[0])
+    texts = [text for text in (data.get("image"), *data.values()) if isinstance(text, str)]
+    path = next((p for p in map(_path_of, texts) if p.lower().endswith(IMAGE_SUFFIXES)), None)
+    if path is None:
+        return data.get("image")
     folder, _, name = path.rpartition("/")
     for candidate in (path, f"{folder}/{_UPLOADED.sub('', name)}"):
         try:
@@ -106,10 +106,6 @@ def _path_of(link: str) -> str:
         return link
     asked = parse_qs(parts.query).get("d")
     return asked[0] if asked else unquote(parts.path)
-
-
-def _is_link(text: str) -> bool:
-    return _path_of(text).lower().endswith(IMAGE_SUFFIXES)
 
 
 def _add(builder: Builder, image: int, name: str, results: list[dict[str, Any]]) -> None:
@@ -140,9 +136,7 @@ def _add(builder: Builder, image: int, name: str, results: list[dict[str, Any]])
                 what = "region without a label" if shape else "result that is no shape"
                 builder.passed[what] += 1
                 continue
-            builder.noted["regions with several labels, of which the first counts"] += (
-                len(labels) > 1
-            )
+            builder.noted[_SEVERAL] += len(labels) > 1
             builder.add(image, labels[0], shape)
 
 

@@ -19,8 +19,9 @@ _NO_AREA = ("line", "linestrip", "points")
 
 
 def label_files(folder: Path) -> list[Path]:
-    """The JSON files in a folder and in its folders."""
-    return sorted(p for p in folder.rglob("*.json") if not p.name.startswith("."))
+    """The JSON files in a folder and in its folders, without hidden ones."""
+    found = sorted(folder.rglob("*.json"))
+    return [p for p in found if not any(n[0] == "." for n in p.relative_to(folder).parts)]
 
 
 def read_labelme(entry: dict[str, Any], problems: Problems) -> Translated:

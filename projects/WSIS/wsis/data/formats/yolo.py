@@ -36,7 +36,8 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
     if root.is_file():
         root = source.parent / str(yaml_with_names([source]).get("path", "."))
         root = root if root.is_dir() else source.parent
-    places = [root] if labels is None else [labels, labels.parent, root, root.parent]
+    places = [root, *list(root.parents)[:2]]
+    places = places if labels is None else [labels, labels.parent, *places]
     config = yaml_with_names(
         [source, *(p for place in places for p in sorted(place.glob("*.y*ml")))]
     )
@@ -49,7 +50,11 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
         missing += file is None
         if file is None or image is None:
             continue
-        for category, shape in _objects(file, picture, builder.size(image), config, problems):
+        try:
+            size = builder.size(image)
+        except (ValueError, DataError):  # told when the image is checked
+            continue
+        for category, shape in _objects(file, picture, size, config, problems):
             builder.add(image, classes.get(category, f"class {category}"), shape)
             corners.add(len(shape.get("segmentation", [[]])[0]))
     if missing == len(builder.images):
@@ -68,7 +73,7 @@ def is_yolo(root: Path) -> bool:
     """Whether a folder has a YAML file with class names, or label files of its first pictures."""
     first = pictures_below(root)[:_LOOKED_AT]
     labels = (file for picture in first for file in _label_files(picture, root, None))
-    return bool(yaml_with_names(root.glob("*.y*ml"))) or any(map(Path.is_file, labels))
+    return bool(yaml_with_names(sorted(root.glob("*.y*ml")))) or any(map(Path.is_file, labels))
 
 
 def yaml_with_names(files: Iterable[Path]) -> dict[str, Any]:
@@ -97,9 +102,9 @@ def _classes(
     """Class names by YOLO's number."""
     names = stated or config.get("names")
     if isinstance(names, dict):
-        if not all(type(key) is int and key >= 0 for key in names):
+        if not all(str(key).isdecimal() for key in names):
             raise DataError(f"{source}: names has {short(list(names))}, not numbers from 0")
-        return {key: str(name) for key, name in names.items()}
+        return {int(key): str(name) for key, name in names.items()}
     if names:
         return {key: str(name) for key, name in enumerate(names)}
     files = [place / name for place in places for name in NAME_FILES]
@@ -159,13 +164,11 @@ def _label_files(picture: str, root: Path, labels: Path | None) -> Iterator[Path
     if labels is not None:
         yield from (labels / text, labels / text.name)
         return
-    parts = list(text.parts)
+    parts = (root / text).parts
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index("images")
-        yield root.joinpath(*parts[:last], "labels", *parts[last + 1 :])
+        yield Path(*parts[:last], "labels", *parts[last + 1 :])
     yield from (root / text, root / "labels" / text)
-    if root.name == "images":
-        yield root.parent / "labels" / text
 
 
 def _objects(
