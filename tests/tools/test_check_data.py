@@ -205,6 +205,10 @@ def test_what_cannot_be_used_is_told_in_the_file_too(name, content, words, tmp_p
     assert "train_net.py" not in said.out
 
 
+def test_no_entry_is_not_the_present_folder(tmp_path):
+    assert run("", tmp_path)[0] == 1
+
+
 @pytest.mark.parametrize("entry", ["{FORMAT: cocoa}", "{FORMAT: coco}", "{a", "{}"])
 def test_a_wrong_description_is_a_mistake_of_the_command(entry, tmp_path):
     assert run(entry, tmp_path)[0] == 2

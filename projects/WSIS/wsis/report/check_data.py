@@ -48,7 +48,7 @@ def _entry(text: str) -> dict[str, Any]:
         except ValueError as error:
             raise UsageError(f"{short(text)} is not readable YAML: {error}") from None
     path = Path(text).expanduser()
-    if not path.exists():
+    if not text or not path.exists():
         raise DataError(
             f"there is no data set and no path {text!r}; see datasets/README.md for names, or give "
             "a path or a description"
