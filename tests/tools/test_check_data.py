@@ -76,6 +76,15 @@ def test_counts_of_coco(tmp_path):
     assert (found["usable"], found["problems"]) == (True, [])
 
 
+def test_crowds_alone(tmp_path, capsys):
+    """Their classes are tags; that no object is left is told."""
+    crowd = {"image_id": 1, "category_id": 7, "segmentation": SQUARE, "iscrowd": 1}
+    code, found = run(coco(tmp_path, [crowd]), tmp_path)
+    assert (code, *figures(found)) == (0, 2, {"dog": 0, "cat": 1}, 0, 0, 0, 0, 0)
+    assert [(p["level"], p["field"]) for p in found["problems"]] == [("error", "iscrowd")]
+    assert "pipelines in configs/ for these labels:\n  tags " in capsys.readouterr().out
+
+
 def test_counts_of_tags(tmp_path):
     path = coco(tmp_path, image_labels=["cat"])
     assert figures(run(path, tmp_path)[1]) == (2, {"dog": 0, "cat": 2}, 0, 0, 0, 0, 0)
@@ -335,7 +344,8 @@ def test_a_thousand_faults_are_all_told(tmp_path, capsys):
     assert code == 0
     assert figures(found)[2:] == (1, 0, 0, 1, 1000)
     assert [problem["annotation"] for problem in found["problems"]] == list(range(2, 1002))
-    assert {problem["level"] for problem in found["problems"]} == {"error"}
+    keys = ["level", "message", "file", "image", "annotation", "field"]
+    assert all(list(p) == keys and p["level"] == "error" for p in found["problems"])
     fields = ["bbox", "segmentation", "category_id", "point", "image_id"] * 200
     assert [problem["field"] for problem in found["problems"]] == fields
     assert len({problem["message"] for problem in found["problems"]}) >= 600
