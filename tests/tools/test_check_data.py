@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 from wsis.report.check_data import PIPELINES
 from wsis.report.data_pictures import sample
@@ -183,6 +184,16 @@ def test_a_registered_name(shapes_root, tmp_path, monkeypatch, capsys):
     assert [found[key] for key in ("objects", "masks", "boxes", "points")] == [count] * 4
     said = capsys.readouterr().out
     assert "DATA.TRAIN shapes_train OUTPUT_DIR output/mine" in said
+
+
+def test_a_name_of_detectron2(tmp_path):
+    """Its own reader would stop at the first fault, or see none."""
+    good = {"image_id": 1, "category_id": 7, "bbox": [1, 1, 4, 4]}
+    path = coco(tmp_path, [good, good | {"bbox": [1, 1, 0, 0]}])
+    register_coco_instances("of_detectron2", {}, str(path), str(tmp_path / "images"))
+    code, found = run("of_detectron2", tmp_path)
+    assert (code, figures(found)) == (0, (2, {"dog": 0, "cat": 1}, 1, 0, 1, 0, 1))
+    assert [problem["annotation"] for problem in found["problems"]] == [2]
 
 
 @pytest.mark.parametrize(

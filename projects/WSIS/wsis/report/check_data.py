@@ -62,11 +62,12 @@ def _entry(text: str) -> dict[str, Any]:
 def _register(text: str) -> str:
     """The name under which the data set is registered."""
     known = MetadataCatalog.get(text).as_dict() if text in DatasetCatalog else {}
-    if known and "json_file" not in known:
+    if "json_file" in known:  # of Detectron2, which would look at nothing
+        entry = {"FORMAT": "coco", "JSON": known["json_file"], "IMAGES": known["image_root"]}
+    elif known:
         return text
-    entry = _entry(text) if not known else {"FORMAT": "coco", "JSON": known["json_file"]}
-    if known:  # Detectron2's own: it would look at nothing
-        entry["IMAGES"] = known["image_root"]
+    else:
+        entry = _entry(text)
     return register_dataset({"NAME": "ENTRY"} | entry, where="ENTRY", anew="NAME" not in entry)
 
 
