@@ -168,7 +168,7 @@ def test_xml_with_an_unknown_class(tmp_path):
     voc_tree(tmp_path / "VOC2012", images, {"trainaug": ["2007_000001"]})
     config = ROOT / "configs" / "irnet_voc.yaml"
     done = train_net_here(datasets=tmp_path, output=tmp_path / "out", config=config)
-    assert_refused(done, "2007_000001.xml", "object 2", "'wombat'", "aeroplane", "classes.txt")
+    assert_refused(done, "2007_000001.xml", "annotation 2", "'wombat'", "aeroplane", "classes.txt")
     assert_clean(tmp_path / "out")
 
 

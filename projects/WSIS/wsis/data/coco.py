@@ -233,7 +233,8 @@ def check_content(
     with naming(str(source)):
         entries = _entries(content, problems, source)
         names = read_categories(entries, problems, source)
-    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(names.values()))}
+    class_names = tuple(dict.fromkeys(names.values()))
+    ranks: dict[Identity, int] = {name: rank for rank, name in enumerate(class_names)}
     class_ids = {number: ranks[name] for number, name in names.items()}
     checker = _Checker(source, class_ids, problems, sources or {})
     finder = None if image_root is None else PictureFinder(image_root)
@@ -243,7 +244,7 @@ def check_content(
     return CocoFile(
         path=source,
         info=info if isinstance(info, dict) else {},
-        class_names=tuple(ranks),
+        class_names=class_names,
         class_ids=class_ids,
         images=[checker.images[i] for i in sorted(checker.images, key=by_rank)],
     )

@@ -43,7 +43,9 @@ def _used(images: list[Record], annotations: list[Record]) -> set[Any]:
     return {value for value in found if isinstance(value, int | float | str)}
 
 
-def read_categories(content: dict[str, list[Record]], problems: Problems, source: Any) -> Record:
+def read_categories(
+    content: dict[str, list[Record]], problems: Problems, source: Any
+) -> dict[Identity, str]:
     """Category id to name, in ascending order of the ids; two ids may have one name.
 
     A category that nothing uses is left out if it is the supercategory of others, which Roboflow
@@ -88,7 +90,9 @@ def read_categories(content: dict[str, list[Record]], problems: Problems, source
     return _without_doubt(names, above, problems, source)
 
 
-def _without_doubt(names: Record, above: Record, problems: Problems, source: Any) -> Record:
+def _without_doubt(
+    names: dict[Identity, str], above: dict[Identity, Any], problems: Problems, source: Any
+) -> dict[Identity, str]:
     result = dict(sorted(names.items(), key=lambda item: by_rank(item[0])))
     first: dict[str, Identity] = {}
     for this, name in result.items():
@@ -223,7 +227,12 @@ def _flag(value: Any) -> int:
     raise ValueError(f"is {short(value)}, not 0 or 1")
 
 
-_OF_IMAGE = {"bbox": _xywh, "segmentation": _segmentation, "point": _point, "ignore_mask": _rle}
+_OF_IMAGE: dict[str, Callable[..., Any]] = {
+    "bbox": _xywh,
+    "segmentation": _segmentation,
+    "point": _point,
+    "ignore_mask": _rle,
+}
 _NUMBERS = {"area": number, "score": number, "confidence": _share}
 _EMPTY: tuple[Any, ...] = (None, [], {}, [[]], "")  # of a field that is there and says nothing
 
@@ -239,7 +248,8 @@ def read_annotation(
         FieldError: naming the field.
     """
     crowd, ignored = field(entry, "iscrowd", _flag), entry.get("ignore")
-    result, size = {"id": identity, "category_id": category}, (image["height"], image["width"])
+    result: Record = {"id": identity, "category_id": category}
+    size = (image["height"], image["width"])
     if isinstance(ignored, dict) and ignored:  # our pixels that train nothing, before version 2
         result["ignore_mask"] = field(entry, "ignore", check_rle, size)
     elif ignored is not None:

@@ -25,8 +25,10 @@ from wsis.reading import open_file
 MOST_PIXELS = 1 << 26  # 67 megapixels, which take 1.2 GB to read
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 _CERTAIN_PIXELS = 1 << 24  # stated sizes up to here are compared when the image is read
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jfif")
-IMAGE_SUFFIXES += (".jp2", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
+    *(".webp", ".gif", ".jp2", ".ppm", ".pgm"),
+)
 # Pillow knows more, among them EPS, which starts another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes store in 16

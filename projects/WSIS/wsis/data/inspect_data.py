@@ -25,7 +25,8 @@ _SOME = 32  # masks that are looked at when a run starts; conventions are those 
 def tell_missing_pictures(records: Sequence[Record], problems: Problems) -> list[Record]:
     """The images whose files are there; the others are one problem. Folders are only listed."""
     listings: dict[str, set[str]] = {}
-    missing, kept = [], []
+    missing: list[Record] = []
+    kept: list[Record] = []
     for record in records:
         folder, name = os.path.split(record["file_name"])
         if folder not in listings:

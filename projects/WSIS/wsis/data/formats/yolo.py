@@ -36,12 +36,13 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
     if root.is_file():
         root = source.parent / str(yaml_with_names([source]).get("path", "."))
         root = root if root.is_dir() else source.parent
-    places = [root, *list(root.parents)[:2]]
-    places = places if labels is None else [labels, labels.parent, *places]
-    config = yaml_with_names(
-        [source, *(p for place in places for p in sorted(place.glob("*.y*ml")))]
-    )
-    classes = _classes(entry.get("CLASSES"), config, places, source)
+    own, above = [root], list(root.parents)[:2]  # a root may be images/train
+    if labels is not None:
+        own, above = [labels, root], [labels.parent, *above]
+    yamls = [source, *(file for place in own for file in sorted(place.glob("*.y*ml")))]
+    yamls += [place / name for place in above for name in ("data.yaml", "dataset.yaml")]
+    config = yaml_with_names(yamls)
+    classes = _classes(entry.get("CLASSES"), config, own + above, source)
     builder = Builder(source, root, problems)
     missing, corners = 0, set()
     for picture in _pictures(builder, config, entry.get("SPLIT")):
