@@ -333,7 +333,7 @@ def test_own_annotations_with_a_bad_rle(tmp_path):
     [
         ({"JSON": "absent.json"}, ["absent.json", "does not exist"]),
         ({"IMAGES": "absent"}, ["absent", "does not exist"]),
-        ({"FORMAT": "csv"}, ["FORMAT is one of coco, voc, folders, detections, salient, not csv"]),
+        ({"FORMAT": "xlsx"}, ["FORMAT is one of coco, voc, folders, csv, yolo, ", ", not xlsx"]),
     ],
 )
 def test_own_data_set_described_wrongly(tmp_path, change, words):

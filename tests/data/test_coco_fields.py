@@ -224,14 +224,17 @@ def test_all_faults_are_told_and_the_rest_serves(load):
         *("segmentation", "segmentation", "score", "iscrowd", "id"),
     ]
     assert [p.image for p in problems.found][:3] == [2, 3, None]
-    file["annotations"] = [None, good, [3]]
-    file["images"] = file["images"][:1]
+    with pytest.raises(DataError, match=r"10 problems; correct them.*\n.*image 2: width is -3"):
+        problems.raise_errors("correct them")
+
+
+def test_entries_that_are_no_objects(load):
+    file = content()
+    file["annotations"] = [None, *file["annotations"], [3]]
     records, *_, problems = load(file)
     assert the_cat(records)["id"] == 1
     assert "entry 1 of annotations is None, not an object" in str(problems.found[0])
     assert problems.left_out == 2
-    with pytest.raises(DataError, match=r"10 problems; correct them.*\n.*image 2: width is -3"):
-        problems.raise_errors("correct them")
 
 
 def test_an_id_of_two_images_tells_nothing(load):

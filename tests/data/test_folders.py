@@ -16,16 +16,21 @@ def pictures(root, *names):
     return root
 
 
-def test_folders_in_a_class_folder_belong_to_the_class(tmp_path):
-    pictures(tmp_path, "robin/a.png", "robin/2023/b.png", "robin/2023/may/c.png", "wren/x/d.png")
+def test_folders_of_a_class_count_where_no_class_has_pictures_of_its_own(tmp_path):
+    pictures(tmp_path, "robin/2023/b.png", "robin/2023/may/c.png", "wren/x/d.png")
     pictures(tmp_path, ".hidden/e.png", "wren/.thumbs/f.png")
     (tmp_path / "notes").mkdir()
     assert class_folders(tmp_path) == ("robin", "wren")
     problems = Problems()
     found = [(r["image_id"], r["image_labels"]) for r in load_folders(tmp_path, problems)]
-    robins = ["robin/2023/b.png", "robin/2023/may/c.png", "robin/a.png"]
+    robins = ["robin/2023/b.png", "robin/2023/may/c.png"]
     assert found == [*((name, [0]) for name in robins), ("wren/x/d.png", [1])]
     assert not problems.found
+    pictures(tmp_path, "wren/a.png")
+    assert class_folders(tmp_path) == ("wren",)
+    assert len(load_folders(tmp_path, problems)) == 1
+    (warning,) = problems.found
+    assert warning.message.startswith("3 images lie in no class folder (robin/2023/b.png)")
 
 
 def test_pictures_in_no_class_or_in_several_are_told(tmp_path):
@@ -37,7 +42,7 @@ def test_pictures_in_no_class_or_in_several_are_told(tmp_path):
     assert twins.startswith("1 pictures lie in several folders")
     assert "robin/c.png" in twins
     assert "wren/c.png" in twins
-    assert unsorted == "2 images lie in no class folder and were left out"
+    assert unsorted == "2 images lie in no class folder (a.png) and were left out"
     assert (problems.errors, problems.left_out) == (0, 2)
 
 

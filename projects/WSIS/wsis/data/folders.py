@@ -20,22 +20,32 @@ _COMPARED = 4  # pictures of one name and size
 _SPLITS = {name for names in SPLITS.values() for name in names} | {"test", "testing"}
 
 
+def _pictures_of_classes(root: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """For each class, ascending, the paths of its pictures below its folder."""
+    if not Path(root).is_dir():
+        raise DataError(f"{root} is no folder; it has one folder of images for each class")
+    folders = sorted(p for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = {path.name: [picture.name for picture in pictures_in(path)] for path in folders}
+    if not any(found.values()):
+        found = {path.name: pictures_below(path) for path in folders}
+        parts = [name for name, pictures in found.items() if pictures]
+        if parts and {name.lower() for name in parts} <= _SPLITS:
+            raise DataError(
+                f"{root} has {', '.join(parts)}, which are parts of a data set, no classes; name "
+                f"one of them as IMAGES: {Path(root, parts[0])}"
+            )
+    return {name: pictures for name, pictures in found.items() if pictures}
+
+
 def class_folders(root: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the folders in ``root`` with images at any depth, in ascending order: the classes.
+    """Names of the folders in ``root`` that hold images, in ascending order: the classes.
+
+    Only where none does, those count that have images in their own folders.
 
     Raises:
         DataError: no such folder, or its folders are splits, which have the folders of classes.
     """
-    if not Path(root).is_dir():
-        raise DataError(f"{root} is no folder; it has one folder of images for each class")
-    folders = sorted(p for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith("."))
-    classes = tuple(path.name for path in folders if pictures_below(path))
-    if classes and {name.lower() for name in classes} <= _SPLITS:
-        raise DataError(
-            f"{root} has {', '.join(classes)}, which are parts of a data set, no classes; name one "
-            f"of them as IMAGES: {Path(root, classes[0])}"
-        )
-    return classes
+    return tuple(_pictures_of_classes(root))
 
 
 def load_folders(
@@ -43,21 +53,21 @@ def load_folders(
 ) -> list[dict[str, Any]]:
     """Dataset dicts of a folder of class folders; an image has the tag of its folder.
 
-    ``image_id`` is the path below ``root``; there are no annotations. Folders in a class folder
-    belong to the class. A picture that cannot be read becomes one of the ``problems``; without
-    these it is raised. One that is in several class folders is as many images, which is told.
+    ``image_id`` is the path below ``root``; there are no annotations. A picture that cannot be read
+    becomes one of the ``problems``; without these it is raised. One that is in several class
+    folders is as many images, which is told, and how many lie elsewhere below ``root``.
 
     Raises:
         DataError: there is no folder with images, or as stated.
     """
-    classes = class_folders(root)
+    classes = _pictures_of_classes(root)
     if not classes:
         raise DataError(
             f"{root} has no folder with images in it; make a folder for each class, named like it"
         )
     records: list[dict[str, Any]] = []
     alike: dict[tuple[str, int], list[Path]] = defaultdict(list)
-    files = [(rank, n, p) for rank, n in enumerate(classes) for p in pictures_below(Path(root, n))]
+    files = [(rank, n, p) for rank, n in enumerate(classes) for p in classes[n]]
     with collecting(problems) as found:
         for rank, name, below in files:
             path, number = Path(root, name, below), f"{name}/{below}"
@@ -68,9 +78,11 @@ def load_folders(
                 records.append(record | {"annotations": []})
                 alike[path.name, path.stat().st_size].append(path)
         _tell_twins(alike.values(), found)
-        if unsorted := len(pictures_in(root)):
-            told = f"{unsorted} images lie in no class folder and were left out"
-            found.warning(told, left_out=unsorted, file=root)
+        read = {f"{name}/{below}" for _, name, below in files}
+        others = [path for path in pictures_below(root) if path not in read]
+        if others:
+            told = f"{len(others)} images lie in no class folder ({others[0]}) and were left out"
+            found.warning(told, left_out=len(others), file=root)
     return records
 
 

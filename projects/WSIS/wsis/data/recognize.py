@@ -31,7 +31,7 @@ def recognize(path: Path, role: str) -> Entry:
         UsageError: it is nothing that is known.
     """
     entry = _of_file(path, role) if path.is_file() else _of_folder(path, role)
-    if entry is None and path.is_dir() and (pictures := pictures_below(path)):
+    if entry is None and path.is_dir() and (pictures := pictures_in(path)):
         raise UsageError(
             f"DATA.{role}: {path} has {len(pictures)} images, but nothing that says what they "
             f"show; sort them into a folder for each class, or {_ADVICE}"
@@ -115,6 +115,6 @@ def _of_folder(path: Path, role: str) -> Entry | None:
     for found in (files, own):
         if len(found) == 1:
             return _of_file(found[0], role)
-    if class_folders(path):
+    if any(pictures_in(path / name) for name in class_folders(path)):
         return {"FORMAT": "folders", "IMAGES": str(path)}
     return None
