@@ -139,7 +139,8 @@ class _Checker:
                 continue
             if named is None:
                 numbers[image_id] += 1
-                named = numbers[image_id]
+                place = entry.get("place")  # in the file of another tool
+                named = place if type(place) is int else numbers[image_id]
             image = self.images.get(image_id)
             try:
                 own = ids.take(entry, note)

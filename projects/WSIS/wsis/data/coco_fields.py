@@ -22,6 +22,7 @@ from wsis.layers.run_lengths import RLE, check_outlines, check_rle, polygons_to_
 Record = dict[str, Any]
 Identity = int | str
 Note = Callable[..., None]  # takes message, field and left_out of a warning
+_FLAGS = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 _NO_ROOT = (None, "", "none")  # supercategories of a category that has none
 
 
@@ -222,7 +223,8 @@ def _share(value: Any) -> float:
 
 
 def _flag(value: Any) -> int:
-    if value in (None, 0, 1, "", "0", "1"):
+    value = _FLAGS.get(value.lower(), value) if isinstance(value, str) else value
+    if value in (None, 0, 1):
         return int(value or 0)
     raise ValueError(f"is {short(value)}, not 0 or 1")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import filecmp
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from wsis.data.images import pictures_below, pictures_in, read_image_size
+from wsis.data.images import pictures_below, pictures_in, read_image_size, unread_pictures
 from wsis.data.problems import Problems, collecting
 from wsis.errors import DataError
 
@@ -83,7 +83,19 @@ def load_folders(
         if others:
             told = f"{len(others)} images lie in no class folder ({others[0]}) and were left out"
             found.warning(told, left_out=len(others), file=root)
+        _tell_unread(Path(root), classes, found)
     return records
+
+
+def _tell_unread(root: Path, classes: Container[str], problems: Problems) -> None:
+    """Name photographs in formats that are not read, and folders without any picture."""
+    if unread := unread_pictures(root):
+        told = f"{len(unread)} pictures are in a format that is not read, such as {unread[0].name}"
+        problems.error(f"{told}; save them as JPEG or PNG", left_out=len(unread), file=unread[0])
+    folders = (p.name for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
+    if empty := sorted(name for name in folders if name not in classes):
+        told = f"the folders {', '.join(empty)[:200]} hold no picture, and are no classes"
+        problems.warning(told, file=root)
 
 
 def _tell_twins(alike: Iterable[list[Path]], problems: Problems) -> None:

@@ -29,6 +29,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
     *(".webp", ".gif", ".jp2", ".ppm", ".pgm"),
 )
+# Of cameras and the web; nothing here reads them.
+_UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".svg", ".psd")
 # Pillow knows more, among them EPS, which starts another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes store in 16
@@ -80,6 +82,11 @@ def pictures_below(root: str | os.PathLike[str]) -> list[str]:
         where = os.path.relpath(folder, root)
         found += [Path(where, n).as_posix() for n in pictures if not n.startswith(".")]
     return sorted(found)
+
+
+def unread_pictures(root: str | os.PathLike[str]) -> list[Path]:
+    """The files below ``root`` that are photographs, but in a format that nothing here reads."""
+    return sorted(p for p in Path(root).rglob("*.*") if p.suffix.lower() in _UNREAD_SUFFIXES)
 
 
 def open_picture(

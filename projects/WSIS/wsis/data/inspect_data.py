@@ -19,6 +19,10 @@ from wsis.errors import DataError
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 _MASKS = {"semantic_file_name": False, "instance_file_name": True}  # whether of objects
+_NUMBER = (
+    "255 means that nobody knows: save objects as 1, 2, ... in SegmentationObject and their class "
+    "numbers, 1 for the first class, in SegmentationClass"
+)
 _SOME = 32  # masks that are looked at when a run starts; conventions are those of a whole data set
 
 
@@ -86,7 +90,16 @@ def inspect_masks(
     An error is a label beyond the classes, 255 (void) where objects should be, and a PNG that
     cannot be read; a warning, that XML and masks disagree about objects or classes.
     """
-    return [_inspected(record, classes, problems) for record in records]
+    before = problems.warnings + problems.errors
+    found = [_inspected(record, classes, problems) for record in records]
+    masked = [record for record in found if "semantic_file_name" in record]
+    if masked and problems.warnings + problems.errors > before and all(map(_is_void, masked)):
+        problems.error(f"all {len(masked)} masks are 0 and 255 only; {_NUMBER}", left_out=0)
+    return found
+
+
+def _is_void(record: Record) -> bool:
+    return not record["image_labels"] and VOID in read_label_map(record["semantic_file_name"])
 
 
 def _inspected(record: Record, classes: Sequence[str], problems: Problems) -> Record:
@@ -113,9 +126,7 @@ def _compare_masks(record: Record, classes: Sequence[str], problems: Problems) -
             problems.warning(text, file=path, image=record["image_id"])
         elif VOID in values and not found:
             raise DataError(
-                f"{path} is 0 and 255 only, but the XML has {len(annotations)} objects; 255 means "
-                "that nobody knows: save objects as 1, 2, ... in SegmentationObject and their "
-                "class numbers, 1 for the first class, in SegmentationClass"
+                f"{path} is 0 and 255 only, but the XML has {len(annotations)} objects; {_NUMBER}"
             )
         if objects:
             if annotations and len(found) != len(annotations):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from wsis.data.folders import SPLITS, class_folders
 from wsis.data.formats.labelme import label_files
 from wsis.data.formats.yolo import is_yolo
 from wsis.data.images import pictures_below, pictures_in
+from wsis.data.voc import ANNOTATIONS, find_lists
 from wsis.errors import UsageError
 from wsis.reading import open_file
 
 Entry = dict[str, Any]
 _HEAD = 1 << 16  # bytes that tell what a file is
+_LOOKED_AT = 1000  # pictures
+_APART = ("annotations", "Annotations")  # folders of the files about pictures beside them
+_NO_CLASSES = {"images", "jpegimages", "img", "imgs", "photos", "pictures", "masks", "labels"}
 _LABELME = re.compile(r'"(shapes|imageData|imagePath)"\s*:')
 _COCO = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
 _ADVICE = "describe it with FORMAT (datasets/README.md)"
@@ -48,7 +53,9 @@ def recognize(path: Path, role: str) -> Entry:
 def _head(path: Path) -> str:
     try:
         with open_file(path) as stream:
-            return stream.read(_HEAD).decode("utf-8-sig", errors="replace").lstrip()
+            data = stream.read(_HEAD)
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if wide else "utf-8-sig", errors="replace").lstrip()
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error})") from error
 
@@ -93,28 +100,42 @@ def _kind_of_json(path: Path, head: str, role: str) -> str:
 
 def _of_folder(path: Path, role: str) -> Entry | None:
     names = SPLITS.get(role, ("train",))
-    if (path / "JPEGImages").is_dir():
-        lists = {p.stem for p in path.glob("ImageSets/*/*.txt")}  # CVAT writes default
-        only = role != "VAL" and len(lists) == 1
-        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": lists.pop() if only else names[0]}
-    parts = [path / name for name in names if (path / name).is_dir()]
+    lists = find_lists(path)
+    tree = any((path / name).is_dir() for name in ("JPEGImages", "SegmentationClass"))
+    if tree and (lists or not any((path / ANNOTATIONS).glob("*.xml"))):
+        only = role != "VAL" and len(lists) == 1  # CVAT writes default
+        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": [*lists][0] if only else names[0]}
     if is_yolo(path):
         below = {part for p in pictures_below(path) for part in Path(p).parts[:-1]}
         splits = [n for n in names if n in below or (path / f"{n}.txt").is_file()]
         return {"FORMAT": "yolo", "ROOT": str(path)} | ({"SPLIT": splits[0]} if splits else {})
-    if parts:
-        return _of_folder(parts[0], role)
-    for xmls in (path, path / "Annotations", path / "annotations"):
+    part = next((path / name for name in names if (path / name).is_dir()), None)
+    if part is not None and (entry := _of_folder(part, role)):
+        return entry
+    places = [path, *(folder for name in _APART if (folder := path / name).is_dir())]
+    for xmls in places:
         first = next(iter(sorted(xmls.glob("*.xml"))), None)
         if first is not None and re.search(r"<annotation[ >]", _head(first)):
             return _with_images("voc", "ANNOTATIONS", first) | {"ANNOTATIONS": str(xmls)}
-    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (".json", ".xml", ".csv")]
     if any(_LABELME.search(_head(file)) for file in label_files(path)[:5]):
         return {"FORMAT": "labelme", "IMAGES": str(path)}
+    found = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
+    files = [file for file in found if file.suffix.lower() in (".json", ".xml")]
+    files = [file for file in files if "instances" in file.stem] or files  # COCO has captions, too
     own = [file for file in files if any(name in file.stem.lower() for name in names)]
-    for found in (files, own):
-        if len(found) == 1:
-            return _of_file(found[0], role)
-    if any(pictures_in(path / name) for name in class_folders(path)):
-        return {"FORMAT": "folders", "IMAGES": str(path)}
-    return None
+    tables = [file for file in found if file.suffix.lower() in (".csv", ".tsv")]
+    classes = [name for name in class_folders(path) if pictures_in(path / name)]
+    if classes and not {name.lower() for name in classes} <= _NO_CLASSES:
+        tables = [file for file in tables if _names_a_picture(file, path)]
+    else:
+        classes = []
+    for some in (files, own, files + tables, [f for f in tables if f.stem.lower() in names]):
+        if len(some) == 1:
+            return _of_file(some[0], role)
+    return {"FORMAT": "folders", "IMAGES": str(path)} if classes else None
+
+
+def _names_a_picture(table: Path, root: Path) -> bool:
+    head = _head(table).lower()
+    stems = {Path(picture).stem.lower() for picture in pictures_below(root)[:_LOOKED_AT]}
+    return not stems.isdisjoint(part for part in re.split(r"[\s,;\"/\\]|\.\w+", head) if part)

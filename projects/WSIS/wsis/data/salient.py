@@ -1,7 +1,7 @@
 """Salient-object images: a folder of photographs and a folder of masks of the same stems.
 
-DUTS is laid out like that. A mask's object is where it is not 0; of a colour mask the first channel
-counts.
+DUTS is laid out like that. A mask's object is where it is not black or, if a part of it is
+transparent, where it is not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from wsis.layers.masks import mask_boxes
 
 SALIENT_KEY = "salient_file_name"
 _MARGIN = 0.5  # of an object's width and height, on each side of it in its crop
+_NUMBERS = 127  # up to here the values of a mask are numbers of objects or classes, no greys
 _LEAST = 32  # pixels; the box of a smaller object is enlarged too much to show an outline
 
 
@@ -51,13 +52,18 @@ def read_salient_mask(
 
     def use(picture: Image.Image) -> np.ndarray:
         values = np.asarray(picture)
-        if values.ndim == 3:
-            values = values[..., 0]
-        if values.dtype == bool or int(values.max(initial=0)) <= 1:
+        if values.ndim == 3:  # what can be seen, else what is not black
+            *colours, last = np.moveaxis(values, -1, 0)
+            seen = picture.mode in ("LA", "PA", "RGBA")
+            hides = seen and last.min() < last.max()
+            values = last if hides else np.max(colours if seen else [*colours, last], axis=0)
+        if values.dtype.kind not in "bui" or int(values.max(initial=0)) > 0xFFFF:
+            raise ValueError(f"a mask has 8 or 16 bits, not {values.dtype}")
+        if picture.mode == "P" or int(values.max(initial=0)) <= _NUMBERS:
             return (values > 0).astype(np.uint8) * 255
-        if values.dtype != np.uint8:
-            raise ValueError(f"a mask has 8 bits, not {values.dtype}")
-        return np.ascontiguousarray(values)
+        if values.dtype != np.uint8 and int(values.max()) >= 256:
+            values = values >> 8
+        return np.ascontiguousarray(values, dtype=np.uint8)
 
     mask = open_picture(path, use, "salient mask")
     check_size(mask.shape, size, f"salient mask {path}")
@@ -91,11 +97,11 @@ def load_salient(
         DataError: a folder is missing or empty, or as stated.
     """
     pictures, found = pictures_by_stem(Path(images)), pictures_by_stem(Path(masks))
-    stems = [_stem(name) for name in read_list(names)] if names else sorted(pictures)
-    if not stems:
+    if not pictures:
         raise DataError(f"{images} holds no image")
     records: list[dict[str, Any]] = []
     with collecting(problems) as told:
+        stems = map(_stem, read_list(names, problems=told)) if names else sorted(pictures)
         for stem in stems:
             with told.leaving_out(file=pictures.get(stem, images), image=stem):
                 if stem not in pictures:

@@ -54,14 +54,18 @@ def _once(names: Sequence[str], what: str, path: Path) -> None:
         raise DataError(f"{what} {path} names {twice} twice")
 
 
-def read_list(path: str | os.PathLike[str], known: Container[str] = ()) -> list[str]:
+def read_list(
+    path: str | os.PathLike[str], known: Container[str] = (), problems: Problems | None = None
+) -> list[str]:
     """Image names in a list file: its lines that are not empty.
 
     The flags 1, 0 and -1 of the lists in ``ImageSets/Main`` are no part of the names if each line
     has one. ``known`` are the names there are: a line may have the suffix, or folders, besides.
+    A name that is there twice or leaves the folder is left out and one of the ``problems``; without
+    these it is raised.
 
     Raises:
-        DataError: missing, not text, empty, a name twice, or a name that leaves the folder.
+        DataError: missing, not text or empty, or as stated.
     """
     path = Path(path)
     lines = _read_lines(path, "image list")
@@ -69,10 +73,16 @@ def read_list(path: str | os.PathLike[str], known: Container[str] = ()) -> list[
     if all(flagged):
         pairs = zip(lines, flagged, strict=True)
         lines = [line if line in known else match[1] for line, match in pairs if match]
-    with naming(f"image list {path}"):
-        names = [_name_of(inside(line, colon=True), known) for line in lines]
-    _once(names, "image list", path)
-    return names
+    told, names = Problems(strict=True) if problems is None else problems, dict[str, None]()
+    for line in lines:
+        with told.leaving_out(file=path):
+            name = _name_of(line, known)
+            if name in names:
+                told.warning(f"image list {path} names {name} twice", left_out=1, file=path)
+            names[inside(name, colon=True)] = None
+    if problems is None:
+        told.raise_errors("correct the list")
+    return list(names)
 
 
 def _name_of(line: str, known: Container[str]) -> str:
@@ -80,6 +90,12 @@ def _name_of(line: str, known: Container[str]) -> str:
     bare = stem if suffix.lower() in IMAGE_SUFFIXES else line
     base = re.split(r"[/\\]", bare)[-1]
     return next((name for name in (line, bare, base) if name in known), line)
+
+
+def find_lists(root: Path) -> dict[str, Path]:
+    """The lists of images by split; those in ``Segmentation`` come before those in ``Main``."""
+    kinds = (root / "ImageSets" / kind for kind in ("", "Main", "Segmentation"))
+    return {path.stem: path for kind in kinds for path in sorted(kind.glob("*.txt"))}
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
@@ -182,21 +198,19 @@ def load_voc(
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
-    lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in ("Segmentation", "Main")]
-    listed_in = next((path for path in lists if path.is_file()), lists[0])
+    lists = find_lists(root)
+    listed_in = lists.get(split, root / "ImageSets" / "Segmentation" / f"{split}.txt")
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
     if not listed_in.is_file():
-        there = sorted({path.stem for path in root.glob("ImageSets/*/*.txt")})
         raise DataError(
             f"image list {listed_in} does not exist ("
-            f"{'there are ' + ', '.join(there)[:200] if there else 'nor any other'}); correct SPLIT"
+            f"{'there are ' + ', '.join(sorted(lists))[:200] if lists else 'nor any other'}); correct SPLIT"
             ", or name IMAGES and ANNOTATIONS in place of ROOT and SPLIT to take all pictures "
             "(datasets/README.md)"
         )
     # One listing of a folder beats three look-ups an image.
     images = pictures_by_stem(root / "JPEGImages")
-    names = read_list(listed_in, images)
     masks = {
         key: {
             path.stem: str(path)
@@ -208,7 +222,7 @@ def load_voc(
     records = []
     with collecting(problems) as told:
         classes = _classes_of(root, classes, told)
-        for name in names:
+        for name in read_list(listed_in, images, told):
             xml = root / ANNOTATIONS / f"{name}.xml"
             with told.leaving_out(file=xml, image=name):
                 if name not in images:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsis.data.checks import short
+from wsis.data.checks import field, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.formats.shapes import union
-from wsis.data.images import check_stated_size, pictures_below, read_image_size
+from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.label_colours import without_background
-from wsis.data.problems import Problems
+from wsis.data.picture_names import PictureFinder
+from wsis.data.problems import FieldError, Problems
 from wsis.errors import DataError
 from wsis.reading import read_text
 
@@ -36,7 +36,7 @@ class Translated:
 
     content: dict[str, list[dict[str, Any]]]
     source: Path
-    sources: dict[int, str]
+    sources: dict[int | str, str]
     root: Path
 
     def load(self, problems: Problems) -> tuple[list[dict[str, Any]], tuple[str, ...], Any]:
@@ -57,43 +57,15 @@ class Builder:
 
     def __init__(self, source: str | Path, root: str | Path, problems: Problems) -> None:
         self.source, self.root, self.problems = Path(source), Path(root), problems
-        self.pictures = pictures_below(root)
-        self.images: dict[int, dict[str, Any]] = {}
-        self.sources: dict[int, str] = {}
+        self.finder = PictureFinder(root)
+        self.pictures = self.finder.pictures
+        self.images: dict[int | str, dict[str, Any]] = {}
+        self.sources: dict[int | str, str] = {}
         self.passed: Counter[str] = Counter()  # what nobody can miss, by the reason
         self.noted: Counter[str] = Counter()  # what is read all the same
         self.annotations: list[tuple[str, dict[str, Any]]] = []
-        self._groups: dict[tuple[int, str, Any], dict[str, Any]] = {}
-        self._tags: dict[int, list[str]] = {}
-        self._ends: dict[str, list[str]] = {}  # the ends of paths, and those without a suffix
-        for picture in self.pictures:
-            for end in ends_of(picture):
-                for name in (end, os.path.splitext(end)[0]):
-                    self._ends.setdefault(name.lower(), []).append(picture)
-        self.known = set(self.pictures)
-
-    def locate(self, name: Any) -> str:
-        """The path below ``root`` of the picture that a tool calls ``name``.
-
-        That may be a path of another machine: the longest end of it that is there counts, in
-        any folder and letter case. A suffix may be missing or another.
-
-        Raises:
-            ValueError: none, or several; the text completes a sentence.
-        """
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"is {short(name)}, not a file name")
-        path = name.strip().replace("\\", "/").removeprefix("./")
-        if path in self.known:
-            return path
-        ends = [end for end in ends_of(path) if end]
-        for end in [*ends, *(os.path.splitext(end)[0] for end in ends)]:
-            found = list(dict.fromkeys(self._ends.get(end.lower(), ())))
-            if len(found) > 1:
-                raise ValueError(f"{short(name)} may be {found[0]} or {found[1]} of {self.root}")
-            if found:
-                return found[0]
-        raise ValueError(f"{short(name)} is not in {self.root}")
+        self._groups: dict[tuple[int | str, str, Any], dict[str, Any]] = {}
+        self._tags: dict[int | str, list[str]] = {}
 
     def image(
         self,
@@ -102,20 +74,20 @@ class Builder:
         identity: int | None = None,
         size: tuple[Any, Any] = (None, None),
         source: str | Path | None = None,
-    ) -> int | None:
+    ) -> int | str | None:
         """Add an image; returns its id, or None, with a problem, where its picture is not found.
 
         Args:
-            name: as the tool writes it, see `locate`.
-            identity: its id in the file; else they are numbered from 1.
+            name: as the tool writes it, see `PictureFinder`.
+            identity: its id in the file; else it is the path of its picture.
             size: (H, W) as stated; what is no size counts as none.
             source: the label file of this image.
         """
         with self.problems.leaving_out(file=source or self.source, image=str(name)[:200]):
-            path = self.locate(name)
-            identity = len(self.images) + 1 if identity is None else identity
+            path: str = field({"file_name": name}, "file_name", self.finder.locate)
+            identity = path if identity is None else identity
             if identity in self.images:
-                raise ValueError(f"has the id {identity} of {self.images[identity]['file_name']}")
+                raise FieldError("id", f"{identity} is that of {self.images[identity]['file_name']}, too")
             self.images[identity] = {"id": identity, "file_name": path}
             if all(type(side) is int and side > 0 for side in size):
                 self.images[identity] |= {"height": size[0], "width": size[1]}
@@ -124,7 +96,7 @@ class Builder:
             return identity
         return None
 
-    def size(self, image: int) -> tuple[int, int]:
+    def size(self, image: int | str) -> tuple[int, int]:
         """(H, W) as stated, else from the picture; ValueError where it is absurd or unreadable."""
         about = self.images[image]
         if "height" not in about:
@@ -132,13 +104,16 @@ class Builder:
             about["height"], about["width"] = read_image_size(path)
         return check_stated_size((about["height"], about["width"]), None)
 
-    def add(self, image: int, label: Any, shape: Mapping[str, Any], group: Any = None) -> None:
+    def add(
+        self, image: int | str, label: Any, shape: Mapping[str, Any], place: int, group: Any = None
+    ) -> None:
         """Add an object, or a part of one: parts have one ``group``, which is not None.
+        ``place`` is the number of the object in its image, or the line, for messages.
 
         Polygons and masks of a group are joined; a box or point joins an object without one.
 
         Raises:
-            ValueError: no label.
+            FieldError: no label.
         """
         name = _name(label)
         if name in NO_CLASSES:
@@ -152,12 +127,12 @@ class Builder:
         if whole is not None and not whole.keys() & shape.keys():
             whole.update(shape)
             return
-        annotation = {"image_id": image, **shape}
+        annotation = {"image_id": image, "place": place, **shape}
         self.annotations.append((name, annotation))
         if group is not None:
             self._groups.setdefault((image, name, group), annotation)
 
-    def tag(self, image: int, labels: Iterable[Any]) -> None:
+    def tag(self, image: int | str, labels: Iterable[Any]) -> None:
         """Say which classes an image has, beside those of its objects."""
         for name in map(_name, labels):
             if name not in NO_CLASSES:
@@ -184,8 +159,10 @@ class Builder:
             image = annotation["image_id"]
             file, place = self.sources.get(image, self.source), self.images[image]["file_name"]
             message = f"{short(name)} is none of the classes ({', '.join(ids)[:200]})"
-            self.problems.error(message, file=file, image=place)
-        present: dict[int, set[int]] = {image: set() for image in self._tags}
+            self.problems.error(
+                message, file=file, image=place, annotation=annotation["place"], field="label"
+            )
+        present: dict[int | str, set[int]] = {image: set() for image in self._tags}
         for annotation in annotations:
             if annotation["image_id"] in present:
                 present[annotation["image_id"]].add(annotation["category_id"])
@@ -230,15 +207,9 @@ def declared_classes(folders: Iterable[Path]) -> dict[int, str] | None:
     return dict(enumerate(without_background(list(filter(None, read_names(file)))), start=1))
 
 
-def ends_of(path: str) -> list[str]:
-    """The path, and what remains of it when its first folders are taken away one by one."""
-    parts = path.split("/")
-    return ["/".join(parts[start:]) for start in range(len(parts))]
-
-
 def _name(label: Any) -> str:
     """A class name; numbers count as their text."""
     text = str(label) if type(label) in (int, float) else label
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"has the label {short(label)}, which is no class name")
+        raise FieldError("label", f"is {short(label)}, which is no class name")
     return text.strip()

@@ -47,7 +47,7 @@ def read_csv(entry: dict[str, Any], problems: Problems) -> Translated:
     if boxes:
         told = f"only tags are read, not the boxes in {', '.join(boxes)}"
         problems.warning(told, file=path, left_out=len(rows))
-    images: dict[str, int | None] = {}
+    images: dict[str, int | str | None] = {}
     for row in rows:
         cells = [cell.strip() for cell in row] + [""] * (len(header or ()) - len(row))
         name = cells[columns.file] if columns.file < len(cells) else ""
@@ -101,7 +101,7 @@ def _decode(data: bytes) -> str:
 
 def _is_picture(cell: str, builder: Builder) -> bool:
     try:
-        return bool(builder.locate(cell))
+        return bool(builder.finder.locate(cell))
     except ValueError:
         return False
 

@@ -47,11 +47,11 @@ def read_cvat(entry: dict[str, Any], problems: Problems) -> Translated:
             continue
         for number, part in enumerate(node, start=1):
             with problems.leaving_out(file=path, image=name, annotation=number):
-                _add(builder, image, part)
+                _add(builder, image, part, number)
     return builder.finish(dict(enumerate(dict.fromkeys(filter(None, labels)), start=1)) or None)
 
 
-def _add(builder: Builder, image: int, node: Element) -> None:
+def _add(builder: Builder, image: int | str, node: Element, number: int) -> None:
     if node.tag == "tag":
         builder.tag(image, [node.get("label")])
     elif node.tag in _NO_AREA or (node.tag == "points" and ";" in node.get("points", "")):
@@ -60,7 +60,8 @@ def _add(builder: Builder, image: int, node: Element) -> None:
         group = node.get("group_id")
         shape = _shape(node, lambda: builder.size(image))
         builder.noted[TURNED] += node.tag == "box" and "bbox" not in shape
-        builder.add(image, node.get("label"), shape, None if group in (None, "", "0") else group)
+        group = None if group in (None, "", "0") else group
+        builder.add(image, node.get("label"), shape, number, group)
 
 
 def _whole(node: Element, name: str) -> int | None:

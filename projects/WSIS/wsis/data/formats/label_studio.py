@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -18,7 +17,6 @@ from wsis.data.images import IMAGE_SUFFIXES
 from wsis.data.problems import Problems
 from wsis.errors import DataError
 
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # before the name of a file that was uploaded
 _CHANNELS = 4  # of a brush mask: red, green, blue and how opaque it is
 _SEVERAL = "regions with several labels, of which the first counts"
 _FOREIGN = "further annotations of a task, of which the first counts"
@@ -49,10 +47,9 @@ def read_label_studio(entry: dict[str, Any], problems: Problems) -> Translated:
             builder.passed["task without a finished annotation"] += 1
             continue
         seen |= set() if identity is None else {identity}
-        name = _picture(task, builder)
-        image = builder.image(name, identity=identity)
+        image = builder.image(_picture(task), identity=identity)
         if image is not None:
-            _add(builder, image, name, results)
+            _add(builder, image, builder.images[image]["file_name"], results)
     return builder.finish()
 
 
@@ -82,20 +79,12 @@ def _results_of_min(task: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _picture(task: dict[str, Any], builder: Builder) -> Any:
+def _picture(task: dict[str, Any]) -> Any:
     """The path of a task's picture, as far as it is known here."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
     texts = [text for text in (data.get("image"), *data.values()) if isinstance(text, str)]
-    path = next((p for p in map(_path_of, texts) if p.lower().endswith(IMAGE_SUFFIXES)), None)
-    if path is None:
-        return data.get("image")
-    folder, _, name = path.rpartition("/")
-    for candidate in (path, f"{folder}/{_UPLOADED.sub('', name)}"):
-        try:
-            return builder.locate(candidate)
-        except ValueError:
-            continue
-    return path
+    paths = (p for p in map(_path_of, texts) if p.lower().endswith(IMAGE_SUFFIXES))
+    return next(paths, data.get("image"))
 
 
 def _path_of(link: str) -> str:
@@ -108,7 +97,7 @@ def _path_of(link: str) -> str:
     return asked[0] if asked else unquote(parts.path)
 
 
-def _add(builder: Builder, image: int, name: str, results: list[dict[str, Any]]) -> None:
+def _add(builder: Builder, image: int | str, name: str, results: list[dict[str, Any]]) -> None:
     """Add the regions; the results of one region (a shape and its label) have one id."""
     regions: dict[Any, dict[str, Any]] = {}
     for place, result in enumerate(results, start=1):
@@ -137,10 +126,10 @@ def _add(builder: Builder, image: int, name: str, results: list[dict[str, Any]])
                 builder.passed[what] += 1
                 continue
             builder.noted[_SEVERAL] += len(labels) > 1
-            builder.add(image, labels[0], shape)
+            builder.add(image, labels[0], shape, place)
 
 
-def _shape(region: dict[str, Any], builder: Builder, image: int) -> Shape | None:
+def _shape(region: dict[str, Any], builder: Builder, image: int | str) -> Shape | None:
     stated = region.get("original_height"), region.get("original_width")
     whole = all(type(side) is int and side > 0 for side in stated)
     if whole and "height" not in builder.images[image]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ def _read_file(file: Path, content: dict[str, Any], builder: Builder) -> None:
     image = builder.image(name, size=size, source=file)
     if image is None:
         return
+    path = builder.images[image]["file_name"]
     flags = content.get("flags")
     if isinstance(flags, dict):
         builder.tag(image, (name for name, value in flags.items() if value is True))
     for number, shape in enumerate(content["shapes"], start=1):
-        with builder.problems.leaving_out(file=file, annotation=number):
+        with builder.problems.leaving_out(file=file, image=path, annotation=number):
             if not isinstance(shape, dict):
                 raise ValueError(f"is {short(shape)}, not a shape")
             kind = shape.get("shape_type") or "polygon"
@@ -67,21 +69,30 @@ def _read_file(file: Path, content: dict[str, Any], builder: Builder) -> None:
                 continue
             group = shape.get("group_id")
             group = group if isinstance(group, (int, str)) else None
-            builder.add(image, shape.get("label"), _shape(shape, kind, builder, image), group)
+            builder.add(image, shape.get("label"), _shape(shape, kind, builder, image), number, group)
 
 
 def _picture(file: Path, name: Any, builder: Builder) -> Any:
-    """``imagePath`` counts from the JSON's folder, or from the same folder of the pictures."""
+    """``imagePath`` counts from the JSON's folder, or from the same folder of the pictures.
+
+    Where there is no such picture, both files were renamed: the one of the JSON's name counts.
+    """
     if isinstance(name, str):
         name = name.replace("\\", "/")
         same = file.relative_to(builder.source).parent
         for path in (os.path.relpath(file.parent / name, builder.root), (same / name).as_posix()):
-            if path in builder.known:
+            if path in builder.finder.known:
                 return path
+        with suppress(ValueError):
+            return builder.finder.locate(name)
+        with suppress(ValueError):
+            own = builder.finder.locate((same / file.stem).as_posix())
+            builder.noted["pictures that are called as their JSON, not as its imagePath says"] += 1
+            return own
     return name
 
 
-def _shape(shape: dict[str, Any], kind: str, builder: Builder, image: int) -> Shape:
+def _shape(shape: dict[str, Any], kind: str, builder: Builder, image: int | str) -> Shape:
     flat = shapes.pairs(shape.get("points"))
     if kind == "rectangle" and len(flat) >= 4:
         return shapes.around(flat)

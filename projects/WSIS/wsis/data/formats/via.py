@@ -45,7 +45,7 @@ def read_via(entry: dict[str, Any], problems: Problems) -> Translated:
                 builder.tag(image, tags)
         for place, region in enumerate(regions, start=1):
             with problems.leaving_out(file=path, image=name, annotation=place):
-                _add(builder, image, region, key)
+                _add(builder, image, region, key, place)
     return builder.finish()
 
 
@@ -90,6 +90,8 @@ def _chosen(value: Any) -> list[str]:
     """The names that an attribute's value stands for: a text, or those that were ticked."""
     if isinstance(value, Mapping):
         return [str(name) for name, ticked in value.items() if ticked is True or ticked == "true"]
+    if type(value) in (int, float):
+        return [str(value)]
     return [value] if isinstance(value, str) and value.strip() else []
 
 
@@ -114,7 +116,9 @@ def _class_key(regions: list[Any], stated: str | None, path: Path) -> str | None
     )
 
 
-def _add(builder: Builder, image: int, region: Any, key: str | None) -> None:
+def _add(
+    builder: Builder, image: int | str, region: Any, key: str | None, place: int
+) -> None:
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
         raise ValueError(f"is {short(region)}, which has no shape_attributes")
@@ -124,7 +128,7 @@ def _add(builder: Builder, image: int, region: Any, key: str | None) -> None:
     chosen = [_NAMELESS] if key is None else _chosen(_attributes(region).get(key))
     if len(chosen) != 1:
         raise ValueError(f"has {len(chosen)} classes in the attribute {short(key)}, not one")
-    builder.add(image, chosen[0], _shape(shape))
+    builder.add(image, chosen[0], _shape(shape), place)
 
 
 def _shape(shape: dict[str, Any]) -> Shape:

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsis.data.checks import integer, number, short
-from wsis.data.formats.builder import Builder, Translated, ends_of, read_names
+from wsis.data.formats.builder import Builder, Translated, read_names
 from wsis.data.formats.shapes import Shape, outline, rectangle
 from wsis.data.images import pictures_below
+from wsis.data.picture_names import ends_of
 from wsis.data.problems import Problems
 from wsis.errors import DataError
 from wsis.reading import read_text, read_yaml
@@ -55,8 +56,8 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
             size = builder.size(image)
         except (ValueError, DataError):  # told when the image is checked
             continue
-        for category, shape in _objects(file, picture, size, config, problems):
-            builder.add(image, classes.get(category, f"class {category}"), shape)
+        for line, category, shape in _objects(file, picture, size, config, problems):
+            builder.add(image, classes.get(category, f"class {category}"), shape, line)
             corners.add(len(shape.get("segmentation", [[]])[0]))
     if missing == len(builder.images):
         raise DataError(
@@ -151,7 +152,7 @@ def _listed(builder: Builder, value: str) -> list[str]:
             found = []
             for line in filter(str.strip, lines):
                 with builder.problems.leaving_out(file=builder.root / end):
-                    found.append(builder.locate(line))
+                    found.append(builder.finder.locate(line))
             return found
         below = [p for p in builder.pictures if not end or p.startswith(f"{end}/")]
         if below:
@@ -174,13 +175,13 @@ def _label_files(picture: str, root: Path, labels: Path | None) -> Iterator[Path
 
 def _objects(
     file: Path, picture: str, size: tuple[int, int], config: dict[str, Any], problems: Problems
-) -> Iterator[tuple[int, Shape]]:
-    """Class number and shape of each line; a broken line is a problem."""
+) -> Iterator[tuple[int, int, Shape]]:
+    """Number, class number and shape of each line; a broken line is a problem."""
     with problems.leaving_out(file=file, image=picture):
         for line, text in enumerate(read_text(file).splitlines(), start=1):
             if fields := text.split():
                 with problems.leaving_out(file=file, image=picture, annotation=line):
-                    yield _object(fields, size, config.get("kpt_shape"))
+                    yield line, *_object(fields, size, config.get("kpt_shape"))
 
 
 def _object(fields: list[str], size: tuple[int, int], keypoints: Any) -> tuple[int, Shape]:
