@@ -47,6 +47,7 @@ def the_cat(records):
 QUIET = [
     {"ignore": 0},
     {"ignore": False, "iscrowd": False},
+    {"ignore": "false", "iscrowd": "False"},
     {"iscrowd": None, "area": None},
     {"id": None},
     {"id": "7", "image_id": "1", "category_id": "1"},

@@ -25,11 +25,11 @@ def test_folders_of_a_class_count_where_no_class_has_pictures_of_its_own(tmp_pat
     found = [(r["image_id"], r["image_labels"]) for r in load_folders(tmp_path, problems)]
     robins = ["robin/2023/b.png", "robin/2023/may/c.png"]
     assert found == [*((name, [0]) for name in robins), ("wren/x/d.png", [1])]
-    assert not problems.found
+    assert [p.message for p in problems.found] == ["no class, without pictures: notes"]
     pictures(tmp_path, "wren/a.png")
     assert class_folders(tmp_path) == ("wren",)
     assert len(load_folders(tmp_path, problems)) == 1
-    (warning,) = problems.found
+    warning = problems.found[1]
     assert warning.message.startswith("3 images lie in no class folder (robin/2023/b.png)")
 
 
@@ -59,3 +59,17 @@ def test_links_are_followed_and_a_circle_ends(tmp_path):
     (tmp_path / "photos" / "robin").symlink_to(tmp_path / "real" / "robin")
     (tmp_path / "real" / "robin" / "again").symlink_to(tmp_path / "real" / "robin")
     assert [r["image_id"] for r in load_folders(tmp_path / "photos")] == ["robin/a.png"]
+
+
+def test_photographs_that_nothing_reads(tmp_path):
+    pictures(tmp_path, "wren/a.png")
+    (tmp_path / "robin").mkdir()
+    for name in ("robin/IMG_1.HEIC", "wren/b.avif", "wren/Thumbs.db", "wren/.DS_Store"):
+        (tmp_path / name).touch()
+    problems = Problems()
+    assert len(load_folders(tmp_path, problems)) == 1
+    assert [p.message for p in problems.found] == [
+        "2 pictures are in a format that is not read, such as IMG_1.HEIC; save them as JPEG or PNG",
+        "no class, without pictures: robin",
+    ]
+    assert (problems.errors, problems.left_out) == (0, 2)

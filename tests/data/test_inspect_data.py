@@ -45,7 +45,6 @@ ONE, NONE, VOID = rows(1, 1, 1, 0, 0, 0), rows(*[0] * 6), rows(255, 255, 255, 0,
         ),
         ({"xml": CAT, "classes": VOID}, "error", "im.png is 0 and 255 only, but the XML has 1 obj"),
         ({"xml": CAT, "instances": VOID}, "error", "is 0 and 255 only, but the XML has 1 objects"),
-        ({"xml": xml(), "classes": VOID}, "warning", "im.png has no object: it is 255 (void)"),
         (
             {"xml": BOTH, "classes": ONE},
             "warning",
@@ -63,6 +62,18 @@ def test_masks(tmp_path, parts, level, message):
     assert message in str(found)
     masked = {"instance_file_name", "semantic_file_name"} & record.keys()
     assert bool(masked) == (level == "warning")
+
+
+def test_masks_of_void_only(tmp_path):
+    parts = {"xml": xml(), "classes": VOID}
+    _, problems = inspect(tmp_path / "all", **parts)
+    assert "im.png has no object: it is 255 (void)" in problems.summary("warning")
+    assert "all 1 masks are 0 and 255 only; 255 means" in problems.summary("error")
+    sound = {"xml": CAT, "classes": ONE}
+    root = voc_tree(tmp_path / "one", {"a": parts, "b": sound}, {"val": ["a", "b"]})
+    some = Problems()
+    inspect_masks(load_voc(root, "val", CLASSES), CLASSES, some)
+    assert (some.errors, some.warnings) == (0, 1)
 
 
 def test_sound_masks(tmp_path):

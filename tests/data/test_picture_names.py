@@ -11,7 +11,15 @@ from tests.data.test_coco import write
 
 @pytest.fixture
 def root(tmp_path):
-    for name in ("a.jpg", "sub/b.JPG", "Twin.png", "twin.PNG", "odd\\name.png"):
+    for name in (
+        "a.jpg",
+        "sub/b.JPG",
+        "Twin.png",
+        "twin.PNG",
+        "odd\\name.png",
+        "ä 1.jpg",
+        "sub/in/c.jpg",
+    ):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).touch()
     (tmp_path / "out.jpg").touch()
@@ -36,6 +44,13 @@ def root(tmp_path):
         ("Twin.png", "Twin.png"),
         ("TWIN.png", "TWIN.png"),  # one of two: not guessed
         ("none.jpg", "none.jpg"),
+        ("%C3%A4%201.jpg", "ä 1.jpg"),
+        ("a\u0308 1.jpg", "ä 1.jpg"),
+        ("https://host/x/a.jpg?v=1#a", "a.jpg"),
+        ("images/0a1b2c3d-a.jpg", "a.jpg"),
+        ("c.jpg", "sub/in/c.jpg"),
+        ("a.png", "a.jpg"),
+        ("a", "a.jpg"),
     ],
 )
 def test_found(root, stated, found):

@@ -112,6 +112,59 @@ PATHS = {
         "yolo",
         {"ROOT": "."},
     ),
+    "coco's tree": (
+        lambda root: [
+            put(root / "annotations/instances_default.json", {"images": []}),
+            put(root / "annotations/captions_default.json", {"images": []}),
+        ],
+        ".",
+        "coco",
+        {"JSON": "annotations/instances_default.json", "IMAGES": "images"},
+    ),
+    "coco beside its splits": (
+        lambda root: [
+            pictures(root, "p/train/a.jpg", "p/val/b.jpg"),
+            put(root / "p/annotations/train.json", {"images": []}),
+            put(root / "p/annotations/val.json", {"images": []}),
+        ],
+        "p",
+        "coco",
+        {"JSON": "p/annotations/train.json", "IMAGES": "p"},
+    ),
+    "a VOC tree without lists": (
+        lambda root: [
+            pictures(root, "p/JPEGImages/a.jpg"),
+            put(root / "p/Annotations/a.xml", xml(("cat", 1, 1, 3, 3), width=W, height=H)),
+        ],
+        "p",
+        "voc",
+        {"IMAGES": "p/JPEGImages", "ANNOTATIONS": "p/Annotations"},
+    ),
+    "a list beside the folders of lists": (
+        lambda root: [
+            pictures(root, "p/JPEGImages/a.jpg"),
+            put(root / "p/Annotations/a.xml", xml(("cat", 1, 1, 3, 3), width=W, height=H)),
+            put(root / "p/ImageSets/train.txt", "a"),
+        ],
+        "p",
+        "voc",
+        {"ROOT": "p"},
+    ),
+    "classes beside a table of something else": (
+        lambda root: [pictures(root, "p/cat/b.jpg"), put(root / "p/notes.csv", "day,rain\n1,2\n")],
+        "p",
+        "folders",
+        {"IMAGES": "p"},
+    ),
+    "classes and the table of their pictures": (
+        lambda root: [
+            pictures(root, "p/2023/b.jpg"),
+            put(root / "p/t.csv", "file,tags\nb.jpg,cat"),
+        ],
+        "p",
+        "csv",
+        {"CSV": "p/t.csv"},
+    ),
     "splits of classes": (
         lambda root: pictures(root, "p/train/cat/a.jpg", "p/val/cat/b.jpg"),
         "p",
@@ -172,3 +225,23 @@ def test_files_that_stand_for_no_data_set(tmp_path, name, content, said):
     put(tmp_path / name, content)
     with pytest.raises(UsageError, match=said):
         recognize(tmp_path / name, "TRAIN")
+
+
+@pytest.mark.parametrize("names", [["images/a.jpg"], ["images/a.jpg", "masks/a.png"]])
+def test_folders_that_are_no_classes(tmp_path, names):
+    pictures(tmp_path, *names)
+    with pytest.raises(UsageError, match="no class folders"):
+        recognize(tmp_path, "TRAIN")
+
+
+def test_masks_without_pictures_are_no_classes(tmp_path):
+    pictures(tmp_path, "SegmentationClass/a.png", "SegmentationObject/a.png")
+    assert recognize(tmp_path, "TRAIN")["FORMAT"] == "voc"
+
+
+def test_wide_text(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    head = '<?xml version="1.0" encoding="UTF-16"?>'
+    text = head + xml(("Bär", 1, 1, 3, 3), width=W, height=H)
+    (tmp_path / "a.xml").write_bytes(text.encode("utf-16"))
+    assert recognize(tmp_path, "TRAIN")["FORMAT"] == "voc"

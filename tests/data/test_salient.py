@@ -68,6 +68,27 @@ def test_colour_and_bilevel_masks(tree):
     assert (read_salient_mask(tree / "masks" / "b.png") == 255).sum() == 16
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda on: Image.fromarray(on.astype(np.uint16) * 0xFFFF),
+        lambda on: Image.fromarray(on.astype(np.uint16)),
+        lambda on: Image.fromarray(on.astype(np.uint8) * 38),
+        lambda on: Image.fromarray(np.stack([on * 0, on * 255, on * 0], -1).astype(np.uint8)),
+        lambda on: Image.fromarray(np.stack([on * 0 + 255] * 3 + [on * 255], -1).astype(np.uint8)),
+        lambda on: Image.fromarray(on.astype(np.uint8) * 255).convert("LA"),
+        lambda on: Image.fromarray(on.astype(np.uint8) * 255).convert("P"),
+    ],
+    ids=["16 bits", "16 bits, 1", "numbers", "green", "transparent", "grey, opaque", "palette"],
+)
+def test_masks_of_other_tools(tree, make):
+    on = np.zeros(SIZE, bool)
+    on[4:8, 5:9] = True
+    make(on).save(tree / "masks" / "a.png")
+    found = read_salient_mask(tree / "masks" / "a.png", size=SIZE)
+    np.testing.assert_array_equal(found, on * np.uint8(255))
+
+
 def test_a_missing_mask(tree):
     (tree / "masks" / "b.png").unlink()
     with pytest.raises(DataError, match=r"b\.jpg has no mask b\.\* in .*masks; add it"):

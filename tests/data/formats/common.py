@@ -40,6 +40,9 @@ def pictures(folder: Path, *names: str) -> Path:
     return folder
 
 
+_PLACE = ("image_id", "category_id", "place")
+
+
 def read(reader: Callable[..., Any], **entry: Any) -> Read:
     """Call a reader of ``wsis.data.formats``."""
     problems = Problems()
@@ -49,7 +52,7 @@ def read(reader: Callable[..., Any], **entry: Any) -> Read:
     classes = {category["id"]: category["name"] for category in content["categories"]}
     objects = []
     for annotation in content["annotations"]:
-        shape = {k: v for k, v in annotation.items() if k not in ("image_id", "category_id")}
+        shape = {k: v for k, v in annotation.items() if k not in _PLACE}
         objects.append((names[annotation["image_id"]], classes[annotation["category_id"]], shape))
     tags = {
         image["file_name"]: [classes[label] for label in image["image_labels"]]

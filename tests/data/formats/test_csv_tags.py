@@ -78,8 +78,8 @@ def test_images_and_rows_without_each_other(tmp_path):
     found = table(tmp_path, "file,tags\na.jpg,cat\ngone.jpg,cat\n,cat\n../../etc/b.png,dog\n")
     assert found.tags == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
     said = messages(found.problems)
-    assert said[0].startswith("error: t.csv: gone.jpg: 'gone.jpg' is not in")
-    assert said[1] == "error: t.csv: : is '', not a file name"
+    assert said[0].startswith("error: t.csv: gone.jpg: file_name 'gone.jpg' is not in")
+    assert said[1] == "error: t.csv: : file_name is '', not a file name"
     assert "image that the table does not name (c.jpg): 1 left out" in said[2]
 
 

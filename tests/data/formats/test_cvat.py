@@ -81,7 +81,7 @@ def test_shapes_of_a_group_are_one_object(tmp_path):
         ('<polygon label="cat" points="1,2;3"/>', "not a list of 2 numbers"),
         ('<polygon label="cat" points="1,2;a,3"/>', "not x,y;x,y"),
         ('<polygon label="cat"/>', "has the points None, not x,y;x,y"),
-        ('<box xtl="1" ytl="2" xbr="5" ybr="3"/>', "has the label None"),
+        ('<box xtl="1" ytl="2" xbr="5" ybr="3"/>', "label is None"),
         ('<mask label="cat" rle="1, 2" left="4" top="5" width="3" height="2"/>', "of 3 pixels"),
         ('<mask label="cat" rle="1, -2" left="4" top="5" width="1" height="1"/>', "of -1 pixels"),
         ('<mask label="cat" rle="a" left="4" top="5" width="3" height="2"/>', "not whole numbers"),
@@ -108,8 +108,8 @@ def test_images_without_a_name_or_picture_are_told(tmp_path):
     found = cvat(tmp_path, nameless, image("", "gone.jpg", 1), image("", number=2))
     assert [i["file_name"] for i in found.content["images"]] == ["a.jpg"]
     assert [p.message for p in found.problems.found] == [
-        "is None, not a file name",
-        f"'gone.jpg' is not in {tmp_path}",
+        "file_name is None, not a file name",
+        f"file_name 'gone.jpg' is not in {tmp_path}",
     ]
 
 

@@ -68,7 +68,9 @@ def test_each_type_of_shape(tmp_path):
     expected[5:7, 4:6] = mask
     assert np.array_equal(decode_rle(shapes[5]["segmentation"]), expected)
     assert shapes[6] == {"segmentation": [[0, 0, 9, 0, 9, 9]]}
-    assert found.content["images"] == [{"id": 1, "file_name": "a.jpg", "height": H, "width": W}]
+    assert found.content["images"] == [
+        {"id": "a.jpg", "file_name": "a.jpg", "height": H, "width": W}
+    ]
     assert messages(found.problems) == [
         f"warning: {tmp_path.name}: None: shape of type linestrip, which has no area: 1 left out",
         f"warning: {tmp_path.name}: None: object labelled _background_: 1 left out",
@@ -137,7 +139,7 @@ def test_sizes_that_are_not_stated_and_images_without_a_file(tmp_path):
     pictures(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     write(tmp_path / "a.json", shape("cat", "point", (1, 1)), imageHeight=None, imageWidth=0)
     found = read(read_labelme, IMAGES=tmp_path)
-    assert found.content["images"] == [{"id": 1, "file_name": "a.jpg"}]
+    assert found.content["images"] == [{"id": "a.jpg", "file_name": "a.jpg"}]
     (warning,) = messages(found.problems)
     assert "image without a JSON file (b.jpg, c.jpg): 2 left out" in warning
     assert found.problems.left_out == 2
@@ -160,8 +162,8 @@ def test_labels_txt_gives_the_order_of_the_classes(tmp_path):
         (shape("cat", "circle", (1, 1)), "is a 'circle' of 1 points, which is not read"),
         (shape("cat", "polygon", (1, "x")), "is 'x', not a number"),
         (shape("cat", "polygon"), "has the points [], not a list of [x, y]"),
-        (shape("", "point", (1, 1)), "has the label '', which is no class name"),
-        (shape(None, "point", (1, 1)), "has the label None"),
+        (shape("", "point", (1, 1)), "label is '', which is no class name"),
+        (shape(None, "point", (1, 1)), "label is None"),
         (shape("cat", "mask", (0, 0), (1, 1)), "has the mask None, which is no PNG in base64"),
         (shape("cat", "mask", (0, 0), mask="****"), "has a mask that is no base64"),
         (shape("cat", "mask", (0, 0), mask="AAAA"), "its mask cannot be read (it is none of"),
@@ -198,9 +200,18 @@ def test_broken_and_foreign_files_cost_only_themselves(tmp_path):
     said = "\n".join(messages(found.problems))
     assert "b.json is not a readable JSON file" in said
     assert "warning: config.json: None: is no file of labelme and was passed over" in said
-    assert "error: gone.json: gone.jpg: 'gone.jpg' is not in" in said
+    assert "error: gone.json: gone.jpg: file_name 'gone.jpg' is not in" in said
 
 
 def test_no_file_at_all(tmp_path):
     with pytest.raises(DataError, match="has no JSON file of labelme"):
         read(read_labelme, IMAGES=pictures(tmp_path, "a.jpg"))
+
+
+def test_renamed_together_with_its_picture(tmp_path):
+    pictures(tmp_path, "b.jpg")
+    write(tmp_path / "b.json", shape("cat", "point", (1, 1)), imagePath="..\\x\\old.jpg")
+    found = read(read_labelme, IMAGES=tmp_path)
+    assert found.objects == [("b.jpg", "cat", {"point": [1, 1]})]
+    (problem,) = found.problems.found
+    assert "called as their JSON" in problem.message

@@ -128,3 +128,10 @@ def test_a_broken_region_is_told_and_the_others_are_read(tmp_path, broken, said)
 def test_other_files_are_refused(tmp_path, content):
     with pytest.raises(DataError, match="is no file of VIA 2; in VIA choose"):
         via(pictures(tmp_path, "a.jpg"), content)
+
+
+def test_a_class_may_be_a_number(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    put(tmp_path / "v.json", file("a.jpg", region(POLYGON, kind=3)))
+    found = read(read_via, JSON=tmp_path / "v.json", IMAGES=tmp_path)
+    assert [name for _, name, _ in found.objects] == ["3"]

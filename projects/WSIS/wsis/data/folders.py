@@ -91,11 +91,10 @@ def _tell_unread(root: Path, classes: Container[str], problems: Problems) -> Non
     """Name photographs in formats that are not read, and folders without any picture."""
     if unread := unread_pictures(root):
         told = f"{len(unread)} pictures are in a format that is not read, such as {unread[0].name}"
-        problems.error(f"{told}; save them as JPEG or PNG", left_out=len(unread), file=unread[0])
+        problems.warning(f"{told}; save them as JPEG or PNG", left_out=len(unread), file=unread[0])
     folders = (p.name for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
     if empty := sorted(name for name in folders if name not in classes):
-        told = f"the folders {', '.join(empty)[:200]} hold no picture, and are no classes"
-        problems.warning(told, file=root)
+        problems.warning(f"no class, without pictures: {', '.join(empty)[:200]}", file=root)
 
 
 def _tell_twins(alike: Iterable[list[Path]], problems: Problems) -> None:

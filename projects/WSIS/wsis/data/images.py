@@ -30,7 +30,18 @@ IMAGE_SUFFIXES = (
     *(".webp", ".gif", ".jp2", ".ppm", ".pgm"),
 )
 # Of cameras and the web; nothing here reads them.
-_UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".svg", ".psd")
+_UNREAD_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".svg",
+    ".psd",
+)
 # Pillow knows more, among them EPS, which starts another program.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes store in 16

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from wsis.data.checks import inside, naming, short
+from wsis.data.checks import inside, short
 from wsis.data.images import IMAGE_SUFFIXES, pictures_in, read_label_map
 from wsis.data.label_colours import LABEL_MAP_FILE, read_label_colours, without_background
 from wsis.data.problems import Problems, collecting
@@ -203,11 +203,10 @@ def load_voc(
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
     if not listed_in.is_file():
+        there = f"there are {', '.join(sorted(lists))[:200]}" if lists else "nor any other"
         raise DataError(
-            f"image list {listed_in} does not exist ("
-            f"{'there are ' + ', '.join(sorted(lists))[:200] if lists else 'nor any other'}); correct SPLIT"
-            ", or name IMAGES and ANNOTATIONS in place of ROOT and SPLIT to take all pictures "
-            "(datasets/README.md)"
+            f"image list {listed_in} does not exist ({there}); correct SPLIT, or name IMAGES and "
+            "ANNOTATIONS in place of ROOT and SPLIT to take all pictures (datasets/README.md)"
         )
     # One listing of a folder beats three look-ups an image.
     images = pictures_by_stem(root / "JPEGImages")

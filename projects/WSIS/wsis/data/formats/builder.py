@@ -87,7 +87,8 @@ class Builder:
             path: str = field({"file_name": name}, "file_name", self.finder.locate)
             identity = path if identity is None else identity
             if identity in self.images:
-                raise FieldError("id", f"{identity} is that of {self.images[identity]['file_name']}, too")
+                other = self.images[identity]["file_name"]
+                raise FieldError("id", f"{identity} is that of {other}, too")
             self.images[identity] = {"id": identity, "file_name": path}
             if all(type(side) is int and side > 0 for side in size):
                 self.images[identity] |= {"height": size[0], "width": size[1]}

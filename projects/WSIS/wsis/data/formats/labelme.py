@@ -69,7 +69,8 @@ def _read_file(file: Path, content: dict[str, Any], builder: Builder) -> None:
                 continue
             group = shape.get("group_id")
             group = group if isinstance(group, (int, str)) else None
-            builder.add(image, shape.get("label"), _shape(shape, kind, builder, image), number, group)
+            found = _shape(shape, kind, builder, image)
+            builder.add(image, shape.get("label"), found, number, group)
 
 
 def _picture(file: Path, name: Any, builder: Builder) -> Any:

@@ -116,9 +116,7 @@ def _class_key(regions: list[Any], stated: str | None, path: Path) -> str | None
     )
 
 
-def _add(
-    builder: Builder, image: int | str, region: Any, key: str | None, place: int
-) -> None:
+def _add(builder: Builder, image: int | str, region: Any, key: str | None, place: int) -> None:
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict):
         raise ValueError(f"is {short(region)}, which has no shape_attributes")
