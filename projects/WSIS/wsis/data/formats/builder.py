@@ -85,16 +85,15 @@ class Builder:
         """
         with self.problems.leaving_out(file=source or self.source, image=str(name)[:200]):
             path: str = field({"file_name": name}, "file_name", self.finder.locate)
-            identity = path if identity is None else identity
-            if identity in self.images:
-                other = self.images[identity]["file_name"]
-                raise FieldError("id", f"{identity} is that of {other}, too")
-            self.images[identity] = {"id": identity, "file_name": path}
+            own = path if identity is None else identity
+            if own in self.images:
+                raise FieldError("id", f"{own} is that of {self.images[own]['file_name']}, too")
+            self.images[own] = {"id": own, "file_name": path}
             if all(type(side) is int and side > 0 for side in size):
-                self.images[identity] |= {"height": size[0], "width": size[1]}
+                self.images[own] |= {"height": size[0], "width": size[1]}
             if source is not None:
-                self.sources[identity] = str(source)
-            return identity
+                self.sources[own] = str(source)
+            return own
         return None
 
     def size(self, image: int | str) -> tuple[int, int]:
