@@ -48,6 +48,7 @@ QUIET = [
     {"ignore": 0},
     {"ignore": False, "iscrowd": False},
     {"ignore": "false", "iscrowd": "False"},
+    {"ignore": {}},
     {"iscrowd": None, "area": None},
     {"id": None},
     {"id": "7", "image_id": "1", "category_id": "1"},

@@ -243,7 +243,7 @@ def test_label_map_refuses_colour(tmp_path):
     path = save(tmp_path / "a.png", np.stack([GRID, GRID, GRID + 1], axis=2))
     with pytest.raises(DataError, match=r"a colour picture, and .*labelmap\.txt does not say"):
         read_label_map(path)
-    with pytest.raises(DataError, match="a palette, grey or RGB PNG, not mode CMYK"):
+    with pytest.raises(DataError, match="a label map is palette, grey or RGB, not mode CMYK"):
         read_label_map(save(tmp_path / "a.tif", GRID, "CMYK"))
     path = save(tmp_path / "a.png", GRID, "RGB")  # grey: only the mode is RGB
     assert (read_label_map(path) == GRID).all()

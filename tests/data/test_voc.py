@@ -5,6 +5,7 @@ import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
 from wsis.data.ground_truth import load_ground_truth
+from wsis.data.images import read_label_map
 from wsis.data.problems import Problems
 from wsis.data.voc import VOC_CLASSES, load_flat_voc, load_voc, read_classes, read_list
 from wsis.data.voc_xml import read_voc_xml
@@ -12,6 +13,7 @@ from wsis.errors import DataError
 
 from tests.data.trees import voc_tree, xml
 
+ONE = [[0, 1, 1, 0, 0, 0]] * 4
 CAT, DOG = VOC_CLASSES.index("cat"), VOC_CLASSES.index("dog")
 
 
@@ -311,7 +313,35 @@ def test_flat_folder(tmp_path):
     records = load_flat_voc(tmp_path, tmp_path, None, problems)
     assert [(r["image_id"], r["image_labels"]) for r in records] == [("a", [0]), ("c", [])]
     assert records[0]["annotations"][0]["bbox"] == [0, 0, 2, 2]
-    assert f"{tmp_path} has no picture d.*" in problems.summary("error")
+    assert f"d.xml names d, but {tmp_path} has no d.*" in problems.summary("error")
     assert "1 of 3 pictures have no XML file, for example b.jpg" in problems.summary("warning")
     with pytest.raises(DataError, match="tree holds no XML file"):
         load_flat_voc(tmp_path, tmp_path / "tree")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".PNG"])
+def test_masks_of_any_suffix(tmp_path, suffix):
+    masks = {"instances": ONE, "classes": ONE}
+    root = voc_tree(tmp_path, {"a": {"xml": xml(("cat", 1, 1, 2, 2)), **masks}}, {"train": ["a"]})
+    for folder in ("SegmentationObject", "SegmentationClass"):
+        path = root / folder / "a.png"
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink(missing_ok=suffix != ".PNG")
+    (record,) = load_voc(root, "train", ["cat"])
+    assert record["semantic_file_name"].endswith(suffix)
+    np.testing.assert_array_equal(read_label_map(record["instance_file_name"]), ONE)
+
+
+def test_masks_in_jpeg_are_told(tmp_path):
+    root = voc_tree(tmp_path, {"a": {}}, {"train": ["a"]})
+    (root / "SegmentationClass").mkdir()
+    Image.fromarray(np.array(ONE, np.uint8)).save(root / "SegmentationClass" / "a.jpg")
+    with pytest.raises(DataError, match="JPEG changes the numbers; save it as PNG"):
+        load_voc(root, "train", ["cat"])
+
+
+def test_classes_as_labelme_names_them(tmp_path):
+    (tmp_path / "class_names.txt").write_text("__ignore__\n_background_\ncat\n")
+    assert read_classes(tmp_path) == ("cat",)
+    (tmp_path / "classes.txt").write_text("dog\n")
+    assert read_classes(tmp_path) == ("dog",)

@@ -254,7 +254,7 @@ def read_annotation(
     size = (image["height"], image["width"])
     if isinstance(ignored, dict) and ignored:  # our pixels that train nothing, before version 2
         result["ignore_mask"] = field(entry, "ignore", check_rle, size)
-    elif ignored is not None:
+    elif ignored not in _EMPTY:
         crowd |= field(entry, "ignore", _flag)
     result["iscrowd"] = crowd
     if entry.get("bbox") == [0, 0, 0, 0] and entry.get("segmentation") not in _EMPTY:

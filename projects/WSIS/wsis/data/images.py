@@ -312,11 +312,13 @@ def read_label_map(
     """
 
     def use(image: Image.Image) -> np.ndarray:
+        if image.format == "JPEG":
+            raise ValueError("JPEG changes the numbers; save it as PNG")
         if image.mode in ("RGB", "RGBA"):
             colours = np.asarray(image.convert("RGB"))
             return numbers_of_colours(colours, Path(path), objects=objects)
         if image.mode not in ("P", "L", "I", "1") and not image.mode.startswith("I;"):
-            raise ValueError(f"a label map is a palette, grey or RGB PNG, not mode {image.mode}")
+            raise ValueError(f"a label map is palette, grey or RGB, not mode {image.mode}")
         return np.asarray(image).astype(np.int32)
 
     label = open_picture(path, use, "label map")

@@ -30,6 +30,7 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 CLASSES_FILE = "classes.txt"
+_CLASSES_FILES = (CLASSES_FILE, "class_names.txt")  # the other one is of labelme
 ANNOTATIONS = "Annotations"
 _MASKS = {"instance_file_name": "SegmentationObject", "semantic_file_name": "SegmentationClass"}
 _FLAGGED = re.compile(r"(.+?)\s+(?:-1|0|1)")  # a line of the lists in ImageSets/Main
@@ -104,13 +105,14 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...] | None:
-    """Class names that a root states: the lines of its ``classes.txt``, else its ``labelmap.txt``.
+    """Class names that a root states: the lines of its ``classes.txt`` or ``class_names.txt``, else
+    its ``labelmap.txt``.
 
     Raises:
         DataError: the file cannot be read, or names one twice.
     """
-    path = Path(root) / CLASSES_FILE
-    if path.is_file():
+    files = (Path(root) / name for name in _CLASSES_FILES)
+    if path := next((path for path in files if path.is_file()), None):
         names = without_background(_read_lines(path, "class list"))
         _once(names, "class list", path)
         return tuple(names)
@@ -167,8 +169,17 @@ def _classes_of(root: Path, given: Sequence[str] | None, problems: Problems) -> 
     return tuple(classes)
 
 
+def _masks_in(root: Path, folder: str) -> dict[str, str]:
+    """Masks by stem; VOC's own hide those of SBD, and PNGs all others."""
+    places = [place for name in (f"{folder}Aug", folder) if (place := root / name).is_dir()]
+    files = [path for place in places for path in pictures_in(place)]
+    files.sort(key=lambda path: path.suffix.lower() == ".png")
+    return {path.stem: str(path) for path in files}
+
+
 def _missing(name: str, folder: Path, listed_in: Path) -> DataError:
-    others = sorted(p.name for p in folder.iterdir() if p.stem == name)
+    same = (p for p in folder.iterdir() if p.stem == name)
+    others = sorted(p.name for p in same if p.suffix.lower() not in (".xml", ".json", ".txt"))
     there = f"has no {name}.*"
     if others:
         there = f"has {others[0]}, which is none of {', '.join(IMAGE_SUFFIXES)}"
@@ -210,14 +221,7 @@ def load_voc(
         )
     # One listing of a folder beats three look-ups an image.
     images = pictures_by_stem(root / "JPEGImages")
-    masks = {
-        key: {
-            path.stem: str(path)
-            for own in (f"{folder}Aug", folder)  # VOC's own masks hide those of SBD
-            for path in (root / own).glob("*.[pP][nN][gG]")
-        }
-        for key, folder in _MASKS.items()
-    }
+    masks = {key: _masks_in(root, folder) for key, folder in _MASKS.items()}
     records = []
     with collecting(problems) as told:
         classes = _classes_of(root, classes, told)
@@ -263,6 +267,6 @@ def load_flat_voc(
         for name, xml in found.items():
             with told.leaving_out(file=xml, image=name):
                 if name not in pictures:
-                    raise DataError(f"{images} has no picture {name}.*")
+                    raise _missing(name, Path(images), xml)
                 records.append(_record(xml, pictures[name], {}, classes, told))
     return records
