@@ -37,6 +37,11 @@ def _text(value: Any) -> str:
     return value
 
 
+def _name(value: Any) -> str:
+    """A class name; numbers count as their text."""
+    return _text(str(value) if type(value) in (int, float) else value)
+
+
 def _used(images: list[Record], annotations: list[Record]) -> set[Any]:
     """Category ids and names that the file uses somewhere, as it writes them."""
     labels = [i["image_labels"] for i in images if isinstance(i.get("image_labels"), list)]
@@ -61,7 +66,7 @@ def read_categories(
     message = ""
     for entry in content["categories"]:
         try:
-            this, name = field(entry, "id", identity), field(entry, "name", _text)
+            this, name = field(entry, "id", identity), field(entry, "name", _name)
         except FieldError as error:
             message = f"category {short(entry.get('id'))}: {error}"
             problems.error(message, file=source, field=error.field)

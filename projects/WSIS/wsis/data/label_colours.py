@@ -101,7 +101,7 @@ def numbers_of_colours(image: np.ndarray, path: Path, *, objects: bool) -> np.nd
     file = path.absolute().parent.parent / LABEL_MAP_FILE
     table = _VOC_NUMBERS
     if not objects and file.is_file():
-        table = {0xE0E0C0: 255} | _colours_at(file, file.stat().st_mtime)
+        table = {0: 0, 0xE0E0C0: 255} | _colours_at(file, file.stat().st_mtime)
     elif ((found >> 16 == found & 255) & (found >> 8 & 255 == found & 255)).all():
         table = {int(colour): int(colour) & 255 for colour in found}
     elif objects and not {*found.tolist()} <= table.keys():

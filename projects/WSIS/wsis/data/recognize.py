@@ -11,7 +11,7 @@ from wsis.data.folders import SPLITS, class_folders
 from wsis.data.formats.labelme import label_files
 from wsis.data.formats.yolo import is_yolo
 from wsis.data.images import pictures_below, pictures_in
-from wsis.data.voc import ANNOTATIONS, find_lists
+from wsis.data.voc import ANNOTATIONS, find_lists, xmls_in
 from wsis.errors import UsageError
 from wsis.reading import open_file
 
@@ -102,7 +102,7 @@ def _of_folder(path: Path, role: str) -> Entry | None:
     names = SPLITS.get(role, ("train",))
     lists = find_lists(path)
     tree = any((path / name).is_dir() for name in ("JPEGImages", "SegmentationClass"))
-    if tree and (lists or not any((path / ANNOTATIONS).glob("*.xml"))):
+    if tree and (lists or not xmls_in(path / ANNOTATIONS)):
         only = role != "VAL" and len(lists) == 1  # CVAT writes default
         return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": [*lists][0] if only else names[0]}
     if is_yolo(path):
@@ -114,7 +114,7 @@ def _of_folder(path: Path, role: str) -> Entry | None:
         return entry
     places = [path, *(folder for name in _APART if (folder := path / name).is_dir())]
     for xmls in places:
-        first = next(iter(sorted(xmls.glob("*.xml"))), None)
+        first = next(iter(xmls_in(xmls).values()), None)
         if first is not None and re.search(r"<annotation[ >]", _head(first)):
             return _with_images("voc", "ANNOTATIONS", first) | {"ANNOTATIONS": str(xmls)}
     if any(_LABELME.search(_head(file)) for file in label_files(path)[:5]):

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from wsis.data.ground_truth import GroundTruth
-from wsis.data.images import IMAGE_SUFFIXES, check_size, open_picture, read_image_size
+from wsis.data.images import check_size, open_picture, read_image_size
 from wsis.data.problems import Problems, collecting
 from wsis.data.voc import pictures_by_stem, read_list
 from wsis.errors import DataError
@@ -72,12 +72,6 @@ def read_salient_mask(
     return mask
 
 
-def _stem(name: str) -> str:
-    """A name without its suffix, if that is one of a picture: stems may have dots."""
-    stem, suffix = os.path.splitext(Path(name).name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else Path(name).name
-
-
 def load_salient(
     images: str | os.PathLike[str],
     masks: str | os.PathLike[str],
@@ -101,7 +95,7 @@ def load_salient(
         raise DataError(f"{images} holds no image")
     records: list[dict[str, Any]] = []
     with collecting(problems) as told:
-        stems = map(_stem, read_list(names, problems=told)) if names else sorted(pictures)
+        stems = read_list(names, pictures, told) if names else sorted(pictures)
         for stem in stems:
             with told.leaving_out(file=pictures.get(stem, images), image=stem):
                 if stem not in pictures:

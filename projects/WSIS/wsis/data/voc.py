@@ -99,6 +99,11 @@ def find_lists(root: Path) -> dict[str, Path]:
     return {path.stem: path for kind in kinds for path in sorted(kind.glob("*.txt"))}
 
 
+def xmls_in(folder: Path) -> dict[str, Path]:
+    """The XML files in a folder by stem, sorted; none where there is no such folder."""
+    return {path.stem: path for path in sorted(folder.glob("*.[xX][mM][lL]"))}
+
+
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, by file name without suffix; if stems are equal, the first."""
     return {path.stem: path for path in reversed(pictures_in(folder))}
@@ -123,7 +128,7 @@ def read_classes(root: str | os.PathLike[str]) -> tuple[str, ...] | None:
 def find_classes(xmls: Path, problems: Problems | None = None) -> tuple[str, ...]:
     """Class names where nothing states them: VOC's twenty if the XML files know no others, else
     theirs, ascending, which is told; masks beside them need a list, since they hold numbers."""
-    found = {name for path in sorted(xmls.glob("*.xml")) for name in names_in_xml(path)}
+    found = {name for path in xmls_in(xmls).values() for name in names_in_xml(path)}
     if found <= set(VOC_CLASSES) or (xmls.parent / _MASKS["semantic_file_name"]).is_dir():
         return VOC_CLASSES
     names = tuple(sorted(found))
@@ -209,7 +214,7 @@ def load_voc(
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
-    lists = find_lists(root)
+    lists, xmls = find_lists(root), xmls_in(root / ANNOTATIONS)
     listed_in = lists.get(split, root / "ImageSets" / "Segmentation" / f"{split}.txt")
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
@@ -226,7 +231,7 @@ def load_voc(
     with collecting(problems) as told:
         classes = _classes_of(root, classes, told)
         for name in read_list(listed_in, images, told):
-            xml = root / ANNOTATIONS / f"{name}.xml"
+            xml = xmls.get(name, root / ANNOTATIONS / f"{name}.xml")
             with told.leaving_out(file=xml, image=name):
                 if name not in images:
                     raise _missing(name, root / "JPEGImages", listed_in)
@@ -253,7 +258,7 @@ def load_flat_voc(
         DataError: no such folder or no XML in it; without ``problems`` all that is damaged.
     """
     xmls, pictures = Path(xmls), pictures_by_stem(Path(images))
-    found = {path.stem: path for path in sorted(xmls.glob("*.xml"))}
+    found = xmls_in(xmls)
     if not found:
         raise DataError(f"{xmls} holds no XML file")
     records = []

@@ -130,7 +130,7 @@ def _pictures(builder: Builder, config: dict[str, Any], split: str | None) -> li
         lists = (builder.root / f"{name}.txt" for name in names)
         stated = next((file.name for file in lists if file.is_file()), None)
     found: list[str] = []
-    for value in [stated] if isinstance(stated, str) else stated or ():
+    for value in stated if isinstance(stated, list) else [] if stated is None else [stated]:
         found += _listed(builder, str(value))
     if stated is None:
         parts = ((p, PurePosixPath(p).parts[:-1]) for p in builder.pictures)
@@ -162,15 +162,15 @@ def _listed(builder: Builder, value: str) -> list[str]:
 
 def _label_files(picture: str, root: Path, labels: Path | None) -> Iterator[Path]:
     """Where the label file of a picture may be."""
-    text = PurePosixPath(picture).with_suffix(".txt")
-    if labels is not None:
-        yield from (labels / text, labels / text.name)
-        return
-    parts = (root / text).parts
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[-2::-1].index("images")
-        yield Path(*parts[:last], "labels", *parts[last + 1 :])
-    yield from (root / text, root / "labels" / text)
+    for text in map(PurePosixPath(picture).with_suffix, (".txt", ".TXT")):
+        if labels is not None:
+            yield from (labels / text, labels / text.name)
+            continue
+        parts = (root / text).parts
+        if "images" in parts[:-1]:
+            last = len(parts) - 2 - parts[-2::-1].index("images")
+            yield Path(*parts[:last], "labels", *parts[last + 1 :])
+        yield from (root / text, root / "labels" / text)
 
 
 def _objects(
