@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 from wsis.data.coco import check_content, load_coco_dataset, read_coco
+from wsis.data.coco_fields import read_categories
 from wsis.data.problems import Problems
 from wsis.errors import DataError
 from wsis.layers.run_lengths import polygons_to_rle
@@ -266,3 +267,10 @@ def test_files_of_ones_own_are_read_strictly(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content(WARNED[0][0])))
     with pytest.raises(DataError, match="beside good ones: left out; correct the file"):
         read_coco(tmp_path / "a.json")
+
+
+def test_a_class_may_be_called_by_a_number():
+    names = read_categories(
+        {"images": [], "annotations": [], "categories": [{"id": 1, "name": 7}]}, Problems(), "f"
+    )
+    assert names == {1: "7"}

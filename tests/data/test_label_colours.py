@@ -92,3 +92,9 @@ def test_objects_are_told_apart_by_any_colour(tmp_path):
 )
 def test_what_is_no_class(names, classes):
     assert without_background(names) == classes
+
+
+def test_black_is_background_where_no_line_says_so(tmp_path):
+    path = colours(tmp_path, [(0, 0, 0), (250, 50, 83)])
+    (tmp_path / "labelmap.txt").write_text("cat:250,50,83::\n")
+    np.testing.assert_array_equal(read_label_map(path), [[0, 1]])

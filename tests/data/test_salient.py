@@ -206,3 +206,11 @@ def test_windows_around_objects():
         (3, (slice(0, 60), slice(125, 225))),
     ]
     assert object_windows(masks[:0]) == []
+
+
+def test_a_list_names_each_picture_once(tree):
+    (tree / "list.txt").write_text("a.jpg\n/elsewhere/b.jpg\na\n")
+    problems = Problems()
+    found = load(tree, names=tree / "list.txt", problems=problems)
+    assert [record["image_id"] for record in found] == ["a", "b"]
+    assert (problems.errors, problems.warnings, problems.left_out) == (0, 1, 1)

@@ -345,3 +345,11 @@ def test_classes_as_labelme_names_them(tmp_path):
     assert read_classes(tmp_path) == ("cat",)
     (tmp_path / "classes.txt").write_text("dog\n")
     assert read_classes(tmp_path) == ("dog",)
+
+
+def test_xml_of_any_suffix(tmp_path):
+    root = voc_tree(tmp_path, {"a": {"xml": xml(("cat", 1, 1, 2, 2))}}, {"train": ["a"]})
+    (root / "Annotations" / "a.xml").rename(root / "Annotations" / "a.XML")
+    assert len(load_voc(root, "train", ["cat"])[0]["annotations"]) == 1
+    (flat,) = load_flat_voc(root / "JPEGImages", root / "Annotations", ["cat"])
+    assert flat["image_labels"] == [0]

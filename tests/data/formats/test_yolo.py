@@ -212,3 +212,32 @@ def test_real_polygons_equal_those_of_its_coco_file():
         for one, other in pairs:
             assert one["category_id"] == other["category_id"]
             assert one["segmentation"][0] == pytest.approx(other["segmentation"][0], abs=0.02)
+
+
+@pytest.mark.parametrize("split", ["4294967296", "0.5", "[3, null]", "{a: 1}"])
+def test_a_split_that_is_no_path(tmp_path, split):
+    tree(tmp_path, {"data.yaml": f"names: [cat]\ntrain: {split}\n", "labels/a.txt": "0 .5 .5 .1 .1"})
+    pictures(tmp_path, "images/a.jpg")
+    with pytest.raises(DataError, match="no image of the split train"):
+        read(read_yolo, ROOT=tmp_path, SPLIT="train")
+
+
+def test_label_files_of_capital_suffix(tmp_path):
+    tree(tmp_path, {"classes.txt": "cat", "labels/a.TXT": "0 .5 .5 .1 .1"})
+    pictures(tmp_path, "images/a.jpg")
+    assert len(read(read_yolo, ROOT=tmp_path).objects) == 1
+
+
+def test_problems_name_picture_and_line(tmp_path):
+    lines = "0 .5 .5 0 .1\n\n0 .5 .5 .1 .1\n9 .5 .5 .1 .1\n"
+    tree(tmp_path, {"classes.txt": "cat", "labels/a.txt": f"x\n{lines}"})
+    pictures(tmp_path, "images/a.jpg")
+    problems = Problems()
+    (record,), *_ = read_yolo({"ROOT": str(tmp_path)}, problems).load(problems)
+    assert len(record["annotations"]) == 1
+    assert {(p.image, p.annotation) for p in problems.found} == {
+        ("images/a.jpg", 1),
+        ("images/a.jpg", 2),
+        ("images/a.jpg", 5),
+    }
+    assert {p.file for p in problems.found} == {str(tmp_path / "labels/a.txt")}
