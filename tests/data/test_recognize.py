@@ -138,7 +138,7 @@ PATHS = {
         ],
         "p",
         "voc",
-        {"IMAGES": "p/JPEGImages", "ANNOTATIONS": "p/Annotations"},
+        {"ROOT": "p"},
     ),
     "a list beside the folders of lists": (
         lambda root: [

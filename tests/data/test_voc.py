@@ -187,7 +187,7 @@ def test_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"prepare_sbd\.py"):
         load_voc(tmp_path, "trainaug")
     root = voc_tree(tmp_path / "v", {"a": {}}, {"train": ["a"]})
-    with pytest.raises(DataError, match=r"val\.txt does not exist \(there are train\); .*IMAGES"):
+    with pytest.raises(DataError, match=r"val\.txt does not exist \(there are train\); .*leave it out"):
         load_voc(root, "val")
     with pytest.raises(DataError, match=r"a\.xml does not exist"):
         load_voc(root, "train")
@@ -353,3 +353,14 @@ def test_xml_of_any_suffix(tmp_path):
     assert len(load_voc(root, "train", ["cat"])[0]["annotations"]) == 1
     (flat,) = load_flat_voc(root / "JPEGImages", root / "Annotations", ["cat"])
     assert flat["image_labels"] == [0]
+
+
+def test_all_pictures_of_a_tree_without_lists(tmp_path):
+    images = {"a": {"xml": xml(("cat", 1, 1, 2, 2))}, "b": {"classes": ONE}, "c": {}}
+    root = voc_tree(tmp_path, images, {})
+    (root / "class_names.txt").write_text("_background_\ncat\n")
+    problems = Problems()
+    found = load_voc(root, None, problems=problems)
+    assert [(r["image_id"], r["image_labels"]) for r in found] == [("a", [0]), ("b", [0])]
+    assert (problems.errors, problems.left_out) == (0, 1)
+    assert "1 of 3 pictures have no XML file, for example c.jpg" in problems.summary("warning")

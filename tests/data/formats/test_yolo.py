@@ -216,7 +216,9 @@ def test_real_polygons_equal_those_of_its_coco_file():
 
 @pytest.mark.parametrize("split", ["4294967296", "0.5", "[3, null]", "{a: 1}"])
 def test_a_split_that_is_no_path(tmp_path, split):
-    tree(tmp_path, {"data.yaml": f"names: [cat]\ntrain: {split}\n", "labels/a.txt": "0 .5 .5 .1 .1"})
+    tree(
+        tmp_path, {"data.yaml": f"names: [cat]\ntrain: {split}\n", "labels/a.txt": "0 .5 .5 .1 .1"}
+    )
     pictures(tmp_path, "images/a.jpg")
     with pytest.raises(DataError, match="no image of the split train"):
         read(read_yolo, ROOT=tmp_path, SPLIT="train")

@@ -11,7 +11,7 @@ from wsis.data.folders import SPLITS, class_folders
 from wsis.data.formats.labelme import label_files
 from wsis.data.formats.yolo import is_yolo
 from wsis.data.images import pictures_below, pictures_in
-from wsis.data.voc import ANNOTATIONS, find_lists, xmls_in
+from wsis.data.voc import find_lists, xmls_in
 from wsis.errors import UsageError
 from wsis.reading import open_file
 
@@ -102,9 +102,10 @@ def _of_folder(path: Path, role: str) -> Entry | None:
     names = SPLITS.get(role, ("train",))
     lists = find_lists(path)
     tree = any((path / name).is_dir() for name in ("JPEGImages", "SegmentationClass"))
-    if tree and (lists or not xmls_in(path / ANNOTATIONS)):
+    if tree:
         only = role != "VAL" and len(lists) == 1  # CVAT writes default
-        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": [*lists][0] if only else names[0]}
+        split = {"SPLIT": [*lists][0] if only else names[0]} if lists else {}
+        return {"FORMAT": "voc", "ROOT": str(path)} | split
     if is_yolo(path):
         below = {part for p in pictures_below(path) for part in Path(p).parts[:-1]}
         splits = [n for n in names if n in below or (path / f"{n}.txt").is_file()]

@@ -32,7 +32,7 @@ ROLES = ("TRAIN", "VAL", "SALIENT", "EVALUATION")
 # is the one whose first key is there.
 _KEYS = {
     "coco": ("JSON IMAGES [SUPERVISION]",),
-    "voc": ("ROOT SPLIT [SUPERVISION CLASSES]", "IMAGES [ANNOTATIONS SUPERVISION CLASSES]"),
+    "voc": ("ROOT [SPLIT SUPERVISION CLASSES]", "IMAGES [ANNOTATIONS SUPERVISION CLASSES]"),
     "folders": ("IMAGES",),
     "csv": ("CSV IMAGES",),
     "yolo": ("ROOT [SPLIT CLASSES SUPERVISION]", "IMAGES LABELS [CLASSES SUPERVISION]"),
@@ -155,7 +155,7 @@ def _read_voc(entry: dict[str, Any], metadata: Any, problems: Problems) -> list[
     classes = metadata.thing_classes
     if not root:
         return load_flat_voc(entry["IMAGES"], xmls, classes, problems)
-    records = load_voc(root, entry["SPLIT"], classes, problems)
+    records = load_voc(root, entry.get("SPLIT"), classes, problems)
     return inspect_some_masks(records, classes, problems)
 
 

@@ -193,7 +193,7 @@ def _missing(name: str, folder: Path, listed_in: Path) -> DataError:
 
 def load_voc(
     root: str | os.PathLike[str],
-    split: str,
+    split: str | None,
     classes: Sequence[str] | None = None,
     problems: Problems | None = None,
 ) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def load_voc(
 
     Args:
         root: the folder.
-        split: name of a list.
+        split: name of a list; None: all pictures with XML or a semantic mask.
         classes: names by class id; None: as `read_classes`, else `find_classes`.
         problems: collects what is wrong, which is then left out; None: it is raised.
 
@@ -215,14 +215,14 @@ def load_voc(
     if not root.is_dir():
         raise DataError(f"the VOC tree {root} does not exist; see datasets/README.md")
     lists, xmls = find_lists(root), xmls_in(root / ANNOTATIONS)
-    listed_in = lists.get(split, root / "ImageSets" / "Segmentation" / f"{split}.txt")
+    listed_in = lists.get(split or "", root / "ImageSets" / "Segmentation" / f"{split}.txt")
     if not listed_in.is_file() and split == "trainaug":
         raise DataError(f"{listed_in} does not exist; run python datasets/prepare_sbd.py first")
-    if not listed_in.is_file():
+    if split is not None and not listed_in.is_file():
         there = f"there are {', '.join(sorted(lists))[:200]}" if lists else "nor any other"
         raise DataError(
-            f"image list {listed_in} does not exist ({there}); correct SPLIT, or name IMAGES and "
-            "ANNOTATIONS in place of ROOT and SPLIT to take all pictures (datasets/README.md)"
+            f"image list {listed_in} does not exist ({there}); correct SPLIT, or leave it out "
+            "to take all pictures (datasets/README.md)"
         )
     # One listing of a folder beats three look-ups an image.
     images = pictures_by_stem(root / "JPEGImages")
@@ -230,7 +230,9 @@ def load_voc(
     records = []
     with collecting(problems) as told:
         classes = _classes_of(root, classes, told)
-        for name in read_list(listed_in, images, told):
+        labelled = {*xmls, *masks["semantic_file_name"]}
+        listed = None if split is None else read_list(listed_in, images, told)
+        for name in _with_labels(images, labelled, root, told) if listed is None else listed:
             xml = xmls.get(name, root / ANNOTATIONS / f"{name}.xml")
             with told.leaving_out(file=xml, image=name):
                 if name not in images:
@@ -238,6 +240,18 @@ def load_voc(
                 files = {key: found[name] for key, found in masks.items() if name in found}
                 records.append(_record(xml, images[name], files, classes, told))
     return records
+
+
+def _with_labels(
+    pictures: dict[str, Path], labelled: Container[str], place: Path, problems: Problems
+) -> list[str]:
+    """The pictures that are ``labelled``, by stem; the others are told."""
+    bare = [path.name for name, path in pictures.items() if name not in labelled]
+    if bare:
+        text = f"{len(bare)} of {len(pictures)} pictures have no XML file, for example {bare[0]}: "
+        text += "left out; one without objects needs an empty one"
+        problems.warning(text, file=place, left_out=len(bare))
+    return sorted(name for name in pictures if name in labelled)
 
 
 def load_flat_voc(
@@ -264,11 +278,7 @@ def load_flat_voc(
     records = []
     with collecting(problems) as told:
         classes = classes or read_classes(xmls) or find_classes(xmls, told)
-        bare = [name for name in pictures if name not in found]
-        if bare:
-            text = f"{len(bare)} of {len(pictures)} pictures have no XML file, for example "
-            text += f"{pictures[bare[0]].name}: left out; one without objects needs an empty one"
-            told.warning(text, file=xmls, left_out=len(bare))
+        _with_labels(pictures, found, xmls, told)
         for name, xml in found.items():
             with told.leaving_out(file=xml, image=name):
                 if name not in pictures:
