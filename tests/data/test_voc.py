@@ -187,7 +187,9 @@ def test_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"prepare_sbd\.py"):
         load_voc(tmp_path, "trainaug")
     root = voc_tree(tmp_path / "v", {"a": {}}, {"train": ["a"]})
-    with pytest.raises(DataError, match=r"val\.txt does not exist \(there are train\); .*leave it out"):
+    with pytest.raises(
+        DataError, match=r"val\.txt does not exist \(there are train\).*leave it out"
+    ):
         load_voc(root, "val")
     with pytest.raises(DataError, match=r"a\.xml does not exist"):
         load_voc(root, "train")
