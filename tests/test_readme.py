@@ -1,4 +1,4 @@
-"""The whole configs that README.md prints are pipelines."""
+"""The configs that README.md and datasets/README.md print are pipelines."""
 
 import re
 import shutil
@@ -9,7 +9,12 @@ from wsis.engine.pipeline import load_pipeline
 
 from tests.tiny import ROOT
 
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+POINTS, NETWORK, ROLES, *_ = (
+    text
+    for page in ("README.md", "datasets/README.md")
+    for text in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+)
+BOXES = f"_BASE_: configs/boxcaseg_photos.yaml\n{ROLES}"
 
 
 @pytest.fixture
@@ -19,6 +24,7 @@ def birds(shapes_root, tmp_path, monkeypatch):
     (tmp_path / "birds").mkdir()
     (tmp_path / "birds" / "images").symlink_to(shapes / "JPEGImages")
     (tmp_path / "things").symlink_to(shapes / "salient")
+    (tmp_path / "birds_voc").symlink_to(shapes)
     for name, source in (
         ("points", "points_train"),
         ("boxes", "boxes_train"),
@@ -29,7 +35,7 @@ def birds(shapes_root, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("text", EXAMPLES[:2], ids=["points", "boxes"])
+@pytest.mark.parametrize("text", [POINTS, BOXES], ids=["points", "boxes"])
 def test_own_images(text, birds):
     path = birds / "mine.yaml"
     path.write_text(text)
@@ -44,9 +50,8 @@ def test_own_images(text, birds):
 
 
 def test_another_network(tmp_path):
-    (text,) = EXAMPLES[2:]
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_text(NETWORK)
     cfg = load_pipeline(path, ()).stages[-1].cfg
     assert cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads"
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 20
