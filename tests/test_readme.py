@@ -4,7 +4,9 @@ import re
 import shutil
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from wsis.engine.pipeline import load_pipeline
 
 from tests.tiny import ROOT
@@ -57,3 +59,20 @@ def test_another_network(tmp_path):
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 20
     assert cfg.SOLVER.MAX_ITER == 18000
     assert list(cfg.DATASETS.TRAIN) == ["voc_2012_trainaug_instance"]
+
+
+def test_a_trunk_of_your_own(tmp_path, monkeypatch):
+    """docs/backbones_and_memory.md prints the file and the config."""
+    page = (ROOT / "docs" / "backbones_and_memory.md").read_text()
+    (code,), (text,) = (
+        re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "yaml")
+    )
+    (tmp_path / "my_trunk.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    pipeline = load_pipeline("mine.yaml", ["MODEL.DEVICE", "cpu"])
+    assert len(pipeline.stages) == 8
+    for planned in pipeline.stages[:2]:
+        assert planned.cfg.MODEL.BACKBONE.NAME == "MyTrunk"
+    maps = build_model(pipeline.stages[0].cfg).backbone(torch.zeros(1, 3, 64, 96))
+    assert maps["res5"].shape == (1, 32, 4, 6)
