@@ -9,7 +9,8 @@ iteration of training (IRNet with the paper's ResNet-50, the others with small n
 see no more of an image). The figure is the most that the kernel says one process had. ``--cams``
 prints the resident memory of one process while it makes CAMs of pictures of different sizes.
 ``--saved`` prints for each training stage what its backward pass needs of the forward pass, in MiB
-an image, without the weights: most of what a GPU has to hold, and the same there. It is no test: it takes a quarter of an hour. docs/benchmarks.md has the figures.
+an image, without the weights: most of what a GPU has to hold, and the same there. It is no test: it
+takes a quarter of an hour. docs/benchmarks.md has the figures.
 """
 
 import argparse
