@@ -2,18 +2,22 @@
 
     python -m tests.measure_memory FOLDER [--size 4000 6000] [--only irnet_voc] [KEY VALUE ...]
     python -m tests.measure_memory --cams 300
+    python -m tests.measure_memory FOLDER --saved --size 375 500 --only irnet_voc
 
 Generated pictures are enlarged. Each stage is a process of its own, with random weights and one
 iteration of training (IRNet with the paper's ResNet-50, the others with small networks: large ones
 see no more of an image). The figure is the most that the kernel says one process had. ``--cams``
-prints the resident memory of one process while it makes CAMs of pictures of different sizes. It is
-no test: it takes a quarter of an hour. docs/benchmarks.md has the figures.
+prints the resident memory of one process while it makes CAMs of pictures of different sizes.
+``--saved`` prints for each training stage what its backward pass needs of the forward pass, in MiB
+an image, without the weights: most of what a GPU has to hold, and the same there. It is no test: it
+takes a quarter of an hour. docs/benchmarks.md has the figures.
 """
 
 import argparse
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +44,46 @@ QUICK = (
     *("SOLVER.BASE_LR", "1e-9"),
     *("DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", "", "WSIS.PSEUDO_LABELS.MIN_SCORE", "0.0"),
 )
+
+
+class Saved:
+    """The bytes of all tensors that autograd keeps at a time, each once, and the most so far."""
+
+    def __init__(self) -> None:
+        self.holders, self.now, self.most = Counter[int](), 0, 0
+
+    def hold(self, tensor: torch.Tensor) -> "Held | torch.Tensor":
+        """Pack hook."""
+        return tensor if isinstance(tensor, torch.nn.Parameter) else Held(self, tensor)
+
+
+class Held:
+    """A kept tensor; autograd drops it when the backward pass has used it."""
+
+    def __init__(self, saved: Saved, tensor: torch.Tensor) -> None:
+        self.saved, self.tensor, storage = saved, tensor, tensor.untyped_storage()
+        self.place, self.size = storage.data_ptr(), storage.nbytes()
+        saved.now += 0 if saved.holders[self.place] else self.size
+        saved.holders[self.place] += 1
+        saved.most = max(saved.most, saved.now)
+
+    def __del__(self) -> None:
+        self.saved.holders[self.place] -= 1
+        self.saved.now -= 0 if self.saved.holders[self.place] else self.size
+
+
+def unpack(held: Held | torch.Tensor) -> torch.Tensor:
+    """Unpack hook."""
+    return held.tensor if isinstance(held, Held) else held
+
+
+def saved_of(arguments: list[str]) -> str:
+    """MiB an image that the backward pass of one training step needs, and the exit code."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved.hold, unpack):
+        code = train_net(arguments)
+    batch = int(arguments[arguments.index("SOLVER.IMS_PER_BATCH") + 1])
+    return f"{(saved.most / batch) / 2**20:.0f}{f' (ended with {code})' if code else ''}"
 
 
 def peak_of(arguments: list[str], datasets: Path) -> tuple[int, float]:
@@ -88,8 +132,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("memory"))
     parser.add_argument("--cams", type=int, default=0, metavar="N")
     parser.add_argument("--kept", action="store_true", help="CAMs without trimming")
+    parser.add_argument("--saved", action="store_true", help="what training keeps for an image")
     parser.add_argument("--size", type=int, nargs=2, default=(4000, 6000), metavar=("H", "W"))
-    parser.add_argument("--only", action="append", choices=PIPELINES, help="may be repeated")
+    parser.add_argument("--only", action="append", metavar="CONFIG", help="may be repeated")
     args, more = parser.parse_known_args()
     if args.cams:
         cams_of_many_sizes(args.cams, args.kept)
@@ -104,11 +149,14 @@ def main() -> None:
     data = [f"DATA.{word}" if word.isupper() else word for word in sets]
     for name in args.only or PIPELINES:
         config = ROOT / "configs" / f"{name}.yaml"
-        words = [*data, *QUICK, *PIPELINES[name], "OUTPUT_DIR", str(folder / name), *more]
+        words = [*data, *QUICK, *PIPELINES.get(name, ()), "OUTPUT_DIR", str(folder / name), *more]
         for stage in stage_names(read_config_files(config)):
             arguments = ["--config-file", str(config), "--stage", stage, *words]
-            code, peak = peak_of(arguments, folder)
-            said = f"{peak:.0f}" if code == 0 else f"{peak:.0f} (ended with {code})"
+            if args.saved:
+                said = saved_of(arguments)
+            else:
+                code, peak = peak_of(arguments, folder)
+                said = f"{peak:.0f}" if code == 0 else f"{peak:.0f} (ended with {code})"
             sys.stdout.write(f"| {name} | {stage} | {said} |\n")
             sys.stdout.flush()
 

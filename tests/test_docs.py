@@ -95,9 +95,9 @@ def test_pages_name_files_that_exist(method):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_lines_wrap(page):
-    """Prose stays below 135 characters; tables, commands and printed text may be longer."""
+    """Prose has at most 120 characters a line; tables, commands and printed text may be longer."""
     lines, fenced = page.read_text().splitlines(), False
     for number, line in enumerate(lines, 1):
         fenced ^= line.startswith("```")
         if not fenced and not line.startswith(("|", "    ", "```")) and "](" not in line:
-            assert len(line) < 135, f"{page.name}:{number}"
+            assert len(line) <= 120, f"{page.name}:{number}"

@@ -1,15 +1,22 @@
-"""The whole configs that README.md prints are pipelines."""
+"""The configs that README.md and datasets/README.md print are pipelines."""
 
 import re
 import shutil
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from wsis.engine.pipeline import load_pipeline
 
 from tests.tiny import ROOT
 
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+POINTS, NETWORK, ROLES, *_ = (
+    text
+    for page in ("README.md", "datasets/README.md")
+    for text in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+)
+BOXES = f"_BASE_: configs/boxcaseg_photos.yaml\n{ROLES}"
 
 
 @pytest.fixture
@@ -19,6 +26,7 @@ def birds(shapes_root, tmp_path, monkeypatch):
     (tmp_path / "birds").mkdir()
     (tmp_path / "birds" / "images").symlink_to(shapes / "JPEGImages")
     (tmp_path / "things").symlink_to(shapes / "salient")
+    (tmp_path / "birds_voc").symlink_to(shapes)
     for name, source in (
         ("points", "points_train"),
         ("boxes", "boxes_train"),
@@ -29,7 +37,7 @@ def birds(shapes_root, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("text", EXAMPLES[:2], ids=["points", "boxes"])
+@pytest.mark.parametrize("text", [POINTS, BOXES], ids=["points", "boxes"])
 def test_own_images(text, birds):
     path = birds / "mine.yaml"
     path.write_text(text)
@@ -44,11 +52,27 @@ def test_own_images(text, birds):
 
 
 def test_another_network(tmp_path):
-    (text,) = EXAMPLES[2:]
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_text(NETWORK)
     cfg = load_pipeline(path, ()).stages[-1].cfg
     assert cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads"
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 20
     assert cfg.SOLVER.MAX_ITER == 18000
     assert list(cfg.DATASETS.TRAIN) == ["voc_2012_trainaug_instance"]
+
+
+def test_a_trunk_of_your_own(tmp_path, monkeypatch):
+    """docs/backbones_and_memory.md prints the file and the config."""
+    page = (ROOT / "docs" / "backbones_and_memory.md").read_text()
+    (code,), (text,) = (
+        re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "yaml")
+    )
+    (tmp_path / "my_trunk.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    pipeline = load_pipeline("mine.yaml", ["MODEL.DEVICE", "cpu"])
+    assert len(pipeline.stages) == 8
+    for planned in pipeline.stages[:2]:
+        assert planned.cfg.MODEL.BACKBONE.NAME == "MyTrunk"
+    maps = build_model(pipeline.stages[0].cfg).backbone(torch.zeros(1, 3, 64, 96))
+    assert maps["res5"].shape == (1, 32, 4, 6)

@@ -154,7 +154,7 @@ def test_mistakes_are_one_sentence_and_leave_no_file(mistake, capsys):
         (["--protocol", "pascal"], 2, "there are voc, coco, coco_bbox"),
         (["--json", "."], 2, "--json . is a folder"),
         (["--dataset", "nowhere"], 2, "no data set (nor a path) 'nowhere'"),
-        (["--dataset", "{FORMAT: coco"], 1, "data set '{FORMAT: coco'"),
+        (["--dataset", "{FORMAT: coco"], 2, "'{FORMAT: coco' is not readable YAML"),
         (["--dataset", "{FORMAT: nix}"], 2, "FORMAT"),
         (["--predictions", "gone.json"], 1, "gone.json does not exist"),
     ],

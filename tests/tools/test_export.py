@@ -171,6 +171,8 @@ def test_predictions(run, tmp_path):
     (run.root / "images" / "boxes.json").write_text(json.dumps(content))
     merge_into = run.root / "images" / "boxes.json"
     cases = [(inside,), (outside, "--dataset", run.json), (outside, "--merge", merge_into)]
+    entry = f"{{FORMAT: coco, JSON: {run.json}, IMAGES: {run.root / 'images'}}}"
+    cases.append((outside, "--dataset", entry))
     for number, (path, *words) in enumerate(cases):
         output = tmp_path / f"{number}.json"
         assert call(path, "--format", "coco-polygons", "--output", output, *words) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -31,6 +32,7 @@ from wsis.data.voc import (
     read_classes,
 )
 from wsis.errors import DataError, UsageError
+from wsis.reading import parse_yaml
 
 # What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
 # that are evaluated on a part of the training images only.
@@ -233,12 +235,27 @@ def _beside(value: str, source: str) -> str:
     return str(there) if not here.exists() and there.exists() else str(here)
 
 
+def parse_entry(text: str, where: str) -> Any:
+    """The entry that a text like ``{FORMAT: ...}`` is; other text as it is.
+
+    Raises:
+        UsageError: it begins like an entry and cannot be read; ``where`` is named.
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {short(text)} is not readable YAML: {error}") from None
+
+
 def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str, ...]:
     """Register what a config says about the data of one role; returns the data sets' names.
 
     Args:
         role: one of `ROLES`.
-        value: a registered name, a path, an entry (see `register_dataset`), or a list of these.
+        value: a registered name, a path, an entry (see `register_dataset`) or its text (see
+            `parse_entry`), or a list of these.
         stem: of the config file; an entry without NAME is called ``<stem>_<role>``.
         source: the config file; paths are looked for in the present folder, then beside it.
 
@@ -250,6 +267,8 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
         for number, part in enumerate(value, start=1):
             found += register_role(role, part, stem=f"{stem}_{number}", source=source)
         return tuple(found)
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    value = parse_entry(value, source) if isinstance(value, str) else value
     if isinstance(value, str):
         if value in DatasetCatalog.list():
             return (value,)

@@ -125,7 +125,7 @@ def read_labels(
     Args:
         place: a file of pseudo labels, the OUTPUT_DIR of a run, the folder of a stage, or a file of
             predictions in COCO's result format.
-        dataset: a registered data set, or a path, that has the images.
+        dataset: what has the images, as `register_role` takes it.
         source: another one, for predictions of which nothing else tells the images.
         min_score: leave out what scores less; None for 0.5 of predictions, else all.
 

@@ -17,8 +17,8 @@ def _add_backbone_config(cfg: CfgNode) -> None:
 
 
 def _add_timm_config(cfg: CfgNode) -> None:
-    # build_timm_backbone and build_timm_fpn_backbone, see docs/backbones.md; FREEZE_AT k of
-    # MODEL.BACKBONE freezes up to the last map of stride 2^k, 0 nothing.
+    # build_timm_backbone and build_timm_fpn_backbone, see docs/backbones_and_memory.md; FREEZE_AT k
+    # of MODEL.BACKBONE freezes up to the last map of stride 2^k, 0 nothing.
     cfg.MODEL.TIMM = CfgNode()
     # A network of timm: see timm.list_models().
     cfg.MODEL.TIMM.NAME = "mobilenetv2_100"

@@ -18,10 +18,9 @@ from wsis.data.builtin import get_dataset_dicts, is_salient
 from wsis.data.checks import short
 from wsis.data.files import write_json
 from wsis.data.problems import TOLD, Problems
-from wsis.data.user import recognize, register_dataset
+from wsis.data.user import parse_entry, recognize, register_dataset
 from wsis.data.working_size import MAX_PIXELS
 from wsis.errors import DataError, UsageError, explain
-from wsis.reading import parse_yaml
 from wsis.report.survey import Survey, survey
 
 FEW = 10  # examples of a class
@@ -42,11 +41,9 @@ _ALSO = {"boxes": ", the second with DATA.SALIENT: a few objects with masks (dat
 
 def _entry(text: str) -> dict[str, Any]:
     """The entry for a path or a description; UsageError where a description is wrong."""
-    if text.lstrip().startswith("{"):
-        try:
-            return dict(parse_yaml(text))
-        except ValueError as error:
-            raise UsageError(f"{short(text)} is not readable YAML: {error}") from None
+    entry = parse_entry(text, "ENTRY")
+    if not isinstance(entry, str):
+        return dict(entry)
     path = Path(text).expanduser()
     if not text or not path.exists():
         raise DataError(
