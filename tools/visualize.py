@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Draw annotations, proposals, pseudo labels or predictions on their images, one PNG for each.
+"""Draw proposals, pseudo labels or predictions on their images, one PNG for each.
 
 Where there is ground truth it stands at the right. Images are taken evenly from the whole set.
-Photographs without a data set are for tools/demo.py, which runs a trained network on them.
+A data set's own labels are drawn by tools/check_data.py. Photographs without a data set are for
+tools/demo.py, which runs a trained network on them.
 """
 
 import argparse
@@ -13,9 +14,7 @@ from wsis.commands import command, finite, make_parser
 
 EXAMPLES = """\
 examples:
-  visualize.py dataset shapes_train --output pictures --number 20
-  visualize.py dataset birds_train --config-file configs/birds.yaml --output pictures
-  visualize.py proposals output/proposals --dataset shapes_train --output pictures
+  visualize.py proposals output/proposals --dataset shapes_train --output pictures --number 20
   visualize.py proposals proposals/mine --images photos --output pictures
   visualize.py pseudo-labels output/irnet_shapes/7_pseudo_labels/pseudo_labels.json \\
       --dataset shapes_train --output pictures
@@ -38,8 +37,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser = make_parser(__doc__, epilog=EXAMPLES)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    dataset = kinds.add_parser("dataset", parents=[common], help="a registered data set")
-    dataset.add_argument("name", metavar="NAME", help="as in the configs: shapes_train, ...")
     proposals = kinds.add_parser(
         "proposals", parents=[common], help="segment proposals; with true masks, the best for each"
     )

@@ -1,7 +1,7 @@
 """Problems of a data set are collected and told together."""
 
 import pytest
-from wsis.data.problems import KEPT, FieldError, Problems, collecting
+from wsis.data.problems import KEPT, FieldError, Problem, Problems, collecting
 from wsis.errors import DataError
 
 
@@ -65,3 +65,20 @@ def test_collecting(caplog):
     with collecting(None) as found:
         found.warning("odd")
     assert "odd" in caplog.text
+
+
+def test_what_was_told_is_not_taken_again():
+    first, second = Problems(), Problems()
+    for problems in (first, second):
+        problems.warning("is odd", image=1)
+        problems.error("is broken", image=2, left_out=0)
+    second.error("is gone", image=3)
+    first.take(second)
+    assert [problem.image for problem in first.found] == [1, 2, 3]
+    assert (first.errors, first.warnings, first.left_out) == (2, 1, 1)
+
+
+def test_a_message_that_names_its_file_is_not_led_by_it():
+    assert str(Problem("error", "a/b.xml is no XML", file="a/b.xml", image=1)) == (
+        "image 1: a/b.xml is no XML"
+    )

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -41,27 +39,29 @@ def test_predictions_of_every_kind_of_run(run):
         assert all(widths.values())
 
 
-def test_data_set_and_pseudo_labels(run):
+def test_pseudo_labels(run):
     path = run.pseudo_labels()
     run.cam()
     assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
     read_run_folder(run.output / "2_cam")  # registers the data set
-    assert draw(run, "dataset", run.name)["im0"] == 480
     assert draw(run, "pseudo-labels", path, "--dataset", run.name)["im0"] == 2 * 480 + 8
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("dataset", "no_such_set"), "there is no data set (nor a path) 'no_such_set'"),
+        (
+            ("proposals", "{root}/images", "--dataset", "no_such_set"),
+            "there is no data set (nor a path) 'no_such_set'",
+        ),
         (("predictions", "{root}/images"), "is no run folder"),
         (("pseudo-labels", "{root}/none.json", "--images", "{root}/images"), "none.json"),
         (("predictions", "{root}/output/2_cam"), "holds no instances but cam, high_res, keys"),
         (("predictions", "{root}/output/1_classifier"), "has no predictions"),
-        (("dataset", "shapes_train", "--number", "-1"), "--number is -1"),
+        (("predictions", "{root}/images", "--number", "-1"), "--number is -1"),
         (("proposals", "{root}/images", "--images", "{root}/images"), "has no proposals of"),
         (("proposals", "{root}/output/2_cam", "--images", "{root}/images"), "no proposals but cam"),
-        (("dataset", "x", "--config-file", "{root}/none.yaml"), "no config file"),
+        (("predictions", "x", "--config-file", "{root}/none.yaml"), "no config file"),
     ],
 )
 def test_errors_are_sentences(run, capsys, arguments, words):
@@ -99,14 +99,3 @@ def test_given_boxes_stand_beside_pseudo_labels(run):
     assert draw(run, "predictions", path.parent)["im0"] == 3 * 480 + 2 * 8
     # photographs alone: what the method was given is not known, and no empty panel says so
     assert draw(run, "pseudo-labels", path, "--images", run.root / "images")["im0"] == 480
-
-
-def test_boxes_without_masks(run):
-    content = json.loads(run.json.read_text())
-    for annotation in content["annotations"]:
-        del annotation["segmentation"]
-        annotation |= {"bbox": [1, 1, 5, 5], "point": [3, 3]}
-    run.json.write_text(json.dumps(content))
-    run.cam()
-    read_run_folder(run.output / "2_cam")
-    assert all(draw(run, "dataset", run.name).values())

@@ -73,6 +73,13 @@ def command(
     return main
 
 
+def whole(text: str) -> int:
+    """A whole number from 0, for ``type=`` of an option."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number above 0, for ``type=`` of an option."""
     if not text.isdecimal() or int(text) < 1:

@@ -252,7 +252,8 @@ def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]
     """Fresh dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
     ``MetadataCatalog.get(name).problems`` has what this reading met. With ``on_error`` "skip", a
-    value of WSIS.ON_ERROR, images and annotations that are broken are left out and logged.
+    value of WSIS.ON_ERROR, images and annotations that are broken are left out and logged; with
+    "collect" they are left out only.
 
     They have ``image_key`` (names artifacts; unique in the data set), ``image_labels`` (sorted
     class ids; if the data set has none, those of all annotations, crowds too) and, if the data set
@@ -267,7 +268,8 @@ def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]
     given, problems = _read(name)
     if on_error == "raise":
         problems.raise_errors(ADVICE)
-    _tell(name, problems)
+    if on_error != "collect":
+        _tell(name, problems)
     records = [dict(record) for record in given]
     if not all("image_key" in record for record in records):
         keys = image_keys([str(record["file_name"]) for record in records])

@@ -71,7 +71,7 @@ def load_folders(
     with collecting(problems) as found:
         for rank, name, below in files:
             path, number = Path(root, name, below), f"{name}/{below}"
-            with found.leaving_out(image=number):
+            with found.leaving_out(file=path, image=number):
                 height, width = read_image_size(path)
                 record: dict[str, Any] = {"file_name": str(path), "image_id": number}
                 record |= {"height": height, "width": width, "image_labels": [rank]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,12 @@ def require_pictures(records: Sequence[Record], on_error: str) -> None:
         logger.warning("%s", problems.summary("error"))
 
 
-def inspect_pictures(records: Sequence[Record], problems: Problems) -> list[Record]:
+def inspect_pictures(records: Iterable[Record], problems: Problems) -> list[Record]:
     """The images whose headers can be read and have the size that the data set states."""
     kept = []
     for record in records:
-        with problems.leaving_out(image=record["image_id"], field="file_name"):
+        place = {"file": record["file_name"], "image": record["image_id"]}
+        with problems.leaving_out(field="file_name", **place):
             found, stated = read_image_size(record["file_name"]), _size(record)
             if found != stated:
                 raise DataError(
@@ -92,7 +93,7 @@ def _inspected(record: Record, classes: Sequence[str], problems: Problems) -> Re
     bare = {key: value for key, value in record.items() if key not in _MASKS}
     if len(bare) == len(record):
         return record
-    with problems.leaving_out(image=record["image_id"]):
+    with problems.leaving_out(file=record["file_name"], image=record["image_id"]):
         _compare_masks(record, classes, problems)
         return record
     return bare
@@ -142,6 +143,5 @@ def inspect_some_masks(
     inspect_masks(masked[:: max(1, len(masked) // _SOME)], classes, some)
     if some.errors:
         return inspect_masks(records, classes, problems)
-    problems.found += some.found
-    problems.warnings += some.warnings
+    problems.take(some)
     return list(records)

@@ -48,7 +48,8 @@ class Problem:
     def __str__(self) -> str:
         about = {"image": self.image, "annotation": self.annotation}
         named = ", ".join(f"{what} {which}" for what, which in about.items() if which is not None)
-        return ": ".join(part for part in (self.file, named, self.message) if part)
+        file = "" if self.file in self.message else self.file
+        return ": ".join(part for part in (file, named, self.message) if part)
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, as ``tools/check_data.py --json`` writes them."""
@@ -102,6 +103,16 @@ class Problems:
             if isinstance(error, FieldError):
                 place = {"field": error.field} | place
             self.error(str(error), **place)
+
+    def take(self, other: Problems) -> None:
+        """Add what another one collected, but nothing a second time."""
+        known = set(self.found)
+        again = [problem.level for problem in other.found if problem in known]
+        self.found += [problem for problem in other.found if problem not in known]
+        del self.found[KEPT:]
+        self.errors += other.errors - again.count("error")
+        self.warnings += other.warnings - again.count("warning")
+        self.left_out += other.left_out
 
     def summary(self, level: str) -> str:
         """The first `TOLD` problems of a level, a line each, and how many more there are."""

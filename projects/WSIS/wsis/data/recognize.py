@@ -23,8 +23,9 @@ _ADVICE = "describe it with FORMAT (datasets/README.md)"
 def recognize(path: Path, role: str) -> Entry:
     """The entry, without NAME, for a path of any FORMAT but ``salient`` and ``detections``.
 
-    A split is the role's: train or val. The images of a file lie in ``images`` or ``JPEGImages``
-    beside it or, if it is in ``annotations``, beside that; else beside it.
+    A split is the role's: train or val; the single list of a VOC tree is for training. The images
+    of a file lie in ``images`` or ``JPEGImages`` beside it or, if it is in ``annotations``, beside
+    that; else beside it.
 
     Raises:
         UsageError: it is nothing that is known.
@@ -93,7 +94,9 @@ def _kind_of_json(path: Path, head: str, role: str) -> str:
 def _of_folder(path: Path, role: str) -> Entry | None:
     names = SPLITS.get(role, ("train",))
     if (path / "JPEGImages").is_dir():
-        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": names[0]}
+        lists = {p.stem for p in path.glob("ImageSets/*/*.txt")}  # CVAT writes default
+        only = role != "VAL" and len(lists) == 1
+        return {"FORMAT": "voc", "ROOT": str(path), "SPLIT": lists.pop() if only else names[0]}
     parts = [path / name for name in names if (path / name).is_dir()]
     if is_yolo(path):
         below = {part for p in pictures_below(path) for part in Path(p).parts[:-1]}

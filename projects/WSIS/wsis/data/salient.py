@@ -97,7 +97,7 @@ def load_salient(
     records: list[dict[str, Any]] = []
     with collecting(problems) as told:
         for stem in stems:
-            with told.leaving_out(image=stem):
+            with told.leaving_out(file=pictures.get(stem, images), image=stem):
                 if stem not in pictures:
                     raise DataError(f"{names} names {stem}, but {images} has no {stem}.*")
                 if stem not in found:

@@ -209,11 +209,11 @@ def load_voc(
     with collecting(problems) as told:
         classes = _classes_of(root, classes, told)
         for name in names:
-            with told.leaving_out(image=name):
+            xml = root / ANNOTATIONS / f"{name}.xml"
+            with told.leaving_out(file=xml, image=name):
                 if name not in images:
                     raise _missing(name, root / "JPEGImages", listed_in)
                 files = {key: found[name] for key, found in masks.items() if name in found}
-                xml = root / ANNOTATIONS / f"{name}.xml"
                 records.append(_record(xml, images[name], files, classes, told))
     return records
 

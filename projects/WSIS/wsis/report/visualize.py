@@ -1,4 +1,4 @@
-"""``tools/visualize.py``: data sets, proposals, pseudo labels and predictions as PNG files."""
+"""``tools/visualize.py``: proposals, pseudo labels and predictions as PNG files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ from wsis.views import proposals, views_of
 from wsis.visualization.canvas import (
     Canvas,
     Picture,
-    draw_annotations,
     draw_found,
     draw_given,
     draw_truth,
@@ -48,10 +47,6 @@ from wsis.visualization.panels import side_by_side
 # Images, what draws one, and the folder below --output where the pictures go.
 _Work = tuple[ImageSet, Callable[[Canvas], list[Picture]], str]
 WIDTH = 480
-
-
-def _draw_dataset(canvas: Canvas) -> list[Picture]:
-    return draw_truth(canvas) or [draw_annotations(canvas)]
 
 
 def _draw_source(canvas: Canvas, source: Source, min_score: float, level: str) -> list[Picture]:
@@ -154,10 +149,7 @@ def draw(args: argparse.Namespace) -> None:
         raise UsageError(f"--number is {args.number}; 0 means all images")
     if args.config_file:
         load_pipeline(args.config_file, ())
-    if args.kind == "dataset":
-        work: list[_Work] = [(read_images((args.name,)), _draw_dataset, "")]
-    else:
-        work = [_proposal_work(args)] if args.kind == "proposals" else _source_work(args)
+    work = [_proposal_work(args)] if args.kind == "proposals" else _source_work(args)
     jobs = [(record, *one) for one in work for record in one[0].records]
     chosen = choose(jobs, args.number or len(jobs), seed=args.seed)
     for record, images, make, place in progress(chosen, args.kind, total=len(chosen)):
