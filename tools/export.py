@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "them; for yolo a folder, which gets labels/, data.yaml and classes.txt",
     )
     add("--merge", metavar="INPUT.json", help="the COCO file whose annotations get the masks")
-    add("--dataset", metavar="NAME", help="data set, or path, that has the images")
+    add("--dataset", metavar="NAME|ENTRY", help="data set, path or entry that has the images")
     add(
         "--min-score",
         type=finite,

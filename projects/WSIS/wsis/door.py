@@ -15,7 +15,6 @@ from typing import Any
 
 from wsis.commands import writing
 from wsis.data.builtin import get_dataset_dicts
-from wsis.data.checks import naming, short
 from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
@@ -29,7 +28,6 @@ from wsis.errors import DataError, UsageError
 from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.results import format_figures, json_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
-from wsis.reading import parse_yaml
 from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)
@@ -131,9 +129,6 @@ def evaluate(
     dataset = os.fspath(dataset) if isinstance(dataset, os.PathLike) else dataset
     if isinstance(dataset, list | tuple):
         raise UsageError("predictions are scored on one data set, not on a list of them")
-    if isinstance(dataset, str) and dataset.lstrip().startswith("{"):
-        with naming(f"data set {short(dataset)}"):
-            dataset = parse_yaml(dataset)
     (name,) = register_role("VAL", dataset, stem=stem, source="wsis.evaluate")
     chosen = (protocols,) if isinstance(protocols, str) else protocols
     build_measures((), chosen or ())  # their names, before anything is read

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis.data.builtin import require_dataset
-from wsis.data.checks import field, folder_name, short
+from wsis.data.checks import field, folder_name, naming, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
 from wsis.data.folders import class_folders, load_folders
@@ -24,6 +24,7 @@ from wsis.data.salient import load_salient, without_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
 from wsis.data.voc import ANNOTATIONS, find_classes, load_flat_voc, load_voc, read_classes
 from wsis.errors import DataError, UsageError
+from wsis.reading import parse_yaml
 
 # What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
 # that are evaluated on a part of the training images only.
@@ -229,19 +230,24 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
 
     Args:
         role: one of `ROLES`.
-        value: a registered name, a path, an entry (see `register_dataset`), or a list of these.
+        value: a registered name, a path, an entry (see `register_dataset`; also as text, "{FORMAT:
+            ...}"), or a list of these.
         stem: of the config file; an entry without NAME is called ``<stem>_<role>``.
         source: the config file; paths are looked for in the present folder, then beside it.
 
     Raises:
         UsageError: neither a data set nor a path, or as `register_dataset`.
+        DataError: text that is no YAML.
     """
     if isinstance(value, list | tuple):
         found: list[str] = []
         for number, part in enumerate(value, start=1):
             found += register_role(role, part, stem=f"{stem}_{number}", source=source)
         return tuple(found)
-    if isinstance(value, str):
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with naming(f"data set {short(value)}"):
+            value = parse_yaml(value)
+    elif isinstance(value, str):
         if value in DatasetCatalog.list():
             return (value,)
         path = Path(_beside(value, source))

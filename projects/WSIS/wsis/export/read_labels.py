@@ -52,7 +52,7 @@ class Labels:
     def image_folder(self) -> Path | None:
         """The folder that ``file_name`` is relative to; None where it is not known."""
         try:
-            records = [record for name in self.dataset for record in get_dataset_dicts(name)]
+            records = [d for name in self.dataset for d in get_dataset_dicts(name, "skip")]
         except WSISError:  # the data are not where they were: the labels can do without
             return None
         return Path(image_root(records)) if records else None
@@ -103,7 +103,7 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
             "set or COCO file with --dataset"
         )
     (name,) = names
-    find, records = CocoResults(path, name).find, get_dataset_dicts(name)
+    find, records = CocoResults(path, name).find, get_dataset_dicts(name, "skip")
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
         rows = find(record).results

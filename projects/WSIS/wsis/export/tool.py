@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,12 +26,8 @@ TOLERANCE = 1.0
 
 
 def _check_output(args: argparse.Namespace) -> Path:
-    """The output, which may be no input, and no file in place of a folder or the reverse."""
-    output = Path(args.output).expanduser()
-    inputs = [Path(name).expanduser() for name in (args.labels, args.merge) if name is not None]
-    if output.is_file() and output.resolve() in [path.resolve() for path in inputs]:
-        raise UsageError(f"--output {output} is what is read; choose another file")
-    wants_folder = args.format in _FOLDERS
+    """The output, which may be no file in place of a folder or the reverse."""
+    output, wants_folder = Path(args.output).expanduser(), args.format in _FOLDERS
     if wants_folder and output.is_file():
         raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
     if not wants_folder:
@@ -83,11 +81,13 @@ def _said_of_merge(source: str, merged: Merged) -> list[str]:
 
 
 def _next_step(args: argparse.Namespace, output: Path) -> str:
+    place = shlex.quote(str(output))
     if args.format == "labelme":
-        return f"labelme {output}"
+        return f"labelme {place}"
     if args.format == "yolo":
-        return f"yolo segment train data={output / 'data.yaml'} model=yolo11n-seg.pt"
-    converter = f"label-studio-converter import coco -i {output} -o tasks.json"
+        about = shlex.quote(str(output / "data.yaml"))
+        return f"yolo segment train data={about} model=yolo11n-seg.pt"
+    converter = f"label-studio-converter import coco -i {place} -o tasks.json"
     polygons = f"; Label Studio: {converter}" if args.format == "coco-polygons" else ""
     return f"CVAT: Upload annotations, COCO 1.0{polygons}"
 
@@ -112,6 +112,9 @@ def export(args: argparse.Namespace) -> None:
     labels = read_labels(
         args.labels, dataset=args.dataset, source=args.merge, min_score=args.min_score
     )
+    inputs = [os.path.expanduser(name) for name in (labels.path, args.merge, args.dataset) if name]
+    if output.is_file() and any(os.path.isfile(one) and output.samefile(one) for one in inputs):
+        raise UsageError(f"--output {output} is what is read; choose another file")
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     told = _write(args, output, labels, Tracer(tolerance, single=args.format == "yolo"))
     images = labels.file.images

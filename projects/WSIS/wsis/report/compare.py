@@ -55,7 +55,7 @@ class Comparison:
     def _data_set(self, name: str, run: str) -> str:
         """One name for a data set of the same images in all runs, and of other images in none."""
         try:
-            files = frozenset(map(_file, get_dataset_dicts(name)))
+            files = frozenset(map(_file, get_dataset_dicts(name, "skip")))
         except WSISError:
             return name
         taken = name in self._data_sets.values()
