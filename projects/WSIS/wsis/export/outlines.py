@@ -2,8 +2,8 @@
 
 Points are (x, y) corners of pixels: a mask of one pixel at the upper left is 0,0 1,0 1,1 0,1.
 pycocotools rasterises such outlines to exactly the same mask; outlines through pixel centres, as
-OpenCV's ``findContours`` alone gives, lose a pixel at the right and at the bottom and cannot show what is
-one pixel wide. Pixels that touch at a corner only belong to one part.
+OpenCV's ``findContours`` alone gives, lose a pixel at the right and at the bottom and cannot show
+what is one pixel wide. Pixels that touch at a corner only belong to one part.
 """
 
 from __future__ import annotations

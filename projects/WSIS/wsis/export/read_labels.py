@@ -44,9 +44,8 @@ class Labels:
     @property
     def category_ids(self) -> list[int]:
         """Category ids by class id."""
-        found: dict[int, Any] = {}  # several ids may be of one class
-        for identity, class_id in self.file.class_ids.items():
-            found.setdefault(class_id, identity)
+        # several may be of one class: the first counts
+        found = {class_id: i for i, class_id in reversed(self.file.class_ids.items())}
         return [found[class_id] for class_id in range(len(self.file.class_names))]
 
     def image_folder(self) -> Path | None:
@@ -85,14 +84,12 @@ def _is_list(path: Path) -> bool:
 
 def _dataset_of(path: Path) -> tuple[str, ...]:
     """The data sets of a file in the folder of a stage: of its labels, or of its predictions."""
-    if path.parent.parent.name == PREDICTIONS:
-        stage, key = path.parents[2], None
-    else:
-        stage, key = path.parent, "WSIS.IMAGES"
+    predicted = path.parent.parent.name == PREDICTIONS
+    stage = path.parents[2] if predicted else path.parent
     if not (stage / MANIFEST).is_file():
         return ()
-    run = read_run_folder(stage)
-    return run.dataset_names(key) if key else (path.parent.name,)
+    run = read_run_folder(stage)  # which registers them
+    return (path.parent.name,) if predicted else run.dataset_names("WSIS.IMAGES")
 
 
 def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
