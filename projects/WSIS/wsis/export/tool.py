@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from wsis.commands import check_output
 from wsis.errors import UsageError
 from wsis.export.merge import Merged
 from wsis.export.read_labels import Labels, read_labels
@@ -37,18 +38,6 @@ _MERGED = {
     "empty": "labels are left out: a box without a mask",
 }
 TOLERANCE = 1.0
-
-
-def _check_output(args: argparse.Namespace) -> Path:
-    """The output, which may be no file in place of a folder or the reverse."""
-    output, wants_folder = Path(args.output).expanduser(), args.format in _FOLDERS
-    if wants_folder and output.is_file():
-        raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
-    if not wants_folder:
-        if output.is_dir():
-            raise UsageError(f"--output {output} is a folder; name a JSON file in it")
-        refuse_existing([output], overwrite=args.overwrite)
-    return output
 
 
 def _counted(counts: Counter[str], told: dict[str, str]) -> list[str]:
@@ -101,13 +90,18 @@ def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Trace
 
 def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    output = _check_output(args)
+    output = Path(args.output).expanduser()
+    if args.format not in _FOLDERS:
+        check_output("--output", output)
+        refuse_existing([output], overwrite=args.overwrite)
+    elif output.is_file():
+        raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
     labels = read_labels(
         args.labels, dataset=args.dataset, source=args.merge, min_score=args.min_score
     )
-    inputs = [os.path.expanduser(name) for name in (labels.path, args.merge, args.dataset) if name]
-    if output.is_file() and any(os.path.isfile(one) and output.samefile(one) for one in inputs):
-        raise UsageError(f"--output {output} is what is read; choose another file")
+    if args.format not in _FOLDERS:
+        inputs = map(os.path.expanduser, filter(None, (labels.path, args.merge, args.dataset)))
+        check_output("--output", output, *inputs)
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     told = _write(args, output, labels, Tracer(tolerance, single=args.format == "yolo"))
     images = labels.file.images
