@@ -371,5 +371,5 @@ def test_a_thousand_faults_are_all_told(tmp_path, capsys):
 def test_the_file_that_is_checked_stays(tmp_path):
     path = coco(tmp_path, image_labels=["cat"])
     before = path.read_bytes()
-    assert main([str(path), "--json", str(path)]) == 2
+    assert check_data([str(path), "--json", str(path)]) == 2
     assert path.read_bytes() == before
