@@ -52,11 +52,9 @@ class Tracer:
         except ValueError:
             self.counts["long"] += 1
             return None
-        self.counts["masks"] += 1
-        self.counts["polygons"] += len(found.polygons)
-        self.counts["points"] += sum(len(polygon) for polygon in found.polygons)
-        self.counts["holes"] += found.holes
-        self.counts["several"] += found.parts > 1
+        points = sum(map(len, found.polygons))
+        self.counts.update(masks=1, polygons=len(found.polygons), points=points)
+        self.counts.update(holes=found.holes, several=int(found.parts > 1))
         return found
 
 
