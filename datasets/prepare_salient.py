@@ -27,7 +27,6 @@ from PIL import Image
 from wsis.commands import command, make_parser
 from wsis.data.checks import load_json
 from wsis.data.files import write_lines
-from wsis.data.images import pictures_in, read_dataset_image
 from wsis.data.root import datasets_root, duts_folders
 from wsis.errors import DataError
 
@@ -109,6 +108,8 @@ class Output:
 
     def finish(self) -> str:
         """Write ``list.txt``; returns what to say of files that were there before."""
+        from wsis.data.images import pictures_in
+
         write_lines(self.folder / "list.txt", self.stems)
         others = {path.stem for path in pictures_in(self.folder / "images")} - {*self.stems}
         return f" (beside {len(others)} that were there before and count, too)" if others else ""
@@ -129,6 +130,7 @@ def whole_images(records: list[dict[str, Any]], output: Output, *, checked: bool
 def crops(records: list[dict[str, Any]], output: Output) -> str:
     """Add a crop around each object that has a mask; returns what was done."""
     from wsis.data.ground_truth import has_ground_truth, load_ground_truth
+    from wsis.data.images import read_dataset_image
     from wsis.data.salient import object_windows
     from wsis.data.working_size import MAX_PIXELS, at_working_size
 
