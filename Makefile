@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-UV := $(VENV)/bin/uv pip install --quiet --python $(PY)
+UV := $(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY)
 REQUIREMENTS := $(wildcard requirements/*)
 DEMO := configs/irnet_shapes.yaml
 # Tests run in a shuffled order that this number gives: no test may need what another one leaves.

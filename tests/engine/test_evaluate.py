@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,12 @@ def test_labels_of_an_unreadable_image_are_missed(tmp_path, broken):
     assert entry["skipped"] == {"c": "c.jpg cannot be read: truncated"}
 
 
-def test_an_unreadable_image_stops_the_evaluation_unless_it_is_skipped(tmp_path, broken):
+def test_an_unreadable_image_stops_the_evaluation_unless_it_is_skipped(
+    tmp_path, monkeypatch, broken
+):
+    monkeypatch.chdir(tmp_path)
+    for key in KEYS:
+        Path(f"{key}.jpg").touch()
     pipeline, folder = plan(tmp_path, "mask_rcnn")
     with pytest.raises(DataError, match=r"c\.jpg cannot be read"):
         figures(pipeline, folder, OwnImages([record(index) for index in range(3)]))

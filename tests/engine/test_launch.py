@@ -124,7 +124,10 @@ def test_a_killed_process_ends_all_and_is_named():
 )
 def test_all_processes_end_with_the_one_that_started_them(number, code, tmp_path):
     """Also in the background, where Ctrl-C means nothing; ranks and their data-loading workers."""
-    background = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    background = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # which nohup would ignore
+    )
     done = forked(f"{background}\n{WORK}", "2", f"orphan {number:d} {tmp_path}")
     assert done.returncode == code, done.stderr
     with open(tmp_path / "alive") as stream:

@@ -22,7 +22,14 @@ from wsis.data.problems import Problems, collecting
 from wsis.data.recognize import recognize
 from wsis.data.salient import load_salient, without_salient
 from wsis.data.supervision import SUPERVISIONS, require_supervision
-from wsis.data.voc import ANNOTATIONS, find_classes, load_flat_voc, load_voc, read_classes
+from wsis.data.voc import (
+    ANNOTATIONS,
+    VOC_CLASSES,
+    find_classes,
+    load_flat_voc,
+    load_voc,
+    read_classes,
+)
 from wsis.errors import DataError, UsageError
 from wsis.reading import parse_yaml
 
@@ -179,6 +186,8 @@ def _register(entry: dict[str, Any], unnamed: bool) -> None:
     elif kind == "voc":
         place = entry.get("ROOT") or entry.get("ANNOTATIONS") or entry["IMAGES"]
         stated = without_background(entry.get("CLASSES") or []) or read_classes(place)
+        if not (stated or Path(place).exists()):
+            stated = VOC_CLASSES  # whoever reads it is told that there is nothing
         about |= {"thing_classes": list(stated)} if stated else {}  # else they are found
         about |= {"split": entry["SPLIT"]} if "SPLIT" in entry else {}
     elif kind == "folders":
