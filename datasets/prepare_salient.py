@@ -111,7 +111,6 @@ class Output:
         from wsis.data.images import pictures_in
 
         write_lines(self.folder / "list.txt", self.stems)
-        from wsis.data.images import pictures_in
 
         others = {path.stem for path in pictures_in(self.folder / "images")} - {*self.stems}
         return f" (beside {len(others)} that were there before and count, too)" if others else ""
