@@ -71,7 +71,7 @@ class Report:
             return None
         for name in filter(left_out_of, names):
             text = f"{left_out_of(name)} images and annotations of {name} are left out as broken"
-            self._note(f"{text}: python tools/check_data.py {name} lists them")
+            self._note(f"{text}; tools/check_data.py lists them")
         return images
 
     @cached_property
