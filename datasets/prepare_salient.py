@@ -64,15 +64,22 @@ def filter_list(images: Path, masks: Path, path: Path, val_share: float) -> str:
     return said
 
 
-def annotated(path: Path, images: Path | None, names: Path | None) -> list[dict[str, Any]]:
-    """Dataset dicts of an annotation file; ``names`` is a JSON list of the file names to take."""
+def annotated(
+    path: Path, images: Path | None, names: Path | None, on_error: str
+) -> list[dict[str, Any]]:
+    """Dataset dicts of an annotation file; ``names`` is a JSON list of the file names to take.
+
+    ``on_error`` is a value of WSIS.ON_ERROR: of objects that are broken there may be no crops, but
+    an image that shows another object beside them shows no single one.
+    """
     from wsis.data.builtin import get_dataset_dicts
     from wsis.data.user import recognize, register_dataset
 
     entry = recognize(path, "TRAIN") | {"NAME": "masks"}
     if images is not None:
         entry["IMAGES"] = str(images)
-    records = get_dataset_dicts(register_dataset(entry, where=str(path), anew=True))
+    name = register_dataset(entry, where=str(path), anew=True)
+    records = get_dataset_dicts(name, on_error)
     if names is None:
         return records
     wanted = load_json(names)
@@ -101,8 +108,9 @@ class Output:
 
     def finish(self) -> str:
         """Write ``list.txt``; returns what to say of files that were there before."""
-        write_lines(self.folder / "list.txt", self.stems)
         from wsis.data.images import pictures_in
+
+        write_lines(self.folder / "list.txt", self.stems)
 
         others = {path.stem for path in pictures_in(self.folder / "images")} - {*self.stems}
         return f" (beside {len(others)} that were there before and count, too)" if others else ""
@@ -147,7 +155,8 @@ def crops(records: list[dict[str, Any]], output: Output) -> str:
 
 def from_coco(given: argparse.Namespace) -> str:
     """Write ``images/``, ``masks/`` and ``list.txt`` below the output."""
-    records = annotated(given.coco, given.coco_images, given.names)
+    on_error = "skip" if given.crops else "raise"
+    records = annotated(given.coco, given.coco_images, given.names, on_error)
     output = Output(given.output)
     said = (
         crops(records, output)

@@ -107,6 +107,16 @@ def test_crops_around_the_few_objects_with_masks(script, few, capsys):
     assert before == {path: path.read_bytes() for path in before}
 
 
+def test_a_broken_annotation_costs_no_other_crop(script, few, caplog):
+    content = json.loads((few / "mine.json").read_text())
+    content["annotations"][1]["segmentation"] = "broken"
+    (few / "mine.json").write_text(json.dumps(content))
+    assert crops(script, few) == 0
+    (only,) = load_salient(few / "out" / "images", few / "out" / "masks")
+    assert (only["height"], only["width"]) == (100, 80)
+    assert "segmentation" in caplog.text
+
+
 def test_crops_of_photographs_that_are_called_alike(script, few):
     content = json.loads((few / "mine.json").read_text())
     for annotation in content["annotations"]:

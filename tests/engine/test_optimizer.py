@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 from wsis.config import get_wsis_cfg
-from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
+from wsis.engine.optimizer import Accumulator, build_lr_scheduler, build_optimizer
 from wsis.errors import UsageError
 from wsis.modeling.backbones import RunningStatsBatchNorm2d
 
@@ -149,3 +149,20 @@ def test_an_unknown_optimiser(cfg):
     cfg.WSIS.SOLVER.OPTIMIZER = "Lion"
     with pytest.raises(UsageError, match="'Lion'; it must be SGD or Adam"):
         build_optimizer(cfg, Model())
+
+
+def test_parts_of_a_batch_make_one_step_of_mixed_precision():
+    """Gradients 2, 4 and 6 have the mean 4; the scale of 8 is taken out before the step."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    whole = Accumulator(optimizer, 3, scaler)
+    pieces = whole.batches([[2.0, 4.0, 6.0]])
+    for whole.part in range(3):
+        (slope,) = next(pieces)
+        whole.zero_grad()
+        whole.scale(slope * weight.sum()).backward()
+        assert weight.item() == 0
+        whole.step(whole)
+        whole.update()
+    assert weight.item() == -2

@@ -171,6 +171,22 @@ def test_a_second_signal_does_not_wait(trainer_of):
     assert resumed.start_iter == 2  # from the periodic checkpoint
 
 
+def test_a_batch_in_parts_trains_the_same_network(trainer_of):
+    seen, frozen = [], ("MODEL.RESNETS.NORM", "FrozenBN", "SOLVER.MOMENTUM", "0.9")
+    whole = train(trainer_of("whole", "classifier", *frozen)).model.state_dict()
+    parts = trainer_of("parts", "classifier", *frozen, "WSIS.SOLVER.ACCUMULATE", 2)
+    parts.model.register_forward_hook(lambda module, given, _: seen.append(len(given[0])))
+    found = train(parts).model.state_dict()
+    assert seen == [1] * 2 * LAST
+    for key, value in whole.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_is_taken_in_equal_parts(trainer_of):
+    with pytest.raises(UsageError, match="2 images of a process cannot be taken in 3 equal parts"):
+        trainer_of("parts", "classifier", "WSIS.SOLVER.ACCUMULATE", 3)
+
+
 def test_running_statistics_move_and_come_back(trainer_of):
     fresh = trainer_of("a", "classifier")
     before = {k: v.clone() for k, v in fresh.model.state_dict().items() if "running_mean" in k}

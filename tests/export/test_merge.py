@@ -167,3 +167,57 @@ def test_strange_annotations_of_the_input_stay(tmp_path):
     assert found[1].items() >= content.pop("annotations")[1].items()
     assert found[1]["area"] == 120
     assert merged == content
+
+
+def one_image(*annotations, **more):
+    content = boxes_of_a_tool() | more
+    entries = [{"image_id": 7, "category_id": 2, "bbox": [2, 3, 10, 12]} | a for a in annotations]
+    return content | {"annotations": [{"id": i} | a for i, a in enumerate(entries, start=1)]}
+
+
+def test_a_poor_match_takes_nothing_from_a_good_one(tmp_path):
+    """0.54 + 0.45 is more than 0.90 + 0.07; but below 0.5 there is no match."""
+    content = one_image({"bbox": [0, 0, 20, 10]}, {"bbox": [7, 0, 20, 10]})
+    first, second = rectangle(7, 1, 0, 20, 10), rectangle(7, 0, 0, 9, 10)
+    path = write_labels(tmp_path / "labels.json", label(7, BIRD, first), label(7, BIRD, second))
+    merged = merge(tmp_path, content, path, kind="coco-rle")["annotations"]
+    assert [a.get("segmentation") for a in merged] == [encode_mask(first), None]
+
+
+BOX = [2, 3, 12, 3, 12, 15, 2, 15]
+PAIRS = [BOX[i : i + 2] for i in range(0, 8, 2)]
+TRIANGLE = [2, 3, 12, 3, 12, 15]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "is_mask"),
+    [
+        *((nothing, False) for nothing in ([], None, {}, "", [[]], [[1, 2]], [[1, 2, 3, 4]])),
+        *((box, False) for box in (BOX, [BOX], [[*BOX, 2, 3]], PAIRS, [PAIRS], [BOX, []])),
+        *((own, True) for own in ([TRIANGLE], TRIANGLE, [BOX, TRIANGLE], [TRIANGLE, [1, 2]])),
+        *((own, True) for own in (PAIRS[:3], [PAIRS[:3]], [{"size": [30, 40], "counts": [1200]}])),
+        *((strange, True) for strange in ("mask", [["x"]], [[None] * 6])),
+    ],
+)
+def test_only_a_mask_of_its_own_is_kept(tmp_path, segmentation, is_mask):
+    content = one_image({"segmentation": segmentation})
+    mask = rectangle(7, 3, 4, 5, 5)
+    labels = write_labels(tmp_path / "labels.json", label(7, BIRD, mask, bbox=[2, 3, 10, 12]))
+    (merged,) = merge(tmp_path, content, labels, kind="coco-rle")["annotations"]
+    assert merged["segmentation"] == (segmentation if is_mask else encode_mask(mask))
+
+
+@pytest.mark.parametrize("name", ["A.PNG", "C:\\images\\a.Png", "old/a.png"])
+def test_images_are_found_in_other_letter_case_and_folders(tmp_path, name):
+    """As a data set finds the picture."""
+    content = one_image({}, images=[{"id": 7, "file_name": name, "height": 30, "width": 40}])
+    mask = rectangle(7, 2, 3, 10, 12)
+    merged = merge(tmp_path, content, write_labels(tmp_path / "labels.json", label(7, BIRD, mask)))
+    assert merged["annotations"][0]["area"] == 120
+    assert merged["images"] == content["images"]
+
+
+def test_null_instead_of_annotations_is_none(tmp_path):
+    labels = write_labels(tmp_path / "labels.json", label(7, BIRD, rectangle(7, 2, 3, 10, 12)))
+    merged = merge(tmp_path, boxes_of_a_tool() | {"annotations": None}, labels)
+    assert [a["id"] for a in merged["annotations"]] == [1]

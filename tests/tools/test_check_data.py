@@ -366,3 +366,10 @@ def test_a_thousand_faults_are_all_told(tmp_path, capsys):
     assert "WSIS.ON_ERROR skip" in said.out.splitlines()[-1]
     assert said.out.count(str(tmp_path / "a.json")) < 30
     assert "a.json" not in said.err  # told once
+
+
+def test_the_file_that_is_checked_stays(tmp_path):
+    path = coco(tmp_path, image_labels=["cat"])
+    before = path.read_bytes()
+    assert check_data([str(path), "--json", str(path)]) == 2
+    assert path.read_bytes() == before

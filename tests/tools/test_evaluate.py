@@ -153,6 +153,8 @@ def test_mistakes_are_one_sentence_and_leave_no_file(mistake, capsys):
     [
         (["--protocol", "pascal"], 2, "there are voc, coco, coco_bbox"),
         (["--json", "."], 2, "--json . is a folder"),
+        (["--json", "results.json"], 2, "--json results.json is what is read"),
+        (["--json", "./truth.json"], 2, "--json ./truth.json is what is read"),
         (["--dataset", "nowhere"], 2, "no data set (nor a path) 'nowhere'"),
         (["--dataset", "{FORMAT: coco"], 2, "'{FORMAT: coco' is not readable YAML"),
         (["--dataset", "{FORMAT: nix}"], 2, "FORMAT"),

@@ -1,6 +1,8 @@
 """tools/export.py: labels out and back, and into the file that they came from."""
 
 import json
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -186,12 +188,29 @@ def test_predictions(run, tmp_path):
     assert COCO(output).dataset["annotations"] == []
 
 
+def test_broken_annotations_do_not_matter_to_those_who_want_the_images(run, tmp_path, capsys):
+    content = json.loads(run.json.read_text())
+    content["annotations"][0]["segmentation"] = {"size": [1, 1], "counts": [1]}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{"score": 1.0} | a for a in content["annotations"][1:]]))
+    run.json.write_text(json.dumps(content))
+    entry = f"{{FORMAT: coco, JSON: {run.json}, IMAGES: {run.root}/images}}"
+    output = tmp_path / "with space"
+    words = ("--dataset", entry, "--format", "labelme", "--output", output)
+    assert call(path, *words) == 0
+    found = [json.loads(file.read_text()) for file in sorted(output.iterdir())]
+    assert [len(one["shapes"]) for one in found] == [1, 2, 2, 0]
+    assert Image.open(output / found[1]["imagePath"]).size == (17, 31)
+    command = capsys.readouterr().out.rpartition("next: ")[2]
+    assert shlex.split(command) == ["labelme", str(output)]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (("{root}/none.json", "--output", "{root}/new.json"), 1, "none.json does not exist"),
         (("{root}/images", "--output", "{root}/new.json"), 1, "holds no run folder"),
-        (("{root}/output", "--output", "{root}/new.json"), 1, "holds no pseudo labels; run"),
+        (("{root}/cam", "--output", "{root}/new.json"), 1, "holds no pseudo labels; run"),
         (("{labels}", "--output", "{root}/data.json"), 2, "data.json exists; choose another"),
         (("{labels}", "--output", "{labels}", "--overwrite"), 2, "is what is read"),
         (
@@ -200,19 +219,28 @@ def test_predictions(run, tmp_path):
             2,
             "is what is read",
         ),
+        (
+            ("{labels}", "--dataset", "{root}/data.json", "--output", "{root}/data.json")
+            + ("--overwrite",),
+            2,
+            "is what is read",
+        ),
+        (("{root}/output", "--output", "{own}", "--overwrite"), 2, "is what is read"),
         (("{labels}", "--output", "{root}"), 2, "is a folder; name a JSON file in it"),
         (("{root}/list.json", "--output", "{root}/new.json"), 2, "name their data set"),
         (("{labels}", "--merge", "{root}/list.json", "--output", "{root}/new.json"), 1, "no COCO"),
-        (("{labels}", "--merge", "{root}/nan.json", "--output", "{root}/new.json"), 1, "nan.json"),
+        (("{labels}", "--merge", "{root}/nan.json", "--output", "{root}/new.json"), 1, "holds NaN"),
     ],
 )
 def test_errors_are_sentences(run, labels, capsys, words, code, said):
     run.cam()
+    shutil.copytree(run.output, run.root / "cam")
+    own = run.pseudo_labels()
     (run.root / "list.json").write_text("[]")
     nan = {"images": [], "categories": [{"id": 1, "name": "cat"}], "videos": float("nan")}
     (run.root / "nan.json").write_text(json.dumps(nan))
     before = sorted(run.root.iterdir())
-    filled = [word.format(root=run.root, labels=labels) for word in words]
+    filled = [word.format(root=run.root, labels=labels, own=own) for word in words]
     assert call(*filled, "--format", "coco-polygons") == code
     error = capsys.readouterr().err.rpartition("error: ")[2]
     assert said in error

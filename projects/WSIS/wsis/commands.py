@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
-from wsis.errors import WSISError, run_command
+from wsis.errors import UsageError, WSISError, run_command
 
 
 class _Pipe(io.FileIO):
@@ -114,6 +114,19 @@ def add_pipeline(
     """Add the arguments that name a pipeline: its file, and overrides at the end of the line."""
     parser.add_argument("--config-file", required=True, metavar="YAML", help=help_text)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=overrides)
+
+
+def check_output(option: str, path: Any, *inputs: Any) -> None:
+    """Refuse as the file to write a folder, or one of the files that are read; None is no path.
+
+    Raises:
+        UsageError: with what to choose.
+    """
+    if path is not None and os.path.isdir(path):
+        raise UsageError(f"{option} {path} is a folder; name a JSON file in it")
+    files = [os.path.realpath(one) for one in (path, *inputs) if one and os.path.isfile(one)]
+    if path is not None and files.count(os.path.realpath(path)) > 1:
+        raise UsageError(f"{option} {path} is what is read; choose another file")
 
 
 @contextmanager

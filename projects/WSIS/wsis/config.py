@@ -80,6 +80,9 @@ def _add_solver_config(cfg: CfgNode) -> None:
     # Where the rate changes by more than this factor, up or down, momentum buffers are multiplied
     # by the change, as Caffe2 needs it (CIM: 1.1); 0: never.
     cfg.WSIS.SOLVER.SCALE_MOMENTUM = 0.0
+    # Parts in which a batch goes through the network, one after the other, for want of memory. The
+    # gradient is the mean of theirs, and SOLVER.IMS_PER_BATCH and the schedule stay as they are.
+    cfg.WSIS.SOLVER.ACCUMULATE = 1
 
 
 def _add_evaluation_config(cfg: CfgNode) -> None:

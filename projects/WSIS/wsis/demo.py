@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wsis.commands import writing
+from wsis.commands import check_output, writing
 from wsis.data.builtin import image_keys
 from wsis.data.files import atomic_write
 from wsis.data.images import read_dataset_image, read_image, read_image_size
@@ -121,8 +121,7 @@ def draw(args: argparse.Namespace) -> None:
     trained = TrainedStage(planned, weights=weights, min_score=args.confidence_threshold)
     tags = {} if args.tags is None else {"image_labels": trained.class_ids(args.tags)}
     folder, records = Path(args.output), _records(names)
-    if args.json is not None and Path(args.json).is_dir():
-        raise UsageError(f"--json {args.json} is a folder; name a file in it")
+    check_output("--json", args.json)
     folder.mkdir(parents=True, exist_ok=True)
 
     def show(record: Record) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsis.commands import writing
+from wsis.commands import check_output, writing
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
@@ -169,8 +169,7 @@ def _usable(
 
 def print_scores(args: argparse.Namespace) -> None:
     """What ``tools/evaluate.py`` does."""
-    if args.json is not None and Path(args.json).is_dir():
-        raise UsageError(f"--json {args.json} is a folder; name a file in it")
+    check_output("--json", args.json, args.predictions, args.dataset)
     figures = evaluate(args.predictions, args.dataset, args.protocol)
     entries = json_results([{"protocol": p, "metrics": found} for p, found in figures.items()])
     sys.stdout.write(f"{format_figures(entries, ('protocol',))}\n")

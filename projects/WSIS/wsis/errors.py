@@ -46,9 +46,9 @@ _ADVICE = {
 }
 LOST_PEER = "another process of the run has ended, and its own message says why"
 NEEDS_LESS = (
-    "work at smaller sizes (INPUT) or with fewer DATALOADER.NUM_WORKERS; in training lower "
-    "SOLVER.IMS_PER_BATCH, the total over all processes: half of it wants half of SOLVER.BASE_LR "
-    "and twice SOLVER.MAX_ITER and SOLVER.STEPS"
+    "work at smaller sizes (INPUT) or with fewer DATALOADER.NUM_WORKERS; in training take the "
+    "batch in parts (WSIS.SOLVER.ACCUMULATE 2), or lower SOLVER.IMS_PER_BATCH, the total over all "
+    "processes: half of it wants half of SOLVER.BASE_LR and twice SOLVER.MAX_ITER and SOLVER.STEPS"
 )
 _NO_MEMORY = re.compile(
     "can't allocate memory|not enough memory|Insufficient memory|out of memory|ALLOC_FAILED"

@@ -160,7 +160,7 @@ def read_image(entry: Record, finder: PictureFinder | None, known: dict[Identity
     return record | {"annotations": []}
 
 
-def _rings(value: list[Any]) -> list[Any]:
+def rings(value: list[Any]) -> list[Any]:
     """The polygons in a list that may be a single one, or have its points in pairs."""
     if not isinstance(value[0], list):
         return [value]
@@ -176,7 +176,7 @@ def _rings(value: list[Any]) -> list[Any]:
 
 def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[float]]:
     reach = 2 * max(size)
-    polygons = [numbers(p) for p in _rings(value)]
+    polygons = [numbers(p) for p in rings(value)]
     longest = max(map(len, polygons))
     for polygon in polygons:
         if len(polygon) % 2 or longest < 6:

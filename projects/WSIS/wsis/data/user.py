@@ -261,6 +261,7 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
 
     Raises:
         UsageError: neither a data set nor a path, or as `register_dataset`.
+        DataError: text that is no YAML.
     """
     if isinstance(value, list | tuple):
         found: list[str] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -141,3 +142,59 @@ def build_lr_scheduler(
         # The state dict does not hold "step", so it is set on every new scheduler.
         made.step = _momentum_follows_rate(optimizer, made.step, cfg.WSIS.SOLVER.SCALE_MOMENTUM)
     return made
+
+
+class Accumulator:
+    """Lets Detectron2's trainers take a batch in parts: they step once, on the mean gradient.
+
+    They get `batches`, and this object in place of the optimiser and of the gradient scaler.
+    Whoever calls them sets ``part`` before each call. The result is that of the whole batch, up to
+    rounding, where losses are means over images and normalisation does not look at the batch.
+
+    Args:
+        optimizer: the real one.
+        parts: of a batch.
+        scaler: the real one, where the precision is mixed.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parts: int,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.optimizer, self.parts, self.part, self._scaler = optimizer, parts, 0, scaler
+
+    def batches(self, whole: Iterable[list[Any]]) -> Iterator[list[Any]]:
+        """Each batch in ``parts`` equal pieces, in its order."""
+        for batch in whole:
+            size = len(batch) // self.parts
+            yield from (batch[i * size : (i + 1) * size] for i in range(self.parts))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the batch before."""
+        if self.part == 0:
+            self.optimizer.zero_grad()
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """As the scaler does."""
+        assert self._scaler is not None
+        return self._scaler.scale(loss)
+
+    def step(self, _: Any = None) -> None:
+        """Step, if this was the last part."""
+        if self.part + 1 < self.parts:
+            return
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.parts)
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+
+    def update(self) -> None:
+        """As the scaler does, if this was the last part."""
+        if self._scaler is not None and self.part + 1 == self.parts:
+            self._scaler.update()

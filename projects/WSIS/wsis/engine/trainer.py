@@ -35,7 +35,7 @@ from wsis.data.stream import (
     derive_seed,
 )
 from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
-from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
+from wsis.engine.optimizer import Accumulator, build_lr_scheduler, build_optimizer
 from wsis.errors import MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.evaluation.image_loop import Results
 from wsis.stopping import Postponed, stop_by
@@ -60,6 +60,11 @@ def images_per_process(cfg: CfgNode, processes: int) -> int:
             f"stage {cfg.WSIS.STAGE}: SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} "
             f"processes, over which it is the total; set {cfg.WSIS.STAGE}.SOLVER.IMS_PER_BATCH, or "
             "use another number of processes"
+        )
+    if (batch // processes) % (parts := cfg.WSIS.SOLVER.ACCUMULATE):
+        raise UsageError(
+            f"stage {cfg.WSIS.STAGE}: the {batch // processes} images of a process cannot be taken "
+            f"in {parts} equal parts; set {cfg.WSIS.STAGE}.WSIS.SOLVER.ACCUMULATE to a divisor"
         )
     return batch // processes
 
@@ -203,11 +208,16 @@ class Trainer(TrainerBase):
         self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
         devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
         self.model = create_ddp_model(model, device_ids=devices, broadcast_buffers=False)
-        kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._inner = kind(self.model, self.loader, self.optimizer)
+        scaler = torch.amp.GradScaler("cuda") if cfg.SOLVER.AMP.ENABLED else None
+        self._whole = Accumulator(self.optimizer, cfg.WSIS.SOLVER.ACCUMULATE, scaler)
+        given = (self.model, self._whole.batches(self.loader), self._whole)
+        if scaler is None:
+            self._inner = SimpleTrainer(*given)
+        else:
+            self._inner = AMPTrainer(*given, grad_scaler=self._whole)
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
-        if cfg.SOLVER.AMP.ENABLED:
-            parts["grad_scaler"] = self._inner.grad_scaler
+        if scaler is not None:
+            parts["grad_scaler"] = scaler
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, **parts)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self._hooks_for(cfg, evaluate))
@@ -263,7 +273,9 @@ class Trainer(TrainerBase):
         self._inner.iter = self.iter
         try:
             with about(self._place, when=out_of_memory):
-                self._inner.run_step()
+                for part in range(self._whole.parts):
+                    self._whole.part = part
+                    self._inner.run_step()
         except FloatingPointError as error:
             reason = " ".join(str(error).split())
             raise WSISError(

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from wsis.data.checks import clip_box, load_json, numbers, short
 from wsis.data.coco import CocoFile, ImageIndex
+from wsis.data.coco_fields import rings
 from wsis.errors import DataError
 from wsis.export.read_labels import Labels
 from wsis.layers.masks import box_iou
@@ -30,7 +31,7 @@ def _read(path: Path) -> Record:
             "and import that into the tool that wrote it"
         )
     for key in _LISTS:
-        entries = content.get(key, [])
+        entries = content.get(key) or []
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise DataError(f"{path}: {key} is {short(entries)}, not a list of objects")
     return content
@@ -40,6 +41,11 @@ def _key(identity: Any) -> str:
     """An id as files write it: 7, 7.0 and "7" are the same."""
     whole = isinstance(identity, float) and identity.is_integer()
     return str(int(identity) if whole else identity)
+
+
+def _small(name: str) -> str:
+    """A file name as images are found by: in any letter case."""
+    return name.replace("\\", "/").lower()
 
 
 def _box(entry: Record, size: tuple[int, int]) -> list[float] | None:
@@ -60,22 +66,21 @@ def _point(entry: Record) -> list[float] | None:
 
 def _is_mask(value: Any) -> bool:
     """Whether a ``segmentation`` is more than nothing, or than the box as a polygon."""
-    polygons = value if isinstance(value, list) else None
-    if not polygons:
+    if not isinstance(value, list) or not value:
         return bool(value)
-    if len(polygons) > 1 and isinstance(polygons[0], list):
-        return True
     try:
-        corners = numbers(polygons[0] if isinstance(polygons[0], list) else polygons)
+        polygons = [p for p in rings(value) if not isinstance(p, list) or len(numbers(p)) >= 6]
     except ValueError:
         return True
-    columns, rows = set(corners[0::2]), set(corners[1::2])
-    return not (len(columns) == len(rows) == 2 and len(corners) in (8, 10))
+    if len(polygons) != 1 or not isinstance(polygons[0], list):
+        return bool(polygons)
+    columns, rows = set(polygons[0][0::2]), set(polygons[0][1::2])
+    return not (len(columns) == len(rows) == 2 and len(polygons[0]) in (8, 10))
 
 
 def _has_place(entry: Record, size: tuple[int, int]) -> bool:
     """Whether an annotation says where its object is."""
-    return bool(_box(entry, size) or _point(entry) or entry.get("segmentation"))
+    return bool(_box(entry, size) or _point(entry) or _is_mask(entry.get("segmentation")))
 
 
 def _likeness(
@@ -130,7 +135,7 @@ class Merged:
 
     def __init__(self, path: Path, labels: Labels) -> None:
         self.content = _read(path)
-        entries = self.content.get("annotations", [])
+        entries = self.content.get("annotations") or []
         self.annotations: list[Record] = list(entries)
         self.masks: dict[int, Record] = {}
         self.counts: Counter[str] = Counter()
@@ -143,13 +148,13 @@ class Merged:
         self._categories: dict[int, Any] = {}  # and back: with two of one name, the labels' own id
         self._read_categories(labels)
         images = [
-            {"file_name": entry["file_name"].replace("\\", "/"), "image_id": entry.get("id")}
+            {"file_name": _small(entry["file_name"]), "image_id": entry.get("id")}
             for entry in self.content["images"]
             if isinstance(entry.get("file_name"), str)
         ]
         index = ImageIndex(CocoFile(path, {}, (), {}, images))
         for image in labels.file.images:
-            self._add(image, index.find(image))
+            self._add(image, index.find(image | {"file_name": _small(image["file_name"])}))
         for place, entry in enumerate(entries):
             crowd, own = bool(entry.get("iscrowd")), _is_mask(entry.get("segmentation"))
             self.counts["bare"] += not crowd and not own and place not in self.masks
@@ -196,8 +201,9 @@ class Merged:
         classes = [self._classes.get(_key(entry.get("category_id"))) for entry in entries]
         same = np.array([[label["category_id"] == c for c in classes] for label in labels])
         like *= same & ~np.array([bool(entry.get("iscrowd")) for entry in entries])
+        like[like <= _SAME] = 0  # what is no match may not outweigh a better one
         pairs = zip(*(found.tolist() for found in linear_sum_assignment(-like)), strict=True)
-        matched = [(i, places[j]) for i, j in pairs if like[i, j] > _SAME]
+        matched = [(i, places[j]) for i, j in pairs if like[i, j]]
         self.counts["unmatched"] += len(labels) - len(matched)
         for i, place in matched:
             if _is_mask(self.annotations[place].get("segmentation")):

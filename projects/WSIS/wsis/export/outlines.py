@@ -2,8 +2,8 @@
 
 Points are (x, y) corners of pixels: a mask of one pixel at the upper left is 0,0 1,0 1,1 0,1.
 pycocotools rasterises such outlines to exactly the same mask; outlines through pixel centres, as
-OpenCV's ``findContours`` gives, lose a pixel at the right and at the bottom and cannot show what is
-one pixel wide. Pixels that touch at a corner only belong to one part.
+OpenCV's ``findContours`` alone gives, lose a pixel at the right and at the bottom and cannot show
+what is one pixel wide. Pixels that touch at a corner only belong to one part.
 """
 
 from __future__ import annotations
@@ -63,56 +63,25 @@ def _cut_out(rle: RLE, box: tuple[int, int, int, int]) -> np.ndarray:
     return columns[:, y : y + height].T.astype(bool)
 
 
-def _corners(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the pixel edges around a mask (H, W) uint8 whose margin is 0.
-
-    Returns:
-        (n, 2) int64 corners (x, y) by row, so that 2i and 2i + 1 are the ends of a horizontal edge;
-        (n,) int64, the other end of each corner's vertical edge. Where two pixels touch at a corner
-        only, it is there twice.
-    """
-    a, b, c, d = mask[:-1, :-1], mask[:-1, 1:], mask[1:, :-1], mask[1:, 1:]
-    diagonal = (a == d) & (b == c) & (a != b)
-    count = ((a ^ b ^ c ^ d) | (diagonal << 1)).ravel()  # of corners at each place
-    place = np.repeat(np.arange(count.size), count)
-    y, x = np.divmod(place, mask.shape[1] - 1)
-    # The left of the two comes first. Its vertical edge goes down if the pixels above left and
-    # below right are in the mask: then the two outlines go around the other two pixels.
-    second = np.zeros(len(place), dtype=bool)
-    second[1:] = place[1:] == place[:-1]
-    twice = second | np.append(second[1:], False)
-    down = twice & (second ^ (a.ravel()[place] > 0))
-    order = np.lexsort((down, y, x))
-    other = np.empty_like(order)
-    other[order[0::2]], other[order[1::2]] = order[1::2], order[0::2]
-    return np.stack([x, y], axis=1), other
-
-
 def trace(mask: np.ndarray) -> list[list[np.ndarray]]:
     """Outlines of the parts of a mask (H, W) bool, the largest part first.
+
+    OpenCV follows the centres of border pixels. In a mask of twice the size these lie half a pixel
+    off the edges, inside, which rounding undoes.
 
     Returns:
         for each part its outer outline, clockwise as one sees it, then its holes, anticlockwise;
         (n, 2) int64 each.
     """
-    padded = np.pad(mask.view(np.uint8), 1)
-    points, other = _corners(padded)
-    _, labels = cv2.connectedComponents(padded, connectivity=8)
-    steps, seen = other.tolist(), bytearray(len(points))
+    doubled = mask.repeat(2, axis=0).repeat(2, axis=1).view(np.uint8)
+    found, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parts: dict[int, list[np.ndarray]] = {}
-    for start in range(0, len(points), 2):
-        if seen[start]:
-            continue
-        loop, at = [], start  # the first corner of a loop is its highest, and goes right
-        while not seen[at]:
-            seen[at] = seen[at ^ 1] = True
-            loop += [at, at ^ 1]
-            at = steps[at ^ 1]
-        x, y = points[start]
-        hole = padded[y + 1, x + 1] == 0  # that is below right; above right is then in the mask
-        found = points[loop]
-        part = parts.setdefault(int(labels[y + (not hole), x + 1]), [])
-        part.append(found[::-1] if hole else found)
+    parents = [] if tree is None else tree[0, :, 3].tolist()
+    for number, (points, parent) in enumerate(zip(found, parents, strict=True)):
+        loop = _without_repeats((points[:, 0].astype(np.int64) + 1) // 2)
+        turned = (_area(loop) > 0) == (parent >= 0)
+        part = parts.setdefault(number if parent < 0 else parent, [])
+        part.insert(len(part) if parent >= 0 else 0, loop[::-1] if turned else loop)
     return sorted(parts.values(), key=lambda part: -_area(part[0]))
 
 

@@ -44,15 +44,14 @@ class Labels:
     @property
     def category_ids(self) -> list[int]:
         """Category ids by class id."""
-        found: dict[int, Any] = {}  # several ids may be of one class
-        for identity, class_id in self.file.class_ids.items():
-            found.setdefault(class_id, identity)
+        # several may be of one class: the first counts
+        found = {class_id: i for i, class_id in reversed(self.file.class_ids.items())}
         return [found[class_id] for class_id in range(len(self.file.class_names))]
 
     def image_folder(self) -> Path | None:
         """The folder that ``file_name`` is relative to; None where it is not known."""
         try:
-            records = [record for name in self.dataset for record in get_dataset_dicts(name)]
+            records = [d for name in self.dataset for d in get_dataset_dicts(name, "skip")]
         except WSISError:  # the data are not where they were: the labels can do without
             return None
         return Path(image_root(records)) if records else None
@@ -85,14 +84,12 @@ def _is_list(path: Path) -> bool:
 
 def _dataset_of(path: Path) -> tuple[str, ...]:
     """The data sets of a file in the folder of a stage: of its labels, or of its predictions."""
-    if path.parent.parent.name == PREDICTIONS:
-        stage, key = path.parents[2], None
-    else:
-        stage, key = path.parent, "WSIS.IMAGES"
+    predicted = path.parent.parent.name == PREDICTIONS
+    stage = path.parents[2] if predicted else path.parent
     if not (stage / MANIFEST).is_file():
         return ()
-    run = read_run_folder(stage)
-    return run.dataset_names(key) if key else (path.parent.name,)
+    run = read_run_folder(stage)  # which registers them
+    return (path.parent.name,) if predicted else run.dataset_names("WSIS.IMAGES")
 
 
 def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
@@ -103,7 +100,7 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
             "set or COCO file with --dataset"
         )
     (name,) = names
-    find, records = CocoResults(path, name).find, get_dataset_dicts(name)
+    find, records = CocoResults(path, name).find, get_dataset_dicts(name, "skip")
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
         rows = find(record).results

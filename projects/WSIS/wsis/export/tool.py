@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 
+from wsis.commands import check_output
 from wsis.errors import UsageError
 from wsis.export.merge import Merged
 from wsis.export.read_labels import Labels, read_labels
@@ -20,98 +23,85 @@ from wsis.export.writers import (
 )
 
 _FOLDERS = {"labelme": write_labelme, "yolo": write_yolo}
+_PARTS = {
+    "coco-polygons": "one polygon each, the largest first; Label Studio's converter and VIA read "
+    "the first only",
+    "labelme": "one shape each, of one group_id",
+    "yolo": "joined by lines without width",
+}
+_MERGED = {
+    "new": "labels are new annotations, in images that had tags only",
+    "keep": "annotations keep the mask that they had",
+    "bare": "annotations have no mask",
+    "unmatched": "labels are left out: no annotation of their class is at their place",
+    "unknown": "labels are left out: the file lacks their image or their class",
+    "empty": "labels are left out: a box without a mask",
+}
 TOLERANCE = 1.0
 
 
-def _check_output(args: argparse.Namespace) -> Path:
-    """The output, which may be no input, and no file in place of a folder or the reverse."""
-    output = Path(args.output).expanduser()
-    inputs = [Path(name).expanduser() for name in (args.labels, args.merge) if name is not None]
-    if output.is_file() and output.resolve() in [path.resolve() for path in inputs]:
-        raise UsageError(f"--output {output} is what is read; choose another file")
-    wants_folder = args.format in _FOLDERS
-    if wants_folder and output.is_file():
-        raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
-    if not wants_folder:
-        if output.is_dir():
-            raise UsageError(f"--output {output} is a folder; name a JSON file in it")
-        refuse_existing([output], overwrite=args.overwrite)
-    return output
+def _counted(counts: Counter[str], told: dict[str, str]) -> list[str]:
+    return [f"{counts[key]} {text}" for key, text in told.items() if counts[key]]
 
 
-def _said_of_masks(args: argparse.Namespace, counts: Counter[str]) -> list[str]:
+def _said_of_masks(kind: str, counts: Counter[str]) -> list[str]:
     """What became of the masks, and what the format cannot hold."""
-    if args.format == "coco-rle":
+    if kind == "coco-rle":
         return ["masks are exact run lengths; Label Studio wants coco-polygons"]
-    masks, several, holes, empty = (counts[k] for k in ("masks", "several", "holes", "empty"))
-    said = [
-        f"{masks} masks as {counts['polygons']} polygons, {counts['points'] / max(masks, 1):.0f} "
-        "points a mask"
-    ]
-    if several:
-        how = {
-            "coco-polygons": "one polygon each, the largest first; Label Studio's converter and "
-            "VIA read the first only",
-            "labelme": "one shape each, of one group_id",
-            "yolo": "joined by lines without width",
-        }
-        said.append(f"{several} masks have several parts: {how[args.format]}")
-    if holes:
-        said.append(f"{holes} holes are cut open: the outline runs to the hole, around and back")
-    boxes = "left out" if args.format == "yolo" else "boxes"
-    if empty:
-        said.append(f"{empty} labels are a box without a mask: they are {boxes}")
-    if counts["long"]:
-        said.append(f"{counts['long']} outlines are absurdly long: these are {boxes}; use coco-rle")
-    if args.format == "yolo":
-        said.append("scores and ids have no place in this format")
-    return said
-
-
-def _said_of_merge(source: str, merged: Merged) -> list[str]:
-    counts, new = merged.counts, merged.counts["new"]
-    said = [f"merged into {source}: {len(merged.masks) - new} annotations got a mask"]
+    masks, gone = counts["masks"], "left out" if kind == "yolo" else "boxes"
     told = {
-        "new": "labels are new annotations, in images that had tags only",
-        "keep": "annotations keep the mask that they had",
-        "bare": "annotations have no mask",
-        "unmatched": "labels are left out: no annotation of their class is at their place",
-        "unknown": "labels are left out: the file lacks their image or their class",
-        "empty": "labels are left out: a box without a mask",
+        "several": f"masks have several parts: {_PARTS[kind]}",
+        "holes": "holes are cut open: the outline runs to the hole, around and back",
+        "empty": f"labels are a box without a mask: they are {gone}",
+        "long": f"outlines are absurdly long: these are {gone}; use coco-rle",
     }
-    return said + [f"{counts[key]} {text}" for key, text in told.items() if counts[key]]
+    mean = f"{counts['points'] / max(masks, 1):.0f} points a mask"
+    said = [f"{masks} masks as {counts['polygons']} polygons, {mean}", *_counted(counts, told)]
+    return [*said, "scores and ids have no place in this format"] if kind == "yolo" else said
 
 
 def _next_step(args: argparse.Namespace, output: Path) -> str:
+    place = shlex.quote(str(output))
     if args.format == "labelme":
-        return f"labelme {output}"
+        return f"labelme {place}"
     if args.format == "yolo":
-        return f"yolo segment train data={output / 'data.yaml'} model=yolo11n-seg.pt"
-    converter = f"label-studio-converter import coco -i {output} -o tasks.json"
+        about = shlex.quote(str(output / "data.yaml"))
+        return f"yolo segment train data={about} model=yolo11n-seg.pt"
+    converter = f"label-studio-converter import coco -i {place} -o tasks.json"
     polygons = f"; Label Studio: {converter}" if args.format == "coco-polygons" else ""
     return f"CVAT: Upload annotations, COCO 1.0{polygons}"
 
 
 def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Tracer) -> list[str]:
     """Write the files; what is to be told of it."""
+    told, how = [], None if args.format == "coco-rle" else tracer
     if args.format in _FOLDERS:
-        wanted = _FOLDERS[args.format](output, labels, tracer, overwrite=args.overwrite)
-        return [*_said_of_masks(args, tracer.counts), *([wanted] if wanted else [])]
-    how = None if args.format == "coco-rle" else tracer
-    if args.merge is None:
+        told.append(_FOLDERS[args.format](output, labels, tracer, overwrite=args.overwrite))
+    elif args.merge is None:
         write_coco(output, labels, how)
-        return _said_of_masks(args, tracer.counts)
-    merged = Merged(Path(args.merge).expanduser(), labels)
-    write_merged(output, args.merge, merged, how)
-    return [*_said_of_merge(args.merge, merged), *_said_of_masks(args, tracer.counts)]
+    else:
+        merged = Merged(Path(args.merge).expanduser(), labels)
+        write_merged(output, args.merge, merged, how)
+        masks = len(merged.masks) - merged.counts["new"]
+        told = [f"merged into {args.merge}: {masks} annotations got a mask"]
+        told += _counted(merged.counts, _MERGED)
+    return [line for line in (*told, *_said_of_masks(args.format, tracer.counts)) if line]
 
 
 def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    output = _check_output(args)
+    output = Path(args.output).expanduser()
+    if args.format not in _FOLDERS:
+        check_output("--output", output)
+        refuse_existing([output], overwrite=args.overwrite)
+    elif output.is_file():
+        raise UsageError(f"--output {output} is a file; {args.format} wants a folder")
     labels = read_labels(
         args.labels, dataset=args.dataset, source=args.merge, min_score=args.min_score
     )
+    if args.format not in _FOLDERS:
+        inputs = map(os.path.expanduser, filter(None, (labels.path, args.merge, args.dataset)))
+        check_output("--output", output, *inputs)
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     told = _write(args, output, labels, Tracer(tolerance, single=args.format == "yolo"))
     images = labels.file.images

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from wsis.commands import writing
-from wsis.data.checks import naming
 from wsis.data.files import atomic_write, write_json, write_lines
 from wsis.engine.progress import progress
 from wsis.errors import DataError, UsageError
@@ -53,11 +52,9 @@ class Tracer:
         except ValueError:
             self.counts["long"] += 1
             return None
-        self.counts["masks"] += 1
-        self.counts["polygons"] += len(found.polygons)
-        self.counts["points"] += sum(len(polygon) for polygon in found.polygons)
-        self.counts["holes"] += found.holes
-        self.counts["several"] += found.parts > 1
+        points = sum(map(len, found.polygons))
+        self.counts.update(masks=1, polygons=len(found.polygons), points=points)
+        self.counts.update(holes=found.holes, several=int(found.parts > 1))
         return found
 
 
@@ -134,8 +131,10 @@ def write_merged(path: Path, source: str, merged: Merged, tracer: Tracer | None)
             box = {} if entry.get("bbox") else {"bbox": rle_box(label["segmentation"])}
             yield entry | _mask(label, tracer) | box
 
-    with naming(source):
+    try:
         _write_coco(path, merged.content, annotations())
+    except ValueError:
+        raise DataError(f"{source} holds NaN or infinity, which JSON lacks; say null") from None
 
 
 def _targets(folder: Path, labels: Labels, suffix: str) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
-from wsis.commands import writing
+from wsis.commands import check_output, writing
 from wsis.data.builtin import get_dataset_dicts, is_salient
 from wsis.data.checks import short
 from wsis.data.files import write_json
@@ -119,6 +119,7 @@ class Check:
 
 def check(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    check_output("--json", args.json, args.entry)
     if args.config_file:
         from wsis.engine.pipeline import load_pipeline
 

@@ -27,10 +27,6 @@ def _file(record: Record) -> str:
     return str(Path(record["file_name"]).resolve())
 
 
-def _files(source: Source) -> dict[str, Record]:
-    return {_file(record): record for record in source.images.records}
-
-
 class Comparison:
     """The report of several OUTPUT_DIRs, with the options of ``tools/report.py``.
 
@@ -55,7 +51,7 @@ class Comparison:
     def _data_set(self, name: str, run: str) -> str:
         """One name for a data set of the same images in all runs, and of other images in none."""
         try:
-            files = frozenset(map(_file, get_dataset_dicts(name)))
+            files = frozenset(map(_file, get_dataset_dicts(name, "skip")))
         except WSISError:
             return name
         taken = name in self._data_sets.values()
@@ -73,24 +69,21 @@ class Comparison:
                 self.figures.setdefault(key, {})[name] = value
 
     def _pictures(self, what: str, found: dict[str, list[Source]]) -> Section | None:
-        """The images that all runs have, beside each other: of each run its last such source."""
-        found = {name: sources for name, sources in found.items() if sources}
-        if len(found) < 2:
+        """The images that all runs have, beside each other; a run's later source counts."""
+        known = {
+            name: {_file(record): (s, record) for s in sources for record in s.images.records}
+            for name, sources in found.items()
+            if sources
+        }
+        if len(known) < 2:
             return None
-        for first in reversed(next(iter(found.values()))):
-            common, chosen = _files(first).keys(), dict[str, Source]()
-            for name, sources in found.items():
-                sharing = [s for s in sources if common & _files(s).keys()]
-                if not sharing:
-                    break
-                chosen[name] = sharing[-1] if chosen else first
-                common &= _files(chosen[name]).keys()
-            else:
-                records = {n: [_files(s)[f] for f in sorted(common)] for n, s in chosen.items()}
-                return side_by_side_section(what, chosen, records, self.options)
-        told = ", ".join(f"{name} on {s[-1].images.title}" for name, s in found.items())
-        self.problems.append(f"No {what} side by side: no image is common to all ({told})")
-        return None
+        common = sorted(set.intersection(*map(set, known.values())))
+        if not common:
+            told = ", ".join(f"{name} on {s[-1].images.title}" for name, s in found.items() if s)
+            self.problems.append(f"No {what} side by side: no image is common to all ({told})")
+            return None
+        images = {name: [files[file] for file in common] for name, files in known.items()}
+        return side_by_side_section(what, images, self.options)
 
     def sections(self) -> list[Section]:
         """The figures, then pseudo labels and predictions of all runs that have them."""

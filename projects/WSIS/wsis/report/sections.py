@@ -205,29 +205,24 @@ def _annotated(images: ImageSet) -> Counter[int]:
 
 
 def side_by_side_section(
-    what: str,
-    sources: Mapping[str, Source],
-    records: Mapping[str, Sequence[Record]],
-    options: Namespace,
+    what: str, images: Mapping[str, Sequence[tuple[Source, Record]]], options: Namespace
 ) -> Section:
     """The same images with what several runs made of them.
 
     Args:
         what: kind of the instances, "predictions".
-        sources: those of each run, by its name.
-        records: the images in each run's data set, in the same order.
+        images: by the name of the run; in the same order, each with its source.
         options: those of ``tools/report.py``.
     """
-    first = next(iter(sources))
     least = options.min_score if what == "predictions" else -np.inf
-    cards = []
-    places = choose(range(len(records[first])), options.images, seed=options.seed)
-    for place in progress(places, f"{what} side by side", total=len(places)):
+    rows = list(zip(*images.values(), strict=True))
+    cards, chosen = [], choose(rows, options.images, seed=options.seed)
+    for row in progress(chosen, f"{what} side by side", total=len(chosen)):
 
-        def draw(canvas: Canvas, place: int = place) -> list[Picture]:
+        def draw(canvas: Canvas, row: Sequence[tuple[Source, Record]] = row) -> list[Picture]:
             pictures = [Picture(canvas.photo, "photograph")]
-            for name, source in sources.items():
-                own = make_canvas(records[name][place], source.images)
+            for name, (source, record) in zip(images, row, strict=True):
+                own = make_canvas(record, source.images)
                 found = source.find(dict(own.record))
                 if found is None:
                     pictures.append(Picture(own.photo, name, "nothing was made of this image"))
@@ -235,11 +230,10 @@ def side_by_side_section(
                     pictures.append(draw_found(own, found.take(found.scores >= least), name))
             return [*pictures, *draw_truth(canvas), *_draw_annotations(canvas)]
 
-        record = records[first][place]
-        images = sources[first].images
-        cards.append(_card(record, images, draw, tags=_tags(record, images)))
+        source, record = row[0]
+        cards.append(_card(record, source.images, draw, tags=_tags(record, source.images)))
     title = what[0].upper() + what[1:]
-    shown = {"id": what.replace(" ", "-"), "cards": cards, "number": len(records[first])}
+    shown = {"id": what.replace(" ", "-"), "cards": cards, "number": len(rows)}
     return section("side_by_side", title, what=what, **shown)
 
 
