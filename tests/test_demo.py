@@ -125,6 +125,32 @@ def test_mask_rcnn_on_photographs(irnet, tmp_path, capsys):
     assert capsys.readouterr().out.count(": no instances") == 2
 
 
+def test_forgotten_overrides_are_told(irnet, tmp_path, capsys, caplog):
+    """Only those that the network in use still has, and only of that network."""
+    path = photograph(tmp_path / "a.png")
+    arguments = [*irnet, "--input", str(path), "--output", str(tmp_path / "out")]
+    assert demo([*arguments, "SOLVER.MAX_ITER", "7", "cam.MODEL.PIXEL_MEAN", "[1.0,1.0,1.0]"]) == 0
+    assert demo([*arguments, "INPUT.MIN_SIZE_TEST", "64"]) == 0
+    assert "other settings" not in caplog.text
+    assert demo([*arguments, "--confidence-threshold", "1.1"]) == 0
+    assert ": no instances that score 1.1 (--confidence-" in capsys.readouterr().out
+    assert demo([*arguments, "MODEL.PIXEL_MEAN", "[1.0,1.0,1.0]"]) == 0
+    (said,) = [r.getMessage() for r in caplog.records if "other settings" in r.getMessage()]
+    assert re.search(r"_mask_rcnn: MODEL.PIXEL_MEAN was \[.*\] and is \[1.0, 1.0, 1.0\]: ", said)
+    assert said.endswith("repeat the overrides of its run (KEY VALUE)")
+
+
+def test_data_that_are_not_there_are_overrides_forgotten(irnet, tmp_path, capsys):
+    words = ["DATA.TRAIN", "{FORMAT: voc, ROOT: tree, SPLIT: no}"]
+    (tmp_path / "tree" / "JPEGImages").mkdir(parents=True)
+    words[1] = words[1].replace("tree", str(tmp_path / "tree"))
+    path = photograph(tmp_path / "a.png")
+    assert demo([*irnet, *words, "--input", str(path), "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "error: the data that the network was trained on are not there: " in said
+    assert "repeat that here (DATA.TRAIN ..., OUTPUT_DIR ...)" in said
+
+
 def test_any_stage_of_a_photograph(irnet, tmp_path, capsys):
     """What a stage needs of earlier ones is made on the way."""
     path = photograph(tmp_path / "a.png")

@@ -3,7 +3,7 @@
 
 The predictions are a JSON in COCO's result format, as every Detectron2 model writes it
 (coco_instances_results.json), with the data set's own image and category ids; or a COCO file with
-masks, as pseudo labels are. docs/evaluation.md says what the protocols measure.
+masks, as pseudo labels are, or the folder of a run that has such labels. docs/evaluation.md says what the protocols measure.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--predictions", required=True, metavar="FILE", help="COCO results, or a COCO file")
+    add("--predictions", required=True, metavar="PATH", help="COCO results, a COCO file, or a run")
     add(
         "--dataset",
         required=True,

@@ -191,7 +191,61 @@ def test_a_coco_file_is_read_by_names(caplog):
     change("results.json", as_file)
     entry = "{FORMAT: coco, JSON: truth.json, IMAGES: .}"
     np.testing.assert_equal(wsis.evaluate("results.json", entry), expected)
-    assert "1 of its images are not in results_val" in caplog.text
+    assert "1 of its images are not in truth.json and" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given"),
+    [
+        ("./truth.json", "./truth.json"),
+        ("{FORMAT: coco, JSON: truth.json, IMAGES: .}", "truth.json"),
+        ("{NAME: cats, FORMAT: coco, JSON: truth.json, IMAGES: .}", "cats"),
+    ],
+)
+def test_messages_call_the_data_set_as_the_user_does(dataset, given, capsys):
+    change("results.json", MISTAKES["no such category"][0])
+    assert evaluate("--dataset", dataset) == 1
+    assert f"error: results.json: entry 0: {given} has no category 3" in capsys.readouterr().err
+    change("results.json", lambda r: [r[0] | {"category_id": 1, "image_id": 9}])
+    assert evaluate("--dataset", dataset) == 1
+    assert f"entry 0: {given} has no image with the id 9" in capsys.readouterr().err
+    if given == "cats":
+        DatasetCatalog.pop(given), MetadataCatalog.pop(given)
+
+
+def test_images_without_predictions_are_told(capsys):
+    more = [{"id": i, "file_name": f"{i}.png", "width": 8, "height": 6} for i in (2, 3)]
+    change("truth.json", lambda t: t | {"images": t["images"] + more[:1]})
+    assert evaluate() == 0
+    said = "2 images with 2 objects, 3 predictions (results.json); 1 of the images have none"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    change("truth.json", lambda t: t | {"images": t["images"] + more[1:]})
+    assert evaluate() == 0
+    said = "3 images with 2 objects, 3 predictions (results.json); 2 of the images have none"
+    assert capsys.readouterr().out.splitlines()[-1] == f"WARNING: {said}"
+
+
+def test_a_run_gives_its_pseudo_labels(tiny_run, shapes_root, monkeypatch, capsys, tmp_path):
+    """They are found as tools/export.py finds them; --json cannot replace them."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    (labels,) = tiny_run.glob("*/pseudo_labels.json")
+    printed = []
+    for place in (tiny_run, labels.parent, labels):
+        words = ["--predictions", str(place), "--dataset", "shapes_train", "--protocol", "voc"]
+        assert main(words) == 0
+        printed.append(capsys.readouterr().out)
+    assert len(set(printed)) == 1
+    assert f" predictions ({labels}); " in printed[0]
+    before = labels.read_bytes()
+    assert main(["--predictions", str(tiny_run), *words[2:], "--json", str(labels)]) == 2
+    assert labels.read_bytes() == before
+    (stage,) = tiny_run.glob("*_mask_rcnn")
+    assert main(["--predictions", str(stage), *words[2:]]) == 1
+    said = capsys.readouterr().err
+    assert "holds no pseudo labels" in said
+    assert "or give a file of predictions, such as" in said
+    assert main(["--predictions", str(tmp_path), *words[2:]]) == 1
+    assert "holds no run folder" in capsys.readouterr().err
 
 
 def test_nothing_found_is_missed():

@@ -145,6 +145,8 @@ def _said(arrays: Arrays, trained: TrainedStage, *, tagged: bool) -> str:
         return ""
     count = len(arrays["scores"])
     text = f": {counted(count, 'instance', none='no')}"
+    if not count and trained.min_score > 0:
+        text += f" that score {trained.min_score:g} (--confidence-threshold S shows weaker ones)"
     if trained.is_detector:
         return text
     if count > _MOST_DRAWN:

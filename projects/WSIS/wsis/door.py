@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.commands import check_output, writing
-from wsis.data.builtin import get_dataset_dicts
+from wsis.data.builtin import get_dataset_dicts, given_name
 from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
@@ -28,7 +28,9 @@ from wsis.errors import DataError, UsageError
 from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.results import format_figures, json_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
+from wsis.report.run_folders import find_labels
 from wsis.stage import TrainStage
+from wsis.visualization.canvas import counted
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ def evaluate(
     Args:
         predictions: a JSON in COCO's result format, as every Detectron2 model writes it: a list of
             ``{"image_id", "category_id", "score", "segmentation" and/or "bbox"}``. Or a COCO file,
-            as pseudo labels are.
+            as pseudo labels are; or the folder of a run or stage that has such labels.
         dataset: the name of a registered data set, a path (COCO JSON, VOC tree) or an entry as
             `wsis.data.user.register_dataset` takes it, also as text, ``"{FORMAT: ...}"``.
         protocols: of "voc", "coco" and "coco_bbox"; None for the first two, or, where there are
@@ -125,25 +127,44 @@ def evaluate(
         WSISError: a file is missing or damaged, an image or a category is not of the data set, or
             there is nothing that the protocols could measure.
     """
-    stem = Path(predictions).stem
+    return _score(Path(predictions), dataset, protocols)[0]
+
+
+def _score(
+    predictions: Path,
+    dataset: str | os.PathLike[str] | Mapping[str, Any],
+    protocols: str | Sequence[str] | None,
+) -> tuple[dict[str, dict[str, float]], str]:
+    """What `evaluate` returns, and how much was measured in words."""
+    predictions = find_labels(predictions)
     if isinstance(dataset, list | tuple):
         raise UsageError("predictions are scored on one data set, not on a list of them")
-    (name,) = register_role("VAL", dataset, stem=stem, source="wsis.evaluate")
+    (name,) = register_role("VAL", dataset, stem=predictions.stem, source="wsis.evaluate")
     chosen = (protocols,) if isinstance(protocols, str) else protocols
     build_measures((), chosen or ())  # their names, before anything is read
-    found, records = CocoResults(Path(predictions), name), get_dataset_dicts(name)
+    found, records = CocoResults(predictions, name), get_dataset_dicts(name)
     usable = _usable(found, records, chosen)
     evaluator = VOCInstanceEvaluator(name, usable, distributed=False, dataset_dicts=records)
-    with progress(records, f"evaluate on {name}", total=len(records)) as bar:
+    counts = []
+    with progress(records, f"evaluate on {given_name(name)}", total=len(records)) as bar:
         for record in bar:
-            evaluator.add(record, found.find(record))
-    return {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}
+            here = found.find(record)
+            counts.append(len(here.classes))
+            evaluator.add(record, here)
+    figures = {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}
+    none = counts.count(0)
+    said = (
+        f"{counted(len(records), 'image')} with {counted(evaluator.objects, 'object')}, "
+        f"{counted(sum(counts), 'prediction')} ({predictions}); {none} of the images have none"
+    )
+    return figures, f"WARNING: {said}" if 2 * none > len(counts) else said
 
 
 def _usable(
     found: CocoResults, records: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None
 ) -> Sequence[str]:
     """The protocols that can be computed; a warning, or `DataError`, names the others."""
+    given = given_name(found.name)
     annotations = [a for record in records for a in record.get("annotations", ())]
     masks = any("instance_file_name" in record for record in records)
     masks = masks or any("segmentation" in annotation for annotation in annotations)
@@ -151,10 +172,10 @@ def _usable(
     tagged = annotations or any(record.get("image_labels") for record in records)
     if not masks and not boxes and tagged:
         raise DataError(
-            f"{found.name} has neither masks nor boxes to measure {found.path} against; name a "
+            f"{given} has neither masks nor boxes to measure {found.path} against; name a "
             "data set that has"
         )
-    lacking = found.path if not found.has_masks else found.name if boxes and not masks else None
+    lacking = found.path if not found.has_masks else given if boxes and not masks else None
     if lacking is None:
         return wanted or ("voc", "coco")
     usable = [name for name in wanted or ("coco_bbox",) if name == "coco_bbox"]
@@ -169,10 +190,11 @@ def _usable(
 
 def print_scores(args: argparse.Namespace) -> None:
     """What ``tools/evaluate.py`` does."""
-    check_output("--json", args.json, args.predictions, args.dataset)
-    figures = evaluate(args.predictions, args.dataset, args.protocol)
+    predictions = find_labels(Path(args.predictions))
+    check_output("--json", args.json, predictions, args.dataset)
+    figures, measured = _score(predictions, args.dataset, args.protocol)
     entries = json_results([{"protocol": p, "metrics": found} for p, found in figures.items()])
-    sys.stdout.write(f"{format_figures(entries, ('protocol',))}\n")
+    sys.stdout.write(f"{format_figures(entries, ('protocol',))}\n\n{measured}\n")
     if args.json is not None:
         with writing(args.json, "--json"):
             write_json(args.json, {entry["protocol"]: entry["metrics"] for entry in entries})

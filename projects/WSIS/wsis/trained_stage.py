@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from wsis.data.mappers import build_mapper
 from wsis.data.working_size import enlarge_instances, working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.launch import check_device, choose_devices
+from wsis.engine.manifest import DamagedManifest, Manifest, defaults_among, relevant_config
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
@@ -24,10 +27,13 @@ from wsis.reading import read_yaml
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
 
+logger = logging.getLogger(__name__)
+
 Record = dict[str, Any]
 Arrays = Mapping[str, np.ndarray]
 INSTANCE_ARRAYS = {"classes", "scores", "masks"}
 _OF_INSTANCES = {*INSTANCE_ARRAYS, "boxes", "confidence", "ignore", "instance_peaks", "proposals"}
+_OF_TRAINING = ("SOLVER.", "SEED", "WSIS.", "DATASETS.", "DATALOADER.")
 _CONFIDENT = 0.5  # as Detectron2's demo
 
 
@@ -36,9 +42,16 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
 
     Raises:
         UsageError: the run folders hold networks of other classes than the data have.
+        DataError: the data cannot be read.
     """
     device, _ = choose_devices(None, None)
-    pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
+    try:
+        pipeline = load_pipeline(config_file, ["MODEL.DEVICE", device, *overrides])
+    except DataError as error:
+        raise DataError(
+            f"the data that the network was trained on are not there: {error}. If they were given "
+            "on the command line of train_net.py, repeat that here (DATA.TRAIN ..., OUTPUT_DIR ...)"
+        ) from None
     for planned in pipeline.stages:
         check_device(planned.cfg)
         path = planned.folder / "config.yaml"
@@ -205,6 +218,12 @@ class TrainedStage:
         self.name, self.min_score = planned.name, min_score
         self.classes = tuple(planned.cfg.WSIS.CLASSES)
         self.max_pixels = planned.cfg.INPUT.MAX_PIXELS
+        if weights is None and (changes := "; ".join(_changes(planned))):
+            logger.warning(
+                "%s: the network was trained with other settings than these; repeat the overrides "
+                "of its run (KEY VALUE)",
+                changes,
+            )
         self._record: Record = {}
         self._fresh: dict[str, _Fresh] = {}
         self._make = self._maker(planned, weights)
@@ -282,6 +301,31 @@ class TrainedStage:
             if name not in self.classes:
                 raise UsageError(f"there is no class {name!r}; it knows {', '.join(self.classes)}")
         return sorted({self.classes.index(name) for name in names})
+
+
+def _changes(planned: PlannedStage) -> Iterator[str]:
+    """In words, how settings differ from those that the networks in use were trained with."""
+    if not isinstance(planned.stage, TrainStage):
+        for source in {source.name: source for source in planned.sources.values()}.values():
+            yield from _changes(source)
+        return
+    with suppress(DamagedManifest):  # whoever reads the weights tells
+        trained = Manifest.read(planned.folder)
+        if trained is None:
+            return
+        now = relevant_config(planned)
+        known = defaults_among(now, planned.cfg.WSIS.IMPORTS)
+        before, after = (
+            replace(trained, config=_of_network(config), inputs={}, defaults=defaults)
+            for config, defaults in ((trained.config, trained.defaults), (now, known))
+        )
+        if changes := before.change(after):
+            yield f"{planned.folder}: {changes}"
+
+
+def _of_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a flat config that a network has still after its training."""
+    return {key: value for key, value in config.items() if not key.startswith(_OF_TRAINING)}
 
 
 def with_threshold(cfg: CfgNode, min_score: float) -> CfgNode:

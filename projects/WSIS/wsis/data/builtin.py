@@ -115,6 +115,11 @@ def is_salient(name: str) -> bool:
     return bool(require_dataset(name).get("salient", False))
 
 
+def given_name(name: str) -> str:
+    """What the user called a data set: its name, or the path of one to which WSIS gave a name."""
+    return str(_metadata(name).get("given", name))
+
+
 def class_names(name: str) -> tuple[str, ...]:
     """Class names of a registered data set by class id; reads its file if necessary.
 

@@ -270,7 +270,9 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
         return tuple(found)
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     value = parse_entry(value, source) if isinstance(value, str) else value
+    given = None
     if isinstance(value, str):
+        given = value
         if value in DatasetCatalog.list():
             return (value,)
         path = Path(_beside(value, source))
@@ -286,7 +288,11 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
         if isinstance(entry.get(key), str):
             entry[key] = _beside(entry[key], source)
     where = f"{source}: DATA.{role}"
-    return (register_dataset(entry, where=where, anew="NAME" not in value),)
+    name = register_dataset(entry, where=where, anew="NAME" not in value)
+    if "NAME" not in value:
+        places = (entry[key] for key in _PLACES if key in entry)
+        MetadataCatalog.get(name).set(given=given or next(places, name))
+    return (name,)
 
 
 def entries_of(names: Iterable[str]) -> list[dict[str, Any]]:

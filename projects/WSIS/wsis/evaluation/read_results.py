@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
+from wsis.data.builtin import category_ids, class_names, get_dataset_dicts, given_name
 from wsis.data.checks import field, identity, load_json, naming, number, numbers, short
 from wsis.data.coco import CocoFile, ImageIndex
 from wsis.data.working_size import file_size, resize_annotation
@@ -148,8 +148,8 @@ class CocoResults:
         for category in {c for rows in self._rows.values() for c in rows.categories} - set(known):
             entry = self._first["category_id", category]
             raise DataError(
-                f"{self.path}: entry {entry}: {self.name} has no category {short(category)}; its "
-                f"classes are {', '.join(class_names(self.name))}"
+                f"{self.path}: entry {entry}: {given_name(self.name)} has no category "
+                f"{short(category)}; its classes are {', '.join(class_names(self.name))}"
             )
         return known
 
@@ -168,12 +168,12 @@ class CocoResults:
         if strange and (not self._is_file or len(strange) == len(self._rows)):
             entry = self._first["image_id", strange[0]]
             raise DataError(
-                f"{self.path}: entry {entry}: {self.name} has no image with the id "
+                f"{self.path}: entry {entry}: {given_name(self.name)} has no image with the id "
                 f"{short(strange[0])}"
             )
         if strange:
             said = "%s: %d of its images are not in %s and do not count"
-            logger.warning(said, self.path, len(strange), self.name)
+            logger.warning(said, self.path, len(strange), given_name(self.name))
         return ids
 
     def find(self, record: Mapping[str, Any]) -> InstancePrediction:

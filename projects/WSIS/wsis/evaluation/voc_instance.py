@@ -74,6 +74,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
 
     Attributes:
         without_truth: keys of this process's images without masks.
+        objects: how many true ones its images have.
 
     Raises:
         UsageError: no such data set, or no such protocol.
@@ -118,6 +119,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         for one in (*self._measures, *self._writers):
             one.reset()
         self.without_truth: set[str] = set()
+        self.objects = 0
         self._counted = Counter[str]()
 
     def process(
@@ -165,6 +167,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         else:
             self._counted["true masks"] += len(truth.masks)
         if truth is not None:
+            self.objects += len(truth.classes)
             pair = InstancePair(key, found, truth)
             place = record.get("image_id", key)  # pycocotools' order, which tells between ties
             for measure in measures:

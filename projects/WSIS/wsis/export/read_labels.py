@@ -18,7 +18,7 @@ from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import rle_box
 from wsis.reading import open_file
-from wsis.report.run_folders import find_run_folders, read_run_folder
+from wsis.report.run_folders import find_labels, read_run_folder
 
 Record = dict[str, Any]
 CONFIDENT = 0.5  # the least score of predictions, as tools/visualize.py has it
@@ -55,21 +55,6 @@ class Labels:
         except WSISError:  # the data are not where they were: the labels can do without
             return None
         return Path(image_root(records)) if records else None
-
-
-def _find_file(path: Path) -> Path:
-    """The pseudo labels of a run, or of one of its stages; a file itself."""
-    if not path.is_dir():
-        return path
-    stage = (path / MANIFEST).is_file()
-    folders = [read_run_folder(path)] if stage else find_run_folders(path)
-    found = [folder.pseudo_labels for folder in folders if folder.pseudo_labels is not None]
-    if not found:
-        raise WSISError(
-            f"{path} holds no pseudo labels; run the stage pseudo_labels first, or give a file of "
-            "predictions"
-        )
-    return found[-1]
 
 
 def _is_list(path: Path) -> bool:
@@ -129,7 +114,7 @@ def read_labels(
     Raises:
         WSISError: there is nothing of the kind, it is damaged, or its images are not known.
     """
-    path = _find_file(Path(place).expanduser())
+    path = find_labels(Path(place).expanduser())
     predictions = _is_list(path)
     names = _dataset_of(path)
     dataset = dataset or (source if predictions and not names else None)

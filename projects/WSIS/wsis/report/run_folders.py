@@ -196,6 +196,26 @@ def find_run_folders(output_dir: Path) -> list[RunFolder]:
     return [read_run_folder(folder) for _, folder in sorted(folders.items())]
 
 
+def find_labels(path: Path) -> Path:
+    """The pseudo labels of a run, or of one of its stages; what is no folder itself.
+
+    Raises:
+        WSISError: there are none in the folder.
+    """
+    if not path.is_dir():
+        return path
+    stage = (path / MANIFEST).is_file()
+    folders = [read_run_folder(path)] if stage else find_run_folders(path)
+    found = [folder.pseudo_labels for folder in folders if folder.pseudo_labels is not None]
+    if not found:
+        predicted = [str(file) for folder in folders for file in folder.predictions.values()]
+        raise WSISError(
+            f"{path} holds no pseudo labels; run the stage pseudo_labels first, or give a file of "
+            f"predictions{''.join(f', such as {file}' for file in predicted[-1:])}"
+        )
+    return found[-1]
+
+
 def given_level(folders: Sequence[RunFolder]) -> str:
     """The strongest supervision of weak stages in ``folders``: "box", "point", or "" for tags."""
     levels = {folder.supervision for folder in folders}
