@@ -141,7 +141,7 @@ def test_forgotten_overrides_are_told(irnet, tmp_path, capsys, caplog):
 
 
 def test_data_that_are_not_there_are_overrides_forgotten(irnet, tmp_path, capsys):
-    words = ["DATA.TRAIN", "{FORMAT: voc, ROOT: tree, SPLIT: no}"]
+    words = ["DATA.TRAIN", "{FORMAT: voc, ROOT: tree, SPLIT: gone}"]
     (tmp_path / "tree" / "JPEGImages").mkdir(parents=True)
     words[1] = words[1].replace("tree", str(tmp_path / "tree"))
     path = photograph(tmp_path / "a.png")

@@ -3,7 +3,8 @@
 
 The predictions are a JSON in COCO's result format, as every Detectron2 model writes it
 (coco_instances_results.json), with the data set's own image and category ids; or a COCO file with
-masks, as pseudo labels are, or the folder of a run that has such labels. docs/evaluation.md says what the protocols measure.
+masks, as pseudo labels are, or the folder of a run that has such labels.
+docs/evaluation.md says what the protocols measure.
 """
 
 import argparse

@@ -206,7 +206,7 @@ def test_messages_call_the_data_set_as_the_user_does(dataset, given, capsys):
     change("results.json", MISTAKES["no such category"][0])
     assert evaluate("--dataset", dataset) == 1
     assert f"error: results.json: entry 0: {given} has no category 3" in capsys.readouterr().err
-    change("results.json", lambda r: [r[0] | {"category_id": 1, "image_id": 9}])
+    change("results.json", lambda r: [r[0] | {"category_id": 17, "image_id": 9}])
     assert evaluate("--dataset", dataset) == 1
     assert f"entry 0: {given} has no image with the id 9" in capsys.readouterr().err
     if given == "cats":
