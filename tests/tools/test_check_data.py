@@ -335,7 +335,7 @@ def test_objects_without_a_box_are_told(tmp_path, capsys):
     boxed = {"image_id": 1, "category_id": 7, "bbox": [2, 2, 4, 4]}
     path = coco(tmp_path, [boxed, {"image_id": 1, "category_id": 7, "point": [2, 2]}])
     run(path, tmp_path)
-    assert "1 of 2 objects have no box: what needs one misses them" in capsys.readouterr().out
+    assert "objects without a box, which what needs one misses: 1" in capsys.readouterr().out
 
 
 def test_the_command_that_it_ends_with(tmp_path, capsys):

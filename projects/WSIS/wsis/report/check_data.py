@@ -198,8 +198,8 @@ def _notes(found: Check) -> Iterator[str]:
     objects = found.survey.total("objects")
     for column, one in (("boxes", "box"), ("points", "point")):
         total = found.survey.total(column)
-        if 0 < total < objects and not found.survey.total("masks") == objects:
-            yield f"{objects - total} of {objects} objects have no {one}: what needs one misses them"
+        if 0 < total < objects and found.survey.total("masks") != objects:
+            yield f"objects without a {one}, which what needs one misses: {objects - total}"
     small = sum(side < SMALL for side in found.survey.sides)
     if small:
         yield (
