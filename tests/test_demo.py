@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wsis
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader
@@ -125,12 +126,13 @@ def test_mask_rcnn_on_photographs(irnet, tmp_path, capsys):
     assert capsys.readouterr().out.count(": no instances") == 2
 
 
-def test_forgotten_overrides_are_told(irnet, tmp_path, capsys, caplog):
+def test_forgotten_overrides_are_told(irnet, tiny_run, tmp_path, capsys, caplog):
     """Only those that the network in use still has, and only of that network."""
     path = photograph(tmp_path / "a.png")
     arguments = [*irnet, "--input", str(path), "--output", str(tmp_path / "out")]
     assert demo([*arguments, "SOLVER.MAX_ITER", "7", "cam.MODEL.PIXEL_MEAN", "[1.0,1.0,1.0]"]) == 0
     assert demo([*arguments, "INPUT.MIN_SIZE_TEST", "64"]) == 0
+    wsis.Predictor(tiny_run)
     assert "other settings" not in caplog.text
     assert demo([*arguments, "--confidence-threshold", "1.1"]) == 0
     assert ": no instances that score 1.1 (--confidence-" in capsys.readouterr().out
