@@ -31,11 +31,10 @@ from wsis.engine.launch import keep_freed_memory, trimming
 from tests.tiny import ROOT, make_shapes, resize_shapes
 
 PEAKS = ("MODEL.PEAK_CLASSIFIER.PEAK_THRESHOLD", "-1000.0", "MODEL.PEAK_CLASSIFIER.MAX_PEAKS", "3")
-ALL_MAPS = ("MODEL.IAM.MASK_THRESHOLD", "0.05", "MODEL.IAM.CRF.BILATERAL_WEIGHT", "0.0")
 PIPELINES = {
     "irnet_voc": (),
     "prm_shapes": PEAKS,
-    "iam_shapes": (*PEAKS, *ALL_MAPS),
+    "iam_shapes": PEAKS,
     "boxcaseg_shapes": (),
     "cim_shapes_point": (),
 }

@@ -331,6 +331,13 @@ def test_pipelines_are_those_for_photographs():
     assert named == {path.stem for path in Path(ROOT, "configs").glob("*_photos*.yaml")}
 
 
+def test_objects_without_a_box_are_told(tmp_path, capsys):
+    boxed = {"image_id": 1, "category_id": 7, "bbox": [2, 2, 4, 4]}
+    path = coco(tmp_path, [boxed, {"image_id": 1, "category_id": 7, "point": [2, 2]}])
+    run(path, tmp_path)
+    assert "objects without a box, which what needs one misses: 1" in capsys.readouterr().out
+
+
 def test_the_command_that_it_ends_with(tmp_path, capsys):
     path = coco(tmp_path, [{"image_id": 1, "category_id": 7, "point": [2, 2]}])
     run(path, tmp_path)

@@ -165,10 +165,33 @@ def test_four_corners_everywhere_may_be_turned_boxes(tmp_path):
     assert "objects, all with 4 corners; turned rectangles count as masks: 2" in warning
 
 
+def test_without_names_the_numbers_are_the_classes(tmp_path):
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    box = "0.5 0.5 0.2 0.2"
+    tree(tmp_path, {"a.txt": f"7 {box}\n2 {box}\n", "b.txt": f"7 {box}\n"})
+    found = read(read_yolo, ROOT=tmp_path)
+    assert found.classes == {2: "2", 7: "7"}
+    assert [(name, label) for name, label, _ in found.objects] == [
+        ("a.jpg", "7"),
+        ("a.jpg", "2"),
+        ("b.jpg", "7"),
+    ]
+    (warning,) = messages(found.problems)
+    assert "no class names, so that numbers stand for them; add data.yaml" in warning
+
+
+def test_labels_of_a_picture_that_is_gone_are_told(tmp_path):
+    pictures(tmp_path, "images/a.jpg")
+    tree(tmp_path, {"labels/a.txt": BOX, "labels/b.txt": BOX, "classes.txt": "x\ny\n"})
+    problems = read(read_yolo, ROOT=tmp_path).problems
+    (warning,) = messages(problems)
+    assert "label files without a picture: 1, for example b.txt" in warning
+    assert problems.left_out == 1
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"a.txt": BOX}, "no class names; add data.yaml"),
         ({"classes.txt": "x"}, "none of 1 images has a label file"),
         ({"a.txt": BOX, "data.yaml": "names: {a: 1}"}, "not numbers from 0"),
         ({"a.txt": BOX, "data.yaml": "names: ["}, "is not a readable YAML file"),

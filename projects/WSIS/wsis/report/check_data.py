@@ -195,6 +195,11 @@ def _notes(found: Check) -> Iterator[str]:
             f"{_many(found.survey.crowds, 'region')} with iscrowd: no objects, and nothing learns "
             "from them; objects have iscrowd 0"
         )
+    objects = found.survey.total("objects")
+    for column, one in (("boxes", "box"), ("points", "point")):
+        total = found.survey.total(column)
+        if 0 < total < objects and found.survey.total("masks") != objects:
+            yield f"objects without a {one}, which what needs one misses: {objects - total}"
     small = sum(side < SMALL for side in found.survey.sides)
     if small:
         yield (

@@ -27,10 +27,11 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
     """Read ``ROOT``, perhaps a ``SPLIT`` of it, or ``IMAGES`` and ``LABELS``.
 
     ``ROOT`` is a folder, or its YAML file. The class names are ``CLASSES``, else those of the YAML
-    file or of one of `NAME_FILES`. An image without label file has no object.
+    file or of one of `NAME_FILES`, else the numbers in the label files. An image without label file
+    has no object.
 
     Raises:
-        DataError: no class names, no such split, no label file at all.
+        DataError: no such split, no label file at all.
     """
     source = root = Path(entry.get("ROOT") or entry["IMAGES"])
     labels = Path(entry["LABELS"]) if "LABELS" in entry else None
@@ -45,11 +46,13 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
     config = yaml_with_names(yamls)
     classes = _classes(entry.get("CLASSES"), config, own + above, source)
     builder = Builder(source, root, problems)
+    named, used = bool(classes), set()
     missing, corners = 0, set()
     for picture in _pictures(builder, config, entry.get("SPLIT")):
         file = next((f for f in _label_files(picture, root, labels) if f.is_file()), None)
         image = builder.image(picture, source=file)
         missing += file is None
+        used.add(file)
         if file is None or image is None:
             continue
         try:
@@ -57,6 +60,8 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
         except (ValueError, DataError):  # told when the image is checked
             continue
         for line, category, shape in _objects(file, picture, size, config, problems):
+            if not named:
+                classes[category] = str(category)
             builder.add(image, classes.get(category, f"class {category}"), shape, line)
             corners.add(len(shape.get("segmentation", [[]])[0]))
     if missing == len(builder.images):
@@ -66,9 +71,27 @@ def read_yolo(entry: dict[str, Any], problems: Problems) -> Translated:
         )
     if missing:
         builder.noted["images without a label file, which count as without objects"] += missing
+    if not entry.get("SPLIT"):
+        _tell_unused({file for file in used if file}, source, problems)
+    if not named:
+        problems.warning(
+            "no class names, so that numbers stand for them; add data.yaml with names, or "
+            "classes.txt with one name in a line, in the order of their numbers, or give CLASSES",
+            file=source,
+        )
     if corners == {8}:
         builder.noted[_FOUR_CORNERS] += len(builder.annotations)
-    return builder.finish(classes)
+    return builder.finish(dict(sorted(classes.items())))
+
+
+def _tell_unused(used: set[Path], source: Path, problems: Problems) -> None:
+    """Warn of label files that no picture takes; lists and class names lie beside some."""
+    beside = {*NAME_FILES, *(f"{split}.txt" for split in ("train", "test", *_ALSO))}
+    texts = {text for folder in {file.parent for file in used} for text in folder.glob("*.txt")}
+    spare = sorted(text for text in texts - used if text.name not in beside)
+    if spare:
+        said = f"label files without a picture: {len(spare)}, for example {spare[0].name}"
+        problems.warning(said, file=source, left_out=len(spare))
 
 
 def is_yolo(root: Path) -> bool:
@@ -101,7 +124,7 @@ def yaml_with_names(files: Iterable[Path]) -> dict[str, Any]:
 def _classes(
     stated: Any, config: dict[str, Any], places: list[Path], source: Path
 ) -> dict[int, str]:
-    """Class names by YOLO's number."""
+    """Class names by YOLO's number; none where nothing states them."""
     names = stated or config.get("names")
     if isinstance(names, dict):
         if not all(str(key).isdecimal() for key in names):
@@ -112,10 +135,7 @@ def _classes(
     files = [place / name for place in places for name in NAME_FILES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise DataError(
-            f"{source}: no class names; add data.yaml with names, or classes.txt with one name in "
-            "a line, in the order of their numbers, or give CLASSES"
-        )
+        return {}
     return {key: name for key, name in enumerate(read_names(file)) if name}
 
 
