@@ -11,6 +11,7 @@ from typing import Any
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.user import entries_of
 from wsis.engine.evaluate import METRICS, evaluated_on
+from wsis.engine.manifest import Manifest
 from wsis.engine.pipeline import MODEL_FINAL, Pipeline, PlannedStage
 from wsis.errors import WSISError
 from wsis.evaluation.results import format_table, lost_to_baselines, main_figures, stage_title
@@ -53,6 +54,7 @@ def tell_ending(
     blocks += [
         "\n".join(lines)
         for lines in (
+            _remarks(chosen),
             _unmeasured(chosen, rows),
             _places(pipeline, chosen, rows),
             _commands(pipeline, made, words),
@@ -72,6 +74,12 @@ def _short(path: Path) -> str:
     """A path below the present folder without it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _remarks(chosen: Sequence[PlannedStage]) -> list[str]:
+    """What the counts of the products call for."""
+    found = [Manifest.read(planned.folder) for planned in chosen]
+    return [text for manifest in found if manifest for text in manifest.remarks]
 
 
 def _unmeasured(chosen: Sequence[PlannedStage], rows: Entries) -> list[str]:
