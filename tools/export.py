@@ -57,7 +57,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="outlines may move so far to have fewer points, less where a mask would change by "
         "more than 2 %% for each pixel; default 1, 0 for exact masks",
     )
-    add("--overwrite", action="store_true", help="replace files that are there")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace a JSON file that is there, or in a folder the files of an earlier export",
+    )
     options = parser.parse_args(arguments)
     if options.merge is not None and not options.format.startswith("coco"):
         parser.error(f"--merge needs --format coco-polygons or coco-rle, not {options.format}")

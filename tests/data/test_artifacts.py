@@ -167,3 +167,12 @@ def test_reader_names_the_stage_to_run(tmp_path):
     assert "a" in reader
     with pytest.raises(DataError, match="no cam artifact for image c.*--stage cam"):
         reader["c"]
+
+
+def test_reader_tells_what_the_stage_has_skipped(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"skipped": {"b": "truncated"}}')
+    reader = ProductReader(tmp_path, "cam")
+    with pytest.raises(DataError, match=r"^cam has skipped it, as WSIS\.ON_ERROR skip wants$"):
+        reader["b"]
+    with pytest.raises(DataError, match="no cam artifact for image c"):
+        reader["c"]

@@ -125,8 +125,12 @@ def test_sizes(load, size):
 
 
 WARNED = [
-    ({"segmentation": [SQUARE, [33, 33]]}, "has 1 polygons of less than 6 numbers", 1),
-    ({"segmentation": [[5, 5, 6, 6], SQUARE, []]}, "has 2 polygons of less than 6", 2),
+    ({"segmentation": [SQUARE, [33, 33]]}, "beside good ones, left out: 1", 1),
+    (
+        {"segmentation": [[5, 5, 6, 6], SQUARE, []]},
+        "polygons of less than 6 numbers beside good ones, left out: 2",
+        2,
+    ),
     ({"bbox": [0, 0, 0, 0]}, "bbox is 0, 0, 0, 0: that of the mask is taken", 0),
 ]
 
@@ -265,7 +269,7 @@ def test_each_image_may_have_a_file_of_its_own():
 
 def test_files_of_ones_own_are_read_strictly(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content(WARNED[0][0])))
-    with pytest.raises(DataError, match="beside good ones: left out; correct the file"):
+    with pytest.raises(DataError, match="beside good ones, left out: 1; correct the file"):
         read_coco(tmp_path / "a.json")
 
 

@@ -44,7 +44,7 @@ def test_an_image_that_is_there_twice(load):  # noqa: F811
 def test_crowds_and_nothing_else(load, change):  # noqa: F811
     *_, problems = load(content({"segmentation": RLE} | change))
     assert problems.errors == 1
-    assert "all 1 annotations have iscrowd 1 (or ignore 1)" in problems.summary("error")
+    assert "every annotation (1) has iscrowd 1 (or ignore 1)" in problems.summary("error")
     assert "set iscrowd to 0 where an annotation is a single object" in problems.summary("error")
 
 
@@ -52,7 +52,7 @@ def test_corners_in_place_of_sides():
     corners = [(50, 30, 70, 50), (10, 10, 30, 30), (40, 5, 80, 60)]
     problems = told(images(*corners))
     assert problems.warnings == 1
-    assert "2 of 3 boxes reach beyond their image, and none would as [x0, y0, x1, y1]" in str(
+    assert "boxes beyond their image: 2 of 3, and none would be as [x0, y0, x1, y1]" in str(
         problems.found[0]
     )
 
@@ -65,7 +65,7 @@ def test_boxes_at_the_edge_are_no_corners():
 
 def test_shares_of_the_image():
     problems = told(images((0.5, 0.25, 0.5, 0.5), (0, 0, 1, 1)))
-    assert "all 2 boxes lie within the first pixel" in problems.summary("error")
+    assert "every box (2) lies within the first pixel" in problems.summary("error")
 
 
 def test_masks_far_from_their_boxes(load):  # noqa: F811

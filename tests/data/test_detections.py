@@ -57,7 +57,7 @@ def test_bad_detections(put, change, words):
 def test_boxes_without_area_are_left_out(put, box, caplog):
     first, _ = put([GOOD, GOOD | {"bbox": box}])
     assert len(first["annotations"]) == len(put([GOOD])[0]["annotations"]) == 1
-    assert "1 boxes without an area" in caplog.text
+    assert "boxes without an area in their image, left out: 1" in caplog.text
 
 
 def test_not_a_list(put):

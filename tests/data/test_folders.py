@@ -30,7 +30,7 @@ def test_folders_of_a_class_count_where_no_class_has_pictures_of_its_own(tmp_pat
     assert class_folders(tmp_path) == ("wren",)
     assert len(load_folders(tmp_path, problems)) == 1
     warning = problems.found[1]
-    assert warning.message.startswith("3 images lie in no class folder (robin/2023/b.png)")
+    assert warning.message.startswith("images in no class folder, left out: 3 (robin/2023/b.png)")
 
 
 def test_pictures_in_no_class_or_in_several_are_told(tmp_path):
@@ -39,10 +39,10 @@ def test_pictures_in_no_class_or_in_several_are_told(tmp_path):
     problems = Problems()
     assert len(load_folders(tmp_path, problems)) == 4
     twins, unsorted = (problem.message for problem in problems.found)
-    assert twins.startswith("1 pictures lie in several folders")
+    assert twins.startswith("pictures in several folders, so that each copy has one tag only: 1 (")
     assert "robin/c.png" in twins
     assert "wren/c.png" in twins
-    assert unsorted == "2 images lie in no class folder (a.png) and were left out"
+    assert unsorted == "images in no class folder, left out: 2 (a.png)"
     assert (problems.errors, problems.left_out) == (0, 2)
 
 
@@ -69,7 +69,7 @@ def test_photographs_that_nothing_reads(tmp_path):
     problems = Problems()
     assert len(load_folders(tmp_path, problems)) == 1
     assert [p.message for p in problems.found] == [
-        "2 pictures are in a format that is not read, such as IMG_1.HEIC; save them as JPEG or PNG",
+        "pictures in a format that is not read: 2, such as IMG_1.HEIC; save them as JPEG or PNG",
         "no class, without pictures: robin",
     ]
     assert (problems.errors, problems.left_out) == (0, 2)

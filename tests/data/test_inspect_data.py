@@ -43,15 +43,23 @@ ONE, NONE, VOID = rows(1, 1, 1, 0, 0, 0), rows(*[0] * 6), rows(255, 255, 255, 0,
             "error",
             "im.png has the label 8, but there are 2 class",
         ),
-        ({"xml": CAT, "classes": VOID}, "error", "im.png is 0 and 255 only, but the XML has 1 obj"),
-        ({"xml": CAT, "instances": VOID}, "error", "is 0 and 255 only, but the XML has 1 objects"),
+        (
+            {"xml": CAT, "classes": VOID},
+            "error",
+            "im.png is 0 and 255 only, but the XML has objects (1)",
+        ),
+        (
+            {"xml": CAT, "instances": VOID},
+            "error",
+            "is 0 and 255 only, but the XML has objects (1)",
+        ),
         (
             {"xml": BOTH, "classes": ONE},
             "warning",
             "classes are cat in im.png, cat, dog in the XML",
         ),
         ({"xml": BOTH, "classes": NONE}, "warning", "none in im.png, cat, dog in the XML"),
-        ({"xml": BOTH, "instances": ONE}, "warning", "im.png has 1 objects, the XML 2"),
+        ({"xml": BOTH, "instances": ONE}, "warning", "objects in im.png: 1, in the XML: 2"),
         ({"xml": CAT, "classes": ONE[:2]}, "error", "is 6 x 2 (width x height) but its image is"),
     ],
 )
@@ -68,7 +76,7 @@ def test_masks_of_void_only(tmp_path):
     parts = {"xml": xml(), "classes": VOID}
     _, problems = inspect(tmp_path / "all", **parts)
     assert "im.png has no object: it is 255 (void)" in problems.summary("warning")
-    assert "all 1 masks are 0 and 255 only; 255 means" in problems.summary("error")
+    assert "every mask (1) is 0 and 255 only; 255 means" in problems.summary("error")
     sound = {"xml": CAT, "classes": ONE}
     root = voc_tree(tmp_path / "one", {"a": parts, "b": sound}, {"val": ["a", "b"]})
     some = Problems()
@@ -112,8 +120,8 @@ def test_missing_pictures_are_counted(tmp_path, caplog):
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     records = [{"file_name": str(tmp_path / f"{n}.png")} for n in "abc"]
     require_pictures(records[:1], "raise")
-    message = r"2 of 3 images are missing, for example .*b\.png; .*or set WSIS\.ON_ERROR skip"
+    message = r"missing images: 2 of 3, for example .*b\.png; .*or set WSIS\.ON_ERROR skip"
     with pytest.raises(DataError, match=message):
         require_pictures(records, "raise")
     require_pictures(records, "skip")
-    assert "2 of 3 images are missing" in caplog.text
+    assert "missing images: 2 of 3" in caplog.text

@@ -247,7 +247,7 @@ def test_what_a_path_is(sorted_birds, tmp_path):
     for wrong in (tmp_path / "images", sorted_birds / "wren" / "0.png"):
         with pytest.raises(UsageError, match="is no COCO JSON, no VOC tree"):
             recognize(wrong, "TRAIN")
-    with pytest.raises(UsageError, match=r"has 2 images, but nothing that says .* sort them"):
+    with pytest.raises(UsageError, match=r"has images \(2\), but nothing that says .* sort them"):
         recognize(sorted_birds / "wren", "TRAIN")
 
 
@@ -290,8 +290,8 @@ def test_or_left_out_and_told_once(faulty, caplog):
     problems = MetadataCatalog.get(faulty).problems
     assert (problems.errors, problems.warnings, problems.left_out) == (2, 1, 3)
     assert left_out_of(faulty) == 3
-    assert f"{faulty}: 2 problems, 3 images or annotations left out:" in caplog.text
-    assert f"{faulty}: 1 warnings:" in caplog.text
+    assert f"{faulty}: problems: 2, left out: 3 (images, annotations):" in caplog.text
+    assert f"{faulty}: warnings: 1:" in caplog.text
     assert "category 4 (wren) occurs twice" in caplog.text
     caplog.clear()
     get_dataset_dicts(faulty, "skip")

@@ -316,7 +316,7 @@ def test_flat_folder(tmp_path):
     assert [(r["image_id"], r["image_labels"]) for r in records] == [("a", [0]), ("c", [])]
     assert records[0]["annotations"][0]["bbox"] == [0, 0, 2, 2]
     assert f"d.xml names d, but {tmp_path} has no d.*" in problems.summary("error")
-    assert "1 of 3 pictures have no XML file, for example b.jpg" in problems.summary("warning")
+    assert "pictures without XML file: 1 of 3, for example b.jpg" in problems.summary("warning")
     with pytest.raises(DataError, match="tree holds no XML file"):
         load_flat_voc(tmp_path, tmp_path / "tree")
 
@@ -365,4 +365,4 @@ def test_all_pictures_of_a_tree_without_lists(tmp_path):
     found = load_voc(root, None, problems=problems)
     assert [(r["image_id"], r["image_labels"]) for r in found] == [("a", [0]), ("b", [0])]
     assert (problems.errors, problems.left_out) == (0, 1)
-    assert "1 of 3 pictures have no XML file, for example c.jpg" in problems.summary("warning")
+    assert "pictures without XML file: 1 of 3, for example c.jpg" in problems.summary("warning")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 from wsis.engine.ending import tell_ending
 from wsis.engine.pipeline import load_pipeline
 from wsis.evaluation.results import stage_result
@@ -47,14 +50,14 @@ mask_rcnn   shapes_val    coco                AP             55.00
 def tell(tmp_path, monkeypatch, caplog):
     """What is said of a run below the present folder, whose products are there."""
     monkeypatch.chdir(tmp_path)
-    pipeline = load_pipeline(PIPELINE, ["OUTPUT_DIR", str(tmp_path / "out")])
-    for planned in pipeline.stages:
+    whole = load_pipeline(PIPELINE, ["OUTPUT_DIR", str(tmp_path / "out")])
+    for planned in whole.stages:
         planned.folder.mkdir(parents=True)
         for name in ("model_final.pth", "pseudo_labels.json"):
             (planned.folder / name).touch()
     (tmp_path / "out" / "metrics.json").touch()
 
-    def said(figures, done=None, **options):
+    def said(figures, done=None, pipeline=whole, **options):
         names = [planned.name for planned in pipeline.stages]
         caplog.clear()
         with caplog.at_level(logging.INFO):
@@ -73,7 +76,8 @@ def test_few_figures_places_and_the_next_commands(tell):
         "weights      out/8_mask_rcnn/model_final.pth\n",
         "all figures  out/metrics.json\n",
         "next         python tools/report.py out\n",
-        "python tools/export.py out/7_pseudo_labels/pseudo_labels.json --format coco-polygons",
+        "python tools/export.py out/7_pseudo_labels/pseudo_labels.json --format coco-polygons "
+        "--output labels.json\n",
         "python tools/demo.py --config-file my.yaml --input PHOTOGRAPHS --output found "
         "OUTPUT_DIR out\n",
     ):
@@ -123,3 +127,43 @@ def test_boxes_alone_and_box_masks_have_a_line(tell):
         measured("instances", "baseline filled box", mIoU=59.0),
     ]
     assert re.search(r"box masks +mIoU +70.00 +59.00  filled box\n", tell(filled))
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """The pipeline with another DATA.TRAIN."""
+    words = ["OUTPUT_DIR", str(tmp_path / "out"), "DATA.TRAIN"]
+    yield lambda train: load_pipeline(PIPELINE, [*words, train])
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop("irnet_shapes_train")
+
+
+BOX, MASK = {"bbox": [2, 2, 9, 8]}, {"segmentation": [[2, 2, 11, 2, 11, 10, 2, 10]]}
+
+
+@pytest.mark.parametrize(
+    ("found", "proposed"),
+    [
+        ([BOX], True),
+        ([{"point": [5, 5]}], True),
+        ([BOX | {"segmentation": []}, BOX | MASK], True),
+        ([BOX | MASK], False),
+        ([{}], False),
+        (None, False),  # the file is gone
+    ],
+)
+def test_boxes_and_points_of_a_coco_file_get_masks(tell, tmp_path, own_data, found, proposed):
+    (tmp_path / "my images").mkdir()
+    path = tmp_path / "my images" / "boxes.json"
+    Image.new("RGB", (20, 20)).save(tmp_path / "my images" / "a.png")
+    about = {"image_id": 1, "category_id": 1, "iscrowd": 0}
+    entries = [{"id": number} | about | entry for number, entry in enumerate(found or (), 1)]
+    images = [{"id": 1, "file_name": "a.png", "height": 20, "width": 20}]
+    content = {"images": images, "categories": [{"id": 1, "name": "bird"}]}
+    path.write_text(json.dumps(content | {"annotations": entries}))
+    pipeline = own_data(str(path))
+    if found is None:
+        path.unlink()
+    text = tell(FIGURES, pipeline=pipeline)
+    merge = " --merge 'my images/boxes.json'" if proposed else ""
+    assert f"--format coco-polygons{merge} --output labels.json\n" in text

@@ -130,7 +130,7 @@ def test_contradictions_of_voc(tmp_path):
     assert (code, figures(found)[2:]) == (0, (4, 3, 4, 0, 0))
     told = [(p["level"], p["image"], p["annotation"]) for p in found["problems"]]
     assert told == [("warning", "more", None), ("warning", "far", 1)]
-    assert "more.png has 1 objects, the XML 2" in found["problems"][0]["message"]
+    assert "objects in more.png: 1, in the XML: 2" in found["problems"][0]["message"]
     assert "the box of object 1 (cat) in the XML is far" in found["problems"][1]["message"]
 
 
@@ -250,7 +250,7 @@ def test_images_that_are_not_there(tmp_path):
         image.unlink()
     code, found = run(path, tmp_path)
     assert (code, found["usable"], found["left_out"]) == (1, False, 3)
-    assert "3 of 3 images are missing" in found["problems"][0]["message"]
+    assert "missing images: 3 of 3" in found["problems"][0]["message"]
 
 
 def test_a_damaged_end_is_found_when_all_is_read(tmp_path):

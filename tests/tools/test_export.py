@@ -198,11 +198,11 @@ def test_broken_annotations_do_not_matter_to_those_who_want_the_images(run, tmp_
     output = tmp_path / "with space"
     words = ("--dataset", entry, "--format", "labelme", "--output", output)
     assert call(path, *words) == 0
-    found = [json.loads(file.read_text()) for file in sorted(output.iterdir())]
+    found = [json.loads(file.read_text()) for file in sorted(output.glob("*.json"))]
     assert [len(one["shapes"]) for one in found] == [1, 2, 2, 0]
     assert Image.open(output / found[1]["imagePath"]).size == (17, 31)
     command = capsys.readouterr().out.rpartition("next: ")[2]
-    assert shlex.split(command) == ["labelme", str(output)]
+    assert shlex.split(command) == ["labelme", str(output / "im0.json")]
 
 
 @pytest.mark.parametrize(
@@ -266,14 +266,72 @@ def test_usage(tmp_path, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def test_files_of_a_person_are_not_replaced(labels, tmp_path, capsys):
-    mine = tmp_path / "images" / "sub" / "b.json"
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("labelme", "sub/b.json"),
+        ("yolo", "labels/sub/b.txt"),
+        ("yolo", "data.yaml"),
+        ("yolo", "classes.txt"),
+    ],
+)
+def test_files_of_a_person_are_not_replaced(labels, tmp_path, capsys, kind, place):
+    """Neither those that were there, nor those that were corrected since an export."""
+    folder = tmp_path / "images"
+    mine = folder / place
     mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
-    words = (labels, "--format", "labelme", "--output", tmp_path / "images")
+    mine.write_text("{}")
+    words = (labels, "--format", kind, "--output", folder)
+    for more in ((), ("--overwrite",)):
+        assert call(*words, *more) == 2
+        error = capsys.readouterr().err.rpartition("error: ")[2]
+        assert f"{mine} exists and is not as an export left it" in error
+        assert error.endswith("give --output a folder of its own\n")
+        assert [p for p in folder.rglob("*") if p.is_file()] == [mine]
+        assert mine.read_text() == "{}"
+    mine.unlink()
+    assert call(*words) == 0
     assert call(*words) == 2
-    assert "b.json exists" in capsys.readouterr().err
-    assert mine.read_text() == "mine"
-    assert not (tmp_path / "images" / "a.json").exists()
+    assert "say --overwrite" in capsys.readouterr().err
+    written = mine.read_text()
+    assert call(*words, "--overwrite", "--min-score", 2) == 0
     assert call(*words, "--overwrite") == 0
-    assert json.loads(mine.read_text())["shapes"]
+    assert mine.read_text() == written
+    mine.write_text(written + "\n")
+    assert call(*words, "--overwrite", "--min-score", 2) == 2
+    assert mine.read_text() == written + "\n"
+
+
+def test_a_broken_list_of_written_files_protects_all(labels, tmp_path):
+    words = (labels, "--format", "labelme", "--output", tmp_path / "out")
+    assert call(*words) == 0
+    for text in ("[1", "[]"):
+        (tmp_path / "out" / ".wsis_export").write_text(text)
+        assert call(*words, "--overwrite") == 2
+
+
+def test_what_an_export_wrote_before_it_failed_may_be_replaced(labels, tmp_path):
+    words = (labels, "--format", "labelme", "--output", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").write_text("no folder")  # of the second image
+    assert call(*words) == 1
+    assert (tmp_path / "out" / "a.json").is_file()
+    (tmp_path / "out" / "sub").unlink()
+    assert call(*words, "--overwrite") == 0
+
+
+def test_the_data_set_of_a_run_is_not_replaced(run, capsys):
+    path, before = run.mask_rcnn(), run.json.read_text()
+    path = path / "predictions" / run.name / "coco_instances_results.json"
+    words = (path, "--format", "coco-polygons", "--output", run.json, "--overwrite")
+    assert call(*words) == 2
+    assert "is what is read" in capsys.readouterr().err
+    assert run.json.read_text() == before
+
+
+def test_what_is_to_be_done_with_the_images(labels, tmp_path, capsys):
+    folder = tmp_path / "my labels"
+    assert call(labels, "--format", "yolo", "--output", folder) == 0
+    assert f"  copy the images to {folder / 'images'}\n" in capsys.readouterr().out
+    assert call(labels, "--format", "labelme", "--output", folder) == 0
+    assert f"next: labelme '{folder / 'a.json'}'\n" in capsys.readouterr().out

@@ -31,6 +31,9 @@ class Stage:
             evaluator that also has ``miss(dataset dict)``, for an image that cannot be read.
         evaluation_keys: config nodes on which the figures depend, but not the product.
         advice: what to do if its masks do not beat their baseline; ends a sentence.
+        tally: ``artifact of an image -> {what: number}``, whose sums over all images the manifest
+            has beside their number; None if there is nothing to count.
+        remarks: by what of the counts, a sentence with ``{what}`` for where it is not 0.
         supervision: the strongest that it looks at: image, point, box or mask.
         images: roles of the data (train, val, salient, evaluation) whose images it treats; except
             in training stages, the config's WSIS.IMAGES may name others.
@@ -47,6 +50,8 @@ class Stage:
     evaluation: Callable[..., Any] | None = None
     evaluation_keys: tuple[str, ...] = ()
     advice: str = ""
+    tally: Callable[[Mapping[str, Any]], Mapping[str, int]] | None = None
+    remarks: Mapping[str, str] = field(default_factory=dict)
     supervision: str = "image"
     images: tuple[str, ...] = ("train",)
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from wsis.data.artifacts import read_artifact
 
-from tests.tiny import ROOT, train_net_here
+from tests.scripts import main_of
+from tests.tiny import ROOT, manifest_of, train_net_here
 
 CONFIG = ROOT / "configs" / "boxes_photos.yaml"
 LABELS = "3_pseudo_labels/pseudo_labels.json"
@@ -51,6 +54,30 @@ def test_boxes_become_masks_and_a_network(photos):
     assert {a["score"] for a in found} == {1.0}
     assert len({a["confidence"] for a in found}) > 1
     assert (photos / "out" / "4_mask_rcnn" / "model_final.pth").is_file()
+    assert main_of("tools/report.py")([str(photos / "out")]) == 0
+    report = (photos / "out" / "report.html").read_text()
+    assert " above 0.7" in report  # of mask_rcnn
+    assert " above 0.95" not in report
+
+
+def test_filled_boxes_and_skipped_images_are_told(photos):
+    data = (photos / "images" / "train_00002.jpg").read_bytes()
+    (photos / "images" / "train_00002.jpg").write_bytes(data[: len(data) // 2])
+    extra = [("WSIS.ON_ERROR", "skip"), ("MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE", "0.9")]
+    done = run(photos, "--until-stage", "proxy_masks", extra=extra)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = [read_artifact(path) for path in (photos / "out").glob("1_*/artifacts/*.npz")]
+    confidence = np.concatenate([arrays["confidence"] for arrays in made])
+    filled, boxes = int((confidence < 0.9).sum()), len(confidence)
+    assert 0 < filled < boxes
+    counts = {"images": 7, "boxes": boxes, "filled_boxes": filled, "skipped": 1}
+    assert manifest_of(photos / "out", "grabcut_masks")["counts"] == counts
+    told = f"boxes filled because GrabCut found no mask that fits: {filled} of {boxes}"
+    assert f"\n\ngrabcut_masks: {told}\n" in done.stdout  # of the last lines
+    assert main_of("tools/report.py")([str(photos / "out")]) == 0
+    assert told in (photos / "out" / "report.html").read_text()
+    (why,) = manifest_of(photos / "out", "proxy_masks")["skipped"].values()
+    assert why.endswith("grabcut_masks has skipped it, as WSIS.ON_ERROR skip wants")
 
 
 def test_filled_boxes_in_three_lines(photos):

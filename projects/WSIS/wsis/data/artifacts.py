@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.structures import Instances
 
-from wsis.data.checks import naming, short, short_name
+from wsis.data.checks import load_json, naming, short, short_name
 from wsis.data.files import atomic_write
 from wsis.errors import DataError, first_line
 from wsis.layers.run_lengths import MAX_STACK_BYTES, check_rle, decode_rles, encode_mask
@@ -191,6 +191,9 @@ class ProductReader(ArtifactFolder):
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
         if key not in self:
+            manifest = self.folder / "manifest.json"
+            if manifest.is_file() and key in load_json(manifest).get("skipped", ()):
+                raise DataError(f"{self.stage} has skipped it, as WSIS.ON_ERROR skip wants")
             raise DataError(
                 f"no {self.stage} artifact for image {key} in {self.artifacts}; "
                 f"run --stage {self.stage} first"

@@ -247,10 +247,10 @@ def _tell(name: str, problems: Problems) -> None:
         return
     vars(metadata)["told"] = errors, warnings
     if errors:
-        counts = f"{problems.errors} problems, {problems.left_out} images or annotations left out"
+        counts = f"problems: {problems.errors}, left out: {problems.left_out} (images, annotations)"
         logger.warning("data set %s: %s:\n%s", name, counts, errors)
     if warnings:
-        logger.warning("data set %s: %d warnings:\n%s", name, problems.warnings, warnings)
+        logger.warning("data set %s: warnings: %d:\n%s", name, problems.warnings, warnings)
 
 
 def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]]:

@@ -186,9 +186,7 @@ def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if len(whole) < len(polygons):
         count = len(polygons) - len(whole)
-        text = (
-            f"segmentation has {count} polygons of less than 6 numbers beside good ones: left out"
-        )
+        text = f"segmentation: polygons of less than 6 numbers beside good ones, left out: {count}"
         note(text, field="segmentation", left_out=count)
     check_outlines(whole)
     return whole

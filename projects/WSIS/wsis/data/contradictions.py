@@ -42,7 +42,7 @@ def tell_contradictions(
     annotations = [a for record in kept for a in record["annotations"]]
     if annotations and all(a["iscrowd"] for a in annotations):
         problems.error(
-            f"all {len(annotations)} annotations have iscrowd 1 (or ignore 1), so that no object "
+            f"every annotation ({len(annotations)}) has iscrowd 1 (or ignore 1), so that no object "
             "is left to learn from; set iscrowd to 0 where an annotation is a single object",
             file=source,
             field="iscrowd",
@@ -75,7 +75,7 @@ def _tell_corners(records: Sequence[Record], source: Any, problems: Problems) ->
             return False
     if total and shares:
         problems.error(
-            f"all {total} boxes lie within the first pixel, as shares of the image's sides do; "
+            f"every box ({total}) lies within the first pixel, as shares of the image's sides do; "
             "bbox is [x, y, width, height] in pixels",
             file=source,
             field="bbox",
@@ -83,7 +83,7 @@ def _tell_corners(records: Sequence[Record], source: Any, problems: Problems) ->
         )
     elif corners and beyond and 4 * beyond >= total:
         problems.warning(
-            f"{beyond} of {total} boxes reach beyond their image, and none would as [x0, y0, x1, "
+            f"boxes beyond their image: {beyond} of {total}, and none would be as [x0, y0, x1, "
             "y1]; bbox is [x, y, width, height]: correct the file if it holds corners",
             file=source,
             field="bbox",

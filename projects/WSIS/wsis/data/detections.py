@@ -75,7 +75,7 @@ def put_detections(
                 found |= {"category_id": class_ids[category], "score": score}
                 record["annotations"].append(found)
         if empty:
-            message = f"{empty} boxes without an area in their image are left out"
+            message = f"boxes without an area in their image, left out: {empty}"
             told.warning(message, file=path, left_out=empty)
     for record in by_id.values():
         record["image_labels"] = sorted({a["category_id"] for a in record["annotations"]})

@@ -81,7 +81,7 @@ def load_folders(
         read = {f"{name}/{below}" for _, name, below in files}
         others = [path for path in pictures_below(root) if path not in read]
         if others:
-            told = f"{len(others)} images lie in no class folder ({others[0]}) and were left out"
+            told = f"images in no class folder, left out: {len(others)} ({others[0]})"
             found.warning(told, left_out=len(others), file=root)
         _tell_unread(Path(root), classes, found)
     return records
@@ -90,7 +90,7 @@ def load_folders(
 def _tell_unread(root: Path, classes: Container[str], problems: Problems) -> None:
     """Name photographs in formats that are not read, and folders without any picture."""
     if unread := unread_pictures(root):
-        told = f"{len(unread)} pictures are in a format that is not read, such as {unread[0].name}"
+        told = f"pictures in a format that is not read: {len(unread)}, such as {unread[0].name}"
         problems.warning(f"{told}; save them as JPEG or PNG", left_out=len(unread), file=unread[0])
     folders = (p.name for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
     if empty := sorted(name for name in folders if name not in classes):
@@ -103,6 +103,6 @@ def _tell_twins(alike: Iterable[list[Path]], problems: Problems) -> None:
     twins = [pair for pair in pairs if filecmp.cmp(*pair, shallow=False)]
     if twins:
         problems.warning(
-            f"{len(twins)} pictures lie in several folders, so that each copy has one tag only "
+            f"pictures in several folders, so that each copy has one tag only: {len(twins)} "
             f"({twins[0][0]}, {twins[0][1]}); a CSV file (FORMAT csv) gives a picture several tags"
         )

@@ -39,7 +39,7 @@ def tell_missing_pictures(records: Sequence[Record], problems: Problems) -> list
         (kept if name in listings[folder] or "pixels" in record else missing).append(record)
     if missing:
         problems.error(
-            f"{len(missing)} of {len(records)} images are missing, for example "
+            f"missing images: {len(missing)} of {len(records)}, for example "
             f"{missing[0]['file_name']}; put them there, correct where they lie",
             field="file_name",
             left_out=len(missing),
@@ -94,7 +94,7 @@ def inspect_masks(
     found = [_inspected(record, classes, problems) for record in records]
     masked = [record for record in found if "semantic_file_name" in record]
     if masked and problems.warnings + problems.errors > before and all(map(_is_void, masked)):
-        problems.error(f"all {len(masked)} masks are 0 and 255 only; {_NUMBER}", left_out=0)
+        problems.error(f"every mask ({len(masked)}) is 0 and 255 only; {_NUMBER}", left_out=0)
     return found
 
 
@@ -126,11 +126,11 @@ def _compare_masks(record: Record, classes: Sequence[str], problems: Problems) -
             problems.warning(text, file=path, image=record["image_id"])
         elif VOID in values and not found:
             raise DataError(
-                f"{path} is 0 and 255 only, but the XML has {len(annotations)} objects; {_NUMBER}"
+                f"{path} is 0 and 255 only, but the XML has objects ({len(annotations)}); {_NUMBER}"
             )
         if objects:
             if annotations and len(found) != len(annotations):
-                text = f"{Path(path).name} has {len(found)} objects, the XML {len(annotations)}"
+                text = f"objects in {Path(path).name}: {len(found)}, in the XML: {len(annotations)}"
                 problems.warning(text, file=path, image=record["image_id"])
             continue
         if found and found[-1] > len(classes):

@@ -145,4 +145,4 @@ def collecting(problems: Problems | None, advice: str = ADVICE) -> Iterator[Prob
     if problems is None:
         found.raise_errors(advice)
         if found.warnings:
-            logger.warning("%d warnings:\n%s", found.warnings, found.summary("warning"))
+            logger.warning("warnings: %d:\n%s", found.warnings, found.summary("warning"))

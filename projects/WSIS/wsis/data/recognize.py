@@ -38,7 +38,7 @@ def recognize(path: Path, role: str) -> Entry:
     entry = _of_file(path, role) if path.is_file() else _of_folder(path, role)
     if entry is None and path.is_dir() and (pictures := pictures_in(path)):
         raise UsageError(
-            f"DATA.{role}: {path} has {len(pictures)} images, but nothing that says what they "
+            f"DATA.{role}: {path} has images ({len(pictures)}), but nothing that says what they "
             f"show; sort them into a folder for each class, or {_ADVICE}"
         )
     if entry is None:

@@ -248,7 +248,7 @@ def _with_labels(
     """The pictures that are ``labelled``, by stem; the others are told."""
     bare = [path.name for name, path in pictures.items() if name not in labelled]
     if bare:
-        text = f"{len(bare)} of {len(pictures)} pictures have no XML file, for example {bare[0]}: "
+        text = f"pictures without XML file: {len(bare)} of {len(pictures)}, for example {bare[0]}: "
         text += "left out; one without objects needs an empty one"
         problems.warning(text, file=place, left_out=len(bare))
     return sorted(name for name in pictures if name in labelled)

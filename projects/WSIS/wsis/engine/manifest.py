@@ -29,8 +29,8 @@ from wsis.data.checks import load_json
 from wsis.data.files import sha256_of_file, write_json
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.pipeline import PlannedStage
-from wsis.errors import DataError, WSISError
-from wsis.stage import Stage, TrainStage
+from wsis.errors import DataError, UsageError, WSISError
+from wsis.stage import Stage, TrainStage, get_stage
 
 MANIFEST = "manifest.json"
 RUNNING, DONE = "running", "done"
@@ -100,6 +100,16 @@ class Manifest:
         """Identifies config and inputs, hence the product; as in versions without `IMAGE_FILES`."""
         inputs = {key: value for key, value in self.inputs.items() if key != IMAGE_FILES}
         return digest_of({"config": self.config, "inputs": inputs, "stage": self.stage})
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences about the product that its counts call for, as the stage declares them."""
+        try:
+            declared = get_stage(self.stage).remarks
+        except UsageError:  # a stage of a method that is not installed here
+            return []
+        said = [text for what, text in declared.items() if self.counts.get(what)]
+        return [f"{self.stage}: {text.format_map(self.counts)}" for text in said]
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``, atomically."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -255,7 +256,11 @@ def _close_artifacts(folder: StageFolder) -> None:
         artifacts = ((key, folder.reader[key]) for key in present)
         summary = _to_arrays(stage.reduce(artifacts, folder.planned.cfg))
         write_artifact(folder.path / f"{SUMMARY}.npz", summary)
-    folder.close(digest_of_product(folder), {"images": len(present)}, skipped)
+    counts = Counter({"images": len(present)})
+    if stage.tally is not None:
+        for key in present:
+            counts.update(stage.tally(folder.reader[key]))
+    folder.close(digest_of_product(folder), counts, skipped)
 
 
 def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> None:

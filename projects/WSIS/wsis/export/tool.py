@@ -10,12 +10,14 @@ from collections import Counter
 from pathlib import Path
 
 from wsis.commands import check_output
+from wsis.data.user import entries_of
 from wsis.errors import UsageError
 from wsis.export.merge import Merged
+from wsis.export.own_files import refuse_existing
 from wsis.export.read_labels import Labels, read_labels
 from wsis.export.writers import (
     Tracer,
-    refuse_existing,
+    label_paths,
     write_coco,
     write_labelme,
     write_merged,
@@ -60,10 +62,11 @@ def _said_of_masks(kind: str, counts: Counter[str]) -> list[str]:
     return [*said, "scores and ids have no place in this format"] if kind == "yolo" else said
 
 
-def _next_step(args: argparse.Namespace, output: Path) -> str:
+def _next_step(args: argparse.Namespace, output: Path, labels: Labels) -> str:
     place = shlex.quote(str(output))
-    if args.format == "labelme":
-        return f"labelme {place}"
+    if args.format == "labelme":  # of a folder it lists the images only
+        first = next(iter(label_paths(output, labels, ".json")), output)
+        return f"labelme {shlex.quote(str(first))}"
     if args.format == "yolo":
         about = shlex.quote(str(output / "data.yaml"))
         return f"yolo segment train data={about} model=yolo11n-seg.pt"
@@ -100,8 +103,9 @@ def export(args: argparse.Namespace) -> None:
         args.labels, dataset=args.dataset, source=args.merge, min_score=args.min_score
     )
     if args.format not in _FOLDERS:
-        inputs = map(os.path.expanduser, filter(None, (labels.path, args.merge, args.dataset)))
-        check_output("--output", output, *inputs)
+        own = [entry.get("JSON") for entry in entries_of(labels.dataset)]
+        inputs = filter(None, (labels.path, args.merge, args.dataset, *own))
+        check_output("--output", output, *map(os.path.expanduser, inputs))
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     told = _write(args, output, labels, Tracer(tolerance, single=args.format == "yolo"))
     images = labels.file.images
@@ -112,6 +116,6 @@ def export(args: argparse.Namespace) -> None:
         f"{len(images)} images{low}",
         *(f"  {line}" for line in told),
         f"written: {output}",
-        f"next: {_next_step(args, output)}",
+        f"next: {_next_step(args, output, labels)}",
     ]
     sys.stdout.write("\n".join(said) + "\n")

@@ -17,9 +17,10 @@ import yaml
 from wsis.commands import writing
 from wsis.data.files import atomic_write, write_json, write_lines
 from wsis.engine.progress import progress
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError
 from wsis.export.merge import Merged
 from wsis.export.outlines import Outline, outline
+from wsis.export.own_files import own_files
 from wsis.export.read_labels import Labels, Record
 from wsis.layers.run_lengths import rle_area, rle_box
 
@@ -137,7 +138,7 @@ def write_merged(path: Path, source: str, merged: Merged, tracer: Tracer | None)
         raise DataError(f"{source} holds NaN or infinity, which JSON lacks; say null") from None
 
 
-def _targets(folder: Path, labels: Labels, suffix: str) -> list[Path]:
+def label_paths(folder: Path, labels: Labels, suffix: str) -> list[Path]:
     """A file for each image, named like it.
 
     Raises:
@@ -154,13 +155,6 @@ def _targets(folder: Path, labels: Labels, suffix: str) -> list[Path]:
             )
         seen[target] = name
     return targets
-
-
-def refuse_existing(paths: Iterable[Path], *, overwrite: bool) -> None:
-    """Raise `UsageError` if one of the files is there already and may not be overwritten."""
-    found = None if overwrite else next((path for path in paths if path.exists()), None)
-    if found is not None:
-        raise UsageError(f"{found} exists; choose another --output, or say --overwrite")
 
 
 def _shapes(image: Record, labels: Labels, tracer: Tracer) -> Iterator[Record]:
@@ -191,26 +185,30 @@ def write_labelme(folder: Path, labels: Labels, tracer: Tracer, *, overwrite: bo
     Returns:
         what a person has to do so that labelme finds the images; "" if nothing.
     """
-    targets = _targets(folder, labels, ".json")
-    refuse_existing(targets, overwrite=overwrite)
+    targets = label_paths(folder, labels, ".json")
     images = labels.file.images
     here = all((folder / image["file_name"]).exists() for image in images)
     root = folder if here else labels.image_folder()
-    for image, target in progress(zip(images, targets, strict=True), "export", total=len(images)):
-        name = Path(image["file_name"]).name
-        if root is not None:
-            name = os.path.relpath(root / image["file_name"], target.parent).replace(os.sep, "/")
-        content = {
-            "version": LABELME_VERSION,
-            "flags": {},
-            "shapes": list(_shapes(image, labels, tracer)),
-            "imagePath": name,
-            "imageData": None,
-            "imageHeight": image["height"],
-            "imageWidth": image["width"],
-        }
-        with writing(target, "--output"):
-            write_json(target, content)
+    with own_files(folder, targets, overwrite=overwrite):
+        for image, target in progress(
+            zip(images, targets, strict=True), "export", total=len(images)
+        ):
+            name = Path(image["file_name"]).name
+            if root is not None:
+                name = os.path.relpath(root / image["file_name"], target.parent).replace(
+                    os.sep, "/"
+                )
+            content = {
+                "version": LABELME_VERSION,
+                "flags": {},
+                "shapes": list(_shapes(image, labels, tracer)),
+                "imagePath": name,
+                "imageData": None,
+                "imageHeight": image["height"],
+                "imageWidth": image["width"],
+            }
+            with writing(target, "--output"):
+                write_json(target, content)
     return "" if root is not None else f"put the images into {folder}, where labelme looks"
 
 
@@ -223,24 +221,26 @@ def write_yolo(folder: Path, labels: Labels, tracer: Tracer, *, overwrite: bool)
     Returns:
         what a person has to do so that trainers find the images; "" if nothing.
     """
-    targets = _targets(folder / "labels", labels, ".txt")
+    targets = label_paths(folder / "labels", labels, ".txt")
     about, classes = folder / "data.yaml", folder / "classes.txt"
-    refuse_existing([about, classes, *targets], overwrite=overwrite)
     images, names = labels.file.images, labels.file.class_names
-    for image, target in progress(zip(images, targets, strict=True), "export", total=len(images)):
-        lines = []
-        for label in image["annotations"]:
-            found = tracer(label)
-            if found is not None:
-                shares = found.polygons[0] / (image["width"], image["height"])
-                numbers = " ".join(f"{share:.7g}" for share in shares.ravel().tolist())
-                lines.append(f"{label['category_id']} {numbers}")
-        with writing(target, "--output"):
-            write_lines(target, lines)
-    content = {"train": "images", "val": "images", "names": dict(enumerate(names))}
-    with writing(folder, "--output"):
-        write_lines(classes, names)
-        with atomic_write(about, "w") as stream:
-            yaml.safe_dump(content, stream, sort_keys=False, allow_unicode=True)
+    with own_files(folder, [about, classes, *targets], overwrite=overwrite):
+        for image, target in progress(
+            zip(images, targets, strict=True), "export", total=len(images)
+        ):
+            lines = []
+            for label in image["annotations"]:
+                found = tracer(label)
+                if found is not None:
+                    shares = found.polygons[0] / (image["width"], image["height"])
+                    numbers = " ".join(f"{share:.7g}" for share in shares.ravel().tolist())
+                    lines.append(f"{label['category_id']} {numbers}")
+            with writing(target, "--output"):
+                write_lines(target, lines)
+        content = {"train": "images", "val": "images", "names": dict(enumerate(names))}
+        with writing(folder, "--output"):
+            write_lines(classes, names)
+            with atomic_write(about, "w") as stream:
+                yaml.safe_dump(content, stream, sort_keys=False, allow_unicode=True)
     here = all((folder / "images" / image["file_name"]).exists() for image in images)
-    return "" if here else f"put the images, or a link to their folder, at {folder / 'images'}"
+    return "" if here else f"copy the images to {folder / 'images'}"

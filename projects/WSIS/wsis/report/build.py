@@ -70,7 +70,7 @@ class Report:
             self._note(f"No pictures of {', '.join(names)}: {error}")
             return None
         for name in filter(left_out_of, names):
-            text = f"{left_out_of(name)} images and annotations of {name} are left out as broken"
+            text = f"images and annotations of {name} left out as broken: {left_out_of(name)}"
             self._note(f"{text}; tools/check_data.py lists them")
         return images
 
@@ -135,12 +135,15 @@ class Report:
         options = self.options
         for sentence in lost_to_baselines(self.entries).values():
             self._note(sentence)
+        for folder in self.folders:
+            for sentence in folder.manifest.remarks:
+                self._note(sentence)
         sections = [figures_section(self.entries, self.folders), stages_section(self.folders)]
         images, folders = self._product_images
         measured = []
         if images is not None:
             self._note_changed_images(images, folders)
-            sections.append(images_section(images, folders, options))
+            sections.append(images_section(images, folders, options, trained=self.folders))
             for source in self.labels():
                 measured.append((source, measure(source, options)))
                 sections.append(extremes_section(*measured[0]))

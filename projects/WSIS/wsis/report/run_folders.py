@@ -122,6 +122,13 @@ class RunFolder:
                 found[name.lower().replace(".", " ").replace("_", " ")] = str(value)
         return ({"model": model} if model else {}) | dict(islice(found.items(), _SHOWN))
 
+    @property
+    def min_confidence(self) -> float:
+        """``MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE`` of a training stage; 0: none."""
+        value = self.value("MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE")
+        trains = self.manifest.kind == "train" and isinstance(value, int | float)
+        return float(value) if trains else 0.0
+
     def losses(self) -> dict[str, list[tuple[float, float]]]:
         """Losses of a training stage: name to (iteration, value), in the order of iterations.
 

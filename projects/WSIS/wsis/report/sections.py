@@ -103,15 +103,24 @@ def _tags(record: Record, images: ImageSet) -> list[tuple[str, list[int]]]:
 
 
 def images_section(
-    images: ImageSet, folders: Sequence[RunFolder], options: Namespace
+    images: ImageSet,
+    folders: Sequence[RunFolder],
+    options: Namespace,
+    *,
+    trained: Sequence[RunFolder] = (),
 ) -> Section | None:
-    """Images spread over a data set, with what every stage made of them."""
+    """Images spread over a data set, with what every stage made of them.
+
+    ``trained`` are the run folders among which those are that learn from it.
+    """
+    rules = [{"min_confidence": f.min_confidence} for f in trained if f.min_confidence > 0]
     readers = [folder.reader for folder in folders if folder.has_artifacts]
     complete = [r for r in images.records if all(r["image_key"] in reader for reader in readers)]
     chosen = choose(complete or images.records, options.images, seed=options.seed)
     explained: dict[str, str] = {}
 
     def draw(canvas: Canvas) -> list[Picture]:
+        canvas = replace(canvas, **(rules[-1] if rules else {}))
         drawn = list(_product_pictures(canvas, folders))
         explained.update({picture.title: sentence for picture, sentence in drawn if sentence})
         return [picture for picture, _ in drawn]

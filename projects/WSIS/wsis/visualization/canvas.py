@@ -49,6 +49,9 @@ class Canvas:
     truth: GroundTruth | None  # None where there is none
     width: int = PANEL_WIDTH  # of the panels, pixels
     stage: str = ""  # that made the arrays, for people
+    # Masks of a confidence above this train masks: MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE, as published
+    # where no stage has one.
+    min_confidence: float = 0.95
 
     @cached_property
     def photo(self) -> np.ndarray:

@@ -5,6 +5,7 @@ Two stages make masks of boxes without learning, in place of the first two.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -91,6 +92,13 @@ def derive_grabcut(
     fits = confidence >= cfg.MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE
     masks[~fits] = filled[~fits]
     return found | {"masks": masks, "confidence": confidence}
+
+
+def count_filled(artifact: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """How many boxes of an image there are, and how many have the filled box as their mask."""
+    boxes, masks = artifact["boxes"], artifact["masks"]
+    filled = masks.sum(axis=(1, 2)) == (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return {"boxes": len(boxes), "filled_boxes": int(filled.sum())}
 
 
 def _ignored(found: dict[str, np.ndarray], merged: np.ndarray, keys: CfgNode) -> np.ndarray:
@@ -195,6 +203,11 @@ register_stages(
         config_keys=("MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE",),
         evaluation=check_box_masks,
         advice="the stage filled_masks in its place fills the boxes (docs/methods/boxcaseg.md)",
+        tally=count_filled,
+        remarks={
+            "filled_boxes": "boxes filled because GrabCut found no mask that fits: "
+            "{filled_boxes} of {boxes}"
+        },
         function=derive_grabcut,
     ),
     _BOXES_ALONE(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from wsis.methods.boxcaseg.box_masks import TRUSTED
 from wsis.methods.boxcaseg.proxy_masks import resize_map
 from wsis.visualization.canvas import Arrays, Canvas, Picture, view
 from wsis.visualization.instances import weak_panel
@@ -25,10 +24,10 @@ def box_maps(canvas: Canvas, arrays: Arrays) -> list[Picture]:
 @view("confidence", "boxes", "confidence")
 def confidence(canvas: Canvas, arrays: Arrays) -> list[Picture]:
     """How well each mask fills its given box: green masks teach Mask R-CNN, red ones teach it
-    their box only (where MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE is 0.95).
+    their box only (where MODEL.ROI_MASK_HEAD.MIN_CONFIDENCE is the number below the picture).
     """
     values = arrays["confidence"]
-    sure = values > TRUSTED
+    sure = values > canvas.min_confidence
     panel = weak_panel(
         canvas.photo,
         np.asarray(arrays["boxes"], dtype=np.float64).reshape(-1, 4) * canvas.scale,
@@ -36,7 +35,8 @@ def confidence(canvas: Canvas, arrays: Arrays) -> list[Picture]:
         [f"{value:.2f}" for value in values],
         colors=np.where(sure[:, None], (60, 200, 90), (235, 80, 60)),
     )
-    return [Picture(panel, note=f"{int(sure.sum())} of {len(sure)} above {TRUSTED}")]
+    note = f"{int(sure.sum())} of {len(sure)} above {canvas.min_confidence:g}"
+    return [Picture(panel, note=note)]
 
 
 VIEWS = (box_maps, confidence)
