@@ -13,7 +13,7 @@ from wsis.engine.ending import tell_ending
 from wsis.engine.pipeline import load_pipeline
 from wsis.evaluation.results import stage_result
 
-from tests.tiny import PIPELINE
+from tests.tiny import PIPELINE, ROOT
 
 NAMES = ("classifier", "cam", "instances", "pseudo_labels", "mask_rcnn")
 
@@ -129,41 +129,22 @@ def test_boxes_alone_and_box_masks_have_a_line(tell):
     assert re.search(r"box masks +mIoU +70.00 +59.00  filled box\n", tell(filled))
 
 
-@pytest.fixture
-def own_data(tmp_path):
-    """The pipeline with another DATA.TRAIN."""
-    words = ["OUTPUT_DIR", str(tmp_path / "out"), "DATA.TRAIN"]
-    yield lambda train: load_pipeline(PIPELINE, [*words, train])
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        catalog.pop("irnet_shapes_train")
-
-
-BOX, MASK = {"bbox": [2, 2, 9, 8]}, {"segmentation": [[2, 2, 11, 2, 11, 10, 2, 10]]}
-
-
 @pytest.mark.parametrize(
-    ("found", "proposed"),
-    [
-        ([BOX], True),
-        ([{"point": [5, 5]}], True),
-        ([BOX | {"segmentation": []}, BOX | MASK], True),
-        ([BOX | MASK], False),
-        ([{}], False),
-        (None, False),  # the file is gone
-    ],
+    ("name", "proposed"), [("irnet", False), ("boxcaseg", True), ("cim_shapes_point", True)]
 )
-def test_boxes_and_points_of_a_coco_file_get_masks(tell, tmp_path, own_data, found, proposed):
-    (tmp_path / "my images").mkdir()
-    path = tmp_path / "my images" / "boxes.json"
-    Image.new("RGB", (20, 20)).save(tmp_path / "my images" / "a.png")
-    about = {"image_id": 1, "category_id": 1, "iscrowd": 0}
-    entries = [{"id": number} | about | entry for number, entry in enumerate(found or (), 1)]
+def test_boxes_and_points_of_a_coco_file_get_masks(tell, tmp_path, name, proposed):
+    path = tmp_path / "my images" / "labels.json"
+    path.parent.mkdir()
+    Image.new("RGB", (20, 20)).save(path.parent / "a.png")
     images = [{"id": 1, "file_name": "a.png", "height": 20, "width": 20}]
-    content = {"images": images, "categories": [{"id": 1, "name": "bird"}]}
-    path.write_text(json.dumps(content | {"annotations": entries}))
-    pipeline = own_data(str(path))
-    if found is None:
-        path.unlink()
+    found = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 8], "point": [5, 5]}]
+    content = {"images": images, "categories": [{"id": 1, "name": "bird"}], "annotations": found}
+    path.write_text(json.dumps(content))
+    stem = name if "_" in name else f"{name}_shapes"
+    words = ["OUTPUT_DIR", str(tmp_path / "out"), "DATA.TRAIN", str(path)]
+    pipeline = load_pipeline(ROOT / "configs" / f"{stem}.yaml", words)
     text = tell(FIGURES, pipeline=pipeline)
-    merge = " --merge 'my images/boxes.json'" if proposed else ""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(f"{stem}_train")
+    merge = " --merge 'my images/labels.json'" if proposed else ""
     assert f"--format coco-polygons{merge} --output labels.json\n" in text

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsis.data.builtin import get_dataset_dicts
 from wsis.data.user import entries_of
 from wsis.engine.evaluate import METRICS, evaluated_on
 from wsis.engine.manifest import Manifest
 from wsis.engine.pipeline import MODEL_FINAL, Pipeline, PlannedStage
-from wsis.errors import WSISError
 from wsis.evaluation.results import format_table, lost_to_baselines, main_figures, stage_title
 from wsis.stage import ExportStage, TrainStage
 
@@ -109,19 +107,15 @@ def _places(pipeline: Pipeline, chosen: Sequence[PlannedStage], rows: Entries) -
     return [f"{what:<12} {_short(path)}" for what, path in places.items() if path.is_file()]
 
 
-def _merge(planned: PlannedStage) -> list[str]:
+def _merge(pipeline: Pipeline, planned: PlannedStage) -> list[str]:
     """``--merge`` with the COCO file whose boxes or points the labels were made from."""
     names = tuple(planned.cfg.WSIS.IMAGES)
     entries = entries_of(names)
     if len(names) != 1 or [entry["FORMAT"] for entry in entries] != ["coco"]:
         return []
-    try:
-        records = get_dataset_dicts(names[0], "collect")
-    except WSISError:  # gone since: no reason to end a finished run with an error
-        return []
-    found = [annotation for record in records for annotation in record.get("annotations", ())]
-    places = any("bbox" in a or "point" in a for a in found if "segmentation" not in a)
-    return ["--merge", _short(Path(entries[0]["JSON"]).absolute())] if places else []
+    seen = {one.stage.supervision for one in pipeline.stages}
+    path = Path(entries[0]["JSON"]).absolute()
+    return ["--merge", _short(path)] if seen & {"point", "box"} else []
 
 
 def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[str]) -> list[str]:
@@ -133,7 +127,13 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
     for planned in made:
         if isinstance(planned.stage, ExportStage):
             labels = _short(planned.folder / planned.stage.file_name)
-            options = ["--format", "coco-polygons", *_merge(planned), "--output", "labels.json"]
+            options = [
+                "--format",
+                "coco-polygons",
+                *_merge(pipeline, planned),
+                "--output",
+                "labels.json",
+            ]
             commands.append(["tools/export.py", labels, *options])
     if len(made) < len(pipeline.stages):
         commands.append(["train_net.py", "--config-file", config, *overrides])
