@@ -81,14 +81,15 @@ def _tell_corners(records: Sequence[Record], source: Any, problems: Problems) ->
             field="bbox",
             left_out=0,
         )
-    elif corners and beyond and 4 * beyond >= total:
+    two_corners = corners and beyond > 0 and 4 * beyond >= total
+    if two_corners and not shares:
         problems.warning(
             f"boxes beyond their image: {beyond} of {total}, and none would be as [x0, y0, x1, "
             "y1]; bbox is [x, y, width, height]: correct the file if it holds corners",
             file=source,
             field="bbox",
         )
-    return bool(total and (shares or (corners and beyond and 4 * beyond >= total)))
+    return total > 0 and (shares or two_corners)
 
 
 def _tell_boxes_beside_masks(records: Sequence[Record], source: Any, problems: Problems) -> None:

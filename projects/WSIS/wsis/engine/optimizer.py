@@ -185,10 +185,11 @@ class Accumulator:
         """Step, if this was the last part."""
         if self.part + 1 < self.parts:
             return
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.div_(self.parts)
+        if self.parts > 1:
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self.parts)
         if self._scaler is None:
             self.optimizer.step()
         else:

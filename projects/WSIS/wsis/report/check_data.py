@@ -105,12 +105,12 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` writes."""
-        counted = self.survey.counts["objects" if self.survey.total("objects") else "images"]
+        examples = self.survey.examples
         kinds = {kind: self.survey.total(kind) for kind in _COLUMNS[1:]}
         return {
             "usable": self.survey.usable,
             "images": len(self.survey.records),
-            "classes": {name: counted[index] for index, name in enumerate(self.classes)},
+            "classes": {name: examples[index] for index, name in enumerate(self.classes)},
             **kinds,
             "left_out": self.problems.left_out,
             "problems": [problem.as_dict() for problem in self.problems.found],
@@ -179,7 +179,6 @@ def _many(count: int, what: str, plural: str = "") -> str:
 
 def _notes(found: Check) -> Iterator[str]:
     """What is no fault, but good to know."""
-    counts = found.survey.counts
     sizes = [(record["height"], record["width"]) for record in found.survey.records]
     least, most = min(sizes, key=math.prod), max(sizes, key=math.prod)
     spread = "" if least == most else f" to {most[1]} x {most[0]}"
@@ -209,8 +208,9 @@ def _notes(found: Check) -> Iterator[str]:
     bare = sum(not r["image_labels"] for r in found.survey.records)
     if bare and not found.salient:
         yield f"{_many(bare, 'image')} without any label: right if they show none of the classes"
-    column = counts["objects" if found.survey.total("objects") else "images"]
-    few = [f"{_printable(n)} {column[i]}" for i, n in enumerate(found.classes) if column[i] < FEW]
+    examples = found.survey.examples
+    names = enumerate(found.classes)
+    few = [f"{_printable(name)} {examples[i]}" for i, name in names if examples[i] < FEW]
     if few:
         more = f", ... and {len(few) - TOLD} more" if len(few) > TOLD else ""
         yield f"classes with fewer than {FEW} examples: {', '.join(few[:TOLD])}{more}"

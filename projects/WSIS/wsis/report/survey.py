@@ -53,6 +53,11 @@ class Survey:
         return self.counts[column].total()
 
     @property
+    def examples(self) -> Counter[int]:
+        """By class id: objects, or images with the tag where there is no object at all."""
+        return self.counts["objects" if self.total("objects") else "images"]
+
+    @property
     def usable(self) -> bool:
         """Whether there is anything to train on."""
         return bool(self.total("images") or self.total("objects"))
