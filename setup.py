@@ -51,4 +51,5 @@ setup(
         "jinja2>=3.1",
         "tqdm",
     ],
+    extras_require={"prompts": ["transformers>=5.24", "huggingface_hub>=2.4"]},
 )

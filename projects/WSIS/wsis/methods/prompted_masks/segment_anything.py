@@ -79,6 +79,12 @@ class SegmentAnything(nn.Module):
                 yield masks[0, :, :height, :width], scores
 
 
+def _quieten(output: Any) -> None:
+    """No bars, and no reports of many lines: what is wrong with a model is told in a sentence."""
+    output.disable_progress_bar()
+    output.set_verbosity_error()
+
+
 def load_segment_anything(name: str) -> SegmentAnything:
     """The model of a folder, or of a name on the hub that was downloaded before, in float32.
 
@@ -97,9 +103,7 @@ def load_segment_anything(name: str) -> SegmentAnything:
             "since they can run code: get the model's *.safetensors, or let transformers' "
             "save_pretrained write them"
         )
-    bars = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
+    _quieten(transformers.utils.logging)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         # "sdpa" in place of what the config says, which may be code on the hub
@@ -109,6 +113,7 @@ def load_segment_anything(name: str) -> SegmentAnything:
             folder,
             config=config,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are told below
             dtype=torch.float32,
             output_loading_info=True,
             **local,
@@ -124,9 +129,6 @@ def load_segment_anything(name: str) -> SegmentAnything:
             f"{transformers.__version__} can read ({first_line(error)}); download it again, or "
             "name another (MODEL.PROMPTED_MASKS.MODEL)"
         ) from error
-    finally:
-        if shown:
-            bars.enable_progress_bar()
     if lost := sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]):
         raise DataError(
             f"{folder} lacks {len(lost)} of the model's weights, or has them in another shape, "
