@@ -58,9 +58,8 @@ def boxes(*given, classes=None):
 
 
 def test_a_mask_that_fills_its_box_beats_a_part_that_scores_higher():
-    proposals = [
-        ([filled(5, 5, 15, 15), filled(5, 5, 10, 15), filled(0, 0, 30, 20)], [0.7, 0.9, 1])
-    ]
+    masks = [filled(5, 5, 15, 15), filled(5, 5, 10, 15), filled(0, 0, 30, 20)]
+    proposals = [(masks, [0.7, 0.9, 1.0])]
     found = masks_of(proposals, "boxes", boxes([5.0, 5.0, 15.0, 15.0], classes=[3]))
     assert np.array_equal(found.pred_masks[0], filled(5, 5, 15, 15))
     assert found.scores.tolist() == pytest.approx([0.7])
@@ -119,6 +118,14 @@ def test_a_point_alone_goes_by_the_score():
     assert found.pred_masks.sum() == 16
 
 
+def test_scores_above_1_still_rank():
+    """Networks say such; an IoU is at most 1."""
+    proposals = [([filled(0, 0, 9, 9), filled(0, 0, 4, 4)], [1.01, 1.02])]
+    found = masks_of(proposals, "points", sample(points=[[2.0, 2.0]], gt_classes=[0]))
+    assert found.pred_masks.sum() == 16
+    assert found.scores.tolist() == [1]
+
+
 def test_points_without_a_mask_make_no_instance():
     proposals = [([np.zeros(SIZE, dtype=bool)], [0.9]), ([filled(0, 0, 4, 4)], [0.9])]
     points = sample(points=[[5.0, 5.0], [1.0, 1.0]], gt_classes=[2, 1])
@@ -166,9 +173,7 @@ def test_images_without_prompts_do_not_ask_the_model(prompts):
 
 def test_scores_that_are_not_finite_are_told():
     proposals = [([filled(0, 0, 3, 3)], [float("nan")])]
-    with pytest.raises(
-        DataError, match="image a: the Segment Anything model's scores are not fini"
-    ):
+    with pytest.raises(DataError, match="image a: the Segment Anything model's scores are"):
         masks_of(proposals, "boxes", boxes([5.0, 5.0, 13.0, 13.0]))
 
 

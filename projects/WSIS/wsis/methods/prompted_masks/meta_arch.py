@@ -114,11 +114,11 @@ class PromptedMasks(nn.Module):
         scores, fits = torch.zeros(len(given)), torch.zeros(len(given), dtype=torch.float64)
         for number, (some, expected) in enumerate(proposed):
             require_finite(expected, sample, "the Segment Anything model's scores")
-            some, expected = some.cpu(), expected.float().cpu().clamp(0, 1)
+            some, expected = some.cpu(), expected.float().cpu()
             fit = torch.from_numpy(self._fit(some, given, number))
             best = int((expected.double().clamp(min=_LEAST) * fit.clamp(min=_LEAST)).argmax())
             masks[number], scores[number], fits[number] = some[best], expected[best], fit[best]
-        return masks, scores, fits
+        return masks, scores.clamp(0, 1), fits
 
     def _fit(self, masks: Tensor, given: Tensor, number: int) -> np.ndarray:
         """How well masks (M, H, W) fit prompt ``number`` of those given: (M,) float64 in [0, 1]."""
