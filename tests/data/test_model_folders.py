@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from wsis.data import model_folders
 from wsis.data.model_folders import MODELS, digest_of_model, download_model, find_model

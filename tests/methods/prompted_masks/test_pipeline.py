@@ -84,10 +84,6 @@ def test_a_run_goes_on_where_it_was_ended(finished, shapes_root, model, tmp_path
     (stage / "manifest.json").write_text(json.dumps(manifest))
     for path in [stage / "index.json", *sorted(stage.glob("artifacts/*.npz"))[2:]]:
         path.unlink()
-    assert (
-        states(shapes_root, output, model)[0] == ["unfinished", "2 of 8 artifacts " + str(stage)]
-        or True
-    )
     state, detail = states(shapes_root, output, model)[0]
     assert (state, detail.startswith("2 of 8 artifacts")) == ("unfinished", True)
     kept = {path: path.stat().st_mtime_ns for path in stage.glob("artifacts/*.npz")}
