@@ -15,7 +15,7 @@ def add_prompted_masks_config(cfg: CfgNode) -> None:
     keys.MODEL = "datasets/weights/sam-vit-base"
     # What the prompts are: "boxes", "points" or "peaks". The stages set it.
     keys.PROMPTS = "boxes"
-    # Prompts that go through the mask decoder together; memory grows with it, results do not.
+    # Prompts that go through the mask decoder together: memory grows with it.
     keys.PROMPTS_AT_ONCE = 16
     # Of peaks: a mask whose IoU with a better one reaches this is dropped, since an object may have
     # several peaks; above 1: never.
