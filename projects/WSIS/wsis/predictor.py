@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.catalog import Metadata
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
+from wsis.data.checks import clip_box
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
 from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, has_instances, open_run
@@ -20,15 +21,18 @@ from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, has_
 class Predictor:
     """The trained Mask R-CNN of a run, or another of its stages, with `DefaultPredictor`'s call.
 
+    Or the network "boxcaseg_ready", which comes with WSIS and makes a mask for every given box.
+
     Weights, format of the input, sizes and class names come from the run folder; the data sets need
     not be there. Stages before the chosen one are run on the image as far as needed::
 
         predictor = wsis.Predictor("output/irnet_voc")
         instances = predictor(cv2.imread("a.jpg"))["instances"]
         Visualizer(rgb, predictor.metadata).draw_instance_predictions(instances)
+        masks = wsis.Predictor("boxcaseg_ready")(image, boxes=[[10, 20, 110, 90]])["instances"]
 
     Args:
-        run: the OUTPUT_DIR of a pipeline.
+        run: the OUTPUT_DIR of a pipeline, or "boxcaseg_ready".
         stage: the stage to run; None for the last that makes instances of an image.
         min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
         weights: a checkpoint in place of the stage's own.
@@ -51,14 +55,19 @@ class Predictor:
         weights: str | os.PathLike[str] | None = None,
         imports: Sequence[str] = (),
     ) -> None:
-        planned = choose_stage(open_run(Path(run), imports), stage)
+        planned = choose_stage(open_run(run, imports), stage, levels=("image", "box"))
         checkpoint = Path(weights) if weights else None
         self._stage = TrainedStage(planned, weights=checkpoint, min_score=min_score)
         self.cfg = planned.cfg
         self.metadata = Metadata(name=str(run), thing_classes=list(self._stage.classes))
 
     def __call__(
-        self, original_image: np.ndarray, *, tags: Sequence[str] | None = None
+        self,
+        original_image: np.ndarray,
+        *,
+        tags: Sequence[str] | None = None,
+        boxes: Any = None,
+        classes: Sequence[int | str] | None = None,
     ) -> dict[str, Any]:
         """Run the stage on one image.
 
@@ -66,6 +75,10 @@ class Predictor:
             original_image: (H, W, 3) uint8, BGR, as OpenCV reads it and `DefaultPredictor` wants.
             tags: names of the classes in the image, where they are known. Stages that make masks
                 of tags find nothing without.
+            boxes: (K, 4) x0, y0, x1, y1 in pixels, as an array, lists, a tensor or ``Boxes``, for a
+                stage that makes masks of boxes: each becomes one mask, in this order. What of them
+                lies outside the image is cut off.
+            classes: of the boxes, K class ids, or names that the run knows; all 0 without.
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
@@ -73,7 +86,8 @@ class Predictor:
             working size.
 
         Raises:
-            UsageError: the image is of another kind, or a tag is no class.
+            UsageError: the image is of another kind, a tag is no class, a box has no area in the
+                image, or boxes are missing, or given to a stage that takes none.
         """
         given = getattr(original_image, "dtype", None), getattr(original_image, "shape", ())
         if given[0] != np.uint8 or len(given[1]) != 3 or given[1][2] != 3 or 0 in given[1]:
@@ -88,6 +102,14 @@ class Predictor:
         if tags is not None:
             tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
+        self._check_given(boxes, classes)
+        if boxes is not None:
+            corners = box_corners(boxes, (height, width))
+            kinds = self._classes_of(classes, len(corners))
+            record["annotations"] = [
+                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": kind}
+                for box, kind in zip(corners, kinds, strict=True)
+            ]
         arrays = self._stage.enlarged(record, self._stage.run(record))
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
         if has_instances(arrays):
@@ -96,7 +118,65 @@ class Predictor:
             for name, field in names.items():
                 if name in arrays:
                     found.set(field, torch.from_numpy(arrays[name]))
-            boxes = made.pop("boxes", None)
-            boxes = mask_boxes(found.pred_masks) if boxes is None else torch.from_numpy(boxes)
-            found.pred_boxes = Boxes(boxes)
+            given = made.pop("boxes", None)
+            tight = mask_boxes(found.pred_masks) if given is None else torch.from_numpy(given)
+            found.pred_boxes = Boxes(tight)
         return made
+
+    def _check_given(self, boxes: Any, classes: Any) -> None:
+        """Refuse boxes where a stage takes none, and their lack where it makes masks of them."""
+        name, takes = self._stage.name, self._stage.takes_boxes
+        if boxes is not None and not takes:
+            raise UsageError(
+                f"stage {name} finds objects by itself and takes no boxes; stage box_masks of a "
+                'BoxCaseg run does, and Predictor("boxcaseg_ready")'
+            )
+        if boxes is None and (takes or classes is not None):
+            wanted = f"stage {name} makes masks of boxes" if takes else "classes are those of boxes"
+            raise UsageError(f"{wanted}; give boxes=[[x0, y0, x1, y1], ...] in pixels")
+
+    def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
+        """The class ids of so many boxes."""
+        if classes is None:
+            return [0] * count
+        known = self._stage.classes
+        given = classes.tolist() if hasattr(classes, "tolist") else list(classes)
+        found = [known.index(one) if one in known else one for one in given]
+        if wrong := [one for one in found if not isinstance(one, int | np.integer) or one < 0]:
+            raise UsageError(
+                f"classes are class ids from 0, or names ({', '.join(known)}), not {wrong[0]!r}"
+            )
+        if len(found) != count:
+            raise UsageError(f"classes has {len(found)} entries for {count} boxes; give one a box")
+        return [int(one) for one in found]
+
+
+def box_corners(boxes: Any, size: tuple[int, int]) -> list[list[float]]:
+    """Boxes that a caller gives as (K, 4) lists of what of them lies in an image of ``size`` (H, W).
+
+    Raises:
+        UsageError: they are no x0, y0, x1, y1 in pixels of the image.
+    """
+    wanted = "boxes are rows of x0, y0, x1, y1 in pixels of the image"
+    boxes = getattr(boxes, "tensor", boxes)
+    if isinstance(boxes, torch.Tensor):
+        boxes = boxes.detach().cpu()
+    try:
+        values = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{wanted}; what is given is no array of numbers ({error})") from None
+    if not values.size:
+        return []
+    if values.ndim != 2 or values.shape[1] != 4:
+        raise UsageError(f"{wanted}; what is given has the shape {values.shape}, not (K, 4)")
+    if not np.isfinite(values).all():
+        raise UsageError(f"{wanted}; box {int(np.isfinite(values).all(axis=1).argmin())} has NaN")
+    if values.max() <= 1 and min(size) > 2:
+        raise UsageError(f"{wanted}; those given lie within the first pixel, as shares of it do")
+    found = []
+    for number, box in enumerate(values.tolist()):
+        try:
+            found.append(clip_box(tuple(box), size))
+        except ValueError as error:
+            raise UsageError(f"{wanted}; box {number} {error}") from None
+    return found

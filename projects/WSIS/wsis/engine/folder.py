@@ -46,6 +46,7 @@ from wsis.engine.manifest import (
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.errors import DataError, WSISError
 from wsis.reading import read_yaml
+from wsis.ready import packaged
 from wsis.stage import ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -148,20 +149,22 @@ class StageFolder:
         return found | self.initial_weights()
 
     def initial_weights(self) -> dict[str, str]:
-        """Digests of the files that training starts from.
+        """Digests of the files that training starts from, and of a network trained elsewhere.
 
         Raises:
             DataError: one of them does not exist.
         """
-        cfg = self.planned.cfg
-        if not isinstance(self.planned.stage, TrainStage) or cfg.WSIS.INIT_FROM:
+        stage, cfg = self.planned.stage, self.planned.cfg
+        starts = isinstance(stage, TrainStage) and not cfg.WSIS.INIT_FROM
+        infers = isinstance(stage, InferStage) and stage.weights_from not in self.sources
+        if not starts and not infers:
             return {}
         named = {name: look_up(cfg, key) for name, key in _INITIAL_WEIGHTS.items()}
         return {name: self._digest_of_initial(path, name) for name, path in named.items() if path}
 
     def _digest_of_initial(self, weights: str, name: str) -> str:
         """Digest of initial weights; if the file is gone, the one that the manifest has."""
-        path = Path(weights)
+        path = Path(weights := packaged(weights))
         if "://" in weights:
             return weights
         if path.is_file():
@@ -169,12 +172,10 @@ class StageFolder:
         manifest = Manifest.read(self.path)
         if manifest is not None and name in manifest.inputs:
             return manifest.inputs[name]
-        key = f"{self.name}.{_INITIAL_WEIGHTS[name]}"
-        advice = how_to_get(path)
+        advice = f"{how}, or set" if (how := how_to_get(path)) else "correct"
         raise DataError(
-            f"stage {self.name} starts from {path}, which does not exist; "
-            + (f"{advice}, or set {key}" if advice else f"correct {key}")
-            + ' ("" for random weights)'
+            f"stage {self.name} starts from {path}, which does not exist; {advice} "
+            f'{self.name}.{_INITIAL_WEIGHTS[name]} ("" for random weights)'
         )
 
     def started_from_its_weights(self) -> bool:
@@ -187,9 +188,8 @@ class StageFolder:
 
     def _manifest_of(self, planned: PlannedStage) -> Manifest:
         """The manifest that a run would write when it starts."""
-        config = relevant_config(planned)
+        kind, config = planned.stage.kind, relevant_config(planned)
         defaults = defaults_among(config, planned.cfg.WSIS.IMPORTS)
-        kind = planned.stage.kind
         return Manifest(self.name, kind, RUNNING, config, self.inputs(), defaults=defaults)
 
     # What is there.

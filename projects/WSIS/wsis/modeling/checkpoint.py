@@ -29,6 +29,7 @@ from wsis.modeling.weight_names import (
 )
 from wsis.pickles import load_pickle, read_pickle
 from wsis.reading import open_file
+from wsis.ready import packaged
 
 logger = logging.getLogger(__name__)
 
@@ -255,8 +256,8 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     Args:
         model: any model.
         path: a checkpoint of ours, of Detectron2, timm or torchvision, or the original IRNet's
-            ``res50_cam.pth``; or the address of one (``https://``, ``detectron2://``). No code in
-            the file is run.
+            ``res50_cam.pth``; or the address of one (``https://``, ``detectron2://``, ``wsis://``).
+            No code in the file is run.
         strict: refuse a file that lacks one of the model's weights. Otherwise only the trunk must
             be whole.
 
@@ -297,6 +298,7 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
 
 def _local(path: str) -> str:
     """The file of an address, downloaded where it is not there yet; a path is returned as it is."""
+    path = packaged(path)
     if "://" not in path:
         return path
     try:
