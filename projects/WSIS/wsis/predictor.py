@@ -77,7 +77,7 @@ class Predictor:
                 of tags find nothing without.
             boxes: (K, 4) x0, y0, x1, y1 in pixels, as an array, lists, a tensor or ``Boxes``, for a
                 stage that makes masks of boxes: each becomes one mask, in this order. What of them
-                lies outside the image is cut off.
+                lies outside the image is cut off; ``pred_boxes`` are the rest.
             classes: of the boxes, K class ids, or names that the run knows; all 0 without.
 
         Returns:
@@ -103,8 +103,8 @@ class Predictor:
             tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
         self._check_given(boxes, classes)
-        if boxes is not None:
-            corners = box_corners(boxes, (height, width))
+        corners = None if boxes is None else box_corners(boxes, (height, width))
+        if corners is not None:
             kinds = self._classes_of(classes, len(corners))
             record["annotations"] = [
                 {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": kind}
@@ -118,9 +118,12 @@ class Predictor:
             for name, field in names.items():
                 if name in arrays:
                     found.set(field, torch.from_numpy(arrays[name]))
-            given = made.pop("boxes", None)
-            tight = mask_boxes(found.pred_masks) if given is None else torch.from_numpy(given)
+            own = made.pop("boxes", None)
+            tight = mask_boxes(found.pred_masks) if own is None else torch.from_numpy(own)
             found.pred_boxes = Boxes(tight)
+            if corners is not None:
+                found.pred_boxes = Boxes(torch.tensor(corners).reshape(-1, 4))
+                made["instances"] = found[found.scores >= self._stage.min_score]
         return made
 
     def _check_given(self, boxes: Any, classes: Any) -> None:
@@ -140,8 +143,9 @@ class Predictor:
         if classes is None:
             return [0] * count
         known = self._stage.classes
-        given = classes.tolist() if hasattr(classes, "tolist") else list(classes)
-        found = [known.index(one) if one in known else one for one in given]
+        given = classes.tolist() if hasattr(classes, "tolist") else classes
+        words = np.asarray(given, dtype=object).ravel().tolist()
+        found = [known.index(one) if one in known else one for one in words]
         if wrong := [one for one in found if not isinstance(one, int | np.integer) or one < 0]:
             raise UsageError(
                 f"classes are class ids from 0, or names ({', '.join(known)}), not {wrong[0]!r}"
@@ -170,7 +174,8 @@ def box_corners(boxes: Any, size: tuple[int, int]) -> list[list[float]]:
     if values.ndim != 2 or values.shape[1] != 4:
         raise UsageError(f"{wanted}; what is given has the shape {values.shape}, not (K, 4)")
     if not np.isfinite(values).all():
-        raise UsageError(f"{wanted}; box {int(np.isfinite(values).all(axis=1).argmin())} has NaN")
+        number = int(np.isfinite(values).all(axis=1).argmin())
+        raise UsageError(f"{wanted}; box {number} is not finite")
     if values.max() <= 1 and min(size) > 2:
         raise UsageError(f"{wanted}; those given lie within the first pixel, as shares of it do")
     found = []

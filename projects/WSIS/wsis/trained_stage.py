@@ -305,7 +305,7 @@ class TrainedStage:
 
     @torch.no_grad()
     def run(self, record: Record) -> dict[str, np.ndarray]:
-        """The stage's artifact of an image, without instances that score too low.
+        """The stage's artifact of an image, without instances that score too low; a box stays.
 
         Args:
             record: ``file_name``, ``image_key``, ``height``, ``width`` and, where the classes in it
@@ -318,9 +318,7 @@ class TrainedStage:
         for fresh in self._fresh.values():
             fresh.clear()
         made = {k: np.asarray(v) for k, v in self._make().items()}
-        if self.takes_boxes and not self.min_score:  # every box keeps its mask
-            return made
-        return drop_below(made, self.min_score)
+        return made if self.takes_boxes else drop_below(made, self.min_score)
 
     def enlarged(self, record: Record, arrays: Arrays) -> dict[str, np.ndarray]:
         """An artifact with its instances at the size of the image file."""
