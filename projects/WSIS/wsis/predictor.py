@@ -15,7 +15,15 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from wsis.data.checks import clip_box
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
-from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, has_instances, open_run
+from wsis.trained_stage import (
+    INSTANCE_ARRAYS,
+    Arrays,
+    Record,
+    TrainedStage,
+    choose_stage,
+    has_instances,
+    open_run,
+)
 
 
 class Predictor:
@@ -97,46 +105,53 @@ class Predictor:
                 f"there is no such file), not {what}"
             )
         height, width = original_image.shape[:2]
-        record: dict[str, Any] = {"image_key": "image", "height": height, "width": width}
+        record: Record = {"image_key": "image", "height": height, "width": width}
         record["pixels"] = np.ascontiguousarray(original_image[:, :, ::-1])
         if tags is not None:
             tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
-        self._check_given(boxes, classes)
-        corners = None if boxes is None else box_corners(boxes, (height, width))
-        if corners is not None:
-            kinds = self._classes_of(classes, len(corners))
-            record["annotations"] = [
-                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": kind}
-                for box, kind in zip(corners, kinds, strict=True)
-            ]
+        if boxes is not None or classes is not None or self._stage.takes_boxes:
+            record["annotations"] = self._annotations(boxes, classes, (height, width))
         arrays = self._stage.enlarged(record, self._stage.run(record))
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
         if has_instances(arrays):
-            found = made["instances"] = Instances((height, width))
-            names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
-            for name, field in names.items():
-                if name in arrays:
-                    found.set(field, torch.from_numpy(arrays[name]))
-            own = made.pop("boxes", None)
-            tight = mask_boxes(found.pred_masks) if own is None else torch.from_numpy(own)
-            found.pred_boxes = Boxes(tight)
-            if corners is not None:
-                found.pred_boxes = Boxes(torch.tensor(corners).reshape(-1, 4))
-                made["instances"] = found[found.scores >= self._stage.min_score]
+            made.pop("boxes", None)
+            made["instances"] = self._instances(record, arrays)
         return made
 
-    def _check_given(self, boxes: Any, classes: Any) -> None:
-        """Refuse boxes where a stage takes none, and their lack where it makes masks of them."""
+    def _instances(self, record: Record, arrays: Arrays) -> Instances:
+        """The instances of an artifact; given boxes as they were given."""
+        found = Instances((record["height"], record["width"]))
+        names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
+        for name, field in names.items():
+            if name in arrays:
+                found.set(field, torch.from_numpy(arrays[name]))
+        if "annotations" in record:
+            corners = [annotation["bbox"] for annotation in record["annotations"]]
+            found.pred_boxes = Boxes(torch.tensor(corners).reshape(-1, 4))
+            return found[found.scores >= self._stage.min_score]
+        own = arrays.get("boxes")
+        tight = mask_boxes(found.pred_masks) if own is None else torch.from_numpy(own)
+        found.pred_boxes = Boxes(tight)
+        return found
+
+    def _annotations(self, boxes: Any, classes: Any, size: tuple[int, int]) -> list[Record]:
+        """The boxes that a caller gives as annotations of an image of ``size`` (H, W)."""
         name, takes = self._stage.name, self._stage.takes_boxes
-        if boxes is not None and not takes:
+        if boxes is None:
+            wanted = f"stage {name} makes masks of boxes" if takes else "classes are those of boxes"
+            raise UsageError(f"{wanted}; give boxes=[[x0, y0, x1, y1], ...] in pixels")
+        if not takes:
             raise UsageError(
                 f"stage {name} finds objects by itself and takes no boxes; stage box_masks of a "
                 'BoxCaseg run does, and Predictor("boxcaseg_ready")'
             )
-        if boxes is None and (takes or classes is not None):
-            wanted = f"stage {name} makes masks of boxes" if takes else "classes are those of boxes"
-            raise UsageError(f"{wanted}; give boxes=[[x0, y0, x1, y1], ...] in pixels")
+        corners = box_corners(boxes, size)
+        kinds = self._classes_of(classes, len(corners))
+        return [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": kind}
+            for box, kind in zip(corners, kinds, strict=True)
+        ]
 
     def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
         """The class ids of so many boxes."""
@@ -156,7 +171,7 @@ class Predictor:
 
 
 def box_corners(boxes: Any, size: tuple[int, int]) -> list[list[float]]:
-    """Boxes that a caller gives as (K, 4) lists of what of them lies in an image of ``size`` (H, W).
+    """What of the boxes (K, 4) that a caller gives lies in an image of ``size`` (H, W), as lists.
 
     Raises:
         UsageError: they are no x0, y0, x1, y1 in pixels of the image.

@@ -118,7 +118,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
-    """A stage's whole config, ``config.yaml`` of a run; it may only import what is in ``imports``."""
+    """A stage's whole config, as in a run folder; it may only import what ``imports`` names."""
     with _reading(path):
         said = read_yaml(path)
         asked = said["WSIS"].get("IMPORTS", [])

@@ -65,7 +65,7 @@ def test_every_box_is_exported_with_its_confidence(finished, shapes_root):
 def test_a_predictor_makes_the_same_masks_of_the_same_boxes(finished, shapes_root):
     """Of the network that this run has trained; its class names serve as classes."""
     reader = ProductReader(finished / "2_box_masks", "box_masks")
-    key = next(key for key in reader.keys() if len(reader[key]["boxes"]) > 1)
+    key = next(key for key in sorted(reader.keys()) if len(reader[key]["boxes"]) > 1)
     (path,) = (shapes_root / "shapes" / "JPEGImages").glob(f"{key}.*")
     kept, predictor = reader[key], wsis.Predictor(finished, stage="box_masks")
     names = [predictor.metadata.thing_classes[number] for number in kept["classes"]]

@@ -68,7 +68,7 @@ def finished(shapes_root, ready_folder, tmp_path_factory):
 def picture(shapes_root, finished):
     """The first picture of the run that has boxes, and what the run made of it."""
     reader = ProductReader(finished / "1_box_masks", "box_masks")
-    key = next(key for key in reader.keys() if len(reader[key]["boxes"]) > 1)
+    key = next(key for key in sorted(reader.keys()) if len(reader[key]["boxes"]) > 1)
     (path,) = (shapes_root / "shapes" / "JPEGImages").glob(f"{key}.*")
     return cv2.imread(str(path)), reader[key]
 
@@ -92,9 +92,7 @@ def test_the_run_knows_its_weights(finished, ready, shapes_root, tmp_path):
     assert done.stdout.count("as written") == 4
 
 
-def test_weights_of_another_release_are_told(
-    finished, ready, shapes_root, tmp_path, monkeypatch
-):
+def test_weights_of_another_release_are_told(finished, ready, shapes_root, tmp_path, monkeypatch):
     """A run of an older release goes stale; its finished masks are not mixed with other ones."""
     output, folder = tmp_path / "out", tmp_path / "ready"
     shutil.copytree(finished, output)
@@ -130,9 +128,7 @@ def test_unknown_networks_are_told(ready, shapes_root, tmp_path):
             wsis.Predictor(name)
 
 
-def test_an_infer_stage_may_run_a_network_of_the_users_own(
-    finished, ready, shapes_root, tmp_path
-):
+def test_an_infer_stage_may_run_a_network_of_the_users_own(finished, ready, shapes_root, tmp_path):
     """Which need not be called anything, and has a digest of its own."""
     path = tmp_path / "own.pth"
     shutil.copy(ready / "boxcaseg_ready.pth", path)
@@ -282,7 +278,7 @@ def test_detectron2_alone_loads_it(ready):
 def test_one_file_describes_the_network():
     """What makes masks and what trains the network agree in every key of the network."""
     alone = open_run("wsis://boxcaseg_ready").stages[0].cfg
-    keys = "IN_FEATURES OWN_SHARE OUTWARDS INFERENCE_SIDE THRESHOLD".split()
+    keys = ("IN_FEATURES", "OWN_SHARE", "OUTWARDS", "INFERENCE_SIDE", "THRESHOLD")
     for path, stage in ((CONFIG, "box_masks"), (RECIPE, "box_segmenter")):
         cfg = load_pipeline(path, []).select(stage=stage)[0].cfg
         for node in ("BACKBONE", "FPN", "PIXEL_MEAN", "PIXEL_STD"):
