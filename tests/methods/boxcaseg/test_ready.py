@@ -249,13 +249,15 @@ def test_a_folder_of_that_name_comes_first(ready, finished, tmp_path, monkeypatc
     assert wsis.Predictor("wsis://boxcaseg_ready").cfg.WSIS.STAGE == "box_masks"
 
 
-def test_training_may_start_from_it(ready, shapes_root, tmp_path):
-    """The recipe's network is that of the weights, name by name, in single precision."""
+@pytest.mark.parametrize("name", ["boxcaseg_ready_train", "boxcaseg_photos"])
+def test_training_may_start_from_it(ready, shapes_root, tmp_path, name):
+    """Their network is that of the weights, name by name, in single precision."""
     start = ("box_segmenter.MODEL.WEIGHTS", "wsis://boxcaseg_ready")
     salient = shapes_root / "shapes" / "salient"
     entry = f"{{FORMAT: salient, IMAGES: {salient}/images, MASKS: {salient}/masks}}"
     extra = [start, ("DATA.SALIENT", entry), ("SOLVER.MAX_ITER", "0")]
-    done = run(shapes_root, tmp_path / "out", config=RECIPE, extra=extra)
+    config, words = RECIPE.with_stem(name), ("--stage", "box_segmenter")
+    done = run(shapes_root, tmp_path / "out", *words, config=config, extra=extra)
     assert done.returncode == 0, done.stderr[-3000:]
     stored = read_state_dict(ready / "boxcaseg_ready.pth")
     made = read_state_dict(tmp_path / "out" / "1_box_segmenter" / "model_final.pth")
