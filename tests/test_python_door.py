@@ -40,7 +40,10 @@ def test_the_document(checkout, shapes_root, ready_folder):
     picture = next((shapes_root / "shapes" / "JPEGImages").glob("val_00000.*")).name
     code = code.replace("val_00000.jpg", picture)
     if not (wsis.ready.FOLDER / "boxcaseg_ready.pth").is_file():
-        code = f"import pathlib, wsis.ready\nwsis.ready.FOLDER = pathlib.Path('{ready_folder}')\n{code}"
+        place = (
+            f"import pathlib, wsis.ready; wsis.ready.FOLDER = pathlib.Path({str(ready_folder)!r})"
+        )
+        code = f"{place}\n{code}"
     code += "\nassert {e['dataset'] for e in metrics['stages'] if e['stage'] == 'mask_rcnn'}"
     code += " == {'mine', 'shapes_val'}\nassert len(instances) == len(instances.pred_masks)\n"
     done = subprocess.run(
