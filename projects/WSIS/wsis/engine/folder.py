@@ -143,9 +143,8 @@ class StageFolder:
         found = {product: source.product for product, source in self.sources.items()}
         files = {key: look_up(cfg, key) for key in stage.file_keys}
         found |= {key: digest_of_sizes(Path(path)) for key, path in files.items() if path}
-        names = self.dataset_names
-        found[IMAGES] = self.images.fingerprint(names, seen_of_the_data_set(stage))
-        found[IMAGE_FILES] = self.images.sizes(names)
+        found[IMAGES] = self.images.fingerprint(self.dataset_names, seen_of_the_data_set(stage))
+        found[IMAGE_FILES] = self.images.sizes(self.dataset_names)
         return found | self.initial_weights()
 
     def initial_weights(self) -> dict[str, str]:
@@ -191,8 +190,8 @@ class StageFolder:
     def _manifest_of(self, planned: PlannedStage) -> Manifest:
         """The manifest that a run would write when it starts."""
         kind, config = planned.stage.kind, relevant_config(planned)
-        defaults = defaults_among(config, planned.cfg.WSIS.IMPORTS)
-        return Manifest(self.name, kind, RUNNING, config, self.inputs(), defaults=defaults)
+        known = defaults_among(config, planned.cfg.WSIS.IMPORTS)
+        return Manifest(self.name, kind, RUNNING, config, self.inputs(), defaults=known)
 
     # What is there.
 
