@@ -1,4 +1,4 @@
-"""CAM instances' stage; the classifier and its maps before it and the export after it are shared."""
+"""CAM instances' stage; classifier and maps before it and the export after it are shared."""
 
 from __future__ import annotations
 

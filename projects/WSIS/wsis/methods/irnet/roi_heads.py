@@ -135,9 +135,9 @@ class IRNetROIHeads(nn.Module):
         cam = self._on_grid(cam, boundary)
         smallest = self.min_area * sizes[1][0] * sizes[1][1]
         if self.fallback and not clusters.any():
-            maps = normalize_by_maximum(upsample(
-                cam, *sizes, stride=self.stride, align_corners=self.align_corners
-            ))
+            maps = normalize_by_maximum(
+                upsample(cam, *sizes, stride=self.stride, align_corners=self.align_corners)
+            )
             found = map_components(maps.cpu().numpy(), min_area=smallest)
             classes = torch.arange(len(cam), device=cam.device)
         else:
