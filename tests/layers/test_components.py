@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from wsis.layers.components import connected_components, detect_components, winning_channels
+from scipy import ndimage
+from wsis.layers.components import (
+    connected_components,
+    detect_components,
+    map_components,
+    map_foreground,
+    winning_channels,
+)
 
 
 def flood(mask):
@@ -62,3 +69,43 @@ def test_an_area_equal_to_the_minimum_counts():
     winners = np.array([[0, 0, -1]])
     assert detect_components(winners, np.full((1, 3), 0.5), min_area=2).scores.tolist() == [0.5]
     assert detect_components(winners, np.full((1, 3), 0.5), min_area=2.5).scores.tolist() == [0]
+
+
+def test_a_score_may_be_the_mean():
+    winners = np.array([[0, 0, -1, 0]])
+    scores = np.array([[0.2, 0.6, 0.9, 0.5]], dtype=np.float32)
+    found = detect_components(winners, scores, min_area=0, score=ndimage.mean)
+    np.testing.assert_allclose(found.scores, [0.4, 0.5], rtol=1e-6)
+
+
+def otsu_by_trying(levels):
+    """The level of 0..255 above which two groups differ most: the definition."""
+
+    def between(level):
+        low, high = levels[levels <= level], levels[levels > level]
+        apart = (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0
+        return len(low) * len(high) * apart
+
+    return max(range(256), key=between)
+
+
+def test_foreground_above_otsus_threshold():
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        values = np.concatenate([generator.beta(2, 9, 150), generator.beta(6, 3, 42)])
+        levels = np.round(255 * values.astype(np.float32)).reshape(12, 16)
+        expected = levels > otsu_by_trying(levels)
+        assert 20 < expected.sum() < 80
+        np.testing.assert_array_equal(map_foreground(values.reshape(12, 16), 0.0), expected)
+
+
+@pytest.mark.parametrize(("value", "inside"), [(0.0, False), (0.5, True), (0.99999, True)])
+def test_otsu_of_a_map_of_one_value(value, inside):
+    assert (map_foreground(np.full((3, 4), value), 0.0) == inside).all()
+
+
+def test_equally_large_components_of_a_map_give_one():
+    maps = np.array([[[1.0, 0, 1.0]]])
+    found = map_components(maps, min_area=0, largest_only=True)
+    assert found.masks.tolist() == [[[True, False, False]]]
+    assert len(map_components(maps, min_area=9).masks) == 2

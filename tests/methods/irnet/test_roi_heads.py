@@ -39,6 +39,37 @@ def test_touching_objects_of_one_class_are_separated():
     assert left[int(y0) : int(y1), int(x0) : int(x1)].sum() == left.sum()
 
 
+def test_a_collapsed_field_falls_back_to_components_of_the_cams():
+    features, clusters = scene()
+    features["cam"] = torch.zeros(2, 10, 16)
+    features["cam"][0, 2:8, 2:6], features["cam"][0, 2:8, 10:14] = 0.5, 0.4
+    features["cam"][1, 2:8, 2:5] = 0.1
+    features["keys"] = torch.tensor([2, 6])
+    one = torch.zeros_like(clusters)
+    found = IRNetROIHeads(fallback=True)(**features, clusters=one, sizes=SIZES)
+    assert found.pred_classes.tolist() == [2, 2, 6]  # the weak class is there, too
+    left, right, weak = found.pred_masks
+    assert left[20, 16]
+    assert right[20, 48]
+    assert not (left & right).any()
+    assert not left[20, 30]  # the walk would have gone there
+    assert (weak & left).any()
+    assert found.scores[0] > found.scores[1] > 0.5
+
+    walked = IRNetROIHeads()(**features, clusters=one, sizes=SIZES)
+    assert set(walked.pred_classes.tolist()) == {2}
+
+
+def test_no_fallback_where_there_are_clusters():
+    features, clusters = scene()
+    off, on = (
+        IRNetROIHeads(fallback=switch)(**features, clusters=clusters, sizes=SIZES)
+        for switch in (False, True)
+    )
+    assert torch.equal(off.pred_masks, on.pred_masks)
+    assert torch.equal(off.scores, on.scores)
+
+
 def test_strongest_equals_argmax_of_everything():
     generator = torch.Generator().manual_seed(1)
     maps = torch.rand(37, 5, 7, generator=generator) * torch.rand(37, 1, 1, generator=generator)

@@ -40,6 +40,15 @@ def test_the_mean_is_measured_without_a_shift_and_used_with_it():
     assert measured == {"MODEL.IRNET.MEAN_DISPLACEMENT": [3, -4]}
 
 
+@pytest.mark.parametrize(("clusters", "collapsed"), [([[0, 0], [0, 0]], 1), ([[0, 0], [1, 0]], 0)])
+def test_a_single_cluster_counts_as_collapsed(clusters, collapsed):
+    stage = get_stage("instances")
+    counts = stage.tally({"clusters": np.array(clusters, dtype=np.int32)})
+    assert counts == {"collapsed": collapsed}
+    said = stage.remarks["collapsed"].format_map({"collapsed": 3, "images": 7})
+    assert "collapsed on 3 of 7 images" in said
+
+
 def test_inter_pixel_label_of_a_file(tmp_path):
     generator = np.random.default_rng(0)
     image = generator.integers(0, 4, (12, 15, 3), dtype=np.uint8)

@@ -5,8 +5,10 @@ H x W pixels, n detections; label maps and masks are NumPy arrays, since the lab
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -40,13 +42,21 @@ def winning_channels(scores: np.ndarray, background: float) -> np.ndarray:
     return np.where(scores.max(axis=0) > background, scores.argmax(axis=0), -1)
 
 
-def detect_components(winners: np.ndarray, scores: np.ndarray, *, min_area: float) -> Detections:
+def detect_components(
+    winners: np.ndarray,
+    scores: np.ndarray,
+    *,
+    min_area: float,
+    score: Callable[..., np.ndarray] = ndimage.maximum,
+) -> Detections:
     """One detection for each 4-connected component of each channel (irnet spec 6.5).
 
     Args:
         winners: (H, W) int, the winning channel of a pixel, -1 for background.
         scores: (H, W) float, the score of that channel there.
         min_area: components of fewer pixels get score 0; they stay in the result.
+        score: of a component, given ``scores``, labels and numbers, as SciPy's measurements take
+            them.
 
     Returns:
         detections by channel, then in raster order; n is 0 where everything is background.
@@ -58,9 +68,9 @@ def detect_components(winners: np.ndarray, scores: np.ndarray, *, min_area: floa
         labels, count = connected_components(winners[box] == channel)
         numbers = np.arange(1, count + 1)
         areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        largest = ndimage.maximum(scores[box], labels, numbers)
+        measured = score(scores[box], labels, numbers)
         channels += [channel] * count
-        values += np.where(areas < min_area, 0, largest).tolist()
+        values += np.where(areas < min_area, 0, measured).tolist()
         for number in numbers:
             mask = np.zeros(winners.shape, dtype=bool)
             mask[box] = labels == number
@@ -70,3 +80,44 @@ def detect_components(winners: np.ndarray, scores: np.ndarray, *, min_area: floa
         np.array(values, dtype=np.float32),
         np.stack(masks) if masks else np.zeros((0, *winners.shape), dtype=bool),
     )
+
+
+def map_foreground(score_map: np.ndarray, threshold: float) -> np.ndarray:
+    """Where a map (H, W) in [0, 1] is above ``threshold``, (H, W) bool.
+
+    0 takes Otsu's threshold of the map itself, which parts its values into two groups that differ
+    most from each other: neither true masks nor other images are needed.
+    """
+    if threshold > 0:
+        return score_map > threshold
+    levels = np.round(255 * np.asarray(score_map, dtype=np.float32)).astype(np.uint8)
+    return cv2.threshold(levels, 0, 1, cv2.THRESH_OTSU)[1].astype(bool)
+
+
+def map_components(
+    maps: np.ndarray, *, threshold: float = 0.0, min_area: float, largest_only: bool = False
+) -> Detections:
+    """Components of each of several maps by itself, so that those of two maps may overlap.
+
+    Args:
+        maps: (K, H, W) float in [0, 1], each with a maximum near 1.
+        threshold: see `map_foreground`.
+        min_area: components of fewer pixels are left out, except the largest of a map.
+        largest_only: only the largest component of a map counts.
+
+    Returns:
+        detections by map, then in raster order; the score is the mean of the map inside.
+    """
+    found = []
+    for channel, score_map in enumerate(np.asarray(maps, dtype=np.float32)):
+        inside = np.where(map_foreground(score_map, threshold), channel, -1)
+        parts = detect_components(inside, score_map, min_area=0, score=ndimage.mean)
+        areas = parts.masks.sum(axis=(1, 2))
+        largest = areas.max(initial=0)
+        kept = np.flatnonzero(areas >= (largest if largest_only else min(min_area, largest)))
+        found.append([column[kept[: 1 if largest_only else None]] for column in parts])
+    if not found:
+        return Detections(
+            np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(maps.shape, dtype=bool)
+        )
+    return Detections(*map(np.concatenate, zip(*found, strict=True)))

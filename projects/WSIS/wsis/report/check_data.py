@@ -33,7 +33,7 @@ PIPELINES = {
     "boxes": ("boxcaseg_ready", "boxes_photos", "boxcaseg_photos"),
     "images": (
         *("irnet_photos", "prm_photos", "prm_photos_response"),
-        *("iam_photos", "cim_photos"),
+        *("iam_photos", "cim_photos", "cam_instances_photos"),
     ),
 }
 _ALSO = {"boxes": ", the last with DATA.SALIENT: a few objects with masks (datasets/README.md)"}

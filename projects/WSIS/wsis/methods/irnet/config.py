@@ -46,6 +46,9 @@ def _add_inference_config(keys: CfgNode) -> None:
     keys.SEMANTIC_BACKGROUND = 0.25
     # Components below this share of the image get score 0 (and stay).
     keys.MIN_AREA = 0.01
+    # Where all cells of an image end in one cluster the displacement field has collapsed: take the
+    # components of the CAMs (layers/components.py: map_components), without the walk. Paper: no.
+    keys.FALLBACK = False
     # Divide scores by the maximum of each class, not by that of all classes (original: all).
     keys.PER_CLASS_NORMALISATION = False
     # What inference makes: some of displacement, boundary, instances, semantic. The stages set it.

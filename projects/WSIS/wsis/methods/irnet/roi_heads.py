@@ -16,8 +16,9 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.layers.components import detect_components
+from wsis.layers.components import detect_components, map_components
 from wsis.methods.irnet.random_walk import random_walk
+from wsis.modeling.image_classifier import normalize_by_maximum
 from wsis.modeling.network import mask_instances, network, options_of
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]  # (H, W) of the image, of the result
@@ -108,6 +109,7 @@ class IRNetROIHeads(nn.Module):
     instance_background: float = 0.25
     semantic_background: float = 0.25
     min_area: float = 0.01
+    fallback: bool = False
     per_class_normalisation: bool = False
     stride: int = 4
     align_corners: bool = False
@@ -130,13 +132,23 @@ class IRNetROIHeads(nn.Module):
         Returns:
             pred_masks (n, H, W) bool, pred_boxes, pred_classes (n,), scores (n,).
         """
-        channels, maps = self._candidates(self._on_grid(cam, boundary), clusters)
-        self._walk(maps, boundary, out=maps)
-        winners, scores = self._compete(maps, channels[0], self.instance_background, sizes)
-        smallest = self.min_area * winners.numel()
-        found = detect_components(winners.cpu().numpy(), scores.cpu().numpy(), min_area=smallest)
-        won, scores, masks = (torch.from_numpy(array).to(winners.device) for array in found)
-        return mask_instances(masks, keys[channels[0][won]], scores)
+        cam = self._on_grid(cam, boundary)
+        smallest = self.min_area * sizes[1][0] * sizes[1][1]
+        if self.fallback and not clusters.any():
+            maps = normalize_by_maximum(
+                upsample(cam, *sizes, stride=self.stride, align_corners=self.align_corners)
+            )
+            found = map_components(maps.cpu().numpy(), min_area=smallest)
+            classes = torch.arange(len(cam), device=cam.device)
+        else:
+            (classes, _), maps = self._candidates(cam, clusters)
+            self._walk(maps, boundary, out=maps)
+            winners, scores = self._compete(maps, classes, self.instance_background, sizes)
+            found = detect_components(
+                winners.cpu().numpy(), scores.cpu().numpy(), min_area=smallest
+            )
+        won, scores, masks = (torch.from_numpy(array).to(cam.device) for array in found)
+        return mask_instances(masks, keys[classes[won]], scores)
 
     def semantic(self, boundary: Tensor, cam: Tensor, keys: Tensor, sizes: Sizes) -> Tensor:
         """Semantic labels (H, W) uint8 of an image: 0 background, class id + 1 (spec 6.6)."""

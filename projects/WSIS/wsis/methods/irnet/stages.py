@@ -26,7 +26,7 @@ _NETWORK_KEYS = keys_below(
 _CANVAS_KEYS = keys_below("MODEL.IRNET", "INFERENCE_SIZE SIZE_DIVISOR SIZE_REMAINDER")
 _WALK_KEYS = keys_below("MODEL.IRNET", "WALK_RADIUS BETA EXP_TIMES PER_CLASS_NORMALISATION")
 _INSTANCE_KEYS = keys_below(
-    "MODEL.IRNET", "REFINEMENT_STEPS CLUSTER_THRESHOLD INSTANCE_BACKGROUND MIN_AREA"
+    "MODEL.IRNET", "REFINEMENT_STEPS CLUSTER_THRESHOLD INSTANCE_BACKGROUND MIN_AREA FALLBACK"
 )
 
 
@@ -94,6 +94,11 @@ def instance_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
+def count_collapsed(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """``collapsed``: 1 if all cells of an image are in one cluster."""
+    return {"collapsed": int(not arrays["clusters"].any())}
+
+
 def semantic_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     """``label`` (H, W) uint8: 0 background, class id + 1."""
     return {"label": output["semantic"].cpu().numpy()}
@@ -136,6 +141,13 @@ register_stages(
         "photographs, draw boxes for BoxCaseg (docs/photographs.md)",
         mapper="ProductImageMapper",
         to_artifact=instance_artifact,
+        tally=count_collapsed,
+        remarks={
+            "collapsed": "the displacement field has collapsed on {collapsed} of {images} images "
+            "(all cells end in one cluster), so it parts no objects there; MODEL.IRNET.FALLBACK "
+            "True takes the components of their CAMs, more steps or images for relation_network "
+            "teach it more (docs/methods/irnet.md)"
+        },
         config={_OUTPUTS: ["boundary", "instances"]},
         measured=measured_mean,
     ),
