@@ -17,6 +17,7 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
+from wsis.engine.config_files import unlike_the_zoo
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
 from wsis.engine.folder import StageFolder, State, open_folders
@@ -25,6 +26,7 @@ from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
 from wsis.errors import DataError, WSISError, about
+from wsis.modeling.checkpoint import local_file
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def _run_chosen(
     _check_chosen(chosen)
     if not eval_only:
         for folder in chosen:
-            folder.initial_weights()  # hours before the stage that would miss them
+            _prepare_weights(folder, force=force)
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
@@ -112,6 +114,17 @@ def _run_chosen(
             f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR and what "
             "--list-stages names"
         )
+
+
+def _prepare_weights(folder: StageFolder, *, force: bool) -> None:
+    """Find, or download, what a training starts from: hours before it would miss it."""
+    found = folder.initial_weights().values()
+    if force or not any(folder.path.glob("model_*.pth")):  # else it has started
+        for address in (weights for weights in found if "://" in weights):
+            local_file(address)
+        if found and (differing := unlike_the_zoo(folder.planned.cfg)):
+            weights = folder.planned.cfg.MODEL.WEIGHTS
+            logger.warning("%s: other input than of %s: %s", folder.name, weights, differing)
 
 
 def _sweep(pipeline: Pipeline) -> None:

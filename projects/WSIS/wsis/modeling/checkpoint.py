@@ -270,7 +270,7 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     """
     path = str(path)
     pickled, own = _is(".pkl", path), model.state_dict()
-    state = _to_names_of(model, read_state_dict(_local(path)), caffe2=pickled)
+    state = _to_names_of(model, read_state_dict(local_file(path)), caffe2=pickled)
     fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     # Files for Caffe2 have the statistics of batch norm inside its weights.
     folded = [end for end in _STATISTICS if not any(name.endswith(end) for name in state)]
@@ -295,8 +295,12 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     return missing
 
 
-def _local(path: str) -> str:
-    """The file of an address, downloaded where it is not there yet; a path is returned as it is."""
+def local_file(path: str) -> str:
+    """The file of an address, downloaded where it is not there yet; a path is returned as it is.
+
+    Raises:
+        DataError: it did not come.
+    """
     if "://" not in path:
         return path
     try:
