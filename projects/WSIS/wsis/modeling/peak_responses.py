@@ -36,6 +36,13 @@ class MapFrame:
         pixels = cells.float() / enlarged * self.stride + self._first
         return ((pixels + 0.5) / pixels.new_tensor(self.size)).clamp(0, 1)
 
+    def cells(self, places: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(P, 2) int64: the cells (y, x) of maps (h, w) nearest to ``places``; undoes `places`."""
+        enlarged = places.new_tensor([self._enlargement(n) for n in shape])
+        pixels = places * places.new_tensor(self.size) - 0.5
+        found = ((pixels - self._first) / self.stride * enlarged).round().long()
+        return torch.minimum(found.clamp(min=0), found.new_tensor(shape) - 1)
+
     @property
     def _first(self) -> float:
         """Pixel of cell 0."""
