@@ -22,7 +22,7 @@ from wsis.layers.superpixels import (
 )
 
 _LEAST = 1e-4  # of a step's weight, so that every superpixel is reached
-_OUTWARDS = 0.25  # weight of a pixel of the picture's border, as a share of the mean step's
+_OUTWARDS = 0.01  # weight of a pixel of the picture's border, as a share of the mean step's
 
 
 def walk_from_points(
