@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain.boxcaseg import plain_crop
+from wsis.data.annotations import integer_box
 from wsis.methods.boxcaseg.crops import (
     add_neighbours,
     box_sample,
-    integer_box,
     nearest_index,
     object_sample,
     resize_crops,

@@ -18,9 +18,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 
+from wsis.data.annotations import points_of
 from wsis.data.images import read_dataset_image
 from wsis.data.proposals.store import proposals_of_image
-from wsis.data.supervision import points_of, restrict_supervision
+from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import (
     Size,
     Sizing,

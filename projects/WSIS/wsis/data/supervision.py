@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
-
 from wsis.data.problems import Problems
-from wsis.errors import DataError, UsageError
+from wsis.errors import UsageError
 
 SUPERVISIONS = ("image", "point", "box", "mask")
 
@@ -47,27 +45,6 @@ def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, 
             if any(k in a for k in _EVIDENCE[level])
         ]
     return result
-
-
-def points_of(dataset_dict: dict[str, Any], advice: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 2) float64, (x, y), and class ids (P,) of a dataset dict, in its order.
-
-    Crowds are left out. ``advice`` ends the error's sentence.
-
-    Raises:
-        DataError: the image has tags and no point at all.
-    """
-    annotations = dataset_dict.get("annotations", ())
-    objects = [a for a in annotations if not a.get("iscrowd")]
-    found = [a for a in objects if "point" in a]
-    crowds_only = len(annotations) > 0 and not objects
-    if not found and dataset_dict.get("image_labels") and not crowds_only:
-        raise DataError(
-            f"image {dataset_dict['image_key']} has tags but no points; add a point to each object "
-            f"(datasets/README.md){advice}"
-        )
-    points = np.array([a["point"] for a in found], dtype=np.float64).reshape(-1, 2)
-    return points, np.array([a["category_id"] for a in found], dtype=np.int64)
 
 
 def require_supervision(

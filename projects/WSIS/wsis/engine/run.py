@@ -17,6 +17,7 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
+from wsis.data.weights import how_to_get
 from wsis.engine.config_files import unlike_the_zoo
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
@@ -88,7 +89,7 @@ def _run_chosen(
     _check_chosen(chosen)
     if not eval_only:
         for folder in chosen:
-            _prepare_weights(folder, force=force)
+            _fetch_weights(folder)  # hours before the stage that would miss them
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
@@ -116,15 +117,17 @@ def _run_chosen(
         )
 
 
-def _prepare_weights(folder: StageFolder, *, force: bool) -> None:
-    """Find, or download, what a training starts from: hours before it would miss it."""
-    found = folder.initial_weights().values()
-    if force or not any(folder.path.glob("model_*.pth")):  # else it has started
-        for address in (weights for weights in found if "://" in weights):
-            local_file(address)
-        if found and (differing := unlike_the_zoo(folder.planned.cfg)):
-            weights = folder.planned.cfg.MODEL.WEIGHTS
-            logger.warning("%s: other input than of %s: %s", folder.name, weights, differing)
+def _fetch_weights(folder: StageFolder) -> None:
+    """Refuse a stage without the weights that it starts from; download those of an address.
+
+    Warns of weights of the model zoo that learnt from another kind of input.
+    """
+    for address in folder.initial_weights().values():
+        if "://" in address and folder.status().state is not State.DONE:
+            advice = how_to_get(address) or "download them yourself"
+            local_file(address, f"{advice}, or give a file (stage {folder.name})")
+            if differing := unlike_the_zoo(folder.planned.cfg):
+                logger.warning("%s: other input than of %s: %s", folder.name, address, differing)
 
 
 def _sweep(pipeline: Pipeline) -> None:

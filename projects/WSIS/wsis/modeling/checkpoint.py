@@ -295,18 +295,18 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     return missing
 
 
-def local_file(path: str) -> str:
+def local_file(path: str, advice: str = "download them yourself and give the file") -> str:
     """The file of an address, downloaded where it is not there yet; a path is returned as it is.
 
     Raises:
-        DataError: it did not come.
+        DataError: it did not come; ends with ``advice``.
     """
     if "://" not in path:
         return path
+    logger.info("%s is downloaded, unless it is here from before", path)
     try:
         return PathManager.get_local_path(path)
     except Exception as error:  # the ways in which a download fails have no common class
         raise DataError(
-            f"the weights {path} did not come ({first_line(error)}); download them yourself and "
-            "give the file"
+            f"the weights {path} did not come ({first_line(error)}); {advice}"
         ) from error

@@ -243,8 +243,11 @@ class PeakClassifier(PixelModule):
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
         stride = self.backbone.output_shape()[self.in_feature].stride
-        centre = getattr(self.backbone, "cell_centre", 0.0)
-        frame = MapFrame(tuple(images.shape[2:]), stride, self.factor, centre)
+        size = (images.shape[2], images.shape[3])
+        place = getattr(self.backbone, "first_cell", lambda side, stride: 0.0)
+        frame = MapFrame(
+            size, stride, self.factor, (place(size[0], stride), place(size[1], stride))
+        )
         chosen = self._choose(maps, scores, every, tags)
         chosen = self._highest(maps, _put_points(chosen, points, frame, tuple(maps.shape[2:])))
         responses = None

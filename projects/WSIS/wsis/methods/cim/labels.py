@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.annotations import points_of
 from wsis.data.proposals.store import Proposals, proposals_of_image
-from wsis.data.supervision import points_of, restrict_supervision
+from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters, cluster_proposals, peaks_to_pixels
 from wsis.methods.cim.mappers import crops_artifact
@@ -86,8 +87,10 @@ def derive_point_clusters(
         points_xy, classes = read_cim_points(path, size=size, num_classes=cfg.MODEL.CIM.NUM_CLASSES)
         points_xy = points_xy * (np.array(proposals.size) / size)[::-1]
     else:
-        advice = ", or set MODEL.CIM.LABEL.POINTS"
-        points_xy, classes = points_of(restrict_supervision(dataset_dict, "point"), advice)
+        points_xy, classes = points_of(
+            restrict_supervision(dataset_dict, "point"),
+            otherwise=", or set MODEL.CIM.LABEL.POINTS",
+        )
     limits = np.array(proposals.size[::-1]) - 1  # a point on the far border is the last pixel's
     pixels = np.minimum(np.floor(points_xy).astype(np.int64), limits)[:, ::-1]
     points = {"points_yx": np.ascontiguousarray(pixels), "point_classes": classes}

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.annotations import points_of
 from wsis.data.images import read_dataset_image
-from wsis.data.supervision import points_of, restrict_supervision
+from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import resize_image, scaled_size
 from wsis.data.working_size import resize_mask
 from wsis.evaluation.checks import check_instances
