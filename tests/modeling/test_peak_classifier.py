@@ -211,7 +211,9 @@ def test_given_points_take_the_place_of_peaks(model):
     x = model.normalize(image(48, 64))
     model.peak_threshold = float("inf")
     rows = torch.tensor([[2, 0.9, 0.1], [0, 0.2, 0.8], [2, 0.9, 0.1]])
-    given, none, found = model.respond([x] * 3, tags=[[1], [1], None], points=[rows, rows[:0], None])
+    given, none, found = model.respond(
+        [x] * 3, tags=[[1], [1], None], points=[rows, rows[:0], None]
+    )
     assert len(none.peaks) == len(found.peaks) == 0
     assert none.responses.shape == (0, 48, 64)
     assert given.peaks[:, 0].tolist() == [2, 0, 2]

@@ -23,7 +23,9 @@ def discs(noise=4, seed=0):
 
 
 def walk(image, points, count=300, sharpness=4.0):
-    return walk_from_points(image, np.array(points).reshape(-1, 2), count=count, sharpness=sharpness)
+    return walk_from_points(
+        image, np.array(points).reshape(-1, 2), count=count, sharpness=sharpness
+    )
 
 
 def test_each_point_gets_its_disc():

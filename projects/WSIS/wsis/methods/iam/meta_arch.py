@@ -89,9 +89,9 @@ class IAM(nn.Module):
 
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255, optionally ``image_labels``
-                (class ids) and ``points``, which take the place of peaks (`PeakClassifier.respond`);
-                in training ``proposals``, a `PreparedProposals` at the image's size;
-                otherwise see `result_size`.
+                (class ids) and ``points``, in place of peaks (`PeakClassifier.respond`); in
+                training ``proposals``, a `PreparedProposals` at the image's size; otherwise see
+                `result_size`.
         """
         if self.training:
             return self.losses(batched_inputs)
