@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from wsis.data.annotations import points_of
 from wsis.data.artifacts import ProductReader
 from wsis.data.builtin import get_dataset_dicts
-from wsis.data.supervision import points_of
 
 from tests.methods.iam.test_pipeline import EXTRA
 from tests.tiny import ROOT, train_net_here
