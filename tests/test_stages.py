@@ -17,6 +17,11 @@ LEVELS = {
     "grabcut_masks": "box",
     "proxy_masks": "box",
     "point_clusters": "point",
+    "point_peak_classifier": "point",
+    "point_filling_network": "point",
+    "filled_points": "point",
+    "retrieved_points": "point",
+    "point_masks": "point",
     "mask_rcnn": "mask",  # the pseudo labels'
     "supervised_mask_rcnn": "mask",
 }
