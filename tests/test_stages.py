@@ -53,6 +53,7 @@ def test_products_that_stages_do_without():
     assert starts == {
         *("classifier", "peak_classifier", "box_segmenter"),
         *("proposals", "supervised_mask_rcnn", "filled_masks", "grabcut_masks"),
+        *("point_peak_classifier", "point_masks"),
     }
     assert _STAGES["response_instances"].consumes == ("peak_classifier",)
 
