@@ -228,3 +228,18 @@ def test_the_command_line_starts_a_stage_from_another_config():
         stage("configs/irnet_voc.yaml")
     with pytest.raises(UsageError, match="command line: _BASE_ is .'a': 1.; it is the path"):
         stage("{a: 1}")
+
+
+def test_a_stage_starts_from_one_that_its_pipeline_leaves_out():
+    """The lines of the stage in the base file count; for a network's use, its trainer's come first."""
+    tags = load_pipeline(ROOT / "configs" / "iam_shapes.yaml", [])
+    points = load_pipeline(ROOT / "configs" / "iam_shapes_point.yaml", [])
+    tags, points = ({p.name: p.cfg for p in one.stages} for one in (tags, points))
+    assert "filled_instances" not in points
+    pairs = {"filling_network": "point_filling_network", "filled_instances": "filled_points"}
+    for old, new in pairs.items():
+        assert points[new].SOLVER == tags[old].SOLVER
+        assert points[new].MODEL.IAM.SAMPLER == tags[old].MODEL.IAM.SAMPLER
+        assert points[new].MODEL.IAM.CRF == tags[old].MODEL.IAM.CRF
+    assert points["filled_points"].MODEL.IAM.NMS_THRESHOLD == 1.1
+    assert points["filled_points"].MODEL.PEAK_CLASSIFIER.MAX_PEAKS == 0
