@@ -231,7 +231,7 @@ def test_the_command_line_starts_a_stage_from_another_config():
 
 
 def test_a_stage_starts_from_one_that_its_pipeline_leaves_out():
-    """The lines of the stage in the base file count; for a network's use, its trainer's come first."""
+    """Its lines in the base file count; where a network is used, those of its training do, too."""
     tags = load_pipeline(ROOT / "configs" / "iam_shapes.yaml", [])
     points = load_pipeline(ROOT / "configs" / "iam_shapes_point.yaml", [])
     tags, points = ({p.name: p.cfg for p in one.stages} for one in (tags, points))
