@@ -120,6 +120,6 @@ def test_weights_that_do_not_come_stop_a_run_before_its_first_stage(shapes_root,
     done = train_net_here(**words)
     assert done.returncode == 1
     assert f"the weights {address} did not come (" in done.stderr
-    assert "download them yourself and give the file" in done.stderr
+    assert "download them yourself, or give a file (stage mask_rcnn)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("*_*"))
