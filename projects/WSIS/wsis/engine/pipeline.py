@@ -164,6 +164,8 @@ def find_sources(
     initial = cfg.WSIS.INIT_FROM if isinstance(stage, TrainStage) else ""
     wanted = (*stage.consumes, initial) if initial else stage.consumes
     made = {planned.stage.produces: planned for planned in earlier}
+    if isinstance(stage, InferStage) and cfg.MODEL.WEIGHTS and stage.weights_from not in made:
+        wanted = tuple(name for name in wanted if name != stage.weights_from)  # trained elsewhere
     if absent := [product for product in wanted if product not in made]:
         raise UsageError(f"stage {stage.name} needs '{absent[0]}', which no stage before it makes")
     return {product: made[product] for product in wanted}
@@ -391,7 +393,8 @@ def load_pipeline(
         cfg.OUTPUT_DIR = str(folder)
         sources = find_sources(record, cfg, stages)
         if isinstance(record, InferStage):
-            cfg.MODEL.WEIGHTS = str(sources[record.weights_from].folder / MODEL_FINAL)
+            if trained := sources.get(record.weights_from):
+                cfg.MODEL.WEIGHTS = str(trained.folder / MODEL_FINAL)
             cfg.MODEL.TIMM.WEIGHTS = ""
         cfg.freeze()
         planned = PlannedStage(record, cfg, folder, sources)
