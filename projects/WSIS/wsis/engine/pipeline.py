@@ -234,10 +234,8 @@ class _Plan:
             raise UsageError(f"stage {name}: _BASE_ names {start!r}, which is no stage or file")
         if start in self.names and start not in before:
             raise UsageError(f"stage {name}: _BASE_ names {start}, which does not come before it")
-        own = [name]
-        if start not in before:  # its lines count, though this pipeline leaves the stage out
-            start, own = "", [start, name] if start else own
-        if not start and isinstance(record, InferStage):
+        own = [name] if not start or start in before else [start, name]  # one left out has lines
+        if (start := start if start in before else "") == "" and isinstance(record, InferStage):
             makers = [n for n in before if self.records[n].produces == record.weights_from]
             start = makers[-1] if makers else ""
         return [*(self.chain(start) if start else []), *own]
