@@ -17,6 +17,11 @@ LEVELS = {
     "grabcut_masks": "box",
     "proxy_masks": "box",
     "point_clusters": "point",
+    "point_peak_classifier": "point",
+    "point_filling_network": "point",
+    "filled_points": "point",
+    "retrieved_points": "point",
+    "point_masks": "point",
     "prompted_box_masks": "box",
     "prompted_point_instances": "point",
     "mask_rcnn": "mask",  # the pseudo labels'
@@ -52,6 +57,7 @@ def test_products_that_stages_do_without():
     assert starts == {
         *("classifier", "peak_classifier", "box_segmenter"),
         *("proposals", "supervised_mask_rcnn", "filled_masks", "grabcut_masks"),
+        *("point_peak_classifier", "point_masks"),
         *("prompted_box_masks", "prompted_point_instances"),
     }
     assert _STAGES["response_instances"].consumes == ("peak_classifier",)

@@ -37,6 +37,7 @@ def sample_in(tmp_path):
         "bbox": [20.0, 10.0, 30.0, 20.0],
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": 2,
+        "point": [35.0, 20.0],
         "iscrowd": 0,
         "segmentation": coco_mask.encode(np.asfortranarray(mask)),
     }

@@ -312,3 +312,50 @@ def test_thin_images_train_mask_rcnn(tmp_path, size):
     found = run(cfg, "InstanceMapper", sample, {}, is_train=False)
     assert min(found["image"].shape) >= 1
     assert (found["height"], found["width"]) == size
+
+
+def pointed(tmp_path):
+    """A grey picture of 60 x 80 whose pixels at the points of classes 2, 0 and 2 are coloured."""
+    pixels = np.full((60, 80, 3), 128, dtype=np.uint8)
+    places, classes = [(10, 5), (70, 30), (40, 55)], [2, 0, 2]
+    for (x, y), class_id in zip(places, classes, strict=True):
+        pixels[y - 2 : y + 3, x - 2 : x + 3] = (255, 0, 0) if class_id == 2 else (0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "points.png")
+    annotations = [
+        {"category_id": c, "iscrowd": 0, "point": [x + 0.5, y + 0.5], "segmentation": [[1] * 6]}
+        for (x, y), c in zip(places, classes, strict=True)
+    ]
+    found = {"file_name": str(tmp_path / "points.png"), "image_id": 1, "image_key": "points"}
+    found |= {"height": 60, "width": 80, "image_labels": [0, 2], "annotations": annotations}
+    return found
+
+
+def test_a_crop_has_the_tags_of_the_points_in_it(cfg, tmp_path):
+    cfg.INPUT.LONGER_SIDE_RANGE, cfg.INPUT.CROP_SIDE = (80, 160), 40
+    record, seen = pointed(tmp_path), set()
+    for seed in range(60):
+        out = run(cfg, "PointCropMapper", record, {}, seed=seed)
+        red, _, blue = out["image"].numpy().astype(int)
+        seen.add(tuple(out["image_labels"]))
+        for label, difference in ((0, blue - red), (2, red - blue)):
+            inner = (difference[5:-5, 5:-5] > 100).any()  # more than a spot's half from the border
+            assert inner <= (label in out["image_labels"]) <= (difference > 20).any()
+    assert {(), (0,), (2,)} <= seen
+    whole = run(cfg, "PointCropMapper", record, {}, is_train=False)
+    assert whole["image_labels"] == [0, 2]
+    cfg.INPUT.CROP_SIDE = 0
+    assert run(cfg, "PointCropMapper", record, {}, seed=1)["image_labels"] == [0, 2]
+
+
+def test_points_of_a_whole_image_are_shares_of_it(cfg, tmp_path):
+    cfg.INPUT.LONGER_SIDE = 32
+    record = pointed(tmp_path)
+    found = run(cfg, "PointImageMapper", record, {}, is_train=False)
+    expected = [[2, 5.5 / 60, 10.5 / 80], [0, 30.5 / 60, 70.5 / 80], [2, 55.5 / 60, 40.5 / 80]]
+    np.testing.assert_allclose(found["points"].numpy(), expected, rtol=1e-6)
+    assert found["image"].shape == (3, 24, 32)
+    assert "points" not in run(cfg, "PeakImageMapper", record, {}, is_train=False)
+    nothing = record | {"annotations": [], "image_labels": []}
+    assert run(cfg, "PointImageMapper", nothing, {}, is_train=False)["points"].shape == (0, 3)
+    with pytest.raises(DataError, match="image points has tags but no points; add a point to each"):
+        run(cfg, "PointImageMapper", record | {"annotations": []}, {}, is_train=False)

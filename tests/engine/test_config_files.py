@@ -209,3 +209,37 @@ def test_wrong_files_are_usage_errors(tmp_path, text, message):
     (tmp_path / "loop.yaml").write_text("_BASE_: loop.yaml")
     with pytest.raises(UsageError, match=message):
         load_pipeline(path, [])
+
+
+def test_the_command_line_starts_a_stage_from_another_config():
+    def stage(base):
+        return load_pipeline(PIPELINE, ["mask_rcnn._BASE_", base]).stages[-1].cfg
+
+    cfg = stage("base/mask_rcnn_r50_fpn_coco.yaml")
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.FPN.OUT_CHANNELS) == (50, 256)
+    cfg = stage(
+        "[detectron2://Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml, base/boxcaseg_retrain.yaml]"
+    )
+    assert cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads"
+    assert cfg.MODEL.ROI_MASK_HEAD.NAME == "ConfidenceMaskHead"
+    with pytest.raises(UsageError, match=r"command line: _BASE_ names nope.yaml, which is no file"):
+        stage("nope.yaml")
+    with pytest.raises(UsageError, match="is a pipeline .it has DATA.; a stage starts from a netw"):
+        stage("configs/irnet_voc.yaml")
+    with pytest.raises(UsageError, match="command line: _BASE_ is .'a': 1.; it is the path"):
+        stage("{a: 1}")
+
+
+def test_a_stage_starts_from_one_that_its_pipeline_leaves_out():
+    """Its lines in the base file count; where a network is used, those of its training do, too."""
+    tags = load_pipeline(ROOT / "configs" / "iam_shapes.yaml", [])
+    points = load_pipeline(ROOT / "configs" / "iam_shapes_point.yaml", [])
+    tags, points = ({p.name: p.cfg for p in one.stages} for one in (tags, points))
+    assert "filled_instances" not in points
+    pairs = {"filling_network": "point_filling_network", "filled_instances": "filled_points"}
+    for old, new in pairs.items():
+        assert points[new].SOLVER == tags[old].SOLVER
+        assert points[new].MODEL.IAM.SAMPLER == tags[old].MODEL.IAM.SAMPLER
+        assert points[new].MODEL.IAM.CRF == tags[old].MODEL.IAM.CRF
+    assert points["filled_points"].MODEL.IAM.NMS_THRESHOLD == 1.1
+    assert points["filled_points"].MODEL.PEAK_CLASSIFIER.MAX_PEAKS == 0

@@ -204,3 +204,36 @@ def test_the_check_of_the_backbone_changes_nothing():
         states.append(model.state_dict() | {"drawn": torch.rand(1)})
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+def test_given_points_take_the_place_of_peaks(model):
+    """Neither threshold nor tags count; one peak for each point, in their order, also of equal."""
+    x = model.normalize(image(48, 64))
+    model.peak_threshold = float("inf")
+    rows = torch.tensor([[2, 0.9, 0.1], [0, 0.2, 0.8], [2, 0.9, 0.1]])
+    given, none, found = model.respond(
+        [x] * 3, tags=[[1], [1], None], points=[rows, rows[:0], None]
+    )
+    assert len(none.peaks) == len(found.peaks) == 0
+    assert none.responses.shape == (0, 48, 64)
+    assert given.peaks[:, 0].tolist() == [2, 0, 2]
+    assert torch.equal(given.responses[0], given.responses[2])
+    torch.testing.assert_close(given.responses.sum(dim=(1, 2)), torch.ones(3))
+    places = given.frame.places(given.peaks[:, 1:], tuple(given.class_maps.shape[1:]))
+    cell = model.backbone.output_shape()["res4"].stride / torch.tensor([48, 64])
+    assert ((places - rows[:, 1:]).abs() <= cell).all()
+    assert torch.equal(given.values, given.class_maps[tuple(given.peaks.unbind(1))])
+    model.max_peaks = 1
+    (highest,) = model.respond([x], points=[rows[:2]])
+    torch.testing.assert_close(highest.values, given.values[:2].max()[None])
+
+
+def test_a_point_of_a_found_peak_has_its_response(model):
+    x = model.normalize(image(48, 64))
+    (found,) = model.respond([x])
+    places = found.frame.places(found.peaks[:, 1:], tuple(found.class_maps.shape[1:]))
+    inside = ((places > 0) & (places < 1)).all(dim=1)  # else it was moved to the border
+    rows = torch.cat([found.peaks[:, :1], places], dim=1)[inside]
+    (given,) = model.respond([x], points=[rows])
+    assert torch.equal(given.peaks, found.peaks[inside])
+    assert torch.equal(given.responses, found.responses[inside])

@@ -64,3 +64,19 @@ def test_borders_and_nothing():
     assert frame.on_image(torch.zeros(0, 3, 3)).shape == (0, 3, 3)
     one = torch.full((1, 1, 1), 2.0)
     assert frame.on_image(one).tolist() == [[[2.0]]]
+
+
+@pytest.mark.parametrize("factor", [1, 4, 8])
+@pytest.mark.parametrize("first", [(0.0, 0.0), (3.5, 2.0)])
+def test_cells_undo_places(factor, first):
+    size, shape = (96, 128), (12 * factor, 16 * factor)
+    frame = MapFrame(size, 8, factor, first)
+    cells = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))
+    places = frame.places(cells, shape)
+    assert torch.equal(frame.cells(places, shape), cells)
+    corners = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 7.0]])
+    found = frame.cells(corners, shape)
+    assert found.tolist() == [[0, 0], [shape[0] - 1, shape[1] - 1], [0, shape[1] - 1]]
+    assert frame.cells(corners[:0], shape).shape == (0, 2)
+    thin = MapFrame((5, 400), 8, factor, first)
+    assert thin.cells(torch.tensor([[0.5, 0.5]]), (factor, 50 * factor))[0, 0] < factor

@@ -110,6 +110,15 @@ register_stages(
         evaluation=classification_evaluator,
         mapper="ImageLevelMapper",
     ),
+    TrainStage(
+        name="point_peak_classifier",
+        title="Train the peak-stimulated classifier on crops with the tags of their points",
+        produces="peak_classifier",
+        config_keys=_PEAK_NETWORK_KEYS,
+        evaluation=classification_evaluator,
+        mapper="PointCropMapper",
+        supervision="point",
+    ),
     DeriveStage(
         name="proposals",
         title="Segment proposals, generated or converted",

@@ -118,7 +118,12 @@ def test_missing_weights_are_told_before_the_first_stage(photos):
 
 @pytest.mark.parametrize(
     ("name", "what", "stage"),
-    [("boxes_photos", "box", "grabcut_masks"), ("cim_photos_point", "point", "point_clusters")],
+    [
+        ("boxes_photos", "box", "grabcut_masks"),
+        ("cim_photos_point", "point", "point_clusters"),
+        ("points_photos", "point", "point_masks"),
+        ("iam_photos_point", "point", "point_peak_classifier"),
+    ],
 )
 def test_tags_alone_are_refused_before_the_first_stage(photos, shapes_root, name, what, stage):
     shutil.copy(shapes_root / "shapes" / "tags_train.json", photos)

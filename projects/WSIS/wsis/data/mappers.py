@@ -18,6 +18,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 
+from wsis.data.annotations import points_of
 from wsis.data.images import read_dataset_image
 from wsis.data.proposals.store import proposals_of_image
 from wsis.data.supervision import restrict_supervision
@@ -68,6 +69,12 @@ def tags_of(dataset_dict: dict[str, Any]) -> dict[str, Any]:
     """``image_labels`` (class ids) where the data set has tags; otherwise nothing."""
     tagged = "image_labels" in dataset_dict
     return {"image_labels": list(dataset_dict["image_labels"])} if tagged else {}
+
+
+def _point_rows(dataset_dict: dict[str, Any], image: np.ndarray) -> np.ndarray:
+    """(P, 3) rows (class id, y, x) of the points in an image (H, W, 3), y and x as shares of it."""
+    points, classes = points_of(dataset_dict)
+    return np.column_stack([classes, (points / image.shape[1::-1])[:, ::-1]])
 
 
 def wants_flips(cfg: CfgNode) -> bool:
@@ -140,22 +147,44 @@ class ImageLevelMapper(Mapper):
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
-        image = self._augment(image) if self.is_train else self.sizing.apply(image)
         labels = list(dataset_dict.get("image_labels", []))
+        if not self.is_train:
+            return {"image": to_tensor(self.sizing.apply(image)), "image_labels": labels}
+        if self.supervision == "image":
+            image, _ = self._augment(image, np.zeros((0, 2)))
+        else:
+            rows = _point_rows(dataset_dict, image)
+            image, inside = self._augment(image, rows[:, 1:])
+            labels = np.unique(rows[inside, 0]).astype(int).tolist()
         return {"image": to_tensor(image), "image_labels": labels}
 
-    def _augment(self, image: np.ndarray) -> np.ndarray:
+    def _augment(self, image: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An image for training; which of ``places`` (P, 2), shares (y, x), are still in it."""
+        inside = np.ones(len(places), dtype=bool)
         if any(self.sizing.stretch):
             image = self.sizing.apply(image)
-            return image[:, ::-1] if self.flip and draw_flip() else image
+            return (image[:, ::-1] if self.flip and draw_flip() else image), inside
         longer = draw_integer(*self.longer_side)
         size = scaled_size(image.shape[:2], longer / max(image.shape[:2]))
         image = resize_image(image, self.ruled(size))
         if self.flip and draw_flip():
-            image = image[:, ::-1]
+            image, places = image[:, ::-1], np.column_stack([places[:, 0], 1 - places[:, 1]])
         if self.crop_side:
-            image = random_canvas(image.shape[:2], self.crop_side).paste(image, self.fill)
-        return image
+            canvas = random_canvas(image.shape[:2], self.crop_side)
+            pixels = places * image.shape[:2] + (canvas.y, canvas.x)
+            inside = ((pixels >= 0) & (pixels <= self.crop_side)).all(axis=1)
+            image = canvas.paste(image, self.fill)
+        return image, inside
+
+
+@MAPPER_REGISTRY.register()
+class PointCropMapper(ImageLevelMapper):
+    """The same, but a crop has the tags of the points in it.
+
+    Where every image has the same class, tags of images teach nothing; crops without a point do.
+    """
+
+    supervision = "point"
 
 
 @MAPPER_REGISTRY.register()
@@ -182,14 +211,25 @@ class PeakImageMapper(Mapper):
 
     Adds ``image`` at its working size, and ``image_labels`` where the data set has tags. Where the
     stage consumes segment proposals, also ``proposals``, a `wsis.layers.regions.Regions` at the
-    size of the file, best first.
+    size of the file, best first. Where it may look at points, also ``points`` (P, 3) float32, rows
+    (class id, y, x), the place as shares of the image.
     """
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
         found = tags_of(dataset_dict) | {"image": to_tensor(self.sizing.apply(image))}
+        if self.supervision == "point":
+            rows = _point_rows(dataset_dict, image)
+            found["points"] = torch.from_numpy(rows.astype(np.float32))
         if "proposals" not in self.products:
             return found
         key, size = dataset_dict["image_key"], image.shape[:2]
         proposals = proposals_of_image(self.products["proposals"][key], key, size=size)
         return found | {"proposals": proposals.regions}
+
+
+@MAPPER_REGISTRY.register()
+class PointImageMapper(PeakImageMapper):
+    """The same with the point of each object, from which a mask is made instead of from peaks."""
+
+    supervision = "point"

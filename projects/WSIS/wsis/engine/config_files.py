@@ -25,6 +25,8 @@ COMMAND_LINE = "command line"
 _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
 # Keys that name data sets. A pipeline names data by role and may not set these.
 _NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
+# How a network sees an image.
+_SEEN = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
 _ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
 
 _NO_LITERAL = (ValueError, SyntaxError, RecursionError, MemoryError)  # of Python, in a value
@@ -106,6 +108,24 @@ def _load_zoo(name: str) -> dict[str, Any]:
     return values
 
 
+def unlike_the_zoo(cfg: CfgNode) -> str:
+    """What differs from the config that weights of the model zoo were trained with, or "".
+
+    Only what no shape shows: such weights load, and are worth little.
+    """
+    base = f"{cfg.MODEL.WEIGHTS.rpartition('/')[0].rpartition('/')[0]}.yaml"
+    if not base.startswith(ZOO):
+        return ""
+    zoo = get_cfg()
+    try:
+        zoo.merge_from_other_cfg(CfgNode(_load_zoo(base)))
+    except UsageError:  # not a model of the package's configs: a trunk, say
+        return ""
+    ours, theirs = (flatten(node, "") for node in (cfg, zoo))
+    told = [f"{key} {ours[key]}, not {theirs[key]}" for key in _SEEN if ours[key] != theirs[key]]
+    return f"{'; '.join(told)}: write _BASE_: {base} in the stage" if told else ""
+
+
 def _as_list(value: Any, where: str) -> list[str]:
     names = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(name, str) and name for name in names):
@@ -176,20 +196,26 @@ def _stage_part(name: str, values: Any, source: str) -> Part:
     if not isinstance(values, dict):
         raise UsageError(f"{where} is {values!r}, not a set of KEY: value lines")
     values = dict(values)
-    bases = _as_list(values.pop(_BASE, None), where)
-    data = _check_data(values.pop(_DATA, None) or {}, where)
+    base, data = values.pop(_BASE, None), _check_data(values.pop(_DATA, None) or {}, where)
+    return _part_on(base, (where, values), data, Path(source))
+
+
+def _part_on(base: Any, said: Lines, data: Mapping[str, Any], beside: Path) -> Part:
+    """What a file (``beside``) or the command line says about a stage, with its ``_BASE_``."""
+    where = said[0]
+    bases = _as_list(base, where)
     stages = [base for base in bases if not _is_file(base)]
     if len(stages) > 1:
         raise UsageError(f"{where}: _BASE_ names {len(stages)} stages; a stage starts from one")
     read: dict[Path, bool] = {}
     files = [base for base in bases if _is_file(base)]
-    lines = [one for base in files for one in _base(base, Path(source), zoo=True, read=read)]
-    for base, said in lines:
-        for key in {_STAGES, _DATA} & said.keys():
+    lines = [one for base in files for one in _base(base, beside, zoo=True, read=read)]
+    for source, values in lines:
+        for key in {_STAGES, _DATA} & values.keys():
             raise UsageError(
-                f"{base} is a pipeline (it has {key}); a stage starts from the config of a network"
+                f"{source} is a pipeline (it has {key}); a stage starts from a network's config"
             )
-    own = (*lines, (where, values))
+    own = (*lines, said)
     return Part(own, data, anew=len(lines) > 0, starts_from=stages[0] if stages else "")
 
 
@@ -326,8 +352,8 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
     """What a command line says, as the last file of a pipeline.
 
     Args:
-        words: pairs ``KEY VALUE``, ``stage.KEY VALUE`` and ``DATA.ROLE VALUE``. Lists and dicts are
-            written as in Python or YAML; text in them needs no quotes.
+        words: pairs ``KEY VALUE``, ``stage.KEY VALUE``, ``stage._BASE_ FILE`` and ``DATA.ROLE
+            VALUE``. Lists and dicts are written as in Python or YAML; text in them needs no quotes.
         names: stages of the pipeline.
 
     Raises:
@@ -356,7 +382,8 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
     for name, own in said.items():
         data = _check_data(own.pop(_DATA, {}), COMMAND_LINE)
         data = {role: value or None for role, value in data.items()}
-        parts[name] = Part(((COMMAND_LINE, own),), data)
+        base = own.pop(_BASE, None) if name else None
+        parts[name] = _part_on(base, (COMMAND_LINE, own), data, Path(COMMAND_LINE))
     return ConfigFile(COMMAND_LINE, parts)
 
 

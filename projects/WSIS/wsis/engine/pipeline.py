@@ -230,14 +230,15 @@ class _Plan:
         """The stages from whose configs stage ``name`` starts, and itself last."""
         start, record = base_stage(self.files, name), self.records[name]
         before = self.names[: self.names.index(name)]
-        if start and start not in self.names:
+        if not any(start in file.parts for file in self.files):
             raise UsageError(f"stage {name}: _BASE_ names {start!r}, which is no stage or file")
-        if start and start not in before:
+        if start in self.names and start not in before:
             raise UsageError(f"stage {name}: _BASE_ names {start}, which does not come before it")
-        if not start and isinstance(record, InferStage):
+        own = [name] if not start or start in before else [start, name]  # one left out has lines
+        if (start := start if start in before else "") == "" and isinstance(record, InferStage):
             makers = [n for n in before if self.records[n].produces == record.weights_from]
             start = makers[-1] if makers else ""
-        return [*(self.chain(start) if start else []), name]
+        return [*(self.chain(start) if start else []), *own]
 
     def config(self, name: str) -> CfgNode:
         """The config of a stage, its data sets and class counts filled in; not frozen."""

@@ -18,6 +18,7 @@ from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
 from wsis.data.weights import how_to_get
+from wsis.engine.config_files import unlike_the_zoo
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
 from wsis.engine.folder import StageFolder, State, open_folders
@@ -117,11 +118,16 @@ def _run_chosen(
 
 
 def _fetch_weights(folder: StageFolder) -> None:
-    """Refuse a stage without the weights that it starts from; download those of an address."""
+    """Refuse a stage without the weights that it starts from; download those of an address.
+
+    Warns of weights of the model zoo that learnt from another kind of input.
+    """
     for address in folder.initial_weights().values():
         if "://" in address and folder.status().state is not State.DONE:
             advice = how_to_get(address) or "download them yourself"
             local_file(address, f"{advice}, or give a file (stage {folder.name})")
+            if differing := unlike_the_zoo(folder.planned.cfg):
+                logger.warning("%s: other input than of %s: %s", folder.name, address, differing)
 
 
 def _sweep(pipeline: Pipeline) -> None:

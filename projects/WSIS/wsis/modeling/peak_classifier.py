@@ -191,6 +191,7 @@ class PeakClassifier(PixelModule):
         images: Sequence[Tensor],
         *,
         tags: Sequence[Sequence[int] | None] | None = None,
+        points: Sequence[Tensor | None] | None = None,
         back_propagate: bool = True,
     ) -> list[PeakResponses]:
         """Class response maps, peaks and peak response maps of images; in evaluation mode.
@@ -199,6 +200,9 @@ class PeakClassifier(PixelModule):
             images: (3, H, W) each, normalised; sizes may differ.
             tags: per image its classes (see `multi_hot`), used instead of the class threshold; None
                 for an image without tags.
+            points: per image the places of its objects, in place of peaks that are found: (P, 3)
+                rows (class, y, x) with the place as shares of the image. `PeakResponses.peaks` are
+                then the cells there, in this order; None for an image whose peaks are to be found.
             back_propagate: make the peak response maps.
 
         Raises:
@@ -209,13 +213,18 @@ class PeakClassifier(PixelModule):
         for members in _by_size(images):
             batch = torch.stack([images[i] for i in members])
             given = [None if tags is None else tags[i] for i in members]
+            there = [None if points is None else points[i] for i in members]
             with full_precision(batch.device):
-                made = self._respond(batch, given, back_propagate)
+                made = self._respond(batch, given, there, back_propagate)
             found |= zip(members, made, strict=True)
         return [found[i] for i in range(len(images))]
 
     def _respond(
-        self, images: Tensor, tags: Sequence[Sequence[int] | None], back_propagate: bool
+        self,
+        images: Tensor,
+        tags: Sequence[Sequence[int] | None],
+        points: Sequence[Tensor | None],
+        back_propagate: bool,
     ) -> list[PeakResponses]:
         features: dict[str, Tensor] = {}
 
@@ -233,16 +242,17 @@ class PeakClassifier(PixelModule):
         scores, maps, every = self._classify(raw)
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the class response maps are not finite: the classifier diverged")
-        chosen = self._choose(maps, scores, every, tags)
-        responses = None
-        if back_propagate:
-            responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
         stride = self.backbone.output_shape()[self.in_feature].stride
         size = (images.shape[2], images.shape[3])
         place = getattr(self.backbone, "first_cell", lambda side, stride: 0.0)
         frame = MapFrame(
             size, stride, self.factor, (place(size[0], stride), place(size[1], stride))
         )
+        chosen = self._choose(maps, scores, every, tags)
+        chosen = self._highest(maps, _put_points(chosen, points, frame, tuple(maps.shape[2:])))
+        responses = None
+        if back_propagate:
+            responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
         return [
             PeakResponses(
                 scores=scores[i],
@@ -267,7 +277,10 @@ class PeakClassifier(PixelModule):
                 own = self.multi_hot(given).to(row.device) > 0
                 row.copy_(torch.where(own, float("inf"), float("nan")))
         limits = {"class_threshold": self.class_threshold, "peak_threshold": self.peak_threshold}
-        chosen = confident_peaks(maps, scores, peaks, **limits)
+        return confident_peaks(maps, scores, peaks, **limits)
+
+    def _highest(self, maps: Tensor, chosen: Tensor) -> Tensor:
+        """The ``max_peaks`` highest of each image among the ``chosen`` (P, 4), in their order."""
         if not self.max_peaks:
             return chosen
         kept = []
@@ -275,6 +288,22 @@ class PeakClassifier(PixelModule):
             order = torch.argsort(peak_values(maps, own), descending=True, stable=True)
             kept.append(own[order[: self.max_peaks].sort().values])
         return torch.cat(kept)
+
+
+def _put_points(
+    peaks: Tensor, points: Sequence[Tensor | None], frame: MapFrame, shape: tuple[int, int]
+) -> Tensor:
+    """``peaks`` (P, 4) with those of images that have ``points`` replaced by the cells there."""
+    parts = []
+    for number, given in enumerate(points):
+        own = peaks[peaks[:, 0] == number]
+        if given is not None:
+            given = given.to(peaks.device)
+            cells = frame.cells(given[:, 1:], shape)
+            image = torch.full_like(cells[:, :1], number)
+            own = torch.cat([image, given[:, :1].long(), cells], dim=1)
+        parts.append(own)
+    return torch.cat(parts)
 
 
 def _by_size(images: Sequence[Tensor]) -> list[list[int]]:

@@ -35,6 +35,13 @@ class MapFrame:
         pixels = cells.float() / enlarged * self.stride + enlarged.new_tensor(self.first)
         return ((pixels + 0.5) / pixels.new_tensor(self.size)).clamp(0, 1)
 
+    def cells(self, places: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(P, 2) int64: the cells (y, x) of maps (h, w) nearest to ``places``; undoes `places`."""
+        enlarged = places.new_tensor([self._enlargement(n) for n in shape])
+        pixels = places * places.new_tensor(self.size) - 0.5 - places.new_tensor(self.first)
+        found = (pixels / self.stride * enlarged).round().long()
+        return torch.minimum(found.clamp(min=0), found.new_tensor(shape) - 1)
+
     def _enlargement(self, length: int) -> float:
         """Enlarged cells to a cell, corner to corner."""
         before = length // self.factor

@@ -29,7 +29,7 @@ _COLUMNS = ("images", "objects", "masks", "boxes", "points")
 # What learns from which column of the table; the first of the first column that has something is
 # proposed.
 PIPELINES = {
-    "points": ("cim_photos_point",),
+    "points": ("cim_photos_point", "points_photos", "iam_photos_point"),
     "boxes": ("boxcaseg_ready", "boxes_photos", "boxcaseg_photos"),
     "images": (
         *("irnet_photos", "prm_photos", "prm_photos_response"),

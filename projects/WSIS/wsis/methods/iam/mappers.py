@@ -35,6 +35,15 @@ class FillingMapper(PeakImageMapper):
         regions = regions.shrink_to(size) if self.keys.SHRINK else regions.resize(size)
         if self.flip and draw_flip():
             found["image"], regions = found["image"].flip(-1), regions.flip()
+            if "points" in found:
+                found["points"][:, 2] = 1 - found["points"][:, 2]
         width, limits = self.keys.CONTOUR_WIDTH, self.keys.SIZE_LIMITS
         prepared = prepare_proposals(regions, size, contour_width=width, size_limits=limits)
         return found | {"proposals": prepared}
+
+
+@MAPPER_REGISTRY.register()
+class PointFillingMapper(FillingMapper):
+    """The same with ``points``, see `PeakImageMapper`."""
+
+    supervision = "point"

@@ -89,8 +89,9 @@ class IAM(nn.Module):
 
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255, optionally ``image_labels``
-                (class ids); in training ``proposals``, a `PreparedProposals` at the image's size;
-                otherwise see `result_size`.
+                (class ids) and ``points``, in place of peaks (`PeakClassifier.respond`); in
+                training ``proposals``, a `PreparedProposals` at the image's size; otherwise see
+                `result_size`.
         """
         if self.training:
             return self.losses(batched_inputs)
@@ -102,7 +103,8 @@ class IAM(nn.Module):
         known = self.peak_classifier.tags_of
         tags = [known(sample) if self.use_tags else None for sample in batched_inputs]
         try:
-            return self.peak_classifier.respond(images, tags=tags)
+            points = [sample.get("points") for sample in batched_inputs]
+            return self.peak_classifier.respond(images, tags=tags, points=points)
         except DataError as error:
             keys = ", ".join(str(sample.get("image_key", "?")) for sample in batched_inputs)
             raise DataError(f"images {keys}: {error}") from error
@@ -165,6 +167,6 @@ class IAM(nn.Module):
         activation = self.fill([found]).sigmoid()
         classes = found.peaks[:, 0]
         image = sample["image"].to(activation.device).float()
-        logits = found.scores[classes]
+        logits = found.logits[classes]
         instances = self.roi_heads(image, activation, logits, classes, result_size(sample))
         return {"instances": instances, "responses": found, "activation": activation}

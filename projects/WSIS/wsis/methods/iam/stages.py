@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,22 +37,42 @@ def filled_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(found) | own | response_artifact(output["responses"])
 
 
+_FILLING = partial(
+    TrainStage,
+    consumes=("peak_classifier", "proposals"),
+    produces="filling_network",
+    config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, "MODEL.IAM.SAMPLER"),
+)
+_FILLED = partial(
+    InferStage,
+    consumes=("filling_network",),
+    produces="instances",
+    config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
+    evaluation=check_instances,
+    to_artifact=filled_instances_artifact,
+)
+
 register_stages(
-    TrainStage(
+    _FILLING(
         name="filling_network",
         title="Train IAM's filling network on sampled proposals",
-        consumes=("peak_classifier", "proposals"),
-        config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, "MODEL.IAM.SAMPLER"),
         mapper="FillingMapper",
     ),
-    InferStage(
+    _FILLING(
+        name="point_filling_network",
+        title="Train IAM's filling network on proposals sampled for the given points",
+        mapper="PointFillingMapper",
+        supervision="point",
+    ),
+    _FILLED(
         name="filled_instances",
         title="Instance activation maps: filled peak responses, cleaned by a dense CRF",
-        consumes=("filling_network",),
-        produces="instances",
-        config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
-        evaluation=check_instances,
         mapper="PeakImageMapper",
-        to_artifact=filled_instances_artifact,
+    ),
+    _FILLED(
+        name="filled_points",
+        title="Instance activation maps of the given points, cleaned by a dense CRF",
+        mapper="PointImageMapper",
+        supervision="point",
     ),
 )

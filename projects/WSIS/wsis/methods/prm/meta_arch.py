@@ -47,7 +47,8 @@ class PRM(nn.Module):
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255. Training: ``image_labels`` (see
                 `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels`` and
-                ``proposals`` (`Regions`); see `result_size`.
+                ``proposals`` (`Regions`) and ``points``, which take the place of peaks
+                (`PeakClassifier.respond`); see `result_size`.
 
         Returns:
             training: ``{"loss_classification": scalar}``. Inference: ``logits`` and ``scores``
@@ -61,7 +62,9 @@ class PRM(nn.Module):
         known = self.peak_classifier.tags_of
         tags = [known(sample) if self.use_tags else None for sample in batched_inputs]
         wanted = self.roi_heads.masks == "response" or any("proposals" in s for s in batched_inputs)
-        responses = self.peak_classifier.respond(images, tags=tags, back_propagate=wanted)
+        points = [sample.get("points") for sample in batched_inputs]
+        options = {"tags": tags, "points": points, "back_propagate": wanted}
+        responses = self.peak_classifier.respond(images, **options)
         pairs = zip(batched_inputs, responses, strict=True)
         return [self._instances(sample, found) for sample, found in pairs]
 

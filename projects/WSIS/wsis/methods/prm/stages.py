@@ -23,7 +23,6 @@ _PEAK_STAGE = partial(
     produces="instances",
     config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
     evaluation=check_instances,
-    mapper="PeakImageMapper",
     to_artifact=peak_instances_artifact,
 )
 
@@ -32,11 +31,20 @@ register_stages(
         name="peak_instances",
         title="Peak response maps, and the proposal that fits each best",
         consumes=("peak_classifier", "proposals"),
+        mapper="PeakImageMapper",
+    ),
+    _PEAK_STAGE(
+        name="retrieved_points",
+        title="Responses of the given points, and the proposal that fits each best",
+        consumes=("peak_classifier", "proposals"),
+        mapper="PointImageMapper",
+        supervision="point",
     ),
     _PEAK_STAGE(
         name="response_instances",
         title="Peak response maps, thresholded: the baseline without proposals",
         consumes=("peak_classifier",),
         config={"MODEL.PRM.MASKS": "response"},
+        mapper="PeakImageMapper",
     ),
 )
