@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from wsis.evaluation.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
 from wsis.layers.run_lengths import decode_rle, encode_mask, polygons_to_rle
-from wsis.methods.boxcaseg.box_masks import IOU_LEVELS, class_mean_iou, paired_iou
 from wsis.methods.boxcaseg.proxy_masks import (
     masks_in_boxes,
     normalize_maps,

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from wsis.methods.boxcaseg.crops import box_sample, integer_box, resize_crops, salient_sample
+from wsis.data.boxes import integer_box
+from wsis.methods.boxcaseg.crops import box_sample, resize_crops, salient_sample
 from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, SALIENT_NORMALIZATION, normalize
 
 from tests.golden.conftest import assert_close

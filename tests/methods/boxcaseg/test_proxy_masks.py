@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain.boxcaseg import painted
-from wsis.methods.boxcaseg.box_baselines import filled_boxes
+from wsis.layers.box_baselines import filled_boxes
 from wsis.methods.boxcaseg.proxy_masks import (
     fair_confidence,
     masks_in_boxes,

@@ -21,6 +21,7 @@ from wsis.config import (
     stock_values,
 )
 from wsis.data.builtin import class_names, is_salient, safe_name
+from wsis.data.instance_mapper import is_instance_mapper
 from wsis.data.root import find_in_datasets
 from wsis.data.salient import without_salient
 from wsis.data.user import ROLES, entries_of, register_role
@@ -275,7 +276,7 @@ class _Plan:
         set_class_count(cfg, len(cfg.WSIS.CLASSES))
         cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
         cfg.MODEL.TIMM.WEIGHTS = find_in_datasets(cfg.MODEL.TIMM.WEIGHTS)
-        if getattr(record, "mapper", "") != "InstanceMapper":
+        if not is_instance_mapper(getattr(record, "mapper", "")):
             # The size that its mapper gives images, so that Detectron2's predictor gives the same.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
             if is_train and cfg.INPUT.CROP.ENABLED:

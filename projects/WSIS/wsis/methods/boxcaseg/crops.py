@@ -121,26 +121,6 @@ def shaken_crop(
     return x0, y0, x1, y1
 
 
-def integer_box(
-    box: Sequence[float], *, size: tuple[int, int], outwards: bool = False
-) -> tuple[int, int, int, int]:
-    """A box with fractional corners in whole pixels, inside an image of ``size`` (H, W).
-
-    ``outwards`` takes every pixel that the box touches. Otherwise, as in the original (spec 3.2),
-    x, y, width and height are truncated, width and height to at least 1.
-    """
-    x0, y0, x1, y1 = (float(v) for v in box)
-    left, top = int(x0), int(y0)
-    if outwards:
-        right, bottom = -int(-x1 // 1), -int(-y1 // 1)
-    else:
-        right = left + max(int(round(x1 - x0, 6)), 1)
-        bottom = top + max(int(round(y1 - y0, 6)), 1)
-    left, top = min(left, size[1] - 1), min(top, size[0] - 1)
-    right, bottom = min(right, size[1]), min(bottom, size[0])
-    return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
 def _resized(image: np.ndarray, side: int) -> Tensor:
     """An image (h, w, 3) uint8 resized to (3, side, side) float32."""
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).copy())

@@ -9,13 +9,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
+from wsis.data.boxes import boxed_annotations, given_boxes
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer, resize_label
 from wsis.data.working_size import file_size
 from wsis.errors import DataError, UsageError
 from wsis.methods.boxcaseg.crops import box_sample, object_sample, salient_sample
-from wsis.methods.boxcaseg.samples import boxed_annotations, given_boxes
 
 _FLIPS = {
     "none": (False, False),

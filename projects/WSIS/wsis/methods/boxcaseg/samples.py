@@ -12,36 +12,14 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.structures import BoxMode
 
+from wsis.data.boxes import boxed_annotations, given_boxes
 from wsis.data.salient import SALIENT_KEY, without_salient
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError
 from wsis.layers.masks import box_iou
-from wsis.methods.boxcaseg.crops import integer_box
 
 Record = dict[str, Any]
-
-
-def boxed_annotations(record: Record) -> list[Record]:
-    """The annotations of a dataset dict that have a box and are no crowds."""
-    return [a for a in record.get("annotations", ()) if "bbox" in a and not a.get("iscrowd")]
-
-
-def annotated_boxes(record: Record) -> np.ndarray:
-    """(K, 4) float64 x0, y0, x1, y1 of `boxed_annotations`."""
-    boxes = [
-        BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS)
-        for a in boxed_annotations(record)
-    ]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
-
-
-def given_boxes(record: Record, *, outwards: bool = False) -> np.ndarray:
-    """(K, 4) int64: `annotated_boxes` in whole pixels, see `integer_box`."""
-    size = int(record["height"]), int(record["width"])
-    boxes = [integer_box(box, size=size, outwards=outwards) for box in annotated_boxes(record)]
-    return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
 def overlapping(boxes: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:

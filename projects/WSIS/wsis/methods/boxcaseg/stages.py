@@ -14,16 +14,17 @@ import torch
 from detectron2.config import CfgNode
 
 from wsis.data.artifacts import instance_arrays
+from wsis.data.boxes import annotated_boxes, boxed_annotations
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError, UsageError
-from wsis.layers.masks import mask_boxes
-from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
-from wsis.methods.boxcaseg.box_masks import (
+from wsis.evaluation.box_masks import (
     box_mask_evaluator,
     check_box_masks,
     check_proxy_masks,
     rounded_boxes,
 )
+from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
+from wsis.layers.masks import mask_boxes
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     fair_confidence,
@@ -31,7 +32,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     original_confidence,
     resize_map,
 )
-from wsis.methods.boxcaseg.samples import annotated_boxes, boxed_annotations, joint_samples
+from wsis.methods.boxcaseg.samples import joint_samples
 from wsis.modeling.network import require_one_of
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 

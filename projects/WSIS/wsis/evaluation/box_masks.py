@@ -19,6 +19,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
+from wsis.data.boxes import annotated_boxes, boxed_annotations, integer_box
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
@@ -37,10 +38,8 @@ from wsis.evaluation.streaming import (
     results_of,
 )
 from wsis.evaluation.truth import load_truth
+from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
-from wsis.methods.boxcaseg.box_baselines import filled_boxes, grabcut_boxes
-from wsis.methods.boxcaseg.crops import integer_box
-from wsis.methods.boxcaseg.samples import annotated_boxes, boxed_annotations
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ _SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxe
 def class_mean_iou(
     ious: np.ndarray, classes: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """The original's mIoU*: mean of the classes' mean IoU (spec 6).
+    """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
 
     ``ious`` and ``classes`` (ids) are (K,). Returns the mean of each class, (C,) float64, 0 for a
     class without instances, and the mean of these over all C classes.

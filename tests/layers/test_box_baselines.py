@@ -1,8 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-from wsis.methods.boxcaseg.box_baselines import grabcut_boxes
-from wsis.methods.boxcaseg.box_masks import paired_iou
+from wsis.evaluation.box_masks import paired_iou
+from wsis.layers.box_baselines import grabcut_boxes
 
 
 @pytest.mark.parametrize("scale", [1, 8])  # at 8 the window is shrunk

@@ -6,11 +6,10 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
+from wsis.data.boxes import given_boxes
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.evaluation.streaming import results_of
-from wsis.methods.boxcaseg.box_baselines import filled_boxes
-from wsis.methods.boxcaseg.box_masks import (
+from wsis.evaluation.box_masks import (
     BoxMaskEvaluator,
     BoxMaskMeasure,
     BoxMaskStream,
@@ -20,7 +19,8 @@ from wsis.methods.boxcaseg.box_masks import (
     object_of_boxes,
     paired_iou,
 )
-from wsis.methods.boxcaseg.samples import given_boxes
+from wsis.evaluation.streaming import results_of
+from wsis.layers.box_baselines import filled_boxes
 from wsis.stage import get_stage
 
 SIZE = (40, 50)
