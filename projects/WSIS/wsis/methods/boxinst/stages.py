@@ -14,9 +14,7 @@ from wsis.stage import InferStage, TrainStage, register_stages
 from wsis.stages import detection_evaluator
 
 
-def boxed_images(
-    records: list[dict[str, Any]], cfg: CfgNode
-) -> tuple[list[dict[str, Any]], None]:
+def boxed_images(records: list[dict[str, Any]], cfg: CfgNode) -> tuple[list[dict[str, Any]], None]:
     """The images that have a box, or all (DATALOADER.FILTER_EMPTY_ANNOTATIONS), to be shuffled."""
     if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         return records, None
