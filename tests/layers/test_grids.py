@@ -5,9 +5,7 @@ from wsis.layers.grids import line_maxima, neighbours
 
 
 def test_line_maxima_by_hand():
-    maps = torch.tensor(
-        [[[1.0, 5.0, 2.0], [3.0, 4.0, 0.0]], [[-1.0, -2.0, -3.0], [-4.0, 0.0, -1.0]]]
-    )
+    maps = torch.tensor([[[1, 5, 2], [3, 4, 0]], [[-1, -2, -3], [-4, 0, -1]]]).float()
     columns, rows = line_maxima(maps)
     assert columns.tolist() == [[3, 5, 2], [-1, 0, -1]]
     assert rows.tolist() == [[5, 4], [-1, 0]]

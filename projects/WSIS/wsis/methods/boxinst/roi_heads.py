@@ -5,7 +5,6 @@ P foreground proposals of all images, C classes, M side of the mask logits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ class BoxInstROIHeads(StandardROIHeads):
         pixel_mean: per channel, with which the images were normalised; pixel_std likewise.
         input_format: "RGB" or "BGR", of the images.
         neighbour_distance: in cells of the mask.
-        max_difference: of the colours of two cells that must agree, in CIE LAB.
+        color_difference: the largest, in CIE LAB, of two cells that must agree.
         pairwise_warmup_iters: iterations in which the weight of the pairwise loss grows to 1.
         **kwargs: the parent's.
     """
@@ -54,7 +53,7 @@ class BoxInstROIHeads(StandardROIHeads):
         pixel_std: Sequence[float],
         input_format: str = "RGB",
         neighbour_distance: int = 2,
-        max_difference: float = 2.4,
+        color_difference: float = 2.408,
         pairwise_warmup_iters: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -63,7 +62,7 @@ class BoxInstROIHeads(StandardROIHeads):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.input_format = input_format
         self.neighbour_distance = neighbour_distance
-        self.max_difference = max_difference
+        self.color_difference = color_difference
         self.pairwise_warmup_iters = pairwise_warmup_iters
 
     @classmethod
@@ -75,7 +74,7 @@ class BoxInstROIHeads(StandardROIHeads):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
             "neighbour_distance": keys.NEIGHBOUR_DISTANCE,
-            "max_difference": -keys.COLOR_SCALE * math.log(keys.COLOR_THRESHOLD),
+            "color_difference": keys.COLOR_DIFFERENCE,
             "pairwise_warmup_iters": keys.PAIRWISE_WARMUP_ITERS,
         }
 
@@ -135,7 +134,7 @@ class BoxInstROIHeads(StandardROIHeads):
                     inside,
                     cells_in_boxes(centres, whole),
                     distance=distance,
-                    difference=self.max_difference,
+                    difference=self.color_difference,
                 )
             )
         chosen, box = logits_of_classes(logits, cat(classes)), cat(in_box)
