@@ -33,7 +33,7 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "*.FIRST_PLANES *.MODULES *POOLER_RESOLUTION *BATCH_SIZE_PER_IMAGE MODEL.BOXCASEG.*_SIDE "
         "*.MAX_CROPS *.CIM.CROP_SIZE *.NUM_CLASSES *.NUM_BRANCHES *NUM_GROUPS *.DEPTH *DILATION* "
         "*.STRIDES *.SUB_PIXEL_FACTOR *.NUM_CANDIDATES *.KERNEL_SIZE *.SIZE_DIVISOR *_RADIUS "
-        "*_SUPERPIXEL *_SUPERPIXELS *.ACCUMULATE",
+        "*_SUPERPIXEL *_SUPERPIXELS *.ACCUMULATE *.NEIGHBOUR_DISTANCE",
         lambda number: number >= 1,
         "1 or more",
     ),

@@ -1,4 +1,4 @@
-"""boxinst_shapes.yaml end to end, tiny: products, figures, a kill, and that no mask is looked at."""
+"""boxinst_shapes.yaml end to end, tiny: products, figures, kills, and that no mask is seen."""
 
 from __future__ import annotations
 
