@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from wsis.data.mappers import build_mapper
+from wsis.errors import DataError
 from wsis.methods.boxinst.stages import boxed_images, given_box_artifact
 
 from tests.methods.boxinst.test_roi_heads import cfg_of
@@ -109,3 +110,5 @@ def test_images_without_a_box_are_left_out():
     assert boxed_images([boxed, crowd, empty], cfg) == ([boxed], None)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     assert boxed_images([boxed, crowd, empty], cfg) == ([boxed, crowd, empty], None)
+    with pytest.raises(DataError, match="no box to train on"):
+        boxed_images([crowd, empty], cfg)

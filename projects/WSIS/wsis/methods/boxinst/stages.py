@@ -9,16 +9,23 @@ from detectron2.config import CfgNode
 
 from wsis.data.artifacts import instance_arrays
 from wsis.data.boxes import boxed_annotations
+from wsis.errors import DataError
 from wsis.evaluation.box_masks import check_box_masks
 from wsis.stage import InferStage, TrainStage, register_stages
 from wsis.stages import detection_evaluator
 
 
 def boxed_images(records: list[dict[str, Any]], cfg: CfgNode) -> tuple[list[dict[str, Any]], None]:
-    """The images that have a box, or all (DATALOADER.FILTER_EMPTY_ANNOTATIONS), to be shuffled."""
-    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        return records, None
-    return [record for record in records if boxed_annotations(record)], None
+    """The images that have a box, or all (DATALOADER.FILTER_EMPTY_ANNOTATIONS), to be shuffled.
+
+    Raises:
+        DataError: none has a box.
+    """
+    boxed = [record for record in records if boxed_annotations(record)]
+    if not boxed:
+        names = ", ".join(cfg.DATASETS.TRAIN)
+        raise DataError(f"no box to train on in {names} (crowds do not count); add some")
+    return (boxed if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records), None
 
 
 def given_box_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
