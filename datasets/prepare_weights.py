@@ -1,7 +1,7 @@
 """Fetch the ImageNet weights that the shipped configs start from, or check what is there.
 
-The files are torchvision's; the end of each name is the beginning of the file's SHA-256, which is
-checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TIMM.WEIGHTS of
+The files are torchvision's and timm's; the end of each name is the beginning of the file's SHA-256,
+which is checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TIMM.WEIGHTS of
 the configs look for them; with --root elsewhere, give that key on the command line of train_net.py.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsis.commands import command, make_parser
 from wsis.data.files import sha256_of_file
-from wsis.data.weights import FOLDER, URL, WEIGHTS, how_to_get
+from wsis.data.weights import ADDRESSES, FOLDER, WEIGHTS, how_to_get
 from wsis.errors import DataError
 
 
@@ -37,9 +37,10 @@ def prepare(options: argparse.Namespace) -> None:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            download_url_to_file(URL + path.name, str(path), hash_prefix=digest)
+            download_url_to_file(ADDRESSES[options.name], str(path), hash_prefix=digest)
         except (urllib.error.URLError, RuntimeError) as error:
-            raise DataError(f"{URL}{path.name} cannot be downloaded ({error})") from error
+            address = ADDRESSES[options.name]
+            raise DataError(f"{address} cannot be downloaded ({error})") from error
     found = sha256_of_file(path)
     if not found.startswith(digest):
         raise DataError(f"{path} has SHA-256 {found}, not {digest}...; delete it and download it")

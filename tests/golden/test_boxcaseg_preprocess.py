@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from wsis.data.boxes import integer_box
+from wsis.data.annotations import integer_box
 from wsis.methods.boxcaseg.crops import box_sample, resize_crops, salient_sample
 from wsis.methods.boxcaseg.meta_arch import BOX_NORMALIZATION, SALIENT_NORMALIZATION, normalize
 

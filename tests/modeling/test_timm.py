@@ -163,7 +163,7 @@ def test_vgg_of_stride_8():
     convolutions = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
     assert [m.dilation[0] for m in convolutions] == [1] * 6 + [2] * 2
     assert [m.weight.requires_grad for m in convolutions] == [False] * 2 + [True] * 6
-    assert backbone.cell_centre == 0.5
+    assert backbone.first_cell(56, 8) == 3.5
     assert backbone(torch.rand(1, 3, 3, 50))["res4"].shape[-2:] == (1, 6)  # narrow pictures, too
 
 
@@ -317,6 +317,24 @@ def test_random_values_are_told_unless_weights_follow(caplog):
     cfg.MODEL.WEIGHTS = ""
     build_backbone(cfg)
     assert "resnet18 starts from random values" in caplog.text
+
+
+@pytest.mark.parametrize("keys", [{}, {"OUTPUT_STRIDE": 16}, {"OUTPUT_STRIDE": 8, "DILATE": False}])
+@pytest.mark.parametrize("side", [1409, 1408, 1390])
+def test_first_cell_with_padding_of_tensorflow(side, keys):
+    """What a cell in the middle sees lies around the pixel that `first_cell` gives."""
+    torch.manual_seed(0)
+    names = ["res1", "res2", "res3", "res4", "final"]
+    backbone = build_backbone(cfg_of("tf_efficientnet_lite0", OUT_FEATURES=names, **keys)).eval()
+    strip = torch.rand(1, 3, 17, side).requires_grad_()
+    for name, maps in backbone(strip).items():
+        stride, cell = backbone.output_shape()[name].stride, maps.shape[3] // 2
+        (seen,) = torch.autograd.grad(maps[..., cell].abs().sum(), strip, retain_graph=True)
+        places = seen.abs().sum(dim=(0, 1, 2)).nonzero()
+        assert 0 < places.min() <= places.max() < side - 1
+        middle = cell * stride + backbone.first_cell(side, stride)
+        assert float(places.min() + places.max()) / 2 == middle
+        assert middle == cell * stride or side % 32 != 1
 
 
 def test_a_module_without_a_network_of_timm_is_refused():

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from wsis.data.boxes import annotated_boxes, given_boxes
+from wsis.data.annotations import annotated_boxes, given_boxes
 from wsis.data.coco import load_coco_dataset
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.salient import single_object_mask
 from wsis.data.voc import load_voc
 from wsis.evaluation.box_masks import object_of_boxes, paired_iou
 from wsis.layers.box_baselines import filled_boxes
-from wsis.layers.masks import mask_boxes
-from wsis.methods.boxcaseg.proxy_masks import fair_confidence
+from wsis.layers.masks import fair_confidence, mask_boxes
 
 PHOTOS = Path(os.environ.get("WSIS_DATA", "../shared/data")) / "coco_real"
 SOME = 40

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain.boxcaseg import painted
 from wsis.layers.box_baselines import filled_boxes
+from wsis.layers.masks import fair_confidence
 from wsis.methods.boxcaseg.proxy_masks import (
-    fair_confidence,
     masks_in_boxes,
     merge_masks,
     normalize_maps,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 from wsis.config import get_wsis_cfg
-from wsis.data.boxes import boxed_annotations
+from wsis.data.annotations import boxed_annotations
 from wsis.data.stream import StreamBatches, TrainingStream
 from wsis.errors import UsageError
 from wsis.methods.boxcaseg.samples import (

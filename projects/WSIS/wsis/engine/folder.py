@@ -25,7 +25,7 @@ from wsis.data.artifacts import SUMMARY, ProductReader
 from wsis.data.builtin import left_out_of
 from wsis.data.checks import load_json
 from wsis.data.files import atomic_write, write_json
-from wsis.data.weights import how_to_get
+from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.manifest import (
     DONE,
     IMAGE_FILES,
@@ -161,14 +161,14 @@ class StageFolder:
 
     def _digest_of_initial(self, weights: str, name: str) -> str:
         """Digest of initial weights; if the file is gone, the one that the manifest has."""
-        path = Path(weights)
-        if "://" in weights:
+        path, address = Path(weights), "://" in weights
+        if address and weights not in ADDRESSES.values():  # these only if no file is here
             return weights
         if path.is_file():
             return digest_of_weights(path)
         manifest = Manifest.read(self.path)
-        if manifest is not None and name in manifest.inputs:
-            return manifest.inputs[name]
+        if address or (manifest is not None and name in manifest.inputs):
+            return manifest.inputs.get(name, weights) if manifest else weights
         key = f"{self.name}.{_INITIAL_WEIGHTS[name]}"
         advice = how_to_get(path)
         raise DataError(

@@ -22,9 +22,9 @@ from wsis.config import (
 )
 from wsis.data.builtin import class_names, is_salient, safe_name
 from wsis.data.instance_mapper import is_instance_mapper
-from wsis.data.root import find_in_datasets
 from wsis.data.salient import without_salient
 from wsis.data.user import ROLES, entries_of, register_role
+from wsis.data.weights import find_weights
 from wsis.engine.config_files import (
     base_stage,
     lines_of_stage,
@@ -274,8 +274,7 @@ class _Plan:
         _check_classes(cfg, record)
         cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
         set_class_count(cfg, len(cfg.WSIS.CLASSES))
-        cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
-        cfg.MODEL.TIMM.WEIGHTS = find_in_datasets(cfg.MODEL.TIMM.WEIGHTS)
+        find_weights(cfg, begins=isinstance(record, TrainStage))
         if not is_instance_mapper(getattr(record, "mapper", "")):
             # The size that its mapper gives images, so that Detectron2's predictor gives the same.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE

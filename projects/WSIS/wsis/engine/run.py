@@ -17,6 +17,7 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
+from wsis.data.weights import how_to_get
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
 from wsis.engine.folder import StageFolder, State, open_folders
@@ -25,6 +26,7 @@ from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
 from wsis.errors import DataError, WSISError, about
+from wsis.modeling.checkpoint import local_file
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def _run_chosen(
     _check_chosen(chosen)
     if not eval_only:
         for folder in chosen:
-            folder.initial_weights()  # hours before the stage that would miss them
+            _fetch_weights(folder)  # hours before the stage that would miss them
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
@@ -112,6 +114,14 @@ def _run_chosen(
             f"{pipeline.output_dir}; run without --eval-only first, or correct OUTPUT_DIR and what "
             "--list-stages names"
         )
+
+
+def _fetch_weights(folder: StageFolder) -> None:
+    """Refuse a stage without the weights that it starts from; download those of an address."""
+    for address in folder.initial_weights().values():
+        if "://" in address and folder.status().state is not State.DONE:
+            advice = how_to_get(address) or "download them yourself"
+            local_file(address, f"{advice}, or give a file (stage {folder.name})")
 
 
 def _sweep(pipeline: Pipeline) -> None:

@@ -6,27 +6,20 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
-from detectron2.utils import comm
 
-from wsis.data.boxes import annotated_boxes, boxed_annotations, integer_box
-from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.annotations import annotated_boxes, boxed_annotations, rounded_boxes
+from wsis.data.builtin import get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.data.supervision import restrict_supervision
-from wsis.data.working_size import AtWorkingSize, as_sample
+from wsis.data.working_size import AtWorkingSize
 from wsis.errors import DataError
-from wsis.evaluation.checks import check_instances
 from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.streaming import (
     Measure,
@@ -37,14 +30,10 @@ from wsis.evaluation.streaming import (
     ratio,
     results_of,
 )
-from wsis.evaluation.truth import load_truth
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 
-logger = logging.getLogger(__name__)
-
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
-TRUSTED = 0.95  # masks with a confidence above this train Mask R-CNN's masks, as published
 _FILLED, _GRABCUT = "baseline filled box", "baseline GrabCut"  # protocols
 _SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxes reaches this
 
@@ -52,7 +41,7 @@ _SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxe
 def class_mean_iou(
     ious: np.ndarray, classes: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
+    """The original's mIoU*: mean of the classes' mean IoU (spec 6).
 
     ``ious`` and ``classes`` (ids) are (K,). Returns the mean of each class, (C,) float64, 0 for a
     class without instances, and the mean of these over all C classes.
@@ -138,12 +127,6 @@ class BoxMaskMeasure(Measure):
             metrics[f"mIoU/{name}"] = percent(mean) if there else float("nan")
         metrics["boxes"] = len(ious)
         return metrics
-
-
-def rounded_boxes(record: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """The annotated boxes of an image of ``size`` (H, W) in whole pixels, (K, 4) int64."""
-    stated = [integer_box(box, size=size) for box in np.rint(annotated_boxes(record)).tolist()]
-    return np.array(stated, dtype=np.int64).reshape(-1, 4)
 
 
 class BoxMaskStream:
@@ -244,83 +227,3 @@ def check_box_masks(
     for record, truth, arrays in loop:
         stream.take(record, truth, arrays, given=given.get(record["image_key"]))
     return loop.results(results_of(stream.measures))
-
-
-def check_proxy_masks(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
-) -> Results:
-    """Product ``instances`` made from boxes: figures of `check_instances`, and mIoU inside boxes.
-
-    The mIoU is that of all masks, and of those with a confidence above `TRUSTED`.
-    """
-    results = check_instances(dataset_dicts, product, class_names, cfg)
-    every, sure = (
-        BoxMaskStream(class_names, title=title, baselines=False)
-        for title in ("proxy masks", f"proxy masks, confidence > {TRUSTED}")
-    )
-    loop = ImageLoop("proxy masks", dataset_dicts, product)
-    for record, truth, arrays in loop:
-        every.take(record, truth, arrays)
-        if arrays is not None:
-            sure.take(record, truth, arrays, chosen=arrays["confidence"] > TRUSTED)
-    return results + loop.results(results_of([*every.measures, *sure.measures]))
-
-
-class BoxMaskEvaluator(DatasetEvaluator):
-    """mIoU of a network that takes boxes, on a test set; see `BoxMaskStream`."""
-
-    def __init__(
-        self,
-        dataset_dicts: Sequence[dict[str, Any]],
-        class_names: Sequence[str],
-        *,
-        grabcut_iterations: int = 5,
-    ) -> None:
-        self._records = {record["image_key"]: record for record in dataset_dicts}
-        self._stream = BoxMaskStream(class_names, grabcut_iterations=grabcut_iterations)
-        self._objects = 0
-
-    def reset(self) -> None:
-        """Forget every image."""
-        for measure in self._stream.measures:
-            measure.reset()
-        self._objects = 0
-
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Take a batch: outputs have ``instances`` with a mask per annotated box."""
-        for given, output in zip(inputs, outputs, strict=True):
-            record = as_sample(self._records[given["image_key"]], given)
-            self._take(record, output["instances"])
-
-    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
-        """Count an image that could not be read: its masks count as empty."""
-        self._take(dataset_dict, None)
-
-    def _take(self, record: Mapping[str, Any], instances: Instances | None) -> None:
-        truth = load_truth(dict(record))
-        if truth is None:
-            return
-        self._objects += len(truth.masks)
-        found = None
-        if instances is not None:
-            boxes = instances.pred_boxes.tensor.cpu().numpy().astype(np.int64)
-            found = {"masks": instances.pred_masks.cpu().numpy(), "boxes": boxes}
-        self._stream.take(record, truth, found)
-
-    def evaluate(self) -> OrderedDict[str, Metrics]:
-        """``{protocol: metrics}`` on the main process, empty on the others and without any mask."""
-        results = results_of(self._stream.measures)
-        if sum(comm.all_gather(self._objects)):
-            return results
-        logger.warning("no image has true masks, so masks inside boxes have no figures")
-        return OrderedDict()
-
-
-def box_mask_evaluator(
-    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
-) -> BoxMaskEvaluator:
-    """The evaluator of a training stage whose network takes boxes; it writes no predictions."""
-    names, iterations = class_names(dataset_name), cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    return BoxMaskEvaluator(dataset_dicts, names, grabcut_iterations=iterations)

@@ -84,6 +84,26 @@ def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
     return torch.nan_to_num(ops.box_iou(torch.as_tensor(a), torch.as_tensor(b)), nan=0.0)
 
 
+def paired_box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(K,) float64 IoU of box k of (K, 4) with box k of (K, 4)."""
+    return box_iou(a.astype(np.float64), b.astype(np.float64)).diagonal().numpy()
+
+
+def fair_confidence(found: np.ndarray, given: np.ndarray, *, tolerance: float = 1.0) -> np.ndarray:
+    """How well a mask fits its box, no stricter for small objects than for large ones.
+
+    It is the IoU of the mask's box and the given one, after each edge of the mask that is at most
+    ``tolerance`` pixels off was moved to the edge of the box: rounding costs a pixel, whatever the
+    size. ``found`` are the masks' boxes (K, 4) from `mask_boxes`, ``given`` (K, 4) float the given
+    ones, with an area, far edges exclusive.
+
+    Returns:
+        (K,) float64; 1 for a perfect mask, 0 for an empty one.
+    """
+    moved = np.where(np.abs(found - given) <= tolerance, given, found)
+    return np.where(found.any(axis=1), paired_box_iou(moved, given), 0.0)
+
+
 def droppers(rivals: np.ndarray) -> np.ndarray:
     """Greedy suppression: for each item the one that drops it, or itself where it stays.
 

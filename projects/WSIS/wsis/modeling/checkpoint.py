@@ -270,7 +270,7 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     """
     path = str(path)
     pickled, own = _is(".pkl", path), model.state_dict()
-    state = _to_names_of(model, read_state_dict(_local(path)), caffe2=pickled)
+    state = _to_names_of(model, read_state_dict(local_file(path)), caffe2=pickled)
     fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     # Files for Caffe2 have the statistics of batch norm inside its weights.
     folded = [end for end in _STATISTICS if not any(name.endswith(end) for name in state)]
@@ -295,14 +295,18 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     return missing
 
 
-def _local(path: str) -> str:
-    """The file of an address, downloaded where it is not there yet; a path is returned as it is."""
+def local_file(path: str, advice: str = "download them yourself and give the file") -> str:
+    """The file of an address, downloaded where it is not there yet; a path is returned as it is.
+
+    Raises:
+        DataError: it did not come; ends with ``advice``.
+    """
     if "://" not in path:
         return path
+    logger.info("%s is downloaded, unless it is here from before", path)
     try:
         return PathManager.get_local_path(path)
     except Exception as error:  # the ways in which a download fails have no common class
         raise DataError(
-            f"the weights {path} did not come ({first_line(error)}); download them yourself and "
-            "give the file"
+            f"the weights {path} did not come ({first_line(error)}); {advice}"
         ) from error

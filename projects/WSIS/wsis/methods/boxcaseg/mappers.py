@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.boxes import boxed_annotations, given_boxes
+from wsis.data.annotations import boxed_annotations, given_boxes
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer, resize_label

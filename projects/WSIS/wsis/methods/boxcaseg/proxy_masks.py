@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsis.layers.masks import box_iou
+from wsis.layers.masks import paired_box_iou
 
 LEVELS = 255
 
@@ -69,34 +69,16 @@ def merge_masks(masks: np.ndarray, *, areas: np.ndarray) -> np.ndarray:
     return left
 
 
-def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return box_iou(a.astype(np.float64), b.astype(np.float64)).diagonal().numpy()
-
-
 def original_confidence(found: np.ndarray, given: np.ndarray) -> np.ndarray:
     """How well a mask fits its box, as published (spec 7): (K,) float64, an IoU.
 
     The original takes the mask's far corner as inclusive and the box's as exclusive, so a perfect
     mask of w x h scores w h / ((w + 1)(h + 1)): at most 0.95 for a square below 39 pixels. The
-    arguments are those of `fair_confidence`; x, y, width and height of ``given`` are truncated.
+    arguments are those of `wsis.layers.masks.fair_confidence`; x, y, width and height of ``given``
+    are truncated.
     """
     corner, extent = given[:, :2].astype(np.int64), np.round(given[:, 2:] - given[:, :2], 6)
     given = np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
     # The original's box of an empty mask is its first pixel.
     found = np.where(found.any(axis=1, keepdims=True), found, [0, 0, 1, 1])
-    return _paired_iou(found, given + [0, 0, 1, 1])
-
-
-def fair_confidence(found: np.ndarray, given: np.ndarray, *, tolerance: float = 1.0) -> np.ndarray:
-    """How well a mask fits its box, no stricter for small objects than for large ones.
-
-    It is the IoU of the mask's box and the given one, after each edge of the mask that is at most
-    ``tolerance`` pixels off was moved to the edge of the box: rounding costs a pixel, whatever the
-    size. ``found`` are the masks' boxes (K, 4) from `wsis.layers.masks.mask_boxes`, ``given`` (K,
-    4) float the given ones, with an area, far edges exclusive.
-
-    Returns:
-        (K,) float64; 1 for a perfect mask, 0 for an empty one.
-    """
-    moved = np.where(np.abs(found - given) <= tolerance, given, found)
-    return np.where(found.any(axis=1), _paired_iou(moved, given), 0.0)
+    return paired_box_iou(found, given + [0, 0, 1, 1])

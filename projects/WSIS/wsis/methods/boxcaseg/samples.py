@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.data.boxes import boxed_annotations, given_boxes
+from wsis.data.annotations import boxed_annotations, given_boxes
 from wsis.data.salient import SALIENT_KEY, without_salient
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError

@@ -13,21 +13,16 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+from wsis.data.annotations import annotated_boxes, boxed_annotations, rounded_boxes
 from wsis.data.artifacts import instance_arrays
-from wsis.data.boxes import annotated_boxes, boxed_annotations
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.box_masks import (
-    box_mask_evaluator,
-    check_box_masks,
-    check_proxy_masks,
-    rounded_boxes,
-)
+from wsis.evaluation.box_masks import check_box_masks
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
-from wsis.layers.masks import mask_boxes
+from wsis.layers.masks import fair_confidence, mask_boxes
+from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_proxy_masks
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
-    fair_confidence,
     merge_masks,
     original_confidence,
     resize_map,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.boxes import annotated_boxes, boxed_annotations, given_boxes
+from wsis.data.annotations import annotated_boxes, boxed_annotations, given_boxes
 from wsis.data.instance_mapper import InstanceMapper
 from wsis.data.mappers import MAPPER_REGISTRY
 

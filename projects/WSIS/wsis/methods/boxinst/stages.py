@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.annotations import boxed_annotations
 from wsis.data.artifacts import instance_arrays
-from wsis.data.boxes import boxed_annotations
 from wsis.errors import DataError
 from wsis.evaluation.box_masks import check_box_masks
 from wsis.stage import InferStage, TrainStage, register_stages

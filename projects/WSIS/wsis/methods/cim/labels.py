@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.annotations import points_of
 from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import DataError
@@ -86,7 +87,10 @@ def derive_point_clusters(
         points_xy, classes = read_cim_points(path, size=size, num_classes=cfg.MODEL.CIM.NUM_CLASSES)
         points_xy = points_xy * (np.array(proposals.size) / size)[::-1]
     else:
-        points_xy, classes = points_of(restrict_supervision(dataset_dict, "point"))
+        points_xy, classes = points_of(
+            restrict_supervision(dataset_dict, "point"),
+            otherwise=", or set MODEL.CIM.LABEL.POINTS",
+        )
     limits = np.array(proposals.size[::-1]) - 1  # a point on the far border is the last pixel's
     pixels = np.minimum(np.floor(points_xy).astype(np.int64), limits)[:, ::-1]
     points = {"points_yx": np.ascontiguousarray(pixels), "point_classes": classes}
@@ -127,24 +131,3 @@ def _original_id(dataset_dict: dict[str, Any]) -> int:
     """The original's image id: of a VOC name 2007_000032 the number 2007000032."""
     digits = str(dataset_dict["image_key"]).replace("_", "")
     return int(digits) if digits.isdecimal() else int(dataset_dict["image_id"])
-
-
-def points_of(dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 2) float64, (x, y), and class ids (P,) of a dataset dict, in its order.
-
-    Crowds are left out.
-
-    Raises:
-        DataError: the image has tags and no point at all.
-    """
-    annotations = dataset_dict.get("annotations", ())
-    objects = [a for a in annotations if not a.get("iscrowd")]
-    found = [a for a in objects if "point" in a]
-    crowds_only = len(annotations) > 0 and not objects
-    if not found and dataset_dict.get("image_labels") and not crowds_only:
-        raise DataError(
-            f"image {dataset_dict['image_key']} has tags but no points; add a point to each object "
-            "(datasets/README.md), or set MODEL.CIM.LABEL.POINTS"
-        )
-    points = np.array([a["point"] for a in found], dtype=np.float64).reshape(-1, 2)
-    return points, np.array([a["category_id"] for a in found], dtype=np.int64)

@@ -72,7 +72,7 @@ class TimmBackbone(Backbone):
         if early == list(self._levels)[-1:]:
             early, frozen = [], [""]
         self.body = body
-        self.cell_centre = _cell_centre(body)  # see `wsis.modeling.peak_responses.MapFrame`
+        self._padding = _padding(body)
         # Branches that are enlarged by a factor, and patches, need whole cells.
         enlarges = any(type(module) is nn.Upsample for module in body.modules())
         self._divisor = 32 if enlarges or hasattr(body, "patch_embed") else 1
@@ -148,9 +148,19 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = {name: _stride_of(found[name], name) for name in wanted}
         self._out_feature_channels = {name: found[name].shape[1] for name in wanted}
         # Poolings without padding leave nothing of a side shorter than a cell.
-        if self.cell_centre:
+        if self._padding == "none":
             self._least = max(self._out_feature_strides.values())
         self.train()
+
+    def first_cell(self, side: int, stride: int) -> float:
+        """The pixel, of ``side`` in a row, around which cell 0 of a map of ``stride`` sees.
+
+        The next cells follow every ``stride`` pixels. TensorFlow's padding puts the last cell on
+        the last pixel; without padding cell 0 lies in the middle of the first ``stride`` pixels.
+        """
+        if self._padding == "same":
+            return float((side - 1) % stride)
+        return (stride - 1) / 2 if self._padding == "none" else 0.0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """``x`` (N, 3, H, W) to feature name -> (N, channels, about H / stride, W / stride).
@@ -198,12 +208,14 @@ def _levels(body: nn.Module) -> dict[str, int]:
     return {f"res{int(math.log2(stride))}": k for k, stride in enumerate(doubled)}
 
 
-def _cell_centre(body: nn.Module) -> float:
-    """0.5 where the first subsampling has no padding (VGG, ConvNeXt), else 0."""
+def _padding(body: nn.Module) -> str:
+    """Of the first subsampling: "none" (VGG, ConvNeXt), "same" as TensorFlow's, or "usual"."""
     for module in body.modules():
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d)) and module.stride not in (1, (1, 1)):
-            return 0.5 if module.padding in (0, (0, 0)) else 0.0
-    return 0.0
+            if type(module).__name__.endswith("Same"):  # timm's
+                return "same"
+            return "none" if module.padding in (0, (0, 0)) else "usual"
+    return "usual"
 
 
 def _needed(maps: Sequence[Tensor], weights: Mapping[str, Tensor]) -> set[str]:

@@ -5,22 +5,21 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from wsis.config import get_wsis_cfg
+from wsis.data.annotations import given_boxes
 from wsis.data.artifacts import ProductReader, write_artifact
-from wsis.data.boxes import given_boxes
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
 from wsis.evaluation.box_masks import (
-    BoxMaskEvaluator,
     BoxMaskMeasure,
     BoxMaskStream,
     check_box_masks,
-    check_proxy_masks,
     class_mean_iou,
     object_of_boxes,
     paired_iou,
 )
 from wsis.evaluation.streaming import results_of
 from wsis.layers.box_baselines import filled_boxes
+from wsis.methods.boxcaseg.box_masks import BoxMaskEvaluator, check_proxy_masks
 from wsis.stage import get_stage
 
 SIZE = (40, 50)
