@@ -156,7 +156,7 @@ def _can_show(planned: PlannedStage) -> bool:
 
 
 def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
-    """The stage to show: ``name``, or the last one that makes instances of a photograph.
+    """The stage to show: ``name``, or the last detector, or else the last maker of instances.
 
     Raises:
         UsageError: it is not there, or cannot be shown; the message lists those that can.
@@ -165,7 +165,8 @@ def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
     names = ", ".join(planned.name for planned in shown)
     advice = f"--stage shows {names}" if shown else "give another pipeline"
     if name is None:
-        makers = [p for p in shown if is_detector(p.stage) or p.stage.produces == "instances"]
+        detectors = [p for p in shown if is_detector(p.stage)]
+        makers = detectors or [p for p in shown if p.stage.produces == "instances"]
         if makers:
             return makers[-1]
         raise UsageError(
