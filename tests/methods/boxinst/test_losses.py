@@ -166,8 +166,8 @@ def test_each_term_alone_is_not_enough():
 def test_descent_finds_the_disc():
     """From nothing known, the two terms alone end at the true mask, in a region that is the box.
 
-    The mask is enlarged from 14 x 14 cells, as the network's is. Without that, neighbours two cells
-    apart make four grids that have nothing to do with each other.
+    The mask is enlarged from 14 x 14 cells, as the network's is: without that, neighbours two cells
+    apart make four grids that have nothing to do with each other. And the pairwise term warms up.
     """
     colors, disc = disc_in_its_box()
     region = torch.tensor([[0.0, 0.0, 28.0, 28.0]])
@@ -177,11 +177,11 @@ def test_descent_finds_the_disc():
     torch.manual_seed(0)
     small = (0.01 * torch.randn(1, 14, 14)).requires_grad_()
     optimizer = torch.optim.Adam([small], lr=0.1)
-    for _ in range(300):
+    for step in range(300):
         optimizer.zero_grad()
         logits = interpolate(small[None], size=(28, 28), mode="bilinear", align_corners=False)[0]
-        loss = projection_loss(logits, inner) + pairwise_loss(logits, inner, alike, distance=2)
-        loss.backward()
+        pairwise = pairwise_loss(logits, inner, alike, distance=2)
+        (projection_loss(logits, inner) + min(step / 30, 1) * pairwise).backward()
         optimizer.step()
     found = logits[0] > 0
     assert (found & disc).sum() / (found | disc).sum() > 0.95

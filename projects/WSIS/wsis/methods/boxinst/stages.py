@@ -55,7 +55,7 @@ register_stages(
         title="Its mask for every box",
         consumes=("boxinst",),
         produces="box_masks",
-        config={"MODEL.META_ARCHITECTURE": "GivenBoxRCNN"},
+        config={"MODEL.META_ARCHITECTURE": "GivenBoxRCNN", "TEST.AUG.ENABLED": False},
         evaluation=check_box_masks,
         advice="train longer, or see docs/methods/boxinst.md",
         mapper="GivenBoxMapper",
