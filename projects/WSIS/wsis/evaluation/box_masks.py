@@ -41,7 +41,7 @@ _SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxe
 def class_mean_iou(
     ious: np.ndarray, classes: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, float]:
-    """The original's mIoU*: mean of the classes' mean IoU (spec 6).
+    """The original's mIoU*: mean of the classes' mean IoU (boxcaseg spec 6).
 
     ``ious`` and ``classes`` (ids) are (K,). Returns the mean of each class, (C,) float64, 0 for a
     class without instances, and the mean of these over all C classes.
