@@ -54,15 +54,16 @@ def test_projection_of_a_map_by_hand():
 
 
 def test_pairwise_of_a_map_by_hand():
-    """One pair of two cells of the box, and one of a cell of the box and the background."""
+    """A pair of two cells of the box, and those of a cell and of the background beside the box."""
     in_box = torch.tensor([[[False, False, False], [True, True, True], [True, True, True]]])
     alike = torch.zeros(8, 1, 3, 3, dtype=torch.bool)
     alike[STEPS.index((0, 1)), 0, 1, 0] = True  # 0.9 and 0.2
     alike[STEPS.index((-1, 0)), 0, 1, 2] = True  # 0.6 and the row above the box
-    probabilities = [[0.5, 0.5, 0.5], [0.9, 0.2, 0.6], [0.5, 0.5, 0.5]]
+    alike[STEPS.index((0, 1)), 0, 0, 0] = True  # 0.3, in the row above the box
+    probabilities = [[0.3, 0.5, 0.5], [0.9, 0.2, 0.6], [0.5, 0.5, 0.5]]
     found = pairwise_loss(logit([probabilities]), in_box, alike, distance=1)
-    agree = 0.9 * 0.2 + 0.1 * 0.8, 1 - 0.6
-    assert found.item() == pytest.approx(-sum(map(math.log, agree)) / 2, rel=1e-6)
+    agree = 0.9 * 0.2 + 0.1 * 0.8, 1 - 0.6, 1 - 0.3
+    assert found.item() == pytest.approx(-sum(map(math.log, agree)) / 3, rel=1e-6)
 
 
 def loops(logits, colors, in_box, in_image, distance, difference):
@@ -73,7 +74,7 @@ def loops(logits, colors, in_box, in_image, distance, difference):
         for y in range(side):
             for x in range(side):
                 here = (p, y + distance, x + distance)
-                if not (in_box[here] and in_image[here]):
+                if not in_image[here]:
                     continue
                 for dy, dx in STEPS:
                     v, u = y + dy * distance, x + dx * distance

@@ -52,9 +52,9 @@ def alike_neighbours(
 ) -> Tensor:
     """(8, P, M, M) bool: which neighbours of a cell must have its label (paper, eq. 6 to 8).
 
-    A pair counts if the cell lies in the box and the image, the neighbour in the image, and their
-    colours are no more than ``difference`` apart. A neighbour outside the region counts where the
-    box does not reach: that it is background is known. In the box nothing is known of it.
+    A pair counts if both lie in the image and their colours are no more than ``difference`` apart.
+    A neighbour outside the region counts where the box does not reach: that it is background is
+    known. In the box nothing is known of it.
 
     Args:
         colors: (P, 3, M + 2d, M + 2d), with a margin.
@@ -66,7 +66,7 @@ def alike_neighbours(
     inner = (..., slice(distance, -distance), slice(distance, -distance))
     known = ~in_box
     known[inner] = True
-    own, starts = colors[inner], (in_box & in_image)[inner]
+    own, starts = colors[inner], in_image[inner]
     pairs = zip(neighbours(colors, distance), neighbours(known & in_image, distance), strict=True)
     return torch.stack(
         [starts & ends & ((other - own).norm(dim=1) <= difference) for other, ends in pairs]
@@ -76,13 +76,14 @@ def alike_neighbours(
 def pairwise_loss(logits: Tensor, in_box: Tensor, alike: Tensor, *, distance: int) -> Tensor:
     """Mean over all pairs that must agree of -log of the probability that they do (eq. 4, 5, 8).
 
-    ``logits`` are (P, M, M), ``in_box`` (P, M, M) bool, ``alike`` is `alike_neighbours`'. Outside
-    the box is background. 0 where no pair must agree.
+    ``logits`` are (P, M, M), ``in_box`` (P, M, M) bool, ``alike`` is `alike_neighbours`'. A
+    neighbour outside the box is known to be background: cells on either side of the box's edge
+    learn that of it. 0 where no pair must agree.
     """
     known = logits.masked_fill(~in_box, BACKGROUND)
     padded = functional.pad(known, (distance,) * 4, value=BACKGROUND)
     inside, outside = (functional.logsigmoid(sign * padded) for sign in (1, -1))
-    own = functional.logsigmoid(known), functional.logsigmoid(-known)
+    own = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     total = logits.sum() * 0
     others = zip(neighbours(inside, distance), neighbours(outside, distance), alike, strict=True)
     for foreground, background, counts in others:
