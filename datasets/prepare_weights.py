@@ -3,6 +3,9 @@
 The files are torchvision's and timm's; the end of each name is the beginning of the file's SHA-256,
 which is checked. They lie in datasets/weights, where MODEL.WEIGHTS and MODEL.TIMM.WEIGHTS of
 the configs look for them; with --root elsewhere, give that key on the command line of train_net.py.
+
+A Segment Anything model (sam-vit-base, ...) is a folder that comes from Hugging Face's hub, its
+config and its weights as safetensors: MODEL.PROMPTED_MASKS.MODEL.
 """
 
 import argparse
@@ -12,6 +15,7 @@ from pathlib import Path
 
 from wsis.commands import command, make_parser
 from wsis.data.files import sha256_of_file
+from wsis.data.model_folders import MODELS, download_model, find_model
 from wsis.data.weights import ADDRESSES, FOLDER, WEIGHTS, how_to_get
 from wsis.errors import DataError
 
@@ -20,14 +24,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--name", choices=sorted(WEIGHTS), default="resnet50", help="default: %(default)s")
+    add(
+        "--name",
+        choices=sorted([*WEIGHTS, *MODELS]),
+        default="resnet50",
+        help="default: %(default)s",
+    )
     add("--root", type=Path, default=FOLDER, help="default: %(default)s")
-    add("--download", action="store_true", help="download what is missing (14 to 550 MB a file)")
+    add("--download", action="store_true", help="download what is missing (14 MB to 2.6 GB)")
     return parser.parse_args(arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Check one file, after downloading it where that is wanted."""
+    """Check one file, or find a model's folder, after downloading it where that is wanted."""
+    if options.name in MODELS:
+        if options.download:
+            download_model(options.name, options.root)
+        print(f"{find_model(str(options.root / options.name))} is there")
+        return
     path = options.root / WEIGHTS[options.name]
     digest = path.stem.rpartition("-")[2]
     if not path.is_file():

@@ -1,9 +1,11 @@
 """Any Detectron2 model learns from pseudo labels in the last stage, by its config alone."""
 
 import json
+import re
 import shutil
 
 import pytest
+import yaml
 
 from tests.tiny import ROOT, train_net_here
 
@@ -57,3 +59,23 @@ def test_the_last_stage(name, tiny_run, shapes_root, tmp_path):
     assert protocols == ({"voc", "coco", "coco_bbox"} if masks else {"coco_bbox"})
     config = (output / "8_mask_rcnn" / "config.yaml").read_text()
     assert ("PointRendMaskHead" in config) == (name == "pointrend")
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18"])
+def test_other_trunks_of_photographs(name, shapes_root, tmp_path):
+    """The lines that docs/backbones_and_memory.md prints."""
+    page = (ROOT / "docs" / "backbones_and_memory.md").read_text()
+    (text,) = re.findall(r"```yaml\n(_BASE_: configs/irnet_photos.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text.replace("mobilenetv2_100", name))
+    tags = shapes_root / "shapes" / "tags_train.json"
+    done = train_net_here(
+        *("--until-stage", "cam"),
+        datasets=shapes_root,
+        output=tmp_path / "out",
+        config=tmp_path / "mine.yaml",
+        extra=[("DATA.TRAIN", str(tags)), ("MODEL.TIMM.WEIGHTS", ""), ("INPUT.CROP_SIDE", "65")],
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = yaml.safe_load((tmp_path / "out" / "2_cam" / "config.yaml").read_text())
+    assert config["MODEL"]["TIMM"]["NAME"] == name
+    assert config["MODEL"]["PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53])

@@ -64,7 +64,7 @@ def test_another_network(tmp_path):
 def test_a_trunk_of_your_own(tmp_path, monkeypatch):
     """docs/backbones_and_memory.md prints the file and the config."""
     page = (ROOT / "docs" / "backbones_and_memory.md").read_text()
-    (code,), (text,) = (
+    (code,), (text, _) = (
         re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "yaml")
     )
     (tmp_path / "my_trunk.py").write_text(code)

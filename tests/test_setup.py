@@ -38,4 +38,4 @@ def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == wsis.__version__
     methods = {reference["notes"] for reference in citation["references"]}
-    assert methods == {"IRNet", "PRM", "IAM", "BoxCaseg", "CIM", "BoxInst"}
+    assert methods == {"IRNet", "PRM", "IAM", "BoxCaseg", "CIM", "BoxInst", "Prompted masks"}

@@ -19,17 +19,21 @@ LEVELS = {
     "grabcut_masks": "box",
     "proxy_masks": "box",
     "point_clusters": "point",
+    "prompted_box_masks": "box",
+    "prompted_point_instances": "point",
     "mask_rcnn": "mask",  # the pseudo labels'
     "supervised_mask_rcnn": "mask",
 }
 # They decide how much is done at once.
 MEMORY_ONLY = {*_NEVER, "MODEL.BOXCASEG.MAX_CROPS", "MODEL.CIM.PROPOSAL_CHUNK"}
+MEMORY_ONLY |= {"MODEL.PROMPTED_MASKS.PROMPTS_AT_ONCE"}
 
 
 @STAGES
 def test_keys_exist(stage):
     cfg = get_wsis_cfg()
-    for key in (*stage.config_keys, *stage.file_keys, *stage.evaluation_keys, *stage.config):
+    own = [key for key in (getattr(stage, "model_key", ""),) if key]
+    for key in (*stage.config_keys, *stage.file_keys, *stage.evaluation_keys, *stage.config, *own):
         look_up(cfg, key)
 
 
@@ -37,7 +41,7 @@ def test_keys_exist(stage):
 def test_names_are_known(stage):
     if stage.kind in ("train", "infer"):
         assert stage.mapper in MAPPER_REGISTRY
-    if stage.kind == "infer":
+    if stage.kind == "infer" and not stage.model_key:
         makers = [other for other in _STAGES.values() if other.produces == stage.weights_from]
         assert {maker.kind for maker in makers} == {"train"}
     made = {other.produces for other in _STAGES.values()}
@@ -50,6 +54,7 @@ def test_products_that_stages_do_without():
     assert starts == {
         *("classifier", "peak_classifier", "box_segmenter", "boxinst"),
         *("proposals", "supervised_mask_rcnn", "filled_masks", "grabcut_masks"),
+        *("prompted_box_masks", "prompted_point_instances"),
     }
     assert _STAGES["response_instances"].consumes == ("peak_classifier",)
 
@@ -67,6 +72,7 @@ def test_every_key_of_a_method_makes_some_stage_stale(node):
         for stage in _STAGES.values()
         for key in (*stage.config_keys, *stage.file_keys, *stage.config)
     }
+    named |= {stage.model_key for stage in _STAGES.values() if getattr(stage, "model_key", "")}
     covered = {leaf for key in named for leaf in flatten(look_up(cfg, key), key)}
     assert flatten(look_up(cfg, node), node).keys() - covered <= MEMORY_ONLY
 

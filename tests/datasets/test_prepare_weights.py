@@ -45,3 +45,23 @@ def test_download_is_asked_with_the_checksum(script, tmp_path, capsys, monkeypat
     assert asked[0][0].endswith("resnet101-5d3b4d8f.pth")
     assert asked[0][1] == "5d3b4d8f"
     assert "cannot be downloaded" in capsys.readouterr().err
+
+
+def test_a_model_is_a_folder(script, tmp_path, capsys, monkeypatch):
+    words = ["--name", "sam-vit-base", "--root", str(tmp_path)]
+    assert script["main"](words) == 1
+    told = (
+        f"run python datasets/prepare_weights.py --name sam-vit-base --download --root {tmp_path}"
+    )
+    assert told in capsys.readouterr().err
+    folder = tmp_path / "sam-vit-base"
+
+    def fetch(name, **options):
+        assert (name, options["local_dir"]) == ("facebook/sam-vit-base", folder)
+        folder.mkdir()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert script["main"]([*words, "--download"]) == 0
+    assert script["main"](words) == 0
+    assert capsys.readouterr().out == 2 * f"{folder} is there\n"

@@ -12,7 +12,6 @@ import pytest
 from detectron2.utils import comm
 from wsis.config import flatten, get_wsis_cfg
 from wsis.data.artifacts import write_artifact
-from wsis.data.weights import FOLDER, WEIGHTS, how_to_get
 from wsis.engine import manifest as manifests
 from wsis.engine.folder import NOT_YET_RUN, StageFolder, State, Status, open_folders
 from wsis.engine.manifest import DONE, RUNNING, fingerprint, relevant_config, sizes_of_images
@@ -225,11 +224,6 @@ def test_missing_initial_weights_name_the_command(folder, tmp_path):
     assert "classifier.MODEL.WEIGHTS" in said
     with pytest.raises(DataError, match=r"own\.pth.*correct classifier\.MODEL\.WEIGHTS"):
         folder("classifier", "MODEL.WEIGHTS", str(tmp_path / "own.pth")).inputs()
-
-
-@pytest.mark.parametrize("name", sorted(WEIGHTS))
-def test_shipped_weights_lie_where_the_command_puts_them(name):
-    assert how_to_get(FOLDER / WEIGHTS[name]).endswith(f"--name {name} --download")
 
 
 def test_a_run_outlives_an_upgrade(folder, monkeypatch):

@@ -12,6 +12,8 @@ from wsis.layers import peak_response
 from wsis.layers.peak_backward import PeakProgram
 from wsis.layers.peak_response import normalize_response, peak_response_maps, record
 from wsis.layers.peaks import peak_stimulation, upsample_maps
+from wsis.modeling.backbones import TimmBackbone
+from wsis.modeling.backbones.timm import create_body
 
 
 def perturb(network):
@@ -84,6 +86,23 @@ def test_torchvision_trunks(name, last):
         peaks = highest_cells(network(images), 2)
     tape = record(network, images)
     torch.testing.assert_close(tape.output, network(images).detach())
+    assert_same(peak_response_maps(tape, peaks), by_autograd(network, images, peaks))
+
+
+@pytest.mark.parametrize("size", [(65, 97), (64, 86)])
+def test_the_trunk_of_photographs(size):
+    """TensorFlow's padding, even and not, and ReLU6, which is at its limit in many cells."""
+    torch.manual_seed(0)
+    body = perturb(create_body("tf_efficientnet_lite0", output_stride=16))
+    backbone = TimmBackbone(body, {"res5": "blocks.5"}).eval()
+    images = torch.randn(2, 3, *size).double() * 2
+
+    def network(x):
+        return backbone(x)["res5"]
+
+    with torch.no_grad():
+        peaks = highest_cells(network(images), 2)
+    tape = record(network, images)
     assert_same(peak_response_maps(tape, peaks), by_autograd(network, images, peaks))
 
 

@@ -319,8 +319,10 @@ def test_random_values_are_told_unless_weights_follow(caplog):
     assert "resnet18 starts from random values" in caplog.text
 
 
-@pytest.mark.parametrize("keys", [{}, {"OUTPUT_STRIDE": 16}, {"OUTPUT_STRIDE": 8, "DILATE": False}])
-@pytest.mark.parametrize("side", [1409, 1408, 1390])
+@pytest.mark.parametrize(
+    ("side", "keys"),
+    [(1409, {}), (1408, {"OUTPUT_STRIDE": 16}), (1390, {"OUTPUT_STRIDE": 8, "DILATE": False})],
+)
 def test_first_cell_with_padding_of_tensorflow(side, keys):
     """What a cell in the middle sees lies around the pixel that `first_cell` gives."""
     torch.manual_seed(0)

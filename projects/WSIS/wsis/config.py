@@ -22,6 +22,7 @@ from wsis.methods.cim.config import add_cim_config
 from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.methods.prm.config import add_prm_config
+from wsis.methods.prompted_masks.config import add_prompted_masks_config
 from wsis.modeling.config import add_modeling_config
 
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
@@ -35,6 +36,7 @@ METHOD_NODES = (
     "MODEL.BOXCASEG",
     "MODEL.BOXINST",
     "MODEL.CIM",
+    "MODEL.PROMPTED_MASKS",
 )
 
 
@@ -128,6 +130,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_iam_config(cfg)
     add_boxcaseg_config(cfg)
     add_boxinst_config(cfg)
+    add_prompted_masks_config(cfg)
     for key in ("STAGES", "DATA"):  # a pipeline is no config of one network
         cfg.register_renamed_key(
             key,

@@ -33,7 +33,7 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "*.FIRST_PLANES *.MODULES *POOLER_RESOLUTION *BATCH_SIZE_PER_IMAGE MODEL.BOXCASEG.*_SIDE "
         "*.MAX_CROPS *.CIM.CROP_SIZE *.NUM_CLASSES *.NUM_BRANCHES *NUM_GROUPS *.DEPTH *DILATION* "
         "*.STRIDES *.SUB_PIXEL_FACTOR *.NUM_CANDIDATES *.KERNEL_SIZE *.SIZE_DIVISOR *_RADIUS "
-        "*_SUPERPIXEL *_SUPERPIXELS *.ACCUMULATE *.NEIGHBOUR_DISTANCE",
+        "*_SUPERPIXEL *_SUPERPIXELS *.ACCUMULATE *.NEIGHBOUR_DISTANCE *.PROMPTS_AT_ONCE",
         lambda number: number >= 1,
         "1 or more",
     ),
@@ -71,6 +71,7 @@ _CHOICES = {
     ),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+    "MODEL.PROMPTED_MASKS.PROMPTS": ("boxes", "points", "peaks"),
     "WSIS.ON_ERROR": ("raise", "skip"),
     "WSIS.SOLVER.OPTIMIZER": ("SGD", "Adam"),
     "WSIS.EVALUATION.PROTOCOLS": ("voc", "coco", "coco_bbox"),

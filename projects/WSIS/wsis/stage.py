@@ -81,11 +81,14 @@ class TrainStage(Stage):
 class InferStage(Stage):
     """Runs a trained network over images and writes one artifact per image.
 
-    The first product that it consumes is a training stage's, whose weights it loads.
+    The first product that it consumes is a training stage's, whose weights it loads, unless its
+    network brings them.
 
     Attributes:
         mapper: name in ``wsis.data.mappers.MAPPER_REGISTRY``.
         to_artifact: ``(output of the model for one image) -> {name: array}``, what is kept of it.
+        model_key: the config key that names a network with its weights (`data.model_folders`), in
+            place of a training stage's.
         measured: ``{product name: ProductReader} -> {config key: value}``, what an earlier stage
             measured and the network needs.
         reduce: ``(iterator over (image key, artifact) in data set order, cfg) -> {name: array}``,
@@ -95,13 +98,14 @@ class InferStage(Stage):
     kind: ClassVar[str] = "infer"
     mapper: str
     to_artifact: Callable[[dict[str, Any]], dict[str, Any]]
+    model_key: str = ""
     measured: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     reduce: Callable[..., dict[str, Any]] | None = None
 
     @property
     def weights_from(self) -> str:
-        """The product whose weights it loads."""
-        return self.consumes[0]
+        """The product whose weights it loads, "" if its network brings them."""
+        return "" if self.model_key else self.consumes[0]
 
 
 @dataclass(frozen=True, kw_only=True)

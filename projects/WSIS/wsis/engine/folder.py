@@ -25,6 +25,7 @@ from wsis.data.artifacts import SUMMARY, ProductReader
 from wsis.data.builtin import left_out_of
 from wsis.data.checks import load_json
 from wsis.data.files import atomic_write, write_json
+from wsis.data.model_folders import digest_of_model
 from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.manifest import (
     DONE,
@@ -139,22 +140,25 @@ class StageFolder:
         """
         stage, cfg = self.planned.stage, self.planned.cfg
         found = {product: source.product for product, source in self.sources.items()}
-        for key in stage.file_keys:
-            if look_up(cfg, key):
-                found[key] = digest_of_sizes(Path(look_up(cfg, key)))
+        files = {key: look_up(cfg, key) for key in stage.file_keys}
+        found |= {key: digest_of_sizes(Path(path)) for key, path in files.items() if path}
         names = self.dataset_names
         found[IMAGES] = self.images.fingerprint(names, seen_of_the_data_set(stage))
         found[IMAGE_FILES] = self.images.sizes(names)
         return found | self.initial_weights()
 
     def initial_weights(self) -> dict[str, str]:
-        """Digests of the files that training starts from.
+        """Digests of the files that training starts from, or of the network that a stage names.
 
         Raises:
             DataError: one of them does not exist.
         """
-        cfg = self.planned.cfg
-        if not isinstance(self.planned.stage, TrainStage) or cfg.WSIS.INIT_FROM:
+        stage, cfg = self.planned.stage, self.planned.cfg
+        if isinstance(stage, InferStage) and stage.model_key:
+            started = Manifest.read(self.path)
+            known = started.inputs.get("model", "") if started else ""
+            return {"model": digest_of_model(look_up(cfg, stage.model_key), known)}
+        if not isinstance(stage, TrainStage) or cfg.WSIS.INIT_FROM:
             return {}
         named = {name: look_up(cfg, key) for name, key in _INITIAL_WEIGHTS.items()}
         return {name: self._digest_of_initial(path, name) for name, path in named.items() if path}
@@ -169,12 +173,10 @@ class StageFolder:
         manifest = Manifest.read(self.path)
         if address or (manifest is not None and name in manifest.inputs):
             return manifest.inputs.get(name, weights) if manifest else weights
-        key = f"{self.name}.{_INITIAL_WEIGHTS[name]}"
-        advice = how_to_get(path)
+        advice = f"{how}, or set" if (how := how_to_get(path)) else "correct"
         raise DataError(
-            f"stage {self.name} starts from {path}, which does not exist; "
-            + (f"{advice}, or set {key}" if advice else f"correct {key}")
-            + ' ("" for random weights)'
+            f"stage {self.name} starts from {path}, which does not exist; {advice} "
+            f'{self.name}.{_INITIAL_WEIGHTS[name]} ("" for random weights)'
         )
 
     def started_from_its_weights(self) -> bool:
@@ -187,9 +189,8 @@ class StageFolder:
 
     def _manifest_of(self, planned: PlannedStage) -> Manifest:
         """The manifest that a run would write when it starts."""
-        config = relevant_config(planned)
+        kind, config = planned.stage.kind, relevant_config(planned)
         defaults = defaults_among(config, planned.cfg.WSIS.IMPORTS)
-        kind = planned.stage.kind
         return Manifest(self.name, kind, RUNNING, config, self.inputs(), defaults=defaults)
 
     # What is there.
@@ -287,9 +288,8 @@ class StageFolder:
             return [self.reader.weights]
         if isinstance(stage, ExportStage):
             return [self.path / stage.file_name]
-        if isinstance(stage, InferStage) and stage.reduce is not None:
-            return [self.path / f"{SUMMARY}.npz"]
-        return []
+        summary = isinstance(stage, InferStage) and stage.reduce is not None
+        return [self.path / f"{SUMMARY}.npz"] if summary else []
 
     def _lost_file(self, manifest: Manifest) -> str:
         """Which file of the product is missing or has another size than when it was written."""

@@ -389,7 +389,8 @@ def load_pipeline(
         cfg.OUTPUT_DIR = str(folder)
         sources = find_sources(record, cfg, stages)
         if isinstance(record, InferStage):
-            cfg.MODEL.WEIGHTS = str(sources[record.weights_from].folder / MODEL_FINAL)
+            if trained := sources.get(record.weights_from):
+                cfg.MODEL.WEIGHTS = str(trained.folder / MODEL_FINAL)
             cfg.MODEL.TIMM.WEIGHTS = ""
         cfg.freeze()
         planned = PlannedStage(record, cfg, folder, sources)

@@ -23,7 +23,7 @@ from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
 from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import at_working_size
-from wsis.engine.checkpoint import build_inference_model
+from wsis.engine.checkpoint import build_inference_model, build_network
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
 from wsis.engine.launch import trimming
@@ -152,7 +152,12 @@ def artifact_maker(
         return _Derive(stage, products, cfg), lambda made: made
     assert isinstance(stage, InferStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
-    model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
+    if stage.model_key:
+        if weights is not None:
+            raise UsageError(f"--weights: the network of {planned.name} is {stage.model_key}")
+        model = build_network(cfg).eval()
+    else:
+        model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
 
     @torch.no_grad()
     def finish(sample: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def _grabcut(window: np.ndarray, inside: np.ndarray, *, iterations: int) -> np.n
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
         window = np.ascontiguousarray(window)
-        cv2.grabCut(window, label, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+        nowhere = (0, 0, 0, 0)  # the label says where the object may be
+        cv2.grabCut(window, label, nowhere, *models, iterations, cv2.GC_INIT_WITH_MASK)
     except cv2.error:  # colours that no mixture of Gaussians fits
         return nothing
     found = ((label == cv2.GC_FGD) | (label == cv2.GC_PR_FGD)).astype(np.uint8)
