@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": str(SOURCE)},
     packages=find_packages(str(SOURCE)),
-    package_data={"wsis.report": ["templates/*"]},
+    package_data={"wsis.report": ["templates/*"], "wsis.ready": ["*.yaml", "*.pth", "*.md"]},
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",

@@ -67,3 +67,18 @@ def tiny_run(shapes_root, tmp_path_factory):
     done = train_net_here(datasets=shapes_root, output=output)
     assert done.returncode == 0, done.stderr
     return output
+
+
+@pytest.fixture(scope="session")
+def ready_folder(tmp_path_factory):
+    """What comes with WSIS, with random weights; for reading only."""
+    from tests.tiny import make_ready
+
+    return make_ready(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def ready(ready_folder, monkeypatch):
+    """`ready_folder` in place of the package's own."""
+    monkeypatch.setattr("wsis.ready.FOLDER", ready_folder)
+    return ready_folder

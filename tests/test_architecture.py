@@ -19,6 +19,7 @@ RANK = {
     "commands": 0,
     "compat": 0,
     "reading": 0,
+    "ready": 1,
     "pickles": 0,
     "processes": 0,
     "config_values": 0,

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -271,3 +272,20 @@ def manifest_of(output: Path, stage: str) -> dict[str, Any]:
     """The manifest of a stage, ``{}`` where there is none."""
     path = next(iter(output.glob(f"*_{stage}/manifest.json")), None)
     return json.loads(path.read_text()) if path else {}
+
+
+def make_ready(folder: Path) -> Path:
+    """Fill ``folder`` as ``wsis/ready``, with random weights in half precision; returns it."""
+    import torch
+    import wsis.ready
+    from wsis.engine.checkpoint import build_network
+    from wsis.trained_stage import open_run
+
+    for path in wsis.ready.FOLDER.glob("*.yaml"):
+        shutil.copy(path, folder)
+    torch.manual_seed(0)
+    cfg = open_run("wsis://boxcaseg_ready").stages[0].cfg
+    state = build_network(cfg).state_dict()
+    halves = {k: v.half() if v.ndim > 1 else v for k, v in state.items()}
+    torch.save({"model": halves}, folder / "boxcaseg_ready.pth")
+    return folder

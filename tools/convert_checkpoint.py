@@ -1,4 +1,4 @@
-"""Convert a checkpoint of an original implementation to one that WSIS loads.
+"""Convert a checkpoint of an original implementation to one that WSIS loads, or halve one of WSIS.
 
     python tools/convert_checkpoint.py --method irnet --input res50_cam.pth --output cam.pth
     python tools/convert_checkpoint.py --method irnet --input res50_irn.pth --output irn.pth
@@ -6,9 +6,12 @@
     python tools/convert_checkpoint.py --method prm --input model_latest.pt --output prm.pth
     python tools/convert_checkpoint.py --method iam --input model_prm_latest.pth.tar \
         model_filling_latest.pth.tar --output iam.pth
+    python tools/convert_checkpoint.py --method wsis --half \
+        --input output/boxcaseg_photos/1_box_segmenter/model_final.pth --output box.pth
 
 The result goes into MODEL.WEIGHTS. Which of a method's networks it is follows from
-the names in the file. Several files become one checkpoint.
+the names in the file. Several files become one checkpoint. Method wsis takes the
+network alone out of a checkpoint of WSIS.
 """
 
 import argparse
@@ -43,6 +46,7 @@ METHODS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
             {"prefix_to": "backbone."},
         )
     ],
+    "wsis": [("", "builtins:dict", {})],  # as it is
 }
 
 
@@ -53,7 +57,32 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--method", required=True, choices=sorted(METHODS))
     add("--input", required=True, nargs="+", metavar="FILE", help="the original's files")
     add("--output", required=True, help="the file to write")
+    add(
+        "--half",
+        action="store_true",
+        help="keep kernels and matrices in half precision, which halves the file; they are loaded "
+        "as single precision again. What has one value a channel (biases, statistics) stays",
+    )
     return parser.parse_args(arguments)
+
+
+def halved(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict whose tensors of two dimensions or more are in half precision.
+
+    Vectors are hundredths of the bytes, and variances may be beyond the range of half precision.
+
+    Raises:
+        DataError: a value is beyond that range, or not finite.
+    """
+    small = {}
+    for name, value in state.items():
+        small[name] = value.half() if value.is_floating_point() and value.ndim > 1 else value
+        if value.is_floating_point() and not bool(small[name].isfinite().all()):
+            raise DataError(
+                f"{name} has values up to {float(value.abs().max()):g}, and half precision ends at "
+                "65504; keep the file as it is"
+            )
+    return small
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -77,7 +106,7 @@ def convert(options: argparse.Namespace) -> None:
                 raise ValueError(f"it is no checkpoint of {options.method}")
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
-        converted |= found
+        converted |= halved(found) if options.half else found
     with atomic_write(options.output) as stream:
         torch.save({"model": {k: v.clone() for k, v in converted.items()}}, stream)
     names = ", ".join(options.input)

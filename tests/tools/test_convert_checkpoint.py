@@ -77,3 +77,35 @@ def test_both_files_of_simple_iam(main, tmp_path):
     }
     own = FillingNetwork((256, 512, 1024)).state_dict()
     assert {n.removeprefix("filling.") for n in found if n.startswith("filling")} <= set(own)
+
+
+def test_half_of_a_checkpoint_of_ours(main, tmp_path):
+    """Kernels are halved, statistics beyond the range of half precision are kept; nothing else."""
+    state = {
+        "conv.weight": torch.tensor([[[[1.0 / 3]]]]),
+        "norm.running_var": torch.tensor([1e6, 1e-9]),
+        "norm.num_batches_tracked": torch.tensor(7),
+    }
+    path, output = tmp_path / "model_final.pth", tmp_path / "half.pth"
+    torch.save({"model": state, "optimizer": {"state": {}}, "iteration": 9}, path)
+    arguments = ["--method", "wsis", "--input", str(path), "--output", str(output)]
+    assert main([*arguments, "--half"]) == 0
+    stored = torch.load(output, weights_only=True)
+    assert stored.keys() == {"model"}
+    assert stored["model"]["conv.weight"].dtype == torch.float16
+    for name in ("norm.running_var", "norm.num_batches_tracked"):
+        assert torch.equal(stored["model"][name], state[name])
+        assert stored["model"][name].dtype == state[name].dtype
+    assert main(arguments) == 0
+    whole = torch.load(output, weights_only=True)["model"]
+    assert all(torch.equal(whole[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("value", [7e4, float("nan"), float("inf")])
+def test_what_half_precision_cannot_hold_is_refused(main, tmp_path, capsys, value):
+    path, output = tmp_path / "model_final.pth", tmp_path / "half.pth"
+    torch.save({"model": {"conv.weight": torch.tensor([[value]])}}, path)
+    arguments = ["--method", "wsis", "--half", "--input", str(path), "--output", str(output)]
+    assert main(arguments) == 1
+    assert "conv.weight has values up to" in capsys.readouterr().err
+    assert not output.exists()

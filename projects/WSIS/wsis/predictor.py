@@ -10,15 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.catalog import Metadata
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
+from wsis.data.checks import clip_box
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
-from wsis.trained_stage import INSTANCE_ARRAYS, TrainedStage, choose_stage, has_instances, open_run
+from wsis.trained_stage import (
+    INSTANCE_ARRAYS,
+    Arrays,
+    Record,
+    TrainedStage,
+    choose_stage,
+    has_instances,
+    open_run,
+)
 
 
 class Predictor:
     """The trained Mask R-CNN of a run, or another of its stages, with `DefaultPredictor`'s call.
+
+    Or the network "boxcaseg_ready", which comes with WSIS and makes a mask for every given box.
 
     Weights, format of the input, sizes and class names come from the run folder; the data sets need
     not be there. Stages before the chosen one are run on the image as far as needed::
@@ -26,9 +37,10 @@ class Predictor:
         predictor = wsis.Predictor("output/irnet_voc")
         instances = predictor(cv2.imread("a.jpg"))["instances"]
         Visualizer(rgb, predictor.metadata).draw_instance_predictions(instances)
+        masks = wsis.Predictor("boxcaseg_ready")(image, boxes=[[10, 20, 110, 90]])["instances"]
 
     Args:
-        run: the OUTPUT_DIR of a pipeline.
+        run: the OUTPUT_DIR of a pipeline, or "boxcaseg_ready".
         stage: the stage to run; None for the last that makes instances of an image.
         min_score: instances with a lower score are left out; None for 0.5 of a detector, else 0.
         weights: a checkpoint in place of the stage's own.
@@ -51,14 +63,19 @@ class Predictor:
         weights: str | os.PathLike[str] | None = None,
         imports: Sequence[str] = (),
     ) -> None:
-        planned = choose_stage(open_run(Path(run), imports), stage)
+        planned = choose_stage(open_run(run, imports), stage, levels=("image", "box"))
         checkpoint = Path(weights) if weights else None
         self._stage = TrainedStage(planned, weights=checkpoint, min_score=min_score)
         self.cfg = planned.cfg
         self.metadata = Metadata(name=str(run), thing_classes=list(self._stage.classes))
 
     def __call__(
-        self, original_image: np.ndarray, *, tags: Sequence[str] | None = None
+        self,
+        original_image: np.ndarray,
+        *,
+        tags: Sequence[str] | None = None,
+        boxes: Any = None,
+        classes: Sequence[int | str] | None = None,
     ) -> dict[str, Any]:
         """Run the stage on one image.
 
@@ -66,6 +83,10 @@ class Predictor:
             original_image: (H, W, 3) uint8, BGR, as OpenCV reads it and `DefaultPredictor` wants.
             tags: names of the classes in the image, where they are known. Stages that make masks
                 of tags find nothing without.
+            boxes: (K, 4) x0, y0, x1, y1 in pixels, as an array, lists, a tensor or ``Boxes``, for a
+                stage that makes masks of boxes: each becomes one mask, in this order. What of them
+                lies outside the image is cut off; ``pred_boxes`` are the rest.
+            classes: of the boxes, K class ids, or names that the run knows; all 0 without.
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
@@ -73,7 +94,8 @@ class Predictor:
             working size.
 
         Raises:
-            UsageError: the image is of another kind, or a tag is no class.
+            UsageError: the image is of another kind, a tag is no class, a box has no area in the
+                image, or boxes are missing, or given to a stage that takes none.
         """
         given = getattr(original_image, "dtype", None), getattr(original_image, "shape", ())
         if given[0] != np.uint8 or len(given[1]) != 3 or given[1][2] != 3 or 0 in given[1]:
@@ -83,20 +105,98 @@ class Predictor:
                 f"there is no such file), not {what}"
             )
         height, width = original_image.shape[:2]
-        record: dict[str, Any] = {"image_key": "image", "height": height, "width": width}
+        record: Record = {"image_key": "image", "height": height, "width": width}
         record["pixels"] = np.ascontiguousarray(original_image[:, :, ::-1])
         if tags is not None:
             tags = [tags] if isinstance(tags, str) else tags
             record["image_labels"] = self._stage.class_ids(tags)
+        if boxes is not None or classes is not None or self._stage.takes_boxes:
+            record["annotations"] = self._annotations(boxes, classes, (height, width))
         arrays = self._stage.enlarged(record, self._stage.run(record))
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
         if has_instances(arrays):
-            found = made["instances"] = Instances((height, width))
-            names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
-            for name, field in names.items():
-                if name in arrays:
-                    found.set(field, torch.from_numpy(arrays[name]))
-            boxes = made.pop("boxes", None)
-            boxes = mask_boxes(found.pred_masks) if boxes is None else torch.from_numpy(boxes)
-            found.pred_boxes = Boxes(boxes)
+            made.pop("boxes", None)
+            made["instances"] = self._instances(record, arrays)
         return made
+
+    def _instances(self, record: Record, arrays: Arrays) -> Instances:
+        """The instances of an artifact; given boxes as they were given."""
+        found = Instances((record["height"], record["width"]))
+        names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
+        for name, field in names.items():
+            if name in arrays:
+                found.set(field, torch.from_numpy(arrays[name]))
+        if "annotations" in record:
+            corners = [annotation["bbox"] for annotation in record["annotations"]]
+            found.pred_boxes = Boxes(torch.tensor(corners).reshape(-1, 4))
+            return found[found.scores >= self._stage.min_score]
+        own = arrays.get("boxes")
+        tight = mask_boxes(found.pred_masks) if own is None else torch.from_numpy(own)
+        found.pred_boxes = Boxes(tight)
+        return found
+
+    def _annotations(self, boxes: Any, classes: Any, size: tuple[int, int]) -> list[Record]:
+        """The boxes that a caller gives as annotations of an image of ``size`` (H, W)."""
+        name, takes = self._stage.name, self._stage.takes_boxes
+        if boxes is None:
+            wanted = f"stage {name} makes masks of boxes" if takes else "classes are those of boxes"
+            raise UsageError(f"{wanted}; give boxes=[[x0, y0, x1, y1], ...] in pixels")
+        if not takes:
+            raise UsageError(
+                f"stage {name} finds objects by itself and takes no boxes; stage box_masks of a "
+                'BoxCaseg run does, and Predictor("boxcaseg_ready")'
+            )
+        corners = box_corners(boxes, size)
+        kinds = self._classes_of(classes, len(corners))
+        return [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": kind}
+            for box, kind in zip(corners, kinds, strict=True)
+        ]
+
+    def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
+        """The class ids of so many boxes."""
+        if classes is None:
+            return [0] * count
+        known = self._stage.classes
+        given = classes.tolist() if hasattr(classes, "tolist") else classes
+        words = np.asarray(given, dtype=object).ravel().tolist()
+        found = [known.index(one) if one in known else one for one in words]
+        if wrong := [one for one in found if not isinstance(one, int | np.integer) or one < 0]:
+            raise UsageError(
+                f"classes are class ids from 0, or names ({', '.join(known)}), not {wrong[0]!r}"
+            )
+        if len(found) != count:
+            raise UsageError(f"classes has {len(found)} entries for {count} boxes; give one a box")
+        return [int(one) for one in found]
+
+
+def box_corners(boxes: Any, size: tuple[int, int]) -> list[list[float]]:
+    """What of the boxes (K, 4) that a caller gives lies in an image of ``size`` (H, W), as lists.
+
+    Raises:
+        UsageError: they are no x0, y0, x1, y1 in pixels of the image.
+    """
+    wanted = "boxes are rows of x0, y0, x1, y1 in pixels of the image"
+    boxes = getattr(boxes, "tensor", boxes)
+    if isinstance(boxes, torch.Tensor):
+        boxes = boxes.detach().cpu()
+    try:
+        values = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{wanted}; what is given is no array of numbers ({error})") from None
+    if not values.size:
+        return []
+    if values.ndim != 2 or values.shape[1] != 4:
+        raise UsageError(f"{wanted}; what is given has the shape {values.shape}, not (K, 4)")
+    if not np.isfinite(values).all():
+        number = int(np.isfinite(values).all(axis=1).argmin())
+        raise UsageError(f"{wanted}; box {number} is not finite")
+    if values.max() <= 1 and min(size) > 2:
+        raise UsageError(f"{wanted}; those given lie within the first pixel, as shares of it do")
+    found = []
+    for number, box in enumerate(values.tolist()):
+        try:
+            found.append(clip_box(tuple(box), size))
+        except ValueError as error:
+            raise UsageError(f"{wanted}; box {number} {error}") from None
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipe
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.reading import read_yaml
+from wsis.ready import ADDRESS, ready_file, ready_names
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
 
@@ -67,19 +69,28 @@ def open_pipeline(config_file: str, overrides: Sequence[str]) -> Pipeline:
     return pipeline
 
 
-def open_run(output_dir: Path, imports: Sequence[str] = ()) -> Pipeline:
+def open_run(run: str | os.PathLike[str], imports: Sequence[str] = ()) -> Pipeline:
     """The stages of a run as their folders hold them; neither pipeline file nor data are needed.
 
     Args:
-        output_dir: of the run.
+        run: its OUTPUT_DIR. Or the name of a network that comes with WSIS, whose one stage makes
+            the class "object"; a folder of that name comes first, ``wsis://NAME`` before it.
         imports: the names of WSIS.IMPORTS that may be imported; a run's files import nothing else.
 
     Raises:
         WSISError: the folder holds no stage that has run, or a config that cannot be read.
     """
+    output_dir, name = Path(run), os.fspath(run)
+    if name.startswith(ADDRESS) or (name in ready_names() and not output_dir.exists()):
+        cfg = _stage_config(ready_file(name, ".yaml"), ())
+        planned = PlannedStage(get_stage(cfg.WSIS.STAGE), cfg, Path(cfg.OUTPUT_DIR))
+        return Pipeline(name, planned.folder, (planned,))
     found = [path for path in output_dir.glob("*_*/config.yaml") if _number(path).isdecimal()]
     if not found:
-        raise WSISError(f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml)")
+        raise WSISError(
+            f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml), nor is that a "
+            f"network that comes with WSIS ({', '.join(ready_names())})"
+        )
     stages: list[PlannedStage] = []
     for path in sorted(found, key=lambda path: int(_number(path))):
         cfg = _stage_config(path, imports)
@@ -107,16 +118,18 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
-    """The config in a run folder's ``config.yaml``; it may only import what ``imports`` names."""
+    """A stage's whole config, as in a run folder; it may only import what ``imports`` names."""
     with _reading(path):
         said = read_yaml(path)
-        wanted = [name for name in said["WSIS"]["IMPORTS"] if name not in imports]
+        asked = said["WSIS"].get("IMPORTS", [])
+        wanted = [name for name in asked if name not in imports]
         if "_BASE_" in said:
             raise ValueError("it has a _BASE_, which no run writes")
         if wanted:
             raise UsageError(f"{path} imports {wanted[0]}; if you trust it, name it in imports=")
-        cfg = get_wsis_cfg(said["WSIS"]["IMPORTS"])
+        cfg = get_wsis_cfg(asked)
         cfg.merge_from_other_cfg(CfgNode(said))
+    cfg.WSIS.CLASSES = cfg.WSIS.CLASSES or ["object"]
     cfg.OUTPUT_DIR, (cfg.MODEL.DEVICE, _) = str(path.parent), choose_devices(None, None)
     cfg.freeze()
     return cfg
@@ -142,31 +155,49 @@ def _is_for_all_images(stage: Stage) -> bool:
     return isinstance(stage, TrainStage) or getattr(stage, "reduce", None) is not None
 
 
-def _can_show(planned: PlannedStage) -> bool:
-    """Whether a stage works on a photograph with, at most, tags."""
+def _can_show(planned: PlannedStage, levels: Sequence[str]) -> bool:
+    """Whether a stage works on a photograph with annotations of these levels at most."""
     stage = planned.stage
     if isinstance(stage, TrainStage):
         return is_detector(stage)
     if not isinstance(stage, InferStage | DeriveStage) or _is_for_all_images(stage):
         return False
-    if stage.supervision != "image" or set(stage.consumes) - planned.sources.keys():
+    lacking = set(stage.consumes) - planned.sources.keys()
+    if isinstance(stage, InferStage) and planned.cfg.MODEL.WEIGHTS:  # perhaps trained elsewhere
+        lacking -= {stage.weights_from}
+    if stage.supervision not in levels or lacking:
         return False
     sources = planned.sources.values()
-    return all(_is_for_all_images(s.stage) or _can_show(s) for s in sources)
+    return all(_is_for_all_images(s.stage) or _can_show(s, levels) for s in sources)
 
 
-def choose_stage(pipeline: Pipeline, name: str | None = None) -> PlannedStage:
+def takes_boxes(planned: PlannedStage) -> bool:
+    """Whether a stage makes something of the boxes in an image, itself or by those before it."""
+    if isinstance(planned.stage, TrainStage):
+        return False
+    return planned.stage.supervision == "box" or any(map(takes_boxes, planned.sources.values()))
+
+
+def choose_stage(
+    pipeline: Pipeline, name: str | None = None, levels: Sequence[str] = ("image",)
+) -> PlannedStage:
     """The stage to show: ``name``, or the last detector, or else the last maker of instances.
+
+    Args:
+        pipeline: as it was trained.
+        name: of the stage.
+        levels: what may be known of the photograph: tags ("image"), boxes ("box").
 
     Raises:
         UsageError: it is not there, or cannot be shown; the message lists those that can.
     """
-    shown = [planned for planned in pipeline.stages if _can_show(planned)]
+    shown = [planned for planned in pipeline.stages if _can_show(planned, levels)]
     names = ", ".join(planned.name for planned in shown)
     advice = f"--stage shows {names}" if shown else "give another pipeline"
     if name is None:
+        products = ("instances", "box_masks")
         detectors = [p for p in shown if is_detector(p.stage)]
-        makers = detectors or [p for p in shown if p.stage.produces == "instances"]
+        makers = detectors or [p for p in shown if p.stage.produces in products]
         if makers:
             return makers[-1]
         raise UsageError(
@@ -199,6 +230,7 @@ class TrainedStage:
 
     Attributes:
         classes: class names by class id.
+        takes_boxes: it makes something of the boxes in an image, and nothing without.
         max_pixels: ``INPUT.MAX_PIXELS``.
 
     Raises:
@@ -217,6 +249,7 @@ class TrainedStage:
         if min_score is None:
             min_score = _CONFIDENT if self.is_detector else 0.0
         self.name, self.min_score = planned.name, min_score
+        self.takes_boxes = takes_boxes(planned)
         self.classes = tuple(planned.cfg.WSIS.CLASSES)
         self.max_pixels = planned.cfg.INPUT.MAX_PIXELS
         if weights is None and (changes := "; ".join(_changes(planned))):
@@ -273,11 +306,11 @@ class TrainedStage:
 
     @torch.no_grad()
     def run(self, record: Record) -> dict[str, np.ndarray]:
-        """The stage's artifact of an image, without instances that score too low.
+        """The stage's artifact of an image, without instances that score too low; a box stays.
 
         Args:
             record: ``file_name``, ``image_key``, ``height``, ``width`` and, where the classes in it
-                are known, ``image_labels``.
+                are known, ``image_labels``; for a stage that takes boxes ``annotations``.
 
         Returns:
             arrays at the size of `wsis.data.working_size.at_working_size`, see `enlarged`.
@@ -285,7 +318,8 @@ class TrainedStage:
         self._record = record
         for fresh in self._fresh.values():
             fresh.clear()
-        return drop_below({k: np.asarray(v) for k, v in self._make().items()}, self.min_score)
+        made = {k: np.asarray(v) for k, v in self._make().items()}
+        return made if self.takes_boxes else drop_below(made, self.min_score)
 
     def enlarged(self, record: Record, arrays: Arrays) -> dict[str, np.ndarray]:
         """An artifact with its instances at the size of the image file."""

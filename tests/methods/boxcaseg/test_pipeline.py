@@ -6,9 +6,11 @@ import json
 import shutil
 import signal
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import wsis
 from wsis.data.artifacts import ProductReader
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import UsageError
@@ -58,6 +60,19 @@ def test_every_box_is_exported_with_its_confidence(finished, shapes_root):
     boxes = sorted(tuple(float(v) for v in a["bbox"]) for a in given["annotations"])
     assert sorted(tuple(a["bbox"]) for a in found["annotations"]) == boxes
     assert all(0 <= a["confidence"] <= 1 for a in found["annotations"])
+
+
+def test_a_predictor_makes_the_same_masks_of_the_same_boxes(finished, shapes_root):
+    """Of the network that this run has trained; its class names serve as classes."""
+    reader = ProductReader(finished / "2_box_masks", "box_masks")
+    key = next(key for key in sorted(reader.keys()) if len(reader[key]["boxes"]) > 1)
+    (path,) = (shapes_root / "shapes" / "JPEGImages").glob(f"{key}.*")
+    kept, predictor = reader[key], wsis.Predictor(finished, stage="box_masks")
+    names = [predictor.metadata.thing_classes[number] for number in kept["classes"]]
+    image = cv2.imread(str(path))
+    found = predictor(image, boxes=kept["boxes"], classes=names)["instances"]
+    np.testing.assert_array_equal(found.pred_masks.numpy(), kept["masks"])
+    np.testing.assert_array_equal(found.pred_classes.numpy(), kept["classes"])
 
 
 def test_masks_share_no_pixel_and_stay_in_their_boxes(finished):

@@ -33,7 +33,7 @@ def without_salient(folder: str | os.PathLike[str]) -> str:
     return (
         "make some of the masks of a few objects of your own (python datasets/prepare_salient.py "
         f"--coco masks.json --crops --output {folder}), name others in DATA.SALIENT, or take "
-        "configs/boxes_photos.yaml, which needs boxes only"
+        "configs/boxcaseg_ready.yaml, which needs boxes only"
     )
 
 

@@ -18,6 +18,7 @@ from wsis.data.checks import short
 from wsis.data.user import ROLES
 from wsis.errors import UsageError, did_you_mean
 from wsis.reading import parse_yaml, read_yaml
+from wsis.ready import ADDRESS, ready_file
 
 ZOO = "detectron2://"
 COMMAND_LINE = "command line"
@@ -118,11 +119,13 @@ def find_base(name: str, beside: Path) -> Path:
     """The file that a ``_BASE_`` names.
 
     A relative path is looked for beside the file itself, then in the present folder, then in WSIS
-    and its folder ``configs``.
+    and its folder ``configs``; ``wsis://NAME`` is the config of a network that comes with WSIS.
 
     Raises:
         UsageError: there is none.
     """
+    if name.startswith(ADDRESS):
+        return ready_file(name, ".yaml")
     if "://" in name and not name.startswith(ZOO):
         raise UsageError(f"{beside}: _BASE_ names the address {name}; download it, name the file")
     path = Path(name).expanduser()
@@ -134,7 +137,7 @@ def find_base(name: str, beside: Path) -> Path:
 
 
 def _is_file(name: str) -> bool:
-    return name.startswith(ZOO) or name.endswith((".yaml", ".yml"))
+    return name.startswith((ZOO, ADDRESS)) or name.endswith((".yaml", ".yml"))
 
 
 def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:

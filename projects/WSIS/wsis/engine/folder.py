@@ -47,6 +47,7 @@ from wsis.engine.manifest import (
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.errors import DataError, WSISError
 from wsis.reading import read_yaml
+from wsis.ready import packaged
 from wsis.stage import ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -148,24 +149,24 @@ class StageFolder:
         return found | self.initial_weights()
 
     def initial_weights(self) -> dict[str, str]:
-        """Digests of the files that training starts from, or of the network that a stage names.
+        """Digests of the files that training starts from, and of a network trained elsewhere.
 
         Raises:
             DataError: one of them does not exist.
         """
         stage, cfg = self.planned.stage, self.planned.cfg
         if isinstance(stage, InferStage) and stage.model_key:
-            started = Manifest.read(self.path)
-            known = started.inputs.get("model", "") if started else ""
+            known = getattr(Manifest.read(self.path), "inputs", {}).get("model", "")
             return {"model": digest_of_model(look_up(cfg, stage.model_key), known)}
-        if not isinstance(stage, TrainStage) or cfg.WSIS.INIT_FROM:
+        trained = stage.weights_from if isinstance(stage, InferStage) else cfg.WSIS.INIT_FROM
+        if not isinstance(stage, TrainStage | InferStage) or trained in self.sources:
             return {}
         named = {name: look_up(cfg, key) for name, key in _INITIAL_WEIGHTS.items()}
         return {name: self._digest_of_initial(path, name) for name, path in named.items() if path}
 
     def _digest_of_initial(self, weights: str, name: str) -> str:
         """Digest of initial weights; if the file is gone, the one that the manifest has."""
-        path, address = Path(weights), "://" in weights
+        path, address = Path(weights := packaged(weights)), "://" in weights
         if address and weights not in ADDRESSES.values():  # these only if no file is here
             return weights
         if path.is_file():

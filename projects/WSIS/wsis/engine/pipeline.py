@@ -165,6 +165,8 @@ def find_sources(
     initial = cfg.WSIS.INIT_FROM if isinstance(stage, TrainStage) else ""
     wanted = (*stage.consumes, initial) if initial else stage.consumes
     made = {planned.stage.produces: planned for planned in earlier}
+    if isinstance(stage, InferStage) and cfg.MODEL.WEIGHTS and stage.weights_from not in made:
+        wanted = tuple(name for name in wanted if name != stage.weights_from)  # trained elsewhere
     if absent := [product for product in wanted if product not in made]:
         raise UsageError(f"stage {stage.name} needs '{absent[0]}', which no stage before it makes")
     return {product: made[product] for product in wanted}

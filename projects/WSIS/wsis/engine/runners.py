@@ -141,7 +141,7 @@ def artifact_maker(
     Args:
         planned: an infer or derive stage.
         products: artifacts by image key, weights and summaries of the stages that it reads.
-        weights: a checkpoint in place of the one that an earlier stage trained.
+        weights: a checkpoint in place of the one that an earlier stage trained, or MODEL.WEIGHTS.
 
     Returns:
         prepare: may run in other processes.
@@ -157,7 +157,9 @@ def artifact_maker(
             raise UsageError(f"--weights: the network of {planned.name} is {stage.model_key}")
         model = build_network(cfg).eval()
     else:
-        model = build_inference_model(cfg, weights or products[stage.weights_from].weights)
+        trained = products.get(stage.weights_from)
+        own = cfg.MODEL.WEIGHTS if trained is None else trained.weights
+        model = build_inference_model(cfg, weights or own)
 
     @torch.no_grad()
     def finish(sample: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from wsis.modeling.weight_names import (
 )
 from wsis.pickles import load_pickle, read_pickle
 from wsis.reading import open_file
+from wsis.ready import packaged
 
 logger = logging.getLogger(__name__)
 
@@ -255,8 +256,8 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     Args:
         model: any model.
         path: a checkpoint of ours, of Detectron2, timm or torchvision, or the original IRNet's
-            ``res50_cam.pth``; or the address of one (``https://``, ``detectron2://``). No code in
-            the file is run.
+            ``res50_cam.pth``; or the address of one (``https://``, ``detectron2://``, ``wsis://``).
+            No code in the file is run.
         strict: refuse a file that lacks one of the model's weights. Otherwise only the trunk must
             be whole.
 
@@ -301,6 +302,7 @@ def local_file(path: str, advice: str = "download them yourself and give the fil
     Raises:
         DataError: it did not come; ends with ``advice``.
     """
+    path = packaged(path)
     if "://" not in path:
         return path
     logger.info("%s is downloaded, unless it is here from before", path)

@@ -30,13 +30,13 @@ _COLUMNS = ("images", "objects", "masks", "boxes", "points")
 # proposed.
 PIPELINES = {
     "points": ("cim_photos_point",),
-    "boxes": ("boxes_photos", "boxcaseg_photos", "boxinst_photos"),
+    "boxes": ("boxcaseg_ready", "boxes_photos", "boxcaseg_photos", "boxinst_photos"),
     "images": (
         *("irnet_photos", "prm_photos", "prm_photos_response"),
         *("iam_photos", "cim_photos"),
     ),
 }
-_ALSO = {"boxes": ", the second with DATA.SALIENT: a few objects with masks (datasets/README.md)"}
+_ALSO = {"boxes": ", the last with DATA.SALIENT: a few objects with masks (datasets/README.md)"}
 
 
 def _entry(text: str) -> dict[str, Any]:

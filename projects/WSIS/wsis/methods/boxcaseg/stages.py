@@ -40,8 +40,8 @@ _SAMPLE_KEYS = keys_below(
 )
 
 _ADVICE = (
-    "give more salient images, or such as are more like your photographs (DATA.SALIENT, "
-    "docs/methods/boxcaseg.md)"
+    "train on more salient images, or such as are more like your photographs "
+    "(boxcaseg_photos.yaml, DATA.SALIENT, docs/methods/boxcaseg.md)"
 )
 
 
