@@ -12,6 +12,8 @@ from wsis.stages import cam_artifact
 STAGES = pytest.mark.parametrize("stage", _STAGES.values(), ids=list(_STAGES))
 LEVELS = {
     "box_segmenter": "box",
+    "boxinst": "box",
+    "boxinst_masks": "box",
     "box_masks": "box",
     "filled_masks": "box",
     "grabcut_masks": "box",
@@ -55,7 +57,7 @@ def test_names_are_known(stage):
 def test_products_that_stages_do_without():
     starts = {name for name, stage in _STAGES.items() if not stage.consumes}
     assert starts == {
-        *("classifier", "peak_classifier", "box_segmenter"),
+        *("classifier", "peak_classifier", "box_segmenter", "boxinst"),
         *("proposals", "supervised_mask_rcnn", "filled_masks", "grabcut_masks"),
         *("point_peak_classifier", "point_masks"),
         *("prompted_box_masks", "prompted_point_instances"),

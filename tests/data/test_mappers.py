@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from wsis.data.instance_mapper import is_instance_mapper
 from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
@@ -82,12 +83,13 @@ def test_masks_and_boxes_change_nothing(cfg, sample, products, name):
             assert not {"annotations", "instance_file_name", "semantic_file_name"} & b.keys()
 
 
-def test_box_training_does_not_see_masks(cfg, sample, products):
-    cfg.MODEL.MASK_ON = False
-    a = run(cfg, "InstanceMapper", sample, products)
+@pytest.mark.parametrize("name", ["InstanceMapper", "BoxInstMapper"])
+def test_box_training_does_not_see_masks(cfg, sample, products, name):
+    cfg.MODEL.MASK_ON = name == "BoxInstMapper"  # whose masks learn from boxes
+    a = run(cfg, name, sample, products)
     other = np.asfortranarray(np.ones(SIZE, np.uint8))
     annotation = dict(sample["annotations"][0], segmentation=coco_mask.encode(other))
-    b = run(cfg, "InstanceMapper", dict(sample, annotations=[annotation]), products)
+    b = run(cfg, name, dict(sample, annotations=[annotation]), products)
     assert not a["instances"].has("gt_masks")
     assert same(a["instances"], b["instances"])
 
@@ -208,10 +210,10 @@ def test_unknown_names(cfg, products):
         build_mapper(cfg, "NoMapper", is_train=True, products=products)
 
 
-TRAINING = {s.mapper for s in _STAGES.values() if isinstance(s, TrainStage)} - {"InstanceMapper"}
+TRAINING = {s.mapper for s in _STAGES.values() if isinstance(s, TrainStage)}
 
 
-@pytest.mark.parametrize("name", sorted(TRAINING))
+@pytest.mark.parametrize("name", sorted(n for n in TRAINING if not is_instance_mapper(n)))
 def test_flips_that_a_mapper_cannot_do_are_refused(cfg, products, name):
     cfg.INPUT.RANDOM_FLIP = "vertical"
     with pytest.raises(UsageError, match="RANDOM_FLIP"):

@@ -17,6 +17,7 @@ from wsis.data import instance_mapper, mappers  # noqa: F401  (registers the sha
 from wsis.data.config import add_input_config, add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.boxcaseg.config import add_boxcaseg_config
+from wsis.methods.boxinst.config import add_boxinst_config
 from wsis.methods.cam_instances.config import add_cam_instances_config
 from wsis.methods.cim.config import add_cim_config
 from wsis.methods.iam.config import add_iam_config
@@ -35,6 +36,7 @@ METHOD_NODES = (
     "MODEL.PRM",
     "MODEL.IAM",
     "MODEL.BOXCASEG",
+    "MODEL.BOXINST",
     "MODEL.CIM",
     "MODEL.CAM_INSTANCES",
     "MODEL.PROMPTED_MASKS",
@@ -132,6 +134,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_iam_config(cfg)
     add_random_walker_config(cfg)
     add_boxcaseg_config(cfg)
+    add_boxinst_config(cfg)
     add_cam_instances_config(cfg)
     add_prompted_masks_config(cfg)
     for key in ("STAGES", "DATA"):  # a pipeline is no config of one network

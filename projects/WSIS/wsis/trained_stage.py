@@ -181,7 +181,7 @@ def takes_boxes(planned: PlannedStage) -> bool:
 def choose_stage(
     pipeline: Pipeline, name: str | None = None, levels: Sequence[str] = ("image",)
 ) -> PlannedStage:
-    """The stage to show: ``name``, or the last one that makes instances of a photograph.
+    """The stage to show: ``name``, or the last detector, or else the last maker of instances.
 
     Args:
         pipeline: as it was trained.
@@ -196,7 +196,8 @@ def choose_stage(
     advice = f"--stage shows {names}" if shown else "give another pipeline"
     if name is None:
         products = ("instances", "box_masks")
-        makers = [p for p in shown if is_detector(p.stage) or p.stage.produces in products]
+        detectors = [p for p in shown if is_detector(p.stage)]
+        makers = detectors or [p for p in shown if p.stage.produces in products]
         if makers:
             return makers[-1]
         raise UsageError(

@@ -47,9 +47,12 @@ class InstanceMapper(Mapper):
     its box; Detectron2's own mapper would drop it.
     """
 
+    learns_masks = True  # where the network has a mask head
+
     def __init__(self, cfg: CfgNode, **context: Any) -> None:
         super().__init__(cfg, **context)
-        self.mask_format, self.use_masks = cfg.INPUT.MASK_FORMAT, cfg.MODEL.MASK_ON
+        self.mask_format = cfg.INPUT.MASK_FORMAT
+        self.use_masks = self.learns_masks and cfg.MODEL.MASK_ON
         head = cfg.MODEL.ROI_MASK_HEAD
         if (head.MIN_CONFIDENCE > 0 or head.USE_IGNORE) and self.mask_format != "bitmask":
             raise UsageError(
@@ -128,3 +131,8 @@ class InstanceMapper(Mapper):
                 ignored = decode_rle(annotation["ignore_mask"]).view(np.uint8)
                 mask[:] = transforms.apply_segmentation(ignored).astype(bool)
         instances.gt_ignore_masks = BitMasks(torch.from_numpy(masks))
+
+
+def is_instance_mapper(name: str) -> bool:
+    """Whether a registered mapper is an `InstanceMapper`, and so sizes images as Detectron2."""
+    return name in MAPPER_REGISTRY and issubclass(MAPPER_REGISTRY.get(name), InstanceMapper)

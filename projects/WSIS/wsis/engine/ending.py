@@ -14,6 +14,7 @@ from wsis.engine.manifest import Manifest
 from wsis.engine.pipeline import MODEL_FINAL, Pipeline, PlannedStage
 from wsis.evaluation.results import format_table, lost_to_baselines, main_figures, stage_title
 from wsis.stage import ExportStage, TrainStage
+from wsis.stages import detection_evaluator
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
             commands.append(["tools/export.py", labels, *options])
     if len(made) < len(pipeline.stages):
         commands.append(["train_net.py", "--config-file", config, *overrides])
-    elif isinstance(made[-1].stage, TrainStage):
+    elif any(planned.stage.evaluation is detection_evaluator for planned in made):
         options = ["--input", "PHOTOGRAPHS", "--output", "found"]
         commands.append(["tools/demo.py", "--config-file", config, *options, *overrides])
     lines = [f"python {shlex.join(command)}" for command in commands]

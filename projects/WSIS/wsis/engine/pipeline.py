@@ -21,6 +21,7 @@ from wsis.config import (
     stock_values,
 )
 from wsis.data.builtin import class_names, is_salient, safe_name
+from wsis.data.instance_mapper import is_instance_mapper
 from wsis.data.salient import without_salient
 from wsis.data.user import ROLES, entries_of, register_role
 from wsis.data.weights import find_weights
@@ -277,7 +278,7 @@ class _Plan:
         cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
         set_class_count(cfg, len(cfg.WSIS.CLASSES))
         find_weights(cfg, begins=isinstance(record, TrainStage))
-        if getattr(record, "mapper", "") != "InstanceMapper":
+        if not is_instance_mapper(getattr(record, "mapper", "")):
             # The size that its mapper gives images, so that Detectron2's predictor gives the same.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
             if is_train and cfg.INPUT.CROP.ENABLED:

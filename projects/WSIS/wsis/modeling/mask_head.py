@@ -62,6 +62,16 @@ def crop_any(masks: BitMasks, boxes: Tensor, side: int) -> Tensor:
     return roi_align(maps, rois, (side, side), 1.0, 0, aligned=True)[:, 0] > 0
 
 
+def logits_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logits (P, M, M) of each proposal's class (P,) int64.
+
+    Takes (P, C, M, M), or (P, 1, M, M) where the mask is class-agnostic.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[torch.arange(len(logits), device=logits.device), classes]
+
+
 def confident_mask_loss(
     logits: Tensor,
     instances: Sequence[Instances],
@@ -103,8 +113,7 @@ def confident_mask_loss(
     if not wanted:
         return logits.sum() * 0
     target, cells = cat(wanted), cat(valid)
-    rows = torch.arange(len(logits), device=logits.device)
-    chosen = logits[:, 0] if logits.shape[1] == 1 else logits[rows, cat(classes)]
+    chosen = logits_of_classes(logits, cat(classes))
     _log(chosen.detach(), target, cells)
     count = cells.sum()
     if not bool(count):

@@ -30,7 +30,7 @@ _COLUMNS = ("images", "objects", "masks", "boxes", "points")
 # proposed.
 PIPELINES = {
     "points": ("cim_photos_point", "points_photos", "iam_photos_point"),
-    "boxes": ("boxcaseg_ready", "boxes_photos", "boxcaseg_photos"),
+    "boxes": ("boxcaseg_ready", "boxes_photos", "boxcaseg_photos", "boxinst_photos"),
     "images": (
         *("irnet_photos", "prm_photos", "prm_photos_response"),
         *("iam_photos", "cim_photos", "cam_instances_photos"),
