@@ -29,11 +29,16 @@ _COLUMNS = ("images", "objects", "masks", "boxes", "points")
 # What learns from which column of the table; the first of the first column that has something is
 # proposed.
 PIPELINES = {
-    "points": ("cim_photos_point", "points_photos", "iam_photos_point"),
-    "boxes": ("boxcaseg_ready", "boxes_photos", "boxcaseg_photos", "boxinst_photos"),
+    "points": (
+        *("cim_photos_point", "points_photos", "iam_photos_point", "prompted_masks_photos_point"),
+    ),
+    "boxes": (
+        *("boxcaseg_ready", "boxes_photos", "boxinst_photos", "prompted_masks_photos_box"),
+        "boxcaseg_photos",
+    ),
     "images": (
-        *("irnet_photos", "prm_photos", "prm_photos_response"),
-        *("iam_photos", "cim_photos", "cam_instances_photos"),
+        *("cam_instances_photos", "irnet_photos", "prm_photos", "prm_photos_response"),
+        *("iam_photos", "cim_photos", "prompted_masks_photos"),
     ),
 }
 _ALSO = {"boxes": ", the last with DATA.SALIENT: a few objects with masks (datasets/README.md)"}
