@@ -17,7 +17,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from wsis.methods.boxinst.colors import pool_colors, rgb_to_lab
+from wsis.methods.boxinst.cell_colors import pool_colors, rgb_to_lab
 from wsis.methods.boxinst.losses import (
     alike_neighbours,
     cell_centres,
