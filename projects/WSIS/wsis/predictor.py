@@ -86,7 +86,8 @@ class Predictor:
             boxes: (K, 4) x0, y0, x1, y1 in pixels, as an array, lists, a tensor or ``Boxes``, for a
                 stage that makes masks of boxes: each becomes one mask, in this order. What of them
                 lies outside the image is cut off; ``pred_boxes`` are the rest.
-            classes: of the boxes, K class ids, or names that the run knows; all 0 without.
+            classes: of the boxes, K class ids, or names that the run knows; all 0 without, if the
+                stage makes the same of every class.
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
@@ -155,15 +156,24 @@ class Predictor:
 
     def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
         """The class ids of so many boxes."""
+        known = self._stage.classes
+        if classes is None and count and self._stage.tells_classes:
+            raise UsageError(
+                f"stage {self._stage.name} makes masks of boxes of their classes; give "
+                f"classes=[...], one for each box ({', '.join(known)})"
+            )
         if classes is None:
             return [0] * count
-        known = self._stage.classes
         given = classes.tolist() if hasattr(classes, "tolist") else classes
         words = np.asarray(given, dtype=object).ravel().tolist()
         found = [known.index(one) if one in known else one for one in words]
         if wrong := [one for one in found if not isinstance(one, int | np.integer) or one < 0]:
             raise UsageError(
                 f"classes are class ids from 0, or names ({', '.join(known)}), not {wrong[0]!r}"
+            )
+        if self._stage.tells_classes and (beyond := [one for one in found if one >= len(known)]):
+            raise UsageError(
+                f"class ids are below {len(known)} ({', '.join(known)}), not {beyond[0]}"
             )
         if len(found) != count:
             raise UsageError(f"classes has {len(found)} entries for {count} boxes; give one a box")

@@ -7,10 +7,12 @@ import shutil
 import signal
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import wsis
 from wsis.data.artifacts import ProductReader
+from wsis.errors import UsageError
 
 from tests.scripts import main_of
 from tests.test_end_to_end import kill_training, kill_writing
@@ -91,6 +93,20 @@ def test_the_network_finds_objects_in_new_pictures(finished, shapes_root):
     assert predictor.cfg.WSIS.STAGE == "boxinst"
     assert main_of("tools/report.py")([str(output)]) == 0
     assert "Its mask for every box" in (output / "report.html").read_text()
+
+
+def test_given_boxes_need_their_classes(finished):
+    """The mask head has a mask for each class: without it, class 0 would be taken in silence."""
+    predictor = wsis.Predictor(finished[0], stage="boxinst_masks")
+    picture, boxes = np.zeros((60, 80, 3), np.uint8), [[5, 8, 40, 44], [30, 10, 52, 50]]
+    names = predictor.metadata.thing_classes
+    with pytest.raises(UsageError, match=rf"of their classes; give classes=.*\({names[0]}, "):
+        predictor(picture, boxes=boxes)
+    with pytest.raises(UsageError, match=f"not {len(names)}$"):
+        predictor(picture, boxes=boxes, classes=[0, len(names)])
+    found = predictor(picture, boxes=boxes, classes=[names[1], 0])["instances"]
+    assert found.pred_classes.tolist() == [1, 0]
+    assert predictor(picture, boxes=[])["instances"].pred_masks.shape == (0, 60, 80)
 
 
 def rewritten(root, folder, change):
