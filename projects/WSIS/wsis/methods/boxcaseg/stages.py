@@ -20,7 +20,7 @@ from wsis.errors import DataError, UsageError
 from wsis.evaluation.box_masks import check_box_masks
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import fair_confidence, mask_boxes
-from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_proxy_masks
+from wsis.methods.boxcaseg.mask_checks import box_mask_evaluator, check_proxy_masks
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     merge_by_odds,
