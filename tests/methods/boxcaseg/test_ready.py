@@ -196,8 +196,15 @@ def test_the_predictor_gives_what_the_run_made(
         np.testing.assert_array_equal(found.pred_boxes.tensor.numpy(), given)
         assert found.pred_classes.tolist() == [0] * len(given)
     assert wsis.Predictor("boxcaseg_ready").metadata.thing_classes == ["object"]
-    merged = wsis.Predictor(finished, stage="proxy_masks")(image, boxes=given)["instances"]
+    found = wsis.Predictor(finished, stage="proxy_masks")(image, boxes=given)
+    merged = found["instances"]
     assert merged.pred_masks.sum(dim=0).max() == 1
+    least = float(merged.scores.max())
+    best = wsis.Predictor(finished, stage="proxy_masks", min_score=least)(image, boxes=given)
+    kept = (merged.scores >= least).numpy()
+    assert 0 < kept.sum() < len(given)
+    np.testing.assert_array_equal(best["instances"].pred_boxes.tensor.numpy(), given[kept])
+    np.testing.assert_array_equal(best["confidence"], found["confidence"][kept])
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
@@ -228,6 +235,10 @@ def test_boxes_are_cut_at_the_image_and_keep_their_mask(ready):
     assert found.image_size == found.pred_masks.shape[1:] == image.shape[:2]
     assert not found.pred_masks[0, :, 405:].any()
     assert not found.pred_masks[1, 20:].any()
+    least = float(found.scores[1:].min())
+    strict = wsis.Predictor("boxcaseg_ready", min_score=least)(image, boxes=boxes)
+    kept = found.scores >= least
+    assert torch.equal(strict["instances"].pred_boxes.tensor, found.pred_boxes.tensor[kept])
     strict = wsis.Predictor("boxcaseg_ready", min_score=1.0)
     assert len(strict(image, boxes=boxes)["instances"]) == 0
 
