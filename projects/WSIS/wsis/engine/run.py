@@ -129,7 +129,9 @@ def _fetch_weights(folder: StageFolder, *, force: bool) -> None:
         address = packaged(look_up(folder.planned.cfg, key))
         if name not in needed or "://" not in address:
             continue
-        if folder.status().state is State.DONE and not force:
+        done = folder.status().state is State.DONE
+        begun = name == "weights" and any(folder.path.glob("*.pth"))  # goes on from its checkpoint
+        if (done or begun) and not force:
             continue
         advice = how_to_get(address) or "download them yourself"
         path = local_file(address, f"{advice}, or name a file by {folder.name}.{key}")
