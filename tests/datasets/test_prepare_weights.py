@@ -58,10 +58,14 @@ def test_a_model_is_a_folder(script, tmp_path, capsys, monkeypatch):
 
     def fetch(name, **options):
         assert (name, options["local_dir"]) == ("facebook/sam-vit-base", folder)
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").touch()
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert script["main"]([*words, "--download"]) == 1  # half of it came
+    assert f"{folder} has no weights as safetensors" in capsys.readouterr().err
+    (folder / "model.safetensors").touch()
     assert script["main"]([*words, "--download"]) == 0
     assert script["main"](words) == 0
     assert capsys.readouterr().out == 2 * f"{folder} is there\n"

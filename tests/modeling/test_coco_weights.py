@@ -110,7 +110,7 @@ def test_an_input_that_the_weights_do_not_know_is_told():
 
 
 def test_weights_that_do_not_come_stop_a_run_before_its_first_stage(shapes_root, tmp_path):
-    """Offline, a pipeline would else fail hours later; a training that has begun needs them not."""
+    """Offline, a pipeline would else fail hours later."""
     address = "http://127.0.0.1:9/model_final.pkl"  # nobody listens there
     words = {
         "datasets": shapes_root,
@@ -120,6 +120,6 @@ def test_weights_that_do_not_come_stop_a_run_before_its_first_stage(shapes_root,
     done = train_net_here(**words)
     assert done.returncode == 1
     assert f"the weights {address} did not come (" in done.stderr
-    assert "download them yourself, or give a file (stage mask_rcnn)" in done.stderr
+    assert "download them yourself, or name a file by mask_rcnn.MODEL.WEIGHTS" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("*_*"))

@@ -63,7 +63,7 @@ _PROCESSES = {
 _SOURCES = {
     "detectron2": "the section on installing in README.md says where it comes from",
     "cv2": "pip install opencv-python-headless",
-    "transformers": 'pip install "wsis[prompts]"',
+    "transformers": "pip install transformers",
 }
 
 

@@ -20,6 +20,7 @@ from wsis.trained_stage import (
     Arrays,
     Record,
     TrainedStage,
+    choose_instances,
     choose_stage,
     has_instances,
     open_run,
@@ -114,6 +115,10 @@ class Predictor:
         if boxes is not None or classes is not None or self._stage.takes_boxes:
             record["annotations"] = self._annotations(boxes, classes, (height, width))
         arrays = self._stage.enlarged(record, self._stage.run(record))
+        if "annotations" in record and has_instances(arrays):  # boxes as they were given
+            corners = [annotation["bbox"] for annotation in record["annotations"]]
+            arrays["boxes"] = np.array(corners, dtype=np.float32).reshape(-1, 4)
+            arrays = choose_instances(arrays, arrays["scores"] >= self._stage.min_score)
         made: dict[str, Any] = {k: v for k, v in arrays.items() if k not in INSTANCE_ARRAYS}
         if has_instances(arrays):
             made.pop("boxes", None)
@@ -121,16 +126,12 @@ class Predictor:
         return made
 
     def _instances(self, record: Record, arrays: Arrays) -> Instances:
-        """The instances of an artifact; given boxes as they were given."""
+        """The instances of an artifact."""
         found = Instances((record["height"], record["width"]))
         names = {"classes": "pred_classes", "scores": "scores", "masks": "pred_masks"}
         for name, field in names.items():
             if name in arrays:
                 found.set(field, torch.from_numpy(arrays[name]))
-        if "annotations" in record:
-            corners = [annotation["bbox"] for annotation in record["annotations"]]
-            found.pred_boxes = Boxes(torch.tensor(corners).reshape(-1, 4))
-            return found[found.scores >= self._stage.min_score]
         own = arrays.get("boxes")
         tight = mask_boxes(found.pred_masks) if own is None else torch.from_numpy(own)
         found.pred_boxes = Boxes(tight)

@@ -19,13 +19,14 @@ from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
 from wsis.data.working_size import enlarge_instances, working_size
 from wsis.engine.checkpoint import build_inference_model
+from wsis.engine.folder import StageFolder
 from wsis.engine.launch import check_device, choose_devices
-from wsis.engine.manifest import DamagedManifest, Manifest, defaults_among, relevant_config
+from wsis.engine.manifest import Images, Manifest, defaults_among, relevant_config
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.reading import read_yaml
-from wsis.ready import ADDRESS, ready_file, ready_names
+from wsis.ready import ADDRESS, packaged, ready_file, ready_names
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
 from wsis.stages import detection_evaluator
 
@@ -130,6 +131,7 @@ def _stage_config(path: Path, imports: Sequence[str]) -> CfgNode:
         cfg = get_wsis_cfg(asked)
         cfg.merge_from_other_cfg(CfgNode(said))
     cfg.WSIS.CLASSES = cfg.WSIS.CLASSES or ["object"]
+    cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.TIMM.PRETRAINED = "", False  # as written: nothing is fetched
     cfg.OUTPUT_DIR, (cfg.MODEL.DEVICE, _) = str(path.parent), choose_devices(None, None)
     cfg.freeze()
     return cfg
@@ -260,12 +262,8 @@ class TrainedStage:
         self.takes_boxes, self.tells_classes = takes_boxes(planned), tells_classes(planned)
         self.classes = tuple(planned.cfg.WSIS.CLASSES)
         self.max_pixels = planned.cfg.INPUT.MAX_PIXELS
-        if weights is None and (changes := "; ".join(_changes(planned))):
-            logger.warning(
-                "%s: the network was trained with other settings than these; repeat the overrides "
-                "of its run (KEY VALUE)",
-                changes,
-            )
+        for change in dict.fromkeys(_changes(planned) if weights is None else ()):
+            logger.warning("%s", change)
         self._record: Record = {}
         self._fresh: dict[str, _Fresh] = {}
         self._make = self._maker(planned, weights)
@@ -291,6 +289,13 @@ class TrainedStage:
             return lambda: self._detections(model([mapper(self._record)])[0]["instances"])
         if weights is not None and isinstance(stage, DeriveStage):
             raise UsageError(f"--weights: stage {planned.name} has no network of its own")
+        own = weights is None and _was_trained_elsewhere(planned)
+        if own and "://" in packaged(cfg.MODEL.WEIGHTS):  # the run may be a stranger's
+            raise UsageError(
+                f"stage {planned.name} has its weights from {cfg.MODEL.WEIGHTS}, and nothing is "
+                "fetched for a picture: download them yourself and name the file as MODEL.WEIGHTS "
+                f"of that stage ({planned.folder / 'config.yaml'} of a run)"
+            )
         products = self._products(planned)
         if isinstance(stage, InferStage) and stage.measured is not None:
             planned = planned.with_values(stage.measured(products))
@@ -347,23 +352,33 @@ class TrainedStage:
 
 
 def _changes(planned: PlannedStage) -> Iterator[str]:
-    """In words, how settings differ from those that the networks in use were trained with."""
-    if not isinstance(planned.stage, TrainStage):
-        for source in {source.name: source for source in planned.sources.values()}.values():
-            yield from _changes(source)
-        return
-    with suppress(DamagedManifest):  # whoever reads the weights tells
-        trained = Manifest.read(planned.folder)
-        if trained is None:
-            return
-        now = relevant_config(planned)
-        known = defaults_among(now, planned.cfg.WSIS.IMPORTS)
-        before, after = (
-            replace(trained, config=_of_network(config), inputs={}, defaults=defaults)
-            for config, defaults in ((trained.config, trained.defaults), (now, known))
-        )
-        if changes := before.change(after):
-            yield f"{planned.folder}: {changes}"
+    """In words, how settings and weights differ from those that the run was made with."""
+    for source in () if isinstance(planned.stage, TrainStage) else planned.sources.values():
+        yield from _changes(source)
+    with suppress(WSISError, ModuleNotFoundError):  # whoever loads the network tells
+        before = Manifest.read(planned.folder)
+        if before is not None and _was_trained_elsewhere(planned):
+            own = StageFolder(planned, {}, Images()).initial_weights()
+            if any(before.inputs.get(name, found) != found for name, found in own.items()):
+                yield f"{planned.folder} was made with other weights than it has now"
+        if before is not None and isinstance(planned.stage, TrainStage):
+            now = relevant_config(planned)
+            known = defaults_among(now, planned.cfg.WSIS.IMPORTS)
+            before, after = (
+                replace(before, config=_of_network(config), inputs={}, defaults=defaults)
+                for config, defaults in ((before.config, before.defaults), (now, known))
+            )
+            if changes := before.change(after):
+                yield (
+                    f"{planned.folder}: {changes}: the network was trained with other settings "
+                    "than these; repeat the overrides of its run (KEY VALUE)"
+                )
+
+
+def _was_trained_elsewhere(planned: PlannedStage) -> bool:
+    """Whether a stage runs a network that no stage of its run has trained."""
+    stage = planned.stage
+    return isinstance(stage, InferStage) and stage.weights_from not in planned.sources
 
 
 def _of_network(config: Mapping[str, Any]) -> dict[str, Any]:

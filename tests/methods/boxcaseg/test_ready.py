@@ -92,7 +92,9 @@ def test_the_run_knows_its_weights(finished, ready, shapes_root, tmp_path):
     assert done.stdout.count("as written") == 4
 
 
-def test_weights_of_another_release_are_told(finished, ready, shapes_root, tmp_path, monkeypatch):
+def test_weights_of_another_release_are_told(
+    finished, ready, shapes_root, tmp_path, monkeypatch, caplog
+):
     """A run of an older release goes stale; its finished masks are not mixed with other ones."""
     output, folder = tmp_path / "out", tmp_path / "ready"
     shutil.copytree(finished, output)
@@ -107,6 +109,10 @@ def test_weights_of_another_release_are_told(finished, ready, shapes_root, tmp_p
     assert "stage box_masks in" in refused.stderr
     assert "is stale: its input 'weights' has changed" in refused.stderr
     assert run(shapes_root, output, "--list-stages").stdout.count("its input 'weights'") == 4
+    caplog.clear()
+    wsis.Predictor(output, stage="proxy_masks")
+    (told,) = caplog.messages
+    assert told == f"{output / '1_box_masks'} was made with other weights than it has now"
     path.unlink()
     lost = run(shapes_root, output)
     assert lost.returncode == 1
@@ -145,7 +151,37 @@ def test_an_infer_stage_may_run_a_network_of_the_users_own(finished, ready, shap
     assert run(shapes_root, tmp_path / "out", *words, extra=own).returncode == 1
 
 
-def test_the_predictor_gives_what_the_run_made(ready, finished, picture, tmp_path, monkeypatch):
+def test_missing_weights_of_its_own_are_told(ready, shapes_root, tmp_path):
+    own = ("box_masks.MODEL.WEIGHTS", str(tmp_path / "own.pth"))
+    refused = run(shapes_root, tmp_path / "out", extra=[RANDOM, own])
+    assert refused.returncode == 1
+    said = f"box_masks starts from {own[1]}, which does not exist; correct {own[0]}\n"
+    assert refused.stderr.endswith(said)  # there is nothing to train: not "" for random weights
+
+
+def test_an_opened_run_fetches_nothing(ready, finished, tmp_path, monkeypatch):
+    """Its files may be a stranger's: neither weights nor timm's trunk come from an address."""
+    asked = []
+    monkeypatch.setattr("wsis.modeling.checkpoint.PathManager.get_local_path", asked.append)
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    config = output / "1_box_masks" / "config.yaml"
+    said = read_yaml(config)
+    said["MODEL"] |= {"WEIGHTS": "https://example.org/a.pth"}
+    said["MODEL"]["TIMM"] |= {"WEIGHTS": "https://example.org/b.pth", "PRETRAINED": True}
+    config.write_text(json.dumps(said))
+    for stage in ("box_masks", "proxy_masks"):
+        with pytest.raises(UsageError, match=r"has its weights from https://example.org/a.pth, .*"):
+            wsis.Predictor(output, stage=stage)
+    own = wsis.Predictor(output, "box_masks", weights=ready / "boxcaseg_ready.pth")
+    assert (own.cfg.MODEL.TIMM.WEIGHTS, own.cfg.MODEL.TIMM.PRETRAINED) == ("", False)
+    wsis.Predictor(output)
+    assert asked == []
+
+
+def test_the_predictor_gives_what_the_run_made(
+    ready, finished, picture, tmp_path, monkeypatch, caplog
+):
     monkeypatch.chdir(tmp_path)  # no checkout and no configs
     image, kept = picture
     given = kept["boxes"].astype(float)
@@ -160,8 +196,16 @@ def test_the_predictor_gives_what_the_run_made(ready, finished, picture, tmp_pat
         np.testing.assert_array_equal(found.pred_boxes.tensor.numpy(), given)
         assert found.pred_classes.tolist() == [0] * len(given)
     assert wsis.Predictor("boxcaseg_ready").metadata.thing_classes == ["object"]
-    merged = wsis.Predictor(finished, stage="proxy_masks")(image, boxes=given)["instances"]
+    found = wsis.Predictor(finished, stage="proxy_masks")(image, boxes=given)
+    merged = found["instances"]
     assert merged.pred_masks.sum(dim=0).max() == 1
+    least = float(merged.scores.max())
+    best = wsis.Predictor(finished, stage="proxy_masks", min_score=least)(image, boxes=given)
+    kept = (merged.scores >= least).numpy()
+    assert 0 < kept.sum() < len(given)
+    np.testing.assert_array_equal(best["instances"].pred_boxes.tensor.numpy(), given[kept])
+    np.testing.assert_array_equal(best["confidence"], found["confidence"][kept])
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_boxes_of_any_form(ready, picture):
@@ -191,6 +235,10 @@ def test_boxes_are_cut_at_the_image_and_keep_their_mask(ready):
     assert found.image_size == found.pred_masks.shape[1:] == image.shape[:2]
     assert not found.pred_masks[0, :, 405:].any()
     assert not found.pred_masks[1, 20:].any()
+    least = float(found.scores[1:].min())
+    strict = wsis.Predictor("boxcaseg_ready", min_score=least)(image, boxes=boxes)
+    kept = found.scores >= least
+    assert torch.equal(strict["instances"].pred_boxes.tensor, found.pred_boxes.tensor[kept])
     strict = wsis.Predictor("boxcaseg_ready", min_score=1.0)
     assert len(strict(image, boxes=boxes)["instances"]) == 0
 

@@ -126,6 +126,23 @@ def test_a_missing_model_is_told_before_the_first_stage(shapes_root, tmp_path, k
         assert told in refused.stderr
         assert "Traceback" not in refused.stderr
         assert not (tmp_path / "out" / "pipeline.json").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pytorch_model.bin").write_bytes(b"code")
+    refused = run(shapes_root, tmp_path / "out", tmp_path / "other", kind=kind)
+    assert refused.returncode == 1
+    assert f"{tmp_path / 'other'} has no weights as safetensors" in refused.stderr
+    assert not (tmp_path / "out" / "pipeline.json").exists()
+
+
+def test_a_damaged_manifest_is_told_and_force_redoes(finished, shapes_root, model, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "copy")
+    (output / "1_prompted_box_masks" / "manifest.json").write_text("{")
+    words = ("--stage", "prompted_box_masks")
+    refused = run(shapes_root, output, model, *words)
+    assert refused.returncode == 1
+    assert "so nothing tells how its files were made" in refused.stderr
+    done = run(shapes_root, output, model, *words, "--force")
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_missing_package_is_told_before_the_first_stage(
@@ -137,7 +154,7 @@ def test_a_missing_package_is_told_before_the_first_stage(
     )
     refused = run(shapes_root, tmp_path / "out", model, kind="")
     assert refused.returncode == 1
-    told = 'error: the package transformers is not installed; pip install "wsis[prompts]"\n'
+    told = "error: the package transformers is not installed; pip install transformers\n"
     assert refused.stderr.endswith(told)
     assert not (tmp_path / "out" / "1_peak_classifier").exists()
     done = run(shapes_root, finished, model)  # what is finished needs it no more
@@ -178,4 +195,5 @@ def test_tags_become_masks_also_of_other_photographs(shapes_root, model, tmp_pat
         scores = arrays["scores"][arrays["scores"] > 0]
         np.testing.assert_allclose(found.scores, scores, rtol=1e-4)
     assert len(predictor(image)["instances"]) == 0  # no tags, no peaks
-    assert len(predictor(np.zeros((3, 200, 3), np.uint8), tags=names)["instances"]) >= 0
+    narrow = predictor(np.zeros((3, 200, 3), np.uint8), tags=names)["instances"]
+    assert narrow.image_size == narrow.pred_masks.shape[1:] == (3, 200)

@@ -25,7 +25,8 @@ MODELS = {
     "sam2.1-hiera-tiny": "facebook/sam2.1-hiera-tiny",
     "sam2.1-hiera-large": "facebook/sam2.1-hiera-large",
 }
-_FILES = ("*.json", "*.safetensors")  # all that is read: weights in other formats can run code
+_WEIGHTS = "*.safetensors"  # weights in other formats can run code
+_FILES = ("*.json", _WEIGHTS)  # all that is read
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,8 +34,19 @@ def find_model(name: str) -> Path:
     """The folder of a model: a path, or a name on the hub of which a copy lies in its cache.
 
     Raises:
-        DataError: it is not here; the sentence says how to get it.
+        DataError: it is not here, or not as safetensors; the sentence says how to get it.
     """
+    folder = _folder_of(name)
+    if not any(folder.glob(_WEIGHTS)):
+        raise DataError(
+            f"{folder} has no weights as safetensors; others (pytorch_model.bin) are not read, "
+            "since they can run code: get the model's *.safetensors, or let transformers' "
+            "save_pretrained write them"
+        )
+    return folder
+
+
+def _folder_of(name: str) -> Path:
     path = Path(find_in_datasets(name))
     if name and path.is_dir():
         return path

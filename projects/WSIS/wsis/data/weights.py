@@ -64,12 +64,13 @@ def find_weights(cfg: CfgNode, *, begins: bool) -> None:
     """Put files of this machine, or addresses, for the weights that a stage's config names.
 
     ``MODEL.TIMM.WEIGHTS auto`` stands for `trunk_weights`, for timm's own download where there are
-    none, and for nothing in a stage that does not begin a training or has its trunk from elsewhere.
+    none, and for nothing where the trunk comes from elsewhere; a stage that does not begin a
+    training has none at all.
     """
     keys = cfg.MODEL.TIMM
     cfg.MODEL.WEIGHTS = find_in_datasets(cfg.MODEL.WEIGHTS)
     if keys.WEIGHTS != "auto":
-        keys.WEIGHTS = find_in_datasets(keys.WEIGHTS)
+        keys.WEIGHTS = find_in_datasets(keys.WEIGHTS) if begins else ""
         return
     begins = begins and not (cfg.MODEL.WEIGHTS or cfg.WSIS.INIT_FROM)
     begins = begins and cfg.MODEL.BACKBONE.NAME.startswith("build_timm_")

@@ -36,6 +36,7 @@ from wsis.engine.manifest import (
     Images,
     Manifest,
     defaults_among,
+    digest_of_input,
     digest_of_sizes,
     digest_of_weights,
     look_up,
@@ -53,7 +54,7 @@ from wsis.stage import ExportStage, InferStage, TrainStage
 logger = logging.getLogger(__name__)
 
 INDEX, LOG = "index.json", "log.*.jsonl"
-_INITIAL_WEIGHTS = {"weights": "MODEL.WEIGHTS", "trunk": "MODEL.TIMM.WEIGHTS"}
+INITIAL_WEIGHTS = {"weights": "MODEL.WEIGHTS", "trunk": "MODEL.TIMM.WEIGHTS"}
 _BUILDS_ON = "it builds on "
 
 
@@ -155,12 +156,12 @@ class StageFolder:
         """
         stage, cfg = self.planned.stage, self.planned.cfg
         if isinstance(stage, InferStage) and stage.model_key:
-            known = getattr(Manifest.read(self.path), "inputs", {}).get("model", "")
+            known = digest_of_input(self.path, "model")
             return {"model": digest_of_model(look_up(cfg, stage.model_key), known)}
         trained = stage.weights_from if isinstance(stage, InferStage) else cfg.WSIS.INIT_FROM
         if not isinstance(stage, TrainStage | InferStage) or trained in self.sources:
             return {}
-        named = {name: look_up(cfg, key) for name, key in _INITIAL_WEIGHTS.items()}
+        named = {name: look_up(cfg, key) for name, key in INITIAL_WEIGHTS.items()}
         return {name: self._digest_of_initial(path, name) for name, path in named.items() if path}
 
     def _digest_of_initial(self, weights: str, name: str) -> str:
@@ -170,14 +171,13 @@ class StageFolder:
             return weights
         if path.is_file():
             return digest_of_weights(path)
-        manifest = Manifest.read(self.path)
-        if address or (manifest is not None and name in manifest.inputs):
-            return manifest.inputs.get(name, weights) if manifest else weights
+        if (noted := digest_of_input(self.path, name)) or address:
+            return noted or weights
         advice = f"{how}, or set" if (how := how_to_get(path)) else "correct"
-        raise DataError(
-            f"stage {self.name} starts from {path}, which does not exist; {advice} "
-            f'{self.name}.{_INITIAL_WEIGHTS[name]} ("" for random weights)'
-        )
+        advice += f" {self.name}.{INITIAL_WEIGHTS[name]}"
+        if isinstance(self.planned.stage, TrainStage):
+            advice += ' ("" for random weights)'
+        raise DataError(f"stage {self.name} starts from {path}, which does not exist; {advice}")
 
     def started_from_its_weights(self) -> bool:
         """Whether the run in the folder started from what MODEL.WEIGHTS names now."""

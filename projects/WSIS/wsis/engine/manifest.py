@@ -195,6 +195,15 @@ def product_of(folder: Path) -> str:
     return manifest.product if manifest and manifest.status == DONE else ""
 
 
+def digest_of_input(folder: Path, name: str) -> str:
+    """The digest of an input that the manifest of a run folder notes, "" if it notes none."""
+    try:
+        manifest = Manifest.read(folder)
+    except DamagedManifest:
+        return ""
+    return manifest.inputs.get(name, "") if manifest else ""
+
+
 def package_versions() -> dict[str, str]:
     """``{package: version}`` of WSIS, Python, Detectron2 and what they compute with."""
     versions = {

@@ -390,10 +390,8 @@ def load_pipeline(
         folder = output_dir / f"{number}_{name}"
         cfg.OUTPUT_DIR = str(folder)
         sources = find_sources(record, cfg, stages)
-        if isinstance(record, InferStage):
-            if trained := sources.get(record.weights_from):
-                cfg.MODEL.WEIGHTS = str(trained.folder / MODEL_FINAL)
-            cfg.MODEL.TIMM.WEIGHTS = ""
+        if isinstance(record, InferStage) and (trained := sources.get(record.weights_from)):
+            cfg.MODEL.WEIGHTS = str(trained.folder / MODEL_FINAL)
         cfg.freeze()
         planned = PlannedStage(record, cfg, folder, sources)
         stages.append(planned.on_processes(num_processes))

@@ -17,17 +17,19 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
-from wsis.data.weights import how_to_get
+from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.config_files import unlike_the_zoo
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
-from wsis.engine.folder import StageFolder, State, open_folders
+from wsis.engine.folder import INITIAL_WEIGHTS, StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared, rank_lock
+from wsis.engine.manifest import look_up
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
 from wsis.errors import DataError, WSISError, about
 from wsis.modeling.checkpoint import local_file
+from wsis.ready import packaged
 from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ def _run_chosen(
     _check_chosen(chosen)
     if not eval_only:
         for folder in chosen:
-            _fetch_weights(folder)  # hours before the stage that would miss them
+            _fetch_weights(folder, force=force)  # hours before the stage that would miss them
         _note_stages(pipeline)
     worked = False
     for folder in chosen:
@@ -117,17 +119,26 @@ def _run_chosen(
         )
 
 
-def _fetch_weights(folder: StageFolder) -> None:
+def _fetch_weights(folder: StageFolder, *, force: bool) -> None:
     """Refuse a stage without the weights that it starts from; download those of an address.
 
     Warns of weights of the model zoo that learnt from another kind of input.
     """
-    for address in folder.initial_weights().values():
-        if "://" in address and folder.status().state is not State.DONE:
-            advice = how_to_get(address) or "download them yourself"
-            local_file(address, f"{advice}, or give a file (stage {folder.name})")
-            if differing := unlike_the_zoo(folder.planned.cfg):
-                logger.warning("%s: other input than of %s: %s", folder.name, address, differing)
+    needed = folder.initial_weights()
+    for name, key in INITIAL_WEIGHTS.items():
+        address = packaged(look_up(folder.planned.cfg, key))
+        if name not in needed or "://" not in address:
+            continue
+        done = folder.status().state is State.DONE
+        begun = name == "weights" and any(folder.path.glob("*.pth"))  # goes on from its checkpoint
+        if (done or begun) and not force:
+            continue
+        advice = how_to_get(address) or "download them yourself"
+        path = local_file(address, f"{advice}, or name a file by {folder.name}.{key}")
+        if name == "trunk" and address in ADDRESSES.values():  # elsewhere a file: contents count
+            folder.planned = folder.planned.with_values({key: path})
+        if differing := unlike_the_zoo(folder.planned.cfg):
+            logger.warning("%s: other input than of %s: %s", folder.name, address, differing)
 
 
 def _sweep(pipeline: Pipeline) -> None:

@@ -97,12 +97,6 @@ def load_segment_anything(name: str) -> SegmentAnything:
     import transformers  # seconds, and an optional package
 
     folder = find_model(name)
-    if not any(folder.glob("*.safetensors")):
-        raise DataError(
-            f"{folder} has no weights as safetensors; others (pytorch_model.bin) are not read, "
-            "since they can run code: get the model's *.safetensors, or let transformers' "
-            "save_pretrained write them"
-        )
     _quieten(transformers.utils.logging)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
