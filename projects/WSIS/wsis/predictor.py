@@ -13,8 +13,10 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from wsis.data.checks import clip_box
+from wsis.engine.pipeline import PlannedStage
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_boxes
+from wsis.stage import TrainStage
 from wsis.trained_stage import (
     INSTANCE_ARRAYS,
     Arrays,
@@ -67,7 +69,7 @@ class Predictor:
         planned = choose_stage(open_run(run, imports), stage, levels=("image", "box"))
         checkpoint = Path(weights) if weights else None
         self._stage = TrainedStage(planned, weights=checkpoint, min_score=min_score)
-        self.cfg = planned.cfg
+        self.cfg, self._tells_classes = planned.cfg, _tells_classes(planned)
         self.metadata = Metadata(name=str(run), thing_classes=list(self._stage.classes))
 
     def __call__(
@@ -158,7 +160,7 @@ class Predictor:
     def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
         """The class ids of so many boxes."""
         known = self._stage.classes
-        if classes is None and count and self._stage.tells_classes:
+        if classes is None and count and self._tells_classes:
             raise UsageError(
                 f"stage {self._stage.name} makes masks of boxes of their classes; give "
                 f"classes=[...], one for each box ({', '.join(known)})"
@@ -172,13 +174,20 @@ class Predictor:
             raise UsageError(
                 f"classes are class ids from 0, or names ({', '.join(known)}), not {wrong[0]!r}"
             )
-        if self._stage.tells_classes and (beyond := [one for one in found if one >= len(known)]):
+        if self._tells_classes and (beyond := [one for one in found if one >= len(known)]):
             raise UsageError(
                 f"class ids are below {len(known)} ({', '.join(known)}), not {beyond[0]}"
             )
         if len(found) != count:
             raise UsageError(f"classes has {len(found)} entries for {count} boxes; give one a box")
         return [int(one) for one in found]
+
+
+def _tells_classes(planned: PlannedStage) -> bool:
+    """Whether what a stage makes of a box depends on its class, itself or by those before it."""
+    if isinstance(planned.stage, TrainStage):
+        return not planned.stage.class_agnostic and len(planned.cfg.WSIS.CLASSES) > 1
+    return any(map(_tells_classes, planned.sources.values()))
 
 
 def box_corners(boxes: Any, size: tuple[int, int]) -> list[list[float]]:

@@ -180,13 +180,6 @@ def takes_boxes(planned: PlannedStage) -> bool:
     return planned.stage.supervision == "box" or any(map(takes_boxes, planned.sources.values()))
 
 
-def tells_classes(planned: PlannedStage) -> bool:
-    """Whether what a stage makes of a box depends on its class, itself or by those before it."""
-    if isinstance(planned.stage, TrainStage):
-        return not planned.stage.class_agnostic and len(planned.cfg.WSIS.CLASSES) > 1
-    return any(map(tells_classes, planned.sources.values()))
-
-
 def choose_stage(
     pipeline: Pipeline, name: str | None = None, levels: Sequence[str] = ("image",)
 ) -> PlannedStage:
@@ -240,7 +233,6 @@ class TrainedStage:
     Attributes:
         classes: class names by class id.
         takes_boxes: it makes something of the boxes in an image, and nothing without.
-        tells_classes: what it makes of a box depends on its class.
         max_pixels: ``INPUT.MAX_PIXELS``.
 
     Raises:
@@ -259,7 +251,7 @@ class TrainedStage:
         if min_score is None:
             min_score = _CONFIDENT if self.is_detector else 0.0
         self.name, self.min_score = planned.name, min_score
-        self.takes_boxes, self.tells_classes = takes_boxes(planned), tells_classes(planned)
+        self.takes_boxes = takes_boxes(planned)
         self.classes = tuple(planned.cfg.WSIS.CLASSES)
         self.max_pixels = planned.cfg.INPUT.MAX_PIXELS
         for change in dict.fromkeys(_changes(planned) if weights is None else ()):
