@@ -330,6 +330,9 @@ def test_pipelines_are_those_for_photographs():
     named = {name for names in PIPELINES.values() for name in names}
     photos = {path.stem for path in Path(ROOT, "configs").glob("*_photos*.yaml")}
     assert named == photos | {"boxcaseg_ready"}
+    told = Path(ROOT, "docs", "own_data.md").read_text()
+    assert f"  tags    {', '.join(PIPELINES['images'])}\nstart with\n" in told
+    assert f"configs/{PIPELINES['images'][0]}.yaml DATA.TRAIN birds OUTPUT_DIR" in told
 
 
 def test_objects_without_a_box_are_told(tmp_path, capsys):

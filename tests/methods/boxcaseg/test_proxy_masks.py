@@ -8,6 +8,7 @@ from wsis.layers.box_baselines import filled_boxes
 from wsis.layers.masks import fair_confidence
 from wsis.methods.boxcaseg.proxy_masks import (
     masks_in_boxes,
+    merge_by_odds,
     merge_masks,
     normalize_maps,
     original_confidence,
@@ -47,6 +48,29 @@ def test_of_equal_boxes_the_first_wins():
     merged = merge_masks(filled_boxes(boxes, (5, 5)), areas=areas_of(boxes))
     assert merged.sum(axis=(1, 2)).tolist() == [16, 0, 0]
     assert painting_order(np.array([3, 5, 3, 5])).tolist() == [3, 1, 2, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes(), st.integers(0, 2**16))
+def test_merging_by_odds_against_the_plain_way(scene, seed):
+    boxes, masks = scene
+    levels = np.random.default_rng(seed).integers(0, 256, (len(boxes), 1, 1)).astype(np.uint8)
+    merged = merge_by_odds(masks, levels, boxes, areas=areas_of(boxes))
+    share = (levels[:, 0, 0] + 0.5) / 256
+    odds = share / (1 - share) / areas_of(boxes)
+    for y, x in np.ndindex(masks.shape[1:]):
+        claims = np.flatnonzero(masks[:, y, x])
+        wanted = [claims[odds[claims].argmax()]] if len(claims) else []
+        assert np.flatnonzero(merged[:, y, x]).tolist() == wanted
+
+
+@pytest.mark.parametrize(("level", "owner"), [(240, 0), (200, 1)])
+def test_a_large_box_must_be_surer_than_a_small_one(level, owner):
+    boxes = np.array([[0, 0, 4, 4], [1, 1, 3, 3]])  # (130.5 / 125.5) / 4 is 0.26
+    levels = np.array([level, 130], np.uint8)[:, None, None]  # / 16: 0.97 or 0.23
+    merged = merge_by_odds(filled_boxes(boxes, (4, 4)), levels, boxes, areas=areas_of(boxes))
+    assert merged[owner, 1:3, 1:3].all()
+    assert not merged[1 - owner, 1:3, 1:3].any()
 
 
 def test_the_area_is_the_annotated_one():

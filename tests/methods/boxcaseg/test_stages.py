@@ -64,9 +64,11 @@ def test_masks_without_learning(case):
     cfg.MODEL.BOXCASEG.PROXY.IGNORE_CONTESTED = True
     found = derive_proxy_masks(record, {"box_masks": filled}, cfg)
     assert (found["confidence"].tolist(), found["ignore"].any()) == ([1.0], False)
-    cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.3, 0.7)
-    with pytest.raises(UsageError, match="masks made without learning have none: leave it empty"):
-        derive_proxy_masks(record, {"box_masks": cut}, cfg)
+    for key, value in (("IGNORE_BETWEEN", (0.3, 0.7)), ("MERGE", "odds")):
+        before, cfg.MODEL.BOXCASEG.PROXY[key] = cfg.MODEL.BOXCASEG.PROXY[key], value
+        with pytest.raises(UsageError, match=f"{key} needs the probabilities of .*its default"):
+            derive_proxy_masks(record, {"box_masks": cut}, cfg)
+        cfg.MODEL.BOXCASEG.PROXY[key] = before
 
 
 def test_the_box_is_filled_where_grabcut_contradicts_it(case):

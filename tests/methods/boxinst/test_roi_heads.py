@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from wsis.errors import UsageError
 
 from tests.modeling.test_image_classifier import image
 from tests.modeling.test_mask_rcnn import tiny_cfg
@@ -89,6 +90,15 @@ def test_images_without_objects(batch):
     assert all(torch.isfinite(value) for value in found.values())
     assert (found["loss_projection"] > 0) == any(len(one["instances"]) for one in batch)
     assert all(p.grad is not None for p in model.roi_heads.mask_head.parameters())
+
+
+def test_other_mask_heads_are_refused(monkeypatch):
+    """PointRend's, say, has no logits of whole regions."""
+    monkeypatch.setitem(ROI_MASK_HEAD_REGISTRY._obj_map, "Other", torch.nn.Identity)
+    with pytest.raises(
+        UsageError, match=r"MODEL.ROI_MASK_HEAD.NAME: BoxInst .* not Identity; take"
+    ):
+        model_of(MODEL__ROI_MASK_HEAD__NAME="Other")
 
 
 def test_the_pairwise_term_warms_up():

@@ -1,6 +1,7 @@
 """Dense maps and clusters to instances."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 from wsis.methods.irnet.random_walk import random_walk
@@ -58,6 +59,16 @@ def test_a_collapsed_field_falls_back_to_components_of_the_cams():
 
     walked = IRNetROIHeads()(**features, clusters=one, sizes=SIZES)
     assert set(walked.pred_classes.tolist()) == {2}
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_an_image_without_tags_has_no_instances(fallback):
+    features, clusters = scene()
+    features["cam"] = features["cam"][:0]
+    features["keys"] = features["keys"][:0]
+    one = torch.zeros_like(clusters)
+    found = IRNetROIHeads(fallback=fallback)(**features, clusters=one, sizes=SIZES)
+    assert found.pred_masks.shape == (0, *SIZES[1])
 
 
 def test_no_fallback_where_there_are_clusters():

@@ -34,6 +34,13 @@ def given_boxes(record: Record, *, outwards: bool = False) -> np.ndarray:
     return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
+def boxes_with_area(record: Record) -> np.ndarray:
+    """(K, 4) float64: `annotated_boxes`; flat ones, which COCO has, in whole pixels, outwards."""
+    boxes, whole = annotated_boxes(record), given_boxes(record, outwards=True)
+    flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1, keepdims=True)
+    return np.where(flat, whole, boxes)
+
+
 def integer_box(
     box: Sequence[float], *, size: tuple[int, int], outwards: bool = False
 ) -> tuple[int, int, int, int]:

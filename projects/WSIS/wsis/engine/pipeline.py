@@ -209,9 +209,8 @@ class _Plan:
             for file in self.files:
                 data = file.parts[owner].data if owner in file.parts else {}
                 if "TRAIN" in data:  # data that belong to other training images do not count
-                    said.pop("EVALUATION", None)
-                if "TRAIN" in data and not owner:
-                    said.pop("VAL", None)
+                    for role in ("EVALUATION",) if owner else ("EVALUATION", "VAL"):
+                        said.pop(role, None)
                 source = f"{file.source}: stage {owner}" if owner else file.source
                 said |= {role: (source, value, stem) for role, value in data.items()}
         return {
@@ -230,13 +229,14 @@ class _Plan:
     def chain(self, name: str) -> list[str]:
         """The stages from whose configs stage ``name`` starts, and itself last."""
         start, record = base_stage(self.files, name), self.records[name]
-        before = self.names[: self.names.index(name)]
+        before, own = self.names[: self.names.index(name)], [name]
         if not any(start in file.parts for file in self.files):
             raise UsageError(f"stage {name}: _BASE_ names {start!r}, which is no stage or file")
         if start in self.names and start not in before:
             raise UsageError(f"stage {name}: _BASE_ names {start}, which does not come before it")
-        own = [name] if not start or start in before else [start, name]  # one left out has lines
-        if (start := start if start in before else "") == "" and isinstance(record, InferStage):
+        if start and start not in before:  # a stage that is left out still has lines
+            start, own = "", [start, name]
+        if not start and isinstance(record, InferStage):
             makers = [n for n in before if self.records[n].produces == record.weights_from]
             start = makers[-1] if makers else ""
         return [*(self.chain(start) if start else []), *own]
@@ -366,8 +366,7 @@ def load_pipeline(
     A stage's config is made, in this order, from Detectron2's defaults with those of WSIS; from
     each file, those of ``_BASE_`` first, its lines for all stages and then those for this one; from
     ``KEY VALUE`` and ``stage.KEY VALUE`` of the command line. A stage that runs a trained network
-    starts from the lines of the stage that trains it. Keys that follow from the data sets are
-    filled in.
+    starts from the lines of the stage that trains it. Keys that data sets decide are filled in.
 
     Args:
         config_file: YAML with STAGES, or one whose ``_BASE_`` has them.

@@ -30,15 +30,26 @@ _COLUMNS = ("images", "objects", "masks", "boxes", "points")
 # proposed.
 PIPELINES = {
     "points": (
-        *("cim_photos_point", "points_photos", "iam_photos_point", "prompted_masks_photos_point"),
+        "cim_photos_point",
+        "points_photos",
+        "iam_photos_point",
+        "prompted_masks_photos_point",
     ),
     "boxes": (
-        *("boxcaseg_ready", "boxes_photos", "boxinst_photos", "prompted_masks_photos_box"),
+        "boxcaseg_ready",
+        "boxes_photos",
+        "boxinst_photos",
+        "prompted_masks_photos_box",
         "boxcaseg_photos",
     ),
     "images": (
-        *("cam_instances_photos", "irnet_photos", "prm_photos", "prm_photos_response"),
-        *("iam_photos", "cim_photos", "prompted_masks_photos"),
+        "cam_instances_photos",
+        "irnet_photos",
+        "prm_photos",
+        "prm_photos_response",
+        "iam_photos",
+        "cim_photos",
+        "prompted_masks_photos",
     ),
 }
 _ALSO = {"boxes": ", the last with DATA.SALIENT: a few objects with masks (datasets/README.md)"}

@@ -69,6 +69,9 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     keys.GRABCUT_MIN_CONFIDENCE = 0.7
 
     keys.PROXY = CfgNode()
+    # Who gets a pixel that several boxes claim: the "smallest" box, as published, or the one with
+    # the highest "odds" of it for its area (docs/methods/boxcaseg.md has figures).
+    keys.PROXY.MERGE = "smallest"
     # Confidence of a mask, from its box and the given one: "original" (an IoU with sides + 1, at
     # most 0.95 for any square below 39 pixels), or "fair" to small objects.
     keys.PROXY.CONFIDENCE = "original"

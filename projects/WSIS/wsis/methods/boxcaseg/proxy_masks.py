@@ -69,6 +69,30 @@ def merge_masks(masks: np.ndarray, *, areas: np.ndarray) -> np.ndarray:
     return left
 
 
+def merge_by_odds(
+    masks: np.ndarray, levels: np.ndarray, boxes: np.ndarray, *, areas: np.ndarray
+) -> np.ndarray:
+    """Give every pixel to the box with the highest odds of it, for its area.
+
+    The odds are those of the stretched maps, p / (1 - p), over the area of the box: of two boxes
+    that are equally sure the smaller one gets the pixel, since a large box has more other things in
+    it. Of equals the first box gets it.
+
+    Arguments are those of `merge_masks`, and ``levels`` (K, s, s) uint8 with ``boxes`` (K, 4)
+    integers, as `masks_in_boxes` takes them.
+    """
+    best = np.full(masks.shape[1:], -np.inf)
+    owner = np.full(masks.shape[1:], -1)
+    pairs = zip(masks, levels, boxes.tolist(), areas, strict=True)
+    for index, (mask, level, (x0, y0, x1, y1), area) in enumerate(pairs):
+        place = slice(y0, y1), slice(x0, x1)
+        share = (resize_map(level, (y1 - y0, x1 - x0)) + 0.5) / (LEVELS + 1)
+        odds = np.log(share / (1 - share)) - np.log(area)
+        wins = mask[place] & (odds > best[place])
+        best[place][wins], owner[place][wins] = odds[wins], index
+    return owner == np.arange(len(masks))[:, None, None]
+
+
 def original_confidence(found: np.ndarray, given: np.ndarray) -> np.ndarray:
     """How well a mask fits its box, as published (spec 7): (K,) float64, an IoU.
 

@@ -20,9 +20,10 @@ from wsis.errors import DataError, UsageError
 from wsis.evaluation.box_masks import check_box_masks
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import fair_confidence, mask_boxes
-from wsis.methods.boxcaseg.box_masks import box_mask_evaluator, check_proxy_masks
+from wsis.methods.boxcaseg.mask_checks import box_mask_evaluator, check_proxy_masks
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
+    merge_by_odds,
     merge_masks,
     original_confidence,
     resize_map,
@@ -97,8 +98,18 @@ def count_filled(artifact: Mapping[str, np.ndarray]) -> dict[str, int]:
     return {"boxes": len(boxes), "filled_boxes": int(filled.sum())}
 
 
+def _levels(found: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    """The stretched maps of an artifact, for a key of MODEL.BOXCASEG.PROXY that needs them."""
+    if "levels" not in found:
+        raise UsageError(
+            f"MODEL.BOXCASEG.PROXY.{key} needs the probabilities of the stage box_masks; masks "
+            "made in another way have none: leave it at its default"
+        )
+    return found["levels"]
+
+
 def _ignored(found: dict[str, np.ndarray], merged: np.ndarray, keys: CfgNode) -> np.ndarray:
-    """(K, H, W) bool: pixels of a box to ignore, lost to a smaller box or of unsure probability."""
+    """(K, H, W) bool: pixels of a box to ignore, lost to another box or of unsure probability."""
     masks, boxes = found["masks"], found["boxes"]
     ignored = masks & ~merged if keys.IGNORE_CONTESTED else np.zeros_like(masks)
     if len(keys.IGNORE_BETWEEN):
@@ -108,13 +119,9 @@ def _ignored(found: dict[str, np.ndarray], merged: np.ndarray, keys: CfgNode) ->
                 "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN is empty or two rising numbers from 0 to 1, "
                 f"not {tuple(keys.IGNORE_BETWEEN)}"
             )
-        if "levels" not in found:
-            raise UsageError(
-                "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN needs the probabilities of the stage "
-                "box_masks; masks made without learning have none: leave it empty"
-            )
         low, high = (LEVELS * float(v) for v in keys.IGNORE_BETWEEN)
-        pairs = zip(ignored, found["levels"], boxes.tolist(), strict=True)
+        levels = _levels(found, "IGNORE_BETWEEN")
+        pairs = zip(ignored, levels, boxes.tolist(), strict=True)
         for one, level, (x0, y0, x1, y1) in pairs:
             values = resize_map(level, (y1 - y0, x1 - x0))
             one[y0:y1, x0:x1] |= (values > low) & (values < high)
@@ -145,7 +152,11 @@ def derive_proxy_masks(
     given[flat] = boxes[flat]
     # x + w - x is not exactly w: rounded, so that boxes of one size tie wherever they are.
     areas = np.round((given[:, 2:] - given[:, :2]).prod(axis=1), 4)
-    merged = merge_masks(found["masks"], areas=areas)
+    require_one_of("MODEL.BOXCASEG.PROXY.MERGE", keys.MERGE, ("smallest", "odds"))
+    if keys.MERGE == "odds":
+        merged = merge_by_odds(found["masks"], _levels(found, "MERGE"), boxes, areas=areas)
+    else:
+        merged = merge_masks(found["masks"], areas=areas)
     found_boxes = mask_boxes(torch.from_numpy(merged)).numpy()
     require_one_of("MODEL.BOXCASEG.PROXY.CONFIDENCE", keys.CONFIDENCE, ("original", "fair"))
     if keys.CONFIDENCE == "original":
@@ -214,7 +225,7 @@ register_stages(
     ),
     DeriveStage(
         name="proxy_masks",
-        title="Give contested pixels to the smallest box, rate the masks",
+        title="Give contested pixels to one box each, rate the masks",
         consumes=("box_masks",),
         produces="instances",
         config_keys=("MODEL.BOXCASEG.PROXY",),

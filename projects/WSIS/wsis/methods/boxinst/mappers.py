@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.annotations import annotated_boxes, boxed_annotations, given_boxes
+from wsis.data.annotations import boxed_annotations, boxes_with_area
 from wsis.data.instance_mapper import InstanceMapper
 from wsis.data.mappers import MAPPER_REGISTRY
 
@@ -33,9 +33,7 @@ class GivenBoxMapper(InstanceMapper):
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""
         dataset_dict = dataset_dict | {"height": image.shape[0], "width": image.shape[1]}
-        boxes, whole = annotated_boxes(dataset_dict), given_boxes(dataset_dict, outwards=True)
-        flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
-        boxes[flat] = whole[flat]
+        boxes = boxes_with_area(dataset_dict)
         classes = [a["category_id"] for a in boxed_annotations(dataset_dict)]
         proposals = Instances(image.shape[:2])
         proposals.proposal_boxes = Boxes(torch.from_numpy(boxes).float())

@@ -17,7 +17,8 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from wsis.methods.boxinst.colors import pool_colors, rgb_to_lab
+from wsis.errors import UsageError
+from wsis.methods.boxinst.cell_colors import pool_colors, rgb_to_lab
 from wsis.methods.boxinst.losses import (
     alike_neighbours,
     cell_centres,
@@ -58,6 +59,12 @@ class BoxInstROIHeads(StandardROIHeads):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.mask_on and not hasattr(self.mask_head, "layers"):
+            raise UsageError(
+                "MODEL.ROI_MASK_HEAD.NAME: BoxInst trains mask heads of Detectron2's "
+                f"BaseMaskRCNNHead, not {type(self.mask_head).__name__}; take "
+                "MaskRCNNConvUpsampleHead"
+            )
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.input_format = input_format

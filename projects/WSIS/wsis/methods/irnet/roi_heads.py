@@ -134,7 +134,7 @@ class IRNetROIHeads(nn.Module):
         """
         cam = self._on_grid(cam, boundary)
         smallest = self.min_area * sizes[1][0] * sizes[1][1]
-        if self.fallback and not clusters.any():
+        if self.fallback and len(cam) and not clusters.any():
             maps = normalize_by_maximum(
                 upsample(cam, *sizes, stride=self.stride, align_corners=self.align_corners)
             )

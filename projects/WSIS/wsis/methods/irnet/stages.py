@@ -144,9 +144,9 @@ register_stages(
         tally=count_collapsed,
         remarks={
             "collapsed": "the displacement field has collapsed on {collapsed} of {images} images "
-            "(all cells end in one cluster), so it parts no objects there; MODEL.IRNET.FALLBACK "
-            "True takes the components of their CAMs, more steps or images for relation_network "
-            "teach it more (docs/methods/irnet.md)"
+            "(all cells end in one cluster), so it parts no objects there; with "
+            "MODEL.IRNET.FALLBACK True they have the components of their CAMs; more steps or "
+            "images for relation_network teach the field more (docs/methods/irnet.md)"
         },
         config={_OUTPUTS: ["boundary", "instances"]},
         measured=measured_mean,

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
-from wsis.data.annotations import annotated_boxes, boxed_annotations, given_boxes, points_of
+from wsis.data.annotations import boxed_annotations, boxes_with_area, given_boxes, points_of
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 
 _SUPERVISION = {"boxes": "box", "points": "point", "peaks": "image"}
@@ -47,11 +47,9 @@ class PromptMapper(Mapper):
 
     @staticmethod
     def _boxes(record: dict[str, Any]) -> dict[str, np.ndarray]:
-        boxes, whole = annotated_boxes(record), given_boxes(record, outwards=True)
-        flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)  # COCO has boxes without area
-        boxes[flat] = whole[flat]
         classes = [a["category_id"] for a in boxed_annotations(record)]
-        found = {"boxes": boxes, "whole_boxes": whole}
+        whole = given_boxes(record, outwards=True)
+        found = {"boxes": boxes_with_area(record), "whole_boxes": whole}
         return found | {"gt_classes": np.array(classes, dtype=np.int64)}
 
     def _peaks(self, key: str, size: tuple[int, int]) -> dict[str, np.ndarray]:

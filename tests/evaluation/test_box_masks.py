@@ -19,7 +19,7 @@ from wsis.evaluation.box_masks import (
 )
 from wsis.evaluation.streaming import results_of
 from wsis.layers.box_baselines import filled_boxes
-from wsis.methods.boxcaseg.box_masks import BoxMaskEvaluator, check_proxy_masks
+from wsis.methods.boxcaseg.mask_checks import BoxMaskEvaluator, check_proxy_masks
 from wsis.stage import get_stage
 
 SIZE = (40, 50)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from wsis.methods.boxinst.colors import pool_colors, rgb_to_lab
+from wsis.methods.boxinst.cell_colors import pool_colors, rgb_to_lab
 
 
 def test_lab_is_opencvs():
