@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from wsis.data.weights import trunk_weights
@@ -106,3 +107,17 @@ def test_the_installed_weights_are_those_of_timm():
     found = {name: v for name, v in body.state_dict().items() if "num_batches" not in name}
     assert found.keys() == expected.keys() - {"classifier.weight", "classifier.bias"}
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize(
+    ("file_of", "told"),
+    [("efficientnet_b0", "blocks.0.0.se.conv_reduce"), (LITE0, "")],
+)
+def test_a_network_with_layers_between_is_told(file_of, told, tmp_path, caplog):
+    """B0 has every weight of Lite0, and squeezes besides: such maps would be worth little."""
+    path = tmp_path / "w.pth"
+    torch.save(timm.create_model(file_of).state_dict(), path)
+    assert load_weights(create_body(LITE0), path, strict=True) == []
+    said = f"{path} has layers inside blocks of this MODEL that it lacks, first {told}: is it of "
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.startswith(said) for text in warned] == ([True] if told else [])

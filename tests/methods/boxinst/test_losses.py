@@ -14,6 +14,7 @@ from wsis.methods.boxinst.losses import (
     dice_loss,
     pairwise_loss,
     projection_loss,
+    stretched_regions,
 )
 
 STEPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
@@ -33,6 +34,12 @@ def test_centres_and_cells_by_hand():
     x, y = cell_centres(regions, 4, 1)
     assert x[0, [0, -1]].tolist() == [9.5, 14.5]
     assert y[0, [0, -1]].tolist() == [19, 29]
+
+
+def test_stretched_regions_by_hand():
+    boxes = torch.tensor([[4.0, 20.0, 8.0, 30.0], [0.0, 2.0, 8.0, 4.0]])
+    factors = torch.tensor([[1.0, 2.0], [1.5, 1.0]])
+    assert stretched_regions(boxes, factors, (32, 9)).tolist() == [[4, 15, 8, 32], [0, 2, 9, 4]]
 
 
 def test_dice_by_hand():
@@ -74,7 +81,7 @@ def loops(logits, colors, in_box, in_image, distance, difference):
         for y in range(side):
             for x in range(side):
                 here = (p, y + distance, x + distance)
-                if not in_image[here]:
+                if not (in_image[here] and in_box[here]):
                     continue
                 for dy, dx in STEPS:
                     v, u = y + dy * distance, x + dx * distance

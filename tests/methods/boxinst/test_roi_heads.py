@@ -102,7 +102,8 @@ def test_other_mask_heads_are_refused(monkeypatch):
 
 
 def test_the_pairwise_term_warms_up():
-    model = model_of(MODEL__BOXINST__PAIRWISE_WARMUP_ITERS=10)
+    options = {"PAIRWISE_WARMUP_ITERS": 10, "COLOR_DIFFERENCE": 200.0}  # all pairs of noise
+    model = model_of(**{f"MODEL__BOXINST__{name}": value for name, value in options.items()})
     found = [losses(model, [sample()], at)["loss_pairwise"].item() for at in (0, 5, 10, 20)]
     assert found[0] == 0
     assert found[1] == pytest.approx(found[2] / 2)

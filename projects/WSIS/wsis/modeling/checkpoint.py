@@ -250,6 +250,19 @@ def _tell_missing(
         )
 
 
+def _foreign_layer(unexpected: Iterable[str], own: Iterable[str]) -> str:
+    """Of the entries that the model lacks, the first layer inside one of its blocks, or "".
+
+    All weights of EfficientNet-Lite0 are in a file of EfficientNet-B0, which has layers between.
+    """
+    blocks = {name[: number.end()] for name in own for number in re.finditer(r"\.\d+\.", name)}
+    for name in unexpected:
+        ends = (number.end() for number in re.finditer(r"\.\d+\.", name))
+        if name.endswith(".weight") and any(name[:end] in blocks for end in ends):
+            return name.removesuffix(".weight")
+    return ""
+
+
 def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[str]:
     """Load weights into ``model``, in place, whatever layout they come in.
 
@@ -293,6 +306,13 @@ def load_weights(model: nn.Module, path: str, *, strict: bool = False) -> list[s
     if unexpected := [name for name in state if name not in own]:
         first = ", ".join(unexpected[:5])
         logger.info("%s: %d unexpected, first %s", path, len(unexpected), first)
+    if layer := _foreign_layer(unexpected, own):
+        logger.warning(
+            "%s has layers inside blocks of this MODEL that it lacks, first %s: is it of another "
+            "network (MODEL.TIMM.NAME)?",
+            path,
+            layer,
+        )
     return missing
 
 

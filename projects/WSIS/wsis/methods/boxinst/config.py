@@ -10,6 +10,10 @@ from wsis.methods.boxinst import given_boxes, mappers, roi_heads, stages  # noqa
 def add_boxinst_config(cfg: CfgNode) -> None:
     """Add ``MODEL.BOXINST.*``, in place."""
     cfg.MODEL.BOXINST = keys = CfgNode()
+    # In training, width and height of a region are those of its proposal times random factors of
+    # this range: what lies around an object shows what background looks like. With 1, 1 masks stay
+    # filled boxes for long (docs/methods/boxinst.md). Inference takes the boxes as they are.
+    keys.REGION_STRETCH = (1.0, 2.0)
     # How far apart neighbours are that may have to agree, in cells of the mask (28 x 28).
     keys.NEIGHBOUR_DISTANCE = 2
     # They must if their colours are no more than this apart (CIE LAB, L in 0..100). The paper's

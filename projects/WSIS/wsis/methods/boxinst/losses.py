@@ -30,6 +30,16 @@ def cells_in_boxes(centres: tuple[Tensor, Tensor], boxes: Tensor) -> Tensor:
     return ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]
 
 
+def stretched_regions(boxes: Tensor, factors: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (P, 4) whose width and height grow by ``factors`` (P, 2) about their centres.
+
+    They are cut at the border of the image of ``size`` (H, W).
+    """
+    centres, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    grown = torch.cat([centres - halves * factors, centres + halves * factors], dim=1)
+    return grown.clamp(min=0).minimum(grown.new_tensor((*size[::-1], *size[::-1])))
+
+
 def dice_loss(found: Tensor, wanted: Tensor) -> Tensor:
     """(P,): 1 - 2 sum(p q) / sum(p^2 + q^2) of rows p and q (P, n)."""
     total = (found.square() + wanted.square()).sum(dim=1)
@@ -52,9 +62,9 @@ def alike_neighbours(
 ) -> Tensor:
     """(8, P, M, M) bool: which neighbours of a cell must have its label (paper, eq. 6 to 8).
 
-    A pair counts if both lie in the image and their colours are no more than ``difference`` apart.
-    A neighbour outside the region counts where the box does not reach: that it is background is
-    known. In the box nothing is known of it.
+    A pair counts if the cell lies in the box, both in the image, and their colours are no more than
+    ``difference`` apart. A neighbour outside the region counts where the box does not reach: that
+    it is background is known. In the box nothing is known of it.
 
     Args:
         colors: (P, 3, M + 2d, M + 2d), with a margin.
@@ -66,7 +76,7 @@ def alike_neighbours(
     inner = (..., slice(distance, -distance), slice(distance, -distance))
     known = ~in_box
     known[inner] = True
-    own, starts = colors[inner], in_image[inner]
+    own, starts = colors[inner], (in_box & in_image)[inner]
     pairs = zip(neighbours(colors, distance), neighbours(known & in_image, distance), strict=True)
     return torch.stack(
         [starts & ends & ((other - own).norm(dim=1) <= difference) for other, ends in pairs]
@@ -77,8 +87,7 @@ def pairwise_loss(logits: Tensor, in_box: Tensor, alike: Tensor, *, distance: in
     """Mean over all pairs that must agree of -log of the probability that they do (eq. 4, 5, 8).
 
     ``logits`` are (P, M, M), ``in_box`` (P, M, M) bool, ``alike`` is `alike_neighbours`'. A
-    neighbour outside the box is known to be background: cells on either side of the box's edge
-    learn that of it. 0 where no pair must agree.
+    neighbour outside the box is known to be background. 0 where no pair must agree.
     """
     known = logits.masked_fill(~in_box, BACKGROUND)
     padded = functional.pad(known, (distance,) * 4, value=BACKGROUND)

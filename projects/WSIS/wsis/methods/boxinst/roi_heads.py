@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads import select_foreground_proposals
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from wsis.methods.boxinst.losses import (
     cells_in_boxes,
     pairwise_loss,
     projection_loss,
+    stretched_regions,
 )
 from wsis.modeling.mask_head import logits_of_classes
 
@@ -40,6 +41,7 @@ class BoxInstROIHeads(StandardROIHeads):
     Args:
         pixel_mean: per channel, with which the images were normalised; pixel_std likewise.
         input_format: "RGB" or "BGR", of the images.
+        region_stretch: range of the factor by which the sides of a proposal grow in training.
         neighbour_distance: in cells of the mask.
         color_difference: the largest, in CIE LAB, of two cells that must agree.
         pairwise_warmup_iters: iterations in which the weight of the pairwise loss grows to 1.
@@ -53,6 +55,7 @@ class BoxInstROIHeads(StandardROIHeads):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         input_format: str = "RGB",
+        region_stretch: Sequence[float] = (1.0, 2.0),
         neighbour_distance: int = 2,
         color_difference: float = 2.408,
         pairwise_warmup_iters: int = 0,
@@ -68,6 +71,7 @@ class BoxInstROIHeads(StandardROIHeads):
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.input_format = input_format
+        self.region_stretch = region_stretch
         self.neighbour_distance = neighbour_distance
         self.color_difference = color_difference
         self.pairwise_warmup_iters = pairwise_warmup_iters
@@ -80,6 +84,7 @@ class BoxInstROIHeads(StandardROIHeads):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
+            "region_stretch": keys.REGION_STRETCH,
             "neighbour_distance": keys.NEIGHBOUR_DISTANCE,
             "color_difference": keys.COLOR_DIFFERENCE,
             "pairwise_warmup_iters": keys.PAIRWISE_WARMUP_ITERS,
@@ -106,6 +111,11 @@ class BoxInstROIHeads(StandardROIHeads):
         if not (self.training and self.mask_on):
             return super()._forward_mask(features, instances)
         chosen, _ = select_foreground_proposals(instances, self.num_classes)
+        low, high = self.region_stretch
+        for found in chosen:
+            boxes = found.proposal_boxes.tensor
+            factors = low + (high - low) * torch.rand(len(boxes), 2, device=boxes.device)
+            found.proposal_boxes = Boxes(stretched_regions(boxes, factors, found.image_size))
         pooled = self.mask_pooler(
             [features[name] for name in self.mask_in_features], [x.proposal_boxes for x in chosen]
         )
