@@ -94,11 +94,11 @@ CAMS = [
         ([*BOXES, measured("box_masks", "box masks", mIoU=59.1)], {}),
         (
             [*BOXES, measured("box_masks", "box masks", mIoU=43.6)],
-            {"box_masks": "mIoU 43.6 (box masks) against 59.0 (baseline filled box); give more"},
+            {"box_masks": "mIoU 43.6 (box masks) against 59.0 (baseline filled box); train on"},
         ),
         (
             [*BOXES, GRABCUT, measured("box_masks", "box masks", mIoU=62.04)],
-            {"box_masks": "mIoU 62.0 (box masks) against 62.0 (baseline GrabCut); give more"},
+            {"box_masks": "mIoU 62.0 (box masks) against 62.0 (baseline GrabCut); train on"},
         ),
         # another stage, another data set, nothing measured: nothing to compare
         ([*BOXES, measured("proxy_masks", "proxy masks", mIoU=43.6)], {}),

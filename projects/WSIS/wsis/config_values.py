@@ -16,14 +16,14 @@ _SIGNED += "*AREA_COST *BOUNDARY_THRESH TEST.DETECTIONS_PER_IMAGE TEST.EVAL_PERI
 # and a list that has elements by default must have some, except here,
 _MAY_BE_EMPTY = "SOLVER.STEPS *.PROTOCOLS *.CAM_THRESHOLDS"
 # and here as many as by default; here, where it has none by default, none or this number.
-_FIXED_LENGTH = "*_RANGE *SIZE_LIMITS *STRETCH INPUT.SIDE_RULE INPUT.CROP.SIZE MODEL.PIXEL_* "
-_FIXED_LENGTH += "MODEL.WSIS_RESNETS.* MODEL.I*.IN_FEATURES"
+_FIXED_LENGTH = "*_RANGE *SIZE_LIMITS *.STRETCH *.REGION_STRETCH INPUT.SIDE_RULE INPUT.CROP.SIZE "
+_FIXED_LENGTH += "MODEL.PIXEL_* MODEL.WSIS_RESNETS.* MODEL.I*.IN_FEATURES"
 _LENGTHS = {
     "MODEL.BOXCASEG.SALIENT_PIXEL_*": 3,
     "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN": 2,
     "MODEL.IRNET.MEAN_DISPLACEMENT": 2,
 }
-_RISING = "*_RANGE *SIZE_LIMITS MODEL.BOX*STRETCH *.IGNORE_BETWEEN"
+_RISING = "*_RANGE *SIZE_LIMITS *.STRETCH *.REGION_STRETCH *.IGNORE_BETWEEN"
 # Numbers, also those in lists: patterns, what must hold, in words.
 _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
@@ -40,7 +40,7 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     (
         "INPUT.SCALES INPUT.RESCALE_RANGE INPUT.CROP.SIZE *PIXEL_STD *_SXY *_SRGB "
-        "*BBOX_REG_WEIGHTS MODEL.BOX*STRETCH *.ANCHOR_GENERATOR.SIZES *.ASPECT_RATIOS "
+        "*BBOX_REG_WEIGHTS *.STRETCH *.REGION_STRETCH *.ANCHOR_GENERATOR.SIZES *.ASPECT_RATIOS "
         "*.CLIP_VALUE",
         lambda number: number > 0,
         "above 0",
