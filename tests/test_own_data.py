@@ -66,6 +66,8 @@ def run(text, folder):
     for yaml in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         (folder / "cells.yaml").write_text(yaml)
     for line in COMMAND.findall(text):
+        if "coco_weights" in line:  # a download: tests/modeling/test_coco_weights.py
+            continue
         words = shlex.split(line)
         if words[0] in ("train_net.py", "tools/demo.py"):
             words += shlex.split(TINY)

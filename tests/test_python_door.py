@@ -33,17 +33,12 @@ def checkout(shapes_root, tiny_run, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_document(checkout, shapes_root, ready_folder):
+def test_the_document(checkout, shapes_root):
     """In a process of its own, as a notebook would."""
     words = ["OUTPUT_DIR", "output/irnet_shapes", *tiny_overrides()]
     code = "\n".join(CODE).replace('["DATA.VAL", "mine"]', f'["DATA.VAL", "mine", *{words!r}]')
     picture = next((shapes_root / "shapes" / "JPEGImages").glob("val_00000.*")).name
     code = code.replace("val_00000.jpg", picture)
-    if not (wsis.ready.FOLDER / "boxcaseg_ready.pth").is_file():
-        place = (
-            f"import pathlib, wsis.ready; wsis.ready.FOLDER = pathlib.Path({str(ready_folder)!r})"
-        )
-        code = f"{place}\n{code}"
     code += "\nassert {e['dataset'] for e in metrics['stages'] if e['stage'] == 'mask_rcnn'}"
     code += " == {'mine', 'shapes_val'}\nassert len(instances) == len(instances.pred_masks)\n"
     done = subprocess.run(

@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,15 +47,13 @@ def test_the_citation_is_of_this_version():
     }
 
 
-def test_what_comes_with_the_package_is_installed(ready_folder, tmp_path):
+def test_what_comes_with_the_package_is_installed(tmp_path):
     """Templates and trained networks; a Predictor needs nothing of the checkout."""
     build = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path / "build")]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     package, own = tmp_path / "build" / "lib" / "wsis", Path(wsis.__file__).parent
     data = [p.relative_to(own) for p in own.rglob("*") if p.suffix and p.is_file()]
     assert not [p for p in data if p.suffix != ".pyc" and not (package / p).is_file()]
-    if not (package / "ready" / "boxcaseg_ready.pth").is_file():
-        shutil.copy(ready_folder / "boxcaseg_ready.pth", package / "ready")
     code = (
         "import numpy, wsis; image = numpy.zeros((30, 40, 3), 'uint8'); "
         "print(len(wsis.Predictor('boxcaseg_ready')(image, boxes=[[1, 2, 9, 9]])['instances']))"

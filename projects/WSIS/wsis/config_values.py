@@ -23,7 +23,7 @@ _LENGTHS = {
     "MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN": 2,
     "MODEL.IRNET.MEAN_DISPLACEMENT": 2,
 }
-_RISING = "*_RANGE *SIZE_LIMITS *.STRETCH *.REGION_STRETCH *.IGNORE_BETWEEN"
+_RISING = "*_RANGE *SIZE_LIMITS MODEL.BOX*.STRETCH *.REGION_STRETCH *.IGNORE_BETWEEN"
 # Numbers, also those in lists: patterns, what must hold, in words.
 _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
@@ -40,8 +40,8 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     (
         "INPUT.SCALES INPUT.RESCALE_RANGE INPUT.CROP.SIZE *PIXEL_STD *_SXY *_SRGB "
-        "*BBOX_REG_WEIGHTS *.STRETCH *.REGION_STRETCH *.ANCHOR_GENERATOR.SIZES *.ASPECT_RATIOS "
-        "*.CLIP_VALUE",
+        "*BBOX_REG_WEIGHTS MODEL.BOX*.STRETCH *.REGION_STRETCH *.ANCHOR_GENERATOR.SIZES "
+        "*.ASPECT_RATIOS *.CLIP_VALUE",
         lambda number: number > 0,
         "above 0",
     ),

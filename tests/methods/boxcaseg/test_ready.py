@@ -339,7 +339,6 @@ def test_one_file_describes_the_network():
             assert cfg.MODEL.BOXCASEG[key] == alone.MODEL.BOXCASEG[key]
 
 
-@pytest.mark.xfail(not REAL.is_file(), reason="the weights are not there yet", strict=True)
 def test_the_network_that_comes_with_wsis():
     assert REAL.stat().st_size <= 8_000_000
     card = REAL.with_suffix(".md").read_text()
