@@ -3,6 +3,7 @@
 Nothing heavy at the top: the process that only hands out the tests reads this file, too.
 """
 
+import logging
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # several tests at once share two cores
@@ -20,6 +21,8 @@ def nothing_stays():
     import wsis.data.builtin  # noqa: F401  (registers the data sets that are always there)
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
+    # A command that an earlier test ran in this process keeps its log lines from caplog.
+    logging.getLogger("wsis").propagate = True
     environment, folder = dict(os.environ), os.getcwd()
     loaders = dict(DatasetCatalog)
     metadata = {name: (entry, dict(vars(entry))) for name, entry in MetadataCatalog.items()}
