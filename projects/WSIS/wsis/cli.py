@@ -94,9 +94,8 @@ def _execute(args: argparse.Namespace) -> None:
         wsis.run(args.config_file, args.opts, **{name: getattr(args, name) for name in _CHOICES})
         return
     from wsis.engine.launch import choose_devices
+    from wsis.engine.listing import describe_stages
     from wsis.engine.pipeline import load_pipeline
-    from wsis.engine.run import describe_stages
-    from wsis.engine.verify import verify
 
     device, processes = choose_devices(args.num_gpus, args.num_processes)
     overrides = ["MODEL.DEVICE", device, *args.opts]
@@ -108,6 +107,8 @@ def _execute(args: argparse.Namespace) -> None:
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     selection = {"stage": args.stage, "first": args.from_stage, "last": args.until_stage}
     if verifies:
+        from wsis.engine.verify import verify
+
         table, problem = verify(pipeline, selection, images=args.verify_images)
         sys.stdout.write(f"{table}\n")
         if problem:

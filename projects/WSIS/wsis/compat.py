@@ -12,6 +12,8 @@ import importlib.util
 import sys
 import types
 import warnings
+from importlib.machinery import PathFinder
+from importlib.util import spec_from_loader
 from typing import Any
 
 
@@ -101,13 +103,45 @@ def apply() -> bool:
     return True
 
 
+class _Early:
+    """Loads a module that `import_early` has run already, when its package asks for it."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self.module = module
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        """The module itself, so that there are never two of its classes."""
+        return self.module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """It has run."""
+
+
+_EARLY: dict[str, _Early] = {}
+
+
+def import_early(name: str) -> Any:
+    """A module of detectron2 without its package, which imports much more, torchvision above all.
+
+    Whoever imports it in the usual way later gets the package, and in it this same module.
+    """
+    if name not in sys.modules and name not in _EARLY:
+        package = importlib.util.find_spec(name.rpartition(".")[0])
+        spec = PathFinder.find_spec(name, package and package.submodule_search_locations)
+        assert spec is not None
+        assert spec.loader is not None
+        _EARLY[name] = _Early(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(_EARLY[name].module)
+    return sys.modules.get(name) or _EARLY[name].module
+
+
 class _FirstImport:
-    """A finder that finds nothing; the first module sought inside detectron2 makes it `apply`."""
+    """A finder of `_EARLY` modules; the first one sought inside detectron2 makes it `apply`."""
 
     def __init__(self) -> None:
         self.waiting = True
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Called for every module that is about to be imported."""
         if self.waiting and name.startswith("detectron2."):
             self.waiting = False
@@ -116,6 +150,7 @@ class _FirstImport:
             except BaseException:  # such as a package that is missing: the next import tries again
                 self.waiting = True
                 raise
+        return spec_from_loader(name, _EARLY[name]) if name in _EARLY else None
 
 
 def apply_on_import() -> None:

@@ -1,4 +1,4 @@
-"""Every config key of WSIS; importing this module registers all parts, so that names resolve."""
+"""Every config key of WSIS; importing this module registers all stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from detectron2.config import CfgNode, get_cfg
 
 from wsis import stages  # noqa: F401  (registers the shared stages)
 from wsis.config_values import check_values
-from wsis.data import instance_mapper, mappers  # noqa: F401  (registers the shared mappers)
 from wsis.data.config import add_input_config, add_proposals_config
 from wsis.errors import UsageError
 from wsis.methods.boxcaseg.config import add_boxcaseg_config
@@ -146,17 +145,23 @@ def add_wsis_config(cfg: CfgNode) -> None:
         )
 
 
-def get_wsis_cfg(imports: Iterable[str] = ()) -> CfgNode:
-    """Detectron2's defaults with WSIS's keys, and those that ``imports`` (WSIS.IMPORTS) adds.
-
-    ``merge_from_file`` takes the ``config.yaml`` of a run folder, which is complete: with it,
-    Detectron2's ``DefaultPredictor`` gives the stage's network.
-    """
+def default_config(imports: Iterable[str] = ()) -> CfgNode:
+    """Detectron2's defaults with WSIS's keys, and those that ``imports`` (WSIS.IMPORTS) adds."""
     cfg = get_cfg()
     add_wsis_config(cfg)
     for add_keys in load_modules(imports):
         add_keys(cfg)
     return cfg
+
+
+def get_wsis_cfg(imports: Iterable[str] = ()) -> CfgNode:
+    """`default_config`, with every network and mapper registered, so that names resolve.
+
+    ``merge_from_file`` takes the ``config.yaml`` of a run folder, which is complete: with it,
+    Detectron2's ``DefaultPredictor`` gives the stage's network.
+    """
+    importlib.import_module("wsis.networks")
+    return default_config(imports)
 
 
 def load_modules(names: Iterable[str]) -> list[Callable[[CfgNode], None]]:
@@ -195,7 +200,7 @@ def stock_values(imports: tuple[str, ...] = ()) -> dict[str, Any]:
     Args:
         imports: as in ``WSIS.IMPORTS``, whose keys are added.
     """
-    return flatten(get_wsis_cfg(imports), "")
+    return flatten(default_config(imports), "")
 
 
 def set_class_count(cfg: CfgNode, count: int) -> None:

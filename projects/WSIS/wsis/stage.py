@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from wsis.errors import UsageError, did_you_mean
 
 _STAGES: dict[str, Stage] = {}
+# Names of mappers that size images as Detectron2 does (`wsis.data.instance_mapper`).
+INSTANCE_MAPPERS = {"InstanceMapper"}
+
+
+@dataclass(frozen=True)
+class Later:
+    """A function, ``package.module:name``, that is imported when it is called.
+
+    So a list of stages needs nothing of what these compute with.
+    """
+
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return resolve_name(self.name)(*args, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)

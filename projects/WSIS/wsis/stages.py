@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
 from wsis.data.builtin import class_names
-from wsis.data.proposals.readers import ProposalSource
 from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.errors import UsageError
-from wsis.evaluation.checks import check_cam
-from wsis.evaluation.classification import ClassificationEvaluator
-from wsis.evaluation.image_loop import DatasetDicts
-from wsis.evaluation.predictions import ProtocolOptions
-from wsis.evaluation.proposals import check_proposals
-from wsis.evaluation.voc_instance import VOCInstanceEvaluator
-from wsis.layers.segment_proposals import ProposalSettings
-from wsis.modeling.network import options_of
-from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage, keys_below, register_stages
+from wsis.stage import (
+    DeriveStage,
+    ExportStage,
+    InferStage,
+    Later,
+    TrainStage,
+    keys_below,
+    register_stages,
+)
+
+if TYPE_CHECKING:
+    from wsis.data.proposals.readers import ProposalSource
+    from wsis.evaluation.classification import ClassificationEvaluator
+    from wsis.evaluation.image_loop import DatasetDicts
+    from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 
 PSEUDO_LABELS_FILE = "pseudo_labels.json"
 _CAMNET_KEYS = keys_below("MODEL.CAMNET", "NUM_CLASSES IN_FEATURE")
@@ -46,6 +51,10 @@ def proposal_source(cfg: CfgNode) -> ProposalSource:
     Raises:
         UsageError: a value that no proposals can be made with.
     """
+    from wsis.data.proposals.readers import ProposalSource
+    from wsis.layers.segment_proposals import ProposalSettings
+    from wsis.modeling.network import options_of
+
     keys = cfg.WSIS.PROPOSALS
     try:
         settings = ProposalSettings(**options_of(ProposalSettings, keys))
@@ -65,6 +74,8 @@ def classification_evaluator(
     dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
 ) -> ClassificationEvaluator:
     """The evaluator of an image classifier; it needs no ground truth and writes no predictions."""
+    from wsis.evaluation.classification import ClassificationEvaluator
+
     return ClassificationEvaluator(class_names(dataset_name))
 
 
@@ -75,6 +86,9 @@ def detection_evaluator(
 
     A network without masks (``MODEL.MASK_ON`` False: RetinaNet) is measured by its boxes alone.
     """
+    from wsis.evaluation.predictions import ProtocolOptions
+    from wsis.evaluation.voc_instance import VOCInstanceEvaluator
+
     of_masks = cfg.WSIS.EVALUATION.PROTOCOLS if cfg.MODEL.MASK_ON else ()
     protocols = dict.fromkeys((*of_masks, "coco_bbox"))
     return VOCInstanceEvaluator(
@@ -99,7 +113,7 @@ register_stages(
         title="Class activation maps at several scales",
         consumes=("classifier",),
         config_keys=("MODEL.CAMNET",),
-        evaluation=check_cam,
+        evaluation=Later("wsis.evaluation.checks:check_cam"),
         mapper="MultiScaleMapper",
         to_artifact=cam_artifact,
     ),
@@ -124,7 +138,7 @@ register_stages(
         title="Segment proposals, generated or converted",
         config_keys=("WSIS.PROPOSALS",),
         file_keys=("WSIS.PROPOSALS.ROOT",),
-        evaluation=check_proposals,
+        evaluation=Later("wsis.evaluation.proposals:check_proposals"),
         function=derive_proposals,
     ),
     ExportStage(

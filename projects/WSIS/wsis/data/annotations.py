@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
+from wsis.data.catalog import BoxMode
 from wsis.errors import DataError
 
 Record = Mapping[str, Any]

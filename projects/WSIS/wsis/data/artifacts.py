@@ -15,15 +15,18 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from detectron2.structures import Instances
 
 from wsis.data.checks import load_json, naming, short, short_name
 from wsis.data.files import atomic_write
 from wsis.errors import DataError, first_line
 from wsis.layers.run_lengths import MAX_STACK_BYTES, check_rle, decode_rles, encode_mask
 from wsis.reading import open_file
+
+if TYPE_CHECKING:  # it imports torchvision, which a list of stages does without
+    from detectron2.structures import Instances
 
 SUMMARY = "summary"
 _SAFE_KEY = re.compile(r"[\w][\w.+=@ ()-]*")

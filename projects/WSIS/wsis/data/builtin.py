@@ -7,6 +7,7 @@ Importing this module registers names and opens no file. The root is the environ
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import os
 import re
@@ -16,8 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
+from wsis.data.catalog import DatasetCatalog, MetadataCatalog
 from wsis.data.checks import MAX_NAME_BYTES
 from wsis.data.coco import load_coco_dataset
 from wsis.data.problems import ADVICE, Problems
@@ -33,8 +33,8 @@ _VOC_SPLITS = {
     "2012": ("train", "val", "trainval", "trainaug"),
     "2007": ("train", "val", "trainval", "test"),
 }
-
-
+# So begin the names of Detectron2's own data sets, which are registered when one is asked for.
+_OF_DETECTRON2 = ("ade20k_", "cityscapes_", "coco_", "keypoints_coco_", "lvis_", "voc_20")
 _MAKE_SHAPES = "run python datasets/make_shapes.py, or "
 
 
@@ -149,13 +149,24 @@ def category_ids(name: str) -> tuple[int, ...]:
     return tuple(own[class_id] for class_id in range(count))
 
 
+def _ask_detectron2(name: str) -> bool:
+    """Whether it is a data set of Detectron2, once these are registered (2 CPU seconds)."""
+    importlib.import_module("detectron2.data")
+    return name in DatasetCatalog
+
+
+def is_known(name: str) -> bool:
+    """Whether a data set of this name is registered, or is one that Detectron2 registers."""
+    return name in DatasetCatalog or (name.startswith(_OF_DETECTRON2) and _ask_detectron2(name))
+
+
 def require_dataset(name: str, where: str = "") -> Any:
     """The metadata of a registered data set.
 
     Raises:
         UsageError: no such data set; ``where`` is named, and the data sets that are known.
     """
-    if name not in DatasetCatalog.list():
+    if not is_known(name) and not _ask_detectron2(name):
         ours = sorted(n for n in DatasetCatalog.list() if "supervision" in _metadata(n))
         raise UsageError(
             f"{where}{': ' if where else ''}there is no data set (nor a path) {name!r}; WSIS knows "

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from detectron2.structures import BoxMode
-
+from wsis.data.catalog import BoxMode
 from wsis.data.checks import clip_box, field, identity, inside, integer, number, numbers, short
 from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.label_colours import NO_CLASS

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
-
+from wsis.data.catalog import BoxMode
 from wsis.data.checks import clip_box, field, identity, load_json, number, numbers, short
 from wsis.data.problems import FieldError, Problems, collecting
 from wsis.errors import DataError

@@ -13,9 +13,9 @@ from detectron2.structures import BitMasks, BoxMode, Instances
 
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
-from wsis.data.transforms import SidesKept
 from wsis.errors import DataError, UsageError
 from wsis.layers.run_lengths import decode_rle, encode_mask, rle_box
+from wsis.stage import INSTANCE_MAPPERS
 
 
 def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
@@ -33,6 +33,28 @@ def masks_to_annotations(masks: np.ndarray, classes: np.ndarray) -> list[dict[st
     return annotations
 
 
+class SidesKept(T.Augmentation):
+    """Detectron2's resize or crop, but no side of the result is less than a pixel.
+
+    Of a picture of 3000 x 6 pixels Detectron2 makes one of 1333 x 3, of 3000 x 1 one without any.
+    """
+
+    def __init__(self, augmentation: T.Augmentation) -> None:
+        super().__init__()
+        self.augmentation = augmentation
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """As that of ``augmentation``."""
+        found = self.augmentation.get_transform(image)
+        if isinstance(found, T.ResizeTransform):
+            found.new_h, found.new_w = max(found.new_h, 1), max(found.new_w, 1)
+        elif isinstance(found, T.CropTransform):
+            found.h, found.w = max(found.h, 1), max(found.w, 1)
+            found.y0 = min(found.y0, image.shape[0] - found.h)
+            found.x0 = min(found.x0, image.shape[1] - found.w)
+        return found
+
+
 @MAPPER_REGISTRY.register()
 class InstanceMapper(Mapper):
     """Detectron2's mapping (its augmentations and keys of ``INPUT``), for every file we read.
@@ -48,6 +70,9 @@ class InstanceMapper(Mapper):
     """
 
     learns_masks = True  # where the network has a mask head
+
+    def __init_subclass__(cls) -> None:
+        INSTANCE_MAPPERS.add(cls.__name__)
 
     def __init__(self, cfg: CfgNode, **context: Any) -> None:
         super().__init__(cfg, **context)
@@ -131,8 +156,3 @@ class InstanceMapper(Mapper):
                 ignored = decode_rle(annotation["ignore_mask"]).view(np.uint8)
                 mask[:] = transforms.apply_segmentation(ignored).astype(bool)
         instances.gt_ignore_masks = BitMasks(torch.from_numpy(masks))
-
-
-def is_instance_mapper(name: str) -> bool:
-    """Whether a registered mapper is an `InstanceMapper`, and so sizes images as Detectron2."""
-    return name in MAPPER_REGISTRY and issubclass(MAPPER_REGISTRY.get(name), InstanceMapper)

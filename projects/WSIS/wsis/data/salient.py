@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import check_size, open_picture, read_image_size
@@ -120,6 +119,8 @@ def is_single_object(mask: np.ndarray) -> bool:
     The largest component must cover 2 to 90 % of the image, and at most 1 % of the mask may lie
     outside it.
     """
+    from scipy import ndimage
+
     inside = np.asarray(mask) > 127 if np.asarray(mask).max(initial=0) > 1 else np.asarray(mask) > 0
     labels, count = ndimage.label(inside, structure=np.ones((3, 3)))
     if not count:

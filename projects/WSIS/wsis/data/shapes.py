@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import ndimage
 
 from wsis.layers.run_lengths import encode_mask, rle_box
 
@@ -123,6 +122,8 @@ def _pattern(shape: Shape, size: tuple[int, int], grain: float) -> np.ndarray:
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cell: int) -> np.ndarray:
     """(H, W) smooth noise in 0..1 that changes over about ``cell`` pixels."""
+    from scipy import ndimage
+
     coarse = rng.random((size[0] // cell + 3, size[1] // cell + 3))
     rows = (np.arange(size[0]) + 0.5) / cell
     columns = (np.arange(size[1]) + 0.5) / cell
@@ -239,6 +240,8 @@ def arrange_single(rng: np.random.Generator, size: tuple[int, int]) -> list[Shap
 
 
 def _inner_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    from scipy import ndimage
+
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     rows, columns = np.nonzero(depth >= 0.5 * depth.max())
     index = int(rng.integers(len(rows)))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from PIL import Image
 
 Size = tuple[int, int]
@@ -65,28 +64,6 @@ def rescale_image(image: np.ndarray, factor: float) -> np.ndarray:
         image.astype(np.float32), None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR
     )
     return scaled.astype(np.uint8)
-
-
-class SidesKept(T.Augmentation):
-    """Detectron2's resize or crop, but no side of the result is less than a pixel.
-
-    Of a picture of 3000 x 6 pixels Detectron2 makes one of 1333 x 3, of 3000 x 1 one without any.
-    """
-
-    def __init__(self, augmentation: T.Augmentation) -> None:
-        super().__init__()
-        self.augmentation = augmentation
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """As that of ``augmentation``."""
-        found = self.augmentation.get_transform(image)
-        if isinstance(found, T.ResizeTransform):
-            found.new_h, found.new_w = max(found.new_h, 1), max(found.new_w, 1)
-        elif isinstance(found, T.CropTransform):
-            found.h, found.w = max(found.h, 1), max(found.w, 1)
-            found.y0 = min(found.y0, image.shape[0] - found.h)
-            found.x0 = min(found.x0, image.shape[1] - found.w)
-        return found
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from wsis.data.builtin import require_dataset
+from wsis.data.builtin import is_known, require_dataset
+from wsis.data.catalog import DatasetCatalog, MetadataCatalog
 from wsis.data.checks import field, folder_name, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.detections import put_detections
@@ -219,7 +218,7 @@ def register_dataset(
     """
     checked = _check_entry(entry, where)
     name = checked["NAME"]
-    if name in DatasetCatalog.list():
+    if is_known(name):
         if _entry(name) == checked and not anew:
             return name
         if not (anew and _unnamed(name)):
@@ -273,7 +272,7 @@ def register_role(role: str, value: Any, *, stem: str, source: str) -> tuple[str
     given = None
     if isinstance(value, str):
         given = value
-        if value in DatasetCatalog.list():
+        if is_known(value):
             return (value,)
         path = Path(_beside(value, source))
         if not path.exists():

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from detectron2.structures import BoxMode
-
+from wsis.data.catalog import BoxMode
 from wsis.data.checks import clip_box, field, naming, number, short
 from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.problems import FieldError, Problems, collecting

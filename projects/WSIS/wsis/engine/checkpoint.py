@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+import wsis.networks  # noqa: F401  (configs name what it registers)
 from wsis.data.files import atomic_write
 from wsis.engine.manifest import digest_of_weights, product_of
 from wsis.engine.pipeline import MODEL_FINAL

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
 
 from wsis.config import (
     check_config,
+    default_config,
     flatten,
-    get_wsis_cfg,
     load_modules,
     set_class_count,
     stock_values,
 )
 from wsis.data.builtin import class_names, is_salient, safe_name
-from wsis.data.instance_mapper import is_instance_mapper
 from wsis.data.salient import without_salient
 from wsis.data.user import ROLES, entries_of, register_role
 from wsis.data.weights import find_weights
@@ -34,7 +32,7 @@ from wsis.engine.config_files import (
     stage_names,
 )
 from wsis.errors import UsageError, did_you_mean
-from wsis.stage import InferStage, Stage, TrainStage, get_stage
+from wsis.stage import INSTANCE_MAPPERS, InferStage, Stage, TrainStage, get_stage
 
 MODEL_FINAL = "model_final.pth"
 PIPELINE = "pipeline.json"  # in OUTPUT_DIR: the names of all stages
@@ -73,6 +71,10 @@ class PlannedStage:
         if not isinstance(self.stage, TrainStage):
             return self
         unscaled = self.unscaled or self.cfg
+        if unscaled.SOLVER.REFERENCE_WORLD_SIZE in (0, number):  # Detectron2 changes nothing, too
+            return replace(self, cfg=unscaled, unscaled=unscaled)
+        from detectron2.engine import DefaultTrainer
+
         try:
             cfg = DefaultTrainer.auto_scale_workers(unscaled, number)
         except AssertionError:
@@ -245,7 +247,7 @@ class _Plan:
         """The config of a stage, its data sets and class counts filled in; not frozen."""
         lines = lines_of_stage(self.files, self.chain(name))
         imports = [name for _, values in lines for name in _imports(values)]
-        cfg = get_wsis_cfg(imports)
+        cfg = default_config(imports)
         for found in lines:
             merge_lines(cfg, found)
         record = self.records[name]
@@ -278,7 +280,7 @@ class _Plan:
         cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
         set_class_count(cfg, len(cfg.WSIS.CLASSES))
         find_weights(cfg, begins=isinstance(record, TrainStage))
-        if not is_instance_mapper(getattr(record, "mapper", "")):
+        if getattr(record, "mapper", "") not in INSTANCE_MAPPERS:
             # The size that its mapper gives images, so that Detectron2's predictor gives the same.
             cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.LONGER_SIDE
             if is_train and cfg.INPUT.CROP.ENABLED:

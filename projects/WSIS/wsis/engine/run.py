@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -269,27 +267,3 @@ def _check_sources(folder: StageFolder) -> None:
             f"stage {folder.name} needs {source.name}, which is {status.state.value} in "
             f"{source.path} ({status.detail or 'unfinished'}); {advice}"
         )
-
-
-def describe_stages(pipeline: Pipeline, selection: Mapping[str, str | None]) -> str:
-    """The table of ``--list-stages``."""
-    from tabulate import tabulate
-
-    problem, folders, rows = "", open_folders(pipeline), []
-    for planned in pipeline.select(**selection):
-        state = ("unknown", "")
-        if not problem:
-            try:
-                _ = folders[planned.name].dataset_dicts  # told even where nothing has run yet
-                status = folders[planned.name].status()
-                state = (status.state.value, status.detail)
-            except DataError as error:  # the stages can be listed all the same
-                problem = f"\n\nwhat is done cannot be told: {error}"
-        folder = os.path.relpath(planned.folder, Path.cwd())
-        rows.append((planned.name, planned.stage.kind, *state, folder))
-    if any(row[2] == State.STALE.value for row in rows):
-        logger.warning(
-            "A stage is stale where this command asks for something else than it was made with: "
-            "the overrides of a run (DATA.TRAIN, KEY VALUE) belong in every later command"
-        )
-    return tabulate(rows, headers=("stage", "kind", "state", "detail", "folder")) + problem

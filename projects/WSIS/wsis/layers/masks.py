@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import ops
 
 from wsis.layers.run_lengths import RLE, encode_mask, rle_intersection, rle_iou
 
@@ -81,6 +80,8 @@ def mask_boxes(masks: Tensor) -> Tensor:
 
 def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
     """IoU of all pairs of boxes (A, 4) and (B, 4), floating: torchvision's, 0 for 0 / 0."""
+    from torchvision import ops  # 2 CPU seconds, for this alone
+
     return torch.nan_to_num(ops.box_iou(torch.as_tensor(a), torch.as_tensor(b)), nan=0.0)
 
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from scipy import sparse
 
 from wsis.layers.partition import check_runs, partition, segments
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 def nearest_indices(length: int, target: int) -> np.ndarray:
@@ -176,6 +179,8 @@ class Regions:
     @cached_property
     def membership(self) -> sparse.csr_matrix:
         """(R, A) sparse float64 of ones and zeros: products with it sum over atoms."""
+        from scipy import sparse
+
         values = np.ones(len(self.atoms))
         return sparse.csr_matrix(
             (values, self.atoms, self.starts), shape=(len(self), self.num_atoms)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.modeling import backbones, image_classifier, mask_head  # noqa: F401  (registers them)
-
 
 def _add_backbone_config(cfg: CfgNode) -> None:
     # build_wsis_resnet_backbone; depth, norm (also "RunningStatsBN"), features: MODEL.RESNETS.

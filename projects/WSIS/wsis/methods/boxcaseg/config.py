@@ -1,10 +1,10 @@
-"""Config keys of BoxCaseg; importing this module registers its network, mappers and stages."""
+"""Config keys of BoxCaseg; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.boxcaseg import mappers, meta_arch, roi_heads, stages  # noqa: F401
+from wsis.methods.boxcaseg import stages  # noqa: F401  (registers them)
 
 
 def _add_network_config(keys: CfgNode) -> None:

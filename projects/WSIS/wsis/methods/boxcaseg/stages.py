@@ -17,10 +17,8 @@ from wsis.data.annotations import annotated_boxes, boxed_annotations, rounded_bo
 from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.box_masks import check_box_masks
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import fair_confidence, mask_boxes
-from wsis.methods.boxcaseg.mask_checks import box_mask_evaluator, check_proxy_masks
 from wsis.methods.boxcaseg.proxy_masks import (
     LEVELS,
     merge_by_odds,
@@ -28,9 +26,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     original_confidence,
     resize_map,
 )
-from wsis.methods.boxcaseg.samples import joint_samples
-from wsis.modeling.network import require_one_of
-from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
+from wsis.stage import DeriveStage, InferStage, Later, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
 _MASK_KEYS = keys_below("MODEL.BOXCASEG", "INFERENCE_SIDE THRESHOLD")
@@ -140,6 +136,8 @@ def derive_proxy_masks(
     Raises:
         DataError: the artifact has another number of boxes than the data set.
     """
+    from wsis.modeling.network import require_one_of
+
     found, keys = artifacts["box_masks"], cfg.MODEL.BOXCASEG.PROXY
     given, boxes = annotated_boxes(dataset_dict), found["boxes"]
     if len(given) != len(boxes):
@@ -184,12 +182,12 @@ register_stages(
         name="box_segmenter",
         title="Train the class-agnostic segmenter on boxes and salient objects",
         config_keys=(*_NETWORK_KEYS, *_SAMPLE_KEYS),
-        evaluation=box_mask_evaluator,
+        evaluation=Later("wsis.methods.boxcaseg.mask_checks:box_mask_evaluator"),
         advice=_ADVICE,
         evaluation_keys=_MASK_KEYS,
         mapper="BoxCasegMapper",
         supervision="box",
-        samples=joint_samples,
+        samples=Later("wsis.methods.boxcaseg.samples:joint_samples"),
         class_agnostic=True,
         images=("train", "salient"),
     ),
@@ -198,7 +196,7 @@ register_stages(
         title="A mask for every box",
         consumes=("box_segmenter",),
         config_keys=(*_NETWORK_KEYS, *_MASK_KEYS),
-        evaluation=check_box_masks,
+        evaluation=Later("wsis.evaluation.box_masks:check_box_masks"),
         advice=_ADVICE,
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
@@ -208,7 +206,7 @@ register_stages(
         name="grabcut_masks",
         title="GrabCut in every box, without learning",
         config_keys=("MODEL.BOXCASEG.GRABCUT_MIN_CONFIDENCE",),
-        evaluation=check_box_masks,
+        evaluation=Later("wsis.evaluation.box_masks:check_box_masks"),
         advice="the stage filled_masks in its place fills the boxes (docs/methods/boxcaseg.md)",
         tally=count_filled,
         remarks={
@@ -220,7 +218,7 @@ register_stages(
     _BOXES_ALONE(
         name="filled_masks",
         title="Fill every box, without learning",
-        evaluation=partial(check_box_masks, baselines=False),
+        evaluation=partial(Later("wsis.evaluation.box_masks:check_box_masks"), baselines=False),
         function=derive_filled,
     ),
     DeriveStage(
@@ -229,7 +227,7 @@ register_stages(
         consumes=("box_masks",),
         produces="instances",
         config_keys=("MODEL.BOXCASEG.PROXY",),
-        evaluation=check_proxy_masks,
+        evaluation=Later("wsis.methods.boxcaseg.mask_checks:check_proxy_masks"),
         function=derive_proxy_masks,
         supervision="box",
     ),

@@ -1,10 +1,10 @@
-"""Config keys of BoxInst; importing this module registers its networks, mappers and stages."""
+"""Config keys of BoxInst; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.boxinst import given_boxes, mappers, roi_heads, stages  # noqa: F401
+from wsis.methods.boxinst import stages  # noqa: F401  (registers them)
 
 
 def add_boxinst_config(cfg: CfgNode) -> None:

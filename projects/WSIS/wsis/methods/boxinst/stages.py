@@ -10,8 +10,7 @@ from detectron2.config import CfgNode
 from wsis.data.annotations import boxed_annotations
 from wsis.data.artifacts import instance_arrays
 from wsis.errors import DataError
-from wsis.evaluation.box_masks import check_box_masks
-from wsis.stage import InferStage, TrainStage, register_stages
+from wsis.stage import INSTANCE_MAPPERS, InferStage, Later, TrainStage, register_stages
 from wsis.stages import detection_evaluator
 
 
@@ -39,6 +38,7 @@ def given_box_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(output["instances"]) | {"boxes": whole.astype(np.int64)}
 
 
+INSTANCE_MAPPERS.update(("BoxInstMapper", "GivenBoxMapper"))
 register_stages(
     TrainStage(
         name="boxinst",
@@ -56,7 +56,7 @@ register_stages(
         consumes=("boxinst",),
         produces="box_masks",
         config={"MODEL.META_ARCHITECTURE": "GivenBoxRCNN", "TEST.AUG.ENABLED": False},
-        evaluation=check_box_masks,
+        evaluation=Later("wsis.evaluation.box_masks:check_box_masks"),
         advice="train longer, or see docs/methods/boxinst.md",
         mapper="GivenBoxMapper",
         to_artifact=given_box_artifact,

@@ -1,10 +1,10 @@
-"""Config keys of CAM instances; importing this module registers their stage."""
+"""Config keys of CAM instances; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.cam_instances import stages  # noqa: F401  (registers it)
+from wsis.methods.cam_instances import stages  # noqa: F401  (registers them)
 
 
 def add_cam_instances_config(cfg: CfgNode) -> None:

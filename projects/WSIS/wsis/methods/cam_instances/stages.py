@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.evaluation.checks import check_instances
-from wsis.layers.components import map_components
-from wsis.stage import DeriveStage, register_stages
+from wsis.stage import DeriveStage, Later, register_stages
 
 
 def derive_cam_instances(
@@ -21,6 +19,8 @@ def derive_cam_instances(
         ``classes`` (n,) int64, ``scores`` (n,) float32, ``masks`` (n, H, W) bool; masks of
         different classes may overlap.
     """
+    from wsis.layers.components import map_components  # and SciPy
+
     cam, keys = artifacts["cam"], cfg.MODEL.CAM_INSTANCES
     maps = cam["high_res"]
     found = map_components(
@@ -43,7 +43,7 @@ register_stages(
         consumes=("cam",),
         produces="instances",
         config_keys=("MODEL.CAM_INSTANCES",),
-        evaluation=check_instances,
+        evaluation=Later("wsis.evaluation.checks:check_instances"),
         advice="train the classifier longer, start it from a better trunk, or draw boxes "
         "(docs/photographs.md)",
         function=derive_cam_instances,

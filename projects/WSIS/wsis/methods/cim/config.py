@@ -1,10 +1,10 @@
-"""Config keys of CIM; importing this module registers its networks and stages."""
+"""Config keys of CIM; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.cim import mappers, meta_arch, peaks, roi_heads, stages  # noqa: F401
+from wsis.methods.cim import stages  # noqa: F401  (registers them)
 
 
 def _add_training_config(keys: CfgNode) -> None:

@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
-from wsis.evaluation.checks import check_instances
-from wsis.methods.cim.labels import (
-    derive_crops,
-    derive_original_clusters,
-    derive_peak_clusters,
-    derive_point_clusters,
-)
 from wsis.modeling.peak_responses import compact
-from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
+from wsis.stage import DeriveStage, InferStage, Later, TrainStage, keys_below, register_stages
 
 _LABEL_KEYS = keys_below("MODEL.CIM.LABEL", "MEAN_THRESHOLD IOU_THRESHOLD")
 _NETWORK_KEYS = keys_below(
@@ -55,7 +48,7 @@ def instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
 
 _SCORING = partial(
     InferStage,
-    evaluation=check_instances,
+    evaluation=Later("wsis.evaluation.checks:check_instances"),
     mapper="ProposalBagMapper",
     to_artifact=instances_artifact,
 )
@@ -76,7 +69,7 @@ register_stages(
         consumes=("proposals",),
         config_keys=("MODEL.CIM.CROP_SIZE",),
         images=("train", "val"),
-        function=derive_crops,
+        function=Later("wsis.methods.cim.labels:derive_crops"),
     ),
     DeriveStage(
         name="peak_clusters",
@@ -84,7 +77,7 @@ register_stages(
         consumes=("proposals", "class_peaks"),
         produces="proposal_clusters",
         config_keys=_LABEL_KEYS,
-        function=derive_peak_clusters,
+        function=Later("wsis.methods.cim.labels:derive_peak_clusters"),
     ),
     DeriveStage(
         name="point_clusters",
@@ -93,7 +86,7 @@ register_stages(
         produces="proposal_clusters",
         config_keys=(*_LABEL_KEYS, "MODEL.CIM.LABEL.POINTS", "MODEL.CIM.NUM_CLASSES"),
         file_keys=("MODEL.CIM.LABEL.POINTS",),
-        function=derive_point_clusters,
+        function=Later("wsis.methods.cim.labels:derive_point_clusters"),
         supervision="point",
     ),
     DeriveStage(
@@ -103,7 +96,7 @@ register_stages(
         produces="proposal_clusters",
         config_keys=("MODEL.CIM.LABEL.FILE", "MODEL.CIM.NUM_CLASSES"),
         file_keys=("MODEL.CIM.LABEL.FILE",),
-        function=derive_original_clusters,
+        function=Later("wsis.methods.cim.labels:derive_original_clusters"),
     ),
     TrainStage(
         name="complete_instances",

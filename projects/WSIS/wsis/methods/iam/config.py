@@ -1,10 +1,10 @@
-"""Config keys of IAM; importing this module registers its networks and stages."""
+"""Config keys of IAM; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.iam import mappers, meta_arch, roi_heads, stages  # noqa: F401  (registers)
+from wsis.methods.iam import stages  # noqa: F401  (registers them)
 
 
 def _add_network_config(keys: CfgNode) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
-from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_responses import response_artifact, small_maps
-from wsis.stage import InferStage, TrainStage, keys_below, register_stages
+from wsis.stage import InferStage, Later, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below(
     "MODEL.IAM",
@@ -48,7 +47,7 @@ _FILLED = partial(
     consumes=("filling_network",),
     produces="instances",
     config_keys=("MODEL.PEAK_CLASSIFIER", *_NETWORK_KEYS, *_INFERENCE_KEYS),
-    evaluation=check_instances,
+    evaluation=Later("wsis.evaluation.checks:check_instances"),
     to_artifact=filled_instances_artifact,
 )
 

@@ -1,10 +1,10 @@
-"""Config keys of IRNet; importing this module registers its networks, mappers and stages."""
+"""Config keys of IRNet; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.irnet import mappers, meta_arch, roi_heads, stages  # noqa: F401
+from wsis.methods.irnet import stages  # noqa: F401  (registers them)
 
 
 def _add_network_config(keys: CfgNode) -> None:

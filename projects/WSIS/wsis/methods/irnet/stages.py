@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
 from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
-from wsis.evaluation.checks import check_instances, check_semantic
 from wsis.layers.crf import crf_labels
-from wsis.methods.irnet.label_check import check_inter_pixel_label
-from wsis.methods.irnet.labels import LabelRefiner, inter_pixel_label
-from wsis.modeling.network import crf_kernels
-from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
+from wsis.stage import DeriveStage, InferStage, Later, TrainStage, keys_below, register_stages
+
+if TYPE_CHECKING:
+    from wsis.methods.irnet.labels import LabelRefiner
 
 _NODE = "MODEL.IRNET."
 _OUTPUTS, _MEAN = _NODE + "OUTPUTS", _NODE + "MEAN_DISPLACEMENT"
@@ -32,6 +31,8 @@ _INSTANCE_KEYS = keys_below(
 
 def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
     """The dense CRF of ``MODEL.IRNET.LABEL``; None where it is switched off."""
+    from wsis.modeling.network import crf_kernels
+
     keys = cfg.MODEL.IRNET.LABEL
     if keys.CRF_ITERATIONS == 0:
         return None
@@ -47,6 +48,8 @@ def derive_inter_pixel_label(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
     """``label`` (H, W) uint8 of one image, from its CAM (spec 4)."""
+    from wsis.methods.irnet.labels import inter_pixel_label
+
     cam, keys = artifacts["cam"], cfg.MODEL.IRNET.LABEL
     label = inter_pixel_label(
         read_dataset_image(dataset_dict),
@@ -110,7 +113,7 @@ register_stages(
         title="Confident classes and background from CAMs, cleaned by a dense CRF",
         consumes=("cam",),
         config_keys=(_NODE + "LABEL",),
-        evaluation=check_inter_pixel_label,
+        evaluation=Later("wsis.methods.irnet.label_check:check_inter_pixel_label"),
         function=derive_inter_pixel_label,
     ),
     TrainStage(
@@ -136,7 +139,7 @@ register_stages(
         title="Instance masks: centroids, random walk within boundaries, components",
         consumes=("relation_network", "displacement_mean", "cam"),
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, *_INSTANCE_KEYS),
-        evaluation=check_instances,
+        evaluation=Later("wsis.evaluation.checks:check_instances"),
         advice="train the classifier longer, start it from a better trunk, or, with few "
         "photographs, draw boxes for BoxCaseg (docs/photographs.md)",
         mapper="ProductImageMapper",
@@ -157,7 +160,7 @@ register_stages(
         consumes=("relation_network", "cam"),
         produces="semantic",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, _NODE + "SEMANTIC_BACKGROUND"),
-        evaluation=check_semantic,
+        evaluation=Later("wsis.evaluation.checks:check_semantic"),
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
         config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},

@@ -1,10 +1,10 @@
-"""Config keys of PRM; importing this module registers its networks and stages."""
+"""Config keys of PRM; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.prm import meta_arch, roi_heads, stages  # noqa: F401  (registers them)
+from wsis.methods.prm import stages  # noqa: F401  (registers them)
 
 
 def add_prm_config(cfg: CfgNode) -> None:

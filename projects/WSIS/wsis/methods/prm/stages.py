@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
-from wsis.evaluation.checks import check_instances
 from wsis.modeling.peak_responses import response_artifact
-from wsis.stage import InferStage, register_stages
+from wsis.stage import InferStage, Later, register_stages
 
 
 def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -22,7 +21,7 @@ _PEAK_STAGE = partial(
     InferStage,
     produces="instances",
     config_keys=("MODEL.PEAK_CLASSIFIER", "MODEL.PRM"),
-    evaluation=check_instances,
+    evaluation=Later("wsis.evaluation.checks:check_instances"),
     to_artifact=peak_instances_artifact,
 )
 

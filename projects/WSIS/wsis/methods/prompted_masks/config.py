@@ -1,10 +1,10 @@
-"""Config keys of prompted masks; importing this module registers network, mapper and stages."""
+"""Config keys of prompted masks; importing this module registers its stages."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.prompted_masks import mappers, meta_arch, stages  # noqa: F401
+from wsis.methods.prompted_masks import stages  # noqa: F401  (registers them)
 
 
 def add_prompted_masks_config(cfg: CfgNode) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.artifacts import instance_arrays
-from wsis.evaluation.box_masks import check_box_masks
-from wsis.evaluation.checks import check_instances
-from wsis.stage import InferStage, register_stages
+from wsis.stage import InferStage, Later, register_stages
 
 _NODE = "MODEL.PROMPTED_MASKS"
 
@@ -43,7 +41,10 @@ def _stage(prompts: str, **fields: Any) -> InferStage:
 
 
 _INSTANCES = partial(
-    _stage, produces="instances", evaluation=check_instances, to_artifact=instances_artifact
+    _stage,
+    produces="instances",
+    evaluation=Later("wsis.evaluation.checks:check_instances"),
+    to_artifact=instances_artifact,
 )
 
 register_stages(
@@ -52,7 +53,7 @@ register_stages(
         name="prompted_box_masks",
         title="A mask for every box, by a Segment Anything model",
         produces="box_masks",
-        evaluation=check_box_masks,
+        evaluation=Later("wsis.evaluation.box_masks:check_box_masks"),
         to_artifact=box_mask_artifact,
         supervision="box",
     ),

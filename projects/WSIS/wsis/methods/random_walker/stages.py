@@ -12,9 +12,7 @@ from wsis.data.images import read_dataset_image
 from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import resize_image, scaled_size
 from wsis.data.working_size import resize_mask
-from wsis.evaluation.checks import check_instances
-from wsis.methods.random_walker.walks import walk_from_points
-from wsis.stage import DeriveStage, register_stages
+from wsis.stage import DeriveStage, Later, register_stages
 
 
 def derive_point_masks(
@@ -25,6 +23,8 @@ def derive_point_masks(
     Returns:
         ``classes`` (K,) int64, ``scores`` (K,) float32 in [0, 1], ``masks`` (K, H, W) bool.
     """
+    from wsis.methods.random_walker.walks import walk_from_points  # and SciPy
+
     keys = cfg.MODEL.RANDOM_WALKER
     image = read_dataset_image(dataset_dict)
     points, classes = points_of(restrict_supervision(dataset_dict, "point"))
@@ -51,7 +51,7 @@ register_stages(
         title="Each picture divided among its points and the background by random walks",
         produces="instances",
         config_keys=("MODEL.RANDOM_WALKER",),
-        evaluation=check_instances,
+        evaluation=Later("wsis.evaluation.checks:check_instances"),
         function=derive_point_masks,
         supervision="point",
     )
