@@ -34,6 +34,7 @@ RANK = {
     "visualization": 4,
     "views": 5,
     "config": 5,
+    "networks": 5,
     "engine": 6,
     "trained_stage": 7,
     "demo": 8,
@@ -46,7 +47,7 @@ RANK = {
 }
 SHARED = ("layers", "data", "modeling", "evaluation")
 # What these import serves every pipeline: configs name it, or list the stage that runs it.
-SERVE_ALL = {"config", "stages"}
+SERVE_ALL = {"config", "networks", "stages"}
 FORBIDDEN = {("modeling", "data"), ("layers", "stage"), ("stage", "layers"), ("data", "modeling")}
 
 

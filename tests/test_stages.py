@@ -1,12 +1,15 @@
 """What must hold for every registered stage: it names only what is there."""
 
+from pkgutil import resolve_name
+
 import numpy as np
 import pytest
 import torch
+import wsis.networks  # noqa: F401  (registers the mappers)
 from wsis.config import METHOD_NODES, flatten, get_wsis_cfg
 from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.engine.manifest import _NEVER, look_up
-from wsis.stage import _STAGES
+from wsis.stage import _STAGES, Later
 from wsis.stages import cam_artifact
 
 STAGES = pytest.mark.parametrize("stage", _STAGES.values(), ids=list(_STAGES))
@@ -40,6 +43,14 @@ def test_keys_exist(stage):
     own = [key for key in (getattr(stage, "model_key", ""),) if key]
     for key in (*stage.config_keys, *stage.file_keys, *stage.evaluation_keys, *stage.config, *own):
         look_up(cfg, key)
+
+
+@STAGES
+def test_functions_that_are_imported_later_are_there(stage):
+    for value in vars(stage).values():
+        value = getattr(value, "func", value)  # a partial's
+        if isinstance(value, Later):
+            assert callable(resolve_name(value.name)), value
 
 
 @STAGES

@@ -3,14 +3,14 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from wsis.data.instance_mapper import is_instance_mapper
+from wsis.data.instance_mapper import InstanceMapper
 from wsis.data.mappers import MAPPER_REGISTRY, build_mapper
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.errors import DataError, UsageError
 from wsis.layers.regions import Regions
 from wsis.layers.retrieval import PreparedProposals
 from wsis.methods.cim.overlaps import Overlaps
-from wsis.stage import _STAGES, TrainStage
+from wsis.stage import _STAGES, INSTANCE_MAPPERS, TrainStage
 
 from tests.data.mapping import SIZE, mapper_config, products_in, run, sample_in
 
@@ -210,10 +210,15 @@ def test_unknown_names(cfg, products):
         build_mapper(cfg, "NoMapper", is_train=True, products=products)
 
 
+def test_instance_mappers_are_known_by_name():
+    kinds = {n for n, kind in MAPPER_REGISTRY if issubclass(kind, InstanceMapper)}
+    assert kinds == INSTANCE_MAPPERS
+
+
 TRAINING = {s.mapper for s in _STAGES.values() if isinstance(s, TrainStage)}
 
 
-@pytest.mark.parametrize("name", sorted(n for n in TRAINING if not is_instance_mapper(n)))
+@pytest.mark.parametrize("name", sorted(TRAINING - INSTANCE_MAPPERS))
 def test_flips_that_a_mapper_cannot_do_are_refused(cfg, products, name):
     cfg.INPUT.RANDOM_FLIP = "vertical"
     with pytest.raises(UsageError, match="RANDOM_FLIP"):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from detectron2.data import transforms as T
 from PIL import Image
+from wsis.data.instance_mapper import SidesKept
 from wsis.data.transforms import (
     Canvas,
-    SidesKept,
     Sizing,
     random_canvas,
     resize_image,
