@@ -93,6 +93,14 @@ def _execute(args: argparse.Namespace) -> None:
 
         wsis.run(args.config_file, args.opts, **{name: getattr(args, name) for name in _CHOICES})
         return
+    from wsis.data.builtin import reading_once
+
+    with reading_once():
+        _tell(args)
+
+
+def _tell(args: argparse.Namespace) -> None:
+    """Answer a question about the pipeline; nothing is run."""
     from wsis.engine.launch import choose_devices
     from wsis.engine.listing import describe_stages
     from wsis.engine.pipeline import load_pipeline
@@ -106,7 +114,7 @@ def _execute(args: argparse.Namespace) -> None:
         return
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     selection = {"stage": args.stage, "first": args.from_stage, "last": args.until_stage}
-    if verifies:
+    if args.verify or args.verify_images:
         from wsis.engine.verify import verify
 
         table, problem = verify(pipeline, selection, images=args.verify_images)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.commands import check_output, writing
-from wsis.data.builtin import get_dataset_dicts, given_name
+from wsis.data.builtin import get_dataset_dicts, given_name, reading_once
 from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
@@ -35,6 +35,7 @@ from wsis.visualization.canvas import counted
 logger = logging.getLogger(__name__)
 
 
+@reading_once()
 def run(
     config_file: str | os.PathLike[str],
     overrides: Sequence[Any] = (),
@@ -84,6 +85,8 @@ def run(
     with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
         options = {"force": force, "resume": resume, "eval_only": eval_only}
         work = partial(run_stages, config_file, words, selection, datasets=datasets, **options)
+        if processes == 1 or started_by_torchrun():  # it runs here
+            work = partial(work, pipeline=pipeline)
         launch(work, processes, device=device)
     return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from wsis.data.catalog import DatasetCatalog, MetadataCatalog
 from wsis.data.checks import MAX_NAME_BYTES
 from wsis.data.coco import load_coco_dataset
 from wsis.data.problems import ADVICE, Problems
+from wsis.data.records import Records, heads_of
 from wsis.data.root import datasets_root, duts_folders
 from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
@@ -129,7 +131,9 @@ def class_names(name: str) -> tuple[str, ...]:
     """
     known = require_dataset(name)
     if not known.get("thing_classes"):
-        _read(name)
+        found, problems = _read(name)
+        if _kept is not None:
+            _kept[name] = known, Records(found), problems
     names = known.get("thing_classes")
     if not names:
         raise DataError(f"data set {name} names no classes (thing_classes)")
@@ -230,9 +234,27 @@ def _doubtful(wanted: list[str]) -> list[bool]:
     ]
 
 
-def _read(name: str) -> tuple[list[dict[str, Any]], Problems]:
+_kept: dict[str, tuple[Any, Records, Problems]] | None = None
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """In the block, the reading that `class_names` needs is the one that gives the dicts, too."""
+    global _kept  # noqa: PLW0603
+    before = _kept
+    _kept = {} if before is None else before
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def _read(name: str) -> tuple[Sequence[dict[str, Any]], Problems]:
     """What the loader of a data set gives, and the problems that it met; metadata keep these."""
     metadata, problems = MetadataCatalog.get(name), Problems()
+    kept = (_kept or {}).pop(name, None)
+    if kept is not None and kept[0] is metadata:  # else it was registered anew since
+        return kept[1], kept[2]
     vars(metadata)["problems"] = problems  # Detectron2 lets nobody set another value
     read = metadata.get("read")  # of ours
     try:
@@ -264,6 +286,30 @@ def _tell(name: str, problems: Problems) -> None:
         logger.warning("data set %s: warnings: %d:\n%s", name, problems.warnings, warnings)
 
 
+def _complete(given: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The dicts with what WSIS wants of them, one after another."""
+    heads, keys = heads_of(given), None
+    if not all("image_key" in record for record in heads):
+        keys = image_keys([str(record["file_name"]) for record in heads])
+    for number, record in enumerate(given):
+        own = {} if keys is None else {"image_key": keys[number]}
+        if "image_labels" not in record:
+            labels = {a["category_id"] for a in record.get("annotations", ())}
+            own["image_labels"] = sorted(labels)
+        yield record | own
+
+
+def read_dataset(name: str, on_error: str = "raise") -> Iterator[dict[str, Any]]:
+    """`get_dataset_dicts`, one after another."""
+    require_dataset(name)
+    given, problems = _read(name)
+    if on_error == "raise":
+        problems.raise_errors(ADVICE)
+    if on_error != "collect":
+        _tell(name, problems)
+    return _complete(given)
+
+
 def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]]:
     """Fresh dataset dicts of any data set registered with Detectron2, completed for WSIS.
 
@@ -280,22 +326,7 @@ def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]
         DataError: it cannot be read, or has errors, all of which are told, and ``on_error`` is
             "raise".
     """
-    require_dataset(name)
-    given, problems = _read(name)
-    if on_error == "raise":
-        problems.raise_errors(ADVICE)
-    if on_error != "collect":
-        _tell(name, problems)
-    records = [dict(record) for record in given]
-    if not all("image_key" in record for record in records):
-        keys = image_keys([str(record["file_name"]) for record in records])
-        for record, key in zip(records, keys, strict=True):
-            record["image_key"] = key
-    for record in records:
-        if "image_labels" not in record:
-            labels = {a["category_id"] for a in record.get("annotations", ())}
-            record["image_labels"] = sorted(labels)
-    return records
+    return list(read_dataset(name, on_error))
 
 
 register_builtin()

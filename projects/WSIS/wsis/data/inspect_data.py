@@ -14,6 +14,7 @@ import numpy as np
 from wsis.data.ground_truth import VOID
 from wsis.data.images import read_image_size, read_label_map
 from wsis.data.problems import Problems
+from wsis.data.records import heads_of
 from wsis.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def require_pictures(records: Sequence[Record], on_error: str) -> None:
         DataError: some are, and it is "raise".
     """
     problems = Problems()
-    tell_missing_pictures(records, problems)
+    tell_missing_pictures(heads_of(records), problems)
     if on_error == "raise":
         problems.raise_errors("or set WSIS.ON_ERROR skip to do without them")
     elif problems.errors:

@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from wsis.data.records import compact
 from wsis.errors import DataError, MachineError, UsageError, WSISError, about
 from wsis.processes import end_with_parent
 
@@ -62,12 +62,6 @@ def seeded(*entropy: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
-
-
-def _compact(dataset_dicts: Sequence[DatasetDict]) -> DatasetFromList:
-    """The dicts as one array of bytes; each data-loading process would end up copying a list."""
-    found = list(dataset_dicts)
-    return DatasetFromList(found, copy=False, serialize=bool(found))
 
 
 @dataclass(frozen=True)
@@ -197,7 +191,7 @@ class TrainingStream(Dataset):
         order: EpochOrder | None = None,
     ) -> None:
         self.order = order
-        self.dataset_dicts = _compact(dataset_dicts)
+        self.dataset_dicts = compact(dataset_dicts)
         self.mapper = mapper
         self.seed = seed
         self.skip_broken = skip_broken
@@ -258,14 +252,14 @@ class StreamBatches(Sampler[list[int]]):
         self.world_size = world_size
         self.group_by_aspect = group_by_aspect
         self.start = 0
-        dicts = stream.dataset_dicts
-        self._wide = [group_by_aspect and d["width"] > d["height"] for d in dicts]
+        heads = stream.dataset_dicts.heads
+        self._wide = [d["width"] > d["height"] for d in heads] if group_by_aspect else None
 
     def _all_batches(self, rank: int) -> Iterator[list[int]]:
         groups: tuple[list[int], list[int]] = ([], [])
         position = rank
         while True:
-            group = groups[self._wide[self.stream.index_at(position)]]
+            group = groups[self._wide is not None and self._wide[self.stream.index_at(position)]]
             group.append(position)
             if len(group) == self.batch_size:
                 yield group.copy()
@@ -281,7 +275,9 @@ class StreamBatches(Sampler[list[int]]):
         for rank in range(self.world_size):
             batch = next(islice(self._all_batches(rank), iteration, None))
             indices = map(self.stream.index_at, batch)
-            found += [str(self.stream.dataset_dicts[i].get("image_key", "?")) for i in indices]
+            found += [
+                str(self.stream.dataset_dicts.heads[i].get("image_key", "?")) for i in indices
+            ]
         return found
 
 
@@ -353,7 +349,7 @@ def single_pass_loader(
     A sample that could not be made comes as a `Failure`.
     """
     loader = DataLoader(
-        _compact(dataset_dicts),
+        compact(dataset_dicts),
         batch_size=None,
         num_workers=min(num_workers, len(dataset_dicts)),
         collate_fn=_Parcel(partial(_attempt, function)),

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from wsis.data.builtin import left_out_of
 from wsis.data.checks import load_json
 from wsis.data.files import atomic_write, write_json
 from wsis.data.model_folders import digest_of_model
+from wsis.data.records import Record, heads_of
 from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.manifest import (
     DONE,
@@ -125,14 +126,14 @@ class StageFolder:
         return tuple(cfg.DATASETS.TRAIN if is_train else cfg.WSIS.IMAGES)
 
     @property
-    def dataset_dicts(self) -> list[dict[str, Any]]:
+    def dataset_dicts(self) -> Sequence[Record]:
         """The images that the stage treats."""
         return self.images.named(self.dataset_names)
 
     @property
     def image_keys(self) -> list[str]:
         """The keys of all images that the stage treats."""
-        return [record["image_key"] for record in self.dataset_dicts]
+        return [record["image_key"] for record in heads_of(self.dataset_dicts)]
 
     def inputs(self) -> dict[str, str]:
         """Present digests of everything the stage reads; "" for a product that is not yet made.

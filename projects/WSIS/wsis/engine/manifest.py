@@ -24,9 +24,10 @@ from detectron2.config import CfgNode
 
 import wsis
 from wsis.config import METHOD_NODES, flatten, stock_values
-from wsis.data.builtin import get_dataset_dicts
+from wsis.data.builtin import read_dataset
 from wsis.data.checks import load_json
 from wsis.data.files import sha256_of_file, write_json
+from wsis.data.records import Record, Records, heads_of
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.pipeline import PlannedStage
 from wsis.errors import DataError, UsageError, WSISError
@@ -323,7 +324,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     bytes. Folders do not count, so a data set may be moved. Image files: see `sizes_of_images`.
     """
     sha = hashlib.sha256()
-    for sample in dataset_dicts:
+    for sample in heads_of(dataset_dicts) if supervision == "image" else dataset_dicts:
         seen = restrict_supervision(dict(sample), supervision)
         sizes = [_size_of(path) for key, path in sorted(seen.items()) if key in _MASK_FILES]
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
@@ -337,7 +338,7 @@ def sizes_of_images(dataset_dicts: Sequence[Mapping[str, Any]]) -> str:
     Names do not count, nor contents: a data set may have a hundred thousand images. "" if one is
     not there: a finished stage does not need it.
     """
-    sizes = [_size_of(sample["file_name"]) for sample in dataset_dicts]
+    sizes = [_size_of(sample["file_name"]) for sample in heads_of(dataset_dicts)]
     return "" if -1 in sizes else digest_of(sizes)
 
 
@@ -365,14 +366,14 @@ class Images:
         self.sizes = functools.cache(lambda names: sizes_of_images(self.named(names)))
 
 
-def _read_images(on_error: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read_images(on_error: str, names: tuple[str, ...]) -> Sequence[Record]:
     """Dataset dicts of several data sets, one after another.
 
     Raises:
         DataError: an image key occurs twice, so that artifacts would overwrite each other.
     """
-    found = [record for name in names for record in get_dataset_dicts(name, on_error)]
-    counts = Counter(record["image_key"] for record in found)
+    found = Records(record for name in names for record in read_dataset(name, on_error))
+    counts = Counter(record["image_key"] for record in found.heads)
     twice = next((key for key, count in counts.items() if count > 1), None)
     if twice is not None:
         raise DataError(

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from wsis.commands import writing
-from wsis.data.builtin import check_supervision
+from wsis.data.builtin import check_supervision, reading_once
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 _ANNOTATION_KEYS = {"box": "bbox", "point": "point"}  # a supervision's own in an annotation
 
 
+@reading_once()
 def run(
     config_file: str,
     overrides: Sequence[str],
@@ -44,6 +45,7 @@ def run(
     force: bool,
     resume: bool,
     eval_only: bool,
+    pipeline: Pipeline | None = None,
 ) -> None:
     """Do what was asked; every process of the run calls this with the same arguments.
 
@@ -55,14 +57,16 @@ def run(
         force: redo the chosen stages from scratch.
         resume: train on where only SOLVER.MAX_ITER has grown.
         eval_only: evaluate what is there, or MODEL.WEIGHTS of ``overrides``, and make nothing.
+        pipeline: that of ``config_file``, where this process has loaded it already.
 
     Raises:
         WSISError: a stale stage, a missing product, bad data, a diverged training.
     """
     for name in ("wsis", "fvcore", "detectron2"):
         setup_logger(distributed_rank=comm.get_rank(), name=name)
-    register_datasets(datasets)
-    pipeline = load_pipeline(config_file, overrides, num_processes=comm.get_world_size())
+    if pipeline is None:
+        register_datasets(datasets)
+        pipeline = load_pipeline(config_file, overrides, num_processes=comm.get_world_size())
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     check_shared(pipeline.output_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -20,6 +20,7 @@ from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
 from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
 from wsis.data.pseudo_labels import load_pseudo_labels
+from wsis.data.records import Record, Records, compact, heads_of
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
 from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import at_working_size
@@ -71,6 +72,7 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
         order = None
         if stage.samples is not None:
             records, order = stage.samples(records, cfg)
+        records = compact(records)
         evaluate = None
         if stage.evaluation and cfg.DATASETS.TEST:
             evaluate = partial(evaluate_on_test_sets, folder)
@@ -97,14 +99,14 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
         folder.close(digest_of_product(folder), counts, skipped)
 
 
-def training_dicts(folder: StageFolder, products: Products) -> list[dict[str, Any]]:
+def training_dicts(folder: StageFolder, products: Products) -> Sequence[Record]:
     """What a training stage trains on: the data set, or the pseudo labels made for it.
 
     Raises:
         DataError: tags are to be learnt and no image has any.
     """
-    stage, found = folder.planned.stage, list(folder.dataset_dicts)
-    if stage.supervision == "image" and not any(d["image_labels"] for d in found):
+    stage, found = folder.planned.stage, compact(folder.dataset_dicts)
+    if stage.supervision == "image" and not any(d["image_labels"] for d in found.heads):
         raise DataError(
             f"stage {folder.name}: no image of {', '.join(folder.dataset_names)} has a tag "
             "(image_labels, or annotations with a category); see datasets/README.md"
@@ -112,15 +114,15 @@ def training_dicts(folder: StageFolder, products: Products) -> list[dict[str, An
     if "pseudo_labels" in products:
         found = _pseudo_labelled(folder, found)
     if stage.supervision == "mask" and folder.planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        found = [d for d in found if any(not a.get("iscrowd") for a in d.get("annotations", ()))]
+        found = found.where(lambda d: any(not a.get("iscrowd") for a in d.get("annotations", ())))
     return found
 
 
-def _pseudo_labelled(folder: StageFolder, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _pseudo_labelled(folder: StageFolder, records: Records) -> Records:
     """The data set with the pseudo labels that were made for it."""
     source, classes = folder.sources["pseudo_labels"], folder.planned.cfg.WSIS.CLASSES
     (path,) = source.product_files()
-    found = load_pseudo_labels(path, records, class_names=classes)
+    found = load_pseudo_labels(path, records.heads, class_names=classes)
     if not any(record["annotations"] for record in found):
         least = source.planned.cfg.WSIS.PSEUDO_LABELS.MIN_SCORE
         makers = ", ".join(maker.name for maker in source.sources.values())
@@ -130,7 +132,7 @@ def _pseudo_labelled(folder: StageFolder, records: list[dict[str, Any]]) -> list
             f"WSIS.PSEUDO_LABELS.MIN_SCORE ({least:g}); lower that, or see what {makers} made with "
             "tools/report.py (where masks start from peaks, tools/peak_thresholds.py helps)"
         )
-    return found
+    return compact(found)
 
 
 def artifact_maker(
@@ -221,7 +223,8 @@ def _work_through(
     """Make this process's share of the missing artifacts, see `artifact_maker`."""
     cfg, size = folder.planned.cfg, comm.get_world_size()
     todo = set(comm.all_gather(folder.missing())[0])  # as the main process sees it
-    rest = [record for record in folder.dataset_dicts if record["image_key"] in todo]
+    records = compact(folder.dataset_dicts)
+    rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
     if isinstance(folder.planned.stage, InferStage):
         require_pictures(rest, cfg.WSIS.ON_ERROR)
     mine = rest[comm.get_rank() :: size]
@@ -232,8 +235,8 @@ def _work_through(
         closing(_ArtifactSink(folder)) as sink,
         progress(loader, folder.name, total=total, done=done) as bar,
     ):
-        for record, made in zip(mine, trimming(bar, kept=cfg.MODEL.DEVICE == "cpu"), strict=True):
-            key = record["image_key"]
+        results = trimming(bar, kept=cfg.MODEL.DEVICE == "cpu")
+        for key, made in zip((head["image_key"] for head in mine.heads), results, strict=True):
             try:
                 if isinstance(made, Failure):
                     raise made.error()
@@ -281,6 +284,6 @@ def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> N
         "config": folder.manifest.digest,
         "versions": package_versions(),
     }
-    summary = stage.function(path, folder.dataset_dicts, products, cfg, info)
+    summary = stage.function(path, heads_of(folder.dataset_dicts), products, cfg, info)
     counts = {what: number for what, number in summary.items() if isinstance(number, int)}
     folder.close(digest_of_product(folder), counts)

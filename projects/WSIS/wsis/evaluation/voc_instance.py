@@ -105,7 +105,7 @@ class VOCInstanceEvaluator(DatasetEvaluator):
     def _records(self) -> dict[str, dict[str, Any]]:
         """Dataset dicts by file and by image key; inputs lack annotations, which mappers drop."""
         given = get_dataset_dicts(self.dataset_name) if self._given is None else self._given
-        return {record[name]: record for name in ("file_name", "image_key") for record in given}
+        return {record[name]: record for record in given for name in ("file_name", "image_key")}
 
     def _record(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The dataset dict of an input, which has an ``image_key`` if it comes from our loaders."""
