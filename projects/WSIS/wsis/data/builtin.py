@@ -37,6 +37,7 @@ _VOC_SPLITS = {
 }
 # So begin the names of Detectron2's own data sets, which are registered when one is asked for.
 _OF_DETECTRON2 = ("ade20k_", "cityscapes_", "coco_", "keypoints_coco_", "lvis_", "voc_20")
+_FOUND = ("thing_classes", "thing_dataset_id_to_contiguous_id")  # by reading, where unknown before
 _MAKE_SHAPES = "run python datasets/make_shapes.py, or "
 
 
@@ -249,12 +250,46 @@ def reading_once() -> Iterator[None]:
         _kept = before
 
 
+_share: Callable[[Callable[[], Any]], Any] | None = None
+
+
+@contextmanager
+def reading_together(share: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+    """In the block, which all processes enter alike, one reads data sets for all.
+
+    Args:
+        share: gives what a function returns in the main process, where alone it calls it.
+    """
+    global _share  # noqa: PLW0603
+    _share = share
+    try:
+        yield
+    finally:
+        _share = None
+
+
 def _read(name: str) -> tuple[Sequence[dict[str, Any]], Problems]:
     """What the loader of a data set gives, and the problems that it met; metadata keep these."""
-    metadata, problems = MetadataCatalog.get(name), Problems()
+    metadata = MetadataCatalog.get(name)
     kept = (_kept or {}).pop(name, None)
     if kept is not None and kept[0] is metadata:  # else it was registered anew since
         return kept[1], kept[2]
+    if _share is None:
+        return _read_here(name)
+
+    def make() -> tuple[Records, Problems, dict[str, Any]]:
+        found, problems = _read_here(name)
+        known = metadata.as_dict()
+        return Records(found), problems, {key: known[key] for key in _FOUND if key in known}
+
+    records, problems, about = _share(make)
+    vars(metadata)["problems"] = problems
+    metadata.set(**about)
+    return records, problems
+
+
+def _read_here(name: str) -> tuple[Sequence[dict[str, Any]], Problems]:
+    metadata, problems = MetadataCatalog.get(name), Problems()
     vars(metadata)["problems"] = problems  # Detectron2 lets nobody set another value
     read = metadata.get("read")  # of ours
     try:

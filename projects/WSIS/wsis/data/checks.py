@@ -63,12 +63,15 @@ def numbers(value: Any, count: int | None = None) -> list[float]:
     if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
         wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
         raise ValueError(f"is {short(value)}, not {wanted}")
+    kinds = {*map(type, value)}
     try:  # nearly always all are plain, which takes a tenth of the time
-        plain = {*map(type, value)} <= {float, int} and math.isfinite(math.fsum(value))
+        plain = kinds <= {float, int} and math.isfinite(math.fsum(value))
     except OverflowError:
         plain = False
-    found = [*map(float, value)] if plain else [number(v) for v in value]
-    if found and max(map(abs, found)) > _FAR:
+    found = (
+        [*(value if kinds == {float} else map(float, value))] if plain else [*map(number, value)]
+    )
+    if found and max(max(found), -min(found)) > _FAR:
         raise ValueError(f"holds {max(found, key=abs):g}, which is absurdly far away")
     return found
 

@@ -9,9 +9,11 @@ that everything from outside passes one gate.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -251,6 +253,22 @@ def check_content(
     )
 
 
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """In the block, Python does not look for garbage among the millions of lists that are made.
+
+    Of COCO's size it took a quarter of the reading time, and there is none.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@_without_collections()
 def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
     """Read and check a COCO JSON file; sizes that it lacks are read from images in ``image_root``.
 
@@ -263,6 +281,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
     return file
 
 
+@_without_collections()
 def load_coco_dataset(
     path: str | os.PathLike[str],
     image_root: str | os.PathLike[str],

@@ -163,6 +163,8 @@ def rings(value: list[Any]) -> list[Any]:
     """The polygons in a list that may be a single one, or have its points in pairs."""
     if not isinstance(value[0], list):
         return [value]
+    if len(value) == 1 and value[0] and not isinstance(value[0][0], list):  # nearly always
+        return value
     lists = [part for part in value if isinstance(part, list)]
     if len(value) >= 3 and len(lists) == len(value) and {*map(len, lists)} == {2}:
         return [[*chain.from_iterable(lists)]]
@@ -180,8 +182,8 @@ def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[
     for polygon in polygons:
         if len(polygon) % 2 or longest < 6:
             raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
-        if max(map(abs, polygon), default=0) > reach:
-            raise ValueError(f"has a polygon point at {max(map(abs, polygon)):g}, far outside")
+        if polygon and (far := max(max(polygon), -min(polygon))) > reach:
+            raise ValueError(f"has a polygon point at {far:g}, far outside")
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if len(whole) < len(polygons):
         count = len(polygons) - len(whole)

@@ -92,6 +92,10 @@ def _tell_corners(records: Sequence[Record], source: Any, problems: Problems) ->
     return total > 0 and (shares or two_corners)
 
 
+def _extent(values: Sequence[Sequence[float]]) -> tuple[float, float]:
+    return min(map(min, values)), max(map(max, values))
+
+
 def _tell_boxes_beside_masks(records: Sequence[Record], source: Any, problems: Problems) -> None:
     for record, one, (x, y, width, height) in _stated(records):
         if one["iscrowd"] or "segmentation" not in one:
@@ -101,8 +105,9 @@ def _tell_boxes_beside_masks(records: Sequence[Record], source: Any, problems: P
             left, top, wide, high = rle_box(mask)
             right, bottom = left + wide, top + high
         else:
-            left, top = (min(min(p[place::2]) for p in mask) for place in (0, 1))
-            right, bottom = (max(max(p[place::2]) for p in mask) for place in (0, 1))
+            (left, right), (top, bottom) = (
+                _extent([p[place::2] for p in mask]) for place in (0, 1)
+            )
         apart = (left - x, top - y, right - x - width, bottom - y - height)
         if max(map(abs, apart)) <= _ROUNDING:
             continue

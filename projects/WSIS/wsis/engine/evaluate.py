@@ -78,7 +78,8 @@ def evaluate_network(
     """
     planned, dataset_dicts = folder.planned, folder.images.named((name,))
     stage, cfg = planned.stage, planned.cfg
-    require_pictures(dataset_dicts, cfg.WSIS.ON_ERROR)
+    if comm.is_main_process():
+        require_pictures(dataset_dicts, cfg.WSIS.ON_ERROR)
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
     if cfg.TEST.AUG.ENABLED:
@@ -185,8 +186,9 @@ def evaluate(folder: StageFolder, *, again: bool = False) -> bool:
     if not evaluated_on(planned):
         logger.info("%s: there is no DATA.VAL to evaluate it on", planned.name)
         return False
-    digest, before = _digest(folder), read_evaluation(folder.path / EVALUATION)
-    images = folder.images.sizes(evaluated_on(planned))
+    before, digest, images = read_evaluation(folder.path / EVALUATION), "", ""
+    if comm.is_main_process():  # it alone looks at the files
+        digest, images = _digest(folder), folder.images.sizes(evaluated_on(planned))
     # Figures of versions that did not look at image files are not computed again.
     known = digest == before.get("digest") and images in ("", before.get(IMAGE_FILES, images))
     if comm.all_gather(known)[0] and not again:

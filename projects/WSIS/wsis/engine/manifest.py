@@ -325,7 +325,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     """
     sha = hashlib.sha256()
     for sample in heads_of(dataset_dicts) if supervision == "image" else dataset_dicts:
-        seen = restrict_supervision(dict(sample), supervision)
+        seen = sample if supervision == "mask" else restrict_supervision(sample, supervision)
         sizes = [_size_of(path) for key, path in sorted(seen.items()) if key in _MASK_FILES]
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
         sha.update(json.dumps([seen, sizes], sort_keys=True, default=_jsonable).encode())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from wsis.commands import writing
-from wsis.data.builtin import check_supervision, reading_once
+from wsis.data.builtin import check_supervision, reading_once, reading_together
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
@@ -66,7 +67,8 @@ def run(
         setup_logger(distributed_rank=comm.get_rank(), name=name)
     if pipeline is None:
         register_datasets(datasets)
-        pipeline = load_pipeline(config_file, overrides, num_processes=comm.get_world_size())
+        with _one_reads():
+            pipeline = load_pipeline(config_file, overrides, num_processes=comm.get_world_size())
     if pipeline.stages[0].cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     check_shared(pipeline.output_dir)
@@ -77,6 +79,17 @@ def run(
         if eval_only and _evaluate_checkpoint(pipeline, selection, words):
             return
         _run_chosen(pipeline, selection, words, force=force, resume=resume, eval_only=eval_only)
+
+
+def _of_main(make: Callable[[], Any]) -> Any:
+    box = [make() if comm.is_main_process() else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _one_reads() -> AbstractContextManager[None]:
+    """In the block, the main process reads data sets for the others."""
+    return nullcontext() if comm.get_world_size() == 1 else reading_together(_of_main)
 
 
 def _run_chosen(
@@ -90,7 +103,8 @@ def _run_chosen(
 ) -> None:
     folders = open_folders(pipeline)
     chosen = [folders[planned.name] for planned in pipeline.select(**selection)]
-    _check_chosen(chosen)
+    with _one_reads():
+        _check_chosen(chosen)
     if not eval_only:
         for folder in chosen:
             _fetch_weights(folder, force=force)  # hours before the stage that would miss them

@@ -64,7 +64,8 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
     """Train to the end, from the last checkpoint if there is one."""
     cfg = folder.planned.cfg
     records = training_dicts(folder, products)
-    require_pictures(records, cfg.WSIS.ON_ERROR)
+    if comm.is_main_process():
+        require_pictures(records, cfg.WSIS.ON_ERROR)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
     if cfg.SOLVER.MAX_ITER == 0:
         keep_weights(cfg, weights)
@@ -222,10 +223,10 @@ def _work_through(
 ) -> None:
     """Make this process's share of the missing artifacts, see `artifact_maker`."""
     cfg, size = folder.planned.cfg, comm.get_world_size()
-    todo = set(comm.all_gather(folder.missing())[0])  # as the main process sees it
+    todo = set(comm.all_gather(folder.missing() if comm.is_main_process() else [])[0])
     records = compact(folder.dataset_dicts)
     rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
-    if isinstance(folder.planned.stage, InferStage):
+    if isinstance(folder.planned.stage, InferStage) and comm.is_main_process():
         require_pictures(rest, cfg.WSIS.ON_ERROR)
     mine = rest[comm.get_rank() :: size]
     loader = single_pass_loader(mine, prepare, num_workers=cfg.DATALOADER.NUM_WORKERS)

@@ -170,7 +170,7 @@ def check_outlines(polygons: Sequence[Sequence[float]]) -> None:
 
     Rasterising takes time and memory in proportion to it, whatever the size of the image.
     """
-    if sum(len(p) * max(map(abs, p), default=0) for p in polygons) <= _MAX_OUTLINE:
+    if sum(len(p) * max(max(p), -min(p)) for p in polygons if len(p)) <= _MAX_OUTLINE:
         return  # an upper bound, as cheap as it is generous
     closed = [np.reshape([*p, *p[:2]], (-1, 2)) for p in polygons]
     length = sum(float(np.abs(np.diff(p, axis=0)).max(axis=1).sum()) for p in closed)
