@@ -13,16 +13,23 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsis.data.checks import load_json, naming, short, short_name
 from wsis.data.files import atomic_write
 from wsis.errors import DataError, first_line
-from wsis.layers.run_lengths import MAX_STACK_BYTES, check_rle, decode_rles, encode_mask
+from wsis.layers.run_lengths import (
+    MAX_STACK_BYTES,
+    RLE,
+    check_rle,
+    decode_rle,
+    decode_rles,
+    encode_mask,
+)
 from wsis.reading import open_file
 
 if TYPE_CHECKING:  # it imports torchvision, which a list of stages does without
@@ -57,9 +64,25 @@ def _encode(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return encoded
 
 
-def _decode_masks(
-    runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray, limit: int
-) -> np.ndarray:
+class RunLengths(Sequence[np.ndarray]):
+    """A stack of masks as it is kept: an item is decoded, (H, W) bool.
+
+    Attributes:
+        rles: COCO run lengths of the masks.
+        shape: (K, H, W).
+    """
+
+    def __init__(self, rles: list[RLE], shape: tuple[int, int, int]) -> None:
+        self.rles, self.shape = rles, shape
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __getitem__(self, index: Any) -> Any:
+        return decode_rle(self.rles[index])
+
+
+def _read_masks(runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray, limit: int) -> RunLengths:
     count, height, width = (int(s) for s in shape)
     if min(count, height, width) < 0 or count * height * width > limit:
         raise ValueError(f"mask stack of shape {count, height, width}")
@@ -69,7 +92,7 @@ def _decode_masks(
     pieces = [runs[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
     size = (height, width)
     rles = [check_rle({"size": size, "counts": counts}, size) for counts in pieces]
-    return decode_rles(rles, size)
+    return RunLengths(rles, (count, height, width))
 
 
 def encode_artifact(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -109,9 +132,11 @@ def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
 
 
 def read_artifact(
-    path: str | os.PathLike[str], *, limit: int = MAX_STACK_BYTES
-) -> dict[str, np.ndarray]:
+    path: str | os.PathLike[str], *, limit: int = MAX_STACK_BYTES, names: Collection[str] = ()
+) -> dict[str, Any]:
     """Read what `write_artifact` wrote; ``limit`` is of its bytes, unpacked and decoded.
+
+    With ``names`` only these arrays are read, and masks stay `RunLengths`.
 
     Raises:
         DataError: the file is missing, damaged, or claims an absurd size.
@@ -130,14 +155,16 @@ def read_artifact(
                     raise ValueError("arrays are missing in its list")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as stored:
-                raw = dict(stored)
-        decoded = {}
+                asked = {name + end for name in names for end in ("", _RLE, _LENGTHS, _SHAPE)}
+                raw = {name: stored[name] for name in stored.files if name in asked or not names}
+        decoded: dict[str, Any] = {}
         for name, value in raw.items():
             if name.endswith(_RLE):
                 stem = name.removesuffix(_RLE)
                 about = (raw[stem + _LENGTHS], raw[stem + _SHAPE])
-                decoded[stem] = _decode_masks(value, *about, limit)
-                limit -= decoded[stem].nbytes
+                masks = _read_masks(value, *about, limit)
+                decoded[stem] = masks if names else decode_rles(masks.rles, masks.shape[1:])
+                limit -= math.prod(masks.shape)
             elif not name.endswith((_LENGTHS, _SHAPE)):
                 decoded[name] = value
         return decoded
@@ -193,6 +220,10 @@ class ProductReader(ArtifactFolder):
         self.stage = stage
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        return self.read(key)
+
+    def read(self, key: str, names: Collection[str] = ()) -> dict[str, Any]:
+        """The artifact of an image, or ``names`` of it as `read_artifact` gives them."""
         if key not in self:
             manifest = self.folder / "manifest.json"
             if manifest.is_file() and key in load_json(manifest).get("skipped", ()):
@@ -201,7 +232,7 @@ class ProductReader(ArtifactFolder):
                 f"no {self.stage} artifact for image {key} in {self.artifacts}; "
                 f"run --stage {self.stage} first"
             )
-        return super().__getitem__(key)
+        return read_artifact(self.path(key), names=names)
 
     @property
     def summary(self) -> dict[str, np.ndarray]:

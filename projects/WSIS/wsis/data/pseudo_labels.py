@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from wsis.commands import command, make_parser
+from wsis.data.artifacts import RunLengths
 from wsis.data.builtin import category_ids as ids_of_dataset
 from wsis.data.builtin import class_names as names_of_dataset
 from wsis.data.checks import naming
@@ -33,11 +34,12 @@ from wsis.data.images import check_size
 from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import Size, resize_mask, scale_boxes, working_size
 from wsis.errors import DataError
-from wsis.layers.run_lengths import encode_mask, rle_area, rle_box
+from wsis.layers.run_lengths import RLE, encode_mask, rle_area, rle_box
 
 logger = logging.getLogger(__name__)
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
+_READ = ("classes", "scores", "masks", "boxes", "confidence", "ignore")
 Record = dict[str, Any]
 
 
@@ -83,10 +85,11 @@ def _annotations(
     height, width = arrays["masks"].shape[1:]
     boxes = scale_boxes(arrays["boxes"], (height, width), size) if given else ()
     for index in range(len(arrays["classes"])):
-        empty = not arrays["masks"][index].any()
-        if arrays["scores"][index] < min_score or (empty and not given):
+        if arrays["scores"][index] < min_score:
             continue
-        rle = encode_mask(resize_mask(arrays["masks"][index], size))
+        rle = _encoded(arrays["masks"], index, size)
+        if not given and not rle_area(rle):
+            continue
         annotation = {
             "image_id": image_id,
             "category_id": categories[int(arrays["classes"][index])],
@@ -98,9 +101,16 @@ def _annotations(
         }
         if "confidence" in arrays:
             annotation["confidence"] = _decimal(arrays["confidence"][index])
-        if "ignore" in arrays and arrays["ignore"][index].any():
-            annotation["ignore_mask"] = encode_mask(resize_mask(arrays["ignore"][index], size))
+        if "ignore" in arrays and rle_area(ignored := _encoded(arrays["ignore"], index, size)):
+            annotation["ignore_mask"] = ignored
         yield annotation
+
+
+def _encoded(masks: np.ndarray | RunLengths, index: int, size: Size) -> RLE:
+    """A mask as run lengths, enlarged to ``size``; those of an artifact pass as they are."""
+    if isinstance(masks, RunLengths) and masks.shape[1:] == size:
+        return masks.rles[index]
+    return encode_mask(resize_mask(masks[index], size))
 
 
 def _xywh(box: np.ndarray) -> list[float]:
@@ -220,7 +230,7 @@ def export_pseudo_labels(
 
     def read_instances(record: Record) -> Arrays | None:
         key = record["image_key"]
-        return None if skip and key not in reader else reader[key]
+        return None if skip and key not in reader else reader.read(key, _READ)
 
     summary = write_pseudo_labels(
         path,
