@@ -42,6 +42,13 @@ def test_what_is_not_loaded(question, heavy, shapes_root, monkeypatch, tmp_path)
     assert told.endswith("loaded: []\n"), told[-500:]
 
 
+def test_mappers_like_detectron2s_are_known_before_they_are_imported():
+    ask = (
+        "import wsis.config; from wsis.stage import INSTANCE_MAPPERS as names; print(sorted(names))"
+    )
+    assert run(ask) == "['BoxInstMapper', 'GivenBoxMapper', 'InstanceMapper']\n"
+
+
 def test_detectron2_is_whole_for_others():
     """Its modules that we take early are the ones that everybody gets, with what they bring."""
     told = run(
