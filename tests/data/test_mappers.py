@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import wsis.networks  # noqa: F401  (registers the mappers)
 from PIL import Image
 from pycocotools import mask as coco_mask
 from wsis.data.instance_mapper import InstanceMapper
