@@ -107,7 +107,7 @@ def _tell(args: argparse.Namespace) -> None:
 
     device, processes = choose_devices(args.num_gpus, args.num_processes)
     overrides = ["MODEL.DEVICE", device, *args.opts]
-    pipeline = load_pipeline(args.config_file, overrides, num_processes=processes)
+    pipeline = load_pipeline(args.config_file, overrides, num_processes=processes, networks=False)
     if args.print_config:
         (planned,) = pipeline.select(stage=args.print_config)
         sys.stdout.write(planned.complete_config())

@@ -193,6 +193,15 @@ def load_modules(names: Iterable[str]) -> list[Callable[[CfgNode], None]]:
     return found
 
 
+def stated_imports(values: Mapping[str, Any]) -> list[str]:
+    """WSIS.IMPORTS of the lines of a config; a `UsageError` if it is no list of modules."""
+    node = values.get("WSIS")
+    found = node.get("IMPORTS") or [] if isinstance(node, Mapping) else []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"WSIS.IMPORTS is {found!r}; it is a list of modules")
+    return found
+
+
 @functools.cache
 def stock_values(imports: tuple[str, ...] = ()) -> dict[str, Any]:
     """Every config key with its default, by full name; computed once, not to be changed.

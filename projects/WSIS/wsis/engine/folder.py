@@ -1,7 +1,7 @@
 """The run folder of a stage: what it holds, and whether that is what the config asks for.
 
-``manifest.json`` says how the product was made. ``index.json`` lists the artifacts with sizes and
-checksums; ``log.<process>.jsonl`` lists those that are not yet in the index.
+``manifest.json`` says how the product was made, ``index.json`` lists the artifacts with sizes and
+checksums, ``log.<process>.jsonl`` those that are not yet in the index.
 """
 
 from __future__ import annotations
@@ -276,11 +276,10 @@ class StageFolder:
     def _artifact_sizes(self) -> dict[str, int]:
         """Size in bytes of every artifact by image key, from one directory scan."""
         try:
-            with os.scandir(self.reader.artifacts) as entries:
-                files = [entry for entry in entries if entry.name.endswith(".npz")]
-                return {entry.name.removesuffix(".npz"): entry.stat().st_size for entry in files}
+            files = [*os.scandir(self.reader.artifacts)]
         except FileNotFoundError:
             return {}
+        return {f.name[:-4]: f.stat().st_size for f in files if f.name.endswith(".npz")}
 
     def product_files(self) -> list[Path]:
         """Files that the product has beside its artifacts."""
