@@ -12,7 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.config import get_wsis_cfg
-from wsis.data.artifacts import ProductReader, RunLengths, write_artifact
+from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.builtin import category_ids, get_dataset_dicts
 from wsis.data.pseudo_labels import (
     export_pseudo_labels,
@@ -22,7 +22,6 @@ from wsis.data.pseudo_labels import (
     write_pseudo_labels,
 )
 from wsis.data.user import register_dataset
-from wsis.data.working_size import working_size
 from wsis.errors import DataError
 from wsis.layers.run_lengths import decode_rle, encode_mask
 
@@ -264,28 +263,6 @@ def test_incomplete_product(tmp_path, dataset, products):
     del products["a"]["scores"]
     with pytest.raises(DataError, match="image a have no scores"):
         write(tmp_path / "l.json", dataset, products)
-
-
-@pytest.mark.parametrize("limit", [0, 20])
-def test_run_lengths_of_artifacts_give_the_same_bytes(tmp_path, dataset, products, limit):
-    """They pass as they are; where they have to be enlarged, they are decoded."""
-    reader = ProductReader(tmp_path / "stage", "instances")
-    for record in dataset:
-        arrays = products[record["image_key"]]
-        height, width = working_size((record["height"], record["width"]), limit)
-        arrays["masks"] = np.array(arrays["masks"][:, :height, :width])
-        count = len(arrays["classes"])
-        boxes = np.tile(np.array([0.0, 1.0, 5.0, 4.0], dtype=np.float32), (count, 1))
-        arrays |= {"boxes": boxes, "confidence": np.full(count, 0.5)}
-        arrays |= {"ignore": ~arrays["masks"], "left_alone": np.zeros(3)}
-        write_artifact(reader.path(record["image_key"]), arrays)
-    write(tmp_path / "dense.json", dataset, products, max_pixels=limit)
-    names = ("classes", "scores", "masks", "boxes", "confidence", "ignore")
-    kept = {record["image_key"]: reader.read(record["image_key"], names) for record in dataset}
-    assert isinstance(kept["a"]["masks"], RunLengths)
-    assert "left_alone" not in kept["a"]
-    write(tmp_path / "kept.json", dataset, kept, max_pixels=limit)
-    assert (tmp_path / "kept.json").read_bytes() == (tmp_path / "dense.json").read_bytes()
 
 
 def test_stock_detectron2_reads_it(tmp_path, dataset, products):
