@@ -153,11 +153,10 @@ def export(path, name, records=None):
     reader = ProductReader(path.parent / "stage", "instances")
     for record in records:
         found = record["annotations"]
-        arrays = {
-            "classes": np.array([a["category_id"] for a in found]),
-            "scores": np.linspace(0.9, 0.1, len(found)),
-            "masks": np.array([decode_rle(a["segmentation"]) for a in found]),
-        }
+        masks = np.array([decode_rle(a["segmentation"]) for a in found])
+        scores = np.linspace(0.9, 0.1, len(found))
+        classes = np.array([a["category_id"] for a in found])
+        arrays = {"classes": classes, "scores": scores, "masks": masks}
         write_artifact(reader.path(record["image_key"]), arrays)
     export_pseudo_labels(path, records, {"instances": reader}, cfg, {})
     return records
