@@ -10,9 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
 from wsis.evaluation.coco import CocoMeasure
-from wsis.evaluation.predictions import InstancePair, ProtocolOptions, xywh_of_masks
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
 from wsis.evaluation.truth import EvaluationTruth, load_truth
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import encode_mask, rle_box
 
 from tests.evaluation.cases import box, prediction, random_pair, truth
 
@@ -47,7 +47,7 @@ def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotat
                     "category_id": int(label) + 1,
                     "iscrowd": crowd,
                     "area": int(mask.sum()),
-                    "bbox": xywh_of_masks(mask[None])[0].tolist(),
+                    "bbox": rle_box(encode_mask(mask)),
                     "segmentation": encode_mask(mask),
                 }
                 annotations.append(alter(annotation))
