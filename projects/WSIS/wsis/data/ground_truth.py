@@ -25,6 +25,7 @@ from wsis.layers.run_lengths import (
     empty_masks,
     encode_masks,
     polygons_to_rle,
+    rle_areas,
 )
 
 VOID = 255
@@ -66,8 +67,7 @@ class GroundTruth:
             wrong = np.unique(result[(result > num_classes) & (result != VOID)])
         else:
             result = np.where(self.void, VOID, 0).astype(np.int64)
-            areas = self.masks.sum(axis=(1, 2))
-            for index in np.argsort(-areas, kind="stable"):
+            for index in np.argsort(-rle_areas(self.rles), kind="stable"):
                 result[self.masks[index]] = int(self.classes[index]) + 1
             wrong = self.classes[self.classes >= num_classes] + 1
         if wrong.size:

@@ -98,9 +98,7 @@ class CocoMeasure(Measure):
         first = np.searchsorted(classes[order], classes[order])
         return order[np.arange(len(order)) - first < _MOST]
 
-    def _objects(
-        self, pair: InstancePair
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _objects(self, pair: InstancePair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What COCOeval reads of objects and crowd regions.
 
         Returns:
@@ -116,7 +114,8 @@ class CocoMeasure(Measure):
         classes = np.concatenate([*(part.classes for part in known), voids]).astype(np.int64)
         crowd = np.ones(len(rles), dtype=bool)
         crowd[: len(truth.classes)] = truth.difficult & (not self.options.use_difficult)
-        areas, boxes = rle_areas(rles).astype(np.float64), rle_boxes(rles)
+        areas = rle_areas(rles).astype(np.float64)
+        boxes = np.zeros((len(rles), 4)) if self.needs_masks else rle_boxes(rles)
         if isinstance(truth, EvaluationTruth):
             for values, name in ((areas, "areas"), (boxes, "boxes")):
                 stated = np.concatenate([getattr(part, name) for part in known])
@@ -126,10 +125,9 @@ class CocoMeasure(Measure):
             return classes, crowd, areas, iou_within_classes(found, (boxes, classes), crowd)
         iou = np.zeros((len(predicted), len(rles)))
         iou[:, : len(truth.classes)] = pair.iou
-        if crowd.any():
-            regions = [rles[place] for place in np.flatnonzero(crowd)], classes[crowd]
-            found = (pair.prediction.rles, predicted)
-            iou[:, crowd] = iou_within_classes(found, regions, np.ones(int(crowd.sum()), bool))
+        regions = [rles[place] for place in np.flatnonzero(crowd)], classes[crowd]
+        found = (pair.prediction.rles, predicted)
+        iou[:, crowd] = iou_within_classes(found, regions, crowd[crowd])
         return classes, crowd, areas, iou
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
@@ -169,9 +167,7 @@ def _outside(areas: np.ndarray) -> np.ndarray:
     return (areas < _AREAS[:, :1]) | (areas > _AREAS[:, 1:])
 
 
-def match(
-    iou: np.ndarray, ignore: np.ndarray, crowd: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def match(iou: np.ndarray, ignore: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """COCO's greedy rule.
 
     Going down from the best score, a prediction takes the free object that it overlaps most (of

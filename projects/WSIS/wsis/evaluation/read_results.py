@@ -189,8 +189,8 @@ class CocoResults:
             if self.has_masks or not len(classes):
                 masks = [_as_rle(mask, given) for mask in rows.masks]
                 masks = check_rles(masks, given)
-                unknown = np.isnan(boxes[:, 0])
-                boxes[unknown] = rle_boxes(masks)[unknown]
+                unknown = np.flatnonzero(np.isnan(boxes[:, 0]))
+                boxes[unknown] = rle_boxes([masks[place] for place in unknown])
             if given != size:
                 pairs = zip(boxes.tolist(), masks or repeat(None), strict=False)
                 entries = [{"bbox": box, "segmentation": mask} for box, mask in pairs]

@@ -146,12 +146,20 @@ def _as_text(rle: RLE) -> RLE:
 
 def encode_mask(mask: np.ndarray) -> RLE:
     """Compressed RLE of a (H, W) boolean mask, with text counts."""
-    return _as_text(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
+    return encode_masks(mask[None])[0]
 
 
 def encode_masks(masks: np.ndarray) -> list[RLE]:
     """Compressed RLEs of masks (N, H, W) bool, with text counts."""
-    return [encode_mask(mask) for mask in masks]
+    found, turned = [], np.zeros(masks.shape[:0:-1], dtype=np.uint8)  # (W, H)
+    for mask in masks:
+        columns = np.flatnonzero(mask.any(axis=0))
+        # Turning a mask takes most of the time, so only the columns with pixels are turned.
+        held = slice(columns[0], columns[-1] + 1) if columns.size else slice(0)
+        turned[held] = mask[:, held].T
+        found.append(_as_text(coco_mask.encode(turned.T)))
+        turned[held] = 0
+    return found
 
 
 def decode_rle(rle: RLE) -> np.ndarray:
