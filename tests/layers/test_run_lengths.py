@@ -14,7 +14,10 @@ from wsis.layers.run_lengths import (
     encode_masks,
     polygons_to_rle,
     rle_area,
+    rle_areas,
     rle_box,
+    rle_boxes,
+    rle_iou,
     run_lengths,
     runs_of_ones,
 )
@@ -101,6 +104,17 @@ def test_many_at_once_are_as_one_by_one(shares, seed):
         wrong = wrong[place:] + wrong[:place]
         with pytest.raises(ValueError, match=r"^counts "):
             check_rles(wrong, size)
+
+
+def test_any_number_of_masks_is_measured():
+    """pycocotools' own area of a list ends at 255 masks."""
+    masks = np.random.default_rng(0).random((300, 3, 4)) < 0.5
+    rles = encode_masks(masks)
+    assert rle_areas(rles).tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert rle_boxes(rles).tolist() == [rle_box(rle) for rle in rles]
+    np.testing.assert_array_equal(rle_iou(rles, rles[:2]), rle_iou(rles[:2], rles).T)
+    for none in (rle_areas([]), rle_boxes([]), rle_iou([], rles)):
+        assert none.shape[0] == 0
 
 
 def test_many_long_ones_are_checked_in_portions(monkeypatch):

@@ -196,7 +196,8 @@ def rle_area(rle: RLE) -> int:
 
 def rle_areas(rles: Sequence[RLE]) -> np.ndarray:
     """Number of pixels of each of N checked RLEs, (N,) int64."""
-    return np.array(coco_mask.area(list(rles)) if len(rles) else [], dtype=np.int64)
+    # One by one: pycocotools 2.0.11 takes no more than 255 at once here.
+    return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)
 
 
 def rle_iou(
