@@ -121,8 +121,8 @@ class CocoMeasure(Measure):
                 stated = np.concatenate([getattr(part, name) for part in known])
                 np.copyto(values[: len(stated)], stated, where=~np.isnan(stated))
         if not self.needs_masks:
-            found = (pair.prediction.extents, predicted)
-            return classes, crowd, areas, iou_within_classes(found, (boxes, classes), crowd)
+            extents = (pair.prediction.extents, predicted)
+            return classes, crowd, areas, iou_within_classes(extents, (boxes, classes), crowd)
         iou = np.zeros((len(predicted), len(rles)))
         iou[:, : len(truth.classes)] = pair.iou
         regions = [rles[place] for place in np.flatnonzero(crowd)], classes[crowd]
@@ -144,11 +144,9 @@ class CocoMeasure(Measure):
         for index, area in np.ndindex(len(shares), len(_AREAS)):
             rows, count = classes == index, objects[of_objects == index, area].sum()
             if count:
-                flags = (
-                    np.unpackbits(packed[rows, :, area], axis=1, count=len(thresholds))
-                    for packed in (true, ignored)
-                )
-                shares[index, :, area] = _precision(scores[rows], *flags, count).mean(axis=1)
+                flags = [packed[rows, :, area] for packed in (true, ignored)]
+                of_class = _precision(scores[rows], flags, count)
+                shares[index, :, area] = of_class.mean(axis=1)
         strict = thresholds >= 0.5
         metrics: Metrics = {}
         add_by_class(metrics, "AP", shares[:, strict, 0].mean(axis=1), self.class_names)
@@ -200,15 +198,16 @@ def match(iou: np.ndarray, ignore: np.ndarray, crowd: np.ndarray) -> tuple[np.nd
     return found, ignored
 
 
-def _precision(
-    scores: np.ndarray, true: np.ndarray, ignored: np.ndarray, objects: int
-) -> np.ndarray:
+def _precision(scores: np.ndarray, flags: Sequence[np.ndarray], objects: int) -> np.ndarray:
     """COCOeval's precision at 101 levels of recall, (T, 101), of the n predictions of a class.
 
-    ``true`` and ``ignored`` are (n, T); ``objects`` (at least 1) is how many there are to find.
+    The two ``flags``, true and ignored, are (n, 2) uint8 as `CocoMeasure.measure` packs them;
+    ``objects`` (at least 1) is how many there are to find.
     """
     order = np.argsort(-scores, kind="stable")
-    true, counts = true[order].T > 0, ignored[order].T == 0
+    number = len(_THRESHOLDS)
+    true, ignored = (np.unpackbits(f[order], axis=1, count=number).T > 0 for f in flags)
+    counts = ~ignored
     hits = np.cumsum(true & counts, axis=1).astype(np.float64)
     misses = np.cumsum(~true & counts, axis=1).astype(np.float64)
     shares = hits / (misses + hits + np.spacing(1))

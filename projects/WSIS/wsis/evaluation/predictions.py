@@ -204,13 +204,12 @@ class InstancePair:
         return replace(self, prediction=replace(found, masks=None, encoded=inside).take(keep))
 
 
-Shapes = Sequence[Any]  # of one image: run lengths, or boxes as x, y, width, height
+# Of one image: run lengths, or boxes as x, y, width, height; and their classes.
+Shapes = tuple[Sequence[Any] | np.ndarray, np.ndarray]
 
 
 def iou_within_classes(
-    found: tuple[Shapes, np.ndarray],
-    objects: tuple[Shapes, np.ndarray],
-    crowd: np.ndarray | None = None,
+    found: Shapes, objects: Shapes, crowd: np.ndarray | None = None
 ) -> np.ndarray:
     """(n, K) float64 IoU of shapes with their classes (n,) and (K,); 0 if classes differ.
 
@@ -220,8 +219,8 @@ def iou_within_classes(
     crowd = np.zeros(len(others), dtype=bool) if crowd is None else crowd
     iou = np.zeros((len(shapes), len(others)))
     for number in np.intersect1d(classes, other_classes):
-        rows = np.flatnonzero(classes == number)
-        columns = np.flatnonzero(other_classes == number)
+        rows = np.flatnonzero(classes == number).tolist()
+        columns = np.flatnonzero(other_classes == number).tolist()
         a, b = [shapes[row] for row in rows], [others[column] for column in columns]
         iou[np.ix_(rows, columns)] = rle_iou(a, b, crowd[columns])
     return iou

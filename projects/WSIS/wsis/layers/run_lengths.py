@@ -201,7 +201,7 @@ def rle_areas(rles: Sequence[RLE]) -> np.ndarray:
 
 
 def rle_iou(
-    a: Sequence[RLE] | np.ndarray, b: Sequence[RLE] | np.ndarray, crowd: Sequence[int] | None = None
+    a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray, crowd: np.ndarray | None = None
 ) -> np.ndarray:
     """IoU of all pairs of checked RLEs of one image, (A, B) float64; 0 for two empty ones.
 
