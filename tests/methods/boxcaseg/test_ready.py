@@ -353,3 +353,22 @@ def test_the_network_that_comes_with_wsis():
     found = wsis.Predictor("boxcaseg_ready")(image, boxes=[[39, 19, 121, 101]])["instances"]
     mask = found.pred_masks[0].numpy()
     assert (mask & truth).sum() / (mask | truth).sum() > 0.85  # the filled box: 0.75
+
+
+def test_points_become_masks_without_training(ready, shapes_root, tmp_path):
+    """A mask for every point, none of two on one pixel; the same again after a file was lost."""
+    points = shapes_root / "shapes" / "points_train.json"
+    words = {
+        "config": ROOT / "configs" / "points_photos.yaml",
+        "extra": [RANDOM, ("DATA.TRAIN", str(points)), ("point_masks.WSIS.IMAGES", "['train']")],
+    }
+    done = run(shapes_root, tmp_path / "out", "--until-stage", "pseudo_labels", **words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    given = json.loads(points.read_text())["annotations"]
+    reader = ProductReader(tmp_path / "out" / "1_point_masks", "instances")
+    made = {key: reader[key] for key in reader.keys()}  # noqa: SIM118
+    assert sum(len(arrays["masks"]) for arrays in made.values()) == len(given)
+    for arrays in made.values():
+        assert arrays["masks"].sum(axis=0).max(initial=0) <= 1
+        assert ((arrays["scores"] >= 0) & (arrays["scores"] <= 1)).all()
+    assert len(json.loads((tmp_path / "out" / LABELS.replace("3_", "2_")).read_text()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -110,6 +111,9 @@ class BoxSearch:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Move boxes from all starts, choose one for each point.
 
+        Starts that hold a neighbour's point are left out, except the first, and a box whose object
+        holds one is moved no more.
+
         Args:
             points: (P, 2).
             size: (H, W) of the image.
@@ -125,33 +129,48 @@ class BoxSearch:
         starts = start_boxes(points, size, sides=self.sides, ratios=self.ratios)
         owners = np.arange(len(points)).repeat(starts.shape[1])
         boxes = _with_points(starts.reshape(-1, 4), points[owners])
-        scores, moving = np.zeros(len(boxes)), np.arange(len(boxes))
-        for _ in range(self.rounds if len(boxes) else 0):
-            crops = widened(boxes[moving], self.margin, size)
-            seen = [
-                self._look(values, crop, points, owner)
-                for values, crop, owner in zip(segment(crops), crops, owners[moving], strict=True)
-            ]
-            found = _with_points(np.array([box for box, _ in seen]), points[owners[moving]])
-            overlap = paired_box_iou(boxes[moving], found)
-            boxes[moving], scores[moving] = found, overlap * [score for _, score in seen]
-            moving = moving[overlap < _STAYS]
+        scores = np.zeros(len(boxes))
+        first = np.arange(len(boxes)) % starts.shape[1] == 0
+        moving = np.flatnonzero((_held(points, boxes) <= 1) | first)
+        for _ in range(self.rounds):
             if not len(moving):
                 break
+            crops, of = widened(boxes[moving], self.margin, size), owners[moving]
+            pairs = zip(segment(crops), crops, of, strict=True)
+            seen = [self._look(values, crop, points, owner) for values, crop, owner in pairs]
+            found = _with_points(np.array([one.box for one in seen]), points[of])
+            overlap = paired_box_iou(boxes[moving], found)
+            boxes[moving], scores[moving] = found, overlap * [one.score for one in seen]
+            alone = np.array([one.held <= 1 for one in seen])
+            moving = moving[alone & (overlap < _STAYS)]
         best = scores.reshape(starts.shape[:2]).argmax(axis=1)
         chosen = np.arange(len(points)) * starts.shape[1] + best
         return widened(boxes[chosen], 0, size), scores[chosen]
 
     def _look(
         self, probabilities: np.ndarray, crop: np.ndarray, points: np.ndarray, owner: int
-    ) -> tuple[np.ndarray, float]:
-        """The box of the object at a point in a crop, and its score without the IoU."""
+    ) -> _Seen:
+        """What a crop shows at the point ``owner``."""
         cells = cells_of(points, crop, probabilities.shape)
         mask, holds = object_at(probabilities, cells[owner], threshold=self.threshold)
         there = ((cells >= 0) & (cells < mask.shape)).all(axis=1)
-        count = int(mask[tuple(cells[there].T)].sum())
+        held = int(mask[tuple(cells[there].T)].sum())
         certainty = float(np.abs(2 * probabilities - 1).mean())
-        return box_of_object(mask, crop), certainty / count if holds else 0.0
+        return _Seen(box_of_object(mask, crop), held, certainty / held if holds else 0.0)
+
+
+class _Seen(NamedTuple):
+    """The object at a point in a crop."""
+
+    box: np.ndarray  # (4,) float64
+    held: int  # points on it
+    score: float  # without the IoU
+
+
+def _held(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N,) int64: how many of the points (P, 2) lie in each of the boxes (N, 4)."""
+    beyond = (points < boxes[:, None, :2]) | (points >= boxes[:, None, 2:])
+    return (~beyond.any(axis=2)).sum(axis=1)
 
 
 def _with_points(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
