@@ -43,7 +43,7 @@ def test_the_citation_is_of_this_version():
     methods = {reference["notes"] for reference in citation["references"]}
     assert methods == {
         *("IRNet", "PRM", "IAM", "BoxCaseg", "CIM"),
-        *("BoxInst", "CAM instances", "Prompted masks"),
+        *("BoxInst", "CAM instances", "Prompted masks", "random walker"),
     }
 
 

@@ -24,6 +24,7 @@ from wsis.methods.iam.config import add_iam_config
 from wsis.methods.irnet.config import add_irnet_config
 from wsis.methods.prm.config import add_prm_config
 from wsis.methods.prompted_masks.config import add_prompted_masks_config
+from wsis.methods.random_walker.config import add_random_walker_config
 from wsis.modeling.config import add_modeling_config
 
 # Nodes that only the stages that name them (Stage.config_keys) look at: a change in one method's
@@ -39,6 +40,7 @@ METHOD_NODES = (
     "MODEL.CIM",
     "MODEL.CAM_INSTANCES",
     "MODEL.PROMPTED_MASKS",
+    "MODEL.RANDOM_WALKER",
 )
 
 
@@ -130,6 +132,7 @@ def add_wsis_config(cfg: CfgNode) -> None:
     add_prm_config(cfg)
     add_cim_config(cfg)
     add_iam_config(cfg)
+    add_random_walker_config(cfg)
     add_boxcaseg_config(cfg)
     add_boxinst_config(cfg)
     add_cam_instances_config(cfg)
