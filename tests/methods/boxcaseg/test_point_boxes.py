@@ -49,7 +49,12 @@ def picture_of(*boxes, size=(100, 100)):
 def test_starts_have_the_area_of_a_square_and_end_at_the_image():
     points = np.array([[50.0, 40.0], [95.0, 0.0]])
     boxes = start_boxes(points, (100, 100), sides=[0.2, 0.4], ratios=[1.0, 4.0])
-    assert boxes[0].tolist() == [[40, 30, 60, 50], [30, 20, 70, 60], [30, 35, 70, 45], [10, 30, 90, 50]]
+    assert boxes[0].tolist() == [
+        [40, 30, 60, 50],
+        [30, 20, 70, 60],
+        [30, 35, 70, 45],
+        [10, 30, 90, 50],
+    ]
     assert boxes[1, :2].tolist() == [[85, 0, 100, 10], [75, 0, 100, 20]]
 
 

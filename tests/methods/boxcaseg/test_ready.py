@@ -328,7 +328,14 @@ def test_detectron2_alone_loads_it(ready):
 def test_one_file_describes_the_network():
     """What makes masks and what trains the network agree in every key of the network."""
     alone = open_run("wsis://boxcaseg_ready").stages[0].cfg
-    keys = ("IN_FEATURES", "OWN_SHARE", "OUTWARDS", "INFERENCE_SIDE", "THRESHOLD")
+    keys = (
+        "IN_FEATURES",
+        "OWN_SHARE",
+        "OUTWARDS",
+        "INFERENCE_SIDES",
+        "INFERENCE_FLIP",
+        "THRESHOLD",
+    )
     for path, stage in ((CONFIG, "box_masks"), (RECIPE, "box_segmenter")):
         cfg = load_pipeline(path, []).select(stage=stage)[0].cfg
         for node in ("BACKBONE", "FPN", "PIXEL_MEAN", "PIXEL_STD"):

@@ -58,20 +58,23 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.BOXCASEG = keys = CfgNode()
     _add_network_config(keys)
     _add_sample_config(keys)
-    # Side of the crops in inference, pixels, and how many go through the network together.
-    keys.INFERENCE_SIDE = 320
+    # Sides of the crops in inference, pixels: the mean of the maps at each, and of mirrored crops too
+    # with INFERENCE_FLIP. How many crops go through the network together.
+    keys.INFERENCE_SIDES = [320]
+    keys.INFERENCE_FLIP = False
     keys.MAX_CROPS = 64
     # A pixel belongs to the mask if the stretched map (0..255) is at least this.
     keys.THRESHOLD = 128
 
     # Boxes around points: those that are tried first, the root of their area as a share of that of
     # the image, and their ratio of width to height; what is seen around a box, in its sides; how
-    # often each is moved.
+    # often each is moved; side of the crops meanwhile, pixels.
     keys.POINTS = CfgNode()
     keys.POINTS.SIDES = [0.1, 0.2, 0.4]
     keys.POINTS.RATIOS = [0.4, 1.0]
     keys.POINTS.MARGIN = 0.2
     keys.POINTS.ROUNDS = 4
+    keys.POINTS.SIDE = 160
 
     # A mask of GrabCut whose box fits the given one worse than this (fair confidence) gives way to
     # the filled box; 0 keeps all. docs/methods/boxcaseg.md has the figures of other values.

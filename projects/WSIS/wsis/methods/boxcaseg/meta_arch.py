@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
 from wsis.methods.boxcaseg.point_boxes import BoxSearch
 from wsis.methods.boxcaseg.proxy_masks import LEVELS
+from wsis.methods.boxcaseg.roi_heads import enlarge
 from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
@@ -52,7 +53,8 @@ class BoxCaseg(PixelModule):
     salient_pixel_mean: Sequence[float]
     salient_pixel_std: Sequence[float]
     search: BoxSearch
-    inference_side: int = 320
+    inference_sides: Sequence[int] = (320,)
+    inference_flip: bool = False
     max_crops: int = 64
     neighbours: float = 0.0
 
@@ -88,14 +90,26 @@ class BoxCaseg(PixelModule):
         crops = torch.where(salient[:, None, None, None], full, box)
         return self.roi_heads.losses(self.backbone(crops), labels, salient)
 
-    def _probabilities(self, image: Tensor, boxes: Tensor) -> Tensor:
+    def _probabilities(
+        self, image: Tensor, boxes: Tensor, sides: Sequence[int], *, flip: bool
+    ) -> Tensor:
         """Probabilities (K, h, w) for the boxes (K, 4) of one image, computed some at a time."""
-        side = (self.inference_side, self.inference_side)
-        parts = []
-        for some in boxes.split(self.max_crops):
-            crops = self.normalize(resize_crops(image, some, size=side))
-            parts.append(self.roi_heads.probabilities(self.backbone(crops)))
-        return torch.cat(parts)
+        parts = boxes.split(self.max_crops)
+        return torch.cat([self._mean_map(image, some, sides, flip=flip) for some in parts])
+
+    def _mean_map(
+        self, image: Tensor, boxes: Tensor, sides: Sequence[int], *, flip: bool
+    ) -> Tensor:
+        """The mean over all sides and mirrored crops, on the grid of the largest side."""
+        maps = []
+        for side in sorted(sides, reverse=True):
+            crops = self.normalize(resize_crops(image, boxes, size=(side, side)))
+            maps.append(self.roi_heads.probabilities(self.backbone(crops)))
+            if flip:
+                mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
+                maps.append(mirrored.flip(-1))
+        size = tuple(maps[0].shape[-2:])
+        return torch.stack([enlarge(one[:, None], size)[:, 0] for one in maps]).mean(dim=0)
 
     def _find_boxes(
         self, sample: dict[str, Any], image: Tensor, proposals: Instances
@@ -103,7 +117,9 @@ class BoxCaseg(PixelModule):
         """Proposals with boxes in place of points, and how well each box fits."""
 
         def segment(crops: np.ndarray) -> np.ndarray:
-            maps = self._probabilities(image, torch.from_numpy(crops))
+            maps = self._probabilities(
+                image, torch.from_numpy(crops), (self.search.side,), flip=False
+            )
             require_finite(maps, sample, "the segmenter's maps")
             return maps.cpu().numpy()
 
@@ -143,7 +159,8 @@ class BoxCaseg(PixelModule):
             proposals, scores = proposals.to(self.device), None
             if proposals.has("proposal_points"):
                 proposals, scores = self._find_boxes(sample, image, proposals)
-            maps = self._probabilities(image, proposals.proposal_boxes.tensor.long())
+            boxes = proposals.proposal_boxes.tensor.long()
+            maps = self._probabilities(image, boxes, self.inference_sides, flip=self.inference_flip)
             require_finite(maps, sample, "the segmenter's maps")
             found, levels = self.roi_heads.instances(maps, proposals)
             found.scores = found.scores if scores is None else scores

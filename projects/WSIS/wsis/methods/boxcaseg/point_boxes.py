@@ -95,6 +95,7 @@ class BoxSearch:
         margin: see `widened`.
         rounds: how often a box is moved at most.
         threshold: see `object_at`.
+        side: of the crops that ``segment`` shows to the network, in pixels.
     """
 
     sides: Sequence[float]
@@ -102,6 +103,7 @@ class BoxSearch:
     margin: float
     rounds: int
     threshold: float
+    side: int = 160
 
     def __call__(
         self,

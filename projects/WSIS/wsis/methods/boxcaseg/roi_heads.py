@@ -24,7 +24,8 @@ from wsis.methods.boxcaseg.proxy_masks import masks_in_boxes, normalize_maps, qu
 from wsis.modeling.network import network, options_of, shapes_of
 
 
-def _enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (N, C, h, w) on a grid of ``size``, bilinear between the centres of cells."""
     if tuple(maps.shape[-2:]) == size:
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
@@ -67,7 +68,7 @@ class BoxCasegROIHeads(nn.Module):
         """(N, C, h, w): all features on the grid of the first, one after another."""
         maps = [features[name] for name in self.in_features]
         size = tuple(maps[0].shape[-2:])
-        return torch.cat([_enlarge(one, size) for one in maps], dim=1)
+        return torch.cat([enlarge(one, size) for one in maps], dim=1)
 
     def logits(
         self, features: Mapping[str, Tensor], salient: Tensor | None
@@ -99,7 +100,7 @@ class BoxCasegROIHeads(nn.Module):
         weak, full = self.logits(features, salient)
         size = tuple(labels.shape[-2:])
         # In float32 under mixed precision too: the pairwise term would be lost in half precision.
-        weak, full = (_enlarge(one.float(), size)[:, 0] for one in (weak, full))
+        weak, full = (enlarge(one.float(), size)[:, 0] for one in (weak, full))
         there = bool(salient.any())
         masks = labels[salient] if there else labels[:1]
         taught = functional.binary_cross_entropy_with_logits(full, masks)
