@@ -76,6 +76,26 @@ def test_several_sides_and_mirrored_crops(model):
     assert not torch.equal(maps[0], both)
 
 
+def test_points_get_the_masks_of_the_boxes_that_are_found(model):
+    points = torch.tensor([[10.5, 20.5], [40.0, 3.0]], dtype=torch.float64)
+    given = sample((33, 48), [])
+    given["proposals"] = Instances((33, 48), proposal_points=points, gt_classes=torch.arange(2))
+    (found,) = model([given])
+    instances = found["instances"]
+    boxes = instances.pred_boxes.tensor
+    assert torch.equal(boxes, boxes.round())
+    assert (boxes[:, :2] <= points).all()
+    assert (boxes[:, 2:] >= points).all()
+    assert instances.pred_classes.tolist() == [0, 1]
+    assert ((instances.scores >= 0) & (instances.scores <= 1)).all()
+    (alone,) = model([sample((33, 48), boxes.tolist())])
+    assert torch.equal(alone["instances"].pred_masks, instances.pred_masks)
+    assert torch.equal(alone["levels"], found["levels"])
+    given["proposals"] = given["proposals"][:0]
+    (none,) = model([given])
+    assert none["instances"].pred_masks.shape == (0, 33, 48)
+
+
 def test_two_normalisations():
     cfg, batch, _ = boxcaseg()
     cfg.MODEL.BOXCASEG.SALIENT_PIXEL_MEAN = [1.0, 2.0, 3.0]

@@ -131,7 +131,7 @@ def test_boxes_with_a_neighbour_are_not_followed():
     assert len(looks[0.3][0]) == 6
     boxes = [tuple(crop) for crops in looks[0.3] for crop in crops.tolist()]
     large = [x1 - x0 for x0, y0, x1, y1 in boxes if y0 > 25]
-    assert max(large) == 45  # 0.3 of 100 and its margins, not again with the whole object
+    assert max(large) == 46  # 30 and its margins; not again, with the whole object
 
 
 def test_the_start_that_fits_best_is_chosen():
