@@ -57,23 +57,25 @@ def test_batches_of_different_sizes_give_what_single_images_give(model):
 
 def test_several_sides_and_mirrored_crops(model):
     given = sample((33, 48), [[3, 4, 20, 30], [5, 5, 40, 20], [0, 0, 9, 9]])
+    boxes = given["proposals"].proposal_boxes.tensor.long()
     one = {}
     for side in (32, 64):
         model.inference_sides = [side]
-        one[side] = model._probabilities(given["image"].float(), given["proposals"])
+        one[side] = model._probabilities(given["image"].float(), boxes)
     model.inference_sides = [32, 64]
-    both = model._probabilities(given["image"].float(), given["proposals"])
+    both = model._probabilities(given["image"].float(), boxes)
     enlarged = functional.interpolate(one[32][:, None], size=(16, 16), mode="bilinear")[:, 0]
     torch.testing.assert_close(both, (enlarged + one[64]) / 2)
 
     model.inference_flip = True
-    mirrored = sample((33, 48), [[28, 4, 45, 30], [8, 5, 43, 20], [39, 0, 48, 9]])
+    mirrored = torch.tensor([[28, 4, 45, 30], [8, 5, 43, 20], [39, 0, 48, 9]])
     maps = [
-        model._probabilities(pixels.float(), boxes["proposals"])
-        for pixels, boxes in ((given["image"], given), (given["image"].flip(-1), mirrored))
+        model._probabilities(pixels.float(), places)
+        for pixels, places in ((given["image"], boxes), (given["image"].flip(-1), mirrored))
     ]
     torch.testing.assert_close(maps[0], maps[1].flip(-1))
     assert not torch.equal(maps[0], both)
+    assert torch.equal(model._probabilities(given["image"].float(), boxes, 64), one[64])
 
 
 def test_points_get_the_masks_of_the_boxes_that_are_found(model):

@@ -90,20 +90,20 @@ class BoxCaseg(PixelModule):
         crops = torch.where(salient[:, None, None, None], full, box)
         return self.roi_heads.losses(self.backbone(crops), labels, salient)
 
-    def _probabilities(
-        self, image: Tensor, boxes: Tensor, sides: Sequence[int], *, flip: bool
-    ) -> Tensor:
+    def _probabilities(self, image: Tensor, boxes: Tensor, side: int = 0) -> Tensor:
         """Probabilities (K, h, w) for the boxes (K, 4) of one image, computed some at a time."""
-        parts = boxes.split(self.max_crops)
-        return torch.cat([self._mean_map(image, some, sides, flip=flip) for some in parts])
+        return torch.cat(
+            [self._mean_map(image, some, side) for some in boxes.split(self.max_crops)]
+        )
 
-    def _mean_map(
-        self, image: Tensor, boxes: Tensor, sides: Sequence[int], *, flip: bool
-    ) -> Tensor:
-        """The mean over all sides and mirrored crops, on the grid of the largest side."""
-        maps = []
-        for side in sorted(sides, reverse=True):
-            crops = self.normalize(resize_crops(image, boxes, size=(side, side)))
+    def _mean_map(self, image: Tensor, boxes: Tensor, side: int) -> Tensor:
+        """The mean over all sides and mirrored crops, on the grid of the largest side.
+
+        Or the map of a single ``side``, if it is not 0.
+        """
+        maps, flip = [], self.inference_flip and not side
+        for length in [side] if side else sorted(self.inference_sides, reverse=True):
+            crops = self.normalize(resize_crops(image, boxes, size=(length, length)))
             maps.append(self.roi_heads.probabilities(self.backbone(crops)))
             if flip:
                 mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
@@ -117,9 +117,7 @@ class BoxCaseg(PixelModule):
         """Proposals with boxes in place of points, and how well each box fits."""
 
         def segment(crops: np.ndarray) -> np.ndarray:
-            maps = self._probabilities(
-                image, torch.from_numpy(crops), (self.search.side,), flip=False
-            )
+            maps = self._probabilities(image, torch.from_numpy(crops), self.search.side)
             require_finite(maps, sample, "the segmenter's maps")
             return maps.cpu().numpy()
 
@@ -159,8 +157,7 @@ class BoxCaseg(PixelModule):
             proposals, scores = proposals.to(self.device), None
             if proposals.has("proposal_points"):
                 proposals, scores = self._find_boxes(sample, image, proposals)
-            boxes = proposals.proposal_boxes.tensor.long()
-            maps = self._probabilities(image, boxes, self.inference_sides, flip=self.inference_flip)
+            maps = self._probabilities(image, proposals.proposal_boxes.tensor.long())
             require_finite(maps, sample, "the segmenter's maps")
             found, levels = self.roi_heads.instances(maps, proposals)
             found.scores = found.scores if scores is None else scores
