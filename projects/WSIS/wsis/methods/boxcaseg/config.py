@@ -70,10 +70,10 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     # the image, and their ratio of width to height; what is seen around a box, in its sides; how
     # often each is moved; side of the crops meanwhile, pixels.
     keys.POINTS = CfgNode()
-    keys.POINTS.SIDES = [0.1, 0.2, 0.4]
-    keys.POINTS.RATIOS = [0.4, 1.0]
-    keys.POINTS.MARGIN = 0.2
-    keys.POINTS.ROUNDS = 4
+    keys.POINTS.SIDES = [0.05, 0.12, 0.3]
+    keys.POINTS.RATIOS = [0.4, 1.0, 2.5]
+    keys.POINTS.MARGIN = 0.15
+    keys.POINTS.ROUNDS = 5
     keys.POINTS.SIDE = 160
 
     # A mask of GrabCut whose box fits the given one worse than this (fair confidence) gives way to
