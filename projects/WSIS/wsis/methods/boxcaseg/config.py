@@ -70,9 +70,9 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     # the image, and their ratio of width to height; what is seen around a box, in its sides; how
     # often each is moved; side of the crops meanwhile, pixels.
     keys.POINTS = CfgNode()
-    keys.POINTS.SIDES = [0.05, 0.12, 0.3]
+    keys.POINTS.SIDES = [0.08, 0.16, 0.32]
     keys.POINTS.RATIOS = [0.4, 1.0, 2.5]
-    keys.POINTS.MARGIN = 0.15
+    keys.POINTS.MARGIN = 0.2
     keys.POINTS.ROUNDS = 5
     keys.POINTS.SIDE = 160
 
