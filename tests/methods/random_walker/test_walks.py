@@ -1,5 +1,7 @@
 """A picture divided among its points: what random walks reach first."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from wsis.config import get_wsis_cfg
 from wsis.errors import DataError
 from wsis.methods.random_walker.stages import derive_walked_masks
 from wsis.methods.random_walker.walks import walk_from_points
+
+from tests.tiny import ROOT, train_net_here
 
 DISCS = {(30, 25): 14, (40, 75): 18, (70, 45): 10}  # centre (y, x): radius
 
@@ -116,3 +120,16 @@ def test_points_on_the_border_on_one_pixel_and_none(tmp_path):
         derive_walked_masks(nothing, {}, cfg)
     found = derive_walked_masks(nothing | {"image_labels": []}, {}, cfg)
     assert found["masks"].shape == (0, 90, 120)
+
+
+def test_three_lines_take_it_in_place_of_the_segmenter(shapes_root, tmp_path):
+    config, points = tmp_path / "walked.yaml", shapes_root / "shapes" / "points_train.json"
+    stages = "{walked_masks: , pseudo_labels: , mask_rcnn: }"
+    config.write_text(f"_BASE_: {ROOT / 'configs' / 'points_photos.yaml'}\nSTAGES: {stages}\n")
+    extra = [("DATA.TRAIN", str(points)), ("mask_rcnn.MODEL.TIMM.WEIGHTS", "")]
+    words = {"config": config, "datasets": shapes_root, "output": tmp_path / "out", "extra": extra}
+    done = train_net_here("--until-stage", "pseudo_labels", **words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    labels = json.loads((tmp_path / "out" / "2_pseudo_labels" / "pseudo_labels.json").read_text())
+    given = json.loads(points.read_text())["annotations"]
+    assert len(labels["annotations"]) == len(given)
