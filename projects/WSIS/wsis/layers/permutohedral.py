@@ -75,7 +75,7 @@ class PermutohedralLattice:
         keys, weights, steps = _simplices(features)
         # One sort serves both directions: the sorted list is the splat matrix by rows, and the
         # running number of the distinct keys, put back in place, gives the slice matrix.
-        ordered, order = torch.sort(keys.flatten(), stable=True)
+        ordered, order = _stable_sort(keys.flatten())
         is_first = torch.ones_like(ordered, dtype=torch.bool)
         is_first[1:] = ordered[1:] != ordered[:-1]
         starts = is_first.nonzero().flatten()
@@ -103,6 +103,20 @@ class PermutohedralLattice:
         return self.slice.product(values)
 
 
+def _stable_sort(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (E,) int64, none negative, in ascending order, and where each came from.
+
+    On a CPU the place is packed beside the key, if 63 bits hold both: NumPy sorts plain integers
+    by vector instructions, 5 times as fast as torch sorts with the places.
+    """
+    bits = len(keys).bit_length()
+    if keys.is_cuda or int(keys.max()) >> (63 - bits):
+        return torch.sort(keys, stable=True)
+    packed = (keys << bits).add_(torch.arange(len(keys)))
+    packed.numpy().sort()
+    return packed >> bits, packed & ((1 << bits) - 1)
+
+
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     """Keys (d + 1, N) int64 and weights (d + 1, N) of every point's corners; key step per axis."""
     whole, fraction = _embed(features)
@@ -117,9 +131,11 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     start = ((reduced - low[:, None]) * reduced.new_tensor(strides)[:, None]).sum(0)
 
     fraction, axis = _sorted_fractions(fraction)
-    keys = torch.cat([start[None], reduced.new_tensor(steps)[axis[:-1]]]).cumsum(0)
+    table, keys = reduced.new_tensor(steps), [start]
+    for along in axis[:-1]:
+        keys.append(keys[-1] + table.index_select(0, along))
     weights = torch.cat([1 - fraction[:1] + fraction[-1:], fraction[:-1] - fraction[1:]])
-    return keys, weights, steps
+    return torch.stack(keys), weights, steps
 
 
 def _sorted_fractions(fraction: Tensor) -> tuple[Tensor, Tensor]:
