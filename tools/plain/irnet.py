@@ -77,7 +77,7 @@ def sparse_walk(
     upper = sparse.coo_matrix((boundary.numel(), boundary.numel()), dtype=values.dtype)
     for path in search_paths(radius):
         dy, dx = (int(step) for step in path[0])
-        own = np.s_[: max(0, height - dy), max(0, -dx) : width - max(0, dx)]
+        own = np.s_[: max(0, height - dy), max(0, -dx) : max(0, width - max(0, dx))]
         y, x = np.divmod(number[own], width)
         weight = (1 - np.max([values[y + a, x + b] for a, b in path], axis=0)) ** beta
         kept = weight > 1e-12

@@ -122,13 +122,9 @@ class DenseCRF:
             ValueError: wrong shape, or logits that are not finite.
         """
         given = self._checked(logits, "logits", "B", (3,))
-        own = given.flatten(1)
-        if num_iterations:  # F(q - (1 - q)) = 2 F q - F 1
-            ones = own.new_ones((own.shape[1], 1))
-            for operator in self._operators:
-                own = own - operator.filter(ones).t()
-        twice = self._mean_field(own, lambda z: z.sigmoid().mul_(2), num_iterations)
-        q = (twice / 2).view(given.shape)
+        # With d the foreground's Q minus the background's, F q - F (1 - q) is F d.
+        d = self._mean_field(given.flatten(1), lambda z: (z / 2).tanh_(), num_iterations)
+        q = ((1 + d) / 2).view(given.shape)
         return q if isinstance(logits, Tensor) else q.cpu().numpy()
 
     def _mean_field(
