@@ -22,7 +22,8 @@ from wsis.layers.permutohedral import PermutohedralLattice
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
-_BLOCK = 8  # columns are padded to a multiple of one AVX2 register: 8 cost less than 3
+# Columns are padded to a multiple of one AVX2 register: 8 cost less than 3, though more than 1.
+_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,18 @@ class DenseCRF:
         def softmax(logits: Tensor) -> Tensor:
             return logits.unflatten(0, (problems, labels)).softmax(1).flatten(0, 1)
 
-        own = -energies.flatten(0, -3).flatten(1)
-        q = self._mean_field(own, softmax, num_iterations).view(shape)
+        if labels == 2:
+            background, foreground = energies.unbind(-3)
+            d = self._difference(background - foreground, num_iterations)
+            q = torch.stack([(1 - d) / 2, (1 + d) / 2], dim=-3)
+        else:
+            own = -energies.flatten(0, -3).flatten(1)
+            q = self._mean_field(own, softmax, num_iterations).view(shape)
         return q if isinstance(unary, Tensor) else q.cpu().numpy()
 
     @torch.no_grad()
     def infer_binary(self, logits: Array, num_iterations: int) -> Array:
-        """Mean field of two labels, as `infer` does it, but with one column per problem, not two.
+        """Mean field of two labels, as `infer` does it, from one map per problem.
 
         ``logits`` (B, H, W) float32 are the log probability of the foreground minus that of the
         background. Q starts as sigmoid(logits) and is updated ``num_iterations`` times. Returns the
@@ -122,10 +128,17 @@ class DenseCRF:
             ValueError: wrong shape, or logits that are not finite.
         """
         given = self._checked(logits, "logits", "B", (3,))
-        # With d the foreground's Q minus the background's, F q - F (1 - q) is F d.
-        d = self._mean_field(given.flatten(1), lambda z: (z / 2).tanh_(), num_iterations)
-        q = ((1 + d) / 2).view(given.shape)
+        q = (1 + self._difference(given, num_iterations)) / 2
         return q if isinstance(logits, Tensor) else q.cpu().numpy()
+
+    def _difference(self, logits: Tensor, num_iterations: int) -> Tensor:
+        """Q of the foreground minus Q of the background, for ``logits`` (..., H, W), as `infer`.
+
+        Two labels need one column: with d this difference, F q - F (1 - q) is F d.
+        """
+        own = logits.reshape(-1, self.height * self.width)
+        d = self._mean_field(own, lambda z: (z / 2).tanh_(), num_iterations)
+        return d.view(logits.shape)
 
     def _mean_field(
         self, own: Tensor, distribution: Callable[[Tensor], Tensor], num_iterations: int
@@ -136,7 +149,8 @@ class DenseCRF:
         row lies together: torch's softmax over a few neighbours is 10 times slower than over rows.
         """
         q, rows = distribution(own), len(own)
-        columns = own.new_zeros((own.shape[1], -(-rows // _BLOCK) * _BLOCK))
+        width = rows if rows == 1 else -(-rows // _BLOCK) * _BLOCK
+        columns = own.new_zeros((own.shape[1], width))
         for _ in range(num_iterations if rows and self._operators else 0):
             columns[:, :rows] = q.t()
             first, *others = (operator.filter(columns) for operator in self._operators)
@@ -163,10 +177,9 @@ def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
     sums = lattice.filter(torch.ones((image.shape[0] * image.shape[1], 1), device=image.device))
     scale = (sums.flatten() + 1e-20).rsqrt()
     splat, read = lattice.splat, lattice.slice
-    corners = len(read.columns) // len(scale)  # of a simplex, for every pixel
-    read_scale = (scale * kernel.weight).repeat_interleave(corners)
+    read_weights = read.weights.view(len(scale), -1) * (scale * kernel.weight)[:, None]
     lattice.splat = splat._replace(weights=splat.weights * scale.index_select(0, splat.columns))
-    lattice.slice = read._replace(weights=read.weights * read_scale)
+    lattice.slice = read._replace(weights=read_weights.flatten())
     return lattice
 
 

@@ -15,8 +15,9 @@ point is d integers, packed into one int64, and a step along an axis adds a cons
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -128,7 +129,9 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         raise ValueError("the features are spread too widely: a standard deviation is too small")
     strides = [math.prod(spans[axis + 1 :]) for axis in range(axes - 1)]
     steps = [*strides, -sum(strides)]
-    start = ((reduced - low[:, None]) * reduced.new_tensor(strides)[:, None]).sum(0)
+    start = torch.zeros_like(reduced[0])
+    for row, lowest, stride in zip(reduced, low.tolist(), strides, strict=True):
+        start.add_(row - lowest, alpha=stride)
 
     fraction, axis = _sorted_fractions(fraction)
     table, keys = reduced.new_tensor(steps), [start]
@@ -178,7 +181,9 @@ def _blur(vertex_keys: Tensor, step: int) -> SparseRows:
     """Weights 1/2, 1, 1/2 along one axis, over the lattice points that exist."""
     count = len(vertex_keys)
     wanted = vertex_keys + step
-    found = torch.searchsorted(vertex_keys, wanted).clamp_(max=count - 1)
+    # NumPy's search starts from the place of the number before, and these ascend.
+    search: Any = torch.searchsorted if vertex_keys.is_cuda else np.searchsorted
+    found = torch.as_tensor(search(vertex_keys, wanted)).clamp_(max=count - 1)
     source = (vertex_keys[found] == wanted).nonzero().flatten()
     target = found[source]
     # Row v holds its neighbour below (if any), itself, and its neighbour above (if any).
