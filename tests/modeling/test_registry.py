@@ -58,7 +58,7 @@ def boxcaseg():
     cfg.MODEL.HRNET.CHANNELS, cfg.MODEL.HRNET.MODULES = [4, 8, 8, 8], [1, 1, 1]
     cfg.MODEL.HRNET.BLOCKS = cfg.MODEL.HRNET.FIRST_BLOCKS = 1
     cfg.MODEL.HRNET.STEM_CHANNELS = cfg.MODEL.HRNET.FIRST_PLANES = 8
-    cfg.MODEL.BOXCASEG.INFERENCE_SIDE = 32
+    cfg.MODEL.BOXCASEG.INFERENCE_SIDES = [32]
     label = torch.zeros(32, 32)
     label[8:20, 4:28] = 1
     train = [

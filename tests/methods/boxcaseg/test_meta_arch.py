@@ -3,6 +3,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from torch.nn import functional
 from wsis.errors import DataError, UsageError
 from wsis.methods.boxcaseg.meta_arch import normalize
 
@@ -52,6 +53,27 @@ def test_batches_of_different_sizes_give_what_single_images_give(model):
     for given, result in zip((one, none, other), together, strict=False):
         (alone,) = model([given])
         np.testing.assert_array_equal(alone["levels"], result["levels"])
+
+
+def test_several_sides_and_mirrored_crops(model):
+    given = sample((33, 48), [[3, 4, 20, 30], [5, 5, 40, 20], [0, 0, 9, 9]])
+    one = {}
+    for side in (32, 64):
+        model.inference_sides = [side]
+        one[side] = model._probabilities(given["image"].float(), given["proposals"])
+    model.inference_sides = [32, 64]
+    both = model._probabilities(given["image"].float(), given["proposals"])
+    enlarged = functional.interpolate(one[32][:, None], size=(16, 16), mode="bilinear")[:, 0]
+    torch.testing.assert_close(both, (enlarged + one[64]) / 2)
+
+    model.inference_flip = True
+    mirrored = sample((33, 48), [[28, 4, 45, 30], [8, 5, 43, 20], [39, 0, 48, 9]])
+    maps = [
+        model._probabilities(pixels.float(), boxes["proposals"])
+        for pixels, boxes in ((given["image"], given), (given["image"].flip(-1), mirrored))
+    ]
+    torch.testing.assert_close(maps[0], maps[1].flip(-1))
+    assert not torch.equal(maps[0], both)
 
 
 def test_two_normalisations():

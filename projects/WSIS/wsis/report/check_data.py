@@ -51,6 +51,7 @@ PIPELINES = {
         "cim_photos",
         "prompted_masks_photos",
     ),
+    "masks": ("supervised_photos",),
 }
 _ALSO = {"boxes": ", the last with DATA.SALIENT: a few objects with masks (datasets/README.md)"}
 

@@ -58,8 +58,10 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.BOXCASEG = keys = CfgNode()
     _add_network_config(keys)
     _add_sample_config(keys)
-    # Side of the crops in inference, pixels, and how many go through the network together.
-    keys.INFERENCE_SIDE = 320
+    # Sides of the crops in inference, pixels: the mean of the maps at each, and of mirrored crops
+    # too with INFERENCE_FLIP. How many crops go through the network together.
+    keys.INFERENCE_SIDES = [320]
+    keys.INFERENCE_FLIP = False
     keys.MAX_CROPS = 64
     # A pixel belongs to the mask if the stretched map (0..255) is at least this.
     keys.THRESHOLD = 128

@@ -17,7 +17,7 @@ _FACTOR = 4  # of its hidden width
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, C, h, w) at another size, bilinear."""
+    """Maps (N, C, h, w) on a grid of ``size``, bilinear between the centres of cells."""
     if tuple(maps.shape[-2:]) == size:
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
+from wsis.methods.boxcaseg.heads import enlarge
 from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
@@ -47,7 +48,8 @@ class BoxCaseg(PixelModule):
     roi_heads: nn.Module
     salient_pixel_mean: Sequence[float]
     salient_pixel_std: Sequence[float]
-    inference_side: int = 320
+    inference_sides: Sequence[int] = (320,)
+    inference_flip: bool = False
     max_crops: int = 64
     neighbours: float = 0.0
 
@@ -85,12 +87,19 @@ class BoxCaseg(PixelModule):
     def _probabilities(self, image: Tensor, proposals: Instances) -> Tensor:
         """Probabilities (K, h, w) for the boxes of one image, computed some at a time."""
         boxes = proposals.proposal_boxes.tensor.long()
-        side = (self.inference_side, self.inference_side)
-        parts = []
-        for some in boxes.split(self.max_crops):
-            crops = self.normalize(resize_crops(image, some, size=side))
-            parts.append(self.roi_heads.probabilities(self.backbone(crops)))
-        return torch.cat(parts)
+        return torch.cat([self._mean_map(image, some) for some in boxes.split(self.max_crops)])
+
+    def _mean_map(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """The mean over all sides and mirrored crops, on the grid of the largest side."""
+        maps = []
+        for side in sorted(self.inference_sides, reverse=True):
+            crops = self.normalize(resize_crops(image, boxes, size=(side, side)))
+            maps.append(self.roi_heads.probabilities(self.backbone(crops)))
+            if self.inference_flip:
+                mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
+                maps.append(mirrored.flip(-1))
+        size = tuple(maps[0].shape[-2:])
+        return torch.stack([enlarge(one[:, None], size)[:, 0] for one in maps]).mean(dim=0)
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

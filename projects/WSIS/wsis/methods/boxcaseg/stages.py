@@ -33,7 +33,7 @@ from wsis.modeling.network import require_one_of
 from wsis.stage import DeriveStage, InferStage, TrainStage, keys_below, register_stages
 
 _NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
-_MASK_KEYS = keys_below("MODEL.BOXCASEG", "INFERENCE_SIDE THRESHOLD")
+_MASK_KEYS = keys_below("MODEL.BOXCASEG", "INFERENCE_SIDES INFERENCE_FLIP THRESHOLD")
 _SAMPLE_KEYS = keys_below(
     "MODEL.BOXCASEG",
     "TRAIN_SIDE SALIENT_SIDE SHIFT STRETCH BOX_FLIP SALIENT_FLIP NEIGHBOURS SALIENT_CROP "
