@@ -112,7 +112,7 @@ def network_of(golden, arrays):
     model.pixel_mean, model.pixel_std = (
         torch.tensor(value).view(-1, 1, 1) for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     )
-    return model.eval().to(memory_format=torch.channels_last)  # as `build_network`
+    return model.eval()
 
 
 def original_names(model, shapes):

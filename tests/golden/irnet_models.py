@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
+from detectron2.modeling import build_model
 from wsis.config import get_wsis_cfg
-from wsis.engine.checkpoint import build_network
 from wsis.methods.irnet.convert import convert_irnet
 
 
@@ -26,7 +26,7 @@ def irnet_cfg() -> Any:
 
 def build_irnet(state: dict[str, torch.Tensor], cfg: Any | None = None) -> torch.nn.Module:
     """The network with converted weights; every entry must find its place."""
-    model = build_network(cfg or irnet_cfg())
+    model = build_model(cfg or irnet_cfg())
     missing, unexpected = model.load_state_dict(convert_irnet(state), strict=False)
     assert not unexpected, unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing), missing

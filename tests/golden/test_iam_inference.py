@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsis.engine.checkpoint import build_network
+from detectron2.modeling import build_model
 from wsis.methods.iam.convert import convert_filling
 from wsis.methods.iam.roi_heads import refine_by_crf
 from wsis.methods.prm.convert import peak_classifier_from_original
@@ -39,7 +39,7 @@ def case(golden):
     cfg.MODEL.IAM.ITERATIONS = settings["iterate_num"]
     cfg.MODEL.IAM.STATISTICS = "batch"
     cfg.MODEL.IAM.NMS_THRESHOLD = 1.1
-    model = build_network(cfg).eval()
+    model = build_model(cfg).eval()
     state = peak_classifier_from_original(parts[0]) | convert_filling(parts[1], "filling.")
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
 from wsis.config import get_wsis_cfg
-from wsis.engine.checkpoint import build_network
 from wsis.engine.optimizer import build_optimizer
 from wsis.modeling.weight_names import camnet_from_original, torchvision_resnet_name
 
@@ -30,7 +30,7 @@ def camnet_cfg(num_classes: int):
 
 
 def build_camnet(cfg, state):
-    model = build_network(cfg)
+    model = build_model(cfg)
     missing, unexpected = model.load_state_dict(camnet_from_original(state), strict=False)
     assert not unexpected
     assert not [name for name in missing if not name.endswith("num_batches_tracked")]

@@ -17,7 +17,6 @@ from wsis.data.files import atomic_write
 from wsis.engine.manifest import digest_of_weights, product_of
 from wsis.engine.pipeline import MODEL_FINAL
 from wsis.errors import UsageError, WSISError, first_line, out_of_memory
-from wsis.layers.precision import map_layout
 from wsis.modeling.checkpoint import load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
@@ -118,13 +117,13 @@ def _check_finite(model: nn.Module, iteration: int | None) -> None:
 
 
 def build_network(cfg: CfgNode) -> nn.Module:
-    """A stage's network with its initial weights, laid out in memory as its device likes it.
+    """A stage's network with its initial weights.
 
     Raises:
         UsageError: the config describes no network that Detectron2 can build.
     """
     try:
-        model = build_model(cfg)
+        return build_model(cfg)
     except WSISError:
         raise
     except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
@@ -134,7 +133,6 @@ def build_network(cfg: CfgNode) -> nn.Module:
             f"the config of stage {cfg.WSIS.STAGE} makes no network: "
             f"{reason or type(error).__name__}; correct MODEL"
         ) from error
-    return model.to(memory_format=map_layout(torch.device(cfg.MODEL.DEVICE)))
 
 
 def load_trained(model: nn.Module, weights: str | Path, *, strict: bool = False) -> None:

@@ -14,6 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from wsis.layers.precision import map_layout
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
 from wsis.methods.boxcaseg.heads import enlarge
 from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
@@ -91,9 +92,10 @@ class BoxCaseg(PixelModule):
 
     def _mean_map(self, image: Tensor, boxes: Tensor) -> Tensor:
         """The mean over all sides and mirrored crops, on the grid of the largest side."""
-        maps = []
+        maps, layout = [], map_layout(self.device)
         for side in sorted(self.inference_sides, reverse=True):
             crops = self.normalize(resize_crops(image, boxes, size=(side, side)))
+            crops = crops.contiguous(memory_format=layout)
             maps.append(self.roi_heads.probabilities(self.backbone(crops)))
             if self.inference_flip:
                 mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
