@@ -24,7 +24,6 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 # Columns are padded to a multiple of one AVX2 register: 8 cost less than 3, though more than 1.
 _BLOCK = 8
-_AT_ONCE = 16  # columns that are filtered together; 24 no longer fit a core's cache
 
 
 @dataclass(frozen=True)
@@ -146,27 +145,19 @@ class DenseCRF:
     ) -> Tensor:
         """Q = distribution(own), then Q = distribution(own + sum_k w_k F_k Q); all are (rows, N).
 
-        A row lies together: torch's softmax over a few neighbours is 10 times slower than over
-        rows.
+        The rows of all problems are filtered together, as the columns of one matrix. Elsewhere a
+        row lies together: torch's softmax over a few neighbours is 10 times slower than over rows.
         """
-        q = distribution(own)
-        for _ in range(num_iterations if len(own) and self._operators else 0):
-            total = own.clone()
-            for place, some in zip(total.split(_AT_ONCE), q.split(_AT_ONCE), strict=True):
-                place += self._messages(some)
-            q = distribution(total)
-        return q
-
-    def _messages(self, q: Tensor) -> Tensor:
-        """sum_k w_k F_k Q for rows of Q (rows, N), filtered as the columns of one matrix."""
-        rows = len(q)
+        q, rows = distribution(own), len(own)
         width = rows if rows == 1 else -(-rows // _BLOCK) * _BLOCK
-        columns = q.new_empty((q.shape[1], width))
-        columns[:, :rows], columns[:, rows:] = q.t(), 0
-        first, *others = (operator.filter(columns) for operator in self._operators)
-        for message in others:
-            first += message
-        return first[:, :rows].t()
+        columns = own.new_zeros((own.shape[1], width))
+        for _ in range(num_iterations if rows and self._operators else 0):
+            columns[:, :rows] = q.t()
+            first, *others = (operator.filter(columns) for operator in self._operators)
+            for message in others:
+                first += message
+            q = distribution(own + first[:, :rows].t())
+        return q
 
     def _checked(self, array: Array, name: str, leading: str, dims: tuple[int, ...]) -> Tensor:
         values = _as_tensor(array).to(self._device, torch.float32).contiguous()
