@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from wsis.layers.run_lengths import RLE, encode_mask, rle_intersection, rle_iou
+from wsis.layers.run_lengths import RLE, encode_masks, rle_intersection, rle_iou
 
 Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 
@@ -26,7 +26,7 @@ def _run_lengths(*stacks: np.ndarray) -> list[list[RLE]]:
         raise ValueError(f"masks must be boolean of shape (N, H, W), got {kinds}")
     if stacks[0].shape[1:] != stacks[-1].shape[1:]:
         raise ValueError(f"masks of {stacks[0].shape[1:]} and {stacks[-1].shape[1:]} pixels")
-    return [[encode_mask(mask) for mask in masks] for masks in stacks]
+    return [encode_masks(masks) for masks in stacks]
 
 
 def iou_of_areas(
