@@ -15,10 +15,11 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from wsis.layers.precision import map_layout
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
+from wsis.methods.boxcaseg.heads import enlarge
 from wsis.methods.boxcaseg.point_boxes import BoxSearch
 from wsis.methods.boxcaseg.proxy_masks import LEVELS
-from wsis.methods.boxcaseg.roi_heads import enlarge
 from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
@@ -102,8 +103,10 @@ class BoxCaseg(PixelModule):
         Or the map of a single ``side``, if it is not 0.
         """
         maps, flip = [], self.inference_flip and not side
+        layout = map_layout(self.device)
         for length in [side] if side else sorted(self.inference_sides, reverse=True):
             crops = self.normalize(resize_crops(image, boxes, size=(length, length)))
+            crops = crops.contiguous(memory_format=layout)
             maps.append(self.roi_heads.probabilities(self.backbone(crops)))
             if flip:
                 mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
