@@ -25,7 +25,7 @@ from wsis.errors import DataError, first_line
 from wsis.layers.run_lengths import (
     MAX_STACK_BYTES,
     RLE,
-    check_rle,
+    check_rles,
     decode_rle,
     decode_rles,
     encode_mask,
@@ -91,7 +91,7 @@ def _read_masks(runs: np.ndarray, lengths: np.ndarray, shape: np.ndarray, limit:
         raise ValueError("run lengths do not add up")
     pieces = [runs[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
     size = (height, width)
-    rles = [check_rle({"size": size, "counts": counts}, size) for counts in pieces]
+    rles = check_rles([{"size": size, "counts": counts} for counts in pieces], size)
     return RunLengths(rles, (count, height, width))
 
 

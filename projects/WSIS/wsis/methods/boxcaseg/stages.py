@@ -53,6 +53,18 @@ def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     return instance_arrays(output["instances"]) | {"boxes": boxes, "levels": levels}
 
 
+def point_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of an image with points: ``classes``, ``scores``, ``masks``.
+
+    They are those of `box_mask_artifact`, but no two masks have a pixel in common.
+    """
+    found = box_mask_artifact(output)
+    boxes = found.pop("boxes")
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    merged = merge_by_odds(found["masks"], found.pop("levels"), boxes, areas=areas)
+    return found | {"masks": merged}
+
+
 def derive_filled(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
@@ -201,6 +213,17 @@ register_stages(
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",
+    ),
+    InferStage(
+        name="point_masks",
+        title="A box around every point, and its mask",
+        produces="instances",
+        consumes=("box_segmenter",),
+        config_keys=(*_NETWORK_KEYS, *_MASK_KEYS, "MODEL.BOXCASEG.POINTS"),
+        evaluation=Later("wsis.evaluation.checks:check_instances"),
+        mapper="BoxCasegPointMapper",
+        to_artifact=point_mask_artifact,
+        supervision="point",
     ),
     _BOXES_ALONE(
         name="grabcut_masks",
