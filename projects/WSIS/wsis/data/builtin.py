@@ -327,7 +327,7 @@ def _complete(given: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     if not all("image_key" in record for record in heads):
         keys = image_keys([str(record["file_name"]) for record in heads])
     for number, record in enumerate(given):
-        own = {} if keys is None else {"image_key": keys[number]}
+        own: dict[str, Any] = {} if keys is None else {"image_key": keys[number]}
         if "image_labels" not in record:
             labels = {a["category_id"] for a in record.get("annotations", ())}
             own["image_labels"] = sorted(labels)

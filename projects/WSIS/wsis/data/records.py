@@ -68,9 +68,9 @@ class Records(Sequence[Record]):
             return found
         row = 2 * int(self._rows[index])
         start, middle, end = self._ends[row : row + 3]
-        record = pickle.loads(self._bytes[start:middle])  # noqa: S301  (made above)
+        record = pickle.loads(self._bytes[start:middle].data)  # noqa: S301  (made above)
         if self._whole and "annotations" in record:
-            record["annotations"] = pickle.loads(self._bytes[middle:end])  # noqa: S301
+            record["annotations"] = pickle.loads(self._bytes[middle:end].data)  # noqa: S301
         return record
 
 

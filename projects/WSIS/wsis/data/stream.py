@@ -20,7 +20,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -348,8 +348,8 @@ def single_pass_loader(
 
     A sample that could not be made comes as a `Failure`.
     """
-    loader = DataLoader(
-        compact(dataset_dicts),
+    loader: DataLoader[Any] = DataLoader(
+        cast("Dataset[Any]", compact(dataset_dicts)),
         batch_size=None,
         num_workers=min(num_workers, len(dataset_dicts)),
         collate_fn=_Parcel(partial(_attempt, function)),

@@ -317,7 +317,7 @@ def _size_of(path: str | Path) -> int:
         return -1
 
 
-def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) -> str:
+def fingerprint(dataset_dicts: Sequence[dict[str, Any]], supervision: str) -> str:
     """Digest of what a stage may see of a data set at a level of supervision.
 
     Image keys, sizes and labels count, and if masks may be seen the sizes of the mask files in
@@ -332,7 +332,7 @@ def fingerprint(dataset_dicts: Sequence[Mapping[str, Any]], supervision: str) ->
     return sha.hexdigest()[:16]
 
 
-def sizes_of_images(dataset_dicts: Sequence[Mapping[str, Any]]) -> str:
+def sizes_of_images(dataset_dicts: Sequence[dict[str, Any]]) -> str:
     """Digest of the sizes in bytes of image files, in order: one replaced under its name is seen.
 
     Names do not count, nor contents: a data set may have a hundred thousand images. "" if one is
