@@ -58,8 +58,8 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     cfg.MODEL.BOXCASEG = keys = CfgNode()
     _add_network_config(keys)
     _add_sample_config(keys)
-    # Sides of the crops in inference, pixels: the mean of the maps at each, and of mirrored crops too
-    # with INFERENCE_FLIP. How many crops go through the network together.
+    # Sides of the crops in inference, pixels: the mean of the maps at each, and of mirrored crops
+    # too with INFERENCE_FLIP. How many crops go through the network together.
     keys.INFERENCE_SIDES = [320]
     keys.INFERENCE_FLIP = False
     keys.MAX_CROPS = 64
