@@ -142,6 +142,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     import plain
+    from wsis.engine.launch import keep_freed_memory
+
+    keep_freed_memory()  # as runs do
 
     builders: dict[str, Callable[[], Any]] = {}
     for module in pkgutil.iter_modules(plain.__path__):

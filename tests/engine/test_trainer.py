@@ -124,6 +124,8 @@ def test_resumed_equals_unbroken(trainer_of, stage, stop):
     assert len(set(rates)) > 2, "the schedule must move, or this shows little"
     assert_same(resumed.model.state_dict(), unbroken.model.state_dict())
     assert_same(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict())
+    kernels = [parameter for parameter in resumed.model.parameters() if parameter.ndim == 4]
+    assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
     momenta = [state["momentum_buffer"] for state in resumed.optimizer.state.values()]
     assert any(momentum.abs().sum() > 0 for momentum in momenta)
 

@@ -10,11 +10,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from wsis.data.coco import load_coco_dataset
 from wsis.evaluation.coco import CocoMeasure
-from wsis.evaluation.predictions import InstancePair, ProtocolOptions, xywh_of_masks
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions
 from wsis.evaluation.truth import EvaluationTruth, load_truth
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import encode_mask, rle_box
 
-from tests.evaluation.cases import box, prediction, random_pair, truth
+from tests.evaluation.cases import box, prediction, random_box, random_pair, truth
 
 NAMES = ("cat", "dog", "bird", "cow")
 
@@ -47,7 +47,7 @@ def through_files(folder, pairs, iou_type, thresholds=None, alter=lambda annotat
                     "category_id": int(label) + 1,
                     "iscrowd": crowd,
                     "area": int(mask.sum()),
-                    "bbox": xywh_of_masks(mask[None])[0].tolist(),
+                    "bbox": rle_box(encode_mask(mask)),
                     "segmentation": encode_mask(mask),
                 }
                 annotations.append(alter(annotation))
@@ -99,6 +99,55 @@ def test_agrees_with_coco_eval_through_files(tmp_path, iou_type, crowds):
             of_class = fixed[0, :, number, 0, -1]
             value = np.nan if (of_class < 0).all() else 100 * of_class.mean()
             assert metrics[f"{name}/{class_name}"] == pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def crowded_pair(rng):
+    """Many noisy masks on few objects: equal ones, empty ones, large ones, and a crowd."""
+    size = (60, 110)
+    objects = [random_box(rng, size) & (rng.random(size) < 0.9) for _ in range(7)]
+    objects += [objects[0], box(0, 0, 60, 100, size), box(0, 0, 0, 0, size)]
+    classes = np.append(rng.integers(0, 3, 9), 0)
+    places = rng.integers(0, len(objects), 60)
+    masks = [objects[i] ^ (random_box(rng, size) & (rng.random(size) < 0.3)) for i in places]
+    masks += [objects[i] for i in places[:40]] + [random_box(rng, size) for _ in range(40)]
+    labels = np.concatenate([classes[places], classes[places[:40]], rng.integers(0, 4, 40)])
+    scores = rng.integers(0, 20, len(masks)) / 20
+    void = random_box(rng, size)
+    objects = truth(objects, classes, size=size, void=void)
+    found = prediction(masks, labels, scores, size=size)
+    return with_crowd(InstancePair("", found, objects), int(rng.integers(0, 4)))
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_crowded_images_have_the_precision_of_coco_eval_to_the_last_digit(tmp_path, iou_type):
+    rng = np.random.default_rng(5)
+    pairs = [crowded_pair(rng) for _ in range(4)]
+    thresholds = [0.25, *np.linspace(0.5, 0.95, 10)]
+    expected = through_files(tmp_path, pairs, iou_type, thresholds).eval["precision"][..., -1]
+    expected = np.where(expected < 0, np.nan, expected)
+    metrics = metrics_of(pairs, iou_type)
+    for number, name in enumerate(NAMES):
+        of_class = 100 * expected[:, :, number].mean(axis=1)  # (T, A)
+        for metric, value in (
+            ("AP25", of_class[0, 0]),
+            ("AP50", of_class[1, 0]),
+            ("AP", of_class[1:, 0].mean()),
+            ("APs", of_class[1:, 1].mean()),
+            ("APm", of_class[1:, 2].mean()),
+        ):
+            assert metrics[f"{metric}/{name}"] == pytest.approx(value, rel=1e-14, nan_ok=True)
+    assert 0 < metrics["AP"] < metrics["AP25"] < 100
+
+
+def test_at_most_100_of_a_class_count(tmp_path):
+    rng = np.random.default_rng(0)
+    size = (60, 110)
+    masks = [random_box(rng, size) for _ in range(220)]
+    found = prediction(masks, np.arange(220) % 2, rng.integers(0, 9, 220) / 9, size=size)
+    pairs = [InstancePair("a", found, truth(masks[::3], np.arange(0, 220, 3) % 2, size=size))]
+    stats = through_files(tmp_path, pairs, "segm").stats
+    metrics = metrics_of(pairs)
+    assert [metrics[name] for name in ("AP", "APs", "APm")] == pytest.approx(100 * stats[[0, 3, 4]])
 
 
 def far_from_the_mask(annotation):

@@ -15,11 +15,10 @@ from wsis.evaluation.predictions import (
     InstancePair,
     InstancePrediction,
     ProtocolOptions,
-    xywh_of_masks,
 )
 from wsis.evaluation.truth import load_box_truth, load_truth
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
-from wsis.layers.run_lengths import encode_mask
+from wsis.layers.run_lengths import encode_mask, encode_masks, rle_box, rle_boxes
 
 from tests.evaluation import cases
 from tests.evaluation.cases import NAMES, SIZE, random_pair
@@ -141,7 +140,7 @@ class Found(torch.nn.Module):
             keep = truth.classes == 0
             found = Instances((given["height"], given["width"]))
             found.pred_masks = torch.from_numpy(truth.masks[keep])
-            boxes = xywh_of_masks(truth.masks[keep]).astype(np.float32)
+            boxes = rle_boxes(encode_masks(truth.masks[keep])).astype(np.float32)
             boxes[:, 2:] += boxes[:, :2]
             found.pred_boxes = Boxes(torch.from_numpy(boxes))
             found.pred_classes = torch.from_numpy(truth.classes[keep])
@@ -268,7 +267,7 @@ def boxed_records(pairs, *, masks):
         record["annotations"] = []
         for mask, number in zip(pair.truth.masks, pair.truth.classes, strict=True):
             if mask.any():
-                box = xywh_of_masks(mask[None])[0].tolist()
+                box = rle_box(encode_mask(mask))
                 area = int(mask.sum())
                 one = {"category_id": int(number), "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
                 if index in masks:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from wsis.methods.boxcaseg.convert import boxcaseg_name
+from wsis.methods.boxcaseg.heads import enlarge
 
 from tests.golden.boxcaseg_models import boxcaseg_cfg, build_boxcaseg, golden_state, heads_of
 from tests.golden.conftest import assert_close
@@ -62,9 +63,11 @@ def test_outputs(arrays, model):
     assert_close(heads_of(model, images, mixed)[1], arrays["eval_full_mixed"], 1e-5, "mixed")
     assert_close(heads_of(model, images, ~every)[1], arrays["eval_full_none"], 1e-5, "none")
     assert model.roi_heads.logits(model.backbone(images), None)[1] is None
-    feature = model.roi_heads.join(model.backbone(images))
+    maps = model.roi_heads.maps(model.backbone(images))
+    feature = torch.cat([enlarge(one, tuple(maps[0].shape[-2:])) for one in maps], dim=1)
     assert_close(feature[0], arrays["eval_cat0"], 1e-5, "feature")
-    assert_close(model.roi_heads.full.own(feature), arrays["eval_fcn"], 1e-5, "fcn")
+    for given in (maps, [feature]):
+        assert_close(model.roi_heads.full.own(given), arrays["eval_fcn"], 1e-5, "fcn")
     found = model.roi_heads.probabilities(model.backbone(images))
     assert_close(found, 1 / (1 + np.exp(-arrays["eval_full"][:, 0])), 1e-5, "probabilities")
 

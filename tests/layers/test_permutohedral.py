@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from wsis.layers.permutohedral import PermutohedralLattice, SparseRows
+from wsis.layers.permutohedral import PermutohedralLattice, SparseRows, _stable_sort
 
 
 def matrix(rows: SparseRows, num_columns: int) -> np.ndarray:
@@ -69,6 +69,15 @@ def test_matches_the_plain_lattice(dimensions):
     expected = adams_filter(positions.T.double().numpy(), values.double().numpy())
     actual = PermutohedralLattice(positions).filter(values)
     np.testing.assert_allclose(actual, expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize("largest", [0, 50, 2**40, 2**52, 2**62 - 1])
+def test_equal_keys_stay_in_their_order(largest):
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randint(0, largest + 1, (700,), generator=generator)
+    keys = torch.cat([some, some[:500], some.new_tensor([largest])])
+    for found, expected in zip(_stable_sort(keys), torch.sort(keys, stable=True), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 5])

@@ -5,13 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+from wsis.layers import run_lengths as run_lengths_module
 from wsis.layers.run_lengths import (
     check_rle,
+    check_rles,
     decode_rle,
     encode_mask,
+    encode_masks,
     polygons_to_rle,
     rle_area,
+    rle_areas,
     rle_box,
+    rle_boxes,
+    rle_iou,
     run_lengths,
     runs_of_ones,
 )
@@ -85,6 +91,42 @@ def test_long_runs():
 def test_bad_rle(rle, message):
     with pytest.raises(ValueError, match=message):
         check_rle(rle, (2, 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.02, 0.5, 1.0]), max_size=6), st.integers(0, 2**32 - 1))
+def test_many_at_once_are_as_one_by_one(shares, seed):
+    rng, size = np.random.default_rng(seed), (9, 14)
+    rles = encode_masks(np.array([rng.random(size) < s for s in shares]).reshape(-1, *size))
+    assert check_rles(rles, size) == rles == [check_rle(rle, size) for rle in rles]
+    for place, bad in enumerate(("", "P", "~", "00", "n0n0n0")):
+        wrong = [*rles, {"size": list(size), "counts": bad}]
+        wrong = wrong[place:] + wrong[:place]
+        with pytest.raises(ValueError, match=r"^counts "):
+            check_rles(wrong, size)
+
+
+def test_any_number_of_masks_is_measured():
+    """pycocotools' own area of a list ends at 255 masks."""
+    masks = np.random.default_rng(0).random((300, 3, 4)) < 0.5
+    rles = encode_masks(masks)
+    assert rle_areas(rles).tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert rle_boxes(rles).tolist() == [rle_box(rle) for rle in rles]
+    np.testing.assert_array_equal(rle_iou(rles, rles[:2]), rle_iou(rles[:2], rles).T)
+    for none in (rle_areas([]), rle_boxes([]), rle_iou([], rles)):
+        assert none.shape[0] == 0
+
+
+def test_many_long_ones_are_checked_in_portions(monkeypatch):
+    monkeypatch.setattr(run_lengths_module, "_MAX_TOGETHER", 40)
+    rng, size = np.random.default_rng(0), (9, 14)
+    rles = encode_masks(rng.random((20, *size)) < 0.5)
+    assert check_rles(rles, size) == rles
+    for place in (0, 7, 19):
+        wrong = list(rles)
+        wrong[place] = {"size": list(size), "counts": rles[place]["counts"] + "1"}
+        with pytest.raises(ValueError, match="cover|negative run"):
+            check_rles(wrong, size)
 
 
 def test_a_sum_that_comes_round_is_refused():

@@ -146,3 +146,19 @@ def test_train_serve_and_round_trip(name):
         if isinstance(value, torch.Tensor):
             assert not value.is_floating_point() or bool(torch.isfinite(value).all()), key
             assert torch.equal(value, again[0][key]), key
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_layout_in_memory_changes_no_result(name):
+    cfg, batch, _ = CASES[name]()
+    losses = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = build_model(cfg).to(memory_format=layout).train()
+        for module in model.modules():  # its random numbers follow the layout
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        with EventStorage():
+            losses.append(model(batch))
+    for key, value in losses[0].items():
+        torch.testing.assert_close(losses[1][key], value, rtol=1e-3, atol=1e-5)

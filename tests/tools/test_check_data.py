@@ -346,7 +346,7 @@ def test_the_command_that_it_ends_with(tmp_path, capsys):
     path = coco(tmp_path, [{"image_id": 1, "category_id": 7, "point": [2, 2]}])
     run(path, tmp_path)
     *_, last = capsys.readouterr().out.splitlines()
-    wanted = f"configs/cim_photos_point.yaml DATA.TRAIN {path} OUTPUT_DIR output/a"
+    wanted = f"configs/points_photos.yaml DATA.TRAIN {path} OUTPUT_DIR output/a"
     assert re.search(rf"train_net.py --config-file {re.escape(wanted)}$", last)
 
 

@@ -41,7 +41,7 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "INPUT.SCALES INPUT.RESCALE_RANGE INPUT.CROP.SIZE *PIXEL_STD *_SXY *_SRGB "
         "*BBOX_REG_WEIGHTS MODEL.BOX*.STRETCH *.REGION_STRETCH *.ANCHOR_GENERATOR.SIZES "
-        "*.ASPECT_RATIOS *.CLIP_VALUE",
+        "*.ASPECT_RATIOS *.CLIP_VALUE MODEL.BOXCASEG.POINTS.*",
         lambda number: number > 0,
         "above 0",
     ),

@@ -113,6 +113,17 @@ def test_boxes_for_prediction(cfg, sample):
     assert empty["proposals"].proposal_boxes.tensor.shape == (0, 4)
 
 
+def test_points_of_an_image(cfg, sample):
+    """Nothing else of its annotations; those of crowds are left out."""
+    point = {"category_id": 2, "iscrowd": 0, "point": [10.5, 20.25]}
+    sample["annotations"] = [point, point | {"iscrowd": 1}, *sample["annotations"]]
+    mapper = build_mapper(cfg, "BoxCasegPointMapper", is_train=False, products={})
+    found = mapper(sample)
+    assert found["image"].shape == (3, *SIZE)
+    assert found["proposals"].proposal_points.tolist() == [[10.5, 20.25]]
+    assert found["proposals"].gt_classes.tolist() == [2]
+
+
 def test_grey_images(cfg, sample):
     grey = np.full(SIZE, 90, dtype=np.uint8)
     Image.fromarray(grey).save(sample["file_name"])

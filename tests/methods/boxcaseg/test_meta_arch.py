@@ -57,23 +57,45 @@ def test_batches_of_different_sizes_give_what_single_images_give(model):
 
 def test_several_sides_and_mirrored_crops(model):
     given = sample((33, 48), [[3, 4, 20, 30], [5, 5, 40, 20], [0, 0, 9, 9]])
+    boxes = given["proposals"].proposal_boxes.tensor.long()
     one = {}
     for side in (32, 64):
         model.inference_sides = [side]
-        one[side] = model._probabilities(given["image"].float(), given["proposals"])
+        one[side] = model._probabilities(given["image"].float(), boxes)
     model.inference_sides = [32, 64]
-    both = model._probabilities(given["image"].float(), given["proposals"])
+    both = model._probabilities(given["image"].float(), boxes)
     enlarged = functional.interpolate(one[32][:, None], size=(16, 16), mode="bilinear")[:, 0]
     torch.testing.assert_close(both, (enlarged + one[64]) / 2)
 
     model.inference_flip = True
-    mirrored = sample((33, 48), [[28, 4, 45, 30], [8, 5, 43, 20], [39, 0, 48, 9]])
+    mirrored = torch.tensor([[28, 4, 45, 30], [8, 5, 43, 20], [39, 0, 48, 9]])
     maps = [
-        model._probabilities(pixels.float(), boxes["proposals"])
-        for pixels, boxes in ((given["image"], given), (given["image"].flip(-1), mirrored))
+        model._probabilities(pixels.float(), places)
+        for pixels, places in ((given["image"], boxes), (given["image"].flip(-1), mirrored))
     ]
     torch.testing.assert_close(maps[0], maps[1].flip(-1))
     assert not torch.equal(maps[0], both)
+    assert torch.equal(model._probabilities(given["image"].float(), boxes, 64), one[64])
+
+
+def test_points_get_the_masks_of_the_boxes_that_are_found(model):
+    points = torch.tensor([[10.5, 20.5], [40.0, 3.0]], dtype=torch.float64)
+    given = sample((33, 48), [])
+    given["proposals"] = Instances((33, 48), proposal_points=points, gt_classes=torch.arange(2))
+    (found,) = model([given])
+    instances = found["instances"]
+    boxes = instances.pred_boxes.tensor
+    assert torch.equal(boxes, boxes.round())
+    assert (boxes[:, :2] <= points).all()
+    assert (boxes[:, 2:] >= points).all()
+    assert instances.pred_classes.tolist() == [0, 1]
+    assert ((instances.scores >= 0) & (instances.scores <= 1)).all()
+    (alone,) = model([sample((33, 48), boxes.tolist())])
+    assert torch.equal(alone["instances"].pred_masks, instances.pred_masks)
+    assert torch.equal(alone["levels"], found["levels"])
+    given["proposals"] = given["proposals"][:0]
+    (none,) = model([given])
+    assert none["instances"].pred_masks.shape == (0, 33, 48)
 
 
 def test_two_normalisations():

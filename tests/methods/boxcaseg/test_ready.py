@@ -361,3 +361,25 @@ def test_the_network_that_comes_with_wsis():
     found = wsis.Predictor("boxcaseg_ready")(image, boxes=[[39, 19, 121, 101]])["instances"]
     mask = found.pred_masks[0].numpy()
     assert (mask & truth).sum() / (mask | truth).sum() > 0.85  # the filled box: 0.75
+
+
+def test_points_become_masks_without_training(shapes_root, tmp_path):
+    """A mask for every point, no two on one pixel; by the network that really comes with WSIS."""
+    points = shapes_root / "shapes" / "points_train.json"
+    keys = {"POINTS.RATIOS": "[1.0]", "POINTS.SIDE": 64, "INFERENCE_FLIP": False}
+    small = [(f"point_masks.MODEL.BOXCASEG.{key}", str(value)) for key, value in keys.items()]
+    words = {
+        "config": ROOT / "configs" / "points_photos.yaml",
+        "extra": [RANDOM, ("DATA.TRAIN", str(points)), *small],
+    }
+    done = run(shapes_root, tmp_path / "out", "--until-stage", "pseudo_labels", **words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    given = json.loads(points.read_text())["annotations"]
+    reader = ProductReader(tmp_path / "out" / "1_point_masks", "instances")
+    made = {key: reader[key] for key in reader.keys()}  # noqa: SIM118
+    assert sum(len(arrays["masks"]) for arrays in made.values()) == len(given)
+    for arrays in made.values():
+        assert arrays["masks"].sum(axis=0).max(initial=0) <= 1
+        assert ((arrays["scores"] >= 0) & (arrays["scores"] <= 1)).all()
+    labels = json.loads((tmp_path / "out" / "2_pseudo_labels" / "pseudo_labels.json").read_text())
+    assert len(given) / 2 < len(labels["annotations"]) <= len(given)

@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
-from detectron2.structures import BoxMode
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
 from wsis.config import get_wsis_cfg
 from wsis.errors import DataError, UsageError
-from wsis.methods.boxcaseg.stages import derive_filled, derive_grabcut, derive_proxy_masks
+from wsis.methods.boxcaseg.stages import (
+    derive_filled,
+    derive_grabcut,
+    derive_proxy_masks,
+    point_mask_artifact,
+)
 
 SIZE = (20, 30)
 
@@ -144,3 +150,19 @@ def test_mistakes(case):
     cfg.MODEL.BOXCASEG.PROXY.IGNORE_BETWEEN = (0.5, 0.3)
     with pytest.raises(UsageError, match="two rising numbers"):
         derive_proxy_masks(*case, cfg)
+
+
+def test_masks_of_points_share_no_pixel():
+    """Of two equally sure boxes the smaller one gets what both claim."""
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [4.0, 4.0, 8.0, 8.0]])
+    masks = torch.zeros(2, 10, 10, dtype=torch.bool)
+    masks[0, :8, :8] = masks[1, 4:8, 4:8] = True
+    found = Instances((10, 10), pred_boxes=Boxes(boxes), pred_masks=masks)
+    found.pred_classes, found.scores = torch.tensor([3, 0]), torch.tensor([0.5, 0.25])
+    levels = torch.full((2, 4, 4), 200, dtype=torch.uint8)
+    kept = point_mask_artifact({"instances": found, "levels": levels})
+    assert sorted(kept) == ["classes", "masks", "scores"]
+    assert kept["classes"].tolist() == [3, 0]
+    assert kept["scores"].tolist() == [0.5, 0.25]
+    assert kept["masks"].sum(axis=(1, 2)).tolist() == [48, 16]
+    assert kept["masks"][1, 4:8, 4:8].all()

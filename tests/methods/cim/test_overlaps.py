@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from plain.cim import plain_overlaps
+from plain.cim import coco_overlaps, plain_overlaps
 from wsis.layers.regions import Regions
 from wsis.methods.cim.overlaps import (
     Overlaps,
@@ -45,6 +45,10 @@ def test_pair_by_pair(rows):
     for maps in (found, overlaps_of_regions(regions)):
         np.testing.assert_array_equal(maps.iou, iou)
         np.testing.assert_array_equal(maps.containment, containment)
+    kept = masks.any(axis=(1, 2))  # to pycocotools empty masks are equal
+    by_runs = coco_overlaps(masks[kept].astype(np.uint8))
+    np.testing.assert_array_equal(by_runs[0], iou[kept][:, kept])
+    np.testing.assert_array_equal(by_runs[1], containment[kept][:, kept])
 
 
 def test_of_nothing():

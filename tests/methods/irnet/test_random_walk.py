@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain.irnet import dense_walk
+from plain.irnet import dense_walk, sparse_walk
 from wsis.methods.irnet import random_walk as walk_module
 from wsis.methods.irnet.random_walk import chebyshev_coefficients, random_walk, walk_weights
 
@@ -38,6 +38,8 @@ def test_equals_the_dense_walk(size, radius, beta, times):
     torch.testing.assert_close(
         random_walk(maps, boundary, **options).double(), expected, atol=1e-5, rtol=0
     )
+    scipys = sparse_walk(maps.double(), boundary.double(), **options)
+    torch.testing.assert_close(scipys, expected, atol=1e-5, rtol=0)
 
 
 def test_more_maps_than_are_walked_at_once():

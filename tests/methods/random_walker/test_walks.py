@@ -1,5 +1,7 @@
 """A picture divided among its points: what random walks reach first."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from wsis.config import get_wsis_cfg
 from wsis.errors import DataError
-from wsis.methods.random_walker.stages import derive_point_masks
+from wsis.methods.random_walker.stages import derive_walked_masks
 from wsis.methods.random_walker.walks import walk_from_points
+
+from tests.tiny import ROOT, train_net_here
 
 DISCS = {(30, 25): 14, (40, 75): 18, (70, 45): 10}  # centre (y, x): radius
 
@@ -96,7 +100,7 @@ def test_large_pictures_are_worked_on_smaller(tmp_path):
     cfg = get_wsis_cfg()
     cfg.MODEL.RANDOM_WALKER.LONGER_SIDE = 120
     points = [(4 * x + 2, 4 * y + 2) for y, x in DISCS]
-    found = derive_point_masks(record(tmp_path, points, factor=4), {}, cfg)
+    found = derive_walked_masks(record(tmp_path, points, factor=4), {}, cfg)
     assert found["masks"].shape == (3, 360, 480)
     truth = discs()[1].repeat(4, axis=1).repeat(4, axis=2)
     iou = (found["masks"] & truth).sum(axis=(1, 2)) / (found["masks"] | truth).sum(axis=(1, 2))
@@ -107,12 +111,25 @@ def test_large_pictures_are_worked_on_smaller(tmp_path):
 
 def test_points_on_the_border_on_one_pixel_and_none(tmp_path):
     cfg = get_wsis_cfg()
-    found = derive_point_masks(record(tmp_path, [(120, 90), (120, 90), (0, 0)]), {}, cfg)
+    found = derive_walked_masks(record(tmp_path, [(120, 90), (120, 90), (0, 0)]), {}, cfg)
     assert found["classes"].tolist() == [0, 2]
     assert found["masks"][0, 89, 119]
     assert found["masks"][1, 0, 0]
     nothing = record(tmp_path, [])
     with pytest.raises(DataError, match="image a has tags but no points; add a point to each obj"):
-        derive_point_masks(nothing, {}, cfg)
-    found = derive_point_masks(nothing | {"image_labels": []}, {}, cfg)
+        derive_walked_masks(nothing, {}, cfg)
+    found = derive_walked_masks(nothing | {"image_labels": []}, {}, cfg)
     assert found["masks"].shape == (0, 90, 120)
+
+
+def test_three_lines_take_it_in_place_of_the_segmenter(shapes_root, tmp_path):
+    config, points = tmp_path / "walked.yaml", shapes_root / "shapes" / "points_train.json"
+    stages = "{walked_masks: , pseudo_labels: , mask_rcnn: }"
+    config.write_text(f"_BASE_: {ROOT / 'configs' / 'points_photos.yaml'}\nSTAGES: {stages}\n")
+    extra = [("DATA.TRAIN", str(points)), ("mask_rcnn.MODEL.TIMM.WEIGHTS", "")]
+    words = {"config": config, "datasets": shapes_root, "output": tmp_path / "out", "extra": extra}
+    done = train_net_here("--until-stage", "pseudo_labels", **words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    labels = json.loads((tmp_path / "out" / "2_pseudo_labels" / "pseudo_labels.json").read_text())
+    given = json.loads(points.read_text())["annotations"]
+    assert len(labels["annotations"]) == len(given)

@@ -22,7 +22,7 @@ from detectron2.structures import Instances
 from wsis.data.checks import load_json, naming, short, short_name
 from wsis.data.files import atomic_write
 from wsis.errors import DataError, first_line
-from wsis.layers.run_lengths import MAX_STACK_BYTES, check_rle, decode_rles, encode_mask
+from wsis.layers.run_lengths import MAX_STACK_BYTES, check_rles, decode_rles, encode_mask
 from wsis.reading import open_file
 
 SUMMARY = "summary"
@@ -65,7 +65,7 @@ def _decode_masks(
         raise ValueError("run lengths do not add up")
     pieces = [runs[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
     size = (height, width)
-    rles = [check_rle({"size": size, "counts": counts}, size) for counts in pieces]
+    rles = check_rles([{"size": size, "counts": counts} for counts in pieces], size)
     return decode_rles(rles, size)
 
 

@@ -5,7 +5,9 @@ Shapes: K objects, H and W of the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,16 @@ from wsis.data.images import read_label_map
 from wsis.data.transforms import resize_label
 from wsis.data.working_size import file_size, resize_mask
 from wsis.errors import DataError
-from wsis.layers.run_lengths import check_rle, decode_rle, empty_masks, polygons_to_rle
+from wsis.layers.run_lengths import (
+    RLE,
+    check_rle,
+    decode_rle,
+    decode_rles,
+    empty_masks,
+    encode_masks,
+    polygons_to_rle,
+    rle_areas,
+)
 
 VOID = 255
 
@@ -30,6 +41,7 @@ class GroundTruth:
         void: (H, W) bool, pixels that belong to nothing certain: 255 in VOC, crowds in COCO.
         difficult: (K,) bool.
         label: (H, W) int32, the stored semantic label map of a VOC-type set, or None.
+        encoded: the masks as run lengths, where they came so.
     """
 
     masks: np.ndarray
@@ -37,6 +49,12 @@ class GroundTruth:
     void: np.ndarray
     difficult: np.ndarray
     label: np.ndarray | None = None
+    encoded: Sequence[RLE] | None = None
+
+    @cached_property
+    def rles(self) -> Sequence[RLE]:
+        """The masks as run lengths, encoded once."""
+        return encode_masks(self.masks) if self.encoded is None else self.encoded
 
     def semantic(self, num_classes: int) -> np.ndarray:
         """(H, W) int64: 0 background, class id + 1, 255 void; smaller masks lie on top of larger.
@@ -49,8 +67,7 @@ class GroundTruth:
             wrong = np.unique(result[(result > num_classes) & (result != VOID)])
         else:
             result = np.where(self.void, VOID, 0).astype(np.int64)
-            areas = self.masks.sum(axis=(1, 2))
-            for index in np.argsort(-areas, kind="stable"):
+            for index in np.argsort(-rle_areas(self.rles), kind="stable"):
                 result[self.masks[index]] = int(self.classes[index]) + 1
             wrong = self.classes[self.classes >= num_classes] + 1
         if wrong.size:
@@ -134,12 +151,11 @@ def _from_png(dataset_dict: dict[str, Any]) -> GroundTruth:
     )
 
 
-def _decode(record: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray:
+def _rle(record: dict[str, Any], index: int, size: tuple[int, int]) -> RLE:
     annotation = record["annotations"][index]
     found = annotation["segmentation"]
     try:
-        rle = check_rle(found, size) if isinstance(found, dict) else polygons_to_rle(found, size)
-        return decode_rle(rle)
+        return check_rle(found, size) if isinstance(found, dict) else polygons_to_rle(found, size)
     except (ValueError, TypeError, IndexError) as error:
         raise DataError(
             f"image {record.get('image_id')}, annotation {annotation.get('id', index)}: "
@@ -151,15 +167,15 @@ def _from_annotations(dataset_dict: dict[str, Any]) -> GroundTruth:
     size = _size(dataset_dict)
     annotations = dataset_dict.get("annotations", [])
     objects = [i for i, a in enumerate(annotations) if not a.get("iscrowd")]
-    masks, void = empty_masks(len(objects), size), np.zeros(size, dtype=bool)
-    for mask, index in zip(masks, objects, strict=True):
-        mask[:] = _decode(dataset_dict, index, size)
+    rles = [_rle(dataset_dict, index, size) for index in objects]
+    masks, void = decode_rles(rles, size), np.zeros(size, dtype=bool)
     for index, annotation in enumerate(annotations):
         if annotation.get("iscrowd") and "segmentation" in annotation:
-            void |= _decode(dataset_dict, index, size)
+            void |= decode_rle(_rle(dataset_dict, index, size))
     return GroundTruth(
         masks=masks,
         classes=np.array([annotations[i]["category_id"] for i in objects], dtype=np.int64),
         void=void & ~masks.any(axis=0),
         difficult=np.array([bool(annotations[i].get("difficult", 0)) for i in objects], dtype=bool),
+        encoded=rles,
     )

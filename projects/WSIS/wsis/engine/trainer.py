@@ -38,6 +38,7 @@ from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_train
 from wsis.engine.optimizer import Accumulator, build_lr_scheduler, build_optimizer
 from wsis.errors import MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.evaluation.image_loop import Results
+from wsis.layers.precision import map_layout
 from wsis.stopping import Postponed, stop_by
 
 logger = logging.getLogger(__name__)
@@ -201,7 +202,8 @@ class Trainer(TrainerBase):
         super().__init__()
         self._seed = max(cfg.SEED, 0)
         torch.manual_seed(derive_seed(self._seed))
-        model = build_network(cfg)
+        layout = map_layout(torch.device(cfg.MODEL.DEVICE))
+        model = build_network(cfg).to(memory_format=layout)
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)

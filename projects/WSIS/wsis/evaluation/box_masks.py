@@ -54,8 +54,13 @@ def class_mean_iou(
 
 def paired_iou(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
     """(K,) float64 IoU of mask k with truth k, both (K, H, W) bool; 0 where both are empty."""
-    shared = (masks & truths).sum(axis=(1, 2), dtype=np.float64)
-    return iou_of_areas(shared, masks.sum(axis=(1, 2)), truths.sum(axis=(1, 2)))
+    shared, areas, others = (
+        np.array(
+            [np.count_nonzero(mask) for mask in stack], dtype=np.float64
+        )  # far faster than sum
+        for stack in (masks & truths, masks, truths)
+    )
+    return iou_of_areas(shared, areas, others)
 
 
 def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray:

@@ -1,15 +1,17 @@
-"""Protocol ``coco``: pycocotools' own matching and accumulation, image by image; result files.
+"""Protocol ``coco``: the matching and the accumulation of pycocotools' `COCOeval`; result files.
 
-`pycocotools.cocoeval.COCOeval` matches one image at a time; only its scores and flags are kept, and
-its ``accumulate`` runs over them at the end, one class at a time. The figures are those of COCOeval
-on files; images are ordered by key, which breaks ties between scores. Areas and boxes of objects
-are those that the data set states, as in COCOeval, else those of the masks.
+Of an image only scores and flags are kept, and at the end precision is taken one class at a time.
+The figures are those of COCOeval on files; images are ordered by key, which breaks ties between
+scores. Areas and boxes of objects are those that the data set states, as in COCOeval, else those of
+the masks. COCOeval itself goes through thresholds, areas, predictions and objects in Python, which
+takes several times as long as all that is done here.
+
+n predictions and m objects of one image, T IoU thresholds, A ranges of areas.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -19,33 +21,21 @@ from typing import IO, Any
 
 import numpy as np
 from detectron2.utils import comm
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import Params
 
 from wsis.data.files import atomic_write
-from wsis.evaluation.predictions import (
-    InstancePair,
-    ProtocolOptions,
-    rows_of,
-    xywh_of_masks,
-)
+from wsis.evaluation.predictions import InstancePair, ProtocolOptions, iou_within_classes
 from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column
 from wsis.evaluation.truth import EvaluationTruth
-from wsis.layers.run_lengths import encode_mask, rle_area
+from wsis.layers.run_lengths import encode_masks, rle_areas, rle_boxes
 
 logger = logging.getLogger(__name__)
 
-_AREAS = 4  # COCO's: all, small, medium, large
-_EXTRA_THRESHOLD = 0.25  # the others are COCO's 0.50, 0.55, ..., 0.95
-_MOST = 100  # predictions of a class in an image
-_FLAGS = (2, _AREAS)  # bytes of a prediction: a bit for each threshold
-_NOTHING = {
-    "classes": np.zeros(0, np.int64),
-    "scores": np.zeros(0, np.float64),
-    "true": np.zeros((0, *_FLAGS), np.uint8),
-    "ignored": np.zeros((0, *_FLAGS), np.uint8),
-    "object_classes": np.zeros(0, np.int64),
-    "objects": np.zeros((0, _AREAS), np.int64),
-}
+_COCO = Params()
+_AREAS = np.array(_COCO.areaRng)  # (A, 2): all, small, medium, large
+_THRESHOLDS = np.concatenate([[0.25], _COCO.iouThrs])  # one more, and 0.50, 0.55, ..., 0.95
+_MOST = _COCO.maxDets[-1]  # predictions of a class in an image
+_FLAGS = (2, len(_AREAS))  # bytes of a prediction: a bit for each threshold
 FILE_NAME = "coco_instances_results.json"  # as Detectron2 calls it
 
 
@@ -72,14 +62,8 @@ class CocoMeasure(Measure):
         protocol = self.options.name("coco" if self.needs_masks else "coco_bbox")
         super().__init__(protocol, class_names)
 
-    def _evaluation(self) -> COCOeval:
-        evaluation = COCOeval(iouType=self.iou_type)
-        thresholds = evaluation.params.iouThrs
-        evaluation.params.iouThrs = np.concatenate([[_EXTRA_THRESHOLD], thresholds])
-        return evaluation
-
     def measure(self, pair: InstancePair) -> Record:
-        """COCOeval's matches of one image, for T thresholds and A areas.
+        """COCO's matches of one image.
 
         Returns:
             ``classes`` (n,) ascending, within a class best score first; ``scores`` (n,); ``true``
@@ -87,99 +71,82 @@ class CocoMeasure(Measure):
             (`numpy.packbits`); ``object_classes`` (m,) that occur in prediction or truth,
             ascending; ``objects`` (m, A), how many objects of the class count.
         """
-        evaluation = self._evaluation()
-        evaluation.params.maxDets = [_MOST]
-        # What COCOeval.evaluate would read from two COCO objects.
-        for entry in self._true_annotations(pair):
-            evaluation._gts[0, entry["category_id"]].append(entry)
-        for number, entry in enumerate(pair.prediction.results, start=1):
-            _, _, width, height = entry["bbox"]
-            area = rle_area(entry["segmentation"]) if self.needs_masks else width * height
-            evaluation._dts[0, entry["category_id"]].append(entry | {"id": number, "area": area})
-        classes = sorted({number for _, number in [*evaluation._gts, *evaluation._dts]})
-        evaluation.ious = {(0, number): evaluation.computeIoU(0, number) for number in classes}
-        parts: dict[str, list[Any]] = {name: [nothing] for name, nothing in _NOTHING.items()}
-        for number in classes:
-            areas = [
-                evaluation.evaluateImg(0, number, area, _MOST) for area in evaluation.params.areaRng
-            ]
-            parts["classes"].append(np.full(len(areas[0]["dtScores"]), number))
-            parts["scores"].append(np.asarray(areas[0]["dtScores"], dtype=np.float64))
-            for name, key in (("true", "dtMatches"), ("ignored", "dtIgnore")):
-                flags = np.array([area[key] for area in areas]) > 0  # (A, T, n)
-                parts[name].append(np.packbits(flags, axis=1).T)
-            counts = [np.sum(np.asarray(area["gtIgnore"]) == 0) for area in areas]
-            parts["object_classes"].append(np.array([number]))
-            parts["objects"].append(np.array([counts]))
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        rows = self._ranked(pair)
+        predicted, scores = pair.prediction.classes[rows], pair.prediction.scores[rows]
+        classes, crowd, areas, iou = self._objects(pair)
+        ignore = crowd | _outside(areas)  # (A, m)
+        found, ignored = match(iou[rows], ignore, crowd)
+        if self.needs_masks:
+            sizes = rle_areas(pair.prediction.rles)[rows]
+        else:
+            sizes = pair.prediction.extents[rows, 2:].prod(axis=1)
+        ignored |= ~found & _outside(sizes).T[:, None]
+        present = np.union1d(predicted, classes).astype(np.int64)
+        return {
+            "classes": predicted.astype(np.int64),
+            "scores": scores.astype(np.float64),
+            "true": np.packbits(found, axis=1),
+            "ignored": np.packbits(ignored, axis=1),
+            "object_classes": present,
+            "objects": (present[:, None] == classes).astype(np.int64) @ ~ignore.T,
+        }
 
-    def _true_annotations(self, pair: InstancePair) -> list[dict[str, Any]]:
-        """The annotations that COCOeval reads, one dict for each object."""
+    def _ranked(self, pair: InstancePair) -> np.ndarray:
+        """Which predictions count, (n,) int64, by class, within a class best score first."""
+        classes = pair.prediction.classes
+        order = np.lexsort((-pair.prediction.scores, classes))
+        first = np.searchsorted(classes[order], classes[order])
+        return order[np.arange(len(order)) - first < _MOST]
+
+    def _objects(self, pair: InstancePair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What COCOeval reads of objects and crowd regions.
+
+        Returns:
+            class and whether it is a crowd, (m,) each; area, (m,) float64; IoU of all predictions
+            (not ranked) with it, 0 if classes differ, (n, m).
+        """
         truth, predicted = pair.truth, pair.prediction.classes
         voids = np.unique(predicted if self.options.ignore_void and truth.void.any() else [])
-        everywhere = np.broadcast_to(truth.void, (len(voids), *truth.void.shape))
         crowds = getattr(truth, "crowds", None)
         known = [truth] if crowds is None else [truth, crowds]
-        masks = np.concatenate([*(part.masks for part in known), everywhere])
+        rles = [rle for part in known for rle in part.rles]
+        rles += encode_masks(truth.void[None]) * len(voids)
         classes = np.concatenate([*(part.classes for part in known), voids]).astype(np.int64)
-        crowd = np.ones(len(masks), dtype=bool)
-        crowd[: len(truth.masks)] = truth.difficult & (not self.options.use_difficult)
-        columns = {"area": masks.sum(axis=(1, 2)).astype(float)}
-        if not self.needs_masks:
-            columns["bbox"] = xywh_of_masks(masks).astype(float)
+        crowd = np.ones(len(rles), dtype=bool)
+        crowd[: len(truth.classes)] = truth.difficult & (not self.options.use_difficult)
+        areas = rle_areas(rles).astype(np.float64)
+        boxes = np.zeros((len(rles), 4)) if self.needs_masks else rle_boxes(rles)
         if isinstance(truth, EvaluationTruth):
-            for (_, values), name in zip(columns.items(), ("areas", "boxes"), strict=False):
+            for values, name in ((areas, "areas"), (boxes, "boxes")):
                 stated = np.concatenate([getattr(part, name) for part in known])
                 np.copyto(values[: len(stated)], stated, where=~np.isnan(stated))
-        columns |= {"category_id": classes, "iscrowd": crowd, "ignore": crowd}
-        rows = {name: values.tolist() for name, values in columns.items()}
-        if self.needs_masks:
-            others = [encode_mask(mask) for mask in masks[len(truth.masks) :]]
-            rows["segmentation"] = [*pair.true_rles, *others]
-        return rows_of({"id": range(1, len(masks) + 1), **rows})
-
-    def _precision(
-        self, scores: np.ndarray, true: np.ndarray, ignored: np.ndarray, objects: np.ndarray
-    ) -> np.ndarray:
-        """COCOeval's precision of one class, (T, 101, areas); -1 where there are no objects.
-
-        ``accumulate`` sees all images as one; this does not change how it ranks the predictions.
-        """
-        evaluation = self._evaluation()
-        parameters = evaluation._paramsEval = evaluation.params
-        parameters.imgIds, parameters.catIds = [0], [0]
-        parameters.maxDets = [max(1, len(scores))]
-        number = len(parameters.iouThrs)
-        evaluation.evalImgs = [
-            {
-                "dtScores": scores,
-                "dtMatches": np.unpackbits(true[:, :, area].T, axis=0, count=number),
-                "dtIgnore": np.unpackbits(ignored[:, :, area].T, axis=0, count=number),
-                "gtIgnore": np.zeros(count, dtype=bool),
-            }
-            for area, count in enumerate(objects.tolist())
-        ]
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by print
-            evaluation.accumulate()
-        return evaluation.eval["precision"][:, :, 0, :, 0]
+        if not self.needs_masks:
+            extents = (pair.prediction.extents, predicted)
+            return classes, crowd, areas, iou_within_classes(extents, (boxes, classes), crowd)
+        iou = np.zeros((len(predicted), len(rles)))
+        iou[:, : len(truth.classes)] = pair.iou
+        regions = [rles[place] for place in np.flatnonzero(crowd)], classes[crowd]
+        found = (pair.prediction.rles, predicted)
+        iou[:, crowd] = iou_within_classes(found, regions, crowd[crowd])
+        return classes, crowd, areas, iou
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """COCO's figures and the fixed thresholds, in per cent."""
         classes, of_objects = (column(records, n, np.int64) for n in ("classes", "object_classes"))
         scores, objects = (
             column(records, "scores", np.float64),
-            column(records, "objects", np.int64, _AREAS),
+            column(records, "objects", np.int64, len(_AREAS)),
         )
         true, ignored = (column(records, n, np.uint8, *_FLAGS) for n in ("true", "ignored"))
-        thresholds = np.round(self._evaluation().params.iouThrs, 2)
+        thresholds = np.round(_THRESHOLDS, 2)
         unknown = 0.0 if self.options.absent_is_zero else np.nan
-        shares = np.full((len(self.class_names), len(thresholds), _AREAS), unknown)
-        for index in range(len(shares)):
-            rows, counts = classes == index, objects[of_objects == index].sum(axis=0)
-            precision = self._precision(scores[rows], true[rows], ignored[rows], counts)
-            for area in range(_AREAS):
-                if (precision[..., area] > -1).all():
-                    shares[index, :, area] = precision[..., area].mean(axis=1)
+        shares = np.full((len(self.class_names), len(thresholds), len(_AREAS)), unknown)
+        for index, area in np.ndindex(len(shares), len(_AREAS)):
+            rows, count = classes == index, objects[of_objects == index, area].sum()
+            if count:
+                flags = [packed[rows, :, area] for packed in (true, ignored)]
+                of_class = _precision(scores[rows], flags, count)
+                shares[index, :, area] = of_class.mean(axis=1)
         strict = thresholds >= 0.5
         metrics: Metrics = {}
         add_by_class(metrics, "AP", shares[:, strict, 0].mean(axis=1), self.class_names)
@@ -191,6 +158,63 @@ class CocoMeasure(Measure):
             by_size = shares[:, strict, area].mean(axis=1)
             add_by_class(metrics, f"AP{size}", by_size, self.class_names)
         return metrics
+
+
+def _outside(areas: np.ndarray) -> np.ndarray:
+    """(A, N) bool: areas (N,) out of the range."""
+    return (areas < _AREAS[:, :1]) | (areas > _AREAS[:, 1:])
+
+
+def match(iou: np.ndarray, ignore: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's greedy rule.
+
+    Going down from the best score, a prediction takes the free object that it overlaps most (of
+    equals the last), if that reaches the threshold. It takes one that is ignored only if no other
+    is left. Crowds stay free.
+
+    Args:
+        iou: (n, m) float64, predictions of a class best score first, 0 if classes differ.
+        ignore: (A, m) bool, objects that do not count.
+        crowd: (m,) bool.
+
+    Returns:
+        two arrays (n, T, A) bool: the prediction found an object; one that does not count.
+    """
+    limits = np.minimum(_THRESHOLDS, 1 - 1e-10)
+    found = np.zeros((len(iou), len(limits), len(ignore)), dtype=bool)
+    ignored, free = found.copy(), np.ones((len(limits), *ignore.shape), dtype=bool)
+    ranges = np.arange(len(ignore))
+    for row in np.flatnonzero((iou >= limits[0]).any(axis=1)):
+        near = np.argsort(iou[row], kind="stable")
+        near = near[iou[row, near] >= limits[0]]  # from the worst to the best
+        can = free[:, :, near] & (iou[row, near] >= limits[:, None])[:, None]  # (T, A, k)
+        worth = np.arange(1, len(near) + 1) + len(near) * ~ignore[:, near]  # (A, k)
+        best = near[(can * worth).argmax(axis=2)]  # (T, A)
+        found[row] = can.any(axis=2)
+        ignored[row] = found[row] & ignore[ranges, best]
+        level, area = np.nonzero(found[row])
+        taken = best[level, area]
+        free[level, area, taken] = crowd[taken]
+    return found, ignored
+
+
+def _precision(scores: np.ndarray, flags: Sequence[np.ndarray], objects: int) -> np.ndarray:
+    """COCOeval's precision at 101 levels of recall, (T, 101), of the n predictions of a class.
+
+    The two ``flags``, true and ignored, are (n, 2) uint8 as `CocoMeasure.measure` packs them;
+    ``objects`` (at least 1) is how many there are to find.
+    """
+    order = np.argsort(-scores, kind="stable")
+    number = len(_THRESHOLDS)
+    true, ignored = (np.unpackbits(f[order], axis=1, count=number).T > 0 for f in flags)
+    counts = ~ignored
+    hits = np.cumsum(true & counts, axis=1).astype(np.float64)
+    misses = np.cumsum(~true & counts, axis=1).astype(np.float64)
+    shares = hits / (misses + hits + np.spacing(1))
+    shares = np.maximum.accumulate(shares[:, ::-1], axis=1)[:, ::-1]
+    shares = np.concatenate([shares, np.zeros((len(shares), 1))], axis=1)  # beyond all recall
+    places = [np.searchsorted(recall, _COCO.recThrs) for recall in hits / objects]
+    return np.take_along_axis(shares, np.array(places), axis=1)
 
 
 class CocoResultWriter(Measure):

@@ -11,14 +11,21 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
-from wsis.layers.masks import iou_of_areas, mask_boxes, mask_intersection
-from wsis.layers.run_lengths import RLE, decode_rles, encode_mask, rle_area, rle_intersection
+from wsis.layers.run_lengths import (
+    RLE,
+    common_pixels,
+    decode_rles,
+    encode_masks,
+    rle_areas,
+    rle_boxes,
+    rle_iou,
+    shared_pixels,
+)
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # COCO's, in pixels
@@ -31,10 +38,9 @@ class InstancePrediction:
     classes: np.ndarray  # (n,) int64, 0..C-1
     scores: np.ndarray  # (n,) float, finite
     masks: np.ndarray | None  # (n, H, W) bool; None where only boxes were predicted, or not decoded
-    boxes: np.ndarray | None = None  # (n, 4) float XYXY in pixels; None for those of the masks
+    xywh: np.ndarray | None = None  # (n, 4) float64 boxes in pixels; None for those of the masks
     ignore: np.ndarray | None = None  # (H, W) bool, pixels that train nothing, where known
-    # `results` as they were read from a file; they hold the masks until `decoded`
-    read: Sequence[dict[str, Any]] | None = None
+    encoded: Sequence[RLE] | None = None  # the masks as run lengths, where they came so
 
     @classmethod
     def of_instances(cls, instances: Instances) -> InstancePrediction:
@@ -44,7 +50,9 @@ class InstancePrediction:
         if instances.has("pred_masks"):
             masks = np.asarray(instances.pred_masks).astype(bool, copy=False)
         if instances.has("pred_boxes"):
-            boxes = instances.pred_boxes.tensor.numpy()
+            # They are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
+            boxes = instances.pred_boxes.tensor.numpy().astype(np.float64)
+            boxes[:, 2:] -= boxes[:, :2]
         return cls(instances.pred_classes.numpy(), instances.scores.numpy(), masks, boxes)
 
     @classmethod
@@ -58,11 +66,12 @@ class InstancePrediction:
         cls, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]
     ) -> InstancePrediction:
         """Instances of an image of ``size`` (H, W) with RLE masks; a missing score counts as 1."""
-        masks = decode_rles([a["segmentation"] for a in annotations], size)
+        rles = [a["segmentation"] for a in annotations]
         ignored = decode_rles([a["ignore_mask"] for a in annotations if "ignore_mask" in a], size)
         classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-        return cls(classes, scores, masks, ignore=np.asarray(ignored.any(axis=0)))
+        masks, ignore = decode_rles(rles, size), np.asarray(ignored.any(axis=0))
+        return cls(classes, scores, masks, ignore=ignore, encoded=rles)
 
     @classmethod
     def nothing(cls, size: tuple[int, int]) -> InstancePrediction:
@@ -73,8 +82,7 @@ class InstancePrediction:
     @property
     def has_masks(self) -> bool:
         """Whether masks were predicted, decoded or not; true where nothing was predicted."""
-        held = self.read is not None and all("segmentation" in row for row in self.read)
-        return self.masks is not None or held
+        return self.masks is not None or self.encoded is not None
 
     def decoded(self, size: tuple[int, int]) -> InstancePrediction:
         """The same with masks as arrays, of an image of ``size`` (H, W), if there are any.
@@ -82,17 +90,19 @@ class InstancePrediction:
         Raises:
             ValueError: they take too much memory.
         """
-        if self.masks is not None or not self.has_masks:
+        if self.masks is not None or self.encoded is None:
             return self
-        masks = decode_rles([row["segmentation"] for row in self.results], size)
-        return replace(self, masks=masks, read=None)
+        return replace(self, masks=decode_rles(self.encoded, size))
 
     def check(self, key: str, *, size: tuple[int, int], num_classes: int) -> None:
         """Raise `DataError` unless the fields fit each other and the image."""
         count = len(self.classes)
-        expected = {"scores": (count,), "masks": (count, *size), "boxes": (count, 4)}
-        for name, shape in expected.items():
-            value = getattr(self, name)
+        expected = {
+            "scores": (self.scores, (count,)),
+            "masks": (self.masks, (count, *size)),
+            "boxes": (self.xywh, (count, 4)),
+        }
+        for name, (value, shape) in expected.items():
             if value is not None and value.shape != shape:
                 raise DataError(
                     f"predictions for image {key}: expected {name} of shape {shape}, got "
@@ -108,11 +118,31 @@ class InstancePrediction:
 
     def take(self, chosen: np.ndarray) -> InstancePrediction:
         """Some of them: indices, in the order wanted, or (n,) bool."""
-        rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "boxes")}
+        rows = {name: getattr(self, name) for name in ("classes", "scores", "masks", "xywh")}
         kept: dict[str, Any] = {k: None if v is None else v[chosen] for k, v in rows.items()}
-        if self.read is not None:
-            kept["read"] = [self.read[row] for row in np.arange(len(self.read))[chosen].tolist()]
+        if self.encoded is not None:
+            places = np.arange(len(self.encoded))[chosen].tolist()
+            kept["encoded"] = [self.encoded[place] for place in places]
         return replace(self, **kept)
+
+    @property
+    def boxes(self) -> np.ndarray | None:
+        """(n, 4) float64 XYXY in pixels, where boxes were predicted."""
+        if self.xywh is None:
+            return None
+        return np.concatenate([self.xywh[:, :2], self.xywh[:, :2] + self.xywh[:, 2:]], axis=1)
+
+    @cached_property
+    def rles(self) -> Sequence[RLE]:
+        """The masks as run lengths, if there are any; encoded once."""
+        if self.encoded is not None or self.masks is None:
+            return self.encoded or []
+        return encode_masks(self.masks)
+
+    @cached_property
+    def extents(self) -> np.ndarray:
+        """(n, 4) float64 x, y, width, height: the predicted boxes, else those of the masks."""
+        return rle_boxes(self.rles) if self.xywh is None else self.xywh
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
@@ -120,16 +150,13 @@ class InstancePrediction:
 
         The ``bbox`` is that of the mask where there is no other; ``segmentation`` is an RLE.
         """
-        if self.read is not None:
-            return list(self.read)
         columns = {"category_id": self.classes.tolist(), "bbox": [], "score": self.scores.tolist()}
-        if self.masks is not None:
-            columns["bbox"] = xywh_of_masks(self.masks).tolist()
-            columns["segmentation"] = [encode_mask(mask) for mask in self.masks]
-        if self.boxes is not None:
-            # They are XYXY_ABS with continuous coordinates, so the width is x1 - x0.
-            columns["bbox"] = xywh(self.boxes.astype(np.float64)).tolist()
-        return rows_of(columns)
+        if self.has_masks:
+            columns["segmentation"] = list(self.rles)
+        whole = self.xywh is None  # pixels
+        columns["bbox"] = (self.extents.astype(np.int64) if whole else self.extents).tolist()
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def ranked(self) -> InstancePrediction:
         """The same, best score first; equal scores keep their order."""
@@ -148,56 +175,55 @@ class InstancePair:
     truth: GroundTruth
 
     @cached_property
+    def same_class(self) -> np.ndarray:
+        """(n, K) bool: prediction and object are of one class."""
+        return self.prediction.classes[:, None] == self.truth.classes[None, :]
+
+    @cached_property
     def shared(self) -> np.ndarray:
-        """(n, K) float64: pixels common to prediction and object."""
-        if self.prediction.masks is None:
-            return rle_intersection(self._rles, self.true_rles)
-        return mask_intersection(self.prediction.masks, self.truth.masks)
+        """(n, K) float64: pixels common to prediction and object; 0 if classes differ."""
+        return shared_pixels(self.iou, self.areas[0][:, None], self.areas[1][None, :])
 
     @cached_property
     def areas(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) and (K,) int64: pixels of each prediction and of each object."""
-        true = self.truth.masks.sum(axis=(1, 2))
-        if self.prediction.masks is None:
-            return np.array([rle_area(rle) for rle in self._rles], dtype=np.int64), true
-        return self.prediction.masks.sum(axis=(1, 2)), true
-
-    @property
-    def _rles(self) -> list[RLE]:
-        return [row["segmentation"] for row in self.prediction.results]
-
-    @cached_property
-    def true_rles(self) -> list[RLE]:
-        """The masks of the objects as run lengths."""
-        return [encode_mask(mask) for mask in self.truth.masks]
+        return rle_areas(self.prediction.rles), rle_areas(self.truth.rles)
 
     @cached_property
     def iou(self) -> np.ndarray:
-        """(n, K) float64 mask IoU; 0 for two empty masks."""
-        return iou_of_areas(self.shared, self.areas[0][:, None], self.areas[1][None, :])
+        """(n, K) float64 mask IoU; 0 for two empty masks and if classes differ."""
+        return iou_within_classes(
+            (self.prediction.rles, self.prediction.classes), (self.truth.rles, self.truth.classes)
+        )
 
     def without_void(self) -> InstancePair:
         """The same image with void cut out of every prediction; those left empty are dropped."""
-        prediction = self.prediction.decoded(self.truth.void.shape)
-        assert prediction.masks is not None
-        inside = prediction.masks & ~self.truth.void
-        keep = inside.any(axis=(1, 2)) | ~prediction.masks.any(axis=(1, 2))
-        return replace(self, prediction=replace(prediction, masks=inside).take(keep))
+        found, (outside,) = self.prediction, encode_masks(~self.truth.void[None])
+        inside = [common_pixels(rle, outside) for rle in found.rles]
+        keep = (rle_areas(inside) > 0) | (self.areas[0] == 0)
+        return replace(self, prediction=replace(found, masks=None, encoded=inside).take(keep))
 
 
-def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """A table by columns as a dict for each row."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+# Of one image: run lengths, or boxes as x, y, width, height; and their classes.
+Shapes = tuple[Sequence[Any] | np.ndarray, np.ndarray]
 
 
-def xywh(boxes: np.ndarray) -> np.ndarray:
-    """XYXY boxes (N, 4) as x, y, width, height."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+def iou_within_classes(
+    found: Shapes, objects: Shapes, crowd: np.ndarray | None = None
+) -> np.ndarray:
+    """(n, K) float64 IoU of shapes with their classes (n,) and (K,); 0 if classes differ.
 
-
-def xywh_of_masks(masks: np.ndarray) -> np.ndarray:
-    """Tightest boxes (N, 4) of masks (N, H, W): x, y, width, height in pixels, int64."""
-    return xywh(mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy())
+    Of a crowd, ``crowd`` (K,) bool, it is the share of the prediction that lies in it.
+    """
+    (shapes, classes), (others, other_classes) = found, objects
+    crowd = np.zeros(len(others), dtype=bool) if crowd is None else crowd
+    iou = np.zeros((len(shapes), len(others)))
+    for number in np.intersect1d(classes, other_classes):
+        rows = np.flatnonzero(classes == number).tolist()
+        columns = np.flatnonzero(other_classes == number).tolist()
+        a, b = [shapes[row] for row in rows], [others[column] for column in columns]
+        iou[np.ix_(rows, columns)] = rle_iou(a, b, crowd[columns])
+    return iou
 
 
 def rank_by_score(scores: np.ndarray) -> np.ndarray:

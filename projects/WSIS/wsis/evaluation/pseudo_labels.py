@@ -14,7 +14,8 @@ from wsis.evaluation.predictions import SIZES, InstancePair, rank_by_score, size
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure, paint_instances
 from wsis.evaluation.streaming import Measure, Metrics, Record, column, ratio
 from wsis.evaluation.voc import match_instances
-from wsis.layers.masks import droppers, mask_intersection, stays
+from wsis.layers.masks import droppers, stays
+from wsis.layers.run_lengths import rle_intersection
 
 _COVERED = 0.5  # share that makes "mostly covered" and "mostly inside"
 _FRAGMENT = 0.1  # smallest share of an object that makes a fragment of it
@@ -26,8 +27,7 @@ def merged_objects(pair: InstancePair) -> np.ndarray:
     A prediction covers an object of its class if it holds at least half of the object's pixels.
     Objects are merged if one prediction covers two or more of them.
     """
-    same = pair.prediction.classes[:, None] == pair.truth.classes[None, :]
-    covers = same & (pair.shared >= _COVERED * np.maximum(pair.areas[1], 1))
+    covers = pair.same_class & (pair.shared >= _COVERED * np.maximum(pair.areas[1], 1))
     return covers[covers.sum(axis=1) >= 2].any(axis=0)
 
 
@@ -39,17 +39,16 @@ def split_objects(pair: InstancePair) -> np.ndarray:
     best score, a fragment that shares half of itself with an earlier one is passed over.
     """
     prediction, truth = pair.prediction, pair.truth
-    assert prediction.masks is not None
     areas, true_areas = pair.areas
-    same = prediction.classes[:, None] == truth.classes[None, :]
     inside = pair.shared >= _COVERED * np.maximum(areas, 1)[:, None]
     enough = pair.shared >= _FRAGMENT * np.maximum(true_areas, 1)[None, :]
-    fragments = same & inside & enough  # (n, K)
+    fragments = pair.same_class & inside & enough  # (n, K)
     split = np.zeros(len(truth.classes), dtype=bool)
     order = rank_by_score(prediction.scores)
     for index in np.flatnonzero(fragments.sum(axis=0) >= 2):
         rows = order[fragments[order, index]]
-        common = mask_intersection(prediction.masks[rows], prediction.masks[rows])
+        rles = [prediction.rles[row] for row in rows]
+        common = rle_intersection(rles, rles)
         duplicate = common >= _COVERED * areas[rows][None, :]  # [i, j]: j in i
         split[index] = len(stays(droppers(duplicate))) >= 2
     return split
@@ -75,8 +74,9 @@ class QualityMeasure(Measure):
             object), ``classes``, ``sizes``; and what `SemanticMeasure` keeps of their union.
         """
         truth, counting = pair.truth, pair.prediction.scores > self.min_score
-        prediction = pair.prediction.take(counting)
-        pair = InstancePair(pair.key, prediction, truth)
+        if not counting.all():
+            pair = InstancePair(pair.key, pair.prediction.take(counting), truth)
+        prediction = pair.prediction
         matches = match_instances(pair)
         true, _ = matches.true_at(0.5)
         found = np.zeros(len(truth.classes), dtype=bool)

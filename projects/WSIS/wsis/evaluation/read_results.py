@@ -10,6 +10,7 @@ import logging
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from wsis.data.coco import CocoFile, ImageIndex
 from wsis.data.working_size import file_size, resize_annotation
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
-from wsis.layers.run_lengths import RLE, check_rle, polygons_to_rle, rle_box
+from wsis.layers.run_lengths import check_rles, polygons_to_rle, rle_boxes
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ class _Rows:
         self.masks: list[Any] = []
 
 
-def _mask(value: Any, size: tuple[int, int]) -> RLE:
-    """A checked RLE of run lengths, or of the polygons of an annotation."""
+def _as_rle(value: Any, size: tuple[int, int]) -> Any:
+    """What `_Rows` keep of a mask as an RLE, not checked; polygons are drawn."""
+    if isinstance(value, tuple):
+        return dict(zip(("size", "counts"), value, strict=True))
     if not isinstance(value, list):
-        return check_rle(value, size)
+        return value
     polygons = [numbers(polygon) for polygon in value]
     if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons):
         raise ValueError("has a polygon that is not x, y of three points or more")
@@ -180,27 +183,22 @@ class CocoResults:
         """The instances predicted for a dataset dict, at the dict's size; masks not decoded."""
         size, given = (int(record["height"]), int(record["width"])), file_size(record)
         rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
-        classes = [self._class_ids[category] for category in rows.categories]
-        boxes = np.array(rows.boxes).reshape(-1, 4)
-        found: list[dict[str, Any]] = []
+        classes = np.array([self._class_ids[c] for c in rows.categories], dtype=np.int64)
+        boxes, masks = np.array(rows.boxes).reshape(-1, 4), None
         try:
-            for place, (label, score, box) in enumerate(
-                zip(classes, rows.scores, boxes.tolist(), strict=True)
-            ):
-                row = {"category_id": label, "bbox": box, "score": score}
-                if rows.masks:
-                    mask = rows.masks[place]
-                    if isinstance(mask, tuple):
-                        mask = dict(zip(("size", "counts"), mask, strict=True))
-                    row["segmentation"] = rle = _mask(mask, given)
-                    if np.isnan(box[0]):
-                        row["bbox"] = rle_box(rle)
-                found.append(resize_annotation(row, given, size))
+            if self.has_masks or not len(classes):
+                masks = [_as_rle(mask, given) for mask in rows.masks]
+                masks = check_rles(masks, given)
+                unknown = np.flatnonzero(np.isnan(boxes[:, 0]))
+                boxes[unknown] = rle_boxes([masks[place] for place in unknown])
+            if given != size:
+                pairs = zip(boxes.tolist(), masks or repeat(None), strict=False)
+                entries = [{"bbox": box, "segmentation": mask} for box, mask in pairs]
+                found = [resize_annotation(entry, given, size) for entry in entries]
+                boxes = np.array([row["bbox"] for row in found]).reshape(-1, 4)
+                masks = masks and [row["segmentation"] for row in found]
         except ValueError as error:
             raise DataError(
                 f"{self.path}: image {record['image_id']}: segmentation {error}"
             ) from None
-        corners = np.array([row["bbox"] for row in found]).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        numbered = np.array(classes, dtype=np.int64)
-        return InstancePrediction(numbered, np.array(rows.scores), None, corners, read=found)
+        return InstancePrediction(classes, np.array(rows.scores), None, boxes, encoded=masks)

@@ -104,8 +104,7 @@ def match_instances(pair: InstancePair) -> Matches:
     order = rank_by_score(pair.prediction.scores)
     classes = np.asarray(pair.prediction.classes, dtype=np.int64)[order]
     object_classes = np.asarray(pair.truth.classes, dtype=np.int64)
-    same = classes[:, None] == object_classes[None, :]
-    of_class = np.where(same, pair.iou[order], -1.0)  # (n, K)
+    of_class = np.where(pair.same_class, pair.iou, -1.0)[order]  # (n, K)
     best_iou = of_class.max(axis=1, initial=-1.0)
     best_object = of_class.argmax(axis=1) if len(object_classes) else np.zeros(len(order), int)
     return Matches(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from wsis.layers.run_lengths import RLE, encode_mask, rle_intersection, rle_iou
+from wsis.layers.run_lengths import RLE, encode_masks, rle_intersection, rle_iou
 
 Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 
@@ -26,7 +26,7 @@ def _run_lengths(*stacks: np.ndarray) -> list[list[RLE]]:
         raise ValueError(f"masks must be boolean of shape (N, H, W), got {kinds}")
     if stacks[0].shape[1:] != stacks[-1].shape[1:]:
         raise ValueError(f"masks of {stacks[0].shape[1:]} and {stacks[-1].shape[1:]} pixels")
-    return [[encode_mask(mask) for mask in masks] for masks in stacks]
+    return [encode_masks(masks) for masks in stacks]
 
 
 def iou_of_areas(
@@ -86,7 +86,11 @@ def box_iou(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> Tensor:
 
 def paired_box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(K,) float64 IoU of box k of (K, 4) with box k of (K, 4)."""
-    return box_iou(a.astype(np.float64), b.astype(np.float64)).diagonal().numpy()
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    shared = sides.clip(0).prod(axis=1)
+    union = sum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)) - shared
+    return np.divide(shared, union, out=np.zeros(len(a)), where=union != 0)
 
 
 def fair_confidence(found: np.ndarray, given: np.ndarray, *, tolerance: float = 1.0) -> np.ndarray:

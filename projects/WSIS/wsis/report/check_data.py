@@ -30,8 +30,8 @@ _COLUMNS = ("images", "objects", "masks", "boxes", "points")
 # proposed.
 PIPELINES = {
     "points": (
-        "cim_photos_point",
         "points_photos",
+        "cim_photos_point",
         "iam_photos_point",
         "prompted_masks_photos_point",
     ),

@@ -16,7 +16,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from wsis.data.ground_truth import GroundTruth
-from wsis.evaluation.predictions import InstancePair, InstancePrediction
+from wsis.evaluation.predictions import InstancePrediction
+from wsis.layers.run_lengths import rle_iou
 from wsis.visualization.instances import (
     instance_labels,
     instances_panel,
@@ -123,7 +124,7 @@ def draw_found(canvas: Canvas, found: InstancePrediction, title: str = "") -> Pi
             weak_panel(canvas.photo, found.boxes * canvas.scale, points, labels), title, note
         )
     if canvas.truth is not None:
-        colors = matched_colors(InstancePair("", found, canvas.truth).iou)
+        colors = matched_colors(rle_iou(found.rles, canvas.truth.rles))
     panel = instances_panel(canvas.photo, found.masks, labels, colors=colors, ignore=found.ignore)
     return Picture(panel, title, note)
 

@@ -66,6 +66,16 @@ def add_boxcaseg_config(cfg: CfgNode) -> None:
     # A pixel belongs to the mask if the stretched map (0..255) is at least this.
     keys.THRESHOLD = 128
 
+    # Boxes around points: those that are tried first, the root of their area as a share of that of
+    # the image, and their ratio of width to height; what is seen around a box, in its sides; how
+    # often each is moved; side of the crops meanwhile, pixels.
+    keys.POINTS = CfgNode()
+    keys.POINTS.SIDES = [0.08, 0.16, 0.32]
+    keys.POINTS.RATIOS = [0.4, 1.0, 2.5]
+    keys.POINTS.MARGIN = 0.2
+    keys.POINTS.ROUNDS = 5
+    keys.POINTS.SIDE = 160
+
     # A mask of GrabCut whose box fits the given one worse than this (fair confidence) gives way to
     # the filled box; 0 keeps all. docs/methods/boxcaseg.md has the figures of other values.
     keys.GRABCUT_MIN_CONFIDENCE = 0.7

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from wsis.data.annotations import boxed_annotations, given_boxes
+from wsis.data.annotations import boxed_annotations, given_boxes, points_of
 from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer, resize_label
@@ -125,3 +125,20 @@ class BoxCasegMapper(Mapper):
             flips=flips,
             stretch=self.keys.SALIENT_STRETCH,
         )
+
+
+@MAPPER_REGISTRY.register()
+class BoxCasegPointMapper(Mapper):
+    """An image with all its points.
+
+    Adds ``image`` (3, H, W) and ``proposals``, Instances with ``proposal_points`` (K, 2) float64,
+    (x, y) in pixels, and ``gt_classes``.
+    """
+
+    supervision = "point"
+
+    def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """See the class."""
+        points, classes = (torch.from_numpy(found) for found in points_of(dataset_dict))
+        found = Instances(image.shape[:2], proposal_points=points, gt_classes=classes)
+        return {"image": to_tensor(image), "proposals": found}

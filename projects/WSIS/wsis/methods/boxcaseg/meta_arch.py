@@ -1,6 +1,6 @@
 """BoxCaseg: segments the object in a box, whatever its class; learns from boxes, salient objects.
 
-N crops of S x S pixels, K boxes of an image of H x W pixels.
+N crops of S x S pixels, K boxes or points of an image of H x W pixels.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_roi_heads
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from wsis.layers.precision import map_layout
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
-from wsis.methods.boxcaseg.roi_heads import enlarge
+from wsis.methods.boxcaseg.heads import enlarge
+from wsis.methods.boxcaseg.point_boxes import BoxSearch
+from wsis.methods.boxcaseg.proxy_masks import LEVELS
 from wsis.modeling.network import PixelModule, mask_instances, network, options_of, require_finite
 
 # The original's two normalisations (spec 3.2, 3.3), of channels in RGB order, on 0..255. The means
@@ -43,11 +47,13 @@ class BoxCaseg(PixelModule):
 
     Attributes:
         roi_heads: makes masks of the backbone's features (`BoxCasegROIHeads`).
+        search: finds the boxes of points.
     """
 
     roi_heads: nn.Module
     salient_pixel_mean: Sequence[float]
     salient_pixel_std: Sequence[float]
+    search: BoxSearch
     inference_sides: Sequence[int] = (320,)
     inference_flip: bool = False
     max_crops: int = 64
@@ -62,9 +68,10 @@ class BoxCaseg(PixelModule):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.*``."""
-        shared = super().from_config(cfg)
+        shared, keys = super().from_config(cfg), cfg.MODEL.BOXCASEG
         heads = build_roi_heads(cfg, shared["backbone"].output_shape())
-        return shared | options_of(cls, cfg.MODEL.BOXCASEG) | {"roi_heads": heads}
+        search = BoxSearch(**options_of(BoxSearch, keys.POINTS), threshold=keys.THRESHOLD / LEVELS)
+        return shared | options_of(cls, keys) | {"roi_heads": heads, "search": search}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, else one dict per image.
@@ -84,34 +91,56 @@ class BoxCaseg(PixelModule):
         crops = torch.where(salient[:, None, None, None], full, box)
         return self.roi_heads.losses(self.backbone(crops), labels, salient)
 
-    def _probabilities(self, image: Tensor, proposals: Instances) -> Tensor:
-        """Probabilities (K, h, w) for the boxes of one image, computed some at a time."""
-        boxes = proposals.proposal_boxes.tensor.long()
-        return torch.cat([self._mean_map(image, some) for some in boxes.split(self.max_crops)])
+    def _probabilities(self, image: Tensor, boxes: Tensor, side: int = 0) -> Tensor:
+        """Probabilities (K, h, w) for the boxes (K, 4) of one image, computed some at a time."""
+        return torch.cat(
+            [self._mean_map(image, some, side) for some in boxes.split(self.max_crops)]
+        )
 
-    def _mean_map(self, image: Tensor, boxes: Tensor) -> Tensor:
-        """The mean over all sides and mirrored crops, on the grid of the largest side."""
-        maps = []
-        for side in sorted(self.inference_sides, reverse=True):
-            crops = self.normalize(resize_crops(image, boxes, size=(side, side)))
+    def _mean_map(self, image: Tensor, boxes: Tensor, side: int) -> Tensor:
+        """The mean over all sides and mirrored crops, on the grid of the largest side.
+
+        Or the map of a single ``side``, if it is not 0.
+        """
+        maps, flip = [], self.inference_flip and not side
+        layout = map_layout(self.device)
+        for length in [side] if side else sorted(self.inference_sides, reverse=True):
+            crops = self.normalize(resize_crops(image, boxes, size=(length, length)))
+            crops = crops.contiguous(memory_format=layout)
             maps.append(self.roi_heads.probabilities(self.backbone(crops)))
-            if self.inference_flip:
+            if flip:
                 mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
                 maps.append(mirrored.flip(-1))
         size = tuple(maps[0].shape[-2:])
         return torch.stack([enlarge(one[:, None], size)[:, 0] for one in maps]).mean(dim=0)
 
+    def _find_boxes(
+        self, sample: dict[str, Any], image: Tensor, proposals: Instances
+    ) -> tuple[Instances, Tensor]:
+        """Proposals with boxes in place of points, and how well each box fits."""
+
+        def segment(crops: np.ndarray) -> np.ndarray:
+            maps = self._probabilities(image, torch.from_numpy(crops), self.search.side)
+            require_finite(maps, sample, "the segmenter's maps")
+            return maps.cpu().numpy()
+
+        points = proposals.proposal_points.cpu().numpy()
+        boxes, scores = self.search(points, tuple(image.shape[-2:]), segment)
+        found = Instances(proposals.image_size, gt_classes=proposals.gt_classes)
+        found.proposal_boxes = Boxes(torch.from_numpy(boxes).float().to(self.device))
+        return found, torch.from_numpy(scores).float()
+
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The mask of every given box.
+        """The mask of every given box, or of the box that is found around every given point.
 
-        A sample has ``image`` (3, H, W) in 0..255 and ``proposals``, Instances with
-        ``proposal_boxes`` in whole pixels and ``gt_classes``. There may be no boxes or no
-        ``proposals``.
+        A sample has ``image`` (3, H, W) in 0..255 and ``proposals``, Instances with ``gt_classes``
+        and ``proposal_boxes`` in whole pixels, or ``proposal_points`` (K, 2), (x, y) in pixels.
+        There may be none of them or no ``proposals``.
 
         Returns:
-            per image ``instances`` (see `BoxCasegROIHeads.instances`) and ``levels`` (K, h, w)
-            uint8, the stretched maps.
+            per image ``instances`` (see `BoxCasegROIHeads.instances`; ``scores`` of points are
+            those of `BoxSearch`) and ``levels`` (K, h, w) uint8, the stretched maps.
 
         Raises:
             DataError: the maps are not finite: the training diverged.
@@ -128,8 +157,12 @@ class BoxCaseg(PixelModule):
                 levels = torch.zeros(0, 1, 1, dtype=torch.uint8)
                 results.append({"instances": found, "levels": levels})
                 continue
-            maps = self._probabilities(image, proposals.to(self.device))
+            proposals, scores = proposals.to(self.device), None
+            if proposals.has("proposal_points"):
+                proposals, scores = self._find_boxes(sample, image, proposals)
+            maps = self._probabilities(image, proposals.proposal_boxes.tensor.long())
             require_finite(maps, sample, "the segmenter's maps")
-            found, levels = self.roi_heads.instances(maps, proposals.to(self.device))
+            found, levels = self.roi_heads.instances(maps, proposals)
+            found.scores = found.scores if scores is None else scores
             results.append({"instances": found, "levels": torch.from_numpy(levels)})
         return results

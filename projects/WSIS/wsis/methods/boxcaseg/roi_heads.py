@@ -18,17 +18,10 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead
+from wsis.methods.boxcaseg.heads import MaskHead, TransferredHead, enlarge
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss
 from wsis.methods.boxcaseg.proxy_masks import masks_in_boxes, normalize_maps, quantize_maps
 from wsis.modeling.network import network, options_of, shapes_of
-
-
-def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, C, h, w) on a grid of ``size``, bilinear between the centres of cells."""
-    if tuple(maps.shape[-2:]) == size:
-        return maps
-    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -64,11 +57,9 @@ class BoxCasegROIHeads(nn.Module):
             "norm": "BN" if keys.NORM == "SyncBN" and cfg.MODEL.DEVICE == "cpu" else keys.NORM,
         }
 
-    def join(self, features: Mapping[str, Tensor]) -> Tensor:
-        """(N, C, h, w): all features on the grid of the first, one after another."""
-        maps = [features[name] for name in self.in_features]
-        size = tuple(maps[0].shape[-2:])
-        return torch.cat([enlarge(one, size) for one in maps], dim=1)
+    def maps(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The features that the heads see, as one map on the grid of the first (`convolve`)."""
+        return [features[name] for name in self.in_features]
 
     def logits(
         self, features: Mapping[str, Tensor], salient: Tensor | None
@@ -82,12 +73,12 @@ class BoxCasegROIHeads(nn.Module):
         Returns:
             weak (N, 1, h, w), and full (M, 1, h, w) or None.
         """
-        x = self.join(features)
-        weak = self.weak(x)
+        maps = self.maps(features)
+        weak = self.weak(maps)
         if salient is None:
             return weak, None
-        chosen = x[salient] if bool(salient.any()) else x[:1]
-        return weak, self.full(chosen, self.weak)
+        chosen = salient if bool(salient.any()) else slice(1)
+        return weak, self.full([one[chosen] for one in maps], self.weak)
 
     def losses(
         self, features: Mapping[str, Tensor], labels: Tensor, salient: Tensor
@@ -112,8 +103,7 @@ class BoxCasegROIHeads(nn.Module):
 
     def probabilities(self, features: Mapping[str, Tensor]) -> Tensor:
         """Probabilities (N, h, w) float32 from the head of full supervision."""
-        x = self.join(features)
-        return self.full(x, self.weak)[:, 0].float().sigmoid()
+        return self.full(self.maps(features), self.weak)[:, 0].float().sigmoid()
 
     def instances(
         self, probabilities: Tensor, proposals: Instances

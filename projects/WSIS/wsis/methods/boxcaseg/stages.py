@@ -18,6 +18,7 @@ from wsis.data.artifacts import instance_arrays
 from wsis.data.images import read_dataset_image
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.box_masks import check_box_masks
+from wsis.evaluation.checks import check_instances
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import fair_confidence, mask_boxes
 from wsis.methods.boxcaseg.mask_checks import box_mask_evaluator, check_proxy_masks
@@ -55,6 +56,18 @@ def box_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     boxes = output["instances"].pred_boxes.tensor.cpu().numpy().astype(np.int64)
     levels = output["levels"].cpu().numpy()
     return instance_arrays(output["instances"]) | {"boxes": boxes, "levels": levels}
+
+
+def point_mask_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of an image with points: ``classes``, ``scores``, ``masks``.
+
+    They are those of `box_mask_artifact`, but no two masks have a pixel in common.
+    """
+    found = box_mask_artifact(output)
+    boxes = found.pop("boxes")
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    merged = merge_by_odds(found["masks"], found.pop("levels"), boxes, areas=areas)
+    return found | {"masks": merged}
 
 
 def derive_filled(
@@ -203,6 +216,17 @@ register_stages(
         mapper="BoxCasegMapper",
         to_artifact=box_mask_artifact,
         supervision="box",
+    ),
+    InferStage(
+        name="point_masks",
+        title="A box around every point, and its mask",
+        produces="instances",
+        consumes=("box_segmenter",),
+        config_keys=(*_NETWORK_KEYS, *_MASK_KEYS, "MODEL.BOXCASEG.POINTS"),
+        evaluation=check_instances,
+        mapper="BoxCasegPointMapper",
+        to_artifact=point_mask_artifact,
+        supervision="point",
     ),
     _BOXES_ALONE(
         name="grabcut_masks",

@@ -17,7 +17,7 @@ from wsis.methods.random_walker.walks import walk_from_points
 from wsis.stage import DeriveStage, register_stages
 
 
-def derive_point_masks(
+def derive_walked_masks(
     dataset_dict: dict[str, Any], artifacts: dict[str, Any], cfg: CfgNode
 ) -> dict[str, np.ndarray]:
     """A mask for each point of an image; none of two points on the same pixel.
@@ -47,12 +47,12 @@ def derive_point_masks(
 
 register_stages(
     DeriveStage(
-        name="point_masks",
+        name="walked_masks",
         title="Each picture divided among its points and the background by random walks",
         produces="instances",
         config_keys=("MODEL.RANDOM_WALKER",),
         evaluation=check_instances,
-        function=derive_point_masks,
+        function=derive_walked_masks,
         supervision="point",
     )
 )
