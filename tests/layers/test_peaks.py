@@ -82,6 +82,17 @@ def test_thresholds():
     assert confident_peaks(maps, scores, peaks[:0]).shape == (0, 4)
 
 
+def test_the_highest_peak_of_a_certain_class_counts_at_any_height():
+    maps = torch.zeros(1, 3, 1, 5)
+    maps[0, :, 0] = torch.tensor(
+        [[-3.0, -4.0, -2.0, -4.0, -3.0], [-3.0, -4.0, -2.0, -4.0, -3.0], [40.0, 0, 31, 0, 1]]
+    )
+    _, peaks = peak_stimulation(maps, peak_filter="none")
+    scores = torch.tensor([[float("inf"), 5.0, float("inf")]])
+    kept = confident_peaks(maps, scores, peaks, class_threshold=0.0, peak_threshold=30.0)
+    assert kept.tolist() == [[0, 0, 0, 2], [0, 2, 0, 0], [0, 2, 0, 2]]
+
+
 def test_upsampling_keeps_corners():
     maps = torch.rand(1, 2, 3, 4)
     large = upsample_maps(maps, 4)

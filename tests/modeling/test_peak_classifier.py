@@ -145,6 +145,16 @@ def test_mixed_precision_leaves_responses_as_they_are(model):
             assert torch.equal(found.responses, expected.responses)
 
 
+def test_each_tag_has_a_peak_however_low(model):
+    """A threshold that suits frequent classes leaves rare ones without; a tag is certain."""
+    x = model.normalize(image(40, 52))
+    model.peak_threshold = 1e6
+    tagged, untagged = model.respond([x, x], tags=[[0, 2], None], back_propagate=False)
+    assert tagged.peaks[:, 0].tolist() == [0, 2]
+    assert torch.equal(tagged.values, tagged.class_maps[[0, 2]].amax(dim=(1, 2)))
+    assert len(untagged.peaks) == 0
+
+
 def test_tags_are_ids_or_vectors(model):
     x = model.normalize(image(40, 52))
     for tags in ([1], [1.0] * 0 + [0.0, 1.0, 0.0], torch.tensor([False, True, False])):

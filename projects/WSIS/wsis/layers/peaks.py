@@ -142,7 +142,10 @@ def confident_peaks(
 
     Keeps those of ``peaks`` (P, 4), in their order, that are higher than ``peak_threshold`` on
     ``maps`` (N, C, h, w) and whose class has at least ``class_threshold`` in ``scores`` (N, C). A
-    score of NaN is too low.
+    score of NaN is too low. A class whose score is infinite is there for certain, and the highest
+    peak of its map counts whatever its height.
     """
-    present = scores[peaks[:, 0], peaks[:, 1]] >= class_threshold
-    return peaks[present & (peak_values(maps, peaks) > peak_threshold)]
+    own, values = scores[peaks[:, 0], peaks[:, 1]], peak_values(maps, peaks)
+    highest = maps.amax(dim=(2, 3))[peaks[:, 0], peaks[:, 1]]
+    high = (values > peak_threshold) | (own.isposinf() & (values == highest))
+    return peaks[(own >= class_threshold) & high]

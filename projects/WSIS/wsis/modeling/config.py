@@ -109,8 +109,8 @@ def _add_peak_classifier_config(cfg: CfgNode) -> None:
     keys.GRADIENT = "undivided"
     # Inference: classes of images without tags must score at least this ...
     keys.CLASS_THRESHOLD = 0.0
-    # ... and peaks must be higher than this. Depends on the data and the training: run
-    # tools/peak_thresholds.py to see the values.
+    # ... and peaks must be higher than this, but for the highest of each tag. Depends on the data
+    # and the training: run tools/peak_thresholds.py to see the values.
     keys.PEAK_THRESHOLD = 30.0
     # At most this number of peaks of an image, the highest; 0: all.
     keys.MAX_PEAKS = 0

@@ -270,7 +270,7 @@ class PeakClassifier(PixelModule):
     def _choose(
         self, maps: Tensor, scores: Tensor, peaks: Tensor, tags: Sequence[Sequence[int] | None]
     ) -> Tensor:
-        """Peaks (P, 4) of present classes above the threshold; of equal ones the first."""
+        """Peaks (P, 4) of present classes above the threshold, and the highest of each tag."""
         scores = scores.clone()
         for row, given in zip(scores, tags, strict=True):
             if given is not None:
