@@ -27,6 +27,7 @@ LEVELS = {
     "filled_points": "point",
     "retrieved_points": "point",
     "point_masks": "point",
+    "walked_masks": "point",
     "prompted_box_masks": "box",
     "prompted_point_instances": "point",
     "mask_rcnn": "mask",  # the pseudo labels'
@@ -70,7 +71,7 @@ def test_products_that_stages_do_without():
     assert starts == {
         *("classifier", "peak_classifier", "box_segmenter", "boxinst"),
         *("proposals", "supervised_mask_rcnn", "filled_masks", "grabcut_masks"),
-        *("point_peak_classifier", "point_masks"),
+        *("point_peak_classifier", "walked_masks"),
         *("prompted_box_masks", "prompted_point_instances"),
     }
     assert _STAGES["response_instances"].consumes == ("peak_classifier",)

@@ -58,6 +58,11 @@ _NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     ("MODEL.BOXCASEG.THRESHOLD", lambda number: number <= 255, "at most 255"),
     ("*.KERNEL_SIZE *.WINDOW", lambda number: number % 2 == 1, "odd"),
+    (
+        "MODEL.BOXCASEG.INFERENCE_SIDES",
+        lambda number: type(number) is int and number >= 1,
+        "whole numbers of 1 or more",
+    ),
 )
 _CHOICES = {
     "INPUT.FORMAT": ("BGR", "RGB"),
@@ -114,7 +119,9 @@ def _wrong_list(key: str, value: Any, default: Any) -> str:
         return "a list with at least one element"
     if default or pattern:
         words = isinstance(next(_leaves(default), 0), str)
-        if not all(isinstance(leaf, str if words else int | float) for leaf in _leaves(value)):
+        nested = words or any(isinstance(element, list | tuple) for element in default)
+        found = _leaves(value) if nested else value
+        if not all(isinstance(leaf, str if words else int | float) for leaf in found):
             return f"a list of {'words' if words else 'numbers'}"
     if length is not None and len(value) not in ({length} if default else {0, length}):
         return f"a list of {length}{'' if default else ', or empty'}"

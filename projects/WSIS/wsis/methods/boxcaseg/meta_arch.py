@@ -128,7 +128,7 @@ class BoxCaseg(PixelModule):
         boxes, scores = self.search(points, tuple(image.shape[-2:]), segment)
         found = Instances(proposals.image_size, gt_classes=proposals.gt_classes)
         found.proposal_boxes = Boxes(torch.from_numpy(boxes).float().to(self.device))
-        return found, torch.from_numpy(scores).float()
+        return found, torch.from_numpy(scores).float().to(self.device)
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""Config keys of the random walker; importing this module registers its stages."""
+"""Config keys of the random walker; importing this module registers its stage."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from wsis.methods.random_walker import stages  # noqa: F401  (registers them)
+from wsis.methods.random_walker import stages  # noqa: F401  (registers it)
 
 
 def add_random_walker_config(cfg: CfgNode) -> None:
