@@ -21,8 +21,11 @@ from detectron2.utils import comm
 from functools import partial
 from pathlib import Path
 from wsis.engine.launch import launch
+from wsis.data.builtin import get_dataset_dicts
+from wsis.data.catalog import DatasetCatalog
 from wsis.data.stream import single_pass_loader
 from wsis.engine.lock import check_shared
+from wsis.engine.run import _one_reads
 from wsis.errors import DataError, run_command
 
 def live_and_hold(folder):
@@ -35,6 +38,10 @@ def here(folder):
         Path(folder, str(comm.get_rank())).touch()
     return work
 
+def broken():
+    assert comm.is_main_process()
+    raise DataError("image x is broken")
+
 def main(mode):
     ranks = comm.all_gather(comm.get_rank())
     assert ranks == list(range(comm.get_world_size()))
@@ -43,6 +50,10 @@ def main(mode):
         raise KeyError("lost")
     if mode == "fail" and comm.get_rank() == 1 or mode == "fail all":
         raise DataError("image x is broken")
+    if mode == "fail to read":  # the others wait for what the main process reads
+        DatasetCatalog.register("broken", broken)
+        with _one_reads():
+            get_dataset_dicts("broken")
     if comm.is_main_process():
         print("ranks", ranks, flush=True)
     if mode == "apart":
@@ -97,7 +108,7 @@ def test_torchrun_processes_see_each_other(script):
     assert "ranks [0, 1]" in done.stdout
 
 
-@pytest.mark.parametrize("mode", ["fail", "fail all"])
+@pytest.mark.parametrize("mode", ["fail", "fail all", "fail to read"])
 def test_errors_end_all_processes_with_one_message(mode):
     done = forked(WORK, "2", mode)
     assert done.returncode == 1

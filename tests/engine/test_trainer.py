@@ -9,6 +9,7 @@ import pytest
 import torch
 from wsis.data.artifacts import ProductReader
 from wsis.data.mappers import build_mapper
+from wsis.engine.checkpoint import build_network
 from wsis.engine.manifest import Images
 from wsis.engine.pipeline import load_pipeline
 from wsis.engine.trainer import KeepBest, Trainer, build_train_loader
@@ -128,6 +129,16 @@ def test_resumed_equals_unbroken(trainer_of, stage, stop):
     assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
     momenta = [state["momentum_buffer"] for state in resumed.optimizer.state.values()]
     assert any(momentum.abs().sum() > 0 for momentum in momenta)
+
+
+def test_weights_of_five_dimensions_keep_their_layout(trainer_of, monkeypatch):
+    def build(cfg):
+        model = build_network(cfg)
+        model.volume = torch.nn.Conv3d(2, 2, 3)
+        return model
+
+    monkeypatch.setattr("wsis.engine.trainer.build_network", build)
+    assert trainer_of("volumes", "classifier").model.volume.weight.is_contiguous()
 
 
 @pytest.mark.parametrize("schedule", ["WarmupMultiStepLR", "WarmupCosineLR"])

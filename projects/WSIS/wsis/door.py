@@ -35,7 +35,6 @@ from wsis.visualization.canvas import counted
 logger = logging.getLogger(__name__)
 
 
-@reading_once()
 def run(
     config_file: str | os.PathLike[str],
     overrides: Sequence[Any] = (),
@@ -78,16 +77,16 @@ def run(
     words = ("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides))
     selection = {"stage": stage, "first": from_stage, "last": until_stage}
     datasets = named_entries()  # other processes do not know what was registered in this one
-    pipeline = load_pipeline(config_file, words, num_processes=processes)
-    for planned in pipeline.select(**selection):
-        _check_processes(planned, processes, device, eval_only=eval_only)
-    one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
-    with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
-        options = {"force": force, "resume": resume, "eval_only": eval_only}
-        work = partial(run_stages, config_file, words, selection, datasets=datasets, **options)
-        if processes == 1 or started_by_torchrun():  # it runs here
-            work = partial(work, pipeline=pipeline)
-        launch(work, processes, device=device)
+    here = processes == 1 or started_by_torchrun()  # else other processes read, and this one waits
+    with reading_once() if here else nullcontext():
+        pipeline = load_pipeline(config_file, words, num_processes=processes)
+        for planned in pipeline.select(**selection):
+            _check_processes(planned, processes, device, eval_only=eval_only)
+        one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
+        with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
+            options = {"force": force, "resume": resume, "eval_only": eval_only}
+            work = partial(run_stages, config_file, words, selection, datasets=datasets, **options)
+            launch(partial(work, pipeline=pipeline) if here else work, processes, device=device)
     return json.loads((pipeline.output_dir / METRICS).read_text(encoding="utf-8"))
 
 

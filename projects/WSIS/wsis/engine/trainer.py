@@ -202,8 +202,10 @@ class Trainer(TrainerBase):
         super().__init__()
         self._seed = max(cfg.SEED, 0)
         torch.manual_seed(derive_seed(self._seed))
-        layout = map_layout(torch.device(cfg.MODEL.DEVICE))
-        model = build_network(cfg).to(memory_format=layout)
+        model, layout = build_network(cfg), map_layout(torch.device(cfg.MODEL.DEVICE))
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.ndim == 4:  # torch's `Module.to` refuses those of 5
+                tensor.data = tensor.data.contiguous(memory_format=layout)
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
