@@ -21,8 +21,13 @@ def nothing_stays():
     import wsis.data.builtin  # noqa: F401  (registers the data sets that are always there)
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    # A command that an earlier test ran in this process keeps its log lines from caplog.
-    logging.getLogger("wsis").propagate = True
+    # A command that an earlier test ran in this process keeps its log lines from caplog, and writes
+    # those of INFO to a stream that is closed.
+    for name in ("wsis", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
     environment, folder = dict(os.environ), os.getcwd()
     loaders = dict(DatasetCatalog)
     metadata = {name: (entry, dict(vars(entry))) for name, entry in MetadataCatalog.items()}

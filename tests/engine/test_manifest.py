@@ -287,9 +287,9 @@ def test_a_data_set_is_read_once_per_command(monkeypatch):
     def get(name, on_error):
         read.append(name)
         assert on_error == "skip"
-        return [record(name)]
+        return iter([record(name)])
 
-    monkeypatch.setattr(manifests, "get_dataset_dicts", get)
+    monkeypatch.setattr(manifests, "read_dataset", get)
     images = Images("skip")
     for _ in range(2):
         assert [one["image_key"] for one in images.named(("a", "b"))] == ["a", "b"]
