@@ -132,3 +132,15 @@ def test_tags_alone_are_refused_before_the_first_stage(photos, shapes_root, name
     assert refused.returncode == 1
     assert f"stage {stage} needs {what} annotations, and no image of" in refused.stderr
     assert not list((photos / "out").glob("1_*"))
+
+
+def test_objects_without_a_box_are_told(photos, shapes_root):
+    path = photos / "boxes_train.json"
+    content = json.loads((shapes_root / "shapes" / path.name).read_text())
+    total = len(content["annotations"])
+    for annotation in content["annotations"][:3]:
+        del annotation["bbox"]
+    path.write_text(json.dumps(content))
+    extra = [("DATA.TRAIN", str(path))]
+    done = run(photos, "--until-stage", "grabcut_masks", extra=extra)
+    assert f"grabcut_masks works on boxes: 3 of {total} objects of" in done.stdout + done.stderr

@@ -223,11 +223,26 @@ def _check_chosen(chosen: Sequence[StageFolder]) -> None:
 
 
 def _check_annotated(folder: StageFolder) -> None:
-    """Refuse a data set without any box (or point) for a stage that works on boxes (points)."""
+    """Refuse a data set without any box (or point) for a stage that works on boxes (points).
+
+    Where only some objects have none, a warning says how many are passed over.
+    """
     needed = folder.planned.stage.supervision
     key = _ANNOTATION_KEYS.get(needed)
+    if not key:
+        return
     annotations = (a for d in folder.dataset_dicts for a in d.get("annotations", ()))
-    if key and not any(key in annotation for annotation in annotations):
+    having = [key in one for one in annotations if not one.get("iscrowd")]
+    if any(having) and not all(having) and comm.is_main_process():
+        logger.warning(
+            "%s works on %s: %d of %d objects of %s have none and are passed over",
+            folder.name,
+            {"box": "boxes", "point": "points"}[needed],
+            having.count(False),
+            len(having),
+            ", ".join(folder.dataset_names),
+        )
+    if not any(having):
         raise DataError(
             f"stage {folder.name} needs {needed} annotations, and no image of "
             f"{', '.join(folder.dataset_names)} has one; name one that has them (DATA.TRAIN), "
@@ -251,7 +266,8 @@ def _bring_to_its_end(folder: StageFolder, *, force: bool, resume: bool) -> bool
             advice = "Train on with --resume, redo" if status.extends else "Redo"
             raise WSISError(
                 f"stage {folder.name} in {folder.path} is stale: {status.detail}. {advice} it and "
-                f"what follows with --from-stage {folder.name} --force, or take the change back"
+                f"what follows with --from-stage {folder.name} --force, take the change back, "
+                "or name another OUTPUT_DIR"
             )
     stage = folder.planned.stage
     if isinstance(stage, InferStage) and stage.measured is not None:
