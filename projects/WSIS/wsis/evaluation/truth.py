@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ def _stated(
     """Masks with the areas and boxes that their annotations state."""
     areas = np.array([a.get("area", np.nan) for a in annotations], dtype=np.float64)
     boxes = np.array([_box_of(a) for a in annotations], dtype=np.float64).reshape(-1, 4)
-    return EvaluationTruth(**vars(truth), areas=areas, boxes=boxes, crowds=crowds)
+    given = {field.name: getattr(truth, field.name) for field in fields(truth)}
+    return EvaluationTruth(**given, areas=areas, boxes=boxes, crowds=crowds)
 
 
 def _box_of(annotation: dict[str, Any]) -> list[float]:
