@@ -61,6 +61,17 @@ def test_unknown_name():
         get_dataset_dicts("nope")
 
 
+def test_unknown_path(tmp_path):
+    (tmp_path / "boxes.json").touch()
+    wrong = tmp_path / "bxes.json"
+    with pytest.raises(
+        UsageError, match=r"no file or folder .*bxes\.json; did you mean boxes\.json"
+    ):
+        get_dataset_dicts(str(wrong))
+    with pytest.raises(UsageError, match=r"there is no file or folder nowhere/x\.json$"):
+        get_dataset_dicts("nowhere/x.json")
+
+
 def test_dicts_are_completed_and_fresh(register):
     stored = [
         {"file_name": "d/x.jpg", "image_id": 1, "annotations": [{"category_id": 4}]},

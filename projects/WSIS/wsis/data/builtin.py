@@ -28,7 +28,7 @@ from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
 from wsis.data.supervision import SUPERVISIONS
 from wsis.data.voc import VOC_CLASSES, load_voc
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 _VOC_SPLITS = {
@@ -172,9 +172,13 @@ def require_dataset(name: str, where: str = "") -> Any:
         UsageError: no such data set; ``where`` is named, and the data sets that are known.
     """
     if not is_known(name) and not _ask_detectron2(name):
+        start, path = f"{where}{': ' if where else ''}there is no", Path(name)
+        if len(path.parts) > 1 or path.suffix:
+            beside = os.listdir(path.parent) if path.parent.is_dir() else []
+            raise UsageError(f"{start} file or folder {name}{did_you_mean(path.name, beside)}")
         ours = sorted(n for n in DatasetCatalog.list() if "supervision" in _metadata(n))
         raise UsageError(
-            f"{where}{': ' if where else ''}there is no data set (nor a path) {name!r}; WSIS knows "
+            f"{start} data set (nor a path) {name!r}; WSIS knows "
             f"{', '.join(ours)} and Detectron2's COCO names; others are described in DATA "
             "(datasets/README.md)"
         )
