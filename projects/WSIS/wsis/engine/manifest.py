@@ -364,6 +364,14 @@ class Images:
         self.named = functools.cache(functools.partial(_read_images, on_error))
         self.fingerprint = functools.cache(lambda n, level: fingerprint(self.named(n), level))
         self.sizes = functools.cache(lambda names: sizes_of_images(self.named(names)))
+        self.annotated = functools.cache(lambda n, key: _count_annotated(self.named(n), key))
+
+
+def _count_annotated(records: Sequence[Record], key: str) -> tuple[int, int]:
+    """How many objects have something of their own, such as a box, and how many there are."""
+    annotations = (one for record in records for one in record.get("annotations", ()))
+    having = [key in one for one in annotations if not one.get("iscrowd")]
+    return sum(having), len(having)
 
 
 def _read_images(on_error: str, names: tuple[str, ...]) -> Sequence[Record]:

@@ -231,18 +231,17 @@ def _check_annotated(folder: StageFolder) -> None:
     key = _ANNOTATION_KEYS.get(needed)
     if not key:
         return
-    annotations = (a for d in folder.dataset_dicts for a in d.get("annotations", ()))
-    having = [key in one for one in annotations if not one.get("iscrowd")]
-    if any(having) and not all(having) and comm.is_main_process():
+    having, total = folder.images.annotated(folder.dataset_names, key)
+    if 0 < having < total and comm.is_main_process():
         logger.warning(
             "%s works on %s: %d of %d objects of %s have none and are passed over",
             folder.name,
             {"box": "boxes", "point": "points"}[needed],
-            having.count(False),
-            len(having),
+            total - having,
+            total,
             ", ".join(folder.dataset_names),
         )
-    if not any(having):
+    if not having:
         raise DataError(
             f"stage {folder.name} needs {needed} annotations, and no image of "
             f"{', '.join(folder.dataset_names)} has one; name one that has them (DATA.TRAIN), "
