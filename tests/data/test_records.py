@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from wsis.data import coco
+from wsis.data import user
 from wsis.data.builtin import (
     class_names,
     get_dataset_dicts,
@@ -46,7 +46,7 @@ def test_parts_and_heads():
     found = Records(given)
     assert list(found[1::3]) == given[1::3]
     assert list(found[2:8][np.array([5, 0])]) == [given[7], given[2]]
-    assert list(found.where(lambda r: r["annotations"])) == [r for r in given if r["annotations"]]
+    assert list(found[found.objects() > 0]) == [r for r in given if r["annotations"]]
     assert list(heads_of(found)[3:5]) == [given[n] | {"annotations": ()} for n in (3, 4)]
     assert heads_of(given) is given
     with pytest.raises(IndexError):
@@ -63,8 +63,8 @@ def reads(tmp_path, monkeypatch):
     path = tmp_path / "owls.json"
     path.write_text(json.dumps(content))
     entry = {"NAME": NAME, "FORMAT": "coco", "JSON": str(path), "IMAGES": str(tmp_path)}
-    times, load = [], coco.load_json
-    monkeypatch.setattr(coco, "load_json", lambda p: times.append(p) or load(p))
+    times, load = [], user.load_coco_dataset
+    monkeypatch.setattr(user, "load_coco_dataset", lambda *a: times.append(a) or load(*a))
     register_dataset(entry)
     yield times
     DatasetCatalog.pop(NAME)

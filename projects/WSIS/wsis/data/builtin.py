@@ -22,7 +22,7 @@ from wsis.data.catalog import DatasetCatalog, MetadataCatalog
 from wsis.data.checks import MAX_NAME_BYTES
 from wsis.data.coco import load_coco_dataset
 from wsis.data.problems import ADVICE, Problems
-from wsis.data.records import Records, heads_of
+from wsis.data.records import Records, compact
 from wsis.data.root import datasets_root, duts_folders
 from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
@@ -134,7 +134,7 @@ def class_names(name: str) -> tuple[str, ...]:
     if not known.get("thing_classes"):
         found, problems = _read(name)
         if _kept is not None:
-            _kept[name] = known, Records(found), problems
+            _kept[name] = known, compact(found), problems
     names = known.get("thing_classes")
     if not names:
         raise DataError(f"data set {name} names no classes (thing_classes)")
@@ -284,7 +284,7 @@ def _read(name: str) -> tuple[Sequence[dict[str, Any]], Problems]:
     def make() -> tuple[Records, Problems, dict[str, Any]]:
         found, problems = _read_here(name)
         known = metadata.as_dict()
-        return Records(found), problems, {key: known[key] for key in _FOUND if key in known}
+        return compact(found), problems, {key: known[key] for key in _FOUND if key in known}
 
     records, problems, about = _share(make)
     vars(metadata)["problems"] = problems
@@ -325,28 +325,31 @@ def _tell(name: str, problems: Problems) -> None:
         logger.warning("data set %s: warnings: %d:\n%s", name, problems.warnings, warnings)
 
 
-def _complete(given: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The dicts with what WSIS wants of them, one after another."""
-    heads, keys = heads_of(given), None
+def _complete(records: Records) -> Records:
+    """The dicts with what WSIS wants of them."""
+    heads, keys = records.heads, None
     if not all("image_key" in record for record in heads):
         keys = image_keys([str(record["file_name"]) for record in heads])
-    for number, record in enumerate(given):
+
+    def more(number: int, record: dict[str, Any]) -> dict[str, Any]:
         own: dict[str, Any] = {} if keys is None else {"image_key": keys[number]}
         if "image_labels" not in record:
-            labels = {a["category_id"] for a in record.get("annotations", ())}
+            labels = {one["category_id"] for one in records.annotations(number)}
             own["image_labels"] = sorted(labels)
-        yield record | own
+        return own
+
+    return records.with_more(more)
 
 
-def read_dataset(name: str, on_error: str = "raise") -> Iterator[dict[str, Any]]:
-    """`get_dataset_dicts`, one after another."""
+def read_dataset(name: str, on_error: str = "raise") -> Records:
+    """`get_dataset_dicts`, in little memory."""
     require_dataset(name)
     given, problems = _read(name)
     if on_error == "raise":
         problems.raise_errors(ADVICE)
     if on_error != "collect":
         _tell(name, problems)
-    return _complete(given)
+    return _complete(compact(given))
 
 
 def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]]:

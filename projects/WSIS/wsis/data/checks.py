@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -18,6 +19,7 @@ from wsis.errors import DataError
 from wsis.reading import open_file
 
 MAX_JSON_BYTES = 8 << 30
+_PLAIN_PATH = re.compile(r"[\w-][\w./ -]*", re.ASCII)
 _FAR = 1e9  # pixels; no box reaches so far beyond an image by mistake
 MAX_NAME_BYTES = 220  # file systems allow 255, of which suffixes and temporary names take some
 
@@ -58,19 +60,24 @@ def integer(value: Any) -> int:
     return value
 
 
-def numbers(value: Any, count: int | None = None) -> list[float]:
-    """A list of pixel coordinates or sides, of the length ``count`` if given."""
+def finite(value: Any, count: int | None = None) -> list[float]:
+    """A list of finite numbers, of the length ``count`` if given."""
     if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
         wanted = "a list of numbers" if count is None else f"a list of {count} numbers"
         raise ValueError(f"is {short(value)}, not {wanted}")
     kinds = {*map(type, value)}
     try:  # nearly always all are plain, which takes a tenth of the time
-        plain = kinds <= {float, int} and math.isfinite(math.fsum(value))
+        plain = kinds <= {float, int} and math.isfinite(sum(value))
     except OverflowError:
         plain = False
-    found = (
-        [*(value if kinds == {float} else map(float, value))] if plain else [*map(number, value)]
-    )
+    if plain:
+        return [*(value if kinds == {float} else map(float, value))]
+    return [*map(number, value)]
+
+
+def numbers(value: Any, count: int | None = None) -> list[float]:
+    """A list of pixel coordinates or sides, of the length ``count`` if given."""
+    found = finite(value, count)
     if found and max(max(found), -min(found)) > _FAR:
         raise ValueError(f"holds {max(found, key=abs):g}, which is absurdly far away")
     return found
@@ -101,6 +108,8 @@ def inside(name: Any, *, colon: bool = False) -> str:
 
     Its first part may have a ``colon`` only if so stated: elsewhere that names a drive.
     """
+    if isinstance(name, str) and _PLAIN_PATH.fullmatch(name) and ".." not in name:
+        return name  # nearly always
     path = PurePosixPath(name.replace("\\", "/") if isinstance(name, str) else "")
     if not path.parts or "\0" in name:
         raise ValueError(f"is {short(name)}, not a file name")

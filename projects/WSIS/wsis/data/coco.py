@@ -11,27 +11,24 @@ from __future__ import annotations
 
 import gc
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wsis.data.checks import field, identity, load_json, naming, short
+from wsis.data.checks import load_json, naming, short
+from wsis.data.coco_checker import Checker, Ids, Packer, StatedIds
 from wsis.data.coco_fields import (
     Identity,
-    Note,
     Record,
-    by_rank,
-    read_annotation,
-    read_categories,
-    read_image,
+    used_categories,
 )
 from wsis.data.contradictions import tell_contradictions
-from wsis.data.picture_names import PictureFinder
-from wsis.data.problems import FieldError, Problems, collecting
+from wsis.data.long_lists import LongLists, Unusual
+from wsis.data.problems import Problems, collecting
+from wsis.data.records import Records
 from wsis.errors import DataError
 
 
@@ -80,137 +77,6 @@ def _entries(content: Any, problems: Problems, source: Path) -> dict[str, list[R
     return found
 
 
-class _Checker:
-    """Checks the images and annotations of one file; what is broken is left out."""
-
-    def __init__(
-        self,
-        source: Path,
-        class_ids: dict[Identity, int],
-        problems: Problems,
-        sources: Mapping[Any, str | os.PathLike[str]],
-    ) -> None:
-        self.source, self.sources = source, sources
-        self.class_ids, self.problems = class_ids, problems
-        self.images: dict[Identity, Record] = {}
-        self.left_out: dict[Any, Any] = {}  # file names by id; annotations go with their image
-
-    def _error(self, error: Exception, image: Any, annotation: Any = None) -> None:
-        place = {"image": image, "annotation": annotation, "field": getattr(error, "field", None)}
-        self.problems.error(str(error), file=self.sources.get(image, self.source), **place)
-
-    def read_images(
-        self, entries: list[Record], finder: PictureFinder | None, known: dict[Identity, int]
-    ) -> None:
-        given: dict[Identity, Record] = {}
-        for entry in entries:
-            number = entry.get("id")
-            try:
-                number = field(entry, "id", identity)
-                other = given.setdefault(number, entry)
-                if other is entry:
-                    self.images[number] = read_image(entry, finder, known)
-                elif other != entry:
-                    name = short(other.get("file_name"))
-                    text = f"occurs twice, the other time as {name}: whose annotations are whose?"
-                    raise FieldError("id", text)
-                else:
-                    place = {"image": number, "left_out": 1}
-                    self.problems.warning("occurs twice", file=self.source, **place)
-            except (ValueError, DataError) as error:
-                named = number if isinstance(number, int | str) else short(number)
-                self._error(error, named)
-                self.left_out[named] = self.images.pop(named, None)
-        if finder is not None and finder.otherwise:
-            (name, found), some = next(iter(finder.otherwise.items())), len(finder.otherwise)
-            text = f"{some} of {len(entries)} file names are not quite those of the files: "
-            text += f"{short(name)} is taken to be {found}"
-            self.problems.warning(text, file=self.source, field="file_name")
-
-    def read_annotations(self, entries: list[Record]) -> None:
-        notes: list[tuple[str, Record]] = []
-
-        def note(text: str, **place: Any) -> None:
-            notes.append((text, place))
-
-        ids, numbers = _Ids(entries), Counter[Any]()
-        for entry in entries:
-            image_id, named = _plain(entry.get("image_id")), _plain(entry.get("id"))
-            if image_id in self.left_out:
-                self.problems.left_out += 1
-                continue
-            if named is None:
-                numbers[image_id] += 1
-                place = entry.get("place")  # in the file of another tool
-                named = place if type(place) is int else numbers[image_id]
-            image = self.images.get(image_id)
-            try:
-                own = ids.take(entry, note)
-                if own is not None and not _is_empty_proxy(entry):
-                    if image is None:
-                        raise FieldError("image_id", f"{short(image_id)} is no image of the file")
-                    category = self._category(entry.get("category_id"))
-                    image["annotations"].append(read_annotation(entry, own, image, category, note))
-            except ValueError as error:
-                self._error(error, None if image is None else image_id, named)
-                notes.clear()
-            for text, place in notes:
-                file = self.sources.get(image_id, self.source)
-                self.problems.warning(text, file=file, image=image_id, annotation=named, **place)
-            notes.clear()
-
-    def _category(self, value: Any) -> int:
-        if type(value) is not int:
-            value = field({"category_id": value}, "category_id", identity)
-        if value not in self.class_ids:
-            raise FieldError("category_id", f"{short(value)} is not among the categories")
-        return self.class_ids[value]
-
-
-class _Ids:
-    """Gives every annotation an id that no other has: its own, if that is possible."""
-
-    def __init__(self, entries: list[Record]) -> None:
-        largest = max((e["id"] for e in entries if type(e.get("id")) is int), default=0)
-        self.spare = count(max(largest, 0) + 1)
-        self.seen: dict[Identity, Record] = {}
-
-    def take(self, entry: Record, note: Note) -> Identity | None:
-        """None if the annotation is there twice."""
-        if entry.get("id") is None:
-            return next(self.spare)
-        own: Identity = field(entry, "id", identity)
-        other = self.seen.setdefault(own, entry)
-        if other is entry:
-            return own
-        if other == entry:
-            note("occurs twice", left_out=1)
-            return None
-        own = next(self.spare)
-        note(f"id occurs twice; this one counts as {own}", field="id")
-        return own
-
-
-def _plain(value: Any) -> Any:
-    """An id; of what is none a short text, of None None."""
-    if value is None or type(value) is int:
-        return value
-    try:
-        return identity(value)
-    except ValueError:
-        return value if isinstance(value, float) else short(value)
-
-
-def _is_empty_proxy(entry: Record) -> bool:
-    """A box without area in a file of the original BoxCaseg, which copies those of COCO.
-
-    It has a confidence and no score; nothing can be learnt from it.
-    """
-    box = entry.get("bbox")
-    proxy = "confidence" in entry and "score" not in entry
-    return proxy and isinstance(box, list) and len(box) == 4 and 0 in box[2:]
-
-
 def check_content(
     content: Any,
     source: str | os.PathLike[str],
@@ -232,24 +98,19 @@ def check_content(
     Raises:
         DataError: no such content, or its categories are contradictory.
     """
-    source = Path(source)
     with naming(str(source)):
-        entries = _entries(content, problems, source)
-        names = read_categories(entries, problems, source)
-    class_names = tuple(dict.fromkeys(names.values()))
-    ranks: dict[Identity, int] = {name: rank for rank, name in enumerate(class_names)}
-    class_ids = {number: ranks[name] for number, name in names.items()}
-    checker = _Checker(source, class_ids, problems, sources or {})
-    finder = None if image_root is None else PictureFinder(image_root)
-    checker.read_images(entries["images"], finder, ranks | class_ids)
-    checker.read_annotations(entries["annotations"])
+        entries = _entries(content, problems, Path(source))
+    used = cache(lambda: used_categories(entries["images"], entries["annotations"]))
+    checker = Checker(source, problems, sources)
+    class_names = checker.begin(entries, used, image_root)
+    checker.read_annotations(entries["annotations"], Ids(entries["annotations"]))
     info = content.get("info")
     return CocoFile(
-        path=source,
+        path=checker.source,
         info=info if isinstance(info, dict) else {},
         class_names=class_names,
-        class_ids=class_ids,
-        images=[checker.images[i] for i in sorted(checker.images, key=by_rank)],
+        class_ids=checker.class_ids,
+        images=checker.in_order(),
     )
 
 
@@ -281,6 +142,9 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
     return file
 
 
+_Loaded = tuple[Sequence[Record], tuple[str, ...], dict[Identity, int]]
+
+
 @_without_collections()
 def load_coco_dataset(
     path: str | os.PathLike[str],
@@ -289,8 +153,10 @@ def load_coco_dataset(
     *,
     content: Any = None,
     sources: Mapping[Any, str | os.PathLike[str]] | None = None,
-) -> tuple[list[Record], tuple[str, ...], dict[Identity, int]]:
+) -> _Loaded:
     """Dataset dicts of a COCO JSON file, with image labels; class names; category id to class id.
+
+    A file of the usual form is read annotation by annotation, into `Records`.
 
     Args:
         path: the file.
@@ -304,15 +170,56 @@ def load_coco_dataset(
     """
     root = Path(image_root)
     with collecting(problems) as found:
-        content = load_json(path) if content is None else content
+        if content is None:
+            with suppress(Unusual):
+                return _read_in_turn(Path(path), root, found)
+            content = load_json(path)
         file = check_content(content, path, found, image_root=root, sources=sources)
         records = tell_contradictions(file.images, path, found)
     for record in records:
-        record["file_name"] = str(root / record["file_name"])
-        record.pop("image_key", None)  # the data set has keys of its own
-        present = {a["category_id"] for a in record["annotations"]}
-        record.setdefault("image_labels", sorted(present))
+        _complete(record, root, {a["category_id"] for a in record["annotations"]})
     return records, file.class_names, file.class_ids
+
+
+def _complete(record: Record, root: Path, present: set[int]) -> Record:
+    record["file_name"] = str(root / record["file_name"])
+    record.pop("image_key", None)  # the data set has keys of its own
+    record.setdefault("image_labels", sorted(present))
+    return record
+
+
+def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
+    """As `load_coco_dataset`; no two annotations are in memory as lists and dicts.
+
+    Raises:
+        Unusual: what is to be said of the file, or what its annotations mean, cannot be told by one
+            of them alone.
+    """
+    lists, told = LongLists(path, ("images", "categories", "annotations")), Problems()
+    first: dict[str, Any] = {name: [*lists.entries(name)] for name in ("images", "categories")}
+    first = _entries(first, told, path)
+    packer = Packer(path, told)
+    class_names = packer.begin(first, _unusual, root)
+    images = packer.in_order()
+    if len({image["file_name"] for image in images}) < len(images):
+        raise Unusual
+    packer.read_annotations(lists.entries("annotations"), StatedIds())
+    lists.rest()
+    packer.contradictions.tell(images, path, told)
+    problems.take(told)
+    return Records(_one_by_one(images, root, packer.labels)), class_names, packer.class_ids
+
+
+def _one_by_one(
+    images: list[Record], root: Path, labels: Mapping[Identity, set[int]]
+) -> Iterator[Record]:
+    for image in images:
+        yield _complete(image, root, labels[image["image_id"]])
+        image["annotations"].clear()  # they are held twice by now
+
+
+def _unusual() -> set[Any]:
+    raise Unusual
 
 
 class ImageIndex:

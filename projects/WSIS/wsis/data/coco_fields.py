@@ -6,12 +6,22 @@ thing, is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
 from wsis.data.catalog import BoxMode
-from wsis.data.checks import clip_box, field, identity, inside, integer, number, numbers, short
+from wsis.data.checks import (
+    clip_box,
+    field,
+    finite,
+    identity,
+    inside,
+    integer,
+    number,
+    numbers,
+    short,
+)
 from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.label_colours import NO_CLASS
 from wsis.data.picture_names import PictureFinder
@@ -41,7 +51,7 @@ def _name(value: Any) -> str:
     return _text(str(value) if type(value) in (int, float) else value)
 
 
-def _used(images: list[Record], annotations: list[Record]) -> set[Any]:
+def used_categories(images: list[Record], annotations: Iterable[Record]) -> set[Any]:
     """Category ids and names that the file uses somewhere, as it writes them."""
     labels = [i["image_labels"] for i in images if isinstance(i.get("image_labels"), list)]
     found = chain((a.get("category_id") for a in annotations), chain.from_iterable(labels))
@@ -49,9 +59,11 @@ def _used(images: list[Record], annotations: list[Record]) -> set[Any]:
 
 
 def read_categories(
-    content: dict[str, list[Record]], problems: Problems, source: Any
+    entries: list[Record], used: Callable[[], set[Any]], problems: Problems, source: Any
 ) -> dict[Identity, str]:
     """Category id to name, in ascending order of the ids; two ids may have one name.
+
+    ``used`` gives what `used_categories` does; it is called where that matters.
 
     A category that nothing uses is left out if it is the supercategory of others, which Roboflow
     writes, has the name of another one, or is labelme's background.
@@ -63,7 +75,7 @@ def read_categories(
     names: dict[Identity, str] = {}
     above: dict[Identity, Any] = {}
     message = ""
-    for entry in content["categories"]:
+    for entry in entries:
         try:
             this, name = field(entry, "id", identity), field(entry, "name", _name)
         except FieldError as error:
@@ -75,18 +87,15 @@ def read_categories(
         if this in names:
             problems.warning(f"category {this} ({name}) occurs twice", file=source, left_out=1)
         names[this], above[this] = name, entry.get("supercategory")
-    used = _used(content["images"], content["annotations"])
     for this, name in sorted(names.items(), key=lambda item: by_rank(item[0])):
         others, what = [n for n in names if n != this], ""
-        if {this, str(this), name} & used:
-            continue
         if above[this] in _NO_ROOT and any(above[n] == name for n in others):
             what = "the supercategory of others"
         elif any(names[n] == name for n in others):
             what = "the name of another category"
         elif name in NO_CLASS:
             what = "no class"
-        if what:
+        if what and not {this, str(this), name} & used():
             del names[this]
             text = f"category {this} ({name}) is {what} and has no annotation: left out"
             problems.warning(text, file=source, left_out=1)
@@ -177,19 +186,19 @@ def rings(value: list[Any]) -> list[Any]:
 
 def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[float]]:
     reach = 2 * max(size)
-    polygons = [numbers(p) for p in rings(value)]
-    longest = max(map(len, polygons))
+    polygons = [finite(p) for p in rings(value)]
+    whole = [polygon for polygon in polygons if len(polygon) >= 6]
     for polygon in polygons:
-        if len(polygon) % 2 or longest < 6:
+        if len(polygon) % 2 or not whole:
             raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
         if polygon and (far := max(max(polygon), -min(polygon))) > reach:
+            numbers(polygon)
             raise ValueError(f"has a polygon point at {far:g}, far outside")
-    whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if len(whole) < len(polygons):
         count = len(polygons) - len(whole)
         text = f"segmentation: polygons of less than 6 numbers beside good ones, left out: {count}"
         note(text, field="segmentation", left_out=count)
-    check_outlines(whole)
+    check_outlines(whole, reach)
     return whole
 
 
@@ -202,11 +211,13 @@ def _segmentation(value: Any, size: tuple[int, int], note: Note) -> list[list[fl
 
 
 def _xywh(value: Any, size: tuple[int, int], note: Note | None = None) -> list[float]:
-    x, y, width, height = numbers(value, 4)
+    x, y, width, height = finite(value, 4)
     corners = (x, y, x + width, y + height)
-    x0, y0, x1, y1 = clipped = clip_box(corners, size)
-    whole = clipped == list(corners)  # then to the last digit
-    return [x, y, width, height] if whole else [x0, y0, x1 - x0, y1 - y0]
+    if 0 <= x < corners[2] <= size[1] and 0 <= y < corners[3] <= size[0]:
+        return [x, y, width, height]
+    numbers(value)
+    x0, y0, x1, y1 = clip_box(corners, size)
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _point(value: Any, size: tuple[int, int], note: Note) -> list[float]:
@@ -253,7 +264,8 @@ def read_annotation(
     Raises:
         FieldError: naming the field.
     """
-    crowd, ignored = field(entry, "iscrowd", _flag), entry.get("ignore")
+    crowd, ignored = entry.get("iscrowd"), entry.get("ignore")
+    crowd = 0 if crowd in (None, 0) else field(entry, "iscrowd", _flag)
     result: Record = {"id": identity, "category_id": category}
     size = (image["height"], image["width"])
     if isinstance(ignored, dict) and ignored:  # our pixels that train nothing, before version 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from wsis.data.problems import Problems
+from wsis.data.records import Record, Records
 from wsis.errors import UsageError
 
 SUPERVISIONS = ("image", "point", "box", "mask")
@@ -48,16 +50,21 @@ def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, 
 
 
 def require_supervision(
-    dataset_dicts: list[dict[str, Any]], level: str, source: str, problems: Problems
-) -> None:
-    """Take out every annotation that lacks the point, box or mask that its data set promises.
+    dataset_dicts: Sequence[Record], level: str, source: str, problems: Problems
+) -> Sequence[Record]:
+    """The dicts without annotations that lack the point, box or mask that the data set promises.
 
-    Each becomes one of the ``problems``, and that there is no annotation at all; ``source`` is the
-    file or folder.
+    Each of these becomes one of the ``problems``, and that there is no annotation at all;
+    ``source`` is the file or folder.
     """
     field = {"point": "point", "box": "bbox", "mask": "segmentation"}.get(level)
     if field is None:
-        return
+        return dataset_dicts
+    if isinstance(dataset_dicts, Records):
+        stated, found = (dataset_dicts.objects(key, crowds=True).sum() for key in ("", field))
+        if stated == found > 0:
+            return dataset_dicts
+        dataset_dicts = [*dataset_dicts]
     if not any(r.get("annotations") or "instance_file_name" in r for r in dataset_dicts):
         text = f"no image has an annotation, but SUPERVISION is {level}; add them or lower it"
         problems.error(text, file=source, left_out=0)
@@ -70,3 +77,4 @@ def require_supervision(
                 place = {"image": record["image_id"], "annotation": annotation.get("id", number)}
                 problems.error(text, file=source, field=field, **place)
         record["annotations"] = [a for a in record.get("annotations", ()) if field in a]
+    return dataset_dicts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,15 @@ def _require_places(entry: dict[str, Any]) -> None:
             )
 
 
-def _load(entry: dict[str, Any], problems: Problems | None = None) -> list[dict[str, Any]]:
+def _load(entry: dict[str, Any], problems: Problems | None = None) -> Sequence[dict[str, Any]]:
     """Read one data set; Detectron2 calls it without ``problems``, which are then raised."""
     _require_places(entry)
     with collecting(problems) as found:
-        return _read(entry, found)
+        records = _read(entry, found)
+    return [*records] if problems is None else records
 
 
-def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
+def _read(entry: dict[str, Any], problems: Problems) -> Sequence[dict[str, Any]]:
     metadata = MetadataCatalog.get(entry["NAME"])
     kind = entry["FORMAT"]
     if kind == "salient":
@@ -151,7 +152,7 @@ def _read(entry: dict[str, Any], problems: Problems) -> list[dict[str, Any]]:
         )
     if "SUPERVISION" in entry:
         source = next(entry[key] for key in _PLACES if key in entry)
-        require_supervision(records, entry["SUPERVISION"], source, problems)
+        records = require_supervision(records, entry["SUPERVISION"], source, problems)
     return records
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from wsis.config import METHOD_NODES, flatten, stock_values
 from wsis.data.builtin import read_dataset
 from wsis.data.checks import load_json
 from wsis.data.files import sha256_of_file, write_json
-from wsis.data.records import Record, Records, heads_of
+from wsis.data.records import Records, heads_of
 from wsis.data.supervision import restrict_supervision
 from wsis.engine.pipeline import PlannedStage
 from wsis.errors import DataError, UsageError, WSISError
@@ -364,23 +365,16 @@ class Images:
         self.named = functools.cache(functools.partial(_read_images, on_error))
         self.fingerprint = functools.cache(lambda n, level: fingerprint(self.named(n), level))
         self.sizes = functools.cache(lambda names: sizes_of_images(self.named(names)))
-        self.annotated = functools.cache(lambda n, key: _count_annotated(self.named(n), key))
 
 
-def _count_annotated(records: Sequence[Record], key: str) -> tuple[int, int]:
-    """How many objects have something of their own, such as a box, and how many there are."""
-    annotations = (one for record in records for one in record.get("annotations", ()))
-    having = [key in one for one in annotations if not one.get("iscrowd")]
-    return sum(having), len(having)
-
-
-def _read_images(on_error: str, names: tuple[str, ...]) -> Sequence[Record]:
+def _read_images(on_error: str, names: tuple[str, ...]) -> Records:
     """Dataset dicts of several data sets, one after another.
 
     Raises:
         DataError: an image key occurs twice, so that artifacts would overwrite each other.
     """
-    found = Records(record for name in names for record in read_dataset(name, on_error))
+    parts = [read_dataset(name, on_error) for name in names]
+    found = parts[0] if len(parts) == 1 else Records(chain.from_iterable(parts))
     counts = Counter(record["image_key"] for record in found.heads)
     twice = next((key for key, count in counts.items() if count > 1), None)
     if twice is not None:

@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 from wsis.commands import writing
 from wsis.data.builtin import check_supervision, reading_once, reading_together
 from wsis.data.files import write_json
+from wsis.data.records import compact
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.config_files import unlike_the_zoo
@@ -231,7 +232,8 @@ def _check_annotated(folder: StageFolder) -> None:
     key = _ANNOTATION_KEYS.get(needed)
     if not key:
         return
-    having, total = folder.images.annotated(folder.dataset_names, key)
+    images = compact(folder.dataset_dicts)
+    having, total = int(images.objects(key).sum()), int(images.objects().sum())
     if 0 < having < total and comm.is_main_process():
         logger.warning(
             "%s works on %s: %d of %d objects of %s have none and are passed over",

@@ -115,7 +115,7 @@ def training_dicts(folder: StageFolder, products: Products) -> Sequence[Record]:
     if "pseudo_labels" in products:
         found = _pseudo_labelled(folder, found)
     if stage.supervision == "mask" and folder.planned.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        found = found.where(lambda d: any(not a.get("iscrowd") for a in d.get("annotations", ())))
+        found = found[found.objects() > 0]
     return found
 
 

@@ -7,6 +7,7 @@ pycocotools trusts what it is given, so files from outside pass `check_rle` firs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 RLE = dict[str, Any]
 MAX_STACK_BYTES = 4 << 30  # of the masks of one image
-_MAX_OUTLINE = 1 << 22  # pixels; pycocotools lists five points for each
+MAX_OUTLINE = 1 << 22  # pixels; pycocotools lists five points for each
 _MAX_TOGETHER = 1 << 20  # characters of RLEs that are checked at once
 _WRONG_RUN = "counts hold a negative run or one longer than the image"
 _MAX_CHARACTERS = 7  # of one run: 34 bits with the sign, more than any image has pixels
@@ -241,17 +242,20 @@ def rle_boxes(rles: Sequence[RLE]) -> np.ndarray:
     return coco_mask.toBbox(list(rles)) if len(rles) else np.zeros((0, 4))
 
 
-def check_outlines(polygons: Sequence[Sequence[float]]) -> None:
+def check_outlines(polygons: Sequence[Sequence[float]], reach: float = math.inf) -> None:
     """Refuse (ValueError) an object whose outline is absurdly long.
 
-    Rasterising takes time and memory in proportion to it, whatever the size of the image.
+    Rasterising takes time and memory in proportion to it, whatever the size of the image. No
+    coordinate is beyond ``reach``.
     """
-    if sum(len(p) * max(max(p), -min(p)) for p in polygons if len(p)) <= _MAX_OUTLINE:
+    if sum(map(len, polygons)) * reach <= MAX_OUTLINE:
+        return
+    if sum(len(p) * max(max(p), -min(p)) for p in polygons if len(p)) <= MAX_OUTLINE:
         return  # an upper bound, as cheap as it is generous
     closed = [np.reshape([*p, *p[:2]], (-1, 2)) for p in polygons]
     length = sum(float(np.abs(np.diff(p, axis=0)).max(axis=1).sum()) for p in closed)
-    if not length <= _MAX_OUTLINE:
-        raise ValueError(f"has an outline of {length:g} pixels; {_MAX_OUTLINE} are the limit")
+    if not length <= MAX_OUTLINE:
+        raise ValueError(f"has an outline of {length:g} pixels; {MAX_OUTLINE} are the limit")
 
 
 def polygons_to_rle(polygons: list[list[float]], size: tuple[int, int]) -> RLE:

@@ -1,0 +1,145 @@
+"""A file that is read annotation by annotation gives what it gives as a whole."""
+
+import copy
+import json
+import random
+
+import pytest
+from wsis.data import coco
+from wsis.data.coco import load_coco_dataset
+from wsis.data.long_lists import Unusual
+from wsis.data.problems import Problems
+from wsis.data.records import Records
+
+RLE = {"size": [60, 80], "counts": [600, 40, 20, 40, 4100]}
+
+
+def content():
+    """Eight images of 80 x 60 with four objects each, not in the order of the images."""
+    objects = []
+    for number in range(32):
+        x, y = 5 + number % 7 * 3, 4.5 + number
+        triangle = [x, y, x + 20.25, y + 1, x + 3, y + 11.5]
+        objects.append(
+            {
+                "id": 100 - number,
+                "image_id": 1 + number % 8,
+                "category_id": 3 + number % 2,
+                "iscrowd": 0,
+                "area": 99 if number % 3 else 98.5,
+                "bbox": [x, y, 20.25, 11.5],
+                "segmentation": [triangle],
+            }
+        )
+    names = [f"{number}.png" for number in range(1, 9)]
+    images = [
+        {"id": number, "file_name": name, "height": 60, "width": 80}
+        for number, name in enumerate(names, start=1)
+    ]
+    categories = [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}]
+    return {"categories": categories, "annotations": objects, "images": images}
+
+
+def read(file, root, way):
+    """What ``way`` of reading gives: records, names, ids, problems."""
+    (root / "a.json").write_text(json.dumps(file, indent=way))
+    problems = Problems()
+    records, *others = load_coco_dataset(root / "a.json", root, problems)
+    told = sorted(map(str, problems.found)), problems.errors, problems.warnings, problems.left_out
+    return type(records), [[*records], *others, told]
+
+
+def as_whole(file, root, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(coco, "_read_in_turn", lambda *a: (_ for _ in ()).throw(Unusual))
+        return read(file, root, None)
+
+
+# Each makes an annotation odd, wrong, or another kind of usual.
+CHANGES = {
+    "as it is": {},
+    "two polygons": {"segmentation": [[5, 5, 30, 5, 5, 40], [7, 7, 9, 8, 9, 9]]},
+    "a short polygon": {"segmentation": [[5, 5, 30, 5, 5, 40], [7, 7]]},
+    "odd numbers": {"segmentation": [[5, 5, 30, 5, 5, 40, 1]]},
+    "true among numbers": {"segmentation": [[5, 5, 30.5, 5, 5, True]]},
+    "text among numbers": {"bbox": [5, 5, "9", 9]},
+    "not finite": {"segmentation": [[5.0, 5, float("nan"), 5, 5, 40]]},
+    "infinite": {"area": float("inf")},
+    "a huge number": {"bbox": [5, 5, 10**400, 9]},
+    "huge id": {"id": 2**70},
+    "far away": {"segmentation": [[5, 5, 900, 5, 5, 40]], "bbox": [5, 5, 895, 35]},
+    "beyond the edge": {"bbox": [70, 50, 20, 20]},
+    "outside": {"bbox": [90, 5, 5, 5]},
+    "no area": {"bbox": [5, 5, 0, 5]},
+    "a box far from its mask": {"bbox": [50, 40, 10, 10]},
+    "a near box": {"bbox": [5, 5, 24, 36], "segmentation": [[5, 5, 30, 5, 5, 40]]},
+    "crowd": {"iscrowd": 1, "segmentation": RLE},
+    "run lengths": {"segmentation": RLE},
+    "crowd as a word": {"iscrowd": "0"},
+    "true as crowd": {"iscrowd": False},
+    "unknown category": {"category_id": 9},
+    "true as category": {"category_id": True},
+    "unknown image": {"image_id": 99},
+    "image as text": {"image_id": "2"},
+    "id as text": {"id": "900"},
+    "id twice": {"id": 100},
+    "no id": {"id": None},
+    "score": {"score": 0.5},
+    "no mask": {"segmentation": []},
+    "no box": {"bbox": None},
+    "box of zeros": {"bbox": [0, 0, 0, 0]},
+    "nested points": {"segmentation": [[[5, 5], [30, 5], [5, 40]]]},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_both_ways_agree(name, tmp_path, monkeypatch):
+    file = content()
+    for place in (0, 17, 31):
+        file["annotations"][place] |= CHANGES[name] | (
+            {"id": 500 + place} if name == "as it is" else {}
+        )
+    kind, found = read(file, tmp_path, 1)
+    other, expected = as_whole(file, tmp_path, monkeypatch)
+    assert repr(found) == repr(expected)
+    assert other is list
+    alone = {"id twice", "no id", "id as text", "huge id"} & {name}
+    assert alone or kind is Records
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_ways_agree_on_many_at_once(seed, tmp_path, monkeypatch):
+    file, draw = content(), random.Random(seed)
+    file = {key: file[key] for key in draw.sample([*file], 3)} | {"info": {"images": 1}}
+    for one in file["annotations"]:
+        if draw.random() < 0.4:
+            change = copy.deepcopy(draw.choice([*CHANGES.values()]))
+            change.pop("id", None)
+            one |= change
+    kind, found = read(file, tmp_path, 1)
+    assert kind is Records
+    assert repr(found) == repr(as_whole(file, tmp_path, monkeypatch)[1])
+
+
+def test_a_file_is_read_as_a_whole_where_it_must_be(tmp_path, monkeypatch):
+    """What one annotation alone cannot tell: names used twice, images twice, stated labels' ids."""
+    roots = [{"id": 0, "name": "animals"}, *content()["categories"]]
+    roots[1:] = [root | {"supercategory": "animals"} for root in roots[1:]]
+    for change in (
+        {"categories": roots},
+        {"images": [*content()["images"], content()["images"][0] | {"id": 50}]},
+        {"info": {"images": [1]}},
+        {"annotations": [*content()["annotations"], 7]},
+    ):
+        kind, found = read(content() | change, tmp_path, 1)
+        assert kind is list
+        assert repr(found) == repr(as_whole(content() | change, tmp_path, monkeypatch)[1])
+
+
+def test_labels_that_an_image_states(tmp_path, monkeypatch):
+    file = content()
+    file["images"][2]["image_labels"] = [4]
+    kind, found = read(file, tmp_path, 1)
+    assert kind is Records
+    assert repr(found) == repr(as_whole(file, tmp_path, monkeypatch)[1])
+    assert found[-1][1] > 0, "some annotation contradicts it"
