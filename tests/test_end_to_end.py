@@ -335,3 +335,33 @@ def test_artifacts_hold_what_the_plan_says(tiny_run):
     summary = ProductReader(tiny_run / "5_displacement_mean", "displacement_mean").summary
     assert summary["mean"].shape == (2,)
     assert np.isfinite(summary["mean"]).all()
+
+
+def test_artifacts_of_many_images_lie_in_many_folders(tiny_run, shapes_root, tmp_path):
+    """Killed and run again, and by a command that would not spread so few."""
+    shutil.copytree(tiny_run / "1_classifier", tmp_path / "1_classifier")
+    many = "import wsis.data.artifacts as artifacts; artifacts.MOST_TOGETHER = 3\n"
+    words = ("--until-stage", "inter_pixel_label")
+    options = {"datasets": shapes_root, "output": tmp_path}
+    killed = train_net_forked(*words, **options, prelude=many + kill_writing("cam"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (half,) = {path.parent for path in list(tmp_path.glob("2_cam/artifacts/*/*.npz"))[:1]}
+    (half / ".a.npz.half.tmp").touch()
+    for prelude in (many, ""):
+        done = train_net_forked(*words, **options, prelude=prelude)
+        assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stdout + done.stderr
+    for stage in ("2_cam", "3_inter_pixel_label"):
+        flat = {path.name: path.read_bytes() for path in (tiny_run / stage).glob("artifacts/*.npz")}
+        files = [path for path in (tmp_path / stage).rglob("artifacts/**/*") if path.is_file()]
+        assert {path.name: path.read_bytes() for path in files} == flat
+        assert all(len(path.parent.name) == 2 for path in files)
+        index = "index.json"
+        assert (tmp_path / stage / index).read_bytes() == (tiny_run / stage / index).read_bytes()
+    path = files[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    done = train_net_here("--verify", "--stage", "inter_pixel_label", **options)
+    assert done.returncode == 1
+    assert f"{path.parent.name}/{path.name}: other bytes" in done.stdout + done.stderr
+    path.unlink()
+    assert states(tmp_path, shapes_root)[0]["inter_pixel_label"] == "missing"

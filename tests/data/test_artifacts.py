@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from wsis.data import artifacts
 from wsis.data.artifacts import (
     ProductReader,
     check_key,
@@ -176,3 +177,29 @@ def test_reader_tells_what_the_stage_has_skipped(tmp_path):
         reader["b"]
     with pytest.raises(DataError, match="no cam artifact for image c"):
         reader["c"]
+
+
+def test_artifacts_of_many_images_are_spread(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "MOST_TOGETHER", 3)
+    keys = [f"k{number}" for number in range(40)]
+
+    def write(name, count):
+        reader, other = ProductReader(tmp_path / name, "cam"), ProductReader(tmp_path / name, "cam")
+        assert other.path("k0").parent.name == "artifacts", "nothing is there yet"
+        reader.spread(count)
+        for key in keys[:count]:
+            write_artifact(reader.path(key), {"x": np.array(len(key))})
+        (reader.path("k0").parent / ".k0.npz.half.tmp").touch()
+        assert list(reader.keys()) == sorted(keys[:count])
+        assert all(key in other for key in keys[:count]), "found by a reader that looked before"
+        assert len([*reader.files()]) == count + 1
+        return reader
+
+    few, many = write("few", 3), write("many", 40)
+    assert {few.path(key).parent for key in keys} == {few.artifacts}
+    folders = {many.path(key).parent for key in keys}
+    assert {folder.parent for folder in folders} == {many.artifacts}
+    assert 20 < len(folders) <= 40
+    assert many["k7"]["x"] == 2
+    few.spread(40)  # of an older version, that has begun: it goes on as it is
+    assert few.path("k1").parent == few.artifacts

@@ -6,7 +6,7 @@ import pytest
 from wsis.data import long_lists
 from wsis.data.long_lists import LongLists, Unusual
 
-CONTENT = {"note": "ä\"a\": [", "a": [{"x": [1, 2.5, "]"]}, "é,", 12, [], {}], "b": []}
+CONTENT = {"note": 'ä"a": [', "a": [{"x": [1, 2.5, "]"]}, "é,", 12, [], {}], "b": []}
 
 
 def read(path, names=("a", "b")):

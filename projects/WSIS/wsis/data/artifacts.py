@@ -14,6 +14,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # it imports torchvision, which a list of stages does without
     from detectron2.structures import Instances
 
 SUMMARY = "summary"
+MOST_TOGETHER = 10_000  # artifacts in one folder
 _SAFE_KEY = re.compile(r"[\w][\w.+=@ ()-]*")
 _RLE, _LENGTHS, _SHAPE = ".rle", ".lengths", ".shape"
 
@@ -212,12 +214,48 @@ class ArtifactFolder:
 
 
 class ProductReader(ArtifactFolder):
-    """Reads the product of a finished stage from its run folder."""
+    """Reads the product of a finished stage from its run folder.
+
+    Of many images they are spread over 256 folders, ``artifacts/<00 to ff>``, by a checksum
+    of the key: some file systems get slow where one holds a hundred thousand files.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], stage: str) -> None:
         super().__init__(folder)
         self.artifacts = self.folder / "artifacts"
         self.stage = stage
+        self._spread = False
+
+    def spread(self, images: int) -> None:
+        """Make the folders, where no artifact is there yet and there are many images."""
+        self._spread = False
+        if images > MOST_TOGETHER and next(self.files(), None) is None:
+            for number in range(256):
+                (self.artifacts / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        """Where the artifact of image ``key`` lies."""
+        if not self._spread:  # yet: another process may have made the folders
+            self._spread = (self.artifacts / "00").is_dir()
+        name = f"{check_key(key)}.npz"
+        if not self._spread:
+            return self.artifacts / name
+        return self.artifacts / f"{zlib.crc32(key.encode()) & 255:02x}" / name
+
+    def files(self) -> Iterator[os.DirEntry[str]]:
+        """All files where the artifacts are, also half-written ones."""
+        folders: list[str | Path] = [self.artifacts]
+        for folder in folders:
+            with suppress(FileNotFoundError):
+                for entry in os.scandir(folder):
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    else:
+                        yield entry
+
+    def keys(self) -> Iterator[str]:
+        """Image keys that have an artifact, in ascending order."""
+        return iter(sorted(f.name[:-4] for f in self.files() if f.name.endswith(".npz")))
 
     def __getitem__(self, key: str) -> dict[str, np.ndarray]:
         return self.read(key)

@@ -207,15 +207,8 @@ def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
     lists.rest()
     packer.contradictions.tell(images, path, told)
     problems.take(told)
-    return Records(_one_by_one(images, root, packer.labels)), class_names, packer.class_ids
-
-
-def _one_by_one(
-    images: list[Record], root: Path, labels: Mapping[Identity, set[int]]
-) -> Iterator[Record]:
-    for image in images:
-        yield _complete(image, root, labels[image["image_id"]])
-        image["annotations"].clear()  # they are held twice by now
+    completed = (_complete(image, root, packer.labels[image["image_id"]]) for image in images)
+    return Records(completed, packer.parts, packer.owners), class_names, packer.class_ids
 
 
 def _unusual() -> set[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from wsis.data.contradictions import Contradictions
 from wsis.data.long_lists import Unusual
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
-from wsis.data.records import pack
+from wsis.data.records import Parts, pack
 from wsis.data.usual_annotations import pack_usual
 from wsis.errors import DataError
 
@@ -149,18 +150,24 @@ class Packer(Checker):
     def __init__(self, source: str | os.PathLike[str], problems: Problems) -> None:
         super().__init__(source, problems)
         self.contradictions = Contradictions()
-        self.labels = defaultdict[Identity, set[int]](set)
+        self.parts, self.owners = Parts(), array("q")
+        self._ranks: dict[Identity, int] = {}
+        self.labels: dict[Identity, set[int]] = {}
 
     def keep(self, image: Record, annotation: Record) -> None:
         self.contradictions.see(image, annotation)
         self._take(image, annotation["category_id"], pack(annotation))
 
     def _take(self, image: Record, class_id: int, packed: bytes) -> None:
-        self.labels[image["image_id"]].add(class_id)
-        image["annotations"].append(packed)
+        number = image["image_id"]
+        self.labels[number].add(class_id)
+        self.owners.append(self._ranks[number])
+        self.parts.add(packed)
 
     def read_annotations(self, entries: Iterable[Record], ids: StatedIds) -> None:
         rest = iter(entries)
+        self._ranks = {image["image_id"]: rank for rank, image in enumerate(self.in_order())}
+        self.labels = {number: set[int]() for number in self._ranks}
         while some := [*islice(rest, _AT_ONCE)]:
             usual = pack_usual(some, self.images, self.class_ids, self.contradictions)
             for row, entry in enumerate(some):

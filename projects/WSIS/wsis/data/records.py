@@ -56,31 +56,52 @@ def _unpack(data: memoryview, masks: bool) -> Record:
     annotation = pickle.loads(data[1:])  # noqa: S301  (made above; it leaves the rest alone)
     if _MODE in annotation:
         annotation[_MODE] = _MODES[annotation[_MODE]]
-    if data[0] & _POLYGONS and masks:
+    if masks and data[0] & _POLYGONS:
         lengths = annotation[_MASK]
-        points = np.frombuffer(data[-8 * sum(lengths) :]).tolist() if lengths else []
-        ends = [*accumulate(lengths, initial=0)]
+        points = np.frombuffer(_points(data, lengths)).tolist()
+        ends = accumulate(lengths, initial=0)
         annotation[_MASK] = [points[a:b] for a, b in pairwise(ends)]
     return annotation
 
 
-class _Parts:
-    """Pieces of bytes in one row."""
+def _points(data: memoryview, lengths: Sequence[int]) -> memoryview:
+    return data[len(data) - 8 * sum(lengths) :]
 
-    def __init__(self, parts: Iterable[bytes]) -> None:
-        stream, ends = io.BytesIO(), [0]
-        for part in parts:
-            stream.write(part)
-            ends.append(stream.tell())
-        self._bytes = np.frombuffer(stream.getbuffer(), dtype=np.uint8)
-        self._ends = np.array(ends, dtype=np.int64)
+
+class Parts:
+    """Pieces of bytes, put in one after another."""
+
+    def __init__(self) -> None:
+        self._stream, self._ends = io.BytesIO(), array("q", [0])
+
+    def add(self, part: bytes) -> None:
+        """Put in one more."""
+        self._stream.write(part)
+        self._ends.append(self._stream.tell())
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def in_order(self, order: np.ndarray | None = None) -> _Parts:
+        """Them, in the order of these indices."""
+        ends = np.array(self._ends, dtype=np.int64)
+        data = np.frombuffer(self._stream.getbuffer(), dtype=np.uint8)
+        if order is None:
+            return _Parts(data, ends[:-1], ends[1:])
+        return _Parts(data, ends[:-1][order], ends[1:][order])
+
+
+class _Parts:
+    def __init__(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        self._bytes, self._starts, self._ends = data, starts, ends
 
     def first_bytes(self) -> np.ndarray:
-        return self._bytes[self._ends[:-1]]
+        return self._bytes[self._starts]
 
     def between(self, first: int, end: int) -> Iterator[memoryview]:
         data = self._bytes.data
-        return (data[a:b] for a, b in pairwise(self._ends[first : end + 1].tolist()))
+        starts, ends = self._starts[first:end].tolist(), self._ends[first:end].tolist()
+        return (data[a:b] for a, b in zip(starts, ends, strict=True))
 
 
 class Records(Sequence[Record]):
@@ -90,24 +111,31 @@ class Records(Sequence[Record]):
     processes would end up copying them. A slice shares the bytes.
 
     Args:
-        records: read one after another; none of them is kept. ``annotations`` may be packed.
+        records: read one after another; none of them is kept.
+        parts: their annotations, packed, in another order; those in the dicts do not count.
+        owners: the index of the dict of each of these.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        heads, spans, total = list[bytes](), list[tuple[int, int]](), 0
-
-        def annotations() -> Iterator[bytes]:
-            nonlocal total
-            for record in records:
-                found = record.get("annotations", ())
-                heads.append(_head(record))
-                spans.append((total, total := total + len(found)))
-                yield from (one if isinstance(one, bytes) else pack(one) for one in found)
-
-        self._annotations = _Parts(annotations())
-        self._heads = _Parts(heads)
-        self._spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    def __init__(
+        self,
+        records: Iterable[Record],
+        parts: Parts | None = None,
+        owners: Sequence[int] | array[int] = (),
+    ) -> None:
+        heads, given, places = Parts(), parts or Parts(), array("q", owners)
+        for number, record in enumerate(records):
+            heads.add(_head(record))
+            if parts is None:
+                for annotation in record.get("annotations", ()):
+                    given.add(pack(annotation))
+                    places.append(number)
+        rows = np.array(places, dtype=np.int64)
+        self._annotations = given.in_order(np.argsort(rows, kind="stable"))
+        self._heads = heads.in_order()
         self._rows = np.arange(len(heads))
+        counts = np.bincount(rows, minlength=len(heads))
+        ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._spans = np.stack([ends[:-1], ends[1:]], axis=1)
         self._whole = self._masks = True
 
     @property
@@ -126,8 +154,18 @@ class Records(Sequence[Record]):
 
     def annotations(self, index: int) -> Iterator[Record]:
         """The annotations of a dict, made one after another."""
-        parts = self._annotations.between(*self._spans[self._rows[index]].tolist())
-        return (_unpack(part, self._masks) for part in parts)
+        return (_unpack(part, self._masks) for part in self._parts_of(index))
+
+    def _parts_of(self, index: int) -> Iterator[memoryview]:
+        return self._annotations.between(*self._spans[self._rows[index]].tolist())
+
+    def points(self, index: int) -> bytes:
+        """The numbers in the polygons of a dict as float64, one after another."""
+        found = b""
+        for part in self._parts_of(index):
+            if part[0] & _POLYGONS:
+                found += _points(part, pickle.loads(part[1:])[_MASK])  # noqa: S301
+        return found
 
     def objects(self, having: str = "", *, crowds: bool = False) -> np.ndarray:
         """How many annotations of each dict have a bbox, point or segmentation; (n,) int64.
@@ -144,7 +182,10 @@ class Records(Sequence[Record]):
     def with_more(self, more: Callable[[int, Record], Record]) -> Records:
         """The same with more in each dict, given its index and the dict without annotations."""
         found = copy.copy(self)
-        found._heads = _Parts(_head(h | more(index, h)) for index, h in enumerate(self.heads))
+        heads = Parts()
+        for index, head in enumerate(self.heads):
+            heads.add(_head(head | more(index, head)))
+        found._heads = heads.in_order()
         found._spans, found._rows = self._spans[self._rows], np.arange(len(self))
         return found
 

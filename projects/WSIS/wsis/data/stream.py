@@ -13,7 +13,7 @@ import pickle
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -342,15 +342,21 @@ def _start_worker(worker: int) -> None:
 
 
 def single_pass_loader(
-    dataset_dicts: Sequence[DatasetDict], function: Mapper, *, num_workers: int
+    dataset_dicts: Sequence[DatasetDict],
+    function: Mapper,
+    *,
+    num_workers: int,
+    order: Iterable[int] | None = None,
 ) -> Iterator[Any]:
     """Yields ``function(dataset_dict)`` one by one, in order, made by workers.
 
-    A sample that could not be made comes as a `Failure`.
+    A sample that could not be made comes as a `Failure`. With ``order`` it is that of the dicts of
+    these indices, which are asked for as workers become free.
     """
     loader: DataLoader[Any] = DataLoader(
         cast("Dataset[Any]", compact(dataset_dicts)),
         batch_size=None,
+        sampler=order,
         num_workers=min(num_workers, len(dataset_dicts)),
         collate_fn=_Parcel(partial(_attempt, function)),
         worker_init_fn=_start_worker,

@@ -35,14 +35,19 @@ def restrict_supervision(dataset_dict: dict[str, Any], level: str) -> dict[str, 
     Raises:
         UsageError: unknown level.
     """
+    return copy.deepcopy(seen_at(dataset_dict, level))
+
+
+def seen_at(dataset_dict: dict[str, Any], level: str) -> dict[str, Any]:
+    """As `restrict_supervision`, but what is in it is no copy."""
     if level not in SUPERVISIONS:
         raise UsageError(f"supervision is one of {', '.join(SUPERVISIONS)}, not {level!r}")
     if level == "mask":
-        return copy.deepcopy(dataset_dict)
-    result = {k: copy.deepcopy(dataset_dict[k]) for k in _IMAGE_KEYS if k in dataset_dict}
+        return dataset_dict
+    result = {k: dataset_dict[k] for k in _IMAGE_KEYS if k in dataset_dict}
     if level != "image" and "annotations" in dataset_dict:
         result["annotations"] = [
-            {k: copy.deepcopy(a[k]) for k in _ANNOTATION_KEYS[level] if k in a}
+            {k: a[k] for k in _ANNOTATION_KEYS[level] if k in a}
             for a in dataset_dict["annotations"]
             if any(k in a for k in _EVIDENCE[level])
         ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import json
 import logging
-import os
 import shutil
 import time
 import zlib
@@ -232,7 +231,7 @@ class StageFolder:
             manifest = Manifest.read(self.path)
         except DamagedManifest as error:
             return Status(State.STALE, f"{error}, so nothing tells how its files were made")
-        holds_work = any(next(self.path.glob(p), None) for p in ("artifacts/*.npz", "*.pth"))
+        holds_work = next(self.path.glob("*.pth"), None) or next(self.reader.keys(), None)
         if manifest is None and holds_work:
             return Status(State.STALE, "it has no manifest.json that tells how its files were made")
         if manifest is None or (manifest.status != DONE and not holds_work):
@@ -265,21 +264,14 @@ class StageFolder:
         An artifact is whole if it exists and has the size that the index says, if it is there.
         Images that were skipped count as done.
         """
-        sizes, index = self._artifact_sizes(), self.index()
+        files, index = self.reader.files(), self.index()
+        sizes = {f.name[:-4]: f.stat().st_size for f in files if f.name.endswith(".npz")}
 
         def is_whole(key: str) -> bool:
             size, record = sizes.get(key), index.get(key, {})
             return "skipped" in record or (size is not None and size == record.get("bytes", size))
 
         return [key for key in self.image_keys if not is_whole(key)]
-
-    def _artifact_sizes(self) -> dict[str, int]:
-        """Size in bytes of every artifact by image key, from one directory scan."""
-        try:
-            files = [*os.scandir(self.reader.artifacts)]
-        except FileNotFoundError:
-            return {}
-        return {f.name[:-4]: f.stat().st_size for f in files if f.name.endswith(".npz")}
 
     def product_files(self) -> list[Path]:
         """Files that the product has beside its artifacts."""
@@ -320,9 +312,12 @@ class StageFolder:
         with writing(self.path, "another OUTPUT_DIR"):
             if force:
                 shutil.rmtree(self.path, ignore_errors=True)
-            for path in (*self.path.glob(".*.tmp"), *self.reader.artifacts.glob(".*.tmp")):
+            halves = [Path(file) for file in self.reader.files() if file.name.endswith(".tmp")]
+            for path in (*self.path.glob(".*.tmp"), *halves):
                 path.unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.planned.stage.kind in ("infer", "derive"):
+                self.reader.spread(len(self.dataset_dicts))
             self.manifest.write(self.path)
             with atomic_write(self.path / "config.yaml", "w") as stream:
                 stream.write(self.planned.complete_config())

@@ -28,8 +28,8 @@ from wsis.config import METHOD_NODES, flatten, stock_values
 from wsis.data.builtin import read_dataset
 from wsis.data.checks import load_json
 from wsis.data.files import sha256_of_file, write_json
-from wsis.data.records import Records, heads_of
-from wsis.data.supervision import restrict_supervision
+from wsis.data.records import Records, compact, heads_of
+from wsis.data.supervision import seen_at
 from wsis.engine.pipeline import PlannedStage
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import Stage, TrainStage, get_stage
@@ -324,12 +324,15 @@ def fingerprint(dataset_dicts: Sequence[dict[str, Any]], supervision: str) -> st
     Image keys, sizes and labels count, and if masks may be seen the sizes of the mask files in
     bytes. Folders do not count, so a data set may be moved. Image files: see `sizes_of_images`.
     """
-    sha = hashlib.sha256()
-    for sample in heads_of(dataset_dicts) if supervision == "image" else dataset_dicts:
-        seen = sample if supervision == "mask" else restrict_supervision(sample, supervision)
+    sha, records = hashlib.sha256(), compact(dataset_dicts)
+    encode = json.JSONEncoder(sort_keys=True, default=_jsonable).encode
+    for index, sample in enumerate(records.heads if supervision == "image" else records.unmasked):
+        seen = seen_at(sample, supervision)
         sizes = [_size_of(path) for key, path in sorted(seen.items()) if key in _MASK_FILES]
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
-        sha.update(json.dumps([seen, sizes], sort_keys=True, default=_jsonable).encode())
+        sha.update(encode([seen, sizes]).encode())
+        if supervision == "mask":
+            sha.update(records.points(index))
     return sha.hexdigest()[:16]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
@@ -34,6 +36,7 @@ from wsis.stage import InferStage, TrainStage
 
 logger = logging.getLogger(__name__)
 
+_PIECE = 1 << 26  # bytes that are sent to other processes at once
 _ANNOTATION_KEYS = {"box": "bbox", "point": "point"}  # a supervision's own in an annotation
 
 
@@ -83,9 +86,23 @@ def run(
 
 
 def _of_main(make: Callable[[], Any]) -> Any:
-    box = [make() if comm.is_main_process() else None]
+    """What the main process makes; its arrays are sent as they are, without a copy in between."""
+    main, buffers = comm.is_main_process(), list[Any]()
+    made = make() if main else None
+    data = pickle.dumps(made, protocol=5, buffer_callback=buffers.append) if main else b""
+    box = [data, [buffer.raw().nbytes for buffer in buffers]]
     dist.broadcast_object_list(box, src=0)
-    return box[0]
+    if not main:
+        buffers = [bytearray(size) for size in box[1]]
+    device = comm.get_local_rank() if dist.get_backend() == "nccl" else "cpu"
+    for buffer in filter(len, map(memoryview, buffers)):
+        content = torch.from_numpy(np.frombuffer(buffer, dtype=np.uint8))
+        for piece in content.split(_PIECE):  # a GPU need not have room for all
+            sent = piece.to(device)
+            dist.broadcast(sent, src=0)
+            if not main:
+                piece.copy_(sent)
+    return made if main else pickle.loads(box[0], buffers=buffers)  # noqa: S301
 
 
 def _one_reads() -> AbstractContextManager[None]:

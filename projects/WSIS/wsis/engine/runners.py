@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -31,6 +31,7 @@ from wsis.engine.launch import trimming
 from wsis.engine.manifest import package_versions
 from wsis.engine.pipeline import PlannedStage
 from wsis.engine.progress import progress
+from wsis.engine.shares import shares
 from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.verify import digest_of_product
 from wsis.errors import DataError, MachineError, UsageError, WSISError, about, out_of_memory
@@ -39,6 +40,7 @@ from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 logger = logging.getLogger(__name__)
 
 Products = Mapping[str, ProductReader]
+SHARES = ".shares.tmp"  # in the run folder, see `shares`; gone when a stage is opened
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
 
@@ -221,23 +223,31 @@ def _work_through(
     prepare: Callable[[dict[str, Any]], Any],
     finish: Callable[[Any], dict[str, Any]],
 ) -> None:
-    """Make this process's share of the missing artifacts, see `artifact_maker`."""
+    """Make missing artifacts together with the other processes, see `artifact_maker`."""
     cfg, size = folder.planned.cfg, comm.get_world_size()
     todo = set(comm.all_gather(folder.missing() if comm.is_main_process() else [])[0])
     records = compact(folder.dataset_dicts)
     rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
     if isinstance(folder.planned.stage, InferStage) and comm.is_main_process():
         require_pictures(rest, cfg.WSIS.ON_ERROR)
-    mine = rest[comm.get_rank() :: size]
-    loader = single_pass_loader(mine, prepare, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    taken = deque[str]()
+
+    def order() -> Iterator[int]:
+        for index in shares(len(rest), folder.path / SHARES):
+            taken.append(rest.heads[index]["image_key"])
+            yield index
+
+    workers = cfg.DATALOADER.NUM_WORKERS
+    loader = single_pass_loader(rest, prepare, num_workers=workers, order=order())
     total = -(-len(folder.dataset_dicts) // size)
-    done = max(total - len(mine), 0)
+    done = total - -(-len(rest) // size)
     with (
         closing(_ArtifactSink(folder)) as sink,
         progress(loader, folder.name, total=total, done=done) as bar,
     ):
         results = trimming(bar, kept=cfg.MODEL.DEVICE == "cpu")
-        for key, made in zip((head["image_key"] for head in mine.heads), results, strict=True):
+        for made in results:
+            key = taken.popleft()
             try:
                 if isinstance(made, Failure):
                     raise made.error()
@@ -258,6 +268,7 @@ def _close_artifacts(folder: StageFolder) -> None:
     comm.synchronize()
     if not comm.is_main_process():
         return
+    (folder.path / SHARES).unlink(missing_ok=True)
     stage, index = folder.planned.stage, folder.write_index()
     skipped = {key: record["skipped"] for key, record in index.items() if "skipped" in record}
     if lost := [key for key, record in index.items() if not record]:
