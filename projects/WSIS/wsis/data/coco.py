@@ -18,8 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsis.data.checks import load_json, naming, short
-from wsis.data.coco_checker import Checker, Ids, Packer, StatedIds
+from wsis.data.coco_checker import Checker, Ids, Packer
 from wsis.data.coco_fields import (
     Identity,
     Record,
@@ -203,12 +205,16 @@ def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
     images = packer.in_order()
     if len({image["file_name"] for image in images}) < len(images):
         raise Unusual
-    packer.read_annotations(lists.entries("annotations"), StatedIds())
+    packer.read_all(lists.entries("annotations"))
     lists.rest()
     packer.contradictions.tell(images, path, told)
     problems.take(told)
-    completed = (_complete(image, root, packer.labels[image["image_id"]]) for image in images)
-    return Records(completed, packer.parts, packer.owners), class_names, packer.class_ids
+    places = packer.places
+    labels: list[set[int]] = [set() for _ in images]
+    for image, class_id in np.unique(places[:, ::2], axis=0).tolist():
+        labels[image].add(class_id)
+    completed = (_complete(image, root, own) for image, own in zip(images, labels, strict=True))
+    return Records(completed, packer.parts, places[:, :2]), class_names, packer.class_ids
 
 
 def _unusual() -> set[Any]:

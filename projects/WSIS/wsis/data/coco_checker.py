@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wsis.data.checks import field, identity, naming, short
 from wsis.data.coco_fields import (
@@ -145,38 +146,55 @@ class Checker:
 
 
 class Packer(Checker):
-    """Keeps annotations as bytes, and looks for contradictions while it sees them."""
+    """Keeps annotations as bytes, and looks for contradictions while it sees them.
+
+    Attributes:
+        parts: the annotations.
+    """
 
     def __init__(self, source: str | os.PathLike[str], problems: Problems) -> None:
         super().__init__(source, problems)
         self.contradictions = Contradictions()
-        self.parts, self.owners = Parts(), array("q")
+        self.parts, self._row = Parts(), 0
         self._ranks: dict[Identity, int] = {}
-        self.labels: dict[Identity, set[int]] = {}
+        self._places: list[np.ndarray] = []  # (n, 3): image, row in the file, class id
+
+    @property
+    def places(self) -> np.ndarray:
+        """(n, 3) int64: for each of the parts the place of its image, its row, and class id."""
+        return np.concatenate([np.zeros((0, 3), dtype=np.int64), *self._places])
 
     def keep(self, image: Record, annotation: Record) -> None:
         self.contradictions.see(image, annotation)
-        self._take(image, annotation["category_id"], pack(annotation))
+        place = self._ranks[image["image_id"]], self._row, annotation["category_id"]
+        self._places.append(np.array([place]))
+        self.parts.add(pack(annotation))
 
-    def _take(self, image: Record, class_id: int, packed: bytes) -> None:
-        number = image["image_id"]
-        self.labels[number].add(class_id)
-        self.owners.append(self._ranks[number])
-        self.parts.add(packed)
+    def read_all(self, entries: Iterable[Record]) -> None:
+        """Check and keep the annotations of a file.
 
-    def read_annotations(self, entries: Iterable[Record], ids: StatedIds) -> None:
-        rest = iter(entries)
-        self._ranks = {image["image_id"]: rank for rank, image in enumerate(self.in_order())}
-        self.labels = {number: set[int]() for number in self._ranks}
+        Raises:
+            Unusual: two have one id, or one has none.
+        """
+        images, ids = self.in_order(), StatedIds()
+        self._ranks = {image["image_id"]: rank for rank, image in enumerate(images)}
+        free = {n: r for n, r in self._ranks.items() if "image_labels" not in images[r]}
+        sizes = np.array([(i["width"], i["height"]) for i in images], dtype=np.float64)
+        rest, before = iter(entries), 0
         while some := [*islice(rest, _AT_ONCE)]:
-            usual = pack_usual(some, self.images, self.class_ids, self.contradictions)
-            for row, entry in enumerate(some):
-                if row not in usual:
-                    super().read_annotations((entry,), ids)
-                    continue
-                image, number, class_id, packed = usual[row]
-                ids.claim(number)
-                self._take(image, class_id, packed)
+            usual = pack_usual(some, free, sizes, self.class_ids, self.contradictions)
+            others = set(range(len(some)))
+            if usual is not None:
+                others -= {*usual.rows.tolist()}
+                ids.claim(usual.ids)
+                self._places.append(np.stack([usual.owners, before + usual.rows, usual.classes], 1))
+                self.parts.add_many(usual.data, usual.ends)
+            for row in sorted(others):
+                self._row = before + row
+                self.read_annotations((some[row],), ids)
+            before += len(some)
+        if not ids.differ():
+            raise Unusual
 
 
 class Ids:
@@ -207,7 +225,8 @@ class StatedIds(Ids):
     """Those of a file in which every annotation has one of its own."""
 
     def __init__(self) -> None:
-        self.known: set[Identity] = set()
+        self._known: set[Identity] = set()
+        self._numbers: list[np.ndarray] = []
 
     def take(self, entry: Record, note: Note) -> Identity:
         """Its id.
@@ -216,14 +235,22 @@ class StatedIds(Ids):
             Unusual: it has none, or that of another one.
         """
         own: Identity = field(entry, "id", _stated)
-        self.claim(own)
+        if own in self._known:
+            raise Unusual
+        self._known.add(own)
         return own
 
-    def claim(self, own: Identity) -> None:
-        """Note that an annotation has this id."""
-        if own in self.known:
-            raise Unusual
-        self.known.add(own)
+    def claim(self, numbers: np.ndarray) -> None:
+        """Note that annotations have these ids."""
+        self._numbers.append(numbers)
+
+    def differ(self) -> bool:
+        """Whether no id was there twice."""
+        if not self._numbers:
+            return True
+        found = np.unique(np.concatenate(self._numbers))
+        whole = sum(map(len, self._numbers)) == len(found)
+        return whole and self._known.isdisjoint(found.tolist())
 
 
 def _stated(value: Any) -> Identity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, pairwise
@@ -16,49 +17,87 @@ from wsis.data.catalog import BoxMode
 
 Record = dict[str, Any]
 _BITS = (("bbox", 1), ("point", 2), ("segmentation", 4))
-_CROWD, _POLYGONS = 8, 16
+_BOX_AND_MASK, _CROWD, _POLYGONS, _PLAIN = 5, 8, 16, 32
+_OBJECT = struct.Struct("<qqqqddddd")  # its first byte, id, class, numbers of points, area, box
 _MODE, _MASK = "bbox_mode", "segmentation"
-XYWH = int(BoxMode.XYWH_ABS)
 _MODES = {int(mode): mode for mode in BoxMode}
 
 
 def pack(annotation: Record) -> bytes:
-    """An annotation as bytes."""
-    if _MODE in annotation:
-        annotation = annotation | {_MODE: int(annotation[_MODE])}
-    polygons = annotation.get(_MASK)
-    if not isinstance(polygons, list) or not all(
-        type(p) is list and {*map(type, p)} == {float} for p in polygons
-    ):
-        return pack_parts(annotation, None)
-    points = array("d", chain.from_iterable(polygons)).tobytes()
-    return pack_parts(annotation | {_MASK: (*map(len, polygons),)}, points)
-
-
-def pack_parts(annotation: Record, points: bytes | None) -> bytes:
     """An annotation as bytes, of which the first tells what it has.
 
-    Args:
-        annotation: its fields. The box mode is a number, since pickle looks for its class in
-            detectron2.structures, which imports torchvision.
-        points: the numbers in its polygons as float64, one after another, where "segmentation" are
-            their counts; else None.
+    A box mode is kept as a number, since pickle looks for its class in detectron2.structures, which
+    imports torchvision. The numbers of polygons stand at the end as float64, their counts in the
+    place of the polygons.
     """
     has = _CROWD if annotation.get("iscrowd") else 0
     for name, bit in _BITS:
         if name in annotation:
             has |= bit
-    data = pickle.dumps(annotation, pickle.HIGHEST_PROTOCOL)
-    return bytes((has,)) + data if points is None else bytes((has | _POLYGONS,)) + data + points
+    if _MODE in annotation:
+        annotation = annotation | {_MODE: int(annotation[_MODE])}
+    polygons, points = annotation.get(_MASK), b""
+    if isinstance(polygons, list) and all(
+        type(p) is list and {*map(type, p)} == {float} for p in polygons
+    ):
+        has |= _POLYGONS
+        points = array("d", chain.from_iterable(polygons)).tobytes()
+        annotation = annotation | {_MASK: (*map(len, polygons),)}
+    return bytes((has,)) + pickle.dumps(annotation, pickle.HIGHEST_PROTOCOL) + points
+
+
+def pack_many(
+    ids: np.ndarray,
+    classes: np.ndarray,
+    areas: np.ndarray,
+    boxes: np.ndarray,
+    lengths: np.ndarray,
+    points: np.ndarray,
+) -> tuple[bytes, np.ndarray]:
+    """Objects with one polygon each, packed one after another, in a fifth of the time of `pack`.
+
+    Args:
+        ids: (n,) int64.
+        classes: (n,) class ids.
+        areas: (n,) float64.
+        boxes: (n, 4) float64, XYWH.
+        lengths: (n,) how many numbers each polygon has.
+        points: float64, the polygons one after another.
+
+    Returns:
+        the bytes, and where each object ends in them, (n,) int64.
+    """
+    words = lengths + _OBJECT.size // 8
+    ends = np.cumsum(words)
+    starts, data = ends - words, np.empty(int(words.sum()), dtype="<f8")
+    is_point = np.ones(len(data), dtype=bool)
+    has = np.full(len(ids), _BOX_AND_MASK | _POLYGONS | _PLAIN)
+    for place, column in enumerate((has, ids, classes, lengths, areas, *boxes.T)):
+        kind = "<f8" if column.dtype == np.float64 else "<i8"
+        data[starts + place] = column.astype(kind).view("<f8")
+        is_point[starts + place] = False
+    data[is_point] = points
+    return data.tobytes(), 8 * ends
 
 
 def _unpack(data: memoryview, masks: bool) -> Record:
+    if data[0] & _PLAIN:
+        _, number, class_id, length, area, *box = _OBJECT.unpack_from(data)
+        return {
+            "id": number,
+            "category_id": class_id,
+            "iscrowd": 0,
+            "bbox": box,
+            _MASK: [data[_OBJECT.size :].cast("d").tolist()] if masks else (length,),
+            "area": area,
+            _MODE: BoxMode.XYWH_ABS,
+        }
     annotation = pickle.loads(data[1:])  # noqa: S301  (made above; it leaves the rest alone)
     if _MODE in annotation:
         annotation[_MODE] = _MODES[annotation[_MODE]]
     if masks and data[0] & _POLYGONS:
         lengths = annotation[_MASK]
-        points = np.frombuffer(_points(data, lengths)).tolist()
+        points = _points(data, lengths).cast("d").tolist()
         ends = accumulate(lengths, initial=0)
         annotation[_MASK] = [points[a:b] for a, b in pairwise(ends)]
     return annotation
@@ -76,8 +115,12 @@ class Parts:
 
     def add(self, part: bytes) -> None:
         """Put in one more."""
-        self._stream.write(part)
-        self._ends.append(self._stream.tell())
+        self.add_many(part, np.array([len(part)]))
+
+    def add_many(self, parts: bytes, ends: np.ndarray) -> None:
+        """Put in several that stand one after another and end there."""
+        self._ends.frombytes((self._stream.tell() + ends).astype(np.int64).tobytes())
+        self._stream.write(parts)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -113,16 +156,16 @@ class Records(Sequence[Record]):
     Args:
         records: read one after another; none of them is kept.
         parts: their annotations, packed, in another order; those in the dicts do not count.
-        owners: the index of the dict of each of these.
+        owners: (n, 2): for each of these the index of its dict, and its rank among that one's.
     """
 
     def __init__(
         self,
         records: Iterable[Record],
         parts: Parts | None = None,
-        owners: Sequence[int] | array[int] = (),
+        owners: np.ndarray | None = None,
     ) -> None:
-        heads, given, places = Parts(), parts or Parts(), array("q", owners)
+        heads, given, places = Parts(), parts or Parts(), array("q")
         for number, record in enumerate(records):
             heads.add(_head(record))
             if parts is None:
@@ -130,7 +173,10 @@ class Records(Sequence[Record]):
                     given.add(pack(annotation))
                     places.append(number)
         rows = np.array(places, dtype=np.int64)
-        self._annotations = given.in_order(np.argsort(rows, kind="stable"))
+        order = np.arange(len(rows))
+        if owners is not None:
+            rows, order = owners[:, 0], np.lexsort(owners.T[::-1])
+        self._annotations = given.in_order(order)
         self._heads = heads.in_order()
         self._rows = np.arange(len(heads))
         counts = np.bincount(rows, minlength=len(heads))
@@ -161,11 +207,8 @@ class Records(Sequence[Record]):
 
     def points(self, index: int) -> bytes:
         """The numbers in the polygons of a dict as float64, one after another."""
-        found = b""
-        for part in self._parts_of(index):
-            if part[0] & _POLYGONS:
-                found += _points(part, pickle.loads(part[1:])[_MASK])  # noqa: S301
-        return found
+        parts = [part for part in self._parts_of(index) if part[0] & _POLYGONS]
+        return b"".join(_points(part, _unpack(part, False)[_MASK]) for part in parts)
 
     def objects(self, having: str = "", *, crowds: bool = False) -> np.ndarray:
         """How many annotations of each dict have a bbox, point or segmentation; (n,) int64.

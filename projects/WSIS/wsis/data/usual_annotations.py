@@ -1,131 +1,121 @@
 """Annotations as most of COCO's are, checked thousands at a time.
 
 `wsis.data.coco_fields.read_annotation` says what is right; this gives the same for those without
-any peculiarity, in a quarter of the time.
+any peculiarity, in a fifth of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wsis.data.contradictions import ROUNDING, Contradictions
-from wsis.data.records import XYWH, pack_parts
+from wsis.data.records import pack_many
 from wsis.layers.run_lengths import MAX_OUTLINE
 
 Record = dict[str, Any]
 _FIELDS = ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "segmentation")
-_NUMBERS = {int, float}
 _values = itemgetter(*_FIELDS)
 
 
-class _Entry(NamedTuple):
-    """The values of an annotation, its place in the list, image, class id and points."""
+class Usual(NamedTuple):
+    """Of n annotations.
 
-    row: int
-    number: int
-    area: float
-    box: list[float]
-    polygons: list[list[float]]
-    image: Record
-    class_id: int
-    length: int
+    Attributes:
+        rows: their places in the list, (n,) int64; the other attributes likewise.
+        ids: of them.
+        owners: the places of their images.
+        classes: class ids.
+        data: all of them packed.
+        ends: where each of them ends in ``data``.
+    """
+
+    rows: np.ndarray
+    ids: np.ndarray
+    owners: np.ndarray
+    classes: np.ndarray
+    data: bytes
+    ends: np.ndarray
 
 
 def pack_usual(
     entries: Sequence[Record],
-    images: Mapping[Any, Record],
+    ranks: Mapping[Any, int],
+    sizes: np.ndarray,
     class_ids: Mapping[Any, int],
     seen: Contradictions,
-) -> dict[int, tuple[Record, int, int, bytes]]:
-    """The usual ones among annotations of a file.
+) -> Usual | None:
+    """The usual ones among annotations of a file; None if there is none.
 
-    They have the fields of COCO, an id that is a number, polygons in a known image, their box
-    around them and inside the image, and are no crowds. ``seen`` sees them.
+    They have the fields of COCO, ids that are numbers, one polygon in a known image, their box
+    around it and inside the image, and are no crowds. ``seen`` takes note of them.
 
     Args:
         entries: annotations.
-        images: dataset dicts by image id.
+        ranks: the places of images by their ids; of those that state no labels.
+        sizes: (n, 2) float64, width and height by place.
         class_ids: by category id.
-        seen: takes note of them.
-
-    Returns:
-        by place in ``entries``: dict of the image, id, class id, and the annotation as `pack` would
-        pack what `read_annotation` gives.
+        seen: takes note.
     """
-    found = [e for row, entry in enumerate(entries) if (e := _look(row, entry, images, class_ids))]
+    columns = _look(entries, ranks, class_ids)
+    if not columns:
+        return None
+    rows, numbers, places, classes, areas, boxes, polygons = zip(*columns, strict=True)
+    lengths = np.array([*map(len, polygons)])
     try:
-        points = _floats([*chain.from_iterable(p for e in found for p in e.polygons)])
-        boxes = _floats([*chain.from_iterable(e.box for e in found)]).reshape(-1, 4)
-        areas = _floats([e.area for e in found])
-        np.array([e.number for e in found], dtype=np.int64)
+        points = _floats([*chain.from_iterable(polygons)])
+        box = _floats([*chain.from_iterable(boxes)]).reshape(-1, 4)
+        area, ids = _floats(areas), np.array(numbers, dtype=np.int64)
     except (ValueError, OverflowError):
-        return {}
-    if not found:
-        return {}
-    ends = [*accumulate((e.length for e in found), initial=0)]
-    sizes = np.array([(e.image["width"], e.image["height"]) for e in found], dtype=np.float64)
-    good = _are_good(points, np.array(ends), boxes, sizes)
-    seen.see_usual(boxes[good], sizes[good])
-    result = {}
-    every = zip(found, good.tolist(), boxes.tolist(), areas.tolist(), pairwise(ends), strict=True)
-    for e, is_good, box, area, (start, end) in every:
-        if is_good:
-            annotation = {
-                "id": e.number,
-                "category_id": e.class_id,
-                "iscrowd": 0,
-                "bbox": box,
-                "segmentation": (*map(len, e.polygons),),
-                "area": area,
-                "bbox_mode": XYWH,
-            }
-            packed = pack_parts(annotation, points[start:end].tobytes())
-            result[e.row] = e.image, e.number, e.class_id, packed
-    return result
+        return None
+    owners = np.array(places)
+    good = _are_good(points, lengths, box, sizes[owners])
+    seen.see_usual(box[good], sizes[owners][good])
+    given = [column[good] for column in (np.array(rows), ids, owners, np.array(classes))]
+    points = points[np.repeat(good, lengths)]
+    packed = pack_many(given[1], given[3], area[good], box[good], lengths[good], points)
+    return Usual(*given, *packed)
 
 
 def _look(
-    row: int, entry: Record, images: Mapping[Any, Record], class_ids: Mapping[Any, int]
-) -> _Entry | None:
-    """What can be told of an annotation without its numbers."""
-    if type(entry) is not dict or len(entry) != len(_FIELDS):
-        return None
-    try:
-        number, image_id, category, crowd, area, box, polygons = _values(entry)
-    except KeyError:
-        return None
-    if not (
-        type(number) is type(image_id) is type(category) is type(crowd) is int
-        and crowd == 0
-        and type(box) is type(polygons) is list
-        and len(box) == 4
-        and polygons
-        and image_id in images
-        and category in class_ids
-    ):
-        return None
-    length, image = 0, images[image_id]
-    for polygon in polygons:
-        if type(polygon) is not list or len(polygon) < 6 or len(polygon) % 2:
-            return None
-        length += len(polygon)
-    if "image_labels" in image:
-        return None
-    return _Entry(row, number, area, box, polygons, image, class_ids[category], length)
+    entries: Sequence[Record], ranks: Mapping[Any, int], class_ids: Mapping[Any, int]
+) -> list[tuple[Any, ...]]:
+    """Place, id, place of the image, class id, area, box and polygon of what looks usual."""
+    found = []
+    for row, entry in enumerate(entries):
+        if type(entry) is not dict or len(entry) != len(_FIELDS):
+            continue
+        try:
+            number, image, category, crowd, area, box, polygons = _values(entry)
+        except KeyError:
+            continue
+        if (
+            type(number) is type(image) is type(category) is type(crowd) is int
+            and type(box) is type(polygons) is list
+            and crowd == 0
+            and len(box) == 4
+            and len(polygons) == 1
+            and image in ranks
+            and category in class_ids
+        ):
+            (polygon,) = polygons
+            if type(polygon) is list and len(polygon) >= 6 and len(polygon) % 2 == 0:
+                place, class_id = ranks[image], class_ids[category]
+                found.append((row, number, place, class_id, area, box, polygon))
+    return found
 
 
-def _floats(values: list[Any]) -> np.ndarray:
+def _floats(values: Sequence[Any]) -> np.ndarray:
     """(n,) float64.
 
     Raises:
         ValueError: one is no finite number.
     """
-    if not {*map(type, values)} <= _NUMBERS:
+    if not {*map(type, values)} <= {int, float}:
         raise ValueError
     found = np.array(values, dtype=np.float64)
     if not np.isfinite(found).all():
@@ -134,14 +124,14 @@ def _floats(values: list[Any]) -> np.ndarray:
 
 
 def _are_good(
-    points: np.ndarray, ends: np.ndarray, boxes: np.ndarray, sizes: np.ndarray
+    points: np.ndarray, lengths: np.ndarray, boxes: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
     """Which boxes lie inside their images and around their polygons, (n,) bool."""
-    places, starts = points.reshape(-1, 2), ends[:-1] // 2
+    places, starts = points.reshape(-1, 2), (np.cumsum(lengths) - lengths) // 2
     low, high = np.minimum.reduceat(places, starts), np.maximum.reduceat(places, starts)
     reach = 2 * sizes.max(axis=1)
     left_top, right_bottom = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     inside = (left_top >= 0) & (left_top < right_bottom) & (right_bottom <= sizes)
     around = (abs(low - left_top) <= ROUNDING) & (abs(high - right_bottom) <= ROUNDING)
     near = (low >= -reach[:, None]) & (high <= reach[:, None])
-    return (inside & around & near).all(axis=1) & (np.diff(ends) * reach <= MAX_OUTLINE)
+    return (inside & around & near).all(axis=1) & (lengths * reach <= MAX_OUTLINE)
