@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from wsis.data.records import compact
+from wsis.data.records import compact, heads_of
 from wsis.errors import DataError, MachineError, UsageError, WSISError, about
 from wsis.processes import end_with_parent
 
@@ -191,7 +191,9 @@ class TrainingStream(Dataset):
         order: EpochOrder | None = None,
     ) -> None:
         self.order = order
-        self.dataset_dicts = compact(dataset_dicts)
+        # other sequences make their dicts when these are read
+        as_list = isinstance(dataset_dicts, list)
+        self.dataset_dicts = compact(dataset_dicts) if as_list else dataset_dicts
         self.mapper = mapper
         self.seed = seed
         self.skip_broken = skip_broken
@@ -252,7 +254,7 @@ class StreamBatches(Sampler[list[int]]):
         self.world_size = world_size
         self.group_by_aspect = group_by_aspect
         self.start = 0
-        heads = stream.dataset_dicts.heads
+        heads = heads_of(stream.dataset_dicts)
         self._wide = [d["width"] > d["height"] for d in heads] if group_by_aspect else None
 
     def _all_batches(self, rank: int) -> Iterator[list[int]]:
@@ -275,9 +277,8 @@ class StreamBatches(Sampler[list[int]]):
         for rank in range(self.world_size):
             batch = next(islice(self._all_batches(rank), iteration, None))
             indices = map(self.stream.index_at, batch)
-            found += [
-                str(self.stream.dataset_dicts.heads[i].get("image_key", "?")) for i in indices
-            ]
+            heads = heads_of(self.stream.dataset_dicts)
+            found += [str(heads[i].get("image_key", "?")) for i in indices]
         return found
 
 

@@ -75,7 +75,6 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
         order = None
         if stage.samples is not None:
             records, order = stage.samples(records, cfg)
-        records = compact(records)
         evaluate = None
         if stage.evaluation and cfg.DATASETS.TEST:
             evaluate = partial(evaluate_on_test_sets, folder)

@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from wsis.data.annotations import boxed_annotations, given_boxes
+from wsis.data.records import compact
 from wsis.data.salient import SALIENT_KEY, without_salient
 from wsis.data.supervision import restrict_supervision
 from wsis.errors import UsageError
@@ -86,22 +87,18 @@ class CombinedOrder:
 class JointSamples(Sequence[Record]):
     """The box samples and then the salient images of dataset dicts, each a dataset dict.
 
-    They are made when they are read. A box sample is its image's dict with one annotation, without
-    any mask.
+    They are made when they are read: as dicts, COCO's 860,000 would take gigabytes. A box sample is
+    its image's dict with one annotation, without any mask.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self.records = records
-        pairs = [
-            (number, index)
-            for number, record in enumerate(records)
-            if SALIENT_KEY not in record
-            for index in range(len(boxed_annotations(record)))
-        ]
-        self.boxes = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        self.salient = np.array(
-            [i for i, record in enumerate(records) if SALIENT_KEY in record], dtype=np.int64
-        )
+        self.records = compact(records).unmasked
+        is_salient = np.array([SALIENT_KEY in record for record in self.records.heads], dtype=bool)
+        counts = np.where(is_salient, 0, self.records.objects("bbox"))
+        before = np.repeat(np.cumsum(counts) - counts, counts)
+        images = np.repeat(np.arange(len(counts)), counts)
+        self.boxes = np.stack([images, np.arange(len(images)) - before], axis=1)
+        self.salient = np.flatnonzero(is_salient)
 
     def __len__(self) -> int:
         return len(self.boxes) + len(self.salient)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.data.annotations import boxed_annotations
 from wsis.data.artifacts import instance_arrays
+from wsis.data.records import Record, compact
 from wsis.errors import DataError
 from wsis.stage import INSTANCE_MAPPERS, InferStage, Later, TrainStage, register_stages
 from wsis.stages import detection_evaluator
 
 
-def boxed_images(records: list[dict[str, Any]], cfg: CfgNode) -> tuple[list[dict[str, Any]], None]:
+def boxed_images(records: Sequence[Record], cfg: CfgNode) -> tuple[Sequence[Record], None]:
     """The images that have a box, or all (DATALOADER.FILTER_EMPTY_ANNOTATIONS), to be shuffled.
 
     Raises:
         DataError: none has a box.
     """
-    boxed = [record for record in records if boxed_annotations(record)]
-    if not boxed:
+    found = compact(records)
+    boxed = found[found.objects("bbox") > 0]
+    if not len(boxed):
         names = ", ".join(cfg.DATASETS.TRAIN)
         raise DataError(f"no box to train on in {names} (crowds do not count); add some")
     return (boxed if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records), None
