@@ -67,7 +67,8 @@ class Contradictions:
         self._crowds &= bool(one["iscrowd"])
         if "bbox" not in one:
             return
-        x, y, third, fourth = box = one.get("unclipped_bbox", one["bbox"])
+        box: Sequence[float] = one["unclipped_bbox" if "unclipped_bbox" in one else "bbox"]
+        x, y, third, fourth = box
         width, height = image["width"], image["height"]
         right, bottom = x + third, y + fourth
         self._boxes += 1

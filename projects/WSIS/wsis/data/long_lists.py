@@ -68,7 +68,8 @@ class LongLists:
         Raises:
             Unusual: it is no list.
         """
-        scan, decoder = json.JSONDecoder().scan_once, codecs.getincrementaldecoder("utf-8")()
+        scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+        decoder = codecs.getincrementaldecoder("utf-8")()
         with open(self.path, "rb") as stream:
             stream.seek(self._starts[name])
             text, place, first = "", 0, True

@@ -75,10 +75,10 @@ def pack_usual(
     owners = np.array(places)
     good = _are_good(points, lengths, box, sizes[owners])
     seen.see_usual(box[good], sizes[owners][good])
-    given = [column[good] for column in (np.array(rows), ids, owners, np.array(classes))]
+    ids, its_classes = ids[good], np.array(classes)[good]
     points = points[np.repeat(good, lengths)]
-    packed = pack_many(given[1], given[3], area[good], box[good], lengths[good], points)
-    return Usual(*given, *packed)
+    data, ends = pack_many(ids, its_classes, area[good], box[good], lengths[good], points)
+    return Usual(np.array(rows)[good], ids, owners[good], its_classes, data, ends)
 
 
 def _look(
