@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.spatial import KDTree
 
 IMAGE = (375, 500)  # height and width of most pictures of VOC
@@ -29,6 +30,8 @@ class Benchmark:
         error: largest absolute difference of (result of plain, result of ours).
         scale: the plain way's seconds are multiplied by this, where it does a smaller job.
         note: what the plain way is, or why there is none.
+        images: how many images ours treats, where it is a stage; else 0.
+        network_share: runs ours and gives the share of its time that the network takes.
     """
 
     ours: Callable[[], Any]
@@ -36,6 +39,14 @@ class Benchmark:
     error: Callable[[Any, Any], float] | None = None
     scale: float = 1.0
     note: str = ""
+    images: int = 0
+    network_share: Callable[[], float] | None = None
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:

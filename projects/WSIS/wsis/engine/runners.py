@@ -56,7 +56,7 @@ def run_stage(folder: StageFolder) -> None:
     elif isinstance(stage, ExportStage):
         run_export(folder, stage, products)
     else:
-        _work_through(folder, *artifact_maker(folder.planned, products))
+        work_through(folder, *artifact_maker(folder.planned, products))
         _close_artifacts(folder)
 
 
@@ -216,7 +216,7 @@ def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _work_through(
+def work_through(
     folder: StageFolder,
     prepare: Callable[[dict[str, Any]], Any],
     finish: Callable[[Any], dict[str, Any]],
