@@ -144,7 +144,9 @@ def stages_of(config: str, device: str, count: int, own: tuple[str, ...]) -> Sta
     return Stages(CONFIGS / f"{config}.yaml", [*words, *own])
 
 
-def build(config: str, name: str, own: tuple[str, ...], note: str, device: str = "cpu") -> Benchmark:
+def build(
+    config: str, name: str, own: tuple[str, ...], note: str, device: str = "cpu"
+) -> Benchmark:
     """A stage of a pipeline; on a GPU on more pictures, so that starting the processes is little."""
     count = 2 if device == "cpu" else 64
     stages = stages_of(config, device, count, own)
