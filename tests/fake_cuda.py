@@ -1,8 +1,8 @@
-"""A CUDA device that computes on the CPU: it finds what a GPU would refuse, and what waits for it.
+"""A CUDA device that computes on the CPU: it finds what a GPU would refuse and what waits for it.
 
-Inside `FakeCuda` a tensor on "cuda" is a wrapper of one on the CPU. Every operation of torch is done
-on what is inside, after a check that its arguments lie on one device, as CUDA demands. So code for a
-GPU, its ``is_cuda`` branches too, runs without one, and with true values.
+Inside `FakeCuda` a tensor on "cuda" is a wrapper of one on the CPU. Every operation of torch is
+done on what is inside, after a check that its arguments lie on one device, as CUDA demands. So code
+for a GPU, its ``is_cuda`` branches too, runs without one, and with true values.
 """
 
 from __future__ import annotations

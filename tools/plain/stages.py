@@ -43,16 +43,20 @@ class Stages:
         self.folders = open_folders(load_pipeline(config, overrides))
         self._made: set[str] = set()
 
-    def maker(self, name: str) -> Maker:
-        """What makes the artifacts of a stage (`artifact_maker`); the stages before it are made."""
+    def maker(self, name: str, **values: Any) -> Maker:
+        """What makes the artifacts of a stage (`artifact_maker`); the stages before it are made.
+
+        ``values`` are other values of config keys, with ``__`` for a dot.
+        """
         folder = self.folders[name]
         for source in folder.sources.values():
             self.make(source.name)
         products = {product: source.reader for product, source in folder.sources.items()}
-        planned = folder.planned
-        if isinstance(planned.stage, InferStage) and planned.stage.measured is not None:
-            planned = planned.with_values(planned.stage.measured(products))
-        return artifact_maker(planned, products)
+        changed = {key.replace("__", "."): value for key, value in values.items()}
+        stage = folder.planned.stage
+        if isinstance(stage, InferStage) and stage.measured is not None:
+            changed |= stage.measured(products)
+        return artifact_maker(folder.planned.with_values(changed), products)
 
     def make(self, name: str) -> StageFolder:
         """The folder of a stage with its product."""
@@ -147,7 +151,7 @@ def stages_of(config: str, device: str, count: int, own: tuple[str, ...]) -> Sta
 def build(
     config: str, name: str, own: tuple[str, ...], note: str, device: str = "cpu"
 ) -> Benchmark:
-    """A stage of a pipeline; on a GPU on more pictures, so that starting the processes is little."""
+    """A stage of a pipeline; on a GPU on more pictures, since other processes have to start."""
     count = 2 if device == "cpu" else 64
     stages = stages_of(config, device, count, own)
     maker = stages.maker(name)
