@@ -101,9 +101,7 @@ def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
     return Overlaps(box_iou(boxes, boxes), containment, suppress_equal=False)
 
 
-def overlap_nms(
-    overlaps: Overlaps, order: Tensor, *, threshold: float
-) -> tuple[Tensor, Tensor]:
+def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
     """Greedy suppression on an IoU map, in each row of ``order`` by itself.
 
     A row of ``order`` (C, K) int64 has some of the N candidates, the best first. A candidate stays
