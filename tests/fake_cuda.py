@@ -72,12 +72,10 @@ class FakeCuda:
 
     Attributes:
         waits: how often each operation made the CPU wait for the GPU.
-        uploads: how often something was copied to it.
     """
 
     def __init__(self) -> None:
         self.waits: Counter[str] = Counter()
-        self.uploads = 0
 
     def __enter__(self) -> FakeCuda:
         """Enter; what moves of a module are new parameters from now on."""
@@ -111,7 +109,6 @@ class FakeCuda:
         up = device.type == "cuda"
         if up == isinstance(value, CudaTensor):
             return value
-        self.uploads += up
         self.waits["to the CPU"] += not up
         return _Move.apply(value, up)
 
@@ -183,7 +180,6 @@ class _Operations(TorchDispatchMode):
             on_gpu = isinstance(args[0], CudaTensor)
         if name == "copy_":
             on_gpu, came = (isinstance(t, CudaTensor) for t in args[:2])
-            self._owner.uploads += on_gpu and not came
             self._owner.waits[name] += came and not on_gpu
         elif there:
             self._check(function, name, args, tensors)
@@ -206,7 +202,6 @@ class _Operations(TorchDispatchMode):
             masks = [i for i in indices if i.dtype in (torch.bool, torch.uint8)]
             filled = name != "index" and args[2].numel() == 1
             self._owner.waits[name] += bool(masks) and not filled
-            self._owner.uploads += len([i for i in indices if not isinstance(i, CudaTensor)])
             beside = [t for t in beside if not any(t is i for i in indices)]
             beside += [] if isinstance(args[0], CudaTensor) else [args[0]]
         self._owner.waits[name] += name in _WAITS

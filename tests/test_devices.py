@@ -16,9 +16,11 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from plain.stages import Stages
 from torch.utils._pytree import tree_map
+from wsis.engine.runners import _to_arrays
 from wsis.layers.crf import crf_labels
 from wsis.layers.masks import mask_boxes, mask_nms
 from wsis.layers.peaks import peak_stimulation, upsample_maps
+from wsis.layers.precision import full_precision
 from wsis.methods.boxcaseg.crops import add_neighbours, resize_crops
 from wsis.methods.boxcaseg.losses import pairwise_loss, projection_loss
 from wsis.methods.iam.filling import fill, filling_weights
@@ -26,8 +28,6 @@ from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.losses import relation_losses
 from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import strongest
-from wsis.engine.runners import _to_arrays
-from wsis.layers.precision import full_precision
 from wsis.stage import _STAGES, InferStage
 
 from tests.fake_cuda import CudaTensor, FakeCuda
@@ -53,6 +53,22 @@ def on(device):
 def fetched(values):
     """Tensors of any nest, on the CPU."""
     return tree_map(lambda v: v.inner if isinstance(v, CudaTensor) else v.cpu(), values)
+
+
+def test_the_fake_device_refuses_what_a_gpu_refuses_and_counts_what_waits():
+    with FakeCuda() as fake:
+        there = torch.arange(4.0, device="cuda")
+        with pytest.raises(AssertionError, match=r"\(4,\) on the CPU, beside"):
+            there + torch.arange(4.0)
+        with pytest.raises(AssertionError, match="on the CPU, beside"):
+            torch.cat([there, torch.zeros(0)])
+        with pytest.raises(TypeError, match="to numpy"):
+            np.asarray(there)
+        assert (there.device.type, there.is_cuda, fake.waits.total()) == ("cuda", True, 0)
+        assert there[there > 1].sum().item() == 5
+        assert there.cpu().numpy().tolist() == there.tolist() == [0, 1, 2, 3]
+        assert +fake.waits == {"index": 1, "_local_scalar_dense": 1, "to the CPU": 2}
+    assert torch.zeros(2).to("cpu").device.type == "cpu"
 
 
 def some(*size, seed=0):

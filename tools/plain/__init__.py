@@ -2,9 +2,10 @@
 
 One file per kernel holds the plain implementation (ours, written as the paper states it) and its
 ``BENCHMARKS``: a name, as ``random_walk/47x63``, to a function that makes the inputs (not timed)
-and returns a `Benchmark`. The tests use the plain ways as oracles. This folder is found because it
-lies beside the script, and by the tests because ``pyproject.toml`` says so; it is never imported as
-``tools.plain``, a name that Detectron2's 0.5 wheel also installs.
+and returns a `Benchmark`. One that takes ``device`` can do so on a GPU. The tests use the plain
+ways as oracles. This folder is found because it lies beside the script, and by the tests because
+``pyproject.toml`` says so; it is never imported as ``tools.plain``, a name that Detectron2's 0.5
+wheel also installs.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:
     """
     if isinstance(plain, list | tuple):
         return max(difference(a, b, relative=relative) for a, b in zip(plain, ours, strict=True))
-    plain, ours = np.asarray(plain), np.asarray(ours)
+    plain, ours = (np.asarray(v.cpu() if isinstance(v, torch.Tensor) else v) for v in (plain, ours))
     if plain.dtype.kind == "b" or plain.shape != ours.shape:
         return 0.0 if np.array_equal(plain, ours) else float("inf")
     largest = np.abs(plain.astype(np.float64) - ours).max(initial=0)
