@@ -132,6 +132,7 @@ def run(benchmark: Any, repeats: int) -> dict[str, Any]:
             f"{way}_range_s": [min(walls), max(walls)],
         }
     if benchmark.images:
+        figures["images"] = benchmark.images
         figures["images_per_s"] = benchmark.images / figures["ours_s"]
     if benchmark.plain is not None:
         figures["ratio"] = figures["plain_s"] / figures["ours_s"]
