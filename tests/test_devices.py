@@ -15,7 +15,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from plain.stages import Stages
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from wsis.engine.runners import _to_arrays
 from wsis.layers.crf import crf_labels
 from wsis.layers.masks import mask_boxes, mask_nms
@@ -143,7 +143,12 @@ def test_layers(name, device):
     expected = function(*inputs)
     with on(device):
         found = fetched(function(*(value.to("cuda") for value in inputs)))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        if device == "fake" or one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        else:  # a decision may hang on the last bit
+            assert one.shape == other.shape
+            assert float((one != other).double().mean()) < 0.01
 
 
 def trained(name, device):
