@@ -176,14 +176,18 @@ def rings(value: list[Any]) -> list[Any]:
 
 
 def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[float]]:
-    reach = 2 * max(size)
+    reach, largest = 2 * max(size), 0.0
     polygons = [numbers(p) for p in rings(value)]
     longest = max(map(len, polygons))
     for polygon in polygons:
         if len(polygon) % 2 or longest < 6:
             raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
-        if polygon and (far := max(max(polygon), -min(polygon))) > reach:
+        far = max(max(polygon), -min(polygon)) if polygon else 0.0
+        if far > reach:
             raise ValueError(f"has a polygon point at {far:g}, far outside")
+        largest = max(largest, far)
+    if largest <= 1 and any(value % 1 for polygon in polygons for value in polygon):
+        raise ValueError("lies within the first pixel, as shares of the sides do; write pixels")
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     if len(whole) < len(polygons):
         count = len(polygons) - len(whole)
