@@ -16,6 +16,7 @@ from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.label_colours import NO_CLASS
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
+from wsis.errors import did_you_mean
 from wsis.layers.run_lengths import RLE, check_outlines, check_rle, polygons_to_rle, rle_box
 
 Record = dict[str, Any]
@@ -127,7 +128,8 @@ def _labels(value: Any, known: dict[Identity, int]) -> list[int]:
         raise ValueError(f"is {short(value)}, not a list of category ids or names")
     for label in value:
         if type(label) not in (int, str) or label not in known:
-            raise ValueError(f"holds {short(label)}, which is no category id or name")
+            near = did_you_mean(str(label), filter(lambda name: isinstance(name, str), known))
+            raise ValueError(f"holds {short(label)}, which is no category id or name{near}")
     return sorted({known[label] for label in value})
 
 

@@ -114,7 +114,12 @@ def tell_contradictions(
             left_out=0,
         )
     _require_pixels("point", "[x, y]", _stated_points(kept), source)
-    strange, total, fit = strange_boxes(_stated_boxes(kept), source)
+    _tell_strange_boxes(kept, source, problems)
+    return kept
+
+
+def _tell_strange_boxes(records: Sequence[Record], source: Any, problems: Problems) -> None:
+    strange, total, fit = strange_boxes(_stated_boxes(records), source)
     outside = [one for one in strange if not one._replace(mask=None).fits(_corners(*one.box))]
     if outside and len(outside) >= _DOUBTFUL * total:
         also = f", and none would be as {fit}" if fit else ""
@@ -138,7 +143,6 @@ def tell_contradictions(
                 annotation=one.annotation,
                 field="bbox",
             )
-    return kept
 
 
 def strange_boxes(

@@ -17,13 +17,13 @@ from wsis.data.builtin import check_supervision, reading_once, reading_together
 from wsis.data.files import write_json
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
-from wsis.engine.config_files import unlike_the_zoo
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
 from wsis.engine.folder import INITIAL_WEIGHTS, StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.manifest import look_up
+from wsis.engine.model_zoo import unlike_the_zoo
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
 from wsis.errors import DataError, WSISError, about

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
 from wsis.data.working_size import as_sample, file_size, resize_annotation
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, known_words
 from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.streaming import Measure, Metrics, results_of
@@ -44,8 +44,8 @@ def build_measures(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UsageError(
-                f"there is no evaluation protocol {protocol!r}; there are {', '.join(PROTOCOLS)} "
-                "(--protocol, WSIS.EVALUATION.PROTOCOLS)"
+                f"there is no evaluation protocol {protocol!r} (--protocol, "
+                f"WSIS.EVALUATION.PROTOCOLS); there are {known_words(protocol, PROTOCOLS)}"
             )
     return [PROTOCOLS[name](class_names, options=options) for name in dict.fromkeys(protocols)]
 
