@@ -182,13 +182,16 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         left_out = set[str]().union(*(keys for keys, _ in shares))
         total = sum((counted for _, counted in shares), Counter[str]())
         found = results_of(self._measures, distributed=self._distributed)
+        alone = total["true boxes alone"]
         if left_out:
-            logger.warning(
+            natural = not total["true masks"] and len(left_out) == alone  # boxes and no masks
+            logger.log(
+                logging.INFO if natural else logging.WARNING,
                 "%d images have no true masks; of these %d count for boxes, the others not at all",
                 len(left_out),
-                total["true boxes alone"],
+                alone,
             )
-        if total["true boxes alone"] and not total["true masks"]:
+        if alone and not total["true masks"]:
             boxes = [one.protocol for one in self._measures if not one.needs_masks]
             return OrderedDict((name, found[name]) for name in boxes)
         return found
