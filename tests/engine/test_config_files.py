@@ -102,6 +102,44 @@ def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
     assert cfg.MODEL.CIM.DETECTION.LIMIT == 3
 
 
+@pytest.mark.parametrize(
+    ("config", "stages"),
+    [
+        ("irnet_shapes", "{classifier: , cam: {SEED: 5}, cam_instances: , pseudo_labels: }"),
+        ("irnet_shapes", "{cam: {INPUT: {SCALES: [1.0]}, DATA: {TRAIN: shapes_val}}}"),
+        ("points_photos", "{walked_masks: , point_masks: {_BASE_: wsis://boxcaseg_ready}}"),
+    ],
+)
+def test_stages_on_the_command_line_count_as_in_a_file(config, stages, tmp_path):
+    """Lines for some of the stages, or a new list where one of them is new."""
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: configs/{config}.yaml\nSTAGES: {stages}\n")
+    base, words = ROOT / "configs" / f"{config}.yaml", ["DATA.TRAIN", "shapes_train"]
+    found = [load_pipeline(base, ["STAGES", stages, *words]), load_pipeline(own, words)]
+    first, second = ({one.name: one.cfg for one in pipeline.stages} for pipeline in found)
+    assert first == second
+    assert [*first] == [*second]
+    told = load_pipeline(
+        base, ["cam.SEED", "6", "STAGES", "{cam: {SEED: 5}}"] if "cam" in first else words
+    )
+    assert [one.cfg.SEED for one in told.stages if one.name == "cam"] in ([6], [])
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("[cam]", "command line: STAGES is not a set of stage names"),
+        ("{cam: 3}", "command line: stage cam is 3, not a set of KEY"),
+        ("{cams: }", "STAGES names cams, but the pipeline .* mask_rcnn; did you mean cam"),
+        ("{proposals: }", "STAGES names proposals, but the pipeline that it builds on has class"),
+        ("cam", "command line: STAGES is not a set of stage names"),
+    ],
+)
+def test_wrong_stages_on_the_command_line(stages, message):
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(PIPELINE, ["STAGES", stages])
+
+
 LAUGHS = (
     "{a: &a [x], "
     + ", ".join(

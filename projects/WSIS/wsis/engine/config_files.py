@@ -160,8 +160,6 @@ def _stage_part(name: str, values: Any, source: str) -> Part:
     where = f"{source}: stage {name}"
     if values is None:
         return Part()
-    if not isinstance(values, dict):
-        raise UsageError(f"{where} is {values!r}, not a set of KEY: value lines")
     values = dict(values)
     base, data = values.pop(_BASE, None), _check_data(values.pop(_DATA, None) or {}, where)
     return _part_on(base, (where, values), data, Path(source))
@@ -196,6 +194,15 @@ def _check_data(data: Any, where: str) -> dict[str, Any]:
     return data
 
 
+def _check_stages(stages: Any, where: str) -> dict[str, Any]:
+    if not isinstance(stages, dict):
+        raise UsageError(f"{where}: STAGES is not a set of stage names with their lines")
+    for name, own in stages.items():
+        if not (own is None or isinstance(own, dict)):
+            raise UsageError(f"{where}: stage {name} is {own!r}, not a set of KEY: value lines")
+    return {str(name): own for name, own in stages.items()}
+
+
 def read_config_files(path: Path) -> list[ConfigFile]:
     """A pipeline's files, those that it builds on first; each counts once.
 
@@ -207,11 +214,9 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     found: list[ConfigFile] = []
     for source, said in _with_bases(path, zoo=False, read={}):
         values = dict(said)
-        stages = values.pop(_STAGES, None) or {}
-        if not isinstance(stages, dict):
-            raise UsageError(f"{source}: STAGES is not a set of stage names with their lines")
+        stages = _check_stages(values.pop(_STAGES, None) or {}, source)
         data = _check_data(values.pop(_DATA, None) or {}, source)
-        parts = {str(name): _stage_part(str(name), own, source) for name, own in stages.items()}
+        parts = {name: _stage_part(name, own, source) for name, own in stages.items()}
         parts = {"": Part(((source, values),), data), **parts}
         found.append(ConfigFile(source, parts))
     return found
@@ -323,17 +328,27 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
     """What a command line says, as the last file of a pipeline.
 
     Args:
-        words: pairs ``KEY VALUE``, ``stage.KEY VALUE``, ``stage._BASE_ FILE`` and ``DATA.ROLE
-            VALUE``. Lists and dicts are written as in Python or YAML; text in them needs no quotes.
-        names: stages of the pipeline.
+        words: pairs ``KEY VALUE``, ``stage.KEY VALUE``, ``stage._BASE_ FILE``, ``DATA.ROLE VALUE``
+            and ``STAGES "{stage: , ...}"``, which counts as in a file. Lists and dicts are written
+            as in Python or YAML; text in them needs no quotes.
+        names: stages of the pipeline's files.
 
     Raises:
         UsageError: no pairs, or a key that is neither.
     """
     if len(words) % 2:
         raise UsageError(f"overrides come as KEY VALUE pairs; '{words[-1]}' has no value")
+    pairs = [*zip(words[::2], words[1::2], strict=True)]
     said: dict[str, dict[str, Any]] = {name: {} for name in ("", *names)}
-    for key, text in zip(words[::2], words[1::2], strict=True):
+    if stated := dict(pairs).get(_STAGES):
+        stages = _check_stages(_read_value(stated), COMMAND_LINE)
+        said = {"": {}, **{name: dict(own or {}) for name, own in stages.items()}}
+        if not set(stages) - set(names):  # none is new: lines for some
+            said = {name: {} for name in ("", *names)} | said
+        names = [name for name in said if name]
+    for key, text in pairs:
+        if key == _STAGES:
+            continue
         first, _, rest = key.partition(".")
         owner, rest = (first, rest) if first in names else ("", key)
         if rest in ("WSIS.IMPORTS", "WSIS.STAGE"):

@@ -198,8 +198,9 @@ class _Plan:
         parts = [part for file in self.files for part in file.parts.values()]
         for lines in [values for part in parts for _, values in part.lines]:
             load_modules(stated_imports(lines))  # these may register stages
-        self.records = {name: get_stage(name) for name in self.names}
         self.files.append(read_overrides(overrides, self.names))
+        self.names = stage_names(self.files)
+        self.records = {name: get_stage(name) for name in self.names}
 
     def data(self, name: str) -> dict[str, tuple[str, ...]]:
         """Names of the registered data sets of a stage by role, in lower case."""

@@ -33,13 +33,11 @@ PIPELINES = {
         "points_photos",
         "cim_photos_point",
         "iam_photos_point",
-        "prompted_masks_photos_point",
     ),
     "boxes": (
         "boxcaseg_ready",
         "boxes_photos",
         "boxinst_photos",
-        "prompted_masks_photos_box",
         "boxcaseg_photos",
     ),
     "images": (
