@@ -128,7 +128,7 @@ def _labels(value: Any, known: dict[Identity, int]) -> list[int]:
         raise ValueError(f"is {short(value)}, not a list of category ids or names")
     for label in value:
         if type(label) not in (int, str) or label not in known:
-            near = did_you_mean(str(label), filter(lambda name: isinstance(name, str), known))
+            near = did_you_mean(str(label), [name for name in known if isinstance(name, str)])
             raise ValueError(f"holds {short(label)}, which is no category id or name{near}")
     return sorted({known[label] for label in value})
 
