@@ -46,7 +46,10 @@ PIPELINES = {
         ("DATA.TRAIN", "shapes_val"),
         ("MODEL.FPN.OUT_CHANNELS", "48"),  # of the network that comes with WSIS
         ("MODEL.BOXCASEG.INFERENCE_SIDES", "[32]"),
-        ("WSIS.EVALUATION.GRABCUT_ITERATIONS", "1"),
+        ("MODEL.BOXCASEG.INFERENCE_FLIP", "False"),
+        ("MODEL.BOXCASEG.POINTS.RATIOS", "[1.0]"),
+        ("MODEL.BOXCASEG.POINTS.SIDE", "64"),
+        ("WSIS.EVALUATION.GRABCUT_ITERATIONS", "0"),
         PROMPTED,
     ),
     "cams": (),
