@@ -371,9 +371,8 @@ class Images:
 
     def say(self, sentence: str, *, about: object = None) -> None:
         """Log a warning once a command, though several stages come upon what it is ``about``."""
-        about = sentence if about is None else about
-        if about not in self._said:
-            self._said.add(about)
+        if (about or sentence) not in self._said:
+            self._said.add(about or sentence)
             logger.warning("%s", sentence)
 
 
