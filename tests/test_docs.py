@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,28 @@ def test_pages_name_files_that_exist(method):
     assert not [name for name in sorted(named) if not (package / name).is_file()]
     configs = set(re.findall(r"configs/\w+\.yaml", text))
     assert not [name for name in sorted(configs) if not (ROOT / name).is_file()]
+
+
+def test_commands_that_change_the_stages_make_a_pipeline(shapes_root, monkeypatch):
+    """In place of a config file of its own for each."""
+    from wsis.engine.pipeline import load_pipeline
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_root))
+    monkeypatch.chdir(ROOT)
+    found = re.findall(
+        r"^ {4}python train_net.py (--config-file .*(?:STAGES|_BASE_|DEPTH) .*)$",
+        "\n".join(page.read_text() for page in PAGES),
+        re.MULTILINE,
+    )
+    assert len(found) >= 8
+    for line in found:
+        words = [
+            word for word in shlex.split(line, comments=True) if word not in ("--num-gpus", "4")
+        ]
+        data = words.index("DATA.TRAIN") + 1 if "DATA.TRAIN" in words else 0
+        if data and not words[data].startswith("voc_"):
+            words[data] = "shapes_train"  # of one's own
+        assert load_pipeline(Path(words[1]), words[2:]).stages, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -1,7 +1,16 @@
 """Errors: one sentence and the exit code."""
 
 import pytest
-from wsis.errors import DataError, MachineError, UsageError, about, out_of_memory, run_command
+from wsis.errors import (
+    DataError,
+    MachineError,
+    UsageError,
+    about,
+    known_words,
+    near_file,
+    out_of_memory,
+    run_command,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,16 @@ def test_a_module_of_ours_that_is_missing_is_a_bug():
 
     with pytest.raises(ModuleNotFoundError):
         run_command(work)
+
+
+def test_words_and_files_like_an_unknown_one(tmp_path, monkeypatch):
+    assert known_words("TRIAN", ("TRAIN", "VAL")) == "TRAIN, VAL; did you mean TRAIN?"
+    assert known_words("train", ("TRAIN", "VAL")) == "TRAIN, VAL; did you mean TRAIN?"
+    assert known_words(3, ("TRAIN", "VAL")) == "TRAIN, VAL"
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    for path in ("brids", tmp_path / "Birds" / "deeper" / "x.json", "./bird/train.json"):
+        assert near_file(path) == "; did you mean birds?"
+    assert near_file("birds", (".yaml",)) == "; did you mean birds.yaml?"
+    assert near_file("wholly/else") == near_file("birds/x") == ""

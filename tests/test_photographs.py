@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from wsis.data.builtin import class_names, get_dataset_dicts
+from wsis.data.contradictions import StatedBox, strange_boxes
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.mappers import build_mapper
 from wsis.data.user import register_datasets
 from wsis.engine.pipeline import load_pipeline
+from wsis.errors import DataError
 from wsis.stages import cam_artifact
 
 from tests.tiny import ROOT
@@ -36,6 +39,28 @@ SOME = 12  # photographs that a test looks at
 pytestmark = pytest.mark.skipif(
     not PHOTOS.is_dir(), reason=f"no photographs in {PHOTOS}; set WSIS_DATA"
 )
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*/[ib]*s*.json")), ids=str)
+def test_the_form_of_real_boxes_is_certain(path):
+    """As they are no box is strange; in another form of eight images the boxes are refused."""
+    content = json.loads(path.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+
+    def stated(form, some):
+        return [
+            StatedBox(a["image_id"], a["id"], form(*a["bbox"]), sizes[a["image_id"]])
+            for a in content["annotations"]
+            if a["image_id"] in some
+        ]
+
+    assert strange_boxes(stated(lambda *box: box, sizes), path)[0] == []
+    corners = lambda x, y, w, h: (x, y, x + w, y + h)  # noqa: E731
+    centres = lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)  # noqa: E731
+    for form in (corners, centres):
+        for some in ([*sizes][:8], sizes):
+            with pytest.raises(DataError, match="is not in its place"):
+                strange_boxes(stated(form, some), path)
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,13 @@ def test_missing_coco_is_a_sentence(register):
 
 
 def test_unknown_name():
-    with pytest.raises(UsageError, match=r"no data set \(nor a path\) 'nope'.*shapes_train"):
+    said = (
+        r"no data set \(nor a path\) '{}'; datasets/README.md has the names, and how to .* in DATA"
+    )
+    with pytest.raises(UsageError, match=said.format("nope") + "$"):
         get_dataset_dicts("nope")
+    with pytest.raises(UsageError, match=said.format("shapes_trian") + r"; did .* shapes_train\?$"):
+        get_dataset_dicts("shapes_trian")
 
 
 def test_unknown_path(tmp_path):

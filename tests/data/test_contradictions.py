@@ -1,8 +1,11 @@
 """What cannot be all true is told once for the file, or where it is."""
 
+import re
+
 import pytest
 from wsis.data.contradictions import tell_contradictions
 from wsis.data.problems import Problems
+from wsis.errors import DataError
 
 from tests.data.test_coco_fields import RLE, content, load  # noqa: F401  (a fixture)
 
@@ -48,24 +51,96 @@ def test_crowds_and_nothing_else(load, change):  # noqa: F811
     assert "set iscrowd to 0 where an annotation is a single object" in problems.summary("error")
 
 
-def test_corners_in_place_of_sides():
-    corners = [(50, 30, 70, 50), (10, 10, 30, 30), (40, 5, 80, 60)]
-    problems = told(images(*corners))
-    assert problems.warnings == 1
-    assert "boxes beyond their image: 2 of 3, and none would be as [x0, y0, x1, y1]" in str(
-        problems.found[0]
-    )
+WRITTEN = {
+    "[x0, y0, x1, y1]": lambda x, y, w, h: (x, y, x + w, y + h),
+    "[y0, x0, y1, x1]": lambda x, y, w, h: (y, x, y + h, x + w),
+    "[centre x, centre y, width, height]": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+}
+BOXES = [(x, y, 14, 12) for x in (2, 20, 40, 64) for y in (3, 24, 46)]  # x, y, width, height
 
 
-def test_boxes_at_the_edge_are_no_corners():
-    """Some reach beyond the image, but one is wide and far right."""
-    assert not told(images((50, 30, 70, 50), (60, 10, 15, 10))).found
+@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize("masked", [False, True])
+def test_boxes_of_another_form(form, masked):
+    """With masks it is seen even where every box would be inside its image."""
+    boxes = [(x, y, 14, 12) for x in (2, 12, 21) for y in (3, 13, 23)] if masked else BOXES
+    size = (60, 80) if masked or form[1] != "y" else (80, 80)
+    records = images(*(WRITTEN[form](*box) for box in boxes), size=size)
+    for record, (x, y, w, h) in zip(records, boxes, strict=True):
+        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+        record["annotations"][0] |= {"segmentation": [polygon]} if masked else {}
+    with pytest.raises(DataError) as error:
+        told(records)
+    message = str(error.value)
+    assert re.match(r"f.json: image \d+, annotation \d+: bbox \[[\d., ]+\] is not in its", message)
+    assert f"of {len(boxes)} boxes, while every box of the file fits" in message
+    assert form in message.partition("fits its image as")[2]
+    assert message.endswith("write all as [x, y, width, height] in pixels")
+
+
+def test_boxes_in_their_places():
+    assert not told(images(*BOXES)).found
+    assert not told(images(*((x + 1, y + 1, w, h) for x, y, w, h in BOXES))).found  # 1-based
+
+
+def test_few_boxes_of_another_form_are_in_doubt():
+    problems = told(images((50, 30, 70, 50), (10, 10, 30, 30), (40, 5, 80, 60)))
+    assert (problems.warnings, problems.errors) == (1, 0)
+    assert (
+        "image 0, annotation 0: boxes beyond their image: 2 of 3, and none would be as "
+        "[x0, y0, x1, y1]; bbox is [x, y, width, height]: correct the file"
+    ) in str(problems.found[0])
+
+
+def test_boxes_that_fit_in_no_form_are_in_doubt():
+    """One is wide and far right."""
+    corners = [WRITTEN["[x0, y0, x1, y1]"](*box) for box in BOXES]
+    (found,) = told(images((60, 10, 15, 10), *corners)).found
+    assert found.level == "warning"
+    assert "boxes beyond their image: 8 of 13; bbox is [x, y, width, height]" in found.message
+
+
+def test_some_boxes_beyond_their_image():
     assert not told(images((10, 10, 20, 20), (1, 1, 30, 30), (0, 0, 80, 60), (2, 2, 9, 9))).found
+    assert not told(images(*BOXES, (70, 40, 20, 30), (-5, -5, 20, 30))).found
 
 
-def test_shares_of_the_image():
-    problems = told(images((0.5, 0.25, 0.5, 0.5), (0, 0, 1, 1)))
-    assert "every box (2) lies within the first pixel" in problems.summary("error")
+@pytest.mark.parametrize("form", ["[x, y, width, height]", *WRITTEN])
+def test_shares_of_the_image(form):
+    shares = [(x / 80, y / 60, w / 80, h / 60) for x, y, w, h in BOXES]
+    written = [WRITTEN.get(form, lambda *box: box)(*box) for box in shares]
+    message = (
+        r"f.json: image 0, annotation 0: bbox \[0\.\d+, .*\] lies within the first pixel, as "
+        r"shares of the image's sides do, and so does every bbox of the file \({}\); write \[x, y, "
+    )
+    with pytest.raises(DataError, match=message.format(12)):
+        told(images(*written))
+    with pytest.raises(DataError, match=message.format(1)):  # one that is whole elsewhere is none
+        told(images(*written[:1]))
+    assert not told(images(*written, (3, 3, 5, 5))).found
+    assert not told(images((0, 0, 1, 1), (1, 1, 1, 1))).found  # pixels
+
+
+def test_points_that_are_shares():
+    def pointed(*points):
+        records = images(*points)
+        for record in records:
+            record["annotations"][0]["point"] = record["annotations"][0].pop("bbox")
+        return records
+
+    with pytest.raises(
+        DataError, match=r"point \[0.5, 0.25\] lies within .* \(2\); write \[x, y\]"
+    ):
+        told(pointed((0.5, 0.25), (1, 1)))
+    assert not told(pointed((0.5, 0.25), (2, 1))).found
+    assert not told(pointed((0, 0), (1, 1))).found
+
+
+def test_polygons_that_are_shares(load):  # noqa: F811
+    *_, problems = load(content({"segmentation": [[0.1, 0.1, 0.6, 0.1, 0.6, 1]]}))
+    (found,) = problems.found
+    assert (found.level, found.field) == ("error", "segmentation")
+    assert "lies within the first pixel, as shares of the sides do; write pixels" in found.message
 
 
 def test_masks_far_from_their_boxes(load):  # noqa: F811

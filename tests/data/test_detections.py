@@ -89,3 +89,13 @@ def test_bad_detections_are_left_out(put):
     first, _ = put([GOOD | {"bbox": 1}, GOOD, GOOD | {"score": None}], problems=problems)
     assert [a["id"] for a in first["annotations"]] == [2]
     assert [(p.annotation, p.field) for p in problems.found] == [(0, "bbox"), (2, "score")]
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 30])
+def test_boxes_by_their_corners_or_in_shares(put, scale):
+    corners = [[x, y, x + 6, y + 4] for x in (12, 20) for y in (9, 14)]
+    boxes = [[value * scale for value in box] for box in corners]
+    with pytest.raises(
+        DataError, match=r"image 3, annotation 0: bbox .*, width, height\] in pixels"
+    ):
+        put([GOOD | {"bbox": box} for box in boxes])

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 from wsis.engine import checkpoint
-from wsis.engine.checkpoint import AtomicCheckpointer, load_trained
+from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
 from wsis.engine.manifest import Manifest, digest_of_weights
-from wsis.errors import WSISError
+from wsis.engine.pipeline import load_pipeline
+from wsis.errors import UsageError, WSISError
 from wsis.modeling.checkpoint import load_tensors
+
+from tests.tiny import PIPELINE
 
 
 @pytest.fixture
@@ -187,3 +190,16 @@ def test_a_finished_product_that_was_replaced_is_not_loaded(tmp_path):
     manifest.status = "running"  # it is being trained again
     manifest.write(tmp_path)
     load_trained(model, path)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "near"),
+    [
+        ("META_ARCHITECTURE", "CAMNett", "CAMNet"),
+        ("BACKBONE.NAME", "build_resnet_backbon", "build_resnet_backbone"),
+    ],
+)
+def test_a_name_that_nothing_registered(key, name, near):
+    (stage,) = load_pipeline(PIPELINE, [f"classifier.MODEL.{key}", name]).select(stage="classifier")
+    with pytest.raises(UsageError, match=rf"makes no network.* '{name}' .*; did you mean {near}\?"):
+        build_network(stage.cfg)

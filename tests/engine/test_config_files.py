@@ -102,6 +102,44 @@ def test_a_file_that_adds_lines_to_a_stage_leaves_its_start(tmp_path):
     assert cfg.MODEL.CIM.DETECTION.LIMIT == 3
 
 
+@pytest.mark.parametrize(
+    ("config", "stages"),
+    [
+        ("irnet_shapes", "{classifier: , cam: {SEED: 5}, cam_instances: , pseudo_labels: }"),
+        ("irnet_shapes", "{cam: {INPUT: {SCALES: [1.0]}, DATA: {TRAIN: shapes_val}}}"),
+        ("points_photos", "{walked_masks: , point_masks: {_BASE_: wsis://boxcaseg_ready}}"),
+    ],
+)
+def test_stages_on_the_command_line_count_as_in_a_file(config, stages, tmp_path):
+    """Lines for some of the stages, or a new list where one of them is new."""
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: configs/{config}.yaml\nSTAGES: {stages}\n")
+    base, words = ROOT / "configs" / f"{config}.yaml", ["DATA.TRAIN", "shapes_train"]
+    found = [load_pipeline(base, ["STAGES", stages, *words]), load_pipeline(own, words)]
+    first, second = ({one.name: one.cfg for one in pipeline.stages} for pipeline in found)
+    assert first == second
+    assert [*first] == [*second]
+    told = load_pipeline(
+        base, ["cam.SEED", "6", "STAGES", "{cam: {SEED: 5}}"] if "cam" in first else words
+    )
+    assert [one.cfg.SEED for one in told.stages if one.name == "cam"] in ([6], [])
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("[cam]", "command line: STAGES is not a set of stage names"),
+        ("{cam: 3}", "command line: stage cam is 3, not a set of KEY"),
+        ("{cams: }", "STAGES names cams, but the pipeline .* mask_rcnn; did you mean cam"),
+        ("{proposals: }", "STAGES names proposals, but the pipeline that it builds on has class"),
+        ("cam", "command line: STAGES is not a set of stage names"),
+    ],
+)
+def test_wrong_stages_on_the_command_line(stages, message):
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(PIPELINE, ["STAGES", stages])
+
+
 LAUGHS = (
     "{a: &a [x], "
     + ", ".join(
@@ -122,6 +160,12 @@ LAUGHS = (
         (["cam.WSIS.EVALUATION.IMAGES", "[a]"], "WSIS.EVALUATION.IMAGES is filled in from DATA"),
         (["cam.WSIS.IMAGES", "[a]"], "stage cam: WSIS.IMAGES names roles of DATA .*, not 'a'"),
         (["DATA.TEST", "a"], "DATA has no role 'TEST'; roles are TRAIN, VAL, SALIENT"),
+        (["DATA.TRIAN", "a"], "has no role 'TRIAN'; roles are TRAIN, .*; did you mean TRAIN"),
+        (["DATE.TRAIN", "a"], r"config key: DATE; did you mean DATA\?$"),
+        (["SLOVER.MAX_ITER", "1"], r"config key: SLOVER; did you mean SOLVER\?$"),
+        (["cam.WSIS.IMAGES", "[trian]"], "not 'trian'; did you mean TRAIN"),
+        (["DATA.VAL", "{FORMAT: Cocoo, IMAGES: a}"], "FORMAT is .*, not Cocoo; did you mean coco"),
+        (["DATA.VAL", "{FORMAT: coco, JSN: a}"], "unknown 'JSN'; .*; did you mean JSON"),
         (["DATA.VAL", "nowhere"], r"DATA.VAL: there is no data set \(nor a path\) 'nowhere'"),
         (["DATA.VAL", "{FORMAT: voc"], "not readable YAML"),
         (["DATA.TRAIN", ""], "stage classifier needs DATA.TRAIN: a folder of class folders"),
@@ -160,6 +204,11 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
     ("text", "message"),
     [
         ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is no file in"),
+        ("_BASE_: irnet_shape.yaml", "or configs/; did you mean irnet_shapes.yaml"),
+        (
+            "_BASE_: configs/irnet_shapes.yaml\nSTAGE: {cam: {}}",
+            "config key: STAGE; did you mean STAGES",
+        ),
         ("_BASE_: https://host/x.yaml", "_BASE_ names the address https://host/x.yaml; download"),
         ("STAGES: {classifier: {_BASE_: http://host/x.yaml}}", "_BASE_ names the address"),
         ("_BASE_: p.yaml", "builds on itself"),
@@ -171,6 +220,10 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("STAGES: [classifier]", "STAGES is not a set of stage names"),
         ("STAGES: {classifier: {_BASE_: [cam, cam]}}", "names 2 stages"),
         ("STAGES: {classifier: {_BASE_: cam}}", "'cam', which is no stage or file"),
+        (
+            "_BASE_: configs/irnet_shapes.yaml\nSTAGES: {cam: {_BASE_: clasifier}}",
+            r"'clasifier', which is no stage or file; did you mean classifier\?",
+        ),
         ("STAGES: {classifier: {_BASE_: detectron2://x.yaml}}", "model zoo has no such config"),
         ("STAGES: {classifier: {_BASE_: detectron2:///etc/passwd}}", "zoo has no such config"),
         ("STAGES: {classifier: {_BASE_: detectron2://../x.yaml}}", "zoo has no such config"),
@@ -192,7 +245,7 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
         ("WSIS: " + LAUGHS, "not readable YAML: it has more than .* aliases written out"),
         ("STAGES: [/dev/zero]", "STAGES is not a set of stage names"),
         ('STAGES: {classifier: }\nOUTPUT_DIR: "a\\0b"', "OUTPUT_DIR has a null character"),
-        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is no file in"),
+        ("_BASE_: /dev/zero", "_BASE_ names /dev/zero, which is no file in /dev or configs/$"),
         ("", "not a set of KEY: value lines"),
         ("- a\n- b", "not a set of KEY: value lines"),
         ("STAGES: {classifier: {NO_KEY: 1}}\nDATA: {TRAIN: shapes_train}", "NO_KEY"),

@@ -77,8 +77,8 @@ def test_few_figures_places_and_the_next_commands(tell):
         "all figures  out/metrics.json\n",
         "next         python tools/report.py out\n",
         "python tools/export.py out/7_pseudo_labels/pseudo_labels.json --format coco-polygons "
-        "--output labels.json\n",
-        "python tools/demo.py --config-file my.yaml --input PHOTOGRAPHS --output found "
+        "--output out/labels.json\n",
+        "python tools/demo.py --config-file my.yaml --input PHOTOGRAPHS --output out/found "
         "OUTPUT_DIR out\n",
     ):
         assert words in text
@@ -109,6 +109,14 @@ def test_where_nothing_could_be_measured_one_line_says_so(tell):
         "mask_rcnn on shapes_val\n" in text
     )
     assert " - " not in text.partition("mAP")[2].partition("weights")[0]
+
+
+def test_images_without_masks_are_told_once_for_a_data_set(tell):
+    counts = {"images": 5, "images_without_ground_truth": 3}
+    some = [measured(stage, "voc", AP50=1.0, **counts) for stage in ("cam", "instances")]
+    text = tell(some)
+    assert text.count("no true masks: 3 of 8 images of shapes_train\n") == 1
+    assert "no true masks" not in tell(FIGURES)
 
 
 def test_another_checkpoint_stands_beside_the_own_one(tell):
@@ -147,4 +155,4 @@ def test_boxes_and_points_of_a_coco_file_get_masks(tell, tmp_path, name, propose
     for catalog in (DatasetCatalog, MetadataCatalog):
         catalog.pop(f"{stem}_train")
     merge = " --merge 'my images/labels.json'" if proposed else ""
-    assert f"--format coco-polygons{merge} --output labels.json\n" in text
+    assert f"--format coco-polygons{merge} --output out/labels.json\n" in text

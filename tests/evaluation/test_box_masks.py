@@ -217,7 +217,7 @@ def test_a_test_set_without_masks_has_no_figures(case, caplog):
     evaluator.reset()
     evaluator.process([record], [{"instances": None}])
     assert not evaluator.evaluate()
-    assert "no image has true masks" in caplog.text
+    assert not caplog.text  # the end of a run tells it, once
 
 
 def test_masks_of_other_boxes_are_joined_to_objects(case):

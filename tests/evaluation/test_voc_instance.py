@@ -1,6 +1,7 @@
 """The evaluator as Detectron2 uses it: data sets by name, batches, processes, files, errors."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -285,7 +286,9 @@ def test_boxes_alone_have_the_box_figures_that_masks_would_give(pairs, registere
     registered([])
     everywhere = range(len(pairs))
     full = figures_of(boxed_records(pairs, masks=everywhere), pairs)
-    alone = figures_of(boxed_records(pairs, masks=()), pairs)
+    with caplog.at_level(logging.INFO):
+        alone = figures_of(boxed_records(pairs, masks=()), pairs)
+    assert [record.levelname for record in caplog.records] == ["INFO"]  # nothing is amiss
     assert list(alone) == ["coco_bbox"]
     assert 0 < alone["coco_bbox"]["AP50"] < 100
     np.testing.assert_equal(alone["coco_bbox"], full["coco_bbox"])

@@ -7,7 +7,7 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from wsis.engine.config_files import unlike_the_zoo
+from wsis.engine.model_zoo import unlike_the_zoo
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError
 from wsis.modeling.checkpoint import load_weights

@@ -199,7 +199,7 @@ def test_a_name_of_detectron2(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("none.json", None, "there is no data set and no path"),
+        ("none.json", None, "there is no file or folder"),
         ("a.json", "{", "not a readable JSON file"),
         ("a.json", "3", "its top level is not an object"),
         ("a.json", '{"images": [], "categories": []}', "name at least one class"),

@@ -103,6 +103,12 @@ MISTAKES = {
     "no such category": (lambda r: [r[0] | {"category_id": 3}], "has no category 3; its classes"),
     "no such image": (lambda r: [r[0] | {"image_id": 9}], "has no image with the id 9"),
     "some with masks": (lambda r: [r[0], boxed(r)[1]], "entry 1: segmentation is in some"),
+    "boxes by corners": (
+        lambda r: [
+            without("segmentation")([r[0] | {"bbox": [5, 3, 7 - i, 6]}])[0] for i in (0, 1, 0, 1)
+        ],
+        "image 1, annotation 1: bbox [5, 3, 7, 6] is not in its place as [x, y, width, height]",
+    ),
     "neither": (without("segmentation"), "entry 0: has neither segmentation nor bbox"),
     "no score": (without("score"), "entry 0: score is None"),
     "no score but ids": (

@@ -279,12 +279,21 @@ def test_a_box_stage_is_compared_with_the_boxes_that_it_saw(make_run):
     assert "given boxes" in Outline(text).captions
 
 
-def test_stages_that_never_began_count(make_run):
+def test_stages_that_are_not_done_are_named(make_run):
     run = make_run()
     run.training(1, "classifier")
-    assert "1 of 1 stages finished" in report(run)
+    text = report(run)
+    assert "1 stage finished" in text
+    assert "not run" not in text
     (run.output / "pipeline.json").write_text('["classifier", "cam", "mask_rcnn"]')
-    assert "1 of 3 stages finished" in report(run)
+    text = report(run)
+    assert "1 stage finished" in text
+    assert "not run: cam, mask_rcnn" in text
+    path = run.output / "1_classifier" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "running"}))
+    text = report(run)
+    assert "0 stages finished" in text
+    assert "unfinished: classifier" in text
 
 
 def test_nothing_is_said_about_fonts(make_run, caplog):

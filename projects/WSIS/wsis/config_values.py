@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from wsis.errors import UsageError, did_you_mean
+from wsis.errors import UsageError, known_words
 
 # Patterns of full names. A number whose default is not negative must be 0 or more, except here,
 _SIGNED = "*PEAK_THRESHOLD *CLASS_THRESHOLD *MIN_SCORE *SCORE_THRESH_TEST *PIXEL_MEAN *FREEZE_AT "
@@ -103,8 +103,7 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
         if not wanted and key in _CHOICES:
             known = _CHOICES[key]
             unknown = [word for word in _leaves(value) if word not in known]
-            hint = did_you_mean(str(unknown[0]), known) if unknown else ""
-            wanted = f"one of {', '.join(known)}{hint}" if unknown else ""
+            wanted = f"one of {known_words(unknown[0], known)}" if unknown else ""
         if wanted:
             raise UsageError(f"{key} is {value!r}; it must be {wanted}")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 from wsis.stopping import Terminated, exit_code, raising
 
@@ -74,8 +76,25 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the known word most like it, or ""."""
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    same = {name.lower(): name for name in known if name != word}
+    close = get_close_matches(word.lower(), same, n=1)
+    return f"; did you mean {same[close[0]]}?" if close else ""
+
+
+def known_words(word: object, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: the known ones, and the one most like it."""
+    known = list(known)
+    return ", ".join(known) + did_you_mean(str(word), known)
+
+
+def near_file(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> str:
+    """The end of a sentence about a path that does not exist: what has a name like the first part
+    of it that is not there, and ends with one of the ``suffixes``; or ""."""
+    path = Path(path)
+    while not path.parent.is_dir():
+        path = path.parent
+    beside = os.listdir(path.parent)
+    return did_you_mean(path.name, [name for name in beside if name.endswith(suffixes)])
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
-from wsis.errors import UsageError, did_you_mean
+from wsis.errors import UsageError, known_words
 
 _STAGES: dict[str, Stage] = {}
 # Names of mappers that size images as Detectron2 does (`wsis.data.instance_mapper`).
@@ -177,6 +177,5 @@ def get_stage(name: str) -> Stage:
         return _STAGES[name]
     except KeyError:
         raise UsageError(
-            f"there is no stage {name!r}; registered are: {', '.join(sorted(_STAGES))}"
-            + did_you_mean(name, _STAGES)
+            f"there is no stage {name!r}; registered are: {known_words(name, sorted(_STAGES))}"
         ) from None

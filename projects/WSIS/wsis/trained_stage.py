@@ -24,7 +24,7 @@ from wsis.engine.launch import check_device, choose_devices
 from wsis.engine.manifest import Images, Manifest, defaults_among, relevant_config
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
 from wsis.engine.runners import artifact_maker
-from wsis.errors import DataError, UsageError, WSISError
+from wsis.errors import DataError, UsageError, WSISError, known_words
 from wsis.reading import read_yaml
 from wsis.ready import ADDRESS, packaged, ready_file, ready_names
 from wsis.stage import DeriveStage, InferStage, Stage, TrainStage, get_stage
@@ -339,7 +339,8 @@ class TrainedStage:
         """
         for name in names:
             if name not in self.classes:
-                raise UsageError(f"there is no class {name!r}; it knows {', '.join(self.classes)}")
+                known = known_words(name, self.classes)
+                raise UsageError(f"there is no class {name!r}; it knows {known}")
         return sorted({self.classes.index(name) for name in names})
 
 

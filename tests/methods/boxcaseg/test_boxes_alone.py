@@ -142,5 +142,8 @@ def test_objects_without_a_box_are_told(photos, shapes_root):
         del annotation["bbox"]
     path.write_text(json.dumps(content))
     extra = [("DATA.TRAIN", str(path))]
-    done = run(photos, "--until-stage", "grabcut_masks", extra=extra)
-    assert f"grabcut_masks works on boxes: 3 of {total} objects of" in done.stdout + done.stderr
+    done = run(photos, "--until-stage", "proxy_masks", extra=extra)
+    said = done.stdout + done.stderr
+    assert f"grabcut_masks, proxy_masks work on boxes: 3 of {total} objects of" in said
+    assert said.count("WARNING") == 1  # that, once, and nothing of true masks, which none has
+    assert said.count("no masks to measure against: grabcut_masks, proxy_masks on ") == 1

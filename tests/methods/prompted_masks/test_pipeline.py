@@ -23,6 +23,18 @@ SMALL = [
     ("WSIS.EVALUATION.GRABCUT_ITERATIONS", "1"),
     ("WSIS.PSEUDO_LABELS.MIN_SCORE", "0.0"),
 ]
+# Config file and STAGES, as the method's page has them.
+PIPELINES = {
+    "": ("prompted_masks_photos", ""),
+    "_box": (
+        "boxes_photos",
+        "{prompted_box_masks: , proxy_masks: , pseudo_labels: , mask_rcnn: }",
+    ),
+    "_point": (
+        "points_photos",
+        "{prompted_point_instances: , pseudo_labels: , mask_rcnn: }",
+    ),
+}
 LABELS = "*_pseudo_labels/pseudo_labels.json"
 MODEL = "MODEL.PROMPTED_MASKS.MODEL"
 
@@ -36,7 +48,9 @@ def run(root, output, model, *words, kind="_box", labels="instances", extra=()):
     shapes = root / "shapes"
     data = f"{{FORMAT: coco, JSON: {shapes}/{labels}_train.json, IMAGES: {shapes}/JPEGImages}}"
     extra = [*SMALL, ("DATA.TRAIN", data), (MODEL, str(model)), *extra]
-    config = ROOT / "configs" / f"prompted_masks_photos{kind}.yaml"
+    name, stages = PIPELINES[kind]
+    extra = [("STAGES", stages), ("WSIS.METHOD", "Prompted masks"), *extra] if stages else extra
+    config = ROOT / "configs" / f"{name}.yaml"
     words = words or ("--until-stage", "pseudo_labels")
     return train_net_here(*words, datasets=root, output=output, config=config, extra=extra)
 

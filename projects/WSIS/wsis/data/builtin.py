@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wsis.data.catalog import DatasetCatalog, MetadataCatalog
-from wsis.data.checks import MAX_NAME_BYTES
+from wsis.data.checks import MAX_NAME_BYTES, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.problems import ADVICE, Problems
 from wsis.data.records import Records, compact
@@ -28,7 +28,7 @@ from wsis.data.salient import load_salient
 from wsis.data.shapes import SHAPES_CLASSES
 from wsis.data.supervision import SUPERVISIONS
 from wsis.data.voc import VOC_CLASSES, load_voc
-from wsis.errors import DataError, UsageError, did_you_mean
+from wsis.errors import DataError, UsageError, did_you_mean, near_file
 
 logger = logging.getLogger(__name__)
 _VOC_SPLITS = {
@@ -169,18 +169,16 @@ def require_dataset(name: str, where: str = "") -> Any:
     """The metadata of a registered data set.
 
     Raises:
-        UsageError: no such data set; ``where`` is named, and the data sets that are known.
+        UsageError: no such data set; ``where`` is named, and what has a name like it.
     """
     if not is_known(name) and not _ask_detectron2(name):
         start, path = f"{where}{': ' if where else ''}there is no", Path(name)
         if len(path.parts) > 1 or path.suffix:
-            beside = os.listdir(path.parent) if path.parent.is_dir() else []
-            raise UsageError(f"{start} file or folder {name}{did_you_mean(path.name, beside)}")
-        ours = sorted(n for n in DatasetCatalog.list() if "supervision" in _metadata(n))
+            raise UsageError(f"{start} file or folder {name}{near_file(path)}")
+        known = [*DatasetCatalog.list(), *os.listdir()]
         raise UsageError(
-            f"{start} data set (nor a path) {name!r}; WSIS knows "
-            f"{', '.join(ours)} and Detectron2's COCO names; others are described in DATA "
-            "(datasets/README.md)"
+            f"{start} data set (nor a path) {short(name)}; datasets/README.md has the names, and "
+            f"how to describe one in DATA{did_you_mean(name, known)}"
         )
     return MetadataCatalog.get(name)
 
@@ -364,7 +362,7 @@ def get_dataset_dicts(name: str, on_error: str = "raise") -> list[dict[str, Any]
     has them, ``height`` and ``width``.
 
     Raises:
-        UsageError: no such data set; the message lists the known ones.
+        UsageError: no such data set.
         DataError: it cannot be read, or has errors, all of which are told, and ``on_error`` is
             "raise".
     """

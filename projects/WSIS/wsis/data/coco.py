@@ -207,7 +207,8 @@ def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
         raise Unusual
     packer.read_all(lists.entries("annotations"))
     lists.rest()
-    packer.contradictions.tell(images, path, told)
+    if not packer.contradictions.tell(images, path, told):
+        raise Unusual
     problems.take(told)
     places = packer.places
     labels: list[set[int]] = [set() for _ in images]

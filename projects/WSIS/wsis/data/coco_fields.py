@@ -26,6 +26,7 @@ from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.label_colours import NO_CLASS
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
+from wsis.errors import did_you_mean
 from wsis.layers.run_lengths import RLE, check_outlines, check_rle, polygons_to_rle, rle_box
 
 Record = dict[str, Any]
@@ -136,7 +137,8 @@ def _labels(value: Any, known: dict[Identity, int]) -> list[int]:
         raise ValueError(f"is {short(value)}, not a list of category ids or names")
     for label in value:
         if type(label) not in (int, str) or label not in known:
-            raise ValueError(f"holds {short(label)}, which is no category id or name")
+            near = did_you_mean(str(label), [name for name in known if isinstance(name, str)])
+            raise ValueError(f"holds {short(label)}, which is no category id or name{near}")
     return sorted({known[label] for label in value})
 
 
@@ -185,15 +187,19 @@ def rings(value: list[Any]) -> list[Any]:
 
 
 def _polygons(value: list[Any], size: tuple[int, int], note: Note) -> list[list[float]]:
-    reach = 2 * max(size)
+    reach, largest = 2 * max(size), 0.0
     polygons = [finite(p) for p in rings(value)]
     whole = [polygon for polygon in polygons if len(polygon) >= 6]
     for polygon in polygons:
         if len(polygon) % 2 or not whole:
             raise ValueError(f"has a polygon of {len(polygon)} numbers; 6, 8, 10, ... make one")
-        if polygon and (far := max(max(polygon), -min(polygon))) > reach:
+        far = max(max(polygon), -min(polygon)) if polygon else 0.0
+        if far > reach:
             numbers(polygon)
             raise ValueError(f"has a polygon point at {far:g}, far outside")
+        largest = max(largest, far)
+    if largest <= 1 and any(value % 1 for polygon in polygons for value in polygon):
+        raise ValueError("lies within the first pixel, as shares of the sides do; write pixels")
     if len(whole) < len(polygons):
         count = len(polygons) - len(whole)
         text = f"segmentation: polygons of less than 6 numbers beside good ones, left out: {count}"

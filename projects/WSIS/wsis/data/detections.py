@@ -12,6 +12,7 @@ from typing import Any
 
 from wsis.data.catalog import BoxMode
 from wsis.data.checks import clip_box, field, identity, load_json, number, numbers, short
+from wsis.data.contradictions import StatedBox, strange_boxes
 from wsis.data.problems import FieldError, Problems, collecting
 from wsis.errors import DataError
 
@@ -48,14 +49,15 @@ def put_detections(
         problems: collects what is wrong, which is then left out; None: it is raised.
 
     Raises:
-        DataError: no such file; without ``problems`` naming the file, the detection and the field.
+        DataError: no such file, or boxes of another form; without ``problems`` naming the file, the
+            detection and the field.
     """
     path = Path(path)
     content = load_json(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DataError(f"{path} is not a list of detections but {short(content)}")
     by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
-    empty = 0
+    empty, stated = 0, list[StatedBox]()
     with collecting(problems) as told:
         for index, entry in enumerate(content):
             with told.leaving_out(file=path, annotation=index):
@@ -66,13 +68,16 @@ def put_detections(
                 if category not in class_ids:
                     raise FieldError("category_id", f"{category} is not among the categories")
                 record = by_id[image]
-                box = field(entry, "bbox", _box, (record["height"], record["width"]))
+                size = record["height"], record["width"]
+                box = field(entry, "bbox", _box, size)
+                stated.append(StatedBox(image, index, entry["bbox"], size))
                 if box is None:
                     empty += 1
                     continue
                 found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
                 found |= {"category_id": class_ids[category], "score": score}
                 record["annotations"].append(found)
+        strange_boxes(stated, path)
         if empty:
             message = f"boxes without an area in their image, left out: {empty}"
             told.warning(message, file=path, left_out=empty)

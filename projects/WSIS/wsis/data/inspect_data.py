@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,10 @@ def tell_missing_pictures(records: Sequence[Record], problems: Problems) -> list
     return kept
 
 
-def require_pictures(records: Sequence[Record], on_error: str) -> None:
-    """Tell which images are missing before hours of work, as ``on_error`` (WSIS.ON_ERROR) says.
+def require_pictures(
+    records: Sequence[Record], on_error: str, say: Callable[[str], None] = logger.warning
+) -> None:
+    """``say`` which images are missing before hours of work, as ``on_error`` (WSIS.ON_ERROR) says.
 
     Raises:
         DataError: some are, and it is "raise".
@@ -59,7 +61,7 @@ def require_pictures(records: Sequence[Record], on_error: str) -> None:
     if on_error == "raise":
         problems.raise_errors("or set WSIS.ON_ERROR skip to do without them")
     elif problems.errors:
-        logger.warning("%s", problems.summary("error"))
+        say(problems.summary("error"))
 
 
 def inspect_pictures(records: Iterable[Record], problems: Problems) -> list[Record]:

@@ -33,7 +33,7 @@ from wsis.data.transforms import (
     scaled_size,
 )
 from wsis.data.working_size import at_working_size
-from wsis.errors import UsageError
+from wsis.errors import UsageError, known_words
 
 MAPPER_REGISTRY = Registry("WSIS_MAPPER")
 MAPPER_REGISTRY.__doc__ = "Mappers: built as ``mapper(cfg, is_train=..., products=...)``."
@@ -49,7 +49,7 @@ def build_mapper(cfg: CfgNode, name: str, *, is_train: bool, products: Products)
         UsageError: no such mapper.
     """
     if name not in MAPPER_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in MAPPER_REGISTRY))
+        known = known_words(name, sorted(key for key, _ in MAPPER_REGISTRY))
         raise UsageError(f"there is no mapper {name!r}; registered are: {known}")
     return MAPPER_REGISTRY.get(name)(cfg, is_train=is_train, products=products)
 

@@ -30,7 +30,7 @@ from wsis.data.voc import (
     load_voc,
     read_classes,
 )
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, did_you_mean, known_words, near_file
 from wsis.reading import parse_yaml
 
 # What data are for: training, evaluation, exact masks of single objects. EVALUATION is for products
@@ -71,14 +71,16 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}: {error}") from None
     kind = str(entry.get("FORMAT", "")).lower()
     if kind not in _KEYS:
-        raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {entry.get('FORMAT')}")
+        said = f"{entry.get('FORMAT')}{did_you_mean(kind, _KEYS)}"
+        raise UsageError(f"{where}: FORMAT is one of {', '.join(_KEYS)}, not {said}")
     entry = {key: value for key, value in entry.items() if value is not None}  # was left blank
     forms = [(form.partition(" [")[0].split(), form) for form in _KEYS[kind]]
     needed, form = next((pair for pair in forms if pair[0][0] in entry), forms[0])
     allowed = ("NAME", "FORMAT", *re.findall(r"\w+", form))
     unknown = [key for key in entry if key not in allowed]
     if unknown:
-        raise UsageError(f"{where}: unknown {short(unknown[0])}; {kind} takes {', '.join(allowed)}")
+        known = known_words(unknown[0], allowed)
+        raise UsageError(f"{where}: unknown {short(unknown[0])}; {kind} takes {known}")
     bad = [k for k in needed if k not in entry]
     bad += [k for k in _TEXTS if k in entry and not isinstance(entry[k], str)]
     if bad:
@@ -87,6 +89,7 @@ def _check_entry(entry: Any, where: str) -> dict[str, Any]:
     if entry.get("SUPERVISION", "mask") not in SUPERVISIONS:
         raise UsageError(
             f"{where}: SUPERVISION is one of {', '.join(SUPERVISIONS)}, not {entry['SUPERVISION']}"
+            + did_you_mean(str(entry["SUPERVISION"]), SUPERVISIONS)
         )
     classes = entry.get("CLASSES", ["a"])
     texts = isinstance(classes, (list, tuple)) and {type(c) for c in classes} == {str}
@@ -115,7 +118,7 @@ def _require_places(entry: dict[str, Any]) -> None:
                 advice = without_salient(Path(entry["IMAGES"]).parent)
             raise DataError(
                 f"data set {entry['NAME']}: {path} does not exist{counted}; {advice}, or correct "
-                f"{key} of {entry['NAME']} where DATA describes it"
+                f"{key} of {entry['NAME']} where DATA describes it{near_file(path)}"
             )
 
 

@@ -13,7 +13,7 @@ from wsis.data.checks import clip_box, field, naming, number, short
 from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.problems import FieldError, Problems, collecting
 from wsis.data.xml_files import parse_xml
-from wsis.errors import DataError
+from wsis.errors import DataError, did_you_mean
 
 
 def _text(node: ElementTree.Element | None, tag: str) -> str:
@@ -60,7 +60,8 @@ def _object(
         raise FieldError(
             "name",
             f"is of the unknown class {short(name)}; known are {', '.join(classes)[:400]} (own "
-            "classes: one per line in classes.txt of the data set's root, or CLASSES)",
+            "classes: one per line in classes.txt of the data set's root, or CLASSES)"
+            + did_you_mean(name, classes),
         )
     try:
         box = _box(node, size)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2 import modeling
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
 import wsis.networks  # noqa: F401  (configs name what it registers)
 from wsis.data.files import atomic_write
 from wsis.engine.manifest import digest_of_weights, product_of
 from wsis.engine.pipeline import MODEL_FINAL
-from wsis.errors import UsageError, WSISError, first_line, out_of_memory
+from wsis.errors import UsageError, WSISError, did_you_mean, first_line, out_of_memory
 from wsis.modeling.checkpoint import load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
@@ -124,15 +125,18 @@ def build_network(cfg: CfgNode) -> nn.Module:
         UsageError: the config describes no network that Detectron2 can build.
     """
     try:
-        return build_model(cfg)
+        return modeling.build_model(cfg)
     except WSISError:
         raise
     except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
         logger.debug("building the network failed", exc_info=True)
         reason = " ".join(str(error.args[0] if error.args else error).split())
+        if unknown := re.search(r"No object named '(\w+)' found in '(\w+)' registry", reason):
+            registry = getattr(modeling, f"{unknown[2]}_REGISTRY", ())
+            reason += did_you_mean(unknown[1], [name for name, _ in registry])
         raise UsageError(
-            f"the config of stage {cfg.WSIS.STAGE} makes no network: "
-            f"{reason or type(error).__name__}; correct MODEL"
+            f"the config of stage {cfg.WSIS.STAGE} makes no network, correct MODEL: "
+            f"{reason or type(error).__name__}"
         ) from error
 
 

@@ -7,26 +7,26 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 import wsis
 from wsis.config import flatten
 from wsis.data.checks import short
 from wsis.data.user import ROLES
-from wsis.errors import UsageError, did_you_mean
+from wsis.engine.model_zoo import ZOO, read_zoo_config
+from wsis.errors import UsageError, did_you_mean, known_words, near_file
 from wsis.reading import parse_yaml, read_yaml
 from wsis.ready import ADDRESS, ready_file
 
-ZOO = "detectron2://"
 COMMAND_LINE = "command line"
-_BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
+_TOP = _BASE, _STAGES, _DATA = "_BASE_", "STAGES", "DATA"
+_YAML = (".yaml", ".yml")
 # Keys that name data sets. A pipeline names data by role and may not set these.
 _NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
-# How a network sees an image.
-_SEEN = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
 _ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
 
 _NO_LITERAL = (ValueError, SyntaxError, RecursionError, MemoryError)  # of Python, in a value
@@ -68,7 +68,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise UsageError(f"no config file {path}") from None
+        raise UsageError(f"no config file {path}{near_file(path, _YAML)}") from None
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -88,42 +88,6 @@ def _check_keys(values: Mapping[Any, Any], path: Path) -> None:
             raise UsageError(f"{path}: {key} is for command lines; in a file write {nested}")
         if isinstance(value, dict):
             _check_keys(value, path)
-
-
-def _load_zoo(name: str) -> dict[str, Any]:
-    """A config of Detectron2's model zoo, as the installed package has it, without data sets."""
-    from detectron2 import model_zoo
-
-    # Only files of the package may compute values in YAML, as RetinaNet's anchors do.
-    root = (Path(model_zoo.__file__).parent / "configs").resolve()
-    path = (root / name.removeprefix(ZOO)).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
-        raise UsageError(f"_BASE_ {name}: Detectron2's model zoo has no such config")
-    values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=True)
-    values.pop("DATASETS", None)
-    stock = get_cfg()  # its weights were trained with these, if it does not say otherwise
-    values.setdefault("INPUT", {}).setdefault("FORMAT", stock.INPUT.FORMAT)
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        values.setdefault("MODEL", {}).setdefault(key, stock.MODEL[key])
-    return values
-
-
-def unlike_the_zoo(cfg: CfgNode) -> str:
-    """What differs from the config that weights of the model zoo were trained with, or "".
-
-    Only what no shape shows: such weights load, and are worth little.
-    """
-    base = f"{cfg.MODEL.WEIGHTS.rpartition('/')[0].rpartition('/')[0]}.yaml"
-    if not base.startswith(ZOO):
-        return ""
-    zoo = get_cfg()
-    try:
-        zoo.merge_from_other_cfg(CfgNode(_load_zoo(base)))
-    except UsageError:  # not a model of the package's configs: a trunk, say
-        return ""
-    ours, theirs = (flatten(node, "") for node in (cfg, zoo))
-    told = [f"{key} {ours[key]}, not {theirs[key]}" for key in _SEEN if ours[key] != theirs[key]]
-    return f"{'; '.join(told)}: write _BASE_: {base} in the stage" if told else ""
 
 
 def _as_list(value: Any, where: str) -> list[str]:
@@ -153,11 +117,14 @@ def find_base(name: str, beside: Path) -> Path:
     if found := next(filter(Path.is_file, places), None):
         return found
     looked = ", ".join(dict.fromkeys(str(place.parent) for place in places[:2]))
-    raise UsageError(f"{beside}: _BASE_ names {name}, which is no file in {looked} or configs/")
+    near = next(filter(None, (near_file(place, _YAML) for place in places)), "")
+    raise UsageError(
+        f"{beside}: _BASE_ names {name}, which is no file in {looked} or configs/{near}"
+    )
 
 
 def _is_file(name: str) -> bool:
-    return name.startswith((ZOO, ADDRESS)) or name.endswith((".yaml", ".yml"))
+    return name.startswith((ZOO, ADDRESS)) or name.endswith(_YAML)
 
 
 def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
@@ -185,7 +152,7 @@ def _with_bases(path: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]
 def _base(name: str, beside: Path, *, zoo: bool, read: dict[Path, bool]) -> list[Lines]:
     """The lines of one entry of ``_BASE_``, see `_with_bases`."""
     if zoo and name.startswith(ZOO):
-        return [(name, _load_zoo(name))]
+        return [(name, read_zoo_config(name))]
     return _with_bases(find_base(name, beside), zoo=zoo, read=read)
 
 
@@ -193,8 +160,6 @@ def _stage_part(name: str, values: Any, source: str) -> Part:
     where = f"{source}: stage {name}"
     if values is None:
         return Part()
-    if not isinstance(values, dict):
-        raise UsageError(f"{where} is {values!r}, not a set of KEY: value lines")
     values = dict(values)
     base, data = values.pop(_BASE, None), _check_data(values.pop(_DATA, None) or {}, where)
     return _part_on(base, (where, values), data, Path(source))
@@ -222,10 +187,20 @@ def _part_on(base: Any, said: Lines, data: Mapping[str, Any], beside: Path) -> P
 def _check_data(data: Any, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UsageError(f"{where}: DATA is {data!r}; it has the roles {', '.join(ROLES)}")
-    unknown = [key for key in data if key not in ROLES]
-    if unknown:
-        raise UsageError(f"{where}: DATA has no role {unknown[0]!r}; roles are {', '.join(ROLES)}")
+    for key in data:
+        if key not in ROLES:
+            known = known_words(key, ROLES)
+            raise UsageError(f"{where}: DATA has no role {key!r}; roles are {known}")
     return data
+
+
+def _check_stages(stages: Any, where: str) -> dict[str, Any]:
+    if not isinstance(stages, dict):
+        raise UsageError(f"{where}: STAGES is not a set of stage names with their lines")
+    for name, own in stages.items():
+        if not (own is None or isinstance(own, dict)):
+            raise UsageError(f"{where}: stage {name} is {own!r}, not a set of KEY: value lines")
+    return {str(name): own for name, own in stages.items()}
 
 
 def read_config_files(path: Path) -> list[ConfigFile]:
@@ -239,11 +214,9 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     found: list[ConfigFile] = []
     for source, said in _with_bases(path, zoo=False, read={}):
         values = dict(said)
-        stages = values.pop(_STAGES, None) or {}
-        if not isinstance(stages, dict):
-            raise UsageError(f"{source}: STAGES is not a set of stage names with their lines")
+        stages = _check_stages(values.pop(_STAGES, None) or {}, source)
         data = _check_data(values.pop(_DATA, None) or {}, source)
-        parts = {str(name): _stage_part(str(name), own, source) for name, own in stages.items()}
+        parts = {name: _stage_part(name, own, source) for name, own in stages.items()}
         parts = {"": Part(((source, values),), data), **parts}
         found.append(ConfigFile(source, parts))
     return found
@@ -261,7 +234,7 @@ def stage_names(files: Sequence[ConfigFile]) -> list[str]:
         if names and own and not set(names) & set(own):
             raise UsageError(
                 f"{file.source}: STAGES names {', '.join(own)}, but the pipeline that it builds on "
-                f"has {', '.join(names)}"
+                f"has {known_words(own[0], names)}"
             )
         if set(own) - set(names):
             names = own
@@ -342,7 +315,10 @@ def merge_lines(cfg: CfgNode, lines: Lines) -> None:
         cfg.merge_from_other_cfg(CfgNode(_fitted(values, cfg, source)))
     except (KeyError, TypeError, AssertionError, *_NO_LITERAL) as error:
         reason = str(error.args[0] if error.args else type(error).__name__)
-        hint = did_you_mean(reason.partition("Non-existent config key: ")[2], flatten(cfg, ""))
+        # yacs names the first node that does not exist: SLOVER of SLOVER.MAX_ITER.
+        known = (accumulate(key.split("."), "{}.{}".format) for key in flatten(cfg, ""))
+        unknown = reason.partition("Non-existent config key: ")[2]
+        hint = did_you_mean(unknown, [*_TOP, *chain.from_iterable(known)])
         if reason.startswith("Type mismatch") and "tuple" in reason:
             hint = '; a list is written "[a, b]", with one element too'
         raise UsageError(f"{source}: {reason}{hint}") from None
@@ -352,25 +328,35 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
     """What a command line says, as the last file of a pipeline.
 
     Args:
-        words: pairs ``KEY VALUE``, ``stage.KEY VALUE``, ``stage._BASE_ FILE`` and ``DATA.ROLE
-            VALUE``. Lists and dicts are written as in Python or YAML; text in them needs no quotes.
-        names: stages of the pipeline.
+        words: pairs ``KEY VALUE``, ``stage.KEY VALUE``, ``stage._BASE_ FILE``, ``DATA.ROLE VALUE``
+            and ``STAGES "{stage: , ...}"``, which counts as in a file. Lists and dicts are written
+            as in Python or YAML; text in them needs no quotes.
+        names: stages of the pipeline's files.
 
     Raises:
         UsageError: no pairs, or a key that is neither.
     """
     if len(words) % 2:
         raise UsageError(f"overrides come as KEY VALUE pairs; '{words[-1]}' has no value")
+    pairs = [*zip(words[::2], words[1::2], strict=True)]
     said: dict[str, dict[str, Any]] = {name: {} for name in ("", *names)}
-    for key, text in zip(words[::2], words[1::2], strict=True):
+    if stated := dict(pairs).get(_STAGES):
+        stages = _check_stages(_read_value(stated), COMMAND_LINE)
+        said = {"": {}, **{name: dict(own or {}) for name, own in stages.items()}}
+        if not set(stages) - set(names):  # none is new: lines for some
+            said = {name: {} for name in ("", *names)} | said
+        names = [name for name in said if name]
+    for key, text in pairs:
+        if key == _STAGES:
+            continue
         first, _, rest = key.partition(".")
         owner, rest = (first, rest) if first in names else ("", key)
         if rest in ("WSIS.IMPORTS", "WSIS.STAGE"):
             raise UsageError(f"{COMMAND_LINE}: {rest} is read from config files only")
         if not owner and not first.isupper():
             raise UsageError(
-                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(names)}"
-                + did_you_mean(first, names)
+                f"'{key}' is neither a config key nor <stage>.KEY; stages: "
+                + known_words(first, names)
             )
         node, (*parents, leaf) = said[owner], rest.split(".")
         for parent in parents:

@@ -82,7 +82,7 @@ def _remarks(chosen: Sequence[PlannedStage]) -> list[str]:
 
 
 def _unmeasured(chosen: Sequence[PlannedStage], rows: Entries) -> list[str]:
-    """One line about products whose data set has nothing to compare them with."""
+    """Products whose data set has nothing to compare them with, and images that have nothing."""
     measured = {(entry["stage"], entry["dataset"]) for entry in rows}
     without: dict[str, list[str]] = {}
     for planned in chosen:
@@ -90,7 +90,15 @@ def _unmeasured(chosen: Sequence[PlannedStage], rows: Entries) -> list[str]:
             if (planned.name, name) not in measured:
                 without.setdefault(name, []).append(planned.name)
     said = [f"{', '.join(stages)} on {name}" for name, stages in without.items()]
-    return [f"no masks to measure against: {'; '.join(said)}"] if said else []
+    lines = [f"no masks to measure against: {'; '.join(said)}"] if said else []
+    partly = {}
+    for entry in rows:
+        if lacking := int(entry["metrics"].get("images_without_ground_truth", 0)):
+            partly[entry["dataset"]] = lacking, lacking + int(entry["metrics"]["images"])
+    lines += [
+        f"no true masks: {n} of {total} images of {name}" for name, (n, total) in partly.items()
+    ]
+    return lines
 
 
 def _places(pipeline: Pipeline, chosen: Sequence[PlannedStage], rows: Entries) -> list[str]:
@@ -124,7 +132,8 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
     if not made:
         return []
     config, *overrides = words or ("CONFIG",)
-    commands = [["tools/report.py", _short(pipeline.output_dir)]]
+    place = pipeline.output_dir
+    commands = [["tools/report.py", _short(place)]]
     for planned in made:
         if isinstance(planned.stage, ExportStage):
             labels = _short(planned.folder / planned.stage.file_name)
@@ -133,13 +142,13 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
                 "coco-polygons",
                 *_merge(pipeline, planned),
                 "--output",
-                "labels.json",
+                _short(place / "labels.json"),
             ]
             commands.append(["tools/export.py", labels, *options])
     if len(made) < len(pipeline.stages):
         commands.append(["train_net.py", "--config-file", config, *overrides])
     elif any(planned.stage.evaluation is detection_evaluator for planned in made):
-        options = ["--input", "PHOTOGRAPHS", "--output", "found"]
+        options = ["--input", "PHOTOGRAPHS", "--output", _short(place / "found")]
         commands.append(["tools/demo.py", "--config-file", config, *options, *overrides])
     lines = [f"python {shlex.join(command)}" for command in commands]
     return [f"{'next' if not number else '':<12} {line}" for number, line in enumerate(lines)]

@@ -79,7 +79,7 @@ def evaluate_network(
     planned, dataset_dicts = folder.planned, folder.images.named((name,))
     stage, cfg = planned.stage, planned.cfg
     if comm.is_main_process():
-        require_pictures(dataset_dicts, cfg.WSIS.ON_ERROR)
+        require_pictures(dataset_dicts, cfg.WSIS.ON_ERROR, folder.images.say)
     assert isinstance(stage, TrainStage)
     assert stage.evaluation is not None
     if cfg.TEST.AUG.ENABLED:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections import Counter
@@ -34,6 +35,7 @@ from wsis.engine.pipeline import PlannedStage
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.stage import Stage, TrainStage, get_stage
 
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RUNNING, DONE = "running", "done"
 # Config nodes on which a product depends, by kind; a stage adds its own (Stage.config_keys).
@@ -368,6 +370,13 @@ class Images:
         self.named = functools.cache(functools.partial(_read_images, on_error))
         self.fingerprint = functools.cache(lambda n, level: fingerprint(self.named(n), level))
         self.sizes = functools.cache(lambda names: sizes_of_images(self.named(names)))
+        self._said: set[object] = set()
+
+    def say(self, sentence: str, *, about: object = None) -> None:
+        """Log a warning once a command, though several stages come upon what it is ``about``."""
+        if (about or sentence) not in self._said:
+            self._said.add(about or sentence)
+            logger.warning("%s", sentence)
 
 
 def _read_images(on_error: str, names: tuple[str, ...]) -> Records:

@@ -33,7 +33,7 @@ from wsis.engine.config_files import (
     read_overrides,
     stage_names,
 )
-from wsis.errors import UsageError, did_you_mean
+from wsis.errors import UsageError, did_you_mean, known_words
 from wsis.stage import INSTANCE_MAPPERS, InferStage, Stage, TrainStage, get_stage
 
 MODEL_FINAL = "model_final.pth"
@@ -148,13 +148,10 @@ class Pipeline:
         if name in names:
             return names.index(name)
         if name in self.left_out:
-            raise UsageError(
-                f"stage {name} of pipeline {self.name} has nothing to do without DATA.VAL"
-            )
-        raise UsageError(
-            f"there is no stage '{name}' in pipeline {self.name}; it has: {', '.join(names)}"
-            + did_you_mean(name, names)
-        )
+            told = f"stage {name} of pipeline {self.name} has nothing to do without DATA.VAL"
+            raise UsageError(told)
+        known = known_words(name, names)
+        raise UsageError(f"there is no stage '{name}' in pipeline {self.name}; it has: {known}")
 
 
 def find_sources(
@@ -201,8 +198,9 @@ class _Plan:
         parts = [part for file in self.files for part in file.parts.values()]
         for lines in [values for part in parts for _, values in part.lines]:
             load_modules(stated_imports(lines))  # these may register stages
-        self.records = {name: get_stage(name) for name in self.names}
         self.files.append(read_overrides(overrides, self.names))
+        self.names = stage_names(self.files)
+        self.records = {name: get_stage(name) for name in self.names}
 
     def data(self, name: str) -> dict[str, tuple[str, ...]]:
         """Names of the registered data sets of a stage by role, in lower case."""
@@ -234,7 +232,8 @@ class _Plan:
         start, record = base_stage(self.files, name), self.records[name]
         before, own = self.names[: self.names.index(name)], [name]
         if not any(start in file.parts for file in self.files):
-            raise UsageError(f"stage {name}: _BASE_ names {start!r}, which is no stage or file")
+            said = f"{start!r}, which is no stage or file{did_you_mean(start, before)}"
+            raise UsageError(f"stage {name}: _BASE_ names {said}")
         if start in self.names and start not in before:
             raise UsageError(f"stage {name}: _BASE_ names {start}, which does not come before it")
         if start and start not in before:  # a stage that is left out still has lines
@@ -297,7 +296,7 @@ class _Plan:
         if unknown := [role for role in stated if role.upper() not in ROLES]:
             raise UsageError(
                 f"stage {record.name}: WSIS.IMAGES names roles of DATA "
-                f"({', '.join(ROLES).lower()}), not {unknown[0]!r}"
+                f"({', '.join(ROLES).lower()}), not {unknown[0]!r}{did_you_mean(unknown[0], ROLES)}"
             )
         roles = stated if stated and not isinstance(record, TrainStage) else list(record.images)
         absent = {"val"} - data.keys()

@@ -20,13 +20,13 @@ from wsis.data.files import write_json
 from wsis.data.records import compact
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
-from wsis.engine.config_files import unlike_the_zoo
 from wsis.engine.ending import tell_ending
 from wsis.engine.evaluate import collect_figures, evaluate, evaluate_weights
 from wsis.engine.folder import INITIAL_WEIGHTS, StageFolder, State, open_folders
 from wsis.engine.launch import keep_freed_memory
 from wsis.engine.lock import check_shared, rank_lock
 from wsis.engine.manifest import look_up
+from wsis.engine.model_zoo import unlike_the_zoo
 from wsis.engine.pipeline import PIPELINE, Pipeline, load_pipeline
 from wsis.engine.runners import run_stage
 from wsis.errors import DataError, WSISError, about
@@ -232,40 +232,42 @@ def _evaluate_checkpoint(
 
 def _check_chosen(chosen: Sequence[StageFolder]) -> None:
     """Before the first stage starts, find the errors that would stop a later one."""
+    passed_over: dict[str, list[str]] = {}
     for folder in chosen:
         _ = folder.dataset_dicts
         stage = folder.planned.stage
         if not (isinstance(stage, TrainStage) and "pseudo_labels" in folder.sources):
             check_supervision(folder.dataset_names, stage.supervision, stage.name)
-            _check_annotated(folder)
+            if said := _check_annotated(folder):
+                passed_over.setdefault(said, []).append(folder.name)
+    for said, names in passed_over.items() if comm.is_main_process() else ():
+        verb = "works" if len(names) == 1 else "work"
+        logger.warning("%s %s on %s", ", ".join(names), verb, said)
 
 
-def _check_annotated(folder: StageFolder) -> None:
+def _check_annotated(folder: StageFolder) -> str:
     """Refuse a data set without any box (or point) for a stage that works on boxes (points).
 
-    Where only some objects have none, a warning says how many are passed over.
+    Returns:
+        where only some objects have none, the end of a sentence about these, else "".
     """
     needed = folder.planned.stage.supervision
     key = _ANNOTATION_KEYS.get(needed)
     if not key:
-        return
+        return ""
     images = compact(folder.dataset_dicts)
     having, total = int(images.objects(key).sum()), int(images.objects().sum())
-    if 0 < having < total and comm.is_main_process():
-        logger.warning(
-            "%s works on %s: %d of %d objects of %s have none and are passed over",
-            folder.name,
-            {"box": "boxes", "point": "points"}[needed],
-            total - having,
-            total,
-            ", ".join(folder.dataset_names),
-        )
     if not having:
         raise DataError(
             f"stage {folder.name} needs {needed} annotations, and no image of "
             f"{', '.join(folder.dataset_names)} has one; name one that has them (DATA.TRAIN), "
             "or take a pipeline that needs less"
         )
+    if having == total:
+        return ""
+    names, kinds = ", ".join(folder.dataset_names), {"box": "boxes", "point": "points"}
+    lacking = f"{total - having} of {total} objects of {names}"
+    return f"{kinds[needed]}: {lacking} have none and are passed over"
 
 
 def _bring_to_its_end(folder: StageFolder, *, force: bool, resume: bool) -> bool:

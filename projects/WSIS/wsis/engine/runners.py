@@ -67,7 +67,7 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
     cfg = folder.planned.cfg
     records = training_dicts(folder, products)
     if comm.is_main_process():
-        require_pictures(records, cfg.WSIS.ON_ERROR)
+        require_pictures(records, cfg.WSIS.ON_ERROR, folder.images.say)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
     if cfg.SOLVER.MAX_ITER == 0:
         keep_weights(cfg, weights)
@@ -237,7 +237,7 @@ def work_through(
     records = compact(folder.dataset_dicts)
     rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
     if isinstance(folder.planned.stage, InferStage) and comm.is_main_process():
-        require_pictures(rest, cfg.WSIS.ON_ERROR)
+        require_pictures(rest, cfg.WSIS.ON_ERROR, folder.images.say)
     taken = deque[str]()
 
     def order() -> Iterator[int]:
@@ -267,7 +267,8 @@ def work_through(
             except WSISError as error:
                 if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError | MachineError):
                     raise
-                logger.warning("%s skips %s: %s", folder.name, key, error)
+                said = f"{key}: {error}"
+                folder.images.say(f"{folder.name} skips {said}", about=said)
                 folder.log(key, {"skipped": str(error)})
 
 

@@ -27,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 DatasetDicts = Sequence[dict[str, Any]]
 Product = ArtifactFolder  # artifacts by image key
 Results = list[dict[str, Any]]
-_LEFT_OUT = ("images_without_ground_truth", "images_without_product")
+_COUNTED = ("images", "images_without_ground_truth", "images_without_product")
 
 
 class ImageLoop:
@@ -41,7 +41,7 @@ class ImageLoop:
     def __init__(self, title: str, dataset_dicts: DatasetDicts, product: Product) -> None:
         self.title = title
         self._dataset_dicts, self._product = dataset_dicts, product
-        self._counts = dict.fromkeys(("images", *_LEFT_OUT, "objects"), 0)
+        self._counts = dict.fromkeys((*_COUNTED, "objects"), 0)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], GroundTruth, Arrays | None]]:
         with tqdm(
@@ -74,10 +74,8 @@ class ImageLoop:
             return []
         total = {name: sum(share[name] for share in shares) for name in self._counts}
         objects = total.pop("objects")
-        for name in _LEFT_OUT:
-            if total[name]:
-                what = name.replace("_", " ")
-                logger.warning("evaluation of %s: %d %s", self.title, total[name], what)
+        if lacking := total["images_without_product"]:
+            logger.warning("evaluation of %s: %d images without product", self.title, lacking)
         if not total["images"] or (total["images_without_ground_truth"] and not objects):
             return []
         return [{"protocol": name, "metrics": found | total} for name, found in figures.items()]

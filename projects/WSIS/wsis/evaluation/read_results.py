@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping
-from itertools import repeat
+from collections.abc import Iterator, Mapping
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts, given_name
 from wsis.data.checks import field, identity, load_json, naming, number, numbers, short
 from wsis.data.coco import CocoFile, ImageIndex
+from wsis.data.contradictions import StatedBox, strange_boxes
 from wsis.data.working_size import file_size, resize_annotation
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _TAKEN = object()  # stands in the place of a result that was put aside
 _NO_BOX = (float("nan"),) * 4
 _NOTHING: tuple[Any, ...] = (None, [])
+_LOOKED_AT = 10_000  # boxes, which tell how all are written
 _FORM = (
     "is neither in COCO's result format, a list of objects with image_id, category_id, score and "
     "segmentation or bbox, nor a COCO file with annotations"
@@ -73,7 +75,8 @@ class CocoResults:
 
     Raises:
         DataError: the file is missing or damaged, or names an image (in a COCO file: nothing but
-            such images) or a category that the data set does not have.
+            such images) or a category that the data set does not have, or holds boxes
+            alone that are no XYWH.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -96,6 +99,17 @@ class CocoResults:
         self._class_ids = self._classes(content)
         self._ids = self._images(content)
         self.has_masks = self._masks is not False
+        if not self.has_masks:
+            strange_boxes(islice(self._stated(), _LOOKED_AT), path)
+
+    def _stated(self) -> Iterator[StatedBox]:
+        for record in self._records:
+            rows, size = (
+                self._rows.get(self._ids.get(record["image_id"]), _Rows()),
+                file_size(record),
+            )
+            for place, box in enumerate(np.array(rows.boxes).reshape(-1, 4).tolist(), start=1):
+                yield StatedBox(record["image_id"], place, box, size)
 
     def _put_aside(self, entry: dict[str, Any]) -> Any:
         """Keep a result in few bytes; other objects of the file stay as they are."""

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
 from wsis.data.working_size import as_sample, file_size, resize_annotation
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, known_words
 from wsis.evaluation.coco import CocoMeasure, CocoResultWriter
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.streaming import Measure, Metrics, results_of
@@ -44,8 +44,8 @@ def build_measures(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UsageError(
-                f"there is no evaluation protocol {protocol!r}; there are {', '.join(PROTOCOLS)} "
-                "(--protocol, WSIS.EVALUATION.PROTOCOLS)"
+                f"there is no evaluation protocol {protocol!r} (--protocol, "
+                f"WSIS.EVALUATION.PROTOCOLS); there are {known_words(protocol, PROTOCOLS)}"
             )
     return [PROTOCOLS[name](class_names, options=options) for name in dict.fromkeys(protocols)]
 
@@ -182,13 +182,16 @@ class VOCInstanceEvaluator(DatasetEvaluator):
         left_out = set[str]().union(*(keys for keys, _ in shares))
         total = sum((counted for _, counted in shares), Counter[str]())
         found = results_of(self._measures, distributed=self._distributed)
+        alone = total["true boxes alone"]
         if left_out:
-            logger.warning(
+            natural = not total["true masks"] and len(left_out) == alone  # boxes and no masks
+            logger.log(
+                logging.INFO if natural else logging.WARNING,
                 "%d images have no true masks; of these %d count for boxes, the others not at all",
                 len(left_out),
-                total["true boxes alone"],
+                alone,
             )
-        if total["true boxes alone"] and not total["true masks"]:
+        if alone and not total["true masks"]:
             boxes = [one.protocol for one in self._measures if not one.needs_masks]
             return OrderedDict((name, found[name]) for name in boxes)
         return found

@@ -14,7 +14,7 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, did_you_mean, known_words
 from wsis.layers.crf import Kernel
 from wsis.layers.masks import mask_boxes
 
@@ -47,7 +47,8 @@ def options_of(kind: type, keys: CfgNode) -> dict[str, Any]:
 def require_one_of(config_key: str, value: str, known: Sequence[str]) -> None:
     """Refuse an unknown value of a config key with a `UsageError` that names the known ones."""
     if value not in known:
-        raise UsageError(f"{config_key} is {value!r}; it must be {' or '.join(known)}")
+        wanted = f"{' or '.join(known)}{did_you_mean(value, known)}"
+        raise UsageError(f"{config_key} is {value!r}; it must be {wanted}")
 
 
 def crf_kernels(keys: CfgNode, prefix: str = "") -> tuple[Kernel, Kernel]:
@@ -67,9 +68,8 @@ def shapes_of(
     """
     for name in names:
         if name not in known:
-            raise UsageError(
-                f"{config_key} names {name!r}, but the backbone has {', '.join(known)}"
-            )
+            has = known_words(name, known)
+            raise UsageError(f"{config_key} names {name!r}, but the backbone has {has}")
     return [known[name] for name in names]
 
 

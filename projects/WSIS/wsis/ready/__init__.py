@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from wsis.errors import DataError, UsageError, did_you_mean
+from wsis.errors import DataError, UsageError, known_words
 
 ADDRESS = "wsis://"
 FOLDER = Path(__file__).parent
@@ -32,10 +32,7 @@ def ready_file(name: str, suffix: str = ".pth") -> Path:
     """
     name, known = name.removeprefix(ADDRESS), ready_names()
     if name not in known:
-        raise UsageError(
-            f"WSIS comes with no network {name!r}; it has {', '.join(known)}"
-            + did_you_mean(name, known)
-        )
+        raise UsageError(f"WSIS comes with no network {name!r}; it has {known_words(name, known)}")
     path = FOLDER / f"{name}{suffix}"
     if not path.is_file():
         raise DataError(f"the installation of WSIS lacks {path}; install it again")

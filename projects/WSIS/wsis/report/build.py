@@ -160,9 +160,14 @@ class Report:
     def _facts(self) -> list[str]:
         """The facts in the line below the headline."""
         images, _ = self._product_images
-        done = sum(folder.manifest.status == "done" for folder in self.folders)
-        known = {folder.name for folder in self.folders} | set(read_stage_names(self.output_dir))
-        facts = [f"{done} of {len(known)} stages finished"]
+        begun = {folder.name: folder.manifest.status == "done" for folder in self.folders}
+        count = sum(begun.values())
+        states = {
+            "unfinished": [name for name, done in begun.items() if not done],
+            "not run": [n for n in read_stage_names(self.output_dir) if n not in begun],
+        }
+        facts = [f"{count} {'stage' if count == 1 else 'stages'} finished"]
+        facts += [f"{state}: {', '.join(names)}" for state, names in states.items() if names]
         if images is not None:
             facts.append(f"{len(images.records)} images of {images.title}")
             facts.append(f"{len(images.classes)} classes")

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
 from wsis.commands import check_output, writing
-from wsis.data.builtin import get_dataset_dicts, is_salient
+from wsis.data.builtin import get_dataset_dicts, is_salient, require_dataset
 from wsis.data.checks import short
 from wsis.data.files import write_json
 from wsis.data.problems import TOLD, Problems
@@ -33,13 +33,11 @@ PIPELINES = {
         "points_photos",
         "cim_photos_point",
         "iam_photos_point",
-        "prompted_masks_photos_point",
     ),
     "boxes": (
         "boxcaseg_ready",
         "boxes_photos",
         "boxinst_photos",
-        "prompted_masks_photos_box",
         "boxcaseg_photos",
     ),
     "images": (
@@ -62,12 +60,9 @@ def _entry(text: str) -> dict[str, Any]:
     if not isinstance(entry, str):
         return dict(entry)
     path = Path(text).expanduser()
-    if not text or not path.exists():
-        raise DataError(
-            f"there is no data set and no path {text!r}; see datasets/README.md for names, or give "
-            "a path or a description"
-        )
     try:
+        if not text or not path.exists():
+            require_dataset(text)
         return recognize(path, "TRAIN")
     except UsageError as error:  # the command line is right, the data are not
         raise DataError(str(error)) from None

@@ -15,7 +15,7 @@ from wsis.data.images import check_stated_size, read_image_size
 from wsis.data.label_colours import without_background
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
-from wsis.errors import DataError
+from wsis.errors import DataError, did_you_mean
 from wsis.reading import read_text
 
 NO_CLASSES = ("__ignore__", "_background_")  # labels of labelme
@@ -159,6 +159,7 @@ class Builder:
             image = annotation["image_id"]
             file, place = self.sources.get(image, self.source), self.images[image]["file_name"]
             message = f"{short(name)} is none of the classes ({', '.join(ids)[:200]})"
+            message += did_you_mean(name, ids)
             self.problems.error(
                 message, file=file, image=place, annotation=annotation["place"], field="label"
             )

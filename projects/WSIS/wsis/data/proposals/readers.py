@@ -18,7 +18,7 @@ from wsis.data.proposals.json_files import read_json_proposals
 from wsis.data.proposals.mat import read_mat
 from wsis.data.proposals.store import Proposals, proposals_artifact, proposals_from_artifact
 from wsis.data.working_size import file_size
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, known_words
 from wsis.layers.segment_proposals import ProposalSettings, propose_segments
 
 # Beginnings that the names of a collection's files may have before the image key.
@@ -44,7 +44,8 @@ _READERS: dict[str, dict[str, Callable[..., Proposals]]] = {  # by kind and suff
 
 def _readers(kind: str) -> dict[str, Callable[..., Proposals]]:
     if kind not in _READERS:
-        raise UsageError(f"there is no proposal format {kind!r}; known are {', '.join(FORMATS)}")
+        known = known_words(kind, FORMATS)
+        raise UsageError(f"there is no proposal format {kind!r}; known are {known}")
     return _READERS[kind]
 
 

@@ -14,7 +14,7 @@ from wsis.data.mappers import MAPPER_REGISTRY, Mapper, to_tensor
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
 from wsis.data.transforms import draw_factor, draw_flip, draw_integer, resize_label
 from wsis.data.working_size import file_size
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, did_you_mean
 from wsis.methods.boxcaseg.crops import box_sample, object_sample, salient_sample
 
 _FLIPS = {
@@ -27,7 +27,9 @@ _FLIPS = {
 
 def _flip_choice(name: str, key: str) -> tuple[bool, bool]:
     if name not in _FLIPS:
-        raise UsageError(f"MODEL.BOXCASEG.{key} is one of {', '.join(_FLIPS)}, not {name!r}")
+        known = ", ".join(_FLIPS)
+        near = did_you_mean(name, _FLIPS)
+        raise UsageError(f"MODEL.BOXCASEG.{key} is one of {known}, not {name!r}{near}")
     return _FLIPS[name]
 
 

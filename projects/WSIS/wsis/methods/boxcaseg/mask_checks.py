@@ -98,7 +98,6 @@ class BoxMaskEvaluator(DatasetEvaluator):
         results = results_of(self._stream.measures)
         if sum(comm.all_gather(self._objects)):
             return results
-        logger.warning("no image has true masks, so masks inside boxes have no figures")
         return OrderedDict()
 
 

@@ -15,7 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsis.errors import UsageError
+from wsis.errors import UsageError, did_you_mean
 from wsis.methods.irnet.branches import NUM_TAPS, BoundaryBranch, DisplacementBranch
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.labels import UNKNOWN
@@ -92,8 +92,9 @@ class IRNet(PixelModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if unknown := set(self.outputs).difference(_OUTPUTS):
-            known = ", ".join(_OUTPUTS)
-            raise UsageError(f"MODEL.IRNET.OUTPUTS are some of {known}, not {sorted(unknown)[0]!r}")
+            word, known = min(unknown), ", ".join(_OUTPUTS)
+            near = did_you_mean(word, _OUTPUTS)
+            raise UsageError(f"MODEL.IRNET.OUTPUTS are some of {known}, not {word!r}{near}")
         # Mean displacement (dy, dx) of the training set, subtracted in eval mode (spec 5.3).
         self.register_buffer("mean_shift", torch.zeros(2))
         if self.freeze_backbone:
