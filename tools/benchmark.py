@@ -1,11 +1,13 @@
 """Speed of the hot kernels against the plain way of doing the same, as ratios.
 
-    python tools/benchmark.py [--only NAME ...] [--repeats 3] [--threads 1] [--json FILE] [--list]
+    python tools/benchmark.py [--only NAME ...] [--repeats 3] [--threads 1] [--device cuda]
+                              [--json FILE] [--list]
 
 Both ways run in this process on the same inputs, in turns, after one run of each to warm up; the
 ratio is that of the median wall seconds, so that it says something on a busy machine too. CPU
 seconds (all threads) stand beside them. Peak memory is how far the resident memory of the process
-rose during one run of its own. ``plain/`` holds the plain ways and how to add one.
+(on a GPU: the memory of tensors there) rose during one run of its own. ``plain/`` holds the plain
+ways and how to add one. ``stage/...`` are whole stages, in images a second.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import ctypes
 import gc
 import importlib.metadata
+import inspect
 import json
 import os
 import pkgutil
@@ -22,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,8 @@ COLUMNS = {  # of the table: figure to format
     "max_error": ".1e",
     "plain_peak_mb": ".0f",
     "peak_mb": ".0f",
+    "images_per_s": ".2f",
+    "network_share": ".2f",
 }
 
 
@@ -44,6 +50,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names or beginnings of names")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each way (3)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: those that a GPU can do"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     args = parser.parse_args(argv)
@@ -62,16 +71,27 @@ def select(names: list[str], only: list[str] | None) -> list[str]:
 
 def timed(function: Callable[[], Any]) -> tuple[float, float]:
     """(wall seconds, CPU seconds) of one call."""
+    from plain import synchronize
+
+    synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
     function()
+    synchronize()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def peak_memory(function: Callable[[], Any]) -> tuple[Any, float | None]:
-    """(result, MiB by which resident memory rose during the call at its highest; Linux only)."""
+    """(result, MiB by which memory rose during the call at its highest; see above, Linux only)."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        result = function()
+        return result, round((torch.cuda.max_memory_allocated() - start) / 2**20, 1)
     if sys.platform != "linux":
         return function(), None
-    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that is free but kept would hide the rise
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status_mb("VmRSS")
@@ -88,8 +108,12 @@ def run(benchmark: Any, repeats: int) -> dict[str, Any]:
     """The figures of one benchmark."""
     figures: dict[str, Any] = dict.fromkeys(COLUMNS)
     figures |= {"scale": benchmark.scale, "note": benchmark.note}
-    benchmark.ours()
-    result, figures["peak_mb"] = peak_memory(benchmark.ours)
+    if benchmark.network_share is None:
+        benchmark.ours()
+        result, figures["peak_mb"] = peak_memory(benchmark.ours)
+    else:  # it takes long: one run for both
+        result, figures["peak_mb"] = peak_memory(benchmark.network_share)
+        figures["network_share"] = round(result, 3)
     ways = {"ours": benchmark.ours}
     if benchmark.plain is not None:
         ways["plain"] = benchmark.plain
@@ -107,13 +131,18 @@ def run(benchmark: Any, repeats: int) -> dict[str, Any]:
             f"{way}_cpu_s": statistics.median(cpus),
             f"{way}_range_s": [min(walls), max(walls)],
         }
+    if benchmark.images:
+        figures["images"] = benchmark.images
+        figures["images_per_s"] = benchmark.images / figures["ours_s"]
     if benchmark.plain is not None:
         figures["ratio"] = figures["plain_s"] / figures["ours_s"]
     return figures
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, device: str) -> dict[str, Any]:
     """What the figures were measured on, and with."""
+    import torch
+
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -121,6 +150,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cpu": next(iter(models), platform.processor() or platform.machine()),
         "cores": os.cpu_count(),
         "threads": threads,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")},
@@ -144,16 +174,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     import plain
     from wsis.engine.launch import keep_freed_memory
 
-    keep_freed_memory()  # as runs do
+    if args.device == "cpu":
+        keep_freed_memory()  # as runs do
+    elif not torch.cuda.is_available():
+        sys.exit("--device cuda: this machine has no GPU that PyTorch can use")
 
-    builders: dict[str, Callable[[], Any]] = {}
+    builders: dict[str, Callable[..., Any]] = {}
     for module in pkgutil.iter_modules(plain.__path__):
         builders |= importlib.import_module(f"plain.{module.name}").BENCHMARKS
+    if args.device != "cpu":
+        able = {n: b for n, b in builders.items() if "device" in inspect.signature(b).parameters}
+        builders = {name: partial(b, device=args.device) for name, b in able.items()}
     names = select(list(builders), args.only)
     if args.list:
         print("\n".join(names))
         return
-    report: dict[str, Any] = {"machine": machine(args.threads), "benchmarks": []}
+    report: dict[str, Any] = {"machine": machine(args.threads, args.device), "benchmarks": []}
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     print(f"\n{'medians':<30}" + "".join(f"{title:>14}" for title in COLUMNS))
     for name in names:

@@ -147,7 +147,8 @@ class Odd(nn.Module):
         y = self.second(x)
         x = x + 1.0
         x.relu_()
-        y = (y + y - x / 2).clamp(min=0.0, max=3.0)
+        y = torch.sub(torch.add(y, y, alpha=0.5) + y, x / 2, alpha=0.75)
+        y = (torch.ones_like(y) - (torch.full_like(y, 1.5) - y)).clamp(min=0.0, max=3.0)
         small = F.avg_pool2d(F.pad(y, (1, 2, 0, 1)), 2)
         large = F.interpolate(small, y.shape[2:], mode="bilinear", align_corners=False)
         near = F.interpolate(small, y.shape[2:], mode="nearest")[:, :, :, :]

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.scripts import main_of
 
@@ -21,6 +22,21 @@ def test_writes_the_figures(tmp_path, capsys):
     assert figures["scale"] == 1
     assert figures["ratio"] == figures["plain_s"] / figures["ours_s"]
     assert figures["max_error"] < 1e-6
+
+
+def test_a_stage_is_measured_in_images(tmp_path):
+    file = tmp_path / "figures.json"
+    benchmark(["--only", "stage/prm/proposals", "--repeats", "1", "--json", str(file)])
+    (figures,) = json.loads(file.read_text())["benchmarks"]
+    assert figures["plain_s"] is None
+    assert figures["images_per_s"] == figures["images"] / figures["ours_s"]
+    assert figures["network_share"] == 0  # it has none
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_no_gpu_is_said():
+    with pytest.raises(SystemExit, match="no GPU"):
+        benchmark(["--device", "cuda"])
 
 
 def test_unknown_name_lists_the_names():

@@ -2,9 +2,10 @@
 
 One file per kernel holds the plain implementation (ours, written as the paper states it) and its
 ``BENCHMARKS``: a name, as ``random_walk/47x63``, to a function that makes the inputs (not timed)
-and returns a `Benchmark`. The tests use the plain ways as oracles. This folder is found because it
-lies beside the script, and by the tests because ``pyproject.toml`` says so; it is never imported as
-``tools.plain``, a name that Detectron2's 0.5 wheel also installs.
+and returns a `Benchmark`. One that takes ``device`` can do so on a GPU. The tests use the plain
+ways as oracles. This folder is found because it lies beside the script, and by the tests because
+``pyproject.toml`` says so; it is never imported as ``tools.plain``, a name that Detectron2's 0.5
+wheel also installs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.spatial import KDTree
 
 IMAGE = (375, 500)  # height and width of most pictures of VOC
@@ -29,6 +31,8 @@ class Benchmark:
         error: largest absolute difference of (result of plain, result of ours).
         scale: the plain way's seconds are multiplied by this, where it does a smaller job.
         note: what the plain way is, or why there is none.
+        images: how many images ours treats, where it is a stage; else 0.
+        network_share: runs ours and gives the share of its time that the network takes.
     """
 
     ours: Callable[[], Any]
@@ -36,6 +40,14 @@ class Benchmark:
     error: Callable[[Any, Any], float] | None = None
     scale: float = 1.0
     note: str = ""
+    images: int = 0
+    network_share: Callable[[], float] | None = None
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:
@@ -48,7 +60,7 @@ def difference(plain: Any, ours: Any, *, relative: bool = False) -> float:
     """
     if isinstance(plain, list | tuple):
         return max(difference(a, b, relative=relative) for a, b in zip(plain, ours, strict=True))
-    plain, ours = np.asarray(plain), np.asarray(ours)
+    plain, ours = (np.asarray(v.cpu() if isinstance(v, torch.Tensor) else v) for v in (plain, ours))
     if plain.dtype.kind == "b" or plain.shape != ours.shape:
         return 0.0 if np.array_equal(plain, ours) else float("inf")
     largest = np.abs(plain.astype(np.float64) - ours).max(initial=0)

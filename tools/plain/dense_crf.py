@@ -6,6 +6,7 @@ import importlib.util
 from functools import partial
 
 import numpy as np
+import torch
 from wsis.layers.crf import IRNET_KERNELS, DenseCRF, unary_from_labels
 
 from plain import IMAGE, Benchmark, difference
@@ -54,7 +55,7 @@ def pydensecrf(image: np.ndarray, unary: np.ndarray) -> np.ndarray:
     return np.array(crf.inference(10)).reshape(unary.shape)
 
 
-def build(num_labels: int, problems: int) -> Benchmark:
+def build(num_labels: int, problems: int, device: str = "cpu") -> Benchmark:
     """Whole CRF, building its lattices included, from image and unaries to Q.
 
     Two problems are what IRNet's label step has: ours takes them together, as the stage does.
@@ -62,9 +63,10 @@ def build(num_labels: int, problems: int) -> Benchmark:
     image = generated_image(*IMAGE)
     labels = labels_of(image, num_labels)
     unaries = unary_from_labels(np.stack([labels, labels[:, ::-1]])[:problems], num_labels)
+    given = tuple(torch.from_numpy(array).to(device) for array in (image, unaries))
     compiled = importlib.util.find_spec("pydensecrf") is not None
     return Benchmark(
-        ours=lambda: DenseCRF(image).infer(unaries, 10),
+        ours=lambda: DenseCRF(given[0]).infer(given[1], 10),
         plain=(lambda: np.stack([pydensecrf(image, one) for one in unaries])) if compiled else None,
         error=difference,
         note="plain: pydensecrf2, C++" if compiled else "pydensecrf2 is not installed",

@@ -17,12 +17,13 @@ CHANNELS, WINDOW, STEPS, GRID = 16, 3, 112, 112  # 448 x 448 pixels
 KEPT_EVERY = 16  # iterations between the maps that training keeps
 
 
-def scene(peaks: int) -> tuple[Tensor, Tensor, Tensor]:
+def scene(peaks: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Maps (P, 16, 112, 112), filling weights of one image, image of each peak."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(peaks, CHANNELS, GRID, GRID, generator=generator)
     features = torch.randn(1, CHANNELS * WINDOW**2, GRID, GRID, generator=generator).relu()
-    return maps, filling_weights(features, WINDOW), torch.zeros(peaks, dtype=torch.int64)
+    made = maps, filling_weights(features, WINDOW), torch.zeros(peaks, dtype=torch.int64)
+    return tuple(one.to(device) for one in made)
 
 
 def plain_fill(maps: Tensor, weights: Tensor, index: Tensor, *, num_iterations: int) -> Tensor:
@@ -40,11 +41,11 @@ def plain_fill(maps: Tensor, weights: Tensor, index: Tensor, *, num_iterations: 
     return checkpoint_sequential([step] * num_iterations, parts, maps, use_reentrant=False)
 
 
-def build(peaks: int, *, training: bool) -> Benchmark:
+def build(peaks: int, *, training: bool, device: str = "cpu") -> Benchmark:
     """``peaks`` of one image; in training also the gradients."""
-    maps, weights, index = scene(peaks)
+    maps, weights, index = scene(peaks, device)
     inputs = maps.requires_grad_(training), weights.requires_grad_(training)
-    upstream = torch.rand(maps.shape, generator=torch.Generator().manual_seed(1))
+    upstream = torch.rand(maps.shape, generator=torch.Generator().manual_seed(1)).to(device)
 
     def run(method: Any) -> list[Tensor]:
         with torch.set_grad_enabled(training):

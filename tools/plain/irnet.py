@@ -24,7 +24,7 @@ MEASURED = (47, 63)  # largest grid on which the dense walk is run
 PathIndex = tuple[np.ndarray, np.ndarray, list[np.ndarray]]
 
 
-def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def scene(height: int, width: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Boundary (h, w), maps (24, h, w) and displacement (2, h, w) of eight round objects."""
     generator, side = np.random.default_rng(0), min(height, width)
     centres = generator.random((8, 2)) * (height, width)
@@ -35,7 +35,8 @@ def scene(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     maps = np.exp(-np.tile(distance, (3, 1, 1)) / generator.uniform(0.1, 0.4, (24, 1, 1)) / side)
     nearest = np.take_along_axis(away, distance.argmin(axis=0)[None, None], axis=0)[0]
     field = 0.7 * nearest + generator.normal(0, 0.3, nearest.shape)
-    return tuple(torch.from_numpy(a.astype(np.float32)) for a in (boundary, maps, field))
+    arrays = (a.astype(np.float32) for a in (boundary, maps, field))
+    return tuple(torch.from_numpy(a).to(device) for a in arrays)
 
 
 def dense_matrix(boundary: np.ndarray, *, radius: int, beta: float) -> np.ndarray:
@@ -102,14 +103,14 @@ def build_sparse_walk(height: int, width: int) -> Benchmark:
     )
 
 
-def build_walk(height: int, width: int) -> Benchmark:
+def build_walk(height: int, width: int, device: str = "cpu") -> Benchmark:
     """The random walk; beyond 47x63 the plain time is scaled by N^3 and the error left out."""
-    boundary, maps, _ = scene(height, width)
+    boundary, maps, _ = scene(height, width, device)
     small_boundary, small_maps, _ = scene(*MEASURED)
     growth = (height * width / (MEASURED[0] * MEASURED[1])) ** 3
     return Benchmark(
         ours=partial(random_walk, maps, boundary),
-        plain=partial(dense_walk, small_maps, small_boundary),
+        plain=partial(dense_walk, small_maps, small_boundary) if device == "cpu" else None,
         error=difference if growth == 1 else None,
         scale=growth,
         note="dense squaring" + ("" if growth == 1 else f", 47x63 times {growth:.1f} = N^3"),
@@ -173,14 +174,14 @@ def with_gradients(losses: Callable[..., dict[str, Tensor]], *inputs: Tensor) ->
     return [value.detach(), *torch.autograd.grad(value, inputs)]
 
 
-def build_losses(side: int, count: int) -> Benchmark:
+def build_losses(side: int, count: int, device: str = "cpu") -> Benchmark:
     """Loss terms and gradients of ``count`` crops."""
-    boundary, _, field = scene(side, side)
+    boundary, _, field = scene(side, side, device)
     logits = torch.stack([boundary.clamp(0.01, 0.99).logit().roll(i, -1) for i in range(count)])
     inputs = logits[:, None], torch.stack([field] * count)
     blocks = torch.from_numpy(np.random.default_rng(1).choice([0, 0, 1, 2, 255], (count, 8, 8)))
     labels = blocks.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
-    options = {"labels": labels.to(torch.uint8), "radius": RADIUS}
+    options = {"labels": labels.to(device, torch.uint8), "radius": RADIUS}
     index = path_index((side, side), radius=RADIUS)
     return Benchmark(
         ours=partial(with_gradients, partial(relation_losses, **options), *inputs),
@@ -205,12 +206,12 @@ def plain_refinement(field: np.ndarray, *, steps: int) -> np.ndarray:
     return np.stack([np.round(y), np.round(x)]).astype(np.int64)
 
 
-def build_refinement(height: int, width: int) -> Benchmark:
+def build_refinement(height: int, width: int, device: str = "cpu") -> Benchmark:
     """Centroids of one map."""
-    field = scene(height, width)[2]
+    field = scene(height, width, device)[2]
     return Benchmark(
         ours=partial(refine_centroids, field),
-        plain=lambda: plain_refinement(field.numpy(), steps=300),
+        plain=lambda: plain_refinement(field.cpu().numpy(), steps=300),
         error=difference,
         note="NumPy, 300 full steps",
     )

@@ -65,24 +65,24 @@ def plain_responses(network: Callable[[Tensor], Tensor], image: Tensor, peaks: T
     return torch.stack(responses)
 
 
-def classifier(max_peaks: int) -> PeakClassifier:
+def classifier(max_peaks: int, device: str = "cpu") -> PeakClassifier:
     """PRM's ResNet-50 with random weights, which keeps its highest peaks."""
     cfg = get_wsis_cfg()
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = device
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_wsis_resnet_backbone", 0
     cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.OUT_FEATURES = "BN", ["res5"]
     keys = cfg.MODEL.PEAK_CLASSIFIER
     keys.CLASS_THRESHOLD = keys.PEAK_THRESHOLD = float("-inf")
     keys.MAX_PEAKS = max_peaks
     torch.manual_seed(0)
-    return build_peak_classifier(cfg).eval().requires_grad_(False)
+    return build_peak_classifier(cfg).to(device).eval().requires_grad_(False)
 
 
-def build(count: int) -> Benchmark:
+def build(count: int, device: str = "cpu") -> Benchmark:
     """``count`` peaks of one picture of 448 x 448: the network forwards, then their maps."""
-    network = classifier(count)
+    network = classifier(count, device)
     coarse = torch.rand((1, 3, 14, 14), generator=torch.Generator().manual_seed(1))
-    image = F.interpolate(coarse, (SIDE, SIDE), mode="bicubic") * 4 - 2
+    image = (F.interpolate(coarse, (SIDE, SIDE), mode="bicubic") * 4 - 2).to(device)
     peaks = F.pad(network.respond(image, back_propagate=False)[0].peaks, (1, 0))
     return Benchmark(
         plain=lambda: plain_responses(lambda x: network(x)[1], image, peaks),

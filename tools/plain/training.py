@@ -33,7 +33,7 @@ def train(trainer: TrainerBase) -> None:
             trainer.iter += 1
 
 
-def build() -> Benchmark:
+def build(device: str = "cpu") -> Benchmark:
     """Both trainers over one data set; neither knows the other's network."""
     folder = TemporaryDirectory()
     atexit.register(folder.cleanup)
@@ -47,7 +47,7 @@ def build() -> Benchmark:
     cfg.merge_from_list(
         [
             "MODEL.DEVICE",
-            "cpu",
+            device,
             "MODEL.ROI_HEADS.NUM_CLASSES",
             len(names),
             "OUTPUT_DIR",

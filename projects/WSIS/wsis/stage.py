@@ -131,10 +131,13 @@ class DeriveStage(Stage):
     Attributes:
         function: called as ``function(dataset_dict, artifacts, cfg)`` with the consumed artifacts
             of one image, ``{product name: {array name: array}}``; returns ``{name: array}``.
+        on_device: it computes on MODEL.DEVICE. Then, unless that is the CPU, it runs in the main
+            process, since a data-loading process has no GPU.
     """
 
     kind: ClassVar[str] = "derive"
     function: Callable[[dict[str, Any], dict[str, Any], Any], dict[str, Any]]
+    on_device: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,33 @@ def field_to(centres, size, strength=0.5):
     return torch.from_numpy(strength * chosen)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 7, 8, 40])
+@pytest.mark.parametrize("steps", [0, 1, 11, 12, 13, 24, 41])
 @pytest.mark.parametrize("size", [(5, 7), (6, 1), (1, 8), (1, 1)])
 def test_refinement_equals_full_steps_of_all_pixels(steps, size):
     noise = torch.from_numpy(np.random.default_rng(1).normal(0, 0.05, (2, *size))).float()
     field = field_to([(1, 1), (4, 5)], size) + noise
     found = refine_centroids(field, num_steps=steps)
     np.testing.assert_array_equal(found.numpy(), plain_refinement(field.numpy(), steps=steps))
+
+
+def turning(period, size=(21, 21), radius=6.0):
+    """From any point, a step towards the circle's place that lies 1 / period of a turn further."""
+    middle = np.array(size).reshape(2, 1, 1) // 2
+    y, x = np.mgrid[: size[0], : size[1]] - middle
+    angle = np.arctan2(y, x) + 2 * np.pi / period
+    goal = radius * np.stack([np.sin(angle), np.cos(angle)])
+    return torch.from_numpy((goal - np.stack([y, x])).astype(np.float32))
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("steps", [60, 101])
+def test_points_that_go_round_and_round_end_where_full_steps_end(period, steps):
+    field = turning(period)
+    found = refine_centroids(field, num_steps=steps)
+    expected = plain_refinement(field.numpy(), steps=steps)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    later = plain_refinement(field.numpy(), steps=steps + 1)
+    assert (later != expected).any()  # they do move
 
 
 def test_every_pixel_finds_its_centre_and_its_cluster():

@@ -56,6 +56,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     mean there: WEIGHT_DECAY_BIAS, if set, also holds for the biases of normalisation layers. Adam
     has PyTorch's betas and takes no momentum.
 
+    On a GPU the steps of all parameters are one operation; not under mixed precision, where such a
+    step would divide the gradients by their scale after they were clipped.
+
     Raises:
         UsageError: nothing to train, a prefix that fits no parameter, or an unknown optimiser.
     """
@@ -77,11 +80,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if name == "SGD":
         kind: type[torch.optim.Optimizer] = torch.optim.SGD
         options |= {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+        if next(model.parameters()).is_cuda and not cfg.SOLVER.AMP.ENABLED:
+            options["fused"] = True
     elif name == "Adam":
         kind = torch.optim.Adam
     else:
         raise UsageError(f"WSIS.SOLVER.OPTIMIZER is {name!r}; it must be SGD or Adam")
-    return maybe_add_gradient_clipping(cfg, kind)(groups, **options)
+    made = maybe_add_gradient_clipping(cfg, kind)(groups, **options)
+    if options.get("fused"):  # it stumbles over a parameter whose first gradient comes later
+        for group in made.param_groups:
+            for parameter in group["params"]:
+                made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return made
 
 
 class PolyParamScheduler(ParamScheduler):

@@ -56,7 +56,7 @@ def run_stage(folder: StageFolder) -> None:
     elif isinstance(stage, ExportStage):
         run_export(folder, stage, products)
     else:
-        _work_through(folder, *artifact_maker(folder.planned, products))
+        work_through(folder, *artifact_maker(folder.planned, products))
         _close_artifacts(folder)
 
 
@@ -152,7 +152,10 @@ def artifact_maker(
     """
     stage, cfg = planned.stage, planned.cfg
     if isinstance(stage, DeriveStage):
-        return _Derive(stage, products, cfg), lambda made: made
+        derive = _Derive(stage, products, cfg)
+        if stage.on_device and cfg.MODEL.DEVICE != "cpu":
+            return derive.load, derive.make
+        return derive, lambda made: made
     assert isinstance(stage, InferStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
     if stage.model_key:
@@ -178,10 +181,16 @@ class _Derive:
         self.stage, self.products, self.cfg = stage, products, cfg
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return self.make(self.load(sample))
+
+    def load(self, sample: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         seen = restrict_supervision(sample, self.stage.supervision)
         sample = at_working_size(seen, self.cfg.INPUT.MAX_PIXELS)
-        artifacts = {name: reader[sample["image_key"]] for name, reader in self.products.items()}
-        return self.stage.function(sample, artifacts, self.cfg)
+        key = sample["image_key"]
+        return sample, {name: reader[key] for name, reader in self.products.items()}
+
+    def make(self, loaded: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+        return self.stage.function(*loaded, self.cfg)
 
 
 class _ArtifactSink:
@@ -216,7 +225,7 @@ def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _work_through(
+def work_through(
     folder: StageFolder,
     prepare: Callable[[dict[str, Any]], Any],
     finish: Callable[[Any], dict[str, Any]],

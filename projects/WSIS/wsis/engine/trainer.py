@@ -202,7 +202,8 @@ class Trainer(TrainerBase):
         super().__init__()
         self._seed = max(cfg.SEED, 0)
         torch.manual_seed(derive_seed(self._seed))
-        model, layout = build_network(cfg), map_layout(torch.device(cfg.MODEL.DEVICE))
+        model, half = build_network(cfg), cfg.SOLVER.AMP.ENABLED
+        layout = map_layout(torch.device(cfg.MODEL.DEVICE), half=half)
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.ndim == 4:  # torch's `Module.to` refuses those of 5
                 tensor.data = tensor.data.contiguous(memory_format=layout)
@@ -212,7 +213,7 @@ class Trainer(TrainerBase):
         self.loader = build_train_loader(cfg, dataset_dicts, mapper, order=order, on_skip=on_skip)
         devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
         self.model = create_ddp_model(model, device_ids=devices, broadcast_buffers=False)
-        scaler = torch.amp.GradScaler("cuda") if cfg.SOLVER.AMP.ENABLED else None
+        scaler = torch.amp.GradScaler("cuda") if half else None
         self._whole = Accumulator(self.optimizer, cfg.WSIS.SOLVER.ACCUMULATE, scaler)
         given = (self.model, self._whole.batches(self.loader), self._whole)
         if scaler is None:

@@ -217,6 +217,7 @@ def crf_labels(
     num_iterations: int = 10,
     label_probability: float = 0.7,
     kernels: Sequence[Kernel] = IRNET_KERNELS,
+    device: str | None = None,
 ) -> Array:
     """Label maps cleaned by the CRF, as IRNet does with its seeds (irnet spec 4).
 
@@ -227,14 +228,18 @@ def crf_labels(
         num_iterations: mean-field updates.
         label_probability: probability of a given label before the CRF.
         kernels: the pairwise terms.
+        device: where it is computed; None for where ``labels`` are.
 
     Returns:
         The most probable label of each pixel, int64, shaped like ``labels``; ties to the lower.
     """
-    unary = unary_from_labels(labels, num_labels, label_probability=label_probability)
+    pixels, index = (_as_tensor(a) for a in (image, labels))
+    pixels, index = (a.to(device or index.device) for a in (pixels, index))
+    unary = unary_from_labels(index, num_labels, label_probability=label_probability)
     if num_labels > 1:
-        unary = DenseCRF(image, kernels).infer(unary, num_iterations)
-    return unary.argmax(-3)
+        unary = DenseCRF(pixels, kernels).infer(unary, num_iterations)
+    found = unary.argmax(-3)
+    return found if isinstance(labels, Tensor) else found.cpu().numpy()
 
 
 def _as_tensor(array: Array) -> Tensor:

@@ -157,10 +157,13 @@ class PeakProgram:
             _refuse("sum of maps of different shapes")
         if len(places) > 1 and (len(terms) > 1 or terms[0][1] is not None):
             terms = self._emit(terms, shape)
-        for place, weight in zip(places, weights, strict=True):
-            weight = weight[:1, :1, :1, :1]
-            scaled = bool(weight != 1)
-            own = [(t, _times(weight, factor)) for t, factor in terms] if scaled else terms
+        alpha = getattr(node, "_saved_alpha", 1)  # of the second argument
+        for place in places:
+            scale = 1 if place == 0 else -alpha if _name(node) == "Sub" else alpha
+            own = terms
+            if scale != 1:
+                weight = self._one.new_full((1, 1, 1, 1), scale)
+                own = [(term, _times(weight, factor)) for term, factor in terms]
             self._give(node, place, own, shape)
 
     def _move(self, node: Node, places: list[int], terms: Sequence[Term], shape: Shape) -> None:
@@ -183,7 +186,8 @@ class PeakProgram:
         }
         options["groups"] = node._saved_groups
         lowest = image.amin(dim=self._dims, keepdim=True)
-        shifted = image - lowest if bool(lowest.any()) else image
+        # a map after a ReLU stays itself; a GPU is not asked, for it would be waited for
+        shifted = image - lowest if image.is_cuda or bool(lowest.any()) else image
         normaliser = F.conv2d(shifted, weight, **options)
         # below the smallest the share is nothing: 1 / infinity
         share = torch.threshold_(normaliser, _BELOW_SMALLEST, torch.inf).add_(1e-10).reciprocal_()

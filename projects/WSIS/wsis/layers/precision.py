@@ -54,9 +54,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
             step()
 
 
-def map_layout(device: torch.device) -> torch.memory_format:
-    """How maps lie in memory: on a CPU a pixel's channels side by side.
+def map_layout(device: torch.device, *, half: bool = False) -> torch.memory_format:
+    """How maps lie in memory: on a CPU, and in half precision, a pixel's channels side by side.
 
-    Convolutions of 1 x 1 and of small windows are up to a fifth faster that way on one core.
+    Convolutions of 1 x 1 and of small windows are up to a fifth faster that way on one core. A
+    GPU's units for half precision read maps in this order; from others they are copied first.
     """
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    return torch.channels_last if half or device.type == "cpu" else torch.contiguous_format

@@ -56,24 +56,6 @@ def usable_proposals(overlaps: Overlaps, options: MiningOptions) -> Tensor:
     return counts < options.too_big * len(overlaps)
 
 
-def _seeds(scores: Tensor, overlaps: Overlaps, count: int, threshold: float) -> Tensor:
-    """Of the ``count`` best ``scores`` (N,), ties by index, those that suppression leaves."""
-    order = torch.sort(scores, descending=True, stable=True).indices[:count]
-    return overlap_nms(overlaps, order, threshold=threshold)
-
-
-def _complete(
-    part: Tensor, seeds: Tensor, overlaps: Overlaps, usable: Tensor, tau: float
-) -> Tensor:
-    """For each seed the proposal that contains it and has the highest ``part`` (N,).
-
-    Returns each of these once, ascending; a seed that no usable proposal contains has none.
-    """
-    contains = exceeds(overlaps.containment.T[seeds], tau) & usable  # (S, N)
-    winners = (contains * part).argmax(dim=1)
-    return torch.unique(winners[contains.any(dim=1)])
-
-
 @torch.no_grad()
 def mine(
     class_scores: Tensor,
@@ -103,26 +85,26 @@ def mine(
     Returns:
         the chosen proposals, by ascending index.
     """
-    count = len(class_scores)
+    count, classes = len(class_scores), classes.sort().values
     product = class_scores * part_scores
-    weights = product.new_full((count,), -1.0)
-    owner = torch.full((count,), -1, dtype=torch.int64, device=product.device)
-    if usable is None and options.complete:
-        usable = usable_proposals(overlaps, options)
     threshold, _ = options.thresholds(branch)
-    number = math.ceil(options.seed_share * count)
-    ranked = class_scores if options.complete else product
-    for class_id in sorted(classes.tolist()):
-        found = _seeds(ranked[:, class_id], overlaps, number, threshold)
-        if options.complete:
-            part = part_scores[:, class_id]
-            found = _complete(part, found, overlaps, usable, options.containment)
-        gain = product[found, class_id]
-        better = gain > weights[found]
-        owner[found[better]] = class_id
-        weights[found[better]] = gain[better]
-    index = (owner >= 0).nonzero()[:, 0]
-    return Detections(index, owner[index], weights[index])
+    ranked = (class_scores if options.complete else product)[:, classes]
+    order = torch.sort(ranked.T, dim=1, descending=True, stable=True).indices  # ties by index
+    seeds = order[:, : math.ceil(options.seed_share * count)]
+    row, found = overlap_nms(overlaps, seeds, threshold=threshold)
+    wanted = torch.ones_like(row, dtype=torch.bool)
+    if options.complete:
+        usable = usable_proposals(overlaps, options) if usable is None else usable
+        contains = exceeds(overlaps.containment.T[found], options.containment) & usable  # (S, N)
+        found = (contains * part_scores.T[classes[row]]).argmax(dim=1)
+        wanted = contains.any(dim=1)
+    gain = torch.where(wanted, product[found, classes[row]], -1.0)
+    table = product.new_full((len(classes) + 1, count), -1.0)  # a row for nobody at the end
+    table.view(-1).scatter_reduce_(0, row * count + found, gain, "amax")
+    owner = table.argmax(dim=0)  # the first of equals
+    weights = table.gather(0, owner[None])[0]
+    index = (weights > -1).nonzero()[:, 0]
+    return Detections(index, classes[owner[index]], weights[index])
 
 
 def sample_truth(truth: Detections, generator: np.random.RandomState) -> Detections:

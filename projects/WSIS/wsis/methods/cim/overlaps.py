@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,13 +52,13 @@ def exceeds(values: Tensor, threshold: float) -> Tensor:
     """
     limit = rounded(threshold, values)
     if values.dtype == torch.float16:
-        return values.view(torch.int16) > limit.view(torch.int16)
+        return values.view(torch.int16) > int(np.float16(limit).view(np.int16))
     return values > limit
 
 
-def rounded(value: float, like: Tensor) -> Tensor:
+def rounded(value: float, like: Tensor) -> float:
     """A threshold in the dtype of what it is compared with: 0.35 is 0.35009765625 in half."""
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    return float(torch.tensor(value, dtype=like.dtype))
 
 
 def overlaps_of_intersections(shared: Tensor, areas: Tensor, *, rows: int = 512) -> Overlaps:
@@ -100,13 +101,21 @@ def overlaps_of_boxes(boxes: Tensor) -> Overlaps:
     return Overlaps(box_iou(boxes, boxes), containment, suppress_equal=False)
 
 
-def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> Tensor:
-    """Greedy suppression on an IoU map: those of ``order`` that stay, in its order.
+def overlap_nms(overlaps: Overlaps, order: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+    """Greedy suppression on an IoU map, in each row of ``order`` by itself.
 
-    ``order`` (K,) int64 are some of the N candidates, the best first. A candidate stays if its IoU
-    with each one that stayed before is below ``threshold``.
+    A row of ``order`` (C, K) int64 has some of the N candidates, the best first. A candidate stays
+    if its IoU with each one that stayed before it in its row is below ``threshold``.
+
+    Returns:
+        the rows (n,) and the candidates (n,) int64 of those that stay, row after row, in the order
+        of their row. All rows together are copied to the CPU and back once.
     """
-    table = overlaps.iou[order[:, None], order]
+    table = overlaps.iou[order[:, :, None], order[:, None]]
     limit = rounded(threshold, table)
     rivals = table >= limit if overlaps.suppress_equal else table > limit
-    return order[stays(droppers(rivals.cpu().numpy()))]
+    kept = [stays(droppers(row)) for row in rivals.cpu().numpy()]
+    rows = np.repeat(np.arange(len(kept)), [len(places) for places in kept])
+    places = np.stack([rows, np.concatenate([np.zeros(0, dtype=np.int64), *kept])])
+    row, place = torch.from_numpy(places).to(order.device)
+    return row, order[row, place]

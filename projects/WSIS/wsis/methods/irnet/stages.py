@@ -41,6 +41,7 @@ def crf_refiner(cfg: CfgNode) -> LabelRefiner | None:
         num_iterations=keys.CRF_ITERATIONS,
         label_probability=keys.CRF_LABEL_PROBABILITY,
         kernels=crf_kernels(keys, "CRF_"),
+        device=cfg.MODEL.DEVICE,
     )
 
 
@@ -115,6 +116,7 @@ register_stages(
         config_keys=(_NODE + "LABEL",),
         evaluation=Later("wsis.methods.irnet.label_check:check_inter_pixel_label"),
         function=derive_inter_pixel_label,
+        on_device=True,
     ),
     TrainStage(
         name="relation_network",
