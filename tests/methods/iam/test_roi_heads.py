@@ -84,6 +84,19 @@ def test_at_the_size_of_the_picture():
     assert abs(float(large) - 90) < 5
 
 
+def test_each_map_above_its_own_threshold():
+    picture, maps, logits, classes = scene()
+    squares, heights = maps[:2] > 0.5, torch.tensor([0.3, 1.0])  # the first is low
+    low = picture, maps[:2] * heights[:, None, None], logits[:2], classes[:2]
+    heads = IAMROIHeads(crf_iterations=0, mask_threshold=0.0, score="mask")
+    found = run(heads, low)
+    assert found.peak.tolist() == [1, 0]
+    assert torch.equal(found.pred_masks, squares[[1, 0]])
+    torch.testing.assert_close(found.scores, torch.tensor([0.8, 0.27]))
+    areas = run(heads, low, size=(48, 64)).pred_masks.sum((1, 2))
+    assert (areas - 4 * squares[[1, 0]].sum((1, 2))).abs().max() <= 4 * 12  # a ring at most
+
+
 def test_without_peaks():
     picture, maps, logits, classes = scene()
     found = run(IAMROIHeads(), (picture, maps[:0], logits[:0], classes[:0]))

@@ -68,7 +68,8 @@ def add_iam_config(cfg: CfgNode) -> None:
     keys.CRF.BILATERAL_SXY = 80.0
     keys.CRF.BILATERAL_SRGB = 13.0
     keys.CRF.BILATERAL_WEIGHT = 10.0
-    # Probability above which a pixel belongs to the instance.
+    # Probability above which a pixel belongs to the instance. 0: above Otsu's threshold of each
+    # map, which needs no choice.
     keys.MASK_THRESHOLD = 0.5
     # Share of the image below which an instance is left out.
     keys.MIN_AREA = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -16,6 +17,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsis.layers.components import map_foreground
 from wsis.layers.crf import DenseCRF, Kernel
 from wsis.layers.masks import mask_nms
 from wsis.modeling.network import (
@@ -110,9 +112,7 @@ class IAMROIHeads(nn.Module):
         refined = refine_by_crf(
             colours, maps, kernels=self.crf_kernels, num_iterations=self.crf_iterations
         )
-        masks, inside = self._masks(refined, size), maps > self.mask_threshold
-        if self.crf_iterations:
-            inside = refined > self.mask_threshold
+        masks, inside = self._masks(refined, size), self._inside(refined)
         area = inside.flatten(1).sum(1).clamp(min=1)
         mean = (maps * inside).flatten(1).sum(1) / area
         scores = {"class": logits.sigmoid(), "mask": mean, "product": mean * logits.sigmoid()}
@@ -133,5 +133,12 @@ class IAMROIHeads(nn.Module):
                 part = functional.interpolate(
                     part[:, None], size=size, mode="bilinear", align_corners=False
                 )[:, 0]
-            masks.append(part > self.mask_threshold)
+            masks.append(self._inside(part))
         return torch.cat(masks)
+
+    def _inside(self, maps: Tensor) -> Tensor:
+        """Where maps (K, H, W) are above the threshold, or each above Otsu's of its own."""
+        if self.mask_threshold > 0 or len(maps) == 0:
+            return maps > self.mask_threshold
+        found = [map_foreground(values, 0.0) for values in maps.float().cpu().numpy()]
+        return torch.from_numpy(np.stack(found)).to(maps.device)
