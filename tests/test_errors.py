@@ -77,4 +77,4 @@ def test_words_and_files_like_an_unknown_one(tmp_path, monkeypatch):
     for path in ("brids", tmp_path / "Birds" / "deeper" / "x.json", "./bird/train.json"):
         assert near_file(path) == "; did you mean birds?"
     assert near_file("birds", (".yaml",)) == "; did you mean birds.yaml?"
-    assert near_file("wholly/else") == near_file("birds/x") == ""
+    assert near_file("wholly/else") == near_file("birds/x") == near_file("b" * 300 + "/x") == ""

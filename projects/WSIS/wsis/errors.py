@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -91,10 +91,12 @@ def near_file(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> str:
     """The end of a sentence about a path that does not exist: what has a name like the first part
     of it that is not there, and ends with one of the ``suffixes``; or ""."""
     path = Path(path)
-    while not path.parent.is_dir():
-        path = path.parent
-    beside = os.listdir(path.parent)
-    return did_you_mean(path.name, [name for name in beside if name.endswith(suffixes)])
+    with suppress(OSError):  # a folder that may not be read, a name that is too long
+        while not path.parent.is_dir():
+            path = path.parent
+        beside = os.listdir(path.parent)
+        return did_you_mean(path.name, [name for name in beside if name.endswith(suffixes)])
+    return ""
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:

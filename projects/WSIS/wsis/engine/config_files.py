@@ -247,6 +247,18 @@ def base_stage(files: Sequence[ConfigFile], name: str) -> str:
     return next((own.starts_from for own in reversed(told) if own.starts_from or own.anew), "")
 
 
+def has_own_weights(files: Sequence[ConfigFile], name: str) -> bool:
+    """Whether lines for a stage alone name MODEL.WEIGHTS, and none later WSIS.INIT_FROM."""
+    own = [file.parts[name] for file in files if name in file.parts]
+    for values in reversed([values for part in own for _, values in part.lines]):
+        said = flatten(values, "")
+        if "WSIS.INIT_FROM" in said:
+            return False
+        if said.get("MODEL.WEIGHTS"):
+            return True
+    return False
+
+
 def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Lines]:
     """The lines that make a stage's config; later ones override earlier ones.
 
