@@ -27,7 +27,6 @@ from wsis.data.user import ROLES, entries_of, register_role
 from wsis.data.weights import find_weights
 from wsis.engine.config_files import (
     base_stage,
-    has_own_weights,
     lines_of_stage,
     merge_lines,
     read_config_files,
@@ -255,8 +254,6 @@ class _Plan:
         for key, value in record.config.items():
             _set(cfg, key, value)
         cfg.WSIS.STAGE, cfg.WSIS.IMPORTS = name, list(dict.fromkeys(imports))
-        if has_own_weights(self.files, name):
-            cfg.WSIS.INIT_FROM = ""
         stock = stock_values()
         for key, value in flatten(cfg, "").items():
             if value is None and stock.get(key) is not None:
