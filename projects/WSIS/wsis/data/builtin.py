@@ -57,7 +57,7 @@ def _load_voc(year: str, split: str, problems: Problems | None = None) -> list[d
     return load_voc(_below_root(f"VOC{year}", advice=advice), split, VOC_CLASSES, problems)
 
 
-def _load_shapes(split: str, problems: Problems | None = None) -> list[dict[str, Any]]:
+def _load_shapes(split: str, problems: Problems | None = None) -> Sequence[dict[str, Any]]:
     path = _below_root("shapes", f"instances_{split}.json", advice=_MAKE_SHAPES)
     records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages", problems)
     if names != tuple(SHAPES_CLASSES):
@@ -86,7 +86,7 @@ def _load_duts(single: bool, problems: Problems | None = None) -> list[dict[str,
     return load_salient(*duts_folders(), names=names if single else None, problems=problems)
 
 
-def _builtin() -> Iterator[tuple[str, Callable[..., list[dict[str, Any]]], dict[str, Any]]]:
+def _builtin() -> Iterator[tuple[str, Callable[..., Sequence[dict[str, Any]]], dict[str, Any]]]:
     """Names, loaders and metadata; Detectron2 registers COCO itself."""
     for year, splits in _VOC_SPLITS.items():
         for split in splits:

@@ -138,6 +138,7 @@ def _read(entry: dict[str, Any], problems: Problems) -> Sequence[dict[str, Any]]
         return load_salient(entry["IMAGES"], entry["MASKS"], names=names, problems=problems)
     if kind == "folders":
         return load_folders(entry["IMAGES"], problems)
+    records: Sequence[dict[str, Any]]
     if kind == "voc":
         records = _read_voc(entry, metadata, problems)
     else:

@@ -90,19 +90,20 @@ def _of_main(make: Callable[[], Any]) -> Any:
     main, buffers = comm.is_main_process(), list[Any]()
     made = make() if main else None
     data = pickle.dumps(made, protocol=5, buffer_callback=buffers.append) if main else b""
-    box = [data, [buffer.raw().nbytes for buffer in buffers]]
+    box: list[Any] = [data, [buffer.raw().nbytes for buffer in buffers]]
     dist.broadcast_object_list(box, src=0)
+    data, sizes = box
     if not main:
-        buffers = [bytearray(size) for size in box[1]]
+        buffers = [bytearray(size) for size in sizes]
     device = comm.get_local_rank() if dist.get_backend() == "nccl" else "cpu"
-    for buffer in filter(len, map(memoryview, buffers)):
+    for buffer in (buffer for buffer, size in zip(buffers, sizes, strict=True) if size):
         content = torch.from_numpy(np.frombuffer(buffer, dtype=np.uint8))
         for piece in content.split(_PIECE):  # a GPU need not have room for all
             sent = piece.to(device)
             dist.broadcast(sent, src=0)
             if not main:
                 piece.copy_(sent)
-    return made if main else pickle.loads(box[0], buffers=buffers)  # noqa: S301
+    return made if main else pickle.loads(data, buffers=buffers)  # noqa: S301
 
 
 def _one_reads() -> AbstractContextManager[None]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
-_AT_ONCE = (
-    4  # images; so many, and those its data-loading processes prepare, may wait for a slow one
-)
+# Images; so many, and those its data-loading processes prepare, may wait for a slow one.
+_AT_ONCE = 4
 
 
 def shares(total: int, path: Path) -> Iterator[int]:

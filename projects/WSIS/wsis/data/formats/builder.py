@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Translated:
     sources: dict[int | str, str]
     root: Path
 
-    def load(self, problems: Problems) -> tuple[list[dict[str, Any]], tuple[str, ...], Any]:
+    def load(self, problems: Problems) -> tuple[Sequence[dict[str, Any]], tuple[str, ...], Any]:
         """As `load_coco_dataset`, which checks it all."""
         return load_coco_dataset(
             self.source, self.root, problems, content=self.content, sources=self.sources
