@@ -1,6 +1,7 @@
 """Errors: one sentence and the exit code."""
 
 import pytest
+from wsis import errors
 from wsis.errors import (
     DataError,
     MachineError,
@@ -65,6 +66,17 @@ def test_a_module_of_ours_that_is_missing_is_a_bug():
 
     with pytest.raises(ModuleNotFoundError):
         run_command(work)
+
+
+def test_the_word_like_an_unknown_one_is_looked_for_once(monkeypatch):
+    asked, find = [], errors.get_close_matches
+    monkeypatch.setattr(
+        errors, "get_close_matches", lambda *a, **k: asked.append(a) or find(*a, **k)
+    )
+    for _ in range(3):
+        assert known_words("hrose", ["horse", "cow"]) == "horse, cow; did you mean horse?"
+    assert len(asked) == 1
+    assert known_words("hrose", ["cow"]) == "cow"
 
 
 def test_words_and_files_like_an_unknown_one(tmp_path, monkeypatch):

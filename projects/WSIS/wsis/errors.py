@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from wsis.stopping import Terminated, exit_code, raising
@@ -76,6 +77,11 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the known word most like it, or ""."""
+    return _nearest(word, tuple(known))
+
+
+@lru_cache(maxsize=256)  # every annotation of a file may have the same wrong class
+def _nearest(word: str, known: tuple[str, ...]) -> str:
     same = {name.lower(): name for name in known if name != word}
     close = get_close_matches(word.lower(), same, n=1)
     return f"; did you mean {same[close[0]]}?" if close else ""
