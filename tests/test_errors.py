@@ -1,6 +1,7 @@
 """Errors: one sentence and the exit code."""
 
 import pytest
+from wsis import errors
 from wsis.errors import (
     DataError,
     MachineError,
@@ -67,6 +68,17 @@ def test_a_module_of_ours_that_is_missing_is_a_bug():
         run_command(work)
 
 
+def test_the_word_like_an_unknown_one_is_looked_for_once(monkeypatch):
+    asked, find = [], errors.get_close_matches
+    monkeypatch.setattr(
+        errors, "get_close_matches", lambda *a, **k: asked.append(a) or find(*a, **k)
+    )
+    for _ in range(3):
+        assert known_words("hrose", ["horse", "cow"]) == "horse, cow; did you mean horse?"
+    assert len(asked) == 1
+    assert known_words("hrose", ["cow"]) == "cow"
+
+
 def test_words_and_files_like_an_unknown_one(tmp_path, monkeypatch):
     assert known_words("TRIAN", ("TRAIN", "VAL")) == "TRAIN, VAL; did you mean TRAIN?"
     assert known_words("train", ("TRAIN", "VAL")) == "TRAIN, VAL; did you mean TRAIN?"
@@ -77,4 +89,4 @@ def test_words_and_files_like_an_unknown_one(tmp_path, monkeypatch):
     for path in ("brids", tmp_path / "Birds" / "deeper" / "x.json", "./bird/train.json"):
         assert near_file(path) == "; did you mean birds?"
     assert near_file("birds", (".yaml",)) == "; did you mean birds.yaml?"
-    assert near_file("wholly/else") == near_file("birds/x") == ""
+    assert near_file("wholly/else") == near_file("birds/x") == near_file("b" * 300 + "/x") == ""

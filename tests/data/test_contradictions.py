@@ -83,6 +83,15 @@ def test_boxes_in_their_places():
     assert not told(images(*((x + 1, y + 1, w, h) for x, y, w, h in BOXES))).found  # 1-based
 
 
+def test_boxes_a_little_beyond_their_image_may_be_right():
+    """Objects that fill their images: as corners they would fit, too."""
+    (found,) = told(images(*((x, x + 1, 79, 59) for x in (2, 3, 4, 5)), (1, 1, 70, 50))).found
+    assert found.level == "warning"
+    assert "boxes beyond their image: 4 of 5, and none would be as [x0, y0, x1" in found.message
+    with pytest.raises(DataError, match="like 4 of 5 boxes"):
+        told(images(*((x, x + 1, 79, 59) for x in (9, 10, 11, 12)), (1, 1, 70, 50)))
+
+
 def test_few_boxes_of_another_form_are_in_doubt():
     problems = told(images((50, 30, 70, 50), (10, 10, 30, 30), (40, 5, 80, 60)))
     assert (problems.warnings, problems.errors) == (1, 0)

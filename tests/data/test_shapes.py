@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 from wsis.data import shapes_files
 from wsis.data.builtin import get_dataset_dicts
+from wsis.data.catalog import DatasetCatalog
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.images import read_image, read_label_map
 from wsis.data.shapes import (
@@ -90,6 +91,7 @@ def test_single_object():
 
 def test_voc_and_coco_agree(tree, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tree.parent))
+    assert type(DatasetCatalog.get("shapes_train")) is list, "as Detectron2 has them"
     coco, voc = get_dataset_dicts("shapes_train"), load_voc(tree, "train")
     assert len(coco) == len(voc) == SMALL.train
     for a, b in zip(coco, voc, strict=True):

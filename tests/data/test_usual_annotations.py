@@ -70,6 +70,7 @@ CHANGES = {
     "far away": {"segmentation": [[5, 5, 900, 5, 5, 40]], "bbox": [5, 5, 895, 35]},
     "beyond the edge": {"bbox": [70, 50, 20, 20]},
     "outside": {"bbox": [90, 5, 5, 5]},
+    "within the first pixel": {"bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 0.5, 0, 0.5, 0.5]]},
     "no area": {"bbox": [5, 5, 0, 5]},
     "a box far from its mask": {"bbox": [50, 40, 10, 10]},
     "a near box": {"bbox": [5, 5, 24, 36], "segmentation": [[5, 5, 30, 5, 5, 40]]},

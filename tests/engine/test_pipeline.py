@@ -97,6 +97,27 @@ def test_a_stage_that_runs_a_network_starts_from_its_config():
     )
 
 
+def test_weights_that_a_stage_is_given_win_over_those_of_an_earlier_stage(tmp_path):
+    def start(*words, path=PIPELINE):
+        planned = {p.name: p for p in load_pipeline(path, words).stages}["relation_network"]
+        assert ("classifier" in planned.sources) is bool(planned.cfg.WSIS.INIT_FROM)
+        return planned.cfg.WSIS.INIT_FROM, planned.cfg.MODEL.WEIGHTS
+
+    key, earlier = "relation_network.MODEL.WEIGHTS", "relation_network.WSIS.INIT_FROM"
+    assert start() == ("classifier", "")
+    assert start(key, "own.pth") == ("", "own.pth")
+    assert start(key, "")[0] == "classifier"
+    assert start(key, "own.pth", earlier, "classifier")[0] == "classifier"
+    assert start("MODEL.WEIGHTS", "own.pth")[0] == "classifier", "those of all stages"
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "_BASE_: configs/irnet_shapes.yaml\n"
+        "STAGES: {relation_network: {MODEL: {WEIGHTS: own.pth}}}\n"
+    )
+    assert start(path=path) == ("", "own.pth")
+    assert start(earlier, "classifier", path=path)[0] == "classifier"
+
+
 def test_stages_are_listed_anew_where_one_is_new():
     whole = load_pipeline(ROOT / "configs" / "irnet_voc.yaml", [])
     stages = f"{{{': , '.join(NAMES[:4])}: , semantic_labels: }}"

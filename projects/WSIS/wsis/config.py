@@ -64,7 +64,8 @@ def _add_shared_config(cfg: CfgNode) -> None:
     # Filled in where a stage ends with weights of its own: those that its training starts from.
     cfg.WSIS.INITIAL_WEIGHTS = ""
     # Product (a consumed training stage) whose weights initialise this training stage instead of
-    # MODEL.WEIGHTS; "" for MODEL.WEIGHTS.
+    # MODEL.WEIGHTS; "" for MODEL.WEIGHTS. So does a later stage.MODEL.WEIGHTS FILE (in a file: in
+    # STAGES); MODEL.WEIGHTS for all stages does not.
     cfg.WSIS.INIT_FROM = ""
 
     # Pseudo labels (export).

@@ -7,8 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from wsis.stopping import Terminated, exit_code, raising
@@ -76,6 +77,11 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the known word most like it, or ""."""
+    return _nearest(word, tuple(known))
+
+
+@lru_cache(maxsize=256)  # every annotation of a file may have the same wrong class
+def _nearest(word: str, known: tuple[str, ...]) -> str:
     same = {name.lower(): name for name in known if name != word}
     close = get_close_matches(word.lower(), same, n=1)
     return f"; did you mean {same[close[0]]}?" if close else ""
@@ -91,10 +97,12 @@ def near_file(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> str:
     """The end of a sentence about a path that does not exist: what has a name like the first part
     of it that is not there, and ends with one of the ``suffixes``; or ""."""
     path = Path(path)
-    while not path.parent.is_dir():
-        path = path.parent
-    beside = os.listdir(path.parent)
-    return did_you_mean(path.name, [name for name in beside if name.endswith(suffixes)])
+    with suppress(OSError):  # a folder that may not be read, a name that is too long
+        while not path.parent.is_dir():
+            path = path.parent
+        beside = os.listdir(path.parent)
+        return did_you_mean(path.name, [name for name in beside if name.endswith(suffixes)])
+    return ""
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:

@@ -62,7 +62,7 @@ def _load_shapes(split: str, problems: Problems | None = None) -> Sequence[dict[
     records, names, _ = load_coco_dataset(path, path.parent / "JPEGImages", problems)
     if names != tuple(SHAPES_CLASSES):
         raise DataError(f"{path} has the classes {', '.join(names)}; run make_shapes.py again")
-    return records
+    return [*records] if problems is None else records  # Detectron2 wants a list
 
 
 def _load_shapes_salient(problems: Problems | None = None) -> list[dict[str, Any]]:

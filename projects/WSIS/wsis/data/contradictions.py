@@ -34,6 +34,7 @@ _FORMS: dict[str, Callable[[float, float, float, float], Corners]] = {
 # were; with their centres, 14 (small boxes: nuclei) to 86. Of 8 images it was never less than 4
 # boxes and 5 of a hundred, balloons' centres aside.
 _BEYOND = 4, 0.05  # boxes, and their share, with which another form that fits all is certain
+_LITTLE = 0.1  # of its larger side, by which a box of this form may be beyond by mistake
 _DOUBTFUL = 0.25  # share with which they are told in any case
 
 
@@ -62,12 +63,16 @@ class StatedBox(NamedTuple):
         union = (right - left) * (bottom - top) + (x1 - x0) * (y1 - y0) - common
         return common >= _LEAST_IOU * union
 
-    def fits(self, corners: Corners) -> bool:
-        """Whether these corners are in its image, and about those of its mask."""
+    def fits(self, corners: Corners, beyond: float = _OUTSIDE) -> bool:
+        """Whether these corners are in its image, or so far beyond, and about those of its mask."""
         x0, y0, x1, y1 = corners
         height, width = self.size
-        within = -_OUTSIDE <= x0 < x1 <= width + _OUTSIDE
-        return within and -_OUTSIDE <= y0 < y1 <= height + _OUTSIDE and self.is_alike(corners)
+        within = -beyond <= x0 < x1 <= width + beyond
+        return within and -beyond <= y0 < y1 <= height + beyond and self.is_alike(corners)
+
+    def is_displaced(self) -> bool:
+        """Whether it is far beyond its image, or far from its mask."""
+        return not self.fits(_corners(*self.box), max(_OUTSIDE, _LITTLE * max(self.box[2:])))
 
     def is_share(self) -> bool:
         """Whether its numbers can be shares of the image's sides."""
@@ -238,11 +243,12 @@ def strange_boxes(
         _require_pixels("bbox", "[x, y, width, height]", shares, source)
     count, share = _BEYOND
     fit = " or ".join(forms)
-    if forms and len(strange) >= count and len(strange) >= share * total:
+    displaced = [one for one in strange if one.is_displaced()] if forms else []
+    if displaced and len(displaced) >= count and len(displaced) >= share * total:
         raise DataError(
-            f"{_place(strange[0], source)}: bbox {_listed(strange[0].box)} is not in its place as "
-            f"[x, y, width, height], like {len(strange)} of {total} boxes, while every box of the "
-            f"file fits its image as {fit}; write all as [x, y, width, height] in pixels"
+            f"{_place(displaced[0], source)}: bbox {_listed(displaced[0].box)} is not in its place "
+            f"as [x, y, width, height], like {len(displaced)} of {total} boxes, while every box of "
+            f"the file fits its image as {fit}; write all as [x, y, width, height] in pixels"
         )
     return strange, total, fit
 

@@ -100,7 +100,7 @@ class LongLists:
             self._ends[name] = stream.tell() - unread
 
     def rest(self) -> dict[str, Any]:
-        """The object, with empty lists in place of those that `entries` has read to their ends.
+        """The object; lists that `entries` has read to their ends hold the place where they start.
 
         Raises:
             Unusual: it is no JSON, or a list is not where it should be.
@@ -109,7 +109,7 @@ class LongLists:
         with open(self.path, "rb") as stream:
             for start, name in sorted((start, name) for name, start in self._starts.items()):
                 stream.seek(place)
-                text += stream.read(max(start - place, 0)) + b"]"
+                text += stream.read(max(start - place, 0)) + b"%d]" % start
                 place = self._ends[name]
             stream.seek(place)
             text += stream.read()
@@ -117,6 +117,8 @@ class LongLists:
             content = json.loads(text)
         except (ValueError, RecursionError):
             raise Unusual from None
-        if not isinstance(content, dict) or any(content.get(n) != [] for n in self._starts):
+        if not isinstance(content, dict) or any(
+            content.get(name) != [start] for name, start in self._starts.items()
+        ):  # another list has that name, too, whose key is written otherwise ("\u0061")
             raise Unusual
         return content

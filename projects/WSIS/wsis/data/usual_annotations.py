@@ -134,4 +134,5 @@ def _are_good(
     inside = (left_top >= 0) & (left_top < right_bottom) & (right_bottom <= sizes)
     around = (abs(low - left_top) <= ROUNDING) & (abs(high - right_bottom) <= ROUNDING)
     near = (low >= -reach[:, None]) & (high <= reach[:, None])
-    return (inside & around & near).all(axis=1) & (lengths * reach <= MAX_OUTLINE)
+    pixels = (high > 1).any(axis=1)  # what lies within the first one may be shares
+    return (inside & around & near).all(axis=1) & pixels & (lengths * reach <= MAX_OUTLINE)

@@ -251,7 +251,8 @@ def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Li
     """The lines that make a stage's config; later ones override earlier ones.
 
     From each file come first its lines for all stages, then those for the stages of ``chain``: the
-    stages from whose configs this one starts, and this one last.
+    stages from whose configs this one starts, and this one last. Weights that its own lines name
+    count in place of those of an earlier stage (WSIS.INIT_FROM), unless they name these later.
     """
     found: list[tuple[str, Lines]] = []
     for file in files:
@@ -260,6 +261,10 @@ def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Li
             if own.anew:
                 found = [entry for entry in found if entry[0] != name]
             found += [(name, lines) for lines in own.lines]
+    said = [flatten(values, "") for name, (_, values) in found if name == chain[-1]]
+    starts = [own for own in said if own.get("MODEL.WEIGHTS") or "WSIS.INIT_FROM" in own]
+    if starts and "WSIS.INIT_FROM" not in starts[-1]:
+        found.append(("", ("MODEL.WEIGHTS", {"WSIS": {"INIT_FROM": ""}})))
     return [lines for _, lines in found if lines[1]]
 
 
