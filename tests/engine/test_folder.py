@@ -14,7 +14,14 @@ from wsis.config import flatten, get_wsis_cfg
 from wsis.data.artifacts import write_artifact
 from wsis.engine import manifest as manifests
 from wsis.engine.folder import NOT_YET_RUN, StageFolder, State, Status, open_folders
-from wsis.engine.manifest import DONE, RUNNING, fingerprint, relevant_config, sizes_of_images
+from wsis.engine.manifest import (
+    DONE,
+    RUNNING,
+    Images,
+    fingerprint,
+    relevant_config,
+    sizes_of_images,
+)
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError, WSISError
 
@@ -29,7 +36,7 @@ class OwnImages:
     """Stands in for `wsis.engine.manifest.Images`."""
 
     def __init__(self, records=DICTS):
-        self.records = records
+        self.records, self._said = records, set()
 
     def named(self, names):
         return self.records
@@ -39,6 +46,8 @@ class OwnImages:
 
     def sizes(self, names):
         return sizes_of_images(self.records)
+
+    say = Images.say
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def _work(path, total, others_are_done, results, slow):
 @pytest.mark.parametrize("total", [3, 50])
 def test_nobody_waits_for_a_process_with_a_slow_image(total, tmp_path, monkeypatch):
     monkeypatch.setattr(module.comm, "get_world_size", lambda: 2)
+    (tmp_path / "count").touch()
     context = multiprocessing.get_context("fork")
     done, results = context.Event(), context.SimpleQueue()
     workers = [
@@ -44,6 +45,7 @@ def test_nobody_waits_for_a_process_with_a_slow_image(total, tmp_path, monkeypat
 
 def test_many_at_the_same_time_take_each_image_once(tmp_path, monkeypatch):
     monkeypatch.setattr(module.comm, "get_world_size", lambda: 5)
+    (tmp_path / "count").touch()
     context = multiprocessing.get_context("fork")
     done, results = context.Event(), context.SimpleQueue()
     args = (tmp_path / "count", 400, done, results, False)
@@ -54,3 +56,14 @@ def test_many_at_the_same_time_take_each_image_once(tmp_path, monkeypatch):
     for worker in workers:
         worker.join()
     assert sorted(index for part in found for index in part) == list(range(400))
+
+
+def test_nothing_is_left_in_a_run_that_ends(tmp_path, monkeypatch):
+    """The main process takes the file away when it fails; others do not begin anew."""
+    monkeypatch.setattr(module.comm, "get_world_size", lambda: 2)
+    (tmp_path / "count").touch()
+    taken = shares(50, tmp_path / "count")
+    assert next(taken) == 0
+    (tmp_path / "count").unlink()
+    assert list(taken) == [1, 2, 3]
+    assert not (tmp_path / "count").exists()

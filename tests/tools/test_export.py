@@ -68,7 +68,7 @@ def test_coco(labels, tmp_path, kind, capsys):
 
 
 def test_an_outline_beyond_all_measure_stays_a_box(labels, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("wsis.layers.run_lengths._MAX_OUTLINE", 85)
+    monkeypatch.setattr("wsis.layers.run_lengths.MAX_OUTLINE", 85)
     output = tmp_path / "out.json"
     assert call(labels, "--format", "coco-polygons", "--output", output) == 0
     found = ["segmentation" in a for a in COCO(output).dataset["annotations"]]

@@ -107,8 +107,10 @@ def test_images_without_a_box_are_left_out():
     cfg = cfg_of()
     boxed, crowd = record("1.png", [1, 2, 3, 4]), record("2.png", [1, 2, 3, 4], iscrowd=1)
     empty = record("3.png")
-    assert boxed_images([boxed, crowd, empty], cfg) == ([boxed], None)
+    found, order = boxed_images([boxed, crowd, empty], cfg)
+    assert ([*found], order) == ([boxed], None)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    assert boxed_images([boxed, crowd, empty], cfg) == ([boxed, crowd, empty], None)
+    found, order = boxed_images([boxed, crowd, empty], cfg)
+    assert ([*found], order) == ([boxed, crowd, empty], None)
     with pytest.raises(DataError, match="no box to train on"):
         boxed_images([crowd, empty], cfg)

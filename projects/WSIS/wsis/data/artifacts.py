@@ -246,7 +246,7 @@ class ProductReader(ArtifactFolder):
         """All files where the artifacts are, also half-written ones."""
         folders: list[str | Path] = [self.artifacts]
         for folder in folders:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 for entry in os.scandir(folder):
                     if entry.is_dir():
                         folders.append(entry.path)

@@ -58,7 +58,12 @@ def run_stage(folder: StageFolder) -> None:
     elif isinstance(stage, ExportStage):
         run_export(folder, stage, products)
     else:
-        work_through(folder, *artifact_maker(folder.planned, products))
+        try:
+            work_through(folder, *artifact_maker(folder.planned, products))
+            comm.synchronize()
+        finally:
+            if comm.is_main_process():
+                (folder.path / SHARES).unlink(missing_ok=True)
         _close_artifacts(folder)
 
 
@@ -233,6 +238,8 @@ def work_through(
 ) -> None:
     """Make missing artifacts together with the other processes, see `artifact_maker`."""
     cfg, size = folder.planned.cfg, comm.get_world_size()
+    if comm.is_main_process():
+        (folder.path / SHARES).touch()
     todo = set(comm.all_gather(folder.missing() if comm.is_main_process() else [])[0])
     records = compact(folder.dataset_dicts)
     rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
@@ -274,10 +281,8 @@ def work_through(
 
 def _close_artifacts(folder: StageFolder) -> None:
     """Check that nothing is missing, write index and summary; in the main process."""
-    comm.synchronize()
     if not comm.is_main_process():
         return
-    (folder.path / SHARES).unlink(missing_ok=True)
     stage, index = folder.planned.stage, folder.write_index()
     skipped = {key: record["skipped"] for key, record in index.items() if "skipped" in record}
     if lost := [key for key, record in index.items() if not record]:
