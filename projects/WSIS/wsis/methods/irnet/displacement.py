@@ -29,10 +29,9 @@ def _follow(points: Tensor, corners: Tensor, limit: Tensor, width: int, steps: i
     """Move ``points`` (2, n) float32 so many steps through the field of `_corners`.
 
     The field has rows of ``width`` cells. A step adds it, bilinear at the point, and clips to
-    0..``limit`` (2, 1). The four
-    products are summed in the original's order: where a field swirls, the last bit decides where a
-    point ends. There are few operations, since on a GPU each costs the same for any number of
-    points.
+    0..``limit`` (2, 1). The four products are summed in the original's order: where a field swirls,
+    the last bit decides where a point ends. There are few operations, since on a GPU each costs the
+    same for any number of points.
     """
     zero = torch.zeros_like(limit)
     for _ in range(steps):
