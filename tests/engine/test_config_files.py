@@ -187,6 +187,10 @@ LAUGHS = (
         (["DATA", "x"], "DATA is 'x'; it has the roles TRAIN"),
         (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER has no value"),
         (["WSIS.IMPORTS", "[a]"], "WSIS.IMPORTS is read from config files only"),
+        (
+            ["STAGES", "{classifier: {WSIS: {IMPORTS: [a]}}}"],
+            "WSIS.IMPORTS is read from config files only",
+        ),
         (["mask_rcnn.OUTPUT_DIR", "x"], "OUTPUT_DIR is one for all stages"),
         (["TEST.EXPECTED_RESULTS", "[1]"], "TEST.EXPECTED_RESULTS .* is not served"),
         (["CUDNN_BENCHMARK", "True"], "CUDNN_BENCHMARK True is not served"),

@@ -356,8 +356,6 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
             continue
         first, _, rest = key.partition(".")
         owner, rest = (first, rest) if first in names else ("", key)
-        if rest in ("WSIS.IMPORTS", "WSIS.STAGE"):
-            raise UsageError(f"{COMMAND_LINE}: {rest} is read from config files only")
         if not owner and not first.isupper():
             raise UsageError(
                 f"'{key}' is neither a config key nor <stage>.KEY; stages: "
@@ -371,6 +369,9 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
         node[leaf] = _read_value(text)
     parts = {}
     for name, own in said.items():
+        for key in ("WSIS.IMPORTS", "WSIS.STAGE"):
+            if key in flatten(own, ""):
+                raise UsageError(f"{COMMAND_LINE}: {key} is read from config files only")
         data = _check_data(own.pop(_DATA, {}), COMMAND_LINE)
         data = {role: value or None for role, value in data.items()}
         base = own.pop(_BASE, None) if name else None
