@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import compress, count
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ _VOC_SPLITS = {
 # So begin the names of Detectron2's own data sets, which are registered when one is asked for.
 _OF_DETECTRON2 = ("ade20k_", "cityscapes_", "coco_", "keypoints_coco_", "lvis_", "voc_20")
 _FOUND = ("thing_classes", "thing_dataset_id_to_contiguous_id")  # by reading, where unknown before
+_SAFE_NAME = re.compile(r"\w[\w.+=@ ()-]*")
 _MAKE_SHAPES = "run python datasets/make_shapes.py, or "
 
 
@@ -205,6 +207,8 @@ def check_supervision(names: Sequence[str], needed: str, stage: str) -> None:
 
 def safe_name(text: str) -> str:
     """The text with all that file systems may not take replaced by "_"."""
+    if _SAFE_NAME.fullmatch(text):
+        return text
     cleaned = re.sub(r"[^\w.+=@ ()-]", "_", text)
     return cleaned if re.match(r"\w", cleaned) else f"_{cleaned}"
 
@@ -215,16 +219,27 @@ def image_keys(file_names: list[str]) -> list[str]:
     A key is the file's stem; where stems are equal, it has more of the path. It depends only on the
     paths.
     """
-    folder = os.path.commonpath([os.path.dirname(name) or "." for name in file_names or "."])
-    relatives = [os.path.relpath(name, folder) for name in file_names]
-    paths = [os.path.splitext(name)[0].replace(os.sep, "_") for name in relatives]
-    digests = [hashlib.sha256(os.fsencode(name)).hexdigest()[:8] for name in relatives]
-    keys = [Path(name).stem for name in file_names]
-    keys = [p if d else k for k, p, d in zip(keys, paths, _doubtful(keys), strict=True)]
-    doubtful = _doubtful(keys)
-    starts = [safe_name(k).encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore") for k in keys]
-    made = zip(keys, starts, digests, doubtful, strict=True)
-    return [f"{start}-{h}" if d else k for k, start, h, d in made]
+    parts = [os.path.split(name) for name in file_names]
+    heads = {head for head, _ in parts} or {"."}
+    common = os.path.commonpath([head or "." for head in heads])
+    folders = {head: os.path.relpath(head or ".", common) for head in heads}
+
+    def relative(head: str, name: str) -> str:
+        return name if folders[head] == "." else os.path.join(folders[head], name)
+
+    keys = [_stem(name) for _, name in parts]
+    for number in compress(count(), _doubtful(keys)):
+        keys[number] = os.path.splitext(relative(*parts[number]))[0].replace(os.sep, "_")
+    for number in compress(count(), _doubtful(keys)):
+        digest = hashlib.sha256(os.fsencode(relative(*parts[number]))).hexdigest()[:8]
+        start = safe_name(keys[number]).encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore")
+        keys[number] = f"{start}-{digest}"
+    return keys
+
+
+def _stem(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and suffix else name
 
 
 def _doubtful(wanted: list[str]) -> list[bool]:

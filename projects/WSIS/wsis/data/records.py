@@ -115,7 +115,8 @@ class Parts:
 
     def add(self, part: bytes) -> None:
         """Put in one more."""
-        self.add_many(part, np.array([len(part)]))
+        self._stream.write(part)
+        self._ends.append(self._stream.tell())
 
     def add_many(self, parts: bytes, ends: np.ndarray) -> None:
         """Put in several that stand one after another and end there."""
