@@ -186,6 +186,7 @@ LAUGHS = (
         (["_BASE_", "x"], "reserved key '_BASE_' can only be used in files"),
         (["DATA", "x"], "DATA is 'x'; it has the roles TRAIN"),
         (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER has no value"),
+        (["SEED=1"], "overrides come with a space: 'SEED 1'"),
         (["WSIS.IMPORTS", "[a]"], "WSIS.IMPORTS is read from config files only"),
         (
             ["STAGES", "{classifier: {WSIS: {IMPORTS: [a]}}}"],

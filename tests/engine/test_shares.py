@@ -56,14 +56,3 @@ def test_many_at_the_same_time_take_each_image_once(tmp_path, monkeypatch):
     for worker in workers:
         worker.join()
     assert sorted(index for part in found for index in part) == list(range(400))
-
-
-def test_nothing_is_left_in_a_run_that_ends(tmp_path, monkeypatch):
-    """The main process takes the file away when it fails; others do not begin anew."""
-    monkeypatch.setattr(module.comm, "get_world_size", lambda: 2)
-    (tmp_path / "count").touch()
-    taken = shares(50, tmp_path / "count")
-    assert next(taken) == 0
-    (tmp_path / "count").unlink()
-    assert list(taken) == [1, 2, 3]
-    assert not (tmp_path / "count").exists()

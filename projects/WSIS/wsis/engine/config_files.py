@@ -341,6 +341,9 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
     Raises:
         UsageError: no pairs, or a key that is neither.
     """
+    for key in words[::2]:
+        if "=" in key:
+            raise UsageError(f"overrides come with a space: {short(key.replace('=', ' ', 1))}")
     if len(words) % 2:
         raise UsageError(f"overrides come as KEY VALUE pairs; '{words[-1]}' has no value")
     pairs = [*zip(words[::2], words[1::2], strict=True)]

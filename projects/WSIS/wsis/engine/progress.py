@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 
 def progress(
-    items: Iterable[Any], title: str, *, total: int, done: int = 0, unit: str = "img"
+    items: Iterable[Any] | None, title: str, *, total: int, done: int = 0, unit: str = "img"
 ) -> tqdm:
     """``items`` under a bar with rate and ETA, on the main process; ``unit`` is what one is.
 
-    ``total`` includes the items that earlier runs have ``done``. In a ``with`` block the bar ends
+    ``total`` includes the items that earlier runs have ``done``. Without ``items`` the caller moves
+    the bar (``update``). In a ``with`` block the bar ends
     with the block, also after an error, so that the next message starts on a line of its own.
     """
     return tqdm(

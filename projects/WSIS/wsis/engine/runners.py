@@ -40,7 +40,7 @@ from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 logger = logging.getLogger(__name__)
 
 Products = Mapping[str, ProductReader]
-SHARES = ".shares.tmp"  # in the run folder, see `shares`; gone when a stage is opened
+SHARES = ".shares"  # in the run folder while a stage is worked through, see `shares`
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
 
@@ -58,12 +58,8 @@ def run_stage(folder: StageFolder) -> None:
     elif isinstance(stage, ExportStage):
         run_export(folder, stage, products)
     else:
-        try:
-            work_through(folder, *artifact_maker(folder.planned, products))
-            comm.synchronize()
-        finally:
-            if comm.is_main_process():
-                (folder.path / SHARES).unlink(missing_ok=True)
+        work_through(folder, *artifact_maker(folder.planned, products))
+        comm.synchronize()
         _close_artifacts(folder)
 
 
@@ -237,32 +233,33 @@ def work_through(
     finish: Callable[[Any], dict[str, Any]],
 ) -> None:
     """Make missing artifacts together with the other processes, see `artifact_maker`."""
-    cfg, size = folder.planned.cfg, comm.get_world_size()
+    cfg = folder.planned.cfg
     if comm.is_main_process():
-        (folder.path / SHARES).touch()
+        (folder.path / SHARES).write_bytes(b"")
     todo = set(comm.all_gather(folder.missing() if comm.is_main_process() else [])[0])
     records = compact(folder.dataset_dicts)
     rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
     if isinstance(folder.planned.stage, InferStage) and comm.is_main_process():
         require_pictures(rest, cfg.WSIS.ON_ERROR, folder.images.say)
-    taken = deque[str]()
+    taken = deque[int]()
 
     def order() -> Iterator[int]:
         for index in shares(len(rest), folder.path / SHARES):
-            taken.append(rest.heads[index]["image_key"])
+            taken.append(index)
             yield index
 
     workers = cfg.DATALOADER.NUM_WORKERS
     loader = single_pass_loader(rest, prepare, num_workers=workers, order=order())
-    total = -(-len(folder.dataset_dicts) // size)
-    done = total - -(-len(rest) // size)
+    total = len(folder.dataset_dicts)
+    done = total - len(rest)
     with (
         closing(_ArtifactSink(folder)) as sink,
-        progress(loader, folder.name, total=total, done=done) as bar,
+        progress(None, folder.name, total=total, done=done) as bar,
     ):
-        results = trimming(bar, kept=cfg.MODEL.DEVICE == "cpu")
-        for made in results:
-            key = taken.popleft()
+        for made in trimming(loader, kept=cfg.MODEL.DEVICE == "cpu"):
+            index = taken.popleft()  # of all that the processes take, in this order
+            bar.update(done + index - bar.n)
+            key = rest.heads[index]["image_key"]
             try:
                 if isinstance(made, Failure):
                     raise made.error()
@@ -277,12 +274,14 @@ def work_through(
                 said = f"{key}: {error}"
                 folder.images.say(f"{folder.name} skips {said}", about=said)
                 folder.log(key, {"skipped": str(error)})
+        bar.update(total - bar.n)
 
 
 def _close_artifacts(folder: StageFolder) -> None:
     """Check that nothing is missing, write index and summary; in the main process."""
     if not comm.is_main_process():
         return
+    (folder.path / SHARES).unlink(missing_ok=True)
     stage, index = folder.planned.stage, folder.write_index()
     skipped = {key: record["skipped"] for key, record in index.items() if "skipped" in record}
     if lost := [key for key, record in index.items() if not record]:

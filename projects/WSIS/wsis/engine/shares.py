@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -21,23 +20,21 @@ def shares(total: int, path: Path) -> Iterator[int]:
 
     Args:
         total: how many there are.
-        path: a file that all processes see, empty at first; without it nothing is left to take,
-            since the run is about to end.
+        path: a file that all processes see, empty at first.
     """
     alone = comm.get_world_size() == 1
     start = 0
     while start < total:
-        first = start if alone else _count_up(path, total)
+        first = start if alone else _count_up(path)
         start = first + _AT_ONCE
         yield from range(first, min(start, total))
 
 
-def _count_up(path: Path, total: int) -> int:
+def _count_up(path: Path) -> int:
     """How many were taken before; the file has the number, under a lock as `output_lock`'s."""
-    with suppress(FileNotFoundError), open(path, "r+b") as stream:
+    with open(path, "r+b") as stream:
         fcntl.lockf(stream, fcntl.LOCK_EX)
         taken = int(stream.read() or 0)
         stream.seek(0)
         stream.write(b"%d" % (taken + _AT_ONCE))
-        return taken
-    return total
+    return taken
