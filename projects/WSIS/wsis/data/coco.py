@@ -22,11 +22,7 @@ import numpy as np
 
 from wsis.data.checks import load_json, naming, short
 from wsis.data.coco_checker import Checker, Ids, Packer
-from wsis.data.coco_fields import (
-    Identity,
-    Record,
-    used_categories,
-)
+from wsis.data.coco_fields import Identity, Record, used_categories
 from wsis.data.contradictions import tell_contradictions
 from wsis.data.long_lists import LongLists, Unusual
 from wsis.data.problems import Problems, collecting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import sub
 from typing import Any, NamedTuple
 
@@ -15,12 +15,13 @@ from wsis.layers.run_lengths import rle_box
 
 Record = dict[str, Any]
 Corners = tuple[float, float, float, float]
+Form = Callable[[float, float, float, float], Corners]
 _LEAST_IOU = 0.5  # of a stated box and that of its mask
 ROUNDING = 2.0  # pixels by which they may differ in any case
 _OUTSIDE = 1.0  # pixel by which a box may reach beyond its image
 _SHARE = 1.01  # of a side; a number that is no larger may be one
 # Other ways to write a box, as the corners x0, y0, x1, y1 of what is written a, b, c, d.
-_FORMS: dict[str, Callable[[float, float, float, float], Corners]] = {
+_FORMS: dict[str, Form] = {
     "[x0, y0, x1, y1]": lambda a, b, c, d: (a, b, c, d),
     "[y0, x0, y1, x1]": lambda a, b, c, d: (b, a, d, c),
     "[centre x, centre y, width, height]": lambda a, b, c, d: (
@@ -69,6 +70,18 @@ class StatedBox(NamedTuple):
         height, width = self.size
         within = -beyond <= x0 < x1 <= width + beyond
         return within and -beyond <= y0 < y1 <= height + beyond and self.is_alike(corners)
+
+    def is_in_place(self) -> bool:
+        """Whether it is in its image, and about that of its mask."""
+        return self.fits(_corners(*self.box))
+
+    def is_outside(self) -> bool:
+        """Whether it is beyond its image, whatever its mask."""
+        return not self._replace(mask=None).is_in_place()
+
+    def fitting(self, forms: Mapping[str, Form]) -> dict[str, Form]:
+        """Those of other forms in which it would be in its place."""
+        return {name: form for name, form in forms.items() if self.fits(form(*self.box))}
 
     def is_displaced(self) -> bool:
         """Whether it is far beyond its image, or far from its mask."""
@@ -143,15 +156,13 @@ class Contradictions:
             self._point_shares &= point.is_share()
         for box in _stated_boxes((alone,)):
             self._see_box(box)
-            if not box.fits(_corners(*box.box)):
+            if not box.is_in_place():
                 self._strange.append(box)
 
     def _see_box(self, box: StatedBox) -> None:
         self._boxes += 1
         self._box_shares &= box.is_share()
-        if self._forms:
-            forms = self._forms.items()
-            self._forms = {name: form for name, form in forms if box.fits(form(*box.box))}
+        self._forms = box.fitting(self._forms)
 
     def see_usual(self, boxes: np.ndarray, sizes: np.ndarray) -> None:
         """Take note of objects whose boxes, (n, 4) XYWH, are in their images and of their masks.
@@ -174,7 +185,7 @@ class Contradictions:
         Returns:
             False, and nothing is told, if it takes all annotations together to tell what is wrong.
         """
-        outside = [b for b in self._strange if not b._replace(mask=None).fits(_corners(*b.box))]
+        outside = [box for box in self._strange if box.is_outside()]
         if (
             (self._annotations and self._crowds)
             or (self._boxes and self._box_shares)
@@ -190,7 +201,7 @@ class Contradictions:
 
 def _tell_strange_boxes(records: Sequence[Record], source: Any, problems: Problems) -> None:
     strange, total, fit = strange_boxes(_stated_boxes(records), source)
-    outside = [one for one in strange if not one._replace(mask=None).fits(_corners(*one.box))]
+    outside = [one for one in strange if one.is_outside()]
     if outside and len(outside) >= _DOUBTFUL * total:
         also = f", and none would be as {fit}" if fit else ""
         problems.warning(
@@ -235,10 +246,9 @@ def strange_boxes(
         if len(shares) == total and one.is_share():
             shares.append(one)
         total += 1
-        if not one.fits(_corners(*one.box)):
+        if not one.is_in_place():
             strange.append(one)
-        if forms:
-            forms = {name: form for name, form in forms.items() if one.fits(form(*one.box))}
+        forms = one.fitting(forms)
     if len(shares) == total:
         _require_pixels("bbox", "[x, y, width, height]", shares, source)
     count, share = _BEYOND

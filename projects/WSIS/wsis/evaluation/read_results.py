@@ -104,10 +104,8 @@ class CocoResults:
 
     def _stated(self) -> Iterator[StatedBox]:
         for record in self._records:
-            rows, size = (
-                self._rows.get(self._ids.get(record["image_id"]), _Rows()),
-                file_size(record),
-            )
+            rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
+            size = file_size(record)
             for place, box in enumerate(np.array(rows.boxes).reshape(-1, 4).tolist(), start=1):
                 yield StatedBox(record["image_id"], place, box, size)
 
