@@ -292,7 +292,7 @@ class TrainedStage:
         if isinstance(stage, InferStage) and stage.measured is not None:
             planned = planned.with_values(stage.measured(products))
         prepare, finish = artifact_maker(planned, products, weights)
-        return lambda: finish(prepare(self._record))
+        return lambda: finish([prepare(self._record)])[0]
 
     def _detections(self, instances: Any) -> Arrays:
         """``Instances`` of the image at hand as arrays; only of its tags, if these are known."""

@@ -28,7 +28,14 @@ from wsis.layers.peaks import (
 )
 from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
-from wsis.modeling.network import PixelModule, network, options_of, shapes_of
+from wsis.modeling.network import (
+    PixelModule,
+    by_size,
+    in_batches,
+    network,
+    options_of,
+    shapes_of,
+)
 from wsis.modeling.peak_responses import MapFrame, PeakResponses
 
 
@@ -136,7 +143,7 @@ class PeakClassifier(PixelModule):
             for s in batched_inputs
         ]
         images = [self.normalize(sample["image"]) for sample in batched_inputs]
-        logits, groups = [], _by_size(images)
+        logits, groups = [], by_size(images)
         for members in groups:
             scores, maps, _ = self(torch.stack([images[i] for i in members]))
             logits.append(torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores))
@@ -209,15 +216,15 @@ class PeakClassifier(PixelModule):
             DataError: the maps are not finite, or a tag is no class.
             ValueError: the backbone has an operation that peaks cannot pass.
         """
-        found: dict[int, PeakResponses] = {}
-        for members in _by_size(images):
-            batch = torch.stack([images[i] for i in members])
-            given = [None if tags is None else tags[i] for i in members]
-            there = [None if points is None else points[i] for i in members]
-            with full_precision(batch.device):
-                made = self._respond(batch, given, there, back_propagate)
-            found |= zip(members, made, strict=True)
-        return [found[i] for i in range(len(images))]
+        nothing = [None] * len(images)
+        items = list(zip(images, tags or nothing, points or nothing, strict=True))
+
+        def respond(some: list[Any]) -> list[PeakResponses]:
+            batch, given, there = (list(column) for column in zip(*some, strict=True))
+            with full_precision(batch[0].device):
+                return self._respond(torch.stack(batch), given, there, back_propagate)
+
+        return in_batches(respond, items, images)
 
     def _respond(
         self,
@@ -304,14 +311,6 @@ def _put_points(
             own = torch.cat([image, given[:, :1].long(), cells], dim=1)
         parts.append(own)
     return torch.cat(parts)
-
-
-def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of images of equal sizes, together."""
-    groups: dict[torch.Size, list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(image.shape, []).append(index)
-    return list(groups.values())
 
 
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:

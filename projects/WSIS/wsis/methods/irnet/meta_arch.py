@@ -21,7 +21,9 @@ from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.labels import UNKNOWN
 from wsis.methods.irnet.losses import relation_losses
 from wsis.modeling.network import (
+    PIXELS_AT_ONCE,
     PixelModule,
+    in_batches,
     network,
     options_of,
     require_finite,
@@ -155,7 +157,9 @@ class IRNet(PixelModule):
                 ``inter_pixel_label`` (H, W) uint8, 0 background, class id + 1, 255 unknown.
         """
         if not self.training:
-            return [self.inference(sample) for sample in batched_inputs]
+            pictures = [sample["image"] for sample in batched_inputs]
+            half = PIXELS_AT_ONCE // 2  # beside each passes its mirror image
+            return in_batches(self.inference, batched_inputs, pictures, pixels=half)
         images = ImageList.from_tensors([self.normalize(x["image"]) for x in batched_inputs], 0)
         labels = [x["inter_pixel_label"].to(self.device) for x in batched_inputs]
         labels = ImageList.from_tensors(labels, 0, pad_value=UNKNOWN).tensor
@@ -164,46 +168,56 @@ class IRNet(PixelModule):
         return relation_losses(logits, displacement, grid, radius=self.radius)
 
     @torch.no_grad()
-    def boundary_and_displacement(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Dense maps of one image (3, H, W), RGB in 0..255, at test time (spec 6.1).
+    def boundary_and_displacement(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Dense maps of images (N, 3, H, W), RGB in 0..255, at test time (spec 6.1).
 
         Returns:
-            boundary (h, w), the probability of the mean logit of image and mirrored image;
-            displacement (2, h, w) of the image alone. h = (H - 1) // stride + 1, w likewise.
+            boundary (N, h, w), the probability of the mean logit of image and mirrored image;
+            displacement (N, 2, h, w) of the image alone. h = (H - 1) // stride + 1, w likewise.
         """
-        height, width = image.shape[-2:]
+        count, (height, width) = len(images), images.shape[-2:]
         rows, columns = canvas_size((height, width), **self.canvas)
-        image = self.normalize(image)
-        pair = torch.stack([image, image.flip(-1)])
-        if not self._wants("boundary", "instances", "semantic"):
-            pair = pair[:1]
+        images = self.normalize(images)
+        if self._wants("boundary", "instances", "semantic"):
+            images = torch.cat([images, images.flip(-1)])
         logits, displacement = self.dense_maps(
-            functional.pad(pair, (0, columns - width, 0, rows - height))
+            functional.pad(images, (0, columns - width, 0, rows - height))
         )
         h, w = (height - 1) // self.stride + 1, (width - 1) // self.stride + 1
         logits = logits[:, 0, :h, :w]
-        boundary = ((logits[0] + logits[-1].flip(-1)) / 2).sigmoid()
-        return boundary, displacement[0, :, :h, :w]
+        boundary = ((logits[:count] + logits[-count:].flip(-1)) / 2).sigmoid()
+        return boundary, displacement[:count, :, :h, :w]
 
     def _wants(self, *outputs: str) -> bool:
         return not set(outputs).isdisjoint(self.outputs)
 
     @torch.no_grad()
-    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """What ``outputs`` names, for one image.
+    def inference(self, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What ``outputs`` names, for images of one size.
 
         Args:
-            sample: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
+            samples: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
                 ids and ``cam`` (K, h, w) on the stride-4 grid; see `result_size`.
 
         Returns:
-            ``displacement`` (2, h, w); ``boundary`` (h, w). If ``cam`` is given also ``clusters``
-            (h, w) int64 and ``instances`` (see `IRNetROIHeads.forward`), and ``semantic`` (H, W)
-            uint8, 0 background, class id + 1.
+            of each ``displacement`` (2, h, w); ``boundary`` (h, w). If ``cam`` is given also
+            ``clusters`` (h, w) int64 and ``instances`` (see `IRNetROIHeads.forward`), and
+            ``semantic`` (H, W) uint8, 0 background, class id + 1.
         """
-        boundary, displacement = self.boundary_and_displacement(sample["image"])
-        for maps in (displacement, boundary):
-            require_finite(maps, sample, "the maps of the relation network")
+        images = torch.stack([sample["image"] for sample in samples])
+        boundary, displacement = self.boundary_and_displacement(images)
+        for sample, *maps in zip(samples, boundary[:, None], displacement, strict=True):
+            require_finite(torch.cat(maps), sample, "the maps of the relation network")
+        centroids: Sequence[Any] = [None] * len(samples)
+        if self._wants("instances") and any("cam" in sample for sample in samples):
+            centroids = refine_centroids(displacement, num_steps=self.refinement_steps)
+        each = zip(samples, boundary, displacement, centroids, strict=True)
+        return [self._finish(*one) for one in each]
+
+    def _finish(
+        self, sample: dict[str, Any], boundary: Tensor, displacement: Tensor, centroids: Any
+    ) -> dict[str, Any]:
+        """The result for one image, of its dense maps and `refine_centroids`."""
         result: dict[str, Any] = {"displacement": displacement}
         if self._wants("boundary", "instances", "semantic"):
             result["boundary"] = boundary
@@ -213,7 +227,6 @@ class IRNet(PixelModule):
         dense = boundary, cam.to(boundary.dtype), keys
         sizes = tuple(sample["image"].shape[-2:]), result_size(sample)
         if self._wants("instances"):
-            centroids = refine_centroids(displacement, num_steps=self.refinement_steps)
             clusters = cluster_centroids(displacement, centroids, threshold=self.cluster_threshold)
             result |= {"clusters": clusters, "instances": self.roi_heads(*dense, clusters, sizes)}
         if self._wants("semantic"):
