@@ -32,7 +32,7 @@ from wsis.stage import _STAGES, InferStage
 
 from tests.fake_cuda import CudaTensor, FakeCuda
 from tests.modeling.test_registry import CASES, OURS
-from tests.tiny import ROOT, TINY_BOXCASEG, make_shapes, tiny_overrides
+from tests.tiny import ROOT, TINY_BOXCASEG, make_shapes, resize_shapes, tiny_overrides
 
 DEVICES = ["fake", pytest.param("cuda", marks=pytest.mark.gpu)]
 if not torch.cuda.is_available():
@@ -235,31 +235,41 @@ def stages(request, tmp_path_factory):
         extra = (*extra, ("MODEL.RESNETS.RES2_OUT_CHANNELS", "64"))
     words = tiny_overrides(config, (*extra, ("OUTPUT_DIR", str(folder / "out"))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(make_shapes(folder, train=1, val=1)))
+        patch.setenv("DETECTRON2_DATASETS", str(make_shapes(folder, train=3, val=1)))
+        resize_shapes(folder / "shapes", [(60, 64), (60, 64), (64, 56), (60, 64)])
         yield Stages(config, words)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+def same(found, expected, name):
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        assert found[key].shape == array.shape, (name, key)
+        assert found[key].dtype == array.dtype, (name, key)
+        one, two = found[key].astype(float), array.astype(float)
+        limit = 1 if key == "levels" else 1e-3 * np.abs(two).max(initial=1e-3)
+        assert (np.abs(one - two) > limit).sum() <= 0.01 * two.size, (name, key)
+
+
+# "cpu": several images together give what each gives alone, there too
+@pytest.mark.parametrize("device", ["cpu", *DEVICES])
 def test_stages(stages, device):
     for name, folder in stages.folders.items():
         if not on_gpu(folder.planned.stage):
             continue
         stages.make(name)
-        record = folder.dataset_dicts[0]
-        with on(device) as fake:
-            prepare, finish = stages.maker(name, MODEL__DEVICE="cuda")
-            sample = prepare(record)
-            if fake:
-                fake.waits.clear()
-            with full_precision(torch.device("cuda")):
-                found = _to_arrays(finish(sample))
-        expected = folder.reader[record["image_key"]]
-        assert found.keys() == expected.keys()
-        for key, array in expected.items():
-            assert found[key].shape == array.shape, (name, key)
-            assert found[key].dtype == array.dtype, (name, key)
-            one, two = found[key].astype(float), array.astype(float)
-            limit = 1 if key == "levels" else 1e-3 * np.abs(two).max(initial=1e-3)
-            assert (np.abs(one - two) > limit).sum() <= 0.01 * two.size, (name, key)
-        if fake:
-            assert 0 < fake.waits.total() <= WAITS[name], (name, +fake.waits)
+        records = [*folder.dataset_dicts, folder.dataset_dicts[0]]
+        with contextlib.nullcontext() if device == "cpu" else on(device) as fake:
+            kind = "cpu" if device == "cpu" else "cuda"
+            prepare, finish = stages.maker(name, MODEL__DEVICE=kind)
+            for batch in (records[:1], records):
+                samples = [prepare(record) for record in batch]
+                if fake:
+                    fake.waits.clear()
+                with full_precision(torch.device(kind)):
+                    found = [_to_arrays(one) for one in finish(samples)]
+                if fake:
+                    most = WAITS[name] * len(batch)
+                    print(name, len(batch), fake.waits.total(), most)
+                    assert 0 < fake.waits.total() <= most, (name, len(batch), +fake.waits)
+                for record, one in zip(batch, found, strict=True):
+                    same(one, folder.reader[record["image_key"]], name)

@@ -47,23 +47,14 @@ def class_peaks(
         the order of class, y, x.
     """
     classes = classes.sort().values
-    kept = find_peaks(maps[None], window=window, peak_filter=peak_filter)[0]
-    rows, values = [], []
-    for class_id in classes.tolist():
-        places = kept[class_id].nonzero()
-        heights = maps[class_id][tuple(places.unbind(1))]
-        if len(places) == 0:  # a filter that is a number may leave none
-            continue
-        chosen = heights > threshold
-        if not chosen.any():
-            chosen = torch.zeros_like(chosen)
-            chosen[heights.argmax()] = True
-        places = places[chosen]
-        rows.append(torch.cat([places.new_full((len(places), 1), class_id), places], dim=1))
-        values.append(heights[chosen])
-    if not rows:
-        return classes.new_zeros((0, 3)), maps.new_zeros(0)
-    peaks, heights = torch.cat(rows), torch.cat(values)
+    own = maps[classes]
+    kept = find_peaks(own[None], window=window, peak_filter=peak_filter)[0]
+    heights = own.masked_fill(~kept, -torch.inf).flatten(1)
+    best, place = heights.max(dim=1, keepdim=True)
+    alone = ~(heights > threshold).any(dim=1, keepdim=True) & (best > -torch.inf)
+    is_best = torch.arange(heights.shape[1], device=maps.device) == place
+    places = ((heights > threshold) | (alone & is_best)).view_as(own).nonzero()
+    peaks, heights = torch.cat([classes[places[:, :1]], places[:, 1:]], dim=1), own[*places.T]
     order = torch.sort(heights, stable=True).indices
     return peaks[order], heights[order]
 

@@ -113,7 +113,7 @@ class IAM(nn.Module):
         """Logits (P, H, W) of the activation maps of all peaks of images of one size, in order."""
         responses = torch.cat([one.responses for one in found])
         counts = torch.tensor([len(one.peaks) for one in found])
-        index = torch.arange(len(found)).repeat_interleave(counts).to(responses.device)
+        index = torch.arange(len(found)).repeat_interleave(counts)
         features = [torch.cat([one.features[name] for one in found]) for name in self.in_features]
         if self.response_mean and len(responses):
             responses = responses * (self.response_mean * responses[0].numel())
