@@ -259,7 +259,7 @@ class _Together:
         if short:
             self.most = min(self.most, half)
             said = f"{self._folder.name}: too little memory for {len(samples)} images at a time"
-            self._folder.images.say(f"{said}; it takes fewer", about=(self._folder.name, "memory"))
+            self._folder.images.say(f"{said}; fewer from now on", about=(self._folder.name, "memory"))
         return self.made(keys[:half], samples[:half]) + self.made(keys[half:], samples[half:])
 
 
