@@ -54,9 +54,7 @@ def test_too_little_memory_for_many_images(room, most, caplog):
     batches, samples = together(finish, 16), list(range(10, 42))
     assert made(batches, samples) == [2 * sample for sample in samples]
     assert batches.most == most
-    assert caplog.messages == [
-        "cam: too little memory for 16 images at a time; fewer from now on"
-    ]
+    assert caplog.messages == ["cam: too little memory for 16 images at a time; fewer from now on"]
 
 
 @pytest.fixture

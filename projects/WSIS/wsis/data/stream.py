@@ -353,8 +353,8 @@ def single_pass_loader(
     """Yields ``function(dataset_dict)`` one by one, in order, made by workers.
 
     A sample that could not be made comes as a `Failure`. With ``order`` it is that of the dicts of
-    these indices, which are asked for as workers become free. Workers are at least ``ahead`` samples
-    ahead, and two each.
+    these indices, which are asked for as workers become free. They are ``ahead`` samples ahead, or
+    two each if that is more.
     """
     num_workers = min(num_workers, len(dataset_dicts))
     loader: DataLoader[Any] = DataLoader(

@@ -44,8 +44,8 @@ Products = Mapping[str, ProductReader]
 SHARES = ".shares"  # in the run folder while a stage is worked through, see `shares`
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
-# Images that a network gets together on a GPU, where each operation costs the same for one; on a CPU
-# 1. As many as the shipped configs train with, which takes more memory.
+# Images that a network gets together on a GPU, where an operation costs the same for one as for
+# several; a CPU gets 1. Shipped configs train with as many, which takes more memory.
 _AT_ONCE = 16
 
 
@@ -259,7 +259,9 @@ class _Together:
         if short:
             self.most = min(self.most, half)
             said = f"{self._folder.name}: too little memory for {len(samples)} images at a time"
-            self._folder.images.say(f"{said}; fewer from now on", about=(self._folder.name, "memory"))
+            self._folder.images.say(
+                f"{said}; fewer from now on", about=(self._folder.name, "memory")
+            )
         return self.made(keys[:half], samples[:half]) + self.made(keys[half:], samples[half:])
 
 

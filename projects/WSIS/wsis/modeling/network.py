@@ -113,7 +113,7 @@ class PixelModule(nn.Module):
 
 
 def by_size(images: Sequence[Tensor], *, pixels: float = math.inf) -> list[list[int]]:
-    """Indices of images (..., H, W) of equal size, together, of ``pixels`` at most (or one image)."""
+    """Indices of images (..., H, W) of one size, together: at most so many pixels, or one image."""
     found: list[list[int]] = []
     open_now: dict[Hashable, list[int]] = {}
     for index, image in enumerate(images):

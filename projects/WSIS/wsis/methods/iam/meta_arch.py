@@ -173,7 +173,8 @@ class IAM(nn.Module):
         limit = {"pixels": 0} if self.filling.statistics == "batch" else {}
         activations = in_batches(filled, responses, images, **limit)
         return [
-            self._instances(*one) for one in zip(batched_inputs, responses, activations, strict=True)
+            self._instances(*one)
+            for one in zip(batched_inputs, responses, activations, strict=True)
         ]
 
     def _instances(

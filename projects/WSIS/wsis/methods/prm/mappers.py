@@ -26,7 +26,9 @@ class RetrievalMapper(PeakImageMapper):
         self.count = keys.PROPOSAL_COUNT or None
         self.options = {"contour_width": keys.CONTOUR_WIDTH, "size_limits": keys.SIZE_LIMITS}
         if keys.CONTOUR_WIDTH < 1:
-            raise UsageError(f"MODEL.PRM.CONTOUR_WIDTH is {keys.CONTOUR_WIDTH}; it must be 1 or more")
+            raise UsageError(
+                f"MODEL.PRM.CONTOUR_WIDTH is {keys.CONTOUR_WIDTH}; it must be 1 or more"
+            )
 
     def model_inputs(self, dataset_dict: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """See the class."""

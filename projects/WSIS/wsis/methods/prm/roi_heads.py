@@ -120,8 +120,9 @@ class PRMROIHeads(nn.Module):
         """Instances of an image, best first.
 
         ``found`` must have response maps. ``proposals``, best first, may have any size; for
-        "response" they are not used. What is not ``prepared`` of them is prepared here. The result has pred_masks (n, *size) bool, pred_boxes,
-        pred_classes (n,), scores (n,) in [0, 1], peak_index (n,), the number of the peak.
+        "response" they are not used. They are ``prepared`` here if that was not done before. The
+        result has pred_masks (n, *size) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1],
+        peak_index (n,), the number of the peak.
 
         Raises:
             ValueError: no proposals where they are needed.
