@@ -89,8 +89,8 @@ def peak_seeds(peaks: Tensor, maps: Tensor, factor: int = 1) -> Window:
         values = upsample_maps(cells, factor)[every.clone(), 0, y, x]
         (shares,) = torch.autograd.grad(values.sum(), cells)
     sums = [shares.sum(dim=(0, 1, axis)) for axis in (3, 2)]
-    values = torch.cat(sums).tolist()  # a GPU is waited for once
-    axes = values[: len(sums[0])], values[len(sums[0]) :]
+    on_host = torch.cat(sums).tolist()  # a GPU is waited for once
+    axes = on_host[: len(sums[0])], on_host[len(sums[0]) :]
     rows, columns = ([place for place, value in enumerate(axis) if value] for axis in axes)
     shares = shares[:, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     data = shares.new_zeros((len(peaks), maps.shape[1], *shares.shape[1:]))
