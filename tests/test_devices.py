@@ -111,6 +111,7 @@ SEEDS = (some(2, 30, 40) * 3).long()
 FIELD = some(2, 20, 24) * 6 - 3
 LAYERS = {
     "centroids": (refine_centroids, FIELD),
+    "centroids of two": (refine_centroids, torch.stack([FIELD, FIELD / 2])),
     "clusters": (lambda field: cluster_centroids(field, refine_centroids(field)), FIELD),
     "walk": (random_walk, some(3, 20, 24), some(20, 24, seed=1)),
     "winners": (winners, some(3, 20, 24)),
