@@ -214,6 +214,8 @@ WAITS |= {"semantic_labels": 5, "peak_instances": 19, "retrieved_points": 19}
 WAITS |= {"response_instances": 19, "filled_instances": 39, "filled_points": 39}
 WAITS |= {"class_peaks": 11, "mined_instances": 15, "point_instances": 8}
 WAITS |= {"proposal_detections": 14, "box_masks": 3, "point_masks": 12, "boxinst_masks": 8}
+# Of the others, images that pass a network together share operations.
+ONE_BY_ONE = {"inter_pixel_label", "filled_instances", "filled_points", "point_masks"}
 
 
 def on_gpu(stage):
@@ -262,14 +264,19 @@ def test_stages(stages, device):
         with contextlib.nullcontext() if device == "cpu" else on(device) as fake:
             kind = "cpu" if device == "cpu" else "cuda"
             prepare, finish = stages.maker(name, MODEL__DEVICE=kind)
+            counts = []
             for batch in (records[:1], records):
                 samples = [prepare(record) for record in batch]
                 if fake:
                     fake.waits.clear()
+                    fake.operations = 0
                 with full_precision(torch.device(kind)):
                     found = [_to_arrays(one) for one in finish(samples)]
                 if fake:
                     most = WAITS[name] * len(batch)
                     assert 0 < fake.waits.total() <= most, (name, len(batch), +fake.waits)
+                    counts.append(fake.operations / len(batch))
                 for record, one in zip(batch, found, strict=True):
                     same(one, folder.reader[record["image_key"]], name)
+            if fake and name not in ONE_BY_ONE:
+                assert counts[1] < 0.9 * counts[0], name

@@ -19,7 +19,7 @@ from torch.nn import functional
 from wsis.errors import DataError
 from wsis.methods.iam.filling_network import FillingNetwork
 from wsis.methods.iam.targets import PseudoMaskSampler
-from wsis.modeling.network import in_batches, network, options_of, result_size, shapes_of
+from wsis.modeling.network import network, options_of, result_size, shapes_of
 from wsis.modeling.peak_classifier import PeakClassifier, build_peak_classifier
 from wsis.modeling.peak_responses import PeakResponses
 
@@ -95,7 +95,7 @@ class IAM(nn.Module):
         """
         if self.training:
             return self.losses(batched_inputs)
-        return self.inference(batched_inputs)
+        return [self.inference(sample) for sample in batched_inputs]
 
     def respond(self, batched_inputs: Sequence[dict[str, Any]]) -> list[PeakResponses]:
         """Peaks, responses and features of images; an error names the images."""
@@ -156,30 +156,17 @@ class IAM(nn.Module):
             )
 
     @torch.no_grad()
-    def inference(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Instances of images; those of one do not depend on the images beside it.
+    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Instances of one image; they do not depend on the images beside it.
+
+        It passes alone: most operations are those of the filling, which follows images one by one.
 
         Returns:
-            per image ``instances`` (see `IAMROIHeads.forward`), ``responses`` (`PeakResponses`) and
+            ``instances`` (see `IAMROIHeads.forward`), ``responses`` (`PeakResponses`) and
             ``activation`` (P, H, W) in [0, 1].
         """
-        responses = self.respond(batched_inputs)
-
-        def filled(some: Sequence[PeakResponses]) -> Sequence[Tensor]:
-            return self.fill(some).sigmoid().split([len(one.peaks) for one in some])
-
-        images = [sample["image"] for sample in batched_inputs]
-        # statistics of a batch are those of one image's peaks
-        limit = {"pixels": 0} if self.filling.statistics == "batch" else {}
-        activations = in_batches(filled, responses, images, **limit)
-        return [
-            self._instances(*one)
-            for one in zip(batched_inputs, responses, activations, strict=True)
-        ]
-
-    def _instances(
-        self, sample: dict[str, Any], found: PeakResponses, activation: Tensor
-    ) -> dict[str, Any]:
+        (found,) = self.respond([sample])
+        activation = self.fill([found]).sigmoid()
         classes = found.peaks[:, 0]
         image = sample["image"].to(activation.device).float()
         logits = found.logits[classes]
