@@ -109,10 +109,6 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
 class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes, named ``protocol``; there are C ``class_names``."""
 
-    def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
-        super().__init__(protocol)
-        self.class_names = tuple(class_names)
-
     def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
         """``iou`` and ``classes`` (K,) of an image; ``pair`` is IoU by protocol, and classes."""
         return {"iou": pair[0][self.protocol], "classes": pair[1]}
