@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from wsis.data.artifacts import ArtifactFolder
 from wsis.data.ground_truth import GroundTruth
 from wsis.evaluation.streaming import Metrics
 from wsis.evaluation.truth import load_truth
+from wsis.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,8 @@ class ImageLoop:
         self._counts = dict.fromkeys((*_COUNTED, "objects"), 0)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], GroundTruth, Arrays | None]]:
-        with tqdm(
-            self._dataset_dicts,
-            desc=f"evaluate {self.title}",
-            unit="img",
-            disable=not comm.is_main_process(),
-            dynamic_ncols=True,
-        ) as bar:
+        records = self._dataset_dicts
+        with progress(records, f"evaluate {self.title}", total=len(records)) as bar:
             for record in bar:
                 truth = load_truth(record)
                 if truth is None:
