@@ -235,7 +235,7 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 
 
 def check_image_size(found: tuple[int, ...], stated: tuple[int, int] | None, path: Any) -> None:
-    """Raise `DataError` unless an image's shape has the size that its data set states (None: any)."""
+    """Raise `DataError` unless an image's shape has the size that its data set states."""
     advice = "correct the annotation file or the image's EXIF rotation"
     check_size(found, stated, f"image {path}", "its data set says", advice)
 

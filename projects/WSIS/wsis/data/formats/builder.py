@@ -12,13 +12,12 @@ from wsis.data.checks import field, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.formats.shapes import union
 from wsis.data.images import check_stated_size, read_image_size
-from wsis.data.label_colours import without_background
+from wsis.data.label_colours import NO_CLASS, without_background
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
 from wsis.errors import DataError, did_you_mean
 from wsis.reading import read_text
 
-NO_CLASSES = ("__ignore__", "_background_")  # labels of labelme
 TURNED = "turned rectangles, which count as masks"  # `Builder.noted`
 _TOLD = 3  # names of a message
 
@@ -116,7 +115,7 @@ class Builder:
             FieldError: no label.
         """
         name = _name(label)
-        if name in NO_CLASSES:
+        if name in NO_CLASS:
             self.passed[f"object labelled {name}"] += 1
             return
         whole = self._groups.get((image, name, group)) if group is not None else None
@@ -135,7 +134,7 @@ class Builder:
     def tag(self, image: int | str, labels: Iterable[Any]) -> None:
         """Say which classes an image has, beside those of its objects."""
         for name in map(_name, labels):
-            if name not in NO_CLASSES:
+            if name not in NO_CLASS:
                 self._tags.setdefault(image, []).append(name)
 
     def finish(self, classes: Mapping[int, str] | None = None) -> Translated:
