@@ -9,7 +9,7 @@ empty on the others and where nothing has ground truth.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from wsis.data.artifacts import ArtifactFolder
 from wsis.data.ground_truth import GroundTruth
-from wsis.evaluation.streaming import Metrics
+from wsis.evaluation.streaming import Measure, results_of
 from wsis.evaluation.truth import load_truth
 from wsis.progress import progress
 
@@ -58,12 +58,13 @@ class ImageLoop:
                 self._counts["images_without_product"] += arrays is None
                 yield record, truth, arrays
 
-    def results(self, figures: Mapping[str, Metrics]) -> Results:
+    def results(self, measures: Iterable[Measure]) -> Results:
         """The figures by protocol, with the counts of all processes, on the main process.
 
         Empty elsewhere, without images, or if some lack ground truth and the others hold no
         objects.
         """
+        figures = results_of(measures)
         shares = comm.gather(self._counts, dst=0)
         if not comm.is_main_process():
             return []
