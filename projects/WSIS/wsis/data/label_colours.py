@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsis.data.checks import naming, short
+from wsis.data.checks import naming, read_lines, short
 from wsis.errors import DataError
-from wsis.reading import read_text
 
 LABEL_MAP_FILE = "labelmap.txt"
 # What annotation tools call that which is no class: nothing, or nothing certain.
@@ -45,13 +44,9 @@ def read_label_colours(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], d
     Raises:
         DataError: missing, or not such a file.
     """
-    try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"label map {path} cannot be read ({error})") from error
+    lines = [line for line in read_lines(path, "label map") if line and not line.startswith("#")]
     names: list[str] = []
     numbers: dict[int, int] = {}
-    lines = [line for line in lines if line and not line.startswith("#")]
     for place, line in enumerate(lines):
         name, _, rest = line.partition(":")
         with naming(f"label map {path}: line {short(line)}"):
