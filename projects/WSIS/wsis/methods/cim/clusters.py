@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wsis.layers.masks import iou_of_areas
-from wsis.layers.peaks import find_peaks
+from wsis.layers.peaks import confident_peaks, find_peaks, peak_values
 from wsis.layers.regions import Regions
 
 
@@ -38,25 +38,19 @@ def class_peaks(
 ) -> tuple[Tensor, Tensor]:
     """Peaks of the classes that are present, weakest first.
 
-    A class keeps its peaks above the threshold, or its highest peak if none is above. ``maps`` are
-    the class response maps (C, h, w), already upsampled, ``classes`` the ids (K,) int64. Window and
-    filter: see `wsis.layers.peaks.find_peaks`.
+    A class keeps its peaks above the threshold, or its highest if none is above: PRM's rule for the
+    tags of an image. ``maps`` are the class response maps (C, h, w), already upsampled, ``classes``
+    the ids (K,) int64. Window and filter: see `wsis.layers.peaks.find_peaks`.
 
     Returns:
         peaks (P, 3) int64, rows (class, y, x), and their values (P,). Peaks of equal value stay in
         the order of class, y, x.
     """
-    classes = classes.sort().values
-    own = maps[classes]
-    kept = find_peaks(own[None], window=window, peak_filter=peak_filter)[0]
-    heights = own.masked_fill(~kept, -torch.inf).flatten(1)
-    best, place = heights.max(dim=1, keepdim=True)
-    alone = ~(heights > threshold).any(dim=1, keepdim=True) & (best > -torch.inf)
-    is_best = torch.arange(heights.shape[1], device=maps.device) == place
-    places = ((heights > threshold) | (alone & is_best)).view_as(own).nonzero()
-    peaks, heights = torch.cat([classes[places[:, :1]], places[:, 1:]], dim=1), own[*places.T]
-    order = torch.sort(heights, stable=True).indices
-    return peaks[order], heights[order]
+    present = maps.new_full((1, len(maps)), torch.nan).index_fill_(1, classes, torch.inf)
+    found = find_peaks(maps[None], window=window, peak_filter=peak_filter).nonzero()
+    peaks = confident_peaks(maps[None], present, found, peak_threshold=threshold)
+    heights, order = torch.sort(peak_values(maps[None], peaks), stable=True)
+    return peaks[order, 1:], heights
 
 
 def peaks_to_pixels(
