@@ -209,8 +209,8 @@ SMALL = (
     ("DATALOADER.NUM_WORKERS", "0"),
 )
 # How often the GPU is waited for, for each tiny picture: not for each convolution, step or class.
-WAITS = {"cam": 3, "inter_pixel_label": 21, "displacement_mean": 2, "instances": 17}
-WAITS |= {"semantic_labels": 5, "peak_instances": 19, "retrieved_points": 19}
+WAITS = {"cam": 3, "inter_pixel_label": 21, "displacement_mean": 2, "instances": 18}
+WAITS |= {"semantic_labels": 6, "peak_instances": 19, "retrieved_points": 19}
 WAITS |= {"response_instances": 19, "filled_instances": 39, "filled_points": 39}
 WAITS |= {"class_peaks": 12, "mined_instances": 15, "point_instances": 8}
 WAITS |= {"proposal_detections": 14, "box_masks": 3, "point_masks": 12, "boxinst_masks": 8}

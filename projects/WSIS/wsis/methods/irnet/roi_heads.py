@@ -83,7 +83,9 @@ def strongest(
     if len(maps) == 0:
         return winners, torch.zeros_like(best)
     peaks = torch.cat([large.flatten(1).amax(dim=1) for _, large in chunks(every)])
-    scale = torch.where(groups[:, None] == groups, peaks, -torch.inf).amax(dim=1)
+    _, member = groups.unique(return_inverse=True)
+    largest = torch.full_like(peaks, -torch.inf).scatter_reduce_(0, member, peaks, "amax")
+    scale = largest[member]
     for part, large in chunks(every[(peaks > background * scale) & (scale > 0)]):
         values, index = (large / scale[part, None, None]).max(dim=0)
         better = values > best
