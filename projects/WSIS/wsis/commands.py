@@ -12,12 +12,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
-from wsis.errors import UsageError, WSISError, run_command
+from wsis.errors import UsageError, WSISError, did_you_mean, run_command
 
 
 class _Pipe(io.FileIO):
@@ -42,9 +42,27 @@ def let_output_vanish() -> None:
             setattr(sys, name, io.TextIOWrapper(buffer, **how))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says which option a mistyped one is like."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        known = self._option_string_actions
+        words = [word.partition("=")[0] for word in self._words if word.startswith("-")]
+        hints = {word: did_you_mean(word, known) for word in words if word not in known}
+        for word, hint in hints.items():
+            message += hint if message.endswith(word) or not hint else f"; there is no {word}{hint}"
+        super().error(message)
+
+
 def make_parser(description: str | None, **settings: Any) -> argparse.ArgumentParser:
     """A parser that prints texts as they are written, and takes no abbreviated options."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -19,6 +19,7 @@ from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
+from wsis.engine.listing import other_run
 from wsis.engine.lock import output_lock
 from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.engine.progress import progress
@@ -80,8 +81,11 @@ def run(
     here = processes == 1 or started_by_torchrun()  # else other processes read, and this one waits
     with reading_once() if here else nullcontext():
         pipeline = load_pipeline(config_file, words, num_processes=processes)
-        for planned in pipeline.select(**selection):
+        chosen = pipeline.select(**selection)
+        for planned in chosen:
             _check_processes(planned, processes, device, eval_only=eval_only)
+        if not (force or eval_only) and (other := other_run(pipeline, chosen)):
+            raise UsageError(other)
         one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
         with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
             options = {"force": force, "resume": resume, "eval_only": eval_only}

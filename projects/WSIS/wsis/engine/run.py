@@ -18,6 +18,7 @@ from wsis.commands import writing
 from wsis.data.builtin import check_supervision, reading_once, reading_together
 from wsis.data.files import write_json
 from wsis.data.records import compact
+from wsis.data.supervision import same_tags
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.ending import tell_ending
@@ -250,23 +251,29 @@ def _check_annotated(folder: StageFolder) -> str:
     """Refuse a data set without any box (or point) for a stage that works on boxes (points).
 
     Returns:
-        where only some objects have none, the end of a sentence about these, else "".
+        where only some objects have none, or tags teach nothing, the end of a sentence about that,
+        else "".
     """
-    needed = folder.planned.stage.supervision
+    stage = folder.planned.stage
+    needed, names = stage.supervision, ", ".join(folder.dataset_names)
     key = _ANNOTATION_KEYS.get(needed)
+    if needed == "image" and isinstance(stage, TrainStage) and same_tags(folder.dataset_dicts):
+        return (
+            f"tags, and every image of {names} has the same, which teach nothing of what a class "
+            "looks like; add images without it, or draw points or boxes (docs/own_data.md)"
+        )
     if not key:
         return ""
     images = compact(folder.dataset_dicts)
     having, total = int(images.objects(key).sum()), int(images.objects().sum())
     if not having:
         raise DataError(
-            f"stage {folder.name} needs {needed} annotations, and no image of "
-            f"{', '.join(folder.dataset_names)} has one; name one that has them (DATA.TRAIN), "
-            "or take a pipeline that needs less"
+            f"stage {folder.name} needs {needed} annotations, and no image of {names} has one; "
+            "name one that has them (DATA.TRAIN), or take a pipeline that needs less"
         )
     if having == total:
         return ""
-    names, kinds = ", ".join(folder.dataset_names), {"box": "boxes", "point": "points"}
+    kinds = {"box": "boxes", "point": "points"}
     lacking = f"{total - having} of {total} objects of {names}"
     return f"{kinds[needed]}: {lacking} have none and are passed over"
 
