@@ -198,7 +198,12 @@ def test_the_same_processes_once_more(monkeypatch, gpus, processes, device, expe
 
 
 def test_the_same_processes_of_torchrun(monkeypatch):
-    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4, "MASTER_ADDR": 1}.items():
+    for name, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 4,
+        "MASTER_ADDR": 1,
+    }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(comm, "get_world_size", lambda: 8)
     monkeypatch.setattr(comm, "get_local_size", lambda: 4)

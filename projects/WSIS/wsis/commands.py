@@ -49,6 +49,10 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._words = sys.argv[1:] if args is None else args
+        for word in self._words:  # of a page that made one dash of two hyphens
+            name = "--" + word.lstrip("-–—−").partition("=")[0]
+            if word[:1] in ("–", "—", "−") and name in self._option_string_actions:
+                self.error(f"there is no {word}; did you mean {name}, with two hyphens?")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -134,14 +138,16 @@ def add_pipeline(
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=overrides)
 
 
-def check_output(option: str, path: Any, *inputs: Any) -> None:
+def check_output(option: str, path: Any, *inputs: Any, what: str = "a JSON file") -> None:
     """Refuse as the file to write a folder, or one of the files that are read; None is no path.
+
+    ``what`` is written, in words.
 
     Raises:
         UsageError: with what to choose.
     """
     if path is not None and os.path.isdir(path):
-        raise UsageError(f"{option} {path} is a folder; name a JSON file in it")
+        raise UsageError(f"{option} {path} is a folder; name {what} in it")
     files = [os.path.realpath(one) for one in (path, *inputs) if one and os.path.isfile(one)]
     if path is not None and files.count(os.path.realpath(path)) > 1:
         raise UsageError(f"{option} {path} is what is read; choose another file")

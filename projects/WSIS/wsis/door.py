@@ -21,6 +21,7 @@ from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
 from wsis.engine.listing import other_run
 from wsis.engine.lock import output_lock
+from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.engine.progress import progress
 from wsis.engine.run import run as run_stages
@@ -149,6 +150,12 @@ def _score(
     chosen = (protocols,) if isinstance(protocols, str) else protocols
     build_measures((), chosen or ())  # their names, before anything is read
     found, records = CocoResults(predictions, name), get_dataset_dicts(name)
+    if not found.has_scores and (Path(given_name(name)).parent / MANIFEST).is_file():
+        logger.warning(
+            "%s has no scores, and %s was made by a run: are they swapped?",
+            predictions,
+            given_name(name),
+        )
     usable = _usable(found, records, chosen)
     evaluator = VOCInstanceEvaluator(name, usable, distributed=False, dataset_dicts=records)
     counts = []

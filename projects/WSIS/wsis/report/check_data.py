@@ -256,12 +256,13 @@ def _trains(found: Check) -> Iterator[str]:
         shown = {kind: [n for n in names if n not in _OF_TAGS] for kind, names in shown.items()}
     if not shown:
         return
+    first, *_ = next(iter(shown.values()))
     yield "pipelines in configs/ for these labels:"
     for kind, names in shown.items():
         yield f"  {'tags' if kind == 'images' else kind:8}{', '.join(names)}{_ALSO.get(kind, '')}"
     place = Path(found.text).stem if Path(found.text).exists() else "mine"
     yield (
         "start with\n"
-        f"  python train_net.py --config-file configs/{next(iter(shown.values()))[0]}.yaml DATA.TRAIN {entry} "
+        f"  python train_net.py --config-file configs/{first}.yaml DATA.TRAIN {entry} "
         f"OUTPUT_DIR {shlex.quote('output/' + place)}{skip}"
     )
