@@ -54,7 +54,7 @@ def recognize(path: Path, role: str) -> Entry:
         raise UsageError(
             f"DATA.{role}: {path} is no COCO JSON, no VOC tree (it has no JPEGImages), no CSV, "
             "nothing of YOLO, labelme, VIA, Label Studio or CVAT, and has no class folders with "
-            f"images; {_ADVICE}"
+            f"images; name the folder that holds labels and images, or {_ADVICE}"
         )
     return entry
 
