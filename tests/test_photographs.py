@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*/[ib]*s*.json")), ids=str)
 def test_the_form_of_real_boxes_is_certain(path):
-    """As they are no box is strange; in another form of eight images the boxes are refused."""
+    """As they are no box is strange; in another form they are refused, however few images."""
     content = json.loads(path.read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
 

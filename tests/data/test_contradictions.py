@@ -56,6 +56,12 @@ WRITTEN = {
     "[y0, x0, y1, x1]": lambda x, y, w, h: (y, x, y + h, x + w),
     "[centre x, centre y, width, height]": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
 }
+AS_XYWH = {
+    "[x0, y0, x1, y1]": "[x0, y0, x1 - x0, y1 - y0]",
+    "[y0, x0, y1, x1]": "[x0, y0, x1 - x0, y1 - y0]",
+    "[centre x, centre y, width, height]": "[centre x - width / 2, centre y - height / 2, width, "
+    "height]",
+}
 BOXES = [(x, y, 14, 12) for x in (2, 20, 40, 64) for y in (3, 24, 46)]  # x, y, width, height
 
 
@@ -75,7 +81,8 @@ def test_boxes_of_another_form(form, masked):
     assert re.match(r"f.json: image \d+, annotation \d+: bbox \[[\d., ]+\] is not in its", message)
     assert f"of {len(boxes)} boxes, while every box of the file fits" in message
     assert form in message.partition("fits its image as")[2]
-    assert message.endswith("write all as [x, y, width, height] in pixels")
+    assert "; write [x, y, width, height] in pixels, that is [" in message
+    assert message.endswith(AS_XYWH[form])
 
 
 def test_boxes_in_their_places():
@@ -92,13 +99,23 @@ def test_boxes_a_little_beyond_their_image_may_be_right():
         told(images(*((x, x + 1, 79, 59) for x in (9, 10, 11, 12)), (1, 1, 70, 50)))
 
 
-def test_few_boxes_of_another_form_are_in_doubt():
-    problems = told(images((50, 30, 70, 50), (10, 10, 30, 30), (40, 5, 80, 60)))
-    assert (problems.warnings, problems.errors) == (1, 0)
-    assert (
-        "image 0, annotation 0: boxes beyond their image: 2 of 3, and none would be as "
-        "[x0, y0, x1, y1]; bbox is [x, y, width, height]: correct the file"
-    ) in str(problems.found[0])
+@pytest.mark.parametrize(
+    ("boxes", "displaced"),
+    [
+        ([(50, 30, 70, 50)], "1 of 1"),
+        ([(50, 30, 70, 50), (10, 10, 30, 30), (40, 5, 80, 60)], "2 of 3"),
+        ([(50, 30, 70, 50), *[(10, 10, 20, 20)] * 3], "1 of 4"),
+        ([*[(50, 30, 70, 50)] * 2, *[(10, 10, 20, 20)] * 38], "2 of 40"),
+    ],
+)
+def test_few_boxes_of_another_form(boxes, displaced):
+    message = rf"image 0, annotation 0: bbox \[50, 30, 70, 50\] .*, like {displaced} boxes"
+    with pytest.raises(DataError, match=message):
+        told(images(*boxes))
+
+
+def test_a_single_box_among_many_may_be_a_slip():
+    assert not told(images((50, 30, 70, 50), *[(10, 10, 20, 20)] * 4)).found
 
 
 def test_boxes_that_fit_in_no_form_are_in_doubt():
