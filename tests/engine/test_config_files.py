@@ -63,6 +63,15 @@ def test_a_rate_may_be_a_whole_number(tmp_path):
     assert repr(planned.cfg.SOLVER.WEIGHT_DECAY) == "0.0"
 
 
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {PIPELINE}\nOUTPUT_DIR: ~/runs/birds\n")
+    pipeline = load_pipeline(own, (), networks=False)
+    assert pipeline.output_dir == tmp_path / "runs" / "birds"
+    assert pipeline.stages[1].folder == tmp_path / "runs" / "birds" / "2_cam"
+
+
 def test_a_pipeline_of_wsis_is_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("irnet_shapes.yaml", "configs/irnet_shapes.yaml"):

@@ -254,6 +254,7 @@ class _Plan:
         for key, value in record.config.items():
             _set(cfg, key, value)
         cfg.WSIS.STAGE, cfg.WSIS.IMPORTS = name, list(dict.fromkeys(imports))
+        cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
         stock = stock_values()
         for key, value in flatten(cfg, "").items():
             if value is None and stock.get(key) is not None:

@@ -162,7 +162,9 @@ def read_run_folder(folder: Path) -> RunFolder:
     """One run folder; `WSISError` where it has no manifest, or a damaged one."""
     manifest = Manifest.read(folder)
     if manifest is None:
-        raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
+        stages = ", ".join(sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")))
+        advice = f"name one of its folders: {stages}" if stages else "run a stage first"
+        raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; {advice}")
     try:
         config = read_yaml(folder / "config.yaml")
     except FileNotFoundError:
