@@ -72,6 +72,8 @@ def run(
     Raises:
         WSISError: a mistake in the request or the data, with what to do next.
     """
+    if isinstance(overrides, str | Mapping):
+        raise UsageError("overrides are a list, [KEY, VALUE, ...]")
     device, processes = choose_devices(num_gpus, num_processes)
     if started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])
