@@ -192,6 +192,7 @@ LAUGHS = (
         (["DATA.TEST", "a"], "DATA has no role 'TEST'; roles are TRAIN, VAL, SALIENT"),
         (["DATA.TRIAN", "a"], "has no role 'TRIAN'; roles are TRAIN, .*; did you mean TRAIN"),
         (["DATE.TRAIN", "a"], r"config key: DATE; did you mean DATA\?$"),
+        (["OUTPUT_DIR", "None"], "OUTPUT_DIR has no value"),
         (["SLOVER.MAX_ITER", "1"], r"config key: SLOVER; did you mean SOLVER\?$"),
         (["cam.WSIS.IMAGES", "[trian]"], "not 'trian'; did you mean TRAIN"),
         (["DATA.VAL", "{FORMAT: Cocoo, IMAGES: a}"], "FORMAT is .*, not Cocoo; did you mean coco"),
@@ -238,6 +239,14 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "_BASE_: configs/irnet_shapes.yaml\nmask_rcnn: {SEED: 1}",
+            "the lines of a stage stand below STAGES",
+        ),
+        (
+            "_BASE_: configs/irnet_shapes.yaml\nDATA: {TRAIN: a}\nDATA: {VAL: b}",
+            "DATA occurs twice, again in line 3",
+        ),
         ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is no file in"),
         ("_BASE_: irnet_shape.yaml", "or configs/; did you mean irnet_shapes.yaml"),
         (

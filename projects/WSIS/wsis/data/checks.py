@@ -167,7 +167,7 @@ def load_json(
     except DataError:  # of the hook
         raise
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist{near_file(path)}") from None
+        raise DataError(f"{path} does not exist{near_file(os.fspath(path))}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a readable JSON file ({error})") from error
 

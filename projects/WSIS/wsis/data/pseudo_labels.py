@@ -244,6 +244,12 @@ def export_pseudo_labels(
     )
     images, instances = summary["images"], summary["annotations"]
     logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
+    if not instances:
+        logger.warning(
+            "pseudo labels: no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now %g), or "
+            "look at what the stages before made (tools/report.py)",
+            cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
+        )
     return summary
 
 

@@ -295,6 +295,8 @@ def merge_lines(cfg: CfgNode, lines: Lines) -> None:
         known = (accumulate(key.split("."), "{}.{}".format) for key in flatten(cfg, ""))
         unknown = reason.partition("Non-existent config key: ")[2]
         hint = did_you_mean(unknown, [*_TOP, *chain.from_iterable(known)])
+        if unknown.islower():
+            hint = "; the lines of a stage stand below STAGES"
         raise UsageError(f"{source}: {in_words(reason)}{hint}") from None
 
 

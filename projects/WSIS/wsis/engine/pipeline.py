@@ -254,12 +254,12 @@ class _Plan:
         for key, value in record.config.items():
             _set(cfg, key, value)
         cfg.WSIS.STAGE, cfg.WSIS.IMPORTS = name, list(dict.fromkeys(imports))
-        cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
         stock = stock_values()
         for key, value in flatten(cfg, "").items():
             if value is None and stock.get(key) is not None:
                 raise UsageError(f"stage {name}: {key} has no value")
         check_config(cfg)
+        cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
         return cfg
 
     def fill_in(self, cfg: CfgNode, record: Stage) -> bool:
