@@ -54,8 +54,8 @@ def parse_yaml(text: str) -> Any:
     """The plain values in YAML, or None. Anchors may be used as long as the whole stays small.
 
     Raises:
-        ValueError: it is no YAML, has a key twice, is nested absurdly, or larger than `MAX_YAML_NODES` when every
-            alias is written out.
+        ValueError: it is no YAML, has a key twice, is nested absurdly, or larger than
+            `MAX_YAML_NODES` when every alias is written out.
     """
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"{len(text)} characters are too many")
