@@ -90,7 +90,7 @@ def open_run(run: str | os.PathLike[str], imports: Sequence[str] = ()) -> Pipeli
     if not found:
         raise WSISError(
             f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml), nor is that a "
-            f"network that comes with WSIS ({', '.join(ready_names())})"
+            f"network that comes with WSIS ({known_words(name, ready_names())})"
         )
     stages: list[PlannedStage] = []
     for path in sorted(found, key=lambda path: int(_number(path))):

@@ -244,7 +244,16 @@ def export_pseudo_labels(
     )
     images, instances = summary["images"], summary["annotations"]
     logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
+    if not instances:
+        logger.warning(
+            "pseudo labels: no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now %g), or "
+            "look at what the stages before made (tools/report.py)",
+            cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
+        )
     return summary
+
+
+_OF_A_RUN = "; name the OUTPUT_DIR of a run, or its file of pseudo labels"
 
 
 def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
@@ -266,9 +275,9 @@ def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
         for annotation in record["annotations"]:
             with naming(f"{path}: image {record['image_id']}, annotation {annotation['id']}"):
                 if not isinstance(annotation.get("segmentation"), dict):
-                    raise ValueError("segmentation is not an RLE")
+                    raise ValueError(f"segmentation is not an RLE{_OF_A_RUN}")
                 if "score" not in annotation:
-                    raise ValueError("score is missing")
+                    raise ValueError(f"score is missing{_OF_A_RUN}")
                 if annotation["iscrowd"]:
                     raise ValueError("iscrowd is 1; a pseudo label is one object")
     return file

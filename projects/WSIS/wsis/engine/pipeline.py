@@ -259,6 +259,7 @@ class _Plan:
             if value is None and stock.get(key) is not None:
                 raise UsageError(f"stage {name}: {key} has no value")
         check_config(cfg)
+        cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
         return cfg
 
     def fill_in(self, cfg: CfgNode, record: Stage) -> bool:
