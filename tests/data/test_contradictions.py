@@ -10,6 +10,7 @@ from wsis.data.contradictions import tell_contradictions
 from wsis.data.problems import Problems
 from wsis.data.user import register_dataset
 from wsis.errors import DataError
+from wsis.layers.run_lengths import encode_mask
 
 from tests.data.test_coco_fields import RLE, content, load  # noqa: F401  (a fixture)
 
@@ -210,6 +211,29 @@ def test_what_may_be_pixels(load):  # noqa: F811
     near[3]["annotations"][0]["segmentation"] = [[300, 300, 400, 300, 400, 400]]
     (found,) = told(near).found
     assert "far from the box of its mask" in found.message
+
+
+def test_small_objects_in_a_corner_are_pixels():
+    """A mask that is an RLE says so; and one large image says little about where objects are."""
+    records = images(*SPREAD, size=(480, 640))
+    for record in records:
+        (one,) = record["annotations"]
+        x, y, w, h = map(round, one["bbox"])
+        mask = np.zeros((480, 640), dtype=bool)
+        mask[y : y + h, x : x + w] = True
+        one["segmentation"] = encode_mask(mask)
+    assert not told(records).found
+    with pytest.raises(DataError, match="as per cents of the image's sides do"):
+        told([record | {"annotations": [in_per_cent(record)]} for record in records])
+    (slide, *others) = images(*SPREAD, size=(3000, 4000))
+    slide["annotations"] += [one for other in others for one in other["annotations"]]
+    (found,) = told([slide]).found
+    assert "write [x, y, width, height] in pixels if they are" in found.message
+
+
+def in_per_cent(record):
+    (one,) = record["annotations"]
+    return one | {"bbox": (np.array(one["bbox"]) / (6.4, 4.8, 6.4, 4.8)).tolist()}
 
 
 def test_points_that_are_per_cents():

@@ -62,6 +62,7 @@ class StatedBox(NamedTuple):
         box: four numbers, which should be x, y, width, height.
         size: (H, W) of the image.
         mask: the corners of the box of its mask, or None.
+        drawn: whether that mask is an RLE, which has pixels whatever the box has.
     """
 
     image: Any
@@ -69,6 +70,7 @@ class StatedBox(NamedTuple):
     box: Sequence[float]
     size: tuple[int, int]
     mask: Corners | None = None
+    drawn: bool = False
 
     def is_alike(self, corners: Corners) -> bool:
         """Whether its mask, if it has one, has about these corners."""
@@ -335,16 +337,17 @@ def _tell_per_cents(
             return
         found.append(one)
     sizes = {one.image: one.size for one in found}.values()
-    chance = math.prod(1e4 / (h * w) for h, w in sizes if min(h, w) > _LARGE)
+    large = [1e4 / (h * w) for h, w in sizes if min(h, w) > _LARGE]
+    chance = math.prod(large)
     if chance > _UNLIKELY or not any(value % 1 for one in found for value in one.box):
         return
     masked = [one for one in found if one.mask is not None]
-    apart = [one for one in masked if not one.is_alike(_corners(*one.box))]
+    apart = [one for one in masked if one.drawn or not one.is_alike(_corners(*one.box))]
     if not all(one.is_alike(one.of_per_cents()) for one in apart):
         return
     boxes = np.array([one.box for one in found])
     middles = boxes[:, :2] + boxes[:, 2:] / 2 if key == "bbox" else boxes
-    many = len(found) >= _AT_LEAST and np.ptp(middles, axis=0).min() >= _APART
+    many = len(found) >= _AT_LEAST and len(large) > 1 and np.ptp(middles, axis=0).min() >= _APART
     said = (
         f"every {key} of the file ({len(found)}) lies within the first 100 pixels of its image, as "
         f"per cents of the image's sides do: write {form} in pixels"
@@ -370,8 +373,9 @@ def _stated_boxes(records: Sequence[Record]) -> Iterator[StatedBox]:
             if "bbox" in one:
                 known = not one["iscrowd"] and "segmentation" in one
                 mask = _extent(one["segmentation"]) if known else None
+                drawn = known and isinstance(one["segmentation"], dict)
                 box = one.get("unclipped_bbox", one["bbox"])
-                yield StatedBox(record["image_id"], one["id"], box, size, mask)
+                yield StatedBox(record["image_id"], one["id"], box, size, mask, drawn)
 
 
 def _extent(mask: Any) -> Corners:
