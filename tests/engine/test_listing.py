@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from wsis.engine.listing import other_run
 from wsis.engine.manifest import DONE, RUNNING, Manifest
@@ -70,6 +72,16 @@ def test_another_pipeline_is_told(tmp_path, there, method, name, words, told):
     assert f"holds the run of another pipeline than {name}: {told}; name another OUTPUT_DIR" in (
         said(tmp_path, name, *words)
     )
+
+
+def test_what_was_put_there_with_force_goes_on(tmp_path):
+    note(tmp_path, CAM, "CAM instances")
+    note(tmp_path, IRNET[2:4], "IRNet")
+    (tmp_path / "pipeline.json").write_text(json.dumps([name[2:] for name in CAM]))
+    assert "another pipeline than irnet_shapes" in said(tmp_path, "irnet_shapes")
+    (tmp_path / "pipeline.json").write_text(json.dumps([name[2:] for name in IRNET]))
+    assert said(tmp_path, "irnet_shapes") == ""
+    assert "another pipeline than cam_instances_shapes" in said(tmp_path, "cam_instances_shapes")
 
 
 def test_what_a_failed_attempt_has_left_is_no_run(tmp_path):

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from wsis.data.checks import load_json
 from wsis.engine.folder import State, open_folders
 from wsis.engine.manifest import MANIFEST, product_of
-from wsis.engine.pipeline import Pipeline, PlannedStage
+from wsis.engine.pipeline import PIPELINE, Pipeline, PlannedStage
 from wsis.errors import DataError
 from wsis.reading import read_yaml
 
@@ -23,8 +24,12 @@ def other_run(pipeline: Pipeline, chosen: Sequence[PlannedStage]) -> str:
     A pipeline may take other stages (STAGES) and go on in its folder: what counts are finished
     stages that are not its own. It is another one if it has another WSIS.METHOD, if the folder has
     no stage of it at all, or if one of the stages ``chosen`` is there and was made from what stood
-    in the place of a stage that is not, so that it would be stale when its turn comes.
+    in the place of a stage that is not, so that it would be stale when its turn comes. But none is,
+    where this one was run last: then it was put there with ``--force``, and goes on.
     """
+    with suppress(DataError):  # there is none, or it is damaged
+        if load_json(pipeline.output_dir / PIPELINE) == [one.name for one in pipeline.stages]:
+            return ""
     folders = [path.parent for path in pipeline.output_dir.glob(f"[0-9]*_*/{MANIFEST}")]
     done = {folder.name for folder in folders if product_of(folder)}
     own = {planned.folder.name: planned for planned in pipeline.stages}
