@@ -147,6 +147,10 @@ def test_masks_of_some_objects_are_no_masks_of_all(photos, shapes_root):
     assert refused.returncode == 1
     assert f"needs masks: {total - 1} of {total} objects of {path} have none" in refused.stderr
     assert not list((photos / "out").glob("1_*"))
+    nowhere = ("MODEL.WEIGHTS", "nowhere.pkl")  # ends it before it trains
+    skips = run(photos, config=config, extra=[*extra, ("WSIS.ON_ERROR", "skip"), nowhere])
+    assert "have none, and their images are passed over" in skips.stdout
+    assert "nowhere.pkl, which does not exist" in skips.stderr
 
 
 def test_tags_that_all_images_share_are_told(photos):

@@ -281,14 +281,15 @@ def _check_annotated(folder: StageFolder) -> str:
         )
     if having == total:
         return ""
-    if needed == "mask":
+    lacking = f"{total - having} of {total} objects of {names} have none"
+    if needed == "mask" and folder.planned.cfg.WSIS.ON_ERROR != "skip":
         raise DataError(
-            f"stage {folder.name} needs masks: {total - having} of {total} objects of {names} have "
-            "none; draw them, leave these objects out, or set MODEL.MASK_ON False"
+            f"stage {folder.name} needs masks: {lacking}; draw them, leave these objects out, or "
+            "set MODEL.MASK_ON False"
         )
-    kinds = {"box": "boxes", "point": "points"}
-    lacking = f"{total - having} of {total} objects of {names}"
-    return f"{kinds[needed]}: {lacking} have none and are passed over"
+    kinds = {"box": "boxes", "point": "points", "mask": "masks"}
+    them = "their images" if needed == "mask" else "they"
+    return f"{kinds[needed]}: {lacking}, and {them} are passed over"
 
 
 def _bring_to_its_end(folder: StageFolder, *, force: bool, resume: bool) -> bool:
