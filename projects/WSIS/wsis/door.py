@@ -77,9 +77,10 @@ def run(
     words = ("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides))
     selection = {"stage": stage, "first": from_stage, "last": until_stage}
     datasets = named_entries()  # other processes do not know what was registered in this one
-    here = processes == 1 or started_by_torchrun()  # else other processes read, and this one waits
-    with reading_once() if here else nullcontext():
-        pipeline = load_pipeline(config_file, words, num_processes=processes)
+    here = processes == 1  # else one of the processes reads the data sets for all, and not yet
+    with reading_once():
+        known = {"num_processes": processes, "networks": here, "classes": here}
+        pipeline = load_pipeline(config_file, words, **known)
         for planned in pipeline.select(**selection):
             _check_processes(planned, processes, device, eval_only=eval_only)
         one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsis.errors import UsageError, known_words
+
+if TYPE_CHECKING:
+    from wsis.data.pseudo_labels import PseudoLabels
 
 _STAGES: dict[str, Stage] = {}
 # Names of mappers that size images as Detectron2 does (`wsis.data.instance_mapper`).
@@ -146,12 +149,13 @@ class ExportStage(Stage):
 
     Attributes:
         file_name: the file in the stage's folder.
-        function: called as ``function(path, dataset_dicts, {product: ProductReader}, cfg, info)``.
+        function: called as ``function(dataset_dicts, {product: ProductReader}, cfg)`` in every
+            process of the run; gives what makes the file, see `wsis.data.pseudo_labels`.
     """
 
     kind: ClassVar[str] = "export"
     file_name: str
-    function: Callable[..., dict[str, Any]]
+    function: Callable[..., PseudoLabels]
 
 
 def register_stages(*stages: Stage) -> None:
