@@ -138,7 +138,10 @@ def tell_contradictions(
             field="iscrowd",
             left_out=0,
         )
-    _require_pixels("point", "[x, y]", _stated_points(kept), source)
+    points = _Seen()
+    for point in _stated_points(kept):
+        points.see_share(point)
+    _require_pixels("point", "[x, y]", points, source)
     _tell_strange_boxes(kept, source, problems)
     return kept
 
@@ -147,9 +150,8 @@ class Contradictions:
     """The same for annotations that come one after another, as far as each tells it alone."""
 
     def __init__(self) -> None:
-        self._annotations = self._boxes = self._points = 0
-        self._crowds = self._box_shares = self._point_shares = True
-        self._forms, self._strange = dict(_FORMS), list[StatedBox]()
+        self._annotations, self._crowds = 0, True
+        self._boxes, self._points = _Seen(), _Seen()
 
     def see(self, image: Record, one: Record) -> None:
         """Look at an annotation of an image."""
@@ -157,17 +159,9 @@ class Contradictions:
         self._crowds &= bool(one["iscrowd"])
         alone = image | {"annotations": (one,)}
         for point in _stated_points((alone,)):
-            self._points += 1
-            self._point_shares &= point.is_share()
+            self._points.see_share(point)
         for box in _stated_boxes((alone,)):
-            self._see_box(box)
-            if not box.is_in_place():
-                self._strange.append(box)
-
-    def _see_box(self, box: StatedBox) -> None:
-        self._boxes += 1
-        self._box_shares &= box.is_share()
-        self._forms = box.fitting(self._forms)
+            self._boxes.see(box)
 
     def see_usual(self, boxes: np.ndarray, sizes: np.ndarray) -> None:
         """Take note of objects whose boxes, (n, 4) XYWH, are in their images and of their masks.
@@ -176,13 +170,13 @@ class Contradictions:
         """
         self._annotations += len(boxes)
         self._crowds &= not len(boxes)
-        place = 0
-        while place < len(boxes) and (self._forms or self._box_shares):
+        place, seen = 0, self._boxes
+        while place < len(boxes) and (seen.forms or seen.all_shares):
             width, height = sizes[place].tolist()
             box = boxes[place].tolist()
-            self._see_box(StatedBox(None, None, box, (int(height), int(width))))
+            seen.see(StatedBox(None, None, box, (int(height), int(width))))
             place += 1
-        self._boxes += len(boxes) - place
+        seen.total += len(boxes) - place
 
     def tell(self, images: Sequence[Record], source: Any, problems: Problems) -> bool:
         """Tell which boxes are far from their masks.
@@ -190,34 +184,70 @@ class Contradictions:
         Returns:
             False, and nothing is told, if it takes all annotations together to tell what is wrong.
         """
-        outside = [box for box in self._strange if box.is_outside()]
+        boxes = self._boxes
         if (
             (self._annotations and self._crowds)
-            or (self._boxes and self._box_shares)
-            or (self._points and self._point_shares)
-            or (self._strange and self._forms)
-            or (outside and len(outside) >= _DOUBTFUL * self._boxes)
+            or any(seen.total and seen.all_shares for seen in (boxes, self._points))
+            or (boxes.strange and boxes.forms)
+            or boxes.many_outside()
         ):
             return False
         ranks = {image["image_id"]: rank for rank, image in enumerate(images)}
-        _tell_far(sorted(self._strange, key=lambda box: ranks[box.image]), source, problems)
+        _tell_far(sorted(boxes.strange, key=lambda box: ranks[box.image]), source, problems)
         return True
 
 
+class _Seen:
+    """Boxes, or points, that were seen one after another.
+
+    Attributes:
+        total: their number.
+        shares: the first ones, as long as all can be shares.
+        strange: those that are not in their place.
+        forms: the other forms in which all would be.
+    """
+
+    def __init__(self) -> None:
+        self.total, self.shares, self.strange = 0, list[StatedBox](), list[StatedBox]()
+        self.forms = dict(_FORMS)
+
+    def see_share(self, one: StatedBox) -> None:
+        """Look only at whether it may be a share."""
+        if self.all_shares and one.is_share():
+            self.shares.append(one)
+        self.total += 1
+
+    def see(self, one: StatedBox) -> None:
+        """Look at a box."""
+        self.see_share(one)
+        self.forms = one.fitting(self.forms)
+        if not one.is_in_place():
+            self.strange.append(one)
+
+    @property
+    def all_shares(self) -> bool:
+        """Whether all can be shares of the images' sides."""
+        return len(self.shares) == self.total
+
+    def many_outside(self) -> list[StatedBox]:
+        """Those beyond their image, if that is doubtful."""
+        outside = [one for one in self.strange if one.is_outside()]
+        return outside if len(outside) >= _DOUBTFUL * self.total else []
+
+
 def _tell_strange_boxes(records: Sequence[Record], source: Any, problems: Problems) -> None:
-    strange, total, fit = strange_boxes(_stated_boxes(records), source)
-    outside = [one for one in strange if one.is_outside()]
-    if outside and len(outside) >= _DOUBTFUL * total:
-        also = f", and none would be as {fit}" if fit else ""
+    seen = strange_boxes(_stated_boxes(records), source)
+    if outside := seen.many_outside():
+        also = f", and none would be as {' or '.join(seen.forms)}" if seen.forms else ""
         problems.warning(
-            f"boxes beyond their image: {len(outside)} of {total}{also}; bbox is [x, y, width, "
-            "height]: correct the file if it holds something else",
+            f"boxes beyond their image: {len(outside)} of {seen.total}{also}; bbox is [x, y, "
+            "width, height]: correct the file if it holds something else",
             file=source,
             image=outside[0].image,
             annotation=outside[0].annotation,
             field="bbox",
         )
-    _tell_far(strange, source, problems)
+    _tell_far(seen.strange, source, problems)
 
 
 def _tell_far(strange: Iterable[StatedBox], source: Any, problems: Problems) -> None:
@@ -235,40 +265,28 @@ def _tell_far(strange: Iterable[StatedBox], source: Any, problems: Problems) -> 
             )
 
 
-def strange_boxes(
-    stated: Iterable[StatedBox], source: str | os.PathLike[str]
-) -> tuple[list[StatedBox], int, str]:
-    """The boxes of a file that are not in their image or far from their mask.
-
-    Returns:
-        these, the number of all boxes, and the other forms in which all would be in their places.
+def strange_boxes(stated: Iterable[StatedBox], source: str | os.PathLike[str]) -> _Seen:
+    """What there is to say of the boxes of a file.
 
     Raises:
         DataError: they are certainly no x, y, width, height in pixels.
     """
-    forms, strange, total, shares = dict(_FORMS), list[StatedBox](), 0, list[StatedBox]()
+    seen = _Seen()
     for one in stated:
-        if len(shares) == total and one.is_share():
-            shares.append(one)
-        total += 1
-        if not one.is_in_place():
-            strange.append(one)
-        forms = one.fitting(forms)
-    if len(shares) == total:
-        _require_pixels("bbox", "[x, y, width, height]", shares, source)
-    fit = " or ".join(forms)
-    displaced = [one for one in strange if one.is_displaced()] if forms else []
+        seen.see(one)
+    _require_pixels("bbox", "[x, y, width, height]", seen, source)
+    displaced = [one for one in seen.strange if one.is_displaced()] if seen.forms else []
     least, share = _BEYOND
-    few = len(displaced) < max(least, share * total) and len(displaced) < _DOUBTFUL * total
-    if displaced and not few:
-        formula = " or ".join(sorted({_AS_XYWH[form] for form in forms}))
+    certain = min(max(least, share * seen.total), _DOUBTFUL * seen.total)
+    if displaced and len(displaced) >= certain:
+        formula = " or ".join(sorted({_AS_XYWH[form] for form in seen.forms}))
         raise DataError(
             f"{_place(displaced[0], source)}: bbox {_listed(displaced[0].box)} is not in its place "
-            f"as [x, y, width, height], like {len(displaced)} of {total} boxes, while every box of "
-            f"the file fits its image as {fit}; write [x, y, width, height] in "
-            f"pixels, that is {formula}"
+            f"as [x, y, width, height], like {len(displaced)} of {seen.total} boxes, while every "
+            f"box of the file fits its image as {' or '.join(seen.forms)}; write [x, y, width, "
+            f"height] in pixels, that is {formula}"
         )
-    return strange, total, fit
+    return seen
 
 
 def _place(one: StatedBox, source: str | os.PathLike[str]) -> str:
@@ -279,16 +297,10 @@ def _listed(values: Sequence[float]) -> str:
     return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
-def _require_pixels(
-    key: str, form: str, stated: Iterable[StatedBox], source: str | os.PathLike[str]
-) -> None:
+def _require_pixels(key: str, form: str, seen: _Seen, source: str | os.PathLike[str]) -> None:
     """Refuse a file whose every box or point is in the first pixel, but not on its corners."""
-    shares = []
-    for one in stated:
-        if not one.is_share():
-            return
-        shares.append(one)
-    if any(value % 1 for one in shares for value in one.box):
+    shares = seen.shares
+    if seen.all_shares and any(value % 1 for one in shares for value in one.box):
         raise DataError(
             f"{_place(shares[0], source)}: {key} {_listed(shares[0].box)} lies within the first "
             f"pixel, as shares of the image's sides do, and so does every {key} of the file "
