@@ -145,7 +145,8 @@ def _score(
     (name,) = register_role("VAL", dataset, stem=predictions.stem, source="wsis.evaluate")
     chosen = (protocols,) if isinstance(protocols, str) else protocols
     build_measures((), chosen or ())  # their names, before anything is read
-    found, records = CocoResults(predictions, name), get_dataset_dicts(name)
+    records = get_dataset_dicts(name)
+    found = CocoResults(predictions, name, records)
     usable = _usable(found, records, chosen)
     evaluator = VOCInstanceEvaluator(name, usable, distributed=False, dataset_dicts=records)
     counts = []
