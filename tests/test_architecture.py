@@ -22,6 +22,7 @@ RANK = {
     "ready": 1,
     "pickles": 0,
     "processes": 0,
+    "progress": 0,
     "config_values": 0,
     "stopping": 0,
     "layers": 1,

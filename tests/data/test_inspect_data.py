@@ -111,7 +111,7 @@ def test_pictures(tmp_path):
     problems = Problems()
     assert inspect_pictures(records, problems) == records[:1]
     said = [str(problem) for problem in problems.found]
-    assert "b.png is 4 x 6 (width x height), the data set says 6 x 4" in said[0]
+    assert "b.png is 4 x 6 (width x height) but its data set says 6 x 4" in said[0]
     assert "c.png cannot be read" in said[1]
     assert "d.png does not exist" in said[2]
 

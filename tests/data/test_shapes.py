@@ -10,6 +10,7 @@ from wsis.data.builtin import get_dataset_dicts
 from wsis.data.catalog import DatasetCatalog
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.images import read_image, read_label_map
+from wsis.data.label_colours import voc_palette
 from wsis.data.shapes import (
     SHAPES_CLASSES,
     Shape,
@@ -18,7 +19,7 @@ from wsis.data.shapes import (
     draw_scene,
     signed_distance,
 )
-from wsis.data.shapes_files import ShapesArguments, voc_palette, write_shapes
+from wsis.data.shapes_files import ShapesArguments, write_shapes
 from wsis.data.voc import load_voc
 from wsis.errors import UsageError
 
@@ -180,8 +181,7 @@ def test_senseless_arguments(tmp_path, changes):
 
 
 def test_palette_is_vocs():
-    palette = np.array(voc_palette()).reshape(-1, 3)
-    assert palette[[0, 1, 2, 15, 255]].tolist() == [
+    assert voc_palette()[[0, 1, 2, 15, 255]].tolist() == [
         [0, 0, 0],
         [128, 0, 0],
         [0, 128, 0],

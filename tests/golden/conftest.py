@@ -49,6 +49,12 @@ def golden() -> Golden:
     return Golden(folder, os.environ.get("WSIS_GOLDEN_PREFIX", "golden"))
 
 
+@pytest.fixture(scope="module")
+def arrays(request, golden) -> dict[str, np.ndarray]:
+    """The arrays of the golden file that a test's module is called after; for reading only."""
+    return golden.load(request.module.__name__.rpartition(".test_")[2])
+
+
 def assert_close(actual: Any, expected: Any, tolerance: float, what: str = "") -> None:
     """Fail unless every element is within ``tolerance`` (absolute) and shapes agree."""
     actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)

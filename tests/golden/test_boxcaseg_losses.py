@@ -14,11 +14,6 @@ from wsis.methods.boxcaseg.proxy_masks import normalize_maps
 from tests.golden.conftest import assert_close
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_losses")
-
-
 def maps(array):
     return torch.from_numpy(array)[:, 0].float()
 

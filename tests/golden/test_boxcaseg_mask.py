@@ -15,11 +15,6 @@ from wsis.methods.boxcaseg.proxy_masks import (
 from tests.golden.conftest import assert_close
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_mask")
-
-
 def expected_masks(arrays):
     width = int(arrays["image_hw"][1])
     return np.unpackbits(arrays["masks"], axis=-1)[..., :width].astype(bool)

@@ -1,18 +1,12 @@
 """boxcaseg_maskloss: the retraining's mask loss and its targets."""
 
 import numpy as np
-import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from wsis.modeling.mask_head import confident_mask_loss, eroded_targets
 
 from tests.golden.conftest import assert_close
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_maskloss")
 
 
 def masks_of(arrays):

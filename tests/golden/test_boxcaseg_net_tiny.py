@@ -14,11 +14,6 @@ def our_name(original: str) -> str:
     return boxcaseg_name(original.removeprefix("model."))
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_net_tiny")
-
-
 def build(golden, arrays):
     config = golden.text(arrays["config"])
     cfg = boxcaseg_cfg()

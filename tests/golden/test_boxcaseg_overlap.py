@@ -1,12 +1,6 @@
 """boxcaseg_overlap: boxes that overlap another one; the original misses some by a slip."""
 
-import pytest
 from wsis.methods.boxcaseg.samples import JointSamples
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_overlap")
 
 
 def found_of(content, images):

@@ -14,11 +14,6 @@ from tests.golden.conftest import assert_close
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_preprocess")
-
-
 def numbered(arrays, pattern):
     """The k of every array whose name matches, ascending."""
     found = (re.fullmatch(pattern, name) for name in arrays)

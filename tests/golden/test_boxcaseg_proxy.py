@@ -10,11 +10,6 @@ from wsis.methods.boxcaseg.proxy_masks import merge_masks, original_confidence, 
 from tests.golden.conftest import assert_close
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_proxy")
-
-
 @pytest.mark.parametrize("name", ["pascal", "coco"])
 def test_proxy_masks(golden, arrays, name):
     given, predicted = golden.text(arrays[f"{name}_gt"]), golden.text(arrays[f"{name}_seg"])

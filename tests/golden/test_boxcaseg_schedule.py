@@ -12,11 +12,6 @@ from wsis.methods.boxcaseg.samples import CombinedOrder
 from tests.golden.conftest import assert_close
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("boxcaseg_schedule")
-
-
 def test_poly_rate(arrays):
     for (base, epochs, per_epoch, step), expected in zip(
         arrays["lr_args"], arrays["lr"], strict=True

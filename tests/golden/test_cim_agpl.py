@@ -11,11 +11,6 @@ from tests.golden.cim_cases import clusters_of, masks_of
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("cim_agpl")
-
-
-@pytest.fixture(scope="module")
 def maps(arrays):
     raw = torch.from_numpy(arrays["crm"])
     return upsample_maps(raw, arrays["up_class"].shape[0] // raw.shape[2])

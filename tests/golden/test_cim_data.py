@@ -1,18 +1,12 @@
 """Images, boxes and their flips as the network gets them (cim_data.npz)."""
 
 import numpy as np
-import pytest
 from wsis.data.transforms import rescale_image
 from wsis.methods.cim.mappers import clip_boxes, flip_boxes
 
 from tests.golden.cim_cases import mapper_of
 
 MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("cim_data")
 
 
 def assert_image(image, expected):

@@ -1,7 +1,6 @@
 """Instance AP as CIM reports it (cim_eval.npz)."""
 
 import numpy as np
-import pytest
 from wsis.evaluation.coco import CocoMeasure
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.truth import load_truth
@@ -10,11 +9,6 @@ from wsis.layers.run_lengths import check_rle, decode_rle
 from tests.golden.conftest import assert_close
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # COCO's first six figures
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("cim_eval")
 
 
 def decoded(annotations, size):

@@ -12,8 +12,7 @@ from tests.golden import fill
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_feature(golden):
-    arrays = golden.load("cim_hrnet_body")
+def test_feature(golden, arrays):
     state = fill.state_dict(golden.text(arrays["state_shapes"]), golden.prefix)
     for name in golden.text(arrays["multiplier_keys"]):
         state[name] *= float(arrays["multiplier"])

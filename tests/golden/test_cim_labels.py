@@ -1,17 +1,11 @@
 """Mining, anti-noise sampling and assignment (cim_labels.npz)."""
 
 import numpy as np
-import pytest
 import torch
 from wsis.methods.cim.mining import MiningOptions, assign, mine, sample_truth, usable_proposals
 from wsis.methods.cim.overlaps import overlaps_of_boxes
 
 from tests.golden.cim_cases import overlaps_of
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("cim_labels")
 
 
 def branches(arrays):

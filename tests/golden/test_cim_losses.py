@@ -10,11 +10,6 @@ from tests.golden.cim_cases import assignment_of, clusters_of
 WEIGHTS = torch.tensor([1.0, 3.0, 1.0])  # of the sum whose gradient is stored
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("cim_losses")
-
-
 def branches(arrays):
     return range(sum(f"s{k}_losses" in arrays for k in range(20)))
 

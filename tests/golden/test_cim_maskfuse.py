@@ -9,8 +9,7 @@ from tests.golden.cim_cases import heads_of, instances_of, weights_of
 
 
 @torch.no_grad()
-def test_features_and_scores(golden):
-    arrays = golden.load("cim_maskfuse")
+def test_features_and_scores(golden, arrays):
     feature = torch.from_numpy(arrays["feat"])
     stride = round(1 / float(arrays["spatial_scale"]))
     size = tuple(int(side) * stride for side in feature.shape[2:])

@@ -17,11 +17,6 @@ from wsis.methods.cim.stages import instances_artifact
 from tests.golden.cim_cases import masks_of
 
 
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("cim_msrcnn")
-
-
 def prefixes(arrays):
     return list(itertools.takewhile(lambda p: f"{p}id" in arrays, (f"im{i}_" for i in range(99))))
 

@@ -10,8 +10,7 @@ from wsis.methods.cim.detections import DetectionOptions, detect
     ("scores", "prefix", "limit"),
     [("scores", "", 100), ("scores", "nolimit_", 0), ("tie_scores", "tie_", 100)],
 )
-def test_detections(golden, scores, prefix, limit):
-    arrays = golden.load("cim_nms")
+def test_detections(arrays, scores, prefix, limit):
     boxes, scores = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays[scores])
     found = detect(boxes, scores, DetectionOptions(limit=limit))
     counts = np.bincount(found.classes, minlength=scores.shape[1])
@@ -21,8 +20,7 @@ def test_detections(golden, scores, prefix, limit):
     np.testing.assert_array_equal(rows, arrays[f"{prefix}dets"])
 
 
-def test_best_box_of_each_class(golden):
-    arrays = golden.load("cim_nms")
+def test_best_box_of_each_class(arrays):
     boxes, scores = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays["scores"])
     best = scores.argmax(dim=0)
     found = torch.cat([boxes[best], scores.amax(dim=0)[:, None]], dim=1)

@@ -9,8 +9,7 @@ from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 from tests.golden.conftest import assert_close
 
 
-def test_updates(golden):
-    arrays = golden.load("cim_optim")
+def test_updates(arrays):
     updates, summed, _ = arrays["grads"].shape
     cfg = get_wsis_cfg()
     # The loss of a batch is the mean of its images', the original sums their gradients.

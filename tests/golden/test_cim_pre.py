@@ -7,8 +7,7 @@ from wsis.methods.cim.overlaps import overlaps_of_regions
 from tests.golden.cim_cases import masks_of
 
 
-def test_boxes_crops_and_overlaps(golden):
-    arrays = golden.load("cim_pre")
+def test_boxes_crops_and_overlaps(arrays):
     regions = Regions.from_masks(masks_of(arrays))
     np.testing.assert_array_equal(regions.boxes, arrays["boxes"])
     np.testing.assert_array_equal(regions.crops(arrays["masks7"].shape[1]), arrays["masks7"])

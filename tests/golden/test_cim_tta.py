@@ -11,8 +11,7 @@ from tests.golden.cim_cases import mapper_of, masks_of, network_of
 
 
 @pytest.mark.slow
-def test_mean_of_views(golden, tmp_path, monkeypatch):
-    arrays = golden.load("cim_tta")
+def test_mean_of_views(golden, arrays, tmp_path, monkeypatch):
     image = np.ascontiguousarray(arrays["image_bgr"][:, :, ::-1])
     proposals = by_rank(Regions.from_masks(masks_of(arrays)))
     side = arrays["masks7"].shape[1]

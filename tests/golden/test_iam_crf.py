@@ -7,8 +7,7 @@ from wsis.methods.iam.roi_heads import refine_by_crf
 from tests.golden.conftest import assert_close
 
 
-def test_labels_and_marginals(golden):
-    arrays = golden.load("iam_crf")
+def test_labels_and_marginals(arrays):
     expected, shape = arrays["marginal"], arrays["prob"].shape
     labels = np.unpackbits(arrays["label"])[: expected.size].reshape(shape)
     q = refine_by_crf(torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["prob"]))

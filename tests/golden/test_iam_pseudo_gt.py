@@ -12,11 +12,6 @@ SEED = 7  # of the stored draws
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("iam_pseudo_gt")
-
-
-@pytest.fixture(scope="module")
 def images(arrays):
     """Per image its proposals as regions of the size of the peak response maps."""
     masks = unpack(arrays["proposals"], arrays["proposals_shape"])

@@ -38,11 +38,6 @@ def build_camnet(cfg, state):
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load(NAME)
-
-
-@pytest.fixture(scope="module")
 def cfg(arrays):
     return camnet_cfg(arrays["labels"].shape[1])
 

@@ -3,7 +3,6 @@
 import re
 
 import numpy as np
-import pytest
 from wsis.layers.crf import (
     DenseCRF,
     Kernel,
@@ -24,11 +23,6 @@ SETTINGS = {
     "q_irn_2labels": ((GAUSSIAN, BILATERAL), "two labels"),
     "q_post": ((GAUSSIAN, POST), "unary_softmax"),
 }
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("irnet_densecrf")
 
 
 def test_every_stored_q(arrays):

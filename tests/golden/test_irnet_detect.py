@@ -6,8 +6,7 @@ from wsis.layers.components import detect_components, winning_channels
 from tests.golden.conftest import assert_close
 
 
-def test_detections(golden):
-    arrays = golden.load("irnet_detect")
+def test_detections(arrays):
     scores = arrays["rw_up"]
     winners = winning_channels(scores, float(arrays["bg_threshold"]))
     np.testing.assert_array_equal(winners + 1, arrays["argmax"])

@@ -6,8 +6,7 @@ from tests.golden.conftest import assert_close
 from tests.golden.irnet_models import build_irnet, irnet_cfg
 
 
-def test_both_paddings(golden):
-    arrays = golden.load("irnet_edge_displacement")
+def test_both_paddings(golden, arrays):
     model = build_irnet(golden.weights(arrays)).eval()
     image = torch.from_numpy(arrays["image"]).permute(2, 0, 1)
     default = irnet_cfg().MODEL.IRNET.INFERENCE_SIZE

@@ -18,11 +18,6 @@ SCALES = (1.0, 0.5, 1.5, 2.0)
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("irnet_end_to_end")
-
-
-@pytest.fixture(scope="module")
 def cams(golden, arrays):
     """What our classifier makes of the image."""
     stored = {name: arrays[name] for name in ("multipliers",)}

@@ -37,8 +37,7 @@ def assert_same_nan(actual, expected, what):
     assert_close(actual[defined], expected[defined], 1e-9, what)
 
 
-def test_average_precision(golden):
-    arrays = golden.load("irnet_eval")
+def test_average_precision(arrays):
     names = [m for m in map(re.compile(r"ap(07)?_(\d+)p(\d+)_64").fullmatch, arrays) if m]
     assert names
     for name in names:
@@ -56,8 +55,7 @@ def test_average_precision(golden):
             assert_close(mean_of_defined(actual), arrays[mean], 1e-9, mean)
 
 
-def test_semantic_iou(golden):
-    arrays = golden.load("irnet_eval")
+def test_semantic_iou(arrays):
     number = len(arrays["iou_64"])
     total = np.zeros((number, number), dtype=np.int64)
     for gt, pred in zip(arrays["sem_gt"], arrays["sem_pred"], strict=True):

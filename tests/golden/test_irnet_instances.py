@@ -1,18 +1,12 @@
 """irnet_instances: displacement, boundary and CAM to instances and semantic labels."""
 
 import numpy as np
-import pytest
 import torch
 from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.random_walk import random_walk
 from wsis.methods.irnet.roi_heads import IRNetROIHeads
 
 from tests.golden.conftest import assert_close
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("irnet_instances")
 
 
 def inputs(arrays):

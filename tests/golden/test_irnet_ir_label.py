@@ -6,8 +6,7 @@ from wsis.layers.crf import crf_labels
 from wsis.methods.irnet.labels import inter_pixel_label, seed_labels
 
 
-def test_seeds(golden):
-    arrays = golden.load("irnet_ir_label")
+def test_seeds(arrays):
     for name, threshold in zip(("fg", "bg"), arrays["thresholds"], strict=True):
         np.testing.assert_array_equal(
             seed_labels(arrays["high_res"], threshold), arrays[f"{name}_seed"]
@@ -15,8 +14,7 @@ def test_seeds(golden):
 
 
 @pytest.mark.parametrize("suffix", ["", "_one"])
-def test_labels_from_stored_crf_maps(golden, suffix):
-    arrays = golden.load("irnet_ir_label")
+def test_labels_from_stored_crf_maps(arrays, suffix):
     count = 1 if suffix else len(arrays["keys"])
 
     def stored(image, labels, num_labels):
@@ -37,8 +35,7 @@ def test_labels_from_stored_crf_maps(golden, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["", "_one"])
-def test_labels_with_our_crf(golden, suffix):
-    arrays = golden.load("irnet_ir_label")
+def test_labels_with_our_crf(arrays, suffix):
     count = 1 if suffix else len(arrays["keys"])
     foreground, background = (float(value) for value in arrays["thresholds"])
     found = inter_pixel_label(

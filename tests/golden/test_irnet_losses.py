@@ -99,8 +99,7 @@ def test_optimiser_groups(case):
         assert all(name.startswith(prefix) for name in names)
 
 
-def test_a_real_checkpoints_further_entries_are_left_out(golden):
-    arrays = golden.load("irnet_losses")
+def test_a_real_checkpoints_further_entries_are_left_out(golden, arrays):
     state = golden.weights(arrays)
     full = dict(state)
     for alias, canonical in golden.text(arrays["state_aliases"]).items():

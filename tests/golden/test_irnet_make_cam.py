@@ -11,11 +11,6 @@ from tests.golden.test_irnet_cam_forward import build_camnet, camnet_cfg, to_ten
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("irnet_make_cam")
-
-
-@pytest.fixture(scope="module")
 def scales(arrays):
     """Suffixes in the order of the file, and their numbers."""
     found = [re.fullmatch(r"out_(\d+)p(\d+)", name) for name in arrays]

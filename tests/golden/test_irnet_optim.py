@@ -1,15 +1,9 @@
-import pytest
 import torch
 from torch import nn
 from wsis.config import get_wsis_cfg
 from wsis.engine.optimizer import build_lr_scheduler, build_optimizer
 
 from tests.golden.conftest import assert_close
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("irnet_optim")
 
 
 def test_poly_sgd(golden, arrays):

@@ -1,16 +1,10 @@
 """irnet_path_index: search paths, index tables and pair labels, exactly."""
 
 import numpy as np
-import pytest
 import torch
 from plain.irnet import path_index
 from wsis.methods.irnet import affinity
 from wsis.methods.irnet.meta_arch import reduce_labels
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("irnet_path_index")
 
 
 def cases(arrays):

@@ -10,8 +10,7 @@ from wsis.methods.irnet.random_walk import random_walk
 from tests.golden.conftest import assert_close
 
 
-def test_affinity(golden):
-    arrays = golden.load("irnet_random_walk")
+def test_affinity(arrays):
     for name, expected in arrays.items():
         if match := re.fullmatch(r"affinity_r(\d+)", name):
             radius = int(match[1])
@@ -21,8 +20,7 @@ def test_affinity(golden):
             assert_close(1 - maxima.flatten(1), expected, 1e-6, name)
 
 
-def test_walks(golden):
-    arrays = golden.load("irnet_random_walk")
+def test_walks(arrays):
     edge = torch.from_numpy(arrays["edge"][0])
     names = [name for name in arrays if name.startswith("rw_")]
     assert names

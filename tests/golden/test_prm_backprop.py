@@ -9,13 +9,7 @@ from wsis.layers.peaks import confident_peaks, peak_stimulation, upsample_maps
 from tests.golden import fill
 from tests.golden.conftest import assert_close
 
-NAME = "prm_backprop"
 TOLERANCE = 1e-5  # of the maximum
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load(NAME)
 
 
 @pytest.fixture(scope="module")

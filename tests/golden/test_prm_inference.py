@@ -4,13 +4,6 @@ import torch
 from tests.golden.conftest import assert_close
 from tests.golden.prm_models import build_prm, prm_cfg
 
-NAME = "prm_inference"
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load(NAME)
-
 
 @pytest.fixture(scope="module")
 def settings(golden, arrays):

@@ -8,13 +8,6 @@ from tests.golden import fill
 from tests.golden.conftest import assert_close
 from tests.golden.prm_models import build_prm, prm_cfg
 
-NAME = "prm_resnet50"
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load(NAME)
-
 
 @pytest.fixture(scope="module")
 def state(golden, arrays):

@@ -17,11 +17,6 @@ from tests.golden.packed import unpack
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load("prm_retrieval")
-
-
-@pytest.fixture(scope="module")
 def regions(arrays):
     return Regions.from_masks(unpack(arrays["proposals"], arrays["proposals_shape"]))
 

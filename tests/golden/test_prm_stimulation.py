@@ -1,15 +1,7 @@
-import pytest
 import torch
 from wsis.layers.peaks import peak_stimulation, upsample_maps
 
 from tests.golden.conftest import assert_close
-
-NAME = "prm_stimulation"
-
-
-@pytest.fixture(scope="module")
-def arrays(golden):
-    return golden.load(NAME)
 
 
 def peak_filter(case):

@@ -10,11 +10,11 @@ from wsis.layers.masks import (
     droppers,
     iou_of_areas,
     mask_boxes,
-    mask_intersection,
     mask_iou,
     mask_nms,
     stays,
 )
+from wsis.layers.run_lengths import encode_masks, rle_intersection, rle_iou
 
 
 def random_masks(seed, count, height, width, density=0.4):
@@ -33,8 +33,9 @@ def slow_iou(a, b):
 def test_worked_values():
     a = np.array([[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]], dtype=bool)
     b = np.array([[[0, 1, 0], [1, 1, 0]], [[1, 1, 0], [0, 0, 0]], [[0, 0, 0]] * 2], dtype=bool)
-    assert mask_intersection(a, b).tolist() == [[1, 2, 0], [0, 0, 0]]
-    assert mask_iou(a, b).tolist() == [[0.25, 1, 0], [0, 0, 0]]
+    encoded = encode_masks(a), encode_masks(b)
+    assert rle_intersection(*encoded).tolist() == [[1, 2, 0], [0, 0, 0]]
+    assert rle_iou(*encoded).tolist() == [[0.25, 1, 0], [0, 0, 0]]
     assert mask_boxes(torch.from_numpy(a)).tolist() == [[0, 0, 2, 1], [0, 0, 0, 0]]
     assert mask_boxes(torch.from_numpy(b)).tolist() == [[0, 0, 2, 2], [0, 0, 2, 1], [0, 0, 0, 0]]
 
@@ -47,11 +48,12 @@ def test_worked_values():
 @settings(max_examples=40, deadline=None)
 def test_agrees_with_plain_loops(seed, counts, size):
     a, b = random_masks(seed, counts[0], *size), random_masks(seed + 1, counts[1], *size)
-    iou = mask_iou(a, b)
+    encoded = encode_masks(a), encode_masks(b)
+    iou = rle_iou(*encoded)
     np.testing.assert_array_equal(iou, slow_iou(a, b))
-    np.testing.assert_array_equal(iou, mask_iou(b, a).T)
-    np.testing.assert_array_equal(mask_iou(a), mask_iou(a, a))
-    shared = mask_intersection(a, b)
+    np.testing.assert_array_equal(iou, rle_iou(*encoded[::-1]).T)
+    np.testing.assert_array_equal(mask_iou(a), slow_iou(a, a))
+    shared = rle_intersection(*encoded)
     np.testing.assert_array_equal(shared, (a[:, None] & b[None]).sum(axis=(2, 3)))
 
 
@@ -59,7 +61,7 @@ def test_agrees_with_plain_loops(seed, counts, size):
 @settings(max_examples=25, deadline=None)
 def test_iou_is_one_on_itself_and_boxes_are_tight(seed, size):
     masks = random_masks(seed, 4, *size, density=0.3)
-    iou = mask_iou(masks, masks)
+    iou = mask_iou(masks)
     for index, (x0, y0, x1, y1) in enumerate(mask_boxes(torch.from_numpy(masks)).tolist()):
         if not masks[index].any():
             assert (x0, y0, x1, y1) == (0, 0, 0, 0)
@@ -72,21 +74,21 @@ def test_iou_is_one_on_itself_and_boxes_are_tight(seed, size):
 def test_non_contiguous_masks():
     masks = random_masks(3, 4, 7, 12)
     turned = masks.transpose(0, 2, 1)
-    np.testing.assert_array_equal(mask_iou(turned, turned), mask_iou(masks, masks))
+    np.testing.assert_array_equal(mask_iou(turned), mask_iou(masks))
 
 
 def test_shared_pixels_of_large_masks_are_exact():
     masks = np.zeros((3, 4000, 3000), dtype=bool)
     masks[0], masks[1, :, :2999], masks[2, 3999, 7:] = True, True, True
     expected = [[12_000_000, 11_996_000, 2993], [11_996_000, 11_996_000, 2992], [2993, 2992, 2993]]
-    assert mask_intersection(masks, masks).tolist() == expected
+    encoded = encode_masks(masks)
+    assert rle_intersection(encoded, encoded).tolist() == expected
 
 
 def test_wrong_inputs_are_named():
-    with pytest.raises(ValueError, match="boolean"):
-        mask_iou(np.zeros((1, 2, 2)), np.zeros((1, 2, 2), dtype=bool))
-    with pytest.raises(ValueError, match="pixels"):
-        mask_iou(np.zeros((1, 2, 2), dtype=bool), np.zeros((1, 2, 3), dtype=bool))
+    for masks in (np.zeros((1, 2, 2)), np.zeros((2, 2), dtype=bool)):
+        with pytest.raises(ValueError, match="boolean"):
+            mask_iou(masks)
 
 
 def test_suppression_by_hand():

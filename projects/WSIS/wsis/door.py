@@ -21,13 +21,13 @@ from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
 from wsis.engine.lock import output_lock
 from wsis.engine.pipeline import PlannedStage, load_pipeline
-from wsis.engine.progress import progress
 from wsis.engine.run import run as run_stages
 from wsis.engine.trainer import images_per_process
 from wsis.errors import DataError, UsageError
 from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.results import format_figures, json_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
+from wsis.progress import progress
 from wsis.report.run_folders import find_labels
 from wsis.stage import TrainStage
 from wsis.visualization.canvas import counted

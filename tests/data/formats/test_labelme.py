@@ -45,6 +45,7 @@ def test_each_type_of_shape(tmp_path):
         {"label": "cat", "points": [[0, 0], [9, 0], [9, 9]]},
         shape("cat", "linestrip", (1, 1), (5, 5)),
         shape("_background_", "polygon", (1, 2), (30, 2), (30, 40)),
+        shape("__void__", "polygon", (1, 2), (30, 2), (30, 40)),
     )
     found = read(read_labelme, IMAGES=tmp_path)
     assert found.classes == {1: "cat", 2: "dog"}
@@ -74,6 +75,7 @@ def test_each_type_of_shape(tmp_path):
     assert messages(found.problems) == [
         f"warning: {tmp_path.name}: None: shape of type linestrip, which has no area: 1 left out",
         f"warning: {tmp_path.name}: None: object labelled _background_: 1 left out",
+        f"warning: {tmp_path.name}: None: object labelled __void__: 1 left out",
     ]
 
 

@@ -87,6 +87,13 @@ def test_cvat_and_darknet_name_files_in_a_list(tmp_path):
     assert found.objects == [("obj_train_data/a.jpg", "y", SHAPE)]
 
 
+def test_a_list_of_images_that_is_no_text_is_refused(tmp_path):
+    tree(pictures(tmp_path, "a.jpg"), {"a.txt": BOX, "classes.txt": "x\ny\n"})
+    (tmp_path / "train.txt").write_bytes("vögel.jpg\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"image list .*train\.txt cannot be read .* as UTF-8"):
+        read(read_yolo, ROOT=tmp_path, SPLIT="train")
+
+
 def test_label_files_beside_images_or_in_a_folder_of_their_own(tmp_path):
     pictures(tmp_path, "p/a.jpg", "p/b.png")
     tree(tmp_path, {"p/a.txt": BOX, "p/classes.txt": "x\ny\n", "l/b.txt": BOX})

@@ -16,7 +16,7 @@ from typing import Any
 
 from wsis.data.problems import FieldError
 from wsis.errors import DataError
-from wsis.reading import open_file
+from wsis.reading import open_file, read_text
 
 MAX_JSON_BYTES = 8 << 30
 _PLAIN_PATH = re.compile(r"[\w-][\w./ -]*", re.ASCII)
@@ -170,6 +170,22 @@ def load_json(
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a readable JSON file ({error})") from error
+
+
+def read_lines(
+    path: str | os.PathLike[str], what: str, advice: str = "see datasets/README.md"
+) -> list[str]:
+    """The lines of a text file, without white space around them; ``what`` says what it is.
+
+    Raises:
+        DataError: missing, with ``advice`` what to do then; not readable as text.
+    """
+    try:
+        return [line.strip() for line in read_text(path).splitlines()]
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} does not exist; {advice}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{what} {path} cannot be read ({error})") from error
 
 
 @contextmanager

@@ -230,11 +230,12 @@ def read_image(path: str | os.PathLike[str], *, size: tuple[int, int] | None = N
             size than ``size``.
     """
     image = np.ascontiguousarray(open_picture(path, _to_rgb, "image"))
-    _compare(image.shape, size, path)
+    check_image_size(image.shape, size, path)
     return image
 
 
-def _compare(found: tuple[int, ...], stated: tuple[int, int] | None, path: Any) -> None:
+def check_image_size(found: tuple[int, ...], stated: tuple[int, int] | None, path: Any) -> None:
+    """Raise `DataError` unless an image's shape has the size that its data set states."""
     advice = "correct the annotation file or the image's EXIF rotation"
     check_size(found, stated, f"image {path}", "its data set says", advice)
 
@@ -292,7 +293,7 @@ def check_stated_size(
             found = read_image_size(path)
         except DataError:
             return size
-        _compare(found, size, path)
+        check_image_size(found, size, path)
     return size
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsis.data.ground_truth import VOID
-from wsis.data.images import read_image_size, read_label_map
+from wsis.data.images import check_image_size, read_image_size, read_label_map
 from wsis.data.problems import Problems
 from wsis.data.records import heads_of
 from wsis.errors import DataError
@@ -70,13 +70,8 @@ def inspect_pictures(records: Iterable[Record], problems: Problems) -> list[Reco
     for record in records:
         place = {"file": record["file_name"], "image": record["image_id"]}
         with problems.leaving_out(field="file_name", **place):
-            found, stated = read_image_size(record["file_name"]), _size(record)
-            if found != stated:
-                raise DataError(
-                    f"{record['file_name']} is {found[1]} x {found[0]} (width x height), the data "
-                    f"set says {stated[1]} x {stated[0]}; correct the annotation file or the "
-                    "image's EXIF rotation"
-                )
+            path = record["file_name"]
+            check_image_size(read_image_size(path), _size(record), path)
             kept.append(record)
     return kept
 

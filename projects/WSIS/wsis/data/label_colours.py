@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsis.data.checks import naming, short
+from wsis.data.checks import naming, read_lines, short
 from wsis.errors import DataError
-from wsis.reading import read_text
 
 LABEL_MAP_FILE = "labelmap.txt"
 # What annotation tools call that which is no class: nothing, or nothing certain.
@@ -26,17 +25,14 @@ def without_background(names: list[str]) -> list[str]:
     return names[1:] if names and names[0] == "background" else names
 
 
-def _palette() -> np.ndarray:
-    """(256,) int64 colours of VOC's palette by number: the bits of a number, dealt to r, g, b."""
-    numbers = np.arange(256)
-    colours = np.zeros((3, 256), dtype=np.int64)
-    for place in range(8):
-        for channel in range(3):
-            colours[channel] |= ((numbers >> (3 * place + channel)) & 1) << (7 - place)
-    return (colours[0] << 16) | (colours[1] << 8) | colours[2]
+def voc_palette() -> np.ndarray:
+    """(256, 3) int64 RGB of VOC's numbers: bits of the number, spread over the three channels."""
+    index, bit, channel = np.ogrid[:256, :8, :3]
+    return (((index >> (3 * bit + channel)) & 1) << (7 - bit)).sum(axis=1)
 
 
-_VOC_NUMBERS = {int(colour): number for number, colour in enumerate(_palette())}
+_VOC_COLOURS = (voc_palette() @ (1 << 16, 1 << 8, 1)).tolist()  # by number
+_VOC_NUMBERS = {colour: number for number, colour in enumerate(_VOC_COLOURS)}
 
 
 def read_label_colours(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -48,13 +44,9 @@ def read_label_colours(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], d
     Raises:
         DataError: missing, or not such a file.
     """
-    try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"label map {path} cannot be read ({error})") from error
+    lines = [line for line in read_lines(path, "label map") if line and not line.startswith("#")]
     names: list[str] = []
     numbers: dict[int, int] = {}
-    lines = [line for line in lines if line and not line.startswith("#")]
     for place, line in enumerate(lines):
         name, _, rest = line.partition(":")
         with naming(f"label map {path}: line {short(line)}"):
@@ -73,7 +65,7 @@ def read_label_colours(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], d
 
 def _colour(text: str, place: int) -> int:
     if not text.strip():
-        return int(_palette()[place % 256])
+        return _VOC_COLOURS[place % 256]
     parts = text.split(",")
     if len(parts) != 3 or not all(p.strip().isdigit() and int(p) < 256 for p in parts):
         raise ValueError("is not name:r,g,b:parts:actions with a colour of 0 to 255")

@@ -27,6 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsis.data.files import atomic_write, write_json, write_lines
+from wsis.data.label_colours import voc_palette
 from wsis.data.shapes import SHAPES_CLASSES, Scene, arrange, arrange_single, draw_scene
 from wsis.errors import UsageError
 from wsis.layers.run_lengths import encode_mask
@@ -74,12 +75,6 @@ class ShapesArguments:
             )
 
 
-def voc_palette() -> list[int]:
-    """VOC's colour map as 768 numbers: bits of the index spread over the three channels."""
-    index, bit, channel = np.ogrid[:256, :8, :3]
-    return (((index >> (3 * bit + channel)) & 1) << (7 - bit)).sum(axis=1).ravel().tolist()
-
-
 def _write_image(path: Path, image: Image.Image, **options: Any) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG" if path.suffix == ".jpg" else "PNG", **options)
@@ -90,7 +85,7 @@ def _write_image(path: Path, image: Image.Image, **options: Any) -> None:
 def write_label_png(path: Path, label: np.ndarray) -> None:
     """Write a (H, W) uint8 label map as a palette PNG with VOC's colours, atomically."""
     image = Image.fromarray(label.astype(np.uint8))
-    image.putpalette(voc_palette())
+    image.putpalette(voc_palette().ravel().tolist())
     _write_image(path, image)
 
 

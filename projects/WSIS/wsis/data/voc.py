@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from wsis.data.checks import inside, short
+from wsis.data.checks import inside, read_lines, short
 from wsis.data.images import IMAGE_SUFFIXES, pictures_in, read_label_map
 from wsis.data.label_colours import LABEL_MAP_FILE, read_label_colours, without_background
 from wsis.data.problems import Problems, collecting
 from wsis.data.voc_xml import names_in_xml, read_voc_xml
 from wsis.errors import DataError
-from wsis.reading import read_text
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -38,12 +37,7 @@ _FLAGGED = re.compile(r"(.+?)\s+(?:-1|0|1)")  # a line of the lists in ImageSets
 
 def _read_lines(path: Path, what: str) -> list[str]:
     """The lines of a file that are not empty, stripped; at least one."""
-    try:
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{what} {path} does not exist; see datasets/README.md") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{what} {path} cannot be read ({error})") from error
+    lines = [line for line in read_lines(path, what) if line]
     if not lines:
         raise DataError(f"{what} {path} is empty")
     return lines

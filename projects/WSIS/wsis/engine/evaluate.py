@@ -33,7 +33,6 @@ from wsis.engine.manifest import (
     package_versions,
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
-from wsis.engine.progress import progress
 from wsis.errors import DataError
 from wsis.evaluation.image_loop import Results
 from wsis.evaluation.results import (
@@ -43,6 +42,7 @@ from wsis.evaluation.results import (
     stage_result,
     write_metrics,
 )
+from wsis.progress import progress
 from wsis.stage import TrainStage
 
 logger = logging.getLogger(__name__)

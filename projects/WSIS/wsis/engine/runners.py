@@ -33,11 +33,11 @@ from wsis.engine.folder import StageFolder
 from wsis.engine.launch import trimming
 from wsis.engine.manifest import package_versions
 from wsis.engine.pipeline import PlannedStage
-from wsis.engine.progress import progress
 from wsis.engine.shares import shares
 from wsis.engine.trainer import Trainer, keep_weights
 from wsis.engine.verify import digest_of_product
 from wsis.errors import DataError, MachineError, UsageError, WSISError, about, out_of_memory
+from wsis.progress import progress
 from wsis.stage import DeriveStage, ExportStage, InferStage, TrainStage
 
 logger = logging.getLogger(__name__)

@@ -21,15 +21,7 @@ from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import AtWorkingSize
 from wsis.errors import DataError
 from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
-from wsis.evaluation.streaming import (
-    Measure,
-    Metrics,
-    Record,
-    column,
-    percent,
-    ratio,
-    results_of,
-)
+from wsis.evaluation.streaming import Measure, Metrics, Record, column, percent, ratio
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 
@@ -108,10 +100,6 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
 
 class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes, named ``protocol``; there are C ``class_names``."""
-
-    def __init__(self, protocol: str, class_names: Sequence[str]) -> None:
-        super().__init__(protocol)
-        self.class_names = tuple(class_names)
 
     def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
         """``iou`` and ``classes`` (K,) of an image; ``pair`` is IoU by protocol, and classes."""
@@ -231,4 +219,4 @@ def check_box_masks(
     }
     for record, truth, arrays in loop:
         stream.take(record, truth, arrays, given=given.get(record["image_key"]))
-    return loop.results(results_of(stream.measures))
+    return loop.results(stream.measures)

@@ -15,7 +15,7 @@ from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure
-from wsis.evaluation.streaming import Measure, results_of
+from wsis.evaluation.streaming import Measure
 from wsis.evaluation.voc_instance import build_measures
 from wsis.layers.components import detect_components, winning_channels
 
@@ -74,7 +74,7 @@ def check_instances(
             found = InstancePrediction.of_artifact(arrays)
         pair = InstancePair(record["image_key"], found, truth)
         _add_instances(measures, pair, len(class_names))
-    return loop.results(results_of(measures))
+    return loop.results(measures)
 
 
 def check_cam(
@@ -103,7 +103,7 @@ def check_cam(
     for threshold, measures in baselines.items():
         for measure in measures:
             measure.protocol += f", baseline CAM > {threshold:g}"
-    return loop.results(results_of([labels, *chain(*baselines.values())]))
+    return loop.results([labels, *chain(*baselines.values())])
 
 
 def check_labels(
@@ -127,7 +127,7 @@ def check_labels(
         label = np.full(truth.void.shape, missing) if arrays is None else arrays["label"]
         key = record["image_key"]
         measure.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
-    return loop.results(results_of([measure]))
+    return loop.results([measure])
 
 
 def check_semantic(

@@ -9,17 +9,17 @@ empty on the others and where nothing has ground truth.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from wsis.data.artifacts import ArtifactFolder
 from wsis.data.ground_truth import GroundTruth
-from wsis.evaluation.streaming import Metrics
+from wsis.evaluation.streaming import Measure, results_of
 from wsis.evaluation.truth import load_truth
+from wsis.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,8 @@ class ImageLoop:
         self._counts = dict.fromkeys((*_COUNTED, "objects"), 0)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], GroundTruth, Arrays | None]]:
-        with tqdm(
-            self._dataset_dicts,
-            desc=f"evaluate {self.title}",
-            unit="img",
-            disable=not comm.is_main_process(),
-            dynamic_ncols=True,
-        ) as bar:
+        records = self._dataset_dicts
+        with progress(records, f"evaluate {self.title}", total=len(records)) as bar:
             for record in bar:
                 truth = load_truth(record)
                 if truth is None:
@@ -63,12 +58,13 @@ class ImageLoop:
                 self._counts["images_without_product"] += arrays is None
                 yield record, truth, arrays
 
-    def results(self, figures: Mapping[str, Metrics]) -> Results:
+    def results(self, measures: Iterable[Measure]) -> Results:
         """The figures by protocol, with the counts of all processes, on the main process.
 
         Empty elsewhere, without images, or if some lack ground truth and the others hold no
         objects.
         """
+        figures = results_of(measures)
         shares = comm.gather(self._counts, dst=0)
         if not comm.is_main_process():
             return []

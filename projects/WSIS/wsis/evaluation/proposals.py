@@ -14,15 +14,7 @@ from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import Proposals, proposals_of_image
 from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
 from wsis.evaluation.predictions import SIZES, size_index
-from wsis.evaluation.streaming import (
-    Measure,
-    Metrics,
-    Record,
-    column,
-    percent,
-    ratio,
-    results_of,
-)
+from wsis.evaluation.streaming import Measure, Metrics, Record, column, percent, ratio
 from wsis.layers.region_overlap import overlap_with_masks
 
 COUNTS = (100, 300, 1000)
@@ -85,4 +77,4 @@ def check_proposals(
         if arrays is not None:
             found = proposals_of_image(arrays, key, size=truth.void.shape)
         measure.add(key, (found, truth))
-    return loop.results(results_of([measure]))
+    return loop.results([measure])

@@ -16,13 +16,13 @@ import yaml
 
 from wsis.commands import writing
 from wsis.data.files import atomic_write, write_json, write_lines
-from wsis.engine.progress import progress
 from wsis.errors import DataError
 from wsis.export.merge import Merged
 from wsis.export.outlines import Outline, outline
 from wsis.export.own_files import own_files
 from wsis.export.read_labels import Labels, Record
 from wsis.layers.run_lengths import rle_area, rle_box
+from wsis.progress import progress
 
 LABELME_VERSION = "5.5.0"
 

@@ -166,11 +166,6 @@ class Regions:
         """(H, W)."""
         return self.labels.shape
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the stored arrays."""
-        return self.labels.nbytes + self.starts.nbytes + self.atoms.nbytes
-
     @cached_property
     def atom_areas(self) -> np.ndarray:
         """(A,) int64, pixels of each atom."""

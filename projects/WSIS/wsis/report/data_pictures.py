@@ -17,7 +17,7 @@ from wsis.data.artifacts import check_key
 from wsis.data.files import atomic_write
 from wsis.data.problems import Problems
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
-from wsis.engine.progress import progress
+from wsis.progress import progress
 from wsis.report.sections import make_canvas
 from wsis.report.sources import ImageSet, Record, choose, true_objects
 from wsis.visualization.canvas import draw_annotations, draw_truth

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from wsis.data.images import read_dataset_image
-from wsis.engine.progress import progress
 from wsis.errors import WSISError
 from wsis.evaluation.results import number_of
+from wsis.progress import progress
 from wsis.report.figures import best_baseline, instance_entries
 from wsis.report.page import Section, encode, section
 from wsis.report.run_folders import RunFolder, given_level

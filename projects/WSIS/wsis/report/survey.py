@@ -18,8 +18,8 @@ from wsis.data.images import read_image
 from wsis.data.inspect_data import inspect_masks, inspect_pictures, tell_missing_pictures
 from wsis.data.problems import Problems
 from wsis.data.salient import SALIENT_KEY, read_salient_mask
-from wsis.engine.progress import progress
 from wsis.layers.masks import box_iou, mask_boxes
+from wsis.progress import progress
 from wsis.reading import open_file
 
 Record = dict[str, Any]

@@ -20,8 +20,8 @@ from wsis.data.files import atomic_write
 from wsis.data.proposals.folder import images_in
 from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.progress import progress
 from wsis.errors import UsageError
+from wsis.progress import progress
 from wsis.report.run_folders import level_around, read_run_folder
 from wsis.report.sections import make_canvas
 from wsis.report.sources import (

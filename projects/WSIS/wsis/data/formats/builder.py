@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsis.data.checks import field, short
+from wsis.data.checks import field, read_lines, short
 from wsis.data.coco import load_coco_dataset
 from wsis.data.formats.shapes import union
 from wsis.data.images import check_stated_size, read_image_size
-from wsis.data.label_colours import without_background
+from wsis.data.label_colours import NO_CLASS, without_background
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
-from wsis.errors import DataError, did_you_mean
-from wsis.reading import read_text
+from wsis.errors import did_you_mean
 
-NO_CLASSES = ("__ignore__", "_background_")  # labels of labelme
 TURNED = "turned rectangles, which count as masks"  # `Builder.noted`
 _TOLD = 3  # names of a message
 
@@ -116,7 +114,7 @@ class Builder:
             FieldError: no label.
         """
         name = _name(label)
-        if name in NO_CLASSES:
+        if name in NO_CLASS:
             self.passed[f"object labelled {name}"] += 1
             return
         whole = self._groups.get((image, name, group)) if group is not None else None
@@ -135,7 +133,7 @@ class Builder:
     def tag(self, image: int | str, labels: Iterable[Any]) -> None:
         """Say which classes an image has, beside those of its objects."""
         for name in map(_name, labels):
-            if name not in NO_CLASSES:
+            if name not in NO_CLASS:
                 self._tags.setdefault(image, []).append(name)
 
     def finish(self, classes: Mapping[int, str] | None = None) -> Translated:
@@ -191,21 +189,14 @@ class Builder:
             self.passed[f"{reason} ({first})"] += len(others)
 
 
-def read_names(file: Path) -> list[str]:
-    """The lines of a list of classes, without white space around them."""
-    try:
-        return [line.strip() for line in read_text(file).splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error})") from error
-
-
 def declared_classes(folders: Iterable[Path]) -> dict[int, str] | None:
     """Category ids from 1 and names of the ``labels.txt`` or ``classes.txt`` in a folder."""
     files = (folder / name for folder in folders for name in ("labels.txt", "classes.txt"))
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return None
-    return dict(enumerate(without_background(list(filter(None, read_names(file)))), start=1))
+    names = without_background(list(filter(None, read_lines(file, "class list"))))
+    return dict(enumerate(names, start=1))
 
 
 def _name(label: Any) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wsis.data.checks import integer, number, short
-from wsis.data.formats.builder import Builder, Translated, read_names
+from wsis.data.checks import integer, number, read_lines, short
+from wsis.data.formats.builder import Builder, Translated
 from wsis.data.formats.shapes import Shape, outline, rectangle
 from wsis.data.images import pictures_below
 from wsis.data.picture_names import ends_of
@@ -136,7 +136,7 @@ def _classes(
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return {}
-    return {key: name for key, name in enumerate(read_names(file)) if name}
+    return {key: name for key, name in enumerate(read_lines(file, "class list")) if name}
 
 
 def _pictures(builder: Builder, config: dict[str, Any], split: str | None) -> list[str]:
@@ -168,9 +168,8 @@ def _listed(builder: Builder, value: str) -> list[str]:
     parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for end in ends_of("/".join(parts)):
         if end.endswith(".txt") and (builder.root / end).is_file():
-            lines = read_text(builder.root / end).splitlines()
             found = []
-            for line in filter(str.strip, lines):
+            for line in filter(None, read_lines(builder.root / end, "image list")):
                 with builder.problems.leaving_out(file=builder.root / end):
                     found.append(builder.finder.locate(line))
             return found

@@ -47,7 +47,7 @@ def check_proxy_masks(
         every.take(record, truth, arrays)
         if arrays is not None:
             sure.take(record, truth, arrays, chosen=arrays["confidence"] > TRUSTED)
-    return results + loop.results(results_of([*every.measures, *sure.measures]))
+    return results + loop.results([*every.measures, *sure.measures])
 
 
 class BoxMaskEvaluator(DatasetEvaluator):

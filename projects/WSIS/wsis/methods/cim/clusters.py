@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wsis.layers.masks import iou_of_areas
-from wsis.layers.peaks import find_peaks
+from wsis.layers.peaks import confident_peaks, find_peaks, peak_values
 from wsis.layers.regions import Regions
 
 
@@ -38,34 +38,19 @@ def class_peaks(
 ) -> tuple[Tensor, Tensor]:
     """Peaks of the classes that are present, weakest first.
 
-    A class keeps its peaks above the threshold, or its highest peak if none is above. ``maps`` are
-    the class response maps (C, h, w), already upsampled, ``classes`` the ids (K,) int64. Window and
-    filter: see `wsis.layers.peaks.find_peaks`.
+    A class keeps its peaks above the threshold, or its highest if none is above: PRM's rule for the
+    tags of an image. ``maps`` are the class response maps (C, h, w), already upsampled, ``classes``
+    the ids (K,) int64. Window and filter: see `wsis.layers.peaks.find_peaks`.
 
     Returns:
         peaks (P, 3) int64, rows (class, y, x), and their values (P,). Peaks of equal value stay in
         the order of class, y, x.
     """
-    classes = classes.sort().values
-    kept = find_peaks(maps[None], window=window, peak_filter=peak_filter)[0]
-    rows, values = [], []
-    for class_id in classes.tolist():
-        places = kept[class_id].nonzero()
-        heights = maps[class_id][tuple(places.unbind(1))]
-        if len(places) == 0:  # a filter that is a number may leave none
-            continue
-        chosen = heights > threshold
-        if not chosen.any():
-            chosen = torch.zeros_like(chosen)
-            chosen[heights.argmax()] = True
-        places = places[chosen]
-        rows.append(torch.cat([places.new_full((len(places), 1), class_id), places], dim=1))
-        values.append(heights[chosen])
-    if not rows:
-        return classes.new_zeros((0, 3)), maps.new_zeros(0)
-    peaks, heights = torch.cat(rows), torch.cat(values)
-    order = torch.sort(heights, stable=True).indices
-    return peaks[order], heights[order]
+    present = maps.new_full((1, len(maps)), torch.nan).index_fill_(1, classes, torch.inf)
+    found = find_peaks(maps[None], window=window, peak_filter=peak_filter).nonzero()
+    peaks = confident_peaks(maps[None], present, found, peak_threshold=threshold)
+    heights, order = torch.sort(peak_values(maps[None], peaks), stable=True)
+    return peaks[order, 1:], heights
 
 
 def peaks_to_pixels(

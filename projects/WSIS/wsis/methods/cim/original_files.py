@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from wsis.data.checks import short
+from wsis.data.checks import read_lines, short
 from wsis.errors import DataError
 from wsis.methods.cim.clusters import Clusters
 from wsis.pickles import read_pickle
-from wsis.reading import read_text
 
 CROP_SIDE = 7
 _CROP_NAMES = ("indexes", "boxes", "masks")
@@ -121,12 +120,7 @@ def read_cim_points(
     Raises:
         DataError: naming the line.
     """
-    try:
-        lines = read_text(path).splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; point supervision needs it") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as text ({error})") from error
+    lines = read_lines(path, "point file", "point supervision needs it")
     points, classes = [], []
     for number, line in enumerate(lines, 1):
         words = line.split()

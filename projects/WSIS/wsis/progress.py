@@ -16,8 +16,8 @@ def progress(
     """``items`` under a bar with rate and ETA, on the main process; ``unit`` is what one is.
 
     ``total`` includes the items that earlier runs have ``done``. Without ``items`` the caller moves
-    the bar (``update``). In a ``with`` block the bar ends
-    with the block, also after an error, so that the next message starts on a line of its own.
+    the bar (``update``). In a ``with`` block the bar ends with the block, also after an error, so
+    that the next message starts on a line of its own.
     """
     return tqdm(
         items,
