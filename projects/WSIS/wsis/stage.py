@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from wsis.errors import UsageError, known_words
-
-if TYPE_CHECKING:
-    from wsis.data.pseudo_labels import PseudoLabels
 
 _STAGES: dict[str, Stage] = {}
 # Names of mappers that size images as Detectron2 does (`wsis.data.instance_mapper`).
@@ -155,7 +152,7 @@ class ExportStage(Stage):
 
     kind: ClassVar[str] = "export"
     file_name: str
-    function: Callable[..., PseudoLabels]
+    function: Callable[..., Any]
 
 
 def register_stages(*stages: Stage) -> None:
