@@ -72,10 +72,13 @@ class FakeCuda:
 
     Attributes:
         waits: how often each operation made the CPU wait for the GPU.
+        operations: how many there were on the GPU, without those that only look at a tensor
+            differently.
     """
 
     def __init__(self) -> None:
         self.waits: Counter[str] = Counter()
+        self.operations = 0
 
     def __enter__(self) -> FakeCuda:
         """Enter; what moves of a module are new parameters from now on."""
@@ -183,6 +186,8 @@ class _Operations(TorchDispatchMode):
             self._owner.waits[name] += came and not on_gpu
         elif there:
             self._check(function, name, args, tensors)
+        views = (r.alias_info and not r.alias_info.is_write for r in function._schema.returns)
+        self._owner.operations += on_gpu and not any(views)
         inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
         made = function(*inner_args, **inner_kwargs)
         # what was written to is returned itself

@@ -313,6 +313,7 @@ def test_no_pseudo_label_at_all(copy, shapes_root):
     done = train_net_here("--from-stage", "pseudo_labels", "--force", **run)
     path = copy / "7_pseudo_labels" / "pseudo_labels.json"
     assert_refused(done, "no pseudo label", path, "instances", "MIN_SCORE (1.1)", "thresholds.py")
+    assert "no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now 1.1)" in done.stdout
     assert_clean(copy, finished=STAGES[:-1])
 
 

@@ -84,6 +84,30 @@ def test_usage_errors_come_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("train_net.py", "--config-file", "a.yaml", "--list-stagse"),
+            "unrecognized arguments: --list-stagse; did you mean --list-stages?",
+        ),
+        (
+            ("train_net.py", "--config_file=a.yaml", "SEED", "-1"),
+            "required: --config-file; there is no --config_file; did you mean --config-file?",
+        ),
+        (
+            ("tools/check_data.py", "birds", "--picture", "here"),
+            "--picture here; there is no --picture; did you mean --pictures?",
+        ),
+        (("tools/report.py", "a", "--nothing-like-it"), "arguments: --nothing-like-it"),
+    ],
+)
+def test_mistyped_options(words, said, tmp_path):
+    done = call(*words, tmp_path=tmp_path)
+    assert done.stdout.splitlines() == ["code 2", "heavy []"]
+    assert done.stderr.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize(
     ("command", "option", "wrong", "said"),
     [
         ("tools/report.py", "--images", "0", "'0' is no whole number above 0"),

@@ -12,9 +12,10 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.contradictions import StatedBox, strange_boxes
+from wsis.data.contradictions import StatedBox, strange_boxes, tell_contradictions
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.mappers import build_mapper
+from wsis.data.problems import Problems
 from wsis.data.user import register_datasets
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError
@@ -54,13 +55,36 @@ def test_the_form_of_real_boxes_is_certain(path):
             if a["image_id"] in some
         ]
 
-    assert strange_boxes(stated(lambda *box: box, sizes), path).strange == []
+    assert strange_boxes(stated(lambda *box: box, sizes), path)[0] == []
     corners = lambda x, y, w, h: (x, y, x + w, y + h)  # noqa: E731
     centres = lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)  # noqa: E731
     for form in (corners, centres):
         for some in ([*sizes][:8], sizes):
             with pytest.raises(DataError, match="is not in its place"):
                 strange_boxes(stated(form, some), path)
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*/[ib]*s*.json")), ids=str)
+def test_real_boxes_in_per_cent_are_certain(path):
+    """As they are nothing is told of any eight images."""
+    content = json.loads(path.read_text())
+    images = {one["id"]: {"image_id": one["id"], **one} for one in content["images"]}
+    for image in images.values():
+        image["annotations"] = []
+    for one in content["annotations"]:
+        if not one.get("iscrowd"):
+            box = {"id": one["id"], "iscrowd": 0, "bbox": one["bbox"]}
+            images[one["image_id"]]["annotations"].append(box)
+    problems, records = Problems(), [*images.values()]
+    for start in range(0, len(records), 8):
+        tell_contradictions(records[start : start + 8], path, problems)
+    assert not problems.found
+    for image in records:
+        shares = np.array([image["width"], image["height"]] * 2) / 100
+        for one in image["annotations"]:
+            one["bbox"] = (np.array(one["bbox"]) / shares).tolist()
+    with pytest.raises(DataError, match="as per cents of the image's sides do"):
+        tell_contradictions(records, path, problems)
 
 
 @pytest.fixture(scope="module")

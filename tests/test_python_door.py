@@ -231,10 +231,18 @@ def test_the_process_that_starts_others_reads_no_data_set(tmp_path, monkeypatch)
 
 
 def test_no_run_and_no_such_name(tmp_path):
+    with pytest.raises(WSISError, match=r"\(boxcaseg_ready; did you mean boxcaseg_ready\?\)"):
+        wsis.Predictor("boxcaseg_redy")
     with pytest.raises(WSISError, match="holds no stage that has run"):
         wsis.Predictor(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'predict'"):
         _ = wsis.predict
+
+
+@pytest.mark.parametrize("overrides", ["SEED 1", {"SEED": 1}])
+def test_overrides_are_a_list(overrides):
+    with pytest.raises(UsageError, match=r"overrides are a list, \[KEY, VALUE"):
+        wsis.run(PIPELINE, overrides)
 
 
 def test_import_alone_is_cheap(shapes_root):

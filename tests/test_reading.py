@@ -50,6 +50,8 @@ def test_aliases_are_counted_written_out(text):
 
 
 def test_aliases_may_be_used():
+    merged = "a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, y: 3}"  # merged, and no key
+    assert parse_yaml(merged)["c"] == {"x": 1, "y": 3}
     said = parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: [2]}\nc: *a")
     assert said == {"a": {"x": 1}, "b": {"x": 1, "y": [2]}, "c": {"x": 1}}
     assert parse_yaml("") is None
@@ -67,6 +69,7 @@ def test_aliases_may_be_used():
         ("1" * 5000, "digits"),
         ("!!python/object/apply:os.system [ls]", "constructor"),
         ("a: b: c", "mapping values"),
+        ("a:\n  b: 1\n  c: 2\n  b: 3\n", "b occurs twice, again in line 4; join them"),
         ("#" * (MAX_YAML_BYTES + 1), "characters are too many"),
     ],
 )

@@ -1,10 +1,14 @@
 """What cannot be all true is told once for the file, or where it is."""
 
+import json
 import re
 
+import numpy as np
 import pytest
+from wsis.data.builtin import get_dataset_dicts
 from wsis.data.contradictions import tell_contradictions
 from wsis.data.problems import Problems
+from wsis.data.user import register_dataset
 from wsis.errors import DataError
 
 from tests.data.test_coco_fields import RLE, content, load  # noqa: F401  (a fixture)
@@ -160,6 +164,77 @@ def test_points_that_are_shares():
         told(pointed((0.5, 0.25), (1, 1)))
     assert not told(pointed((0.5, 0.25), (2, 1))).found
     assert not told(pointed((0, 0), (1, 1))).found
+
+
+def per_cents(*boxes, size=(480, 640), **more):
+    """Boxes in per cent, in images that are larger; more of them than the least that is certain."""
+    records = images(*boxes, size=size, **more)
+    for record in records:
+        (one,) = record["annotations"]
+        if "segmentation" in one:
+            x, y, w, h = np.array(one["bbox"]) * (6.4, 4.8, 6.4, 4.8)
+            one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    return records
+
+
+SPREAD = [(5.25, 60, 20, 30), (70, 8, 25.5, 20), (40, 40, 10, 10), (1, 2, 90, 95)]
+
+
+@pytest.mark.parametrize("more", [{}, {"segmentation": []}])
+def test_per_cents_of_the_image(more):
+    message = (
+        r"f.json: image 0, annotation 0: bbox \[5\.25, .*\]: every bbox of the file \(4\) lies "
+        r"within the first 100 pixels of its image, as per cents .* do: write \[x, y, width, height"
+    )
+    with pytest.raises(DataError, match=message):
+        told(per_cents(*SPREAD, **more))
+    small = images((20, 20, 40, 30), size=(70, 80))
+    with pytest.raises(DataError, match=r"every bbox of the file \(5\)"):
+        told([*per_cents(*SPREAD, **more), *[small[0] | {"file_name": "s.png", "image_id": 9}]])
+
+
+def test_per_cents_of_a_mask_are_certain_wherever_they_are():
+    """A pedestrian, always in the middle."""
+    with pytest.raises(DataError, match="as per cents of the image's sides do"):
+        told(per_cents(*[(40.5, 20, 20, 60)] * 4, segmentation=[]))
+    (found,) = told(per_cents(*[(40.5, 20, 20, 60)] * 4)).found
+    assert "write [x, y, width, height] in pixels if they are (tools/check_data" in found.message
+
+
+def test_what_may_be_pixels(load):  # noqa: F811
+    assert not told(per_cents(*SPREAD[:1])).found  # one object in a corner
+    assert not told(per_cents(*[tuple(map(int, box)) for box in SPREAD])).found
+    assert not told(per_cents(*SPREAD, (140.5, 3, 4, 5))).found
+    assert not told(images(*SPREAD, size=(110, 120))).found
+    near = images(*SPREAD, size=(480, 640))
+    near[3]["annotations"][0]["segmentation"] = [[300, 300, 400, 300, 400, 400]]
+    (found,) = told(near).found
+    assert "far from the box of its mask" in found.message
+
+
+def test_points_that_are_per_cents():
+    points = [(5.25, 60), (70, 8), (40, 40), (96, 95)]
+    records = images(*points, size=(480, 640))
+    for record in records:
+        record["annotations"][0]["point"] = record["annotations"][0].pop("bbox")
+    with pytest.raises(DataError, match=r"point \[5.25, 60\]: every point .* write \[x, y\] in"):
+        told(records)
+
+
+@pytest.mark.parametrize("key", ["bbox", "point"])
+def test_a_file_of_per_cents_is_refused_however_it_is_read(tmp_path, key):
+    """Annotations are looked at one by one, or all together, or many at once."""
+    (tmp_path / "images").mkdir()
+    objects = [{key: box if key == "bbox" else box[:2]} for box in SPREAD * 2]
+    objects = [{"id": i, "image_id": i, "category_id": 1} | one for i, one in enumerate(objects)]
+    pictures = [{"id": i, "file_name": f"{i}.png"} for i in range(8)]
+    pictures = [one | {"height": 480, "width": 640} for one in pictures]
+    content = {"images": pictures, "annotations": objects, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    entry = {"FORMAT": "coco", "JSON": f"{tmp_path}/a.json", "IMAGES": f"{tmp_path}/images"}
+    name = register_dataset({"NAME": f"per_cents_{key}"} | entry)
+    with pytest.raises(DataError, match="within the first 100 pixels"):
+        get_dataset_dicts(name)
 
 
 def test_polygons_that_are_shares(load):  # noqa: F811

@@ -227,6 +227,16 @@ def test_files_that_stand_for_no_data_set(tmp_path, name, content, said):
         recognize(tmp_path / name, "TRAIN")
 
 
+def test_several_files_and_pictures_alone_are_told(tmp_path):
+    pictures(tmp_path, "images/a.jpg")
+    with pytest.raises(UsageError, match=rf"name the folder around it \({tmp_path}\) if"):
+        recognize(tmp_path / "images", "TRAIN")
+    put(tmp_path / "b.csv", "a.jpg,x")
+    put(tmp_path / "a.csv", "a.jpg,x")
+    with pytest.raises(UsageError, match="several files .*; name one of them: a.csv, b.csv$"):
+        recognize(tmp_path, "TRAIN")
+
+
 @pytest.mark.parametrize("names", [["images/a.jpg"], ["images/a.jpg", "masks/a.png"]])
 def test_folders_that_are_no_classes(tmp_path, names):
     pictures(tmp_path, *names)

@@ -148,6 +148,16 @@ def test_single_pass_keeps_order_and_reports_failures(workers):
     assert made[2] == Failure("img2", "img2 is truncated")
 
 
+@pytest.mark.parametrize(("ahead", "asked"), [(1, 2), (5, 5)])
+def test_loading_processes_are_as_many_samples_ahead_as_asked_for(ahead, asked):
+    drawn = []
+    order = (drawn.append(index) or index for index in range(len(DICTS)))
+    made = single_pass_loader(DICTS, draw, num_workers=1, order=order, ahead=ahead)
+    assert next(made)["image_key"] == "img0"
+    assert len(drawn) == asked + 1  # the next one is asked for in its place
+    assert len(list(made)) == len(DICTS) - 1
+
+
 def tensors(sample):
     return {"wide": torch.full((3, 4), sample["width"]).t(), "key": sample["image_key"]}
 

@@ -55,6 +55,32 @@ def test_a_word_may_be_a_number(text, tmp_path):
         load_pipeline(path, ["MODEL.PEAK_CLASSIFIER.WINDOW", "three"])
 
 
+def test_a_rate_may_be_a_whole_number(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {PIPELINE}\nSOLVER: {{WEIGHT_DECAY: 0}}\n")
+    (planned,) = load_pipeline(own, ["SOLVER.BASE_LR", "1"]).select(stage="mask_rcnn")
+    assert repr(planned.cfg.SOLVER.BASE_LR) == "1.0"
+    assert repr(planned.cfg.SOLVER.WEIGHT_DECAY) == "0.0"
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {PIPELINE}\nOUTPUT_DIR: ~/runs/birds\n")
+    pipeline = load_pipeline(own, (), networks=False)
+    assert pipeline.output_dir == tmp_path / "runs" / "birds"
+    assert pipeline.stages[1].folder == tmp_path / "runs" / "birds" / "2_cam"
+
+
+def test_a_pipeline_of_wsis_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("irnet_shapes.yaml", "configs/irnet_shapes.yaml"):
+        assert load_pipeline(name, (), networks=False).name == "irnet_shapes"
+    for name in ("irnet_shapes", "irnet_shape.yaml", "configs/irnet_shape.yaml"):
+        with pytest.raises(UsageError, match="no config file .*; did you mean irnet_shapes.yaml"):
+            load_pipeline(name, ())
+
+
 def test_the_command_line_is_read_as_a_file():
     words = ["A.B", "1", "A.C", "x", "cam.C", "2", "DATA.VAL", "", "cam.DATA.TRAIN", "[a, b]"]
     found = read_overrides(words, ["cam", "mask_rcnn"])
@@ -156,12 +182,17 @@ LAUGHS = (
         (["SOLVER.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
         (["SOLVER.MAX_ITR", "1"], "SOLVER.MAX_ITR; did you mean SOLVER.MAX_ITER?"),
         (["INPUT.SCALES", "1.0"], r'a list is written "\[a, b\]"'),
+        (["SOLVER.MAX_ITER", "ten"], "SOLVER.MAX_ITER is 'ten'; it takes a whole number, as 160"),
+        (["SOLVER.BASE_LR", "1" + 400 * "0"], "SOLVER.BASE_LR is .*; it takes a number, as 0.05"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; it must be the path of a folder"),
+        (["data.train", "birds"], r"'data.train' is neither a config key .*; did you mean DATA\?"),
         (["DATASETS.TRAIN", "[a]"], "DATASETS.TRAIN is filled in from DATA; name data sets there"),
         (["cam.WSIS.EVALUATION.IMAGES", "[a]"], "WSIS.EVALUATION.IMAGES is filled in from DATA"),
         (["cam.WSIS.IMAGES", "[a]"], "stage cam: WSIS.IMAGES names roles of DATA .*, not 'a'"),
         (["DATA.TEST", "a"], "DATA has no role 'TEST'; roles are TRAIN, VAL, SALIENT"),
         (["DATA.TRIAN", "a"], "has no role 'TRIAN'; roles are TRAIN, .*; did you mean TRAIN"),
         (["DATE.TRAIN", "a"], r"config key: DATE; did you mean DATA\?$"),
+        (["OUTPUT_DIR", "None"], "OUTPUT_DIR has no value"),
         (["SLOVER.MAX_ITER", "1"], r"config key: SLOVER; did you mean SOLVER\?$"),
         (["cam.WSIS.IMAGES", "[trian]"], "not 'trian'; did you mean TRAIN"),
         (["DATA.VAL", "{FORMAT: Cocoo, IMAGES: a}"], "FORMAT is .*, not Cocoo; did you mean coco"),
@@ -208,6 +239,14 @@ def test_wrong_overrides_are_usage_errors(overrides, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "_BASE_: configs/irnet_shapes.yaml\nmask_rcnn: {SEED: 1}",
+            "the lines of a stage stand below STAGES",
+        ),
+        (
+            "_BASE_: configs/irnet_shapes.yaml\nDATA: {TRAIN: a}\nDATA: {VAL: b}",
+            "DATA occurs twice, again in line 3",
+        ),
         ("_BASE_: absent.yaml", "_BASE_ names absent.yaml, which is no file in"),
         ("_BASE_: irnet_shape.yaml", "or configs/; did you mean irnet_shapes.yaml"),
         (

@@ -86,11 +86,14 @@ def test_few_figures_places_and_the_next_commands(tell):
     assert "do not beat" not in text
 
 
-def test_a_part_of_a_run_goes_on(tell):
+def test_a_part_of_a_run_goes_on(tell, monkeypatch):
     text = tell(FIGURES, done=["classifier", "cam"], shown=["cam"])
     assert "per cent" not in text  # the baseline alone is no figure that a person came for
     assert "python train_net.py --config-file my.yaml OUTPUT_DIR out\n" in text
     assert "demo.py" not in text
+    monkeypatch.setattr("wsis.engine.ending.same_processes", lambda device: ["torchrun"])
+    text = tell(FIGURES, done=["classifier", "cam"], shown=["cam"])
+    assert "torchrun --config-file my.yaml OUTPUT_DIR out\n" in text
     text = tell(FIGURES, done=["cam", "instances"], shown=["instances"])
     assert "68.25  30.50  CAM > 0.4" in text
     assert "classifier" not in text.partition("all figures")[0].partition("stage")[2]

@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from wsis.engine import launch as launch_module
-from wsis.engine.launch import check_device, choose_devices, trimming
+from wsis.engine.launch import check_device, choose_devices, same_processes, trimming
 from wsis.errors import UsageError
 
 from tests.tiny import ROOT, environment, forked
@@ -171,6 +172,43 @@ def test_impossible_choice(monkeypatch, gpus, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--num-"):
         choose_devices(gpus, processes)
+
+
+def test_a_question_about_gpus_needs_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_devices(4, None, runs=False) == ("cuda", 4)
+    with pytest.raises(UsageError, match="--num-gpus must be 0 or more"):
+        choose_devices(-1, None, runs=False)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "device", "expected"),
+    [
+        (0, 1, "cpu", ""),
+        (4, 1, "cpu", " --num-gpus 0"),
+        (0, 2, "cpu", " --num-processes 2"),
+        (4, 1, "cuda", ""),
+        (4, 4, "cuda:0", " --num-gpus 4"),
+    ],
+)
+def test_the_same_processes_once_more(monkeypatch, gpus, processes, device, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+    assert " ".join(same_processes(device)) == f"python train_net.py{expected}"
+
+
+def test_the_same_processes_of_torchrun(monkeypatch):
+    for name, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 4,
+        "MASTER_ADDR": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(comm, "get_world_size", lambda: 8)
+    monkeypatch.setattr(comm, "get_local_size", lambda: 4)
+    start = "torchrun --nnodes 2 --nproc-per-node 4 train_net.py"
+    assert " ".join(same_processes("cuda")) == start
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:7", "mps", "", "CPU"])

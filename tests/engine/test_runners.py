@@ -1,83 +1,105 @@
-"""One file is written from all artifacts, by any number of processes."""
+"""Several images at a time: one that fails costs no other anything; too little memory, fewer."""
 
-import multiprocessing
+from __future__ import annotations
+
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from wsis.config import get_wsis_cfg
-from wsis.data.pseudo_labels import PseudoLabels, read_pseudo_labels
+from plain.stages import Stages
+from wsis.data.stream import Failure
 from wsis.engine import runners
-from wsis.engine.runners import run_export
+from wsis.engine.manifest import Images
+from wsis.errors import DataError, MachineError, UsageError
+
+from tests.tiny import ROOT, make_shapes, tiny_overrides
 
 
-def labels_of(records, products, cfg):
-    """Every third image has no instance, every fifth is left out."""
-
-    def read(record):
-        number = record["image_id"]
-        if number % 5 == 4:
-            return None
-        rng, count = np.random.default_rng(number), number % 3
-        masks = rng.random((count, 6, 8)) < 0.5
-        return {"classes": np.zeros(count, int), "scores": rng.random(count), "masks": masks}
-
-    return PseudoLabels(records, read_instances=read, class_names=("bär",), min_score=0.1)
+def together(finish, most):
+    planned = SimpleNamespace(cfg=SimpleNamespace(SEED=0))
+    folder = SimpleNamespace(name="cam", planned=planned, images=Images())
+    return runners._Together(folder, finish, most)
 
 
-def export(path, closed):
-    """What a process of a run does."""
-    path.mkdir(exist_ok=True)
-    sizes = {"height": 6, "width": 8}
-    records = [
-        {"file_name": f"/in/{n}.jpg", "image_id": n, "image_key": str(n)} | sizes for n in range(41)
-    ]
-    folder = SimpleNamespace(
-        path=path,
-        planned=SimpleNamespace(cfg=get_wsis_cfg()),
-        dataset_dicts=records,
-        manifest=SimpleNamespace(digest="d"),
-        close=lambda product, counts: closed.put(counts),
-    )
-    run_export(folder, SimpleNamespace(file_name="labels.json", function=labels_of), {})
+def doubled(samples):
+    if 5 in samples:
+        raise DataError("not 5")
+    return [{"value": np.array(2 * sample)} for sample in samples]
 
 
-def as_rank(rank, size, barrier, path, closed, patch):
-    for name, value in {
-        "get_rank": rank,
-        "get_world_size": size,
-        "is_main_process": not rank,
-    }.items():
-        patch.setattr(runners.comm, name, lambda value=value: value)
-    patch.setattr(runners.comm, "synchronize", barrier.wait)
-    export(path, closed)
+def made(batches, samples):
+    """What becomes of samples whose keys are their numbers."""
+    found = []
+    for some in batches.lists(iter(samples)):
+        keys = [getattr(one, "key", str(one)) for one in some]
+        found += batches.made(keys, some)
+    return [str(one) if isinstance(one, Exception) else int(one["value"]) for one in found]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_bytes_are_those_of_one_process(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "digest_of_product", lambda folder: "")
-    context = multiprocessing.get_context("fork")
-    closed, barrier = context.SimpleQueue(), context.Barrier(size)
-    export(tmp_path / "one", closed)
-    (tmp_path / "more" / runners.PARTS).mkdir(parents=True)
-    for rank in "07":  # of a run that was killed
-        (tmp_path / "more" / runners.PARTS / rank).write_text('0\n1\n"image_id": 7}\n40\n2\n"im')
-    workers = [
-        context.Process(
-            target=as_rank, args=(rank, size, barrier, tmp_path / "more", closed, monkeypatch)
-        )
-        for rank in range(size)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    counts = closed.get()
-    assert counts == closed.get()
-    assert counts["left_out"] == 8
-    assert counts["images"] == 33
-    (file,) = (tmp_path / "more").iterdir()
-    assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes()
-    found = read_pseudo_labels(file)
-    ids = [a["id"] for image in found.images for a in image["annotations"]]
-    assert ids == [*range(1, counts["annotations"] + 1)]
+def test_what_fails_with_others_fails_alone(caplog):
+    batches = together(doubled, 4)
+    samples = [1, Failure("2", "no file"), 3, 4, 5, 6, 7]
+    assert [len(some) for some in batches.lists(iter(samples))] == [4, 3]
+    assert made(batches, samples) == [2, "no file", 6, 8, "not 5", 12, 14]
+    assert (batches.most, caplog.messages) == (4, [])
+
+
+@pytest.mark.parametrize(("room", "most"), [(1, 1), (2, 2), (5, 4)])
+def test_too_little_memory_for_many_images(room, most, caplog):
+    def finish(samples):
+        if len(samples) > room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return doubled(samples)
+
+    batches, samples = together(finish, 16), list(range(10, 42))
+    assert made(batches, samples) == [2 * sample for sample in samples]
+    assert batches.most == most
+    assert caplog.messages == ["cam: too little memory for 16 images at a time; fewer from now on"]
+
+
+@pytest.fixture
+def cams(tmp_path, monkeypatch):
+    """A stage of 5 images, 3 of them at a time, and what makes their artifacts."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(make_shapes(tmp_path, train=5, val=1)))
+    own = ("OUTPUT_DIR", str(tmp_path / "out")), ("MODEL.DEVICE", "cpu"), ("MODEL.WEIGHTS", "")
+    own = (*own, ("WSIS.ON_ERROR", "skip"), ("DATALOADER.NUM_WORKERS", "0"))
+    config = ROOT / "configs" / "irnet_shapes.yaml"
+    stages = Stages(config, tiny_overrides(config, own))
+    kept = runners._Together
+    monkeypatch.setattr(runners, "_Together", lambda f, finish, most: kept(f, finish, 3 * most))
+    return stages, *stages.maker("cam")
+
+
+def test_a_stage_names_the_image_that_fails_and_makes_the_others(cams):
+    stages, prepare, finish = cams
+    folder = stages.folders["cam"]
+    bad = folder.image_keys[1]
+    sizes = []
+
+    def failing(error):
+        def check(samples):
+            sizes.append(len(samples))
+            if bad in [sample["image_key"] for sample in samples]:
+                raise error
+            return finish(samples)
+
+        return prepare, check
+
+    stages.run("cam", failing(DataError("no good")))
+    assert sizes == [3, 1, 2, 1, 1, 2]
+    assert folder.logged()[bad] == {"skipped": "no good"}
+    others = [key for key in folder.image_keys if key != bad]
+    first = {key: folder.reader[key] for key in others}
+    stages.run("cam", (prepare, lambda samples: [finish([one])[0] for one in samples]))
+    for key in others:
+        for name, array in folder.reader[key].items():
+            np.testing.assert_allclose(first[key][name], array, rtol=1e-3, atol=1e-5)
+    short, wrong = RuntimeError("CUDA out of memory"), UsageError("MODEL.X is wrong")
+    for error, kind, said in (
+        (short, MachineError, f"image {bad}: out of memory"),
+        (wrong, UsageError, "MODEL.X"),
+    ):
+        with pytest.raises(kind, match=said):
+            stages.run("cam", failing(error))
+        assert folder.reader.path(folder.image_keys[0]).is_file()  # what came before is there
+        assert not folder.reader.path(folder.image_keys[2]).exists()

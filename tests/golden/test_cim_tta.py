@@ -32,7 +32,7 @@ def test_mean_of_views(golden, arrays, tmp_path, monkeypatch):
     passes = order_of_passes(sample, arrays)
     scores = [one_view(model, sample, view) for view in passes]
     np.testing.assert_allclose(torch.stack(scores), arrays["pass_scores"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(model.scores(sample), arrays["scores"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(model.scores([sample])[0], arrays["scores"], rtol=0, atol=1e-4)
 
 
 def order_of_passes(sample, arrays):
@@ -45,4 +45,4 @@ def order_of_passes(sample, arrays):
 
 
 def one_view(model, sample, view):
-    return model.scores({"views": [sample["views"][view]]})
+    return model.scores([{"views": [sample["views"][view]]}])[0]

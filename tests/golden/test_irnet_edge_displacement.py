@@ -12,6 +12,6 @@ def test_both_paddings(golden, arrays):
     default = irnet_cfg().MODEL.IRNET.INFERENCE_SIZE
     for case, side in (("default", default), ("small", int(arrays["small_crop"]))):
         model.canvas = {"fixed": side, "divisor": 16}
-        boundary, displacement = model.boundary_and_displacement(image)
+        ((boundary, displacement),) = model.boundary_and_displacement([image])
         assert_close(boundary[None], arrays[f"edge_{case}"], 2e-5, f"edge_{case}")
         assert_close(displacement, arrays[f"dp_{case}"], 2e-4, f"dp_{case}")

@@ -10,6 +10,8 @@ from torch import nn
 from wsis.errors import DataError, UsageError
 from wsis.modeling.network import (
     PixelModule,
+    by_size,
+    in_batches,
     mask_instances,
     network,
     options_of,
@@ -17,6 +19,22 @@ from wsis.modeling.network import (
     result_size,
     shapes_of,
 )
+
+
+def test_images_of_one_size_go_together_up_to_so_many_pixels():
+    images = [torch.full(size, float(n)) for n, size in enumerate([(3, 2, 5), (3, 5, 2)] * 4)]
+    assert by_size(images) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert by_size(images, pixels=30) == [[0, 2, 4], [1, 3, 5], [6], [7]]
+    assert by_size(images[:3], pixels=0) == [[0], [1], [2]]
+    sizes = []
+
+    def total(some):
+        sizes.append(len(some))
+        return torch.stack(some).flatten(1).sum(dim=1)
+
+    found = in_batches(total, images, images, pixels=30)
+    assert (sizes, found) == ([3, 3, 1, 1], [30.0 * n for n in range(8)])
+    assert in_batches(total, [], []) == []
 
 
 def test_normalises_any_dtype():

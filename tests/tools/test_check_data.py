@@ -335,6 +335,18 @@ def test_pipelines_are_those_for_photographs():
     assert f"configs/{PIPELINES['images'][0]}.yaml DATA.TRAIN birds OUTPUT_DIR" in told
 
 
+@pytest.mark.parametrize("images", [2, 3])
+def test_tags_that_every_image_has_train_nothing(images, tmp_path, capsys):
+    points = [{"image_id": n, "category_id": 7, "point": [2, 2]} for n in (1, 2)]
+    run(coco(tmp_path, points, images=images), tmp_path)  # the third has no object
+    told, same = capsys.readouterr().out, images == 2
+    for words, expected in (("every image has the same tags", same), ("  tags    cam", not same)):
+        assert (words in told) == expected
+    assert ("points_photos, iam_" if same else "points_photos, cim_") in told
+    assert run(coco(tmp_path, image_labels=["cat"]), tmp_path)[0] == 0
+    assert "start with" not in capsys.readouterr().out
+
+
 def test_objects_without_a_box_are_told(tmp_path, capsys):
     boxed = {"image_id": 1, "category_id": 7, "bbox": [2, 2, 4, 4]}
     path = coco(tmp_path, [boxed, {"image_id": 1, "category_id": 7, "point": [2, 2]}])

@@ -254,6 +254,18 @@ def test_a_run_gives_its_pseudo_labels(tiny_run, shapes_root, monkeypatch, capsy
     assert "holds no run folder" in capsys.readouterr().err
 
 
+def test_truth_and_predictions_in_each_other_s_place(caplog):
+    Path("1_pseudo_labels").mkdir()
+    Path("1_pseudo_labels/pseudo_labels.json").write_text(Path("truth.json").read_text())
+    words = ["--predictions", "truth.json", "--dataset"]
+    assert main([*words, "1_pseudo_labels/pseudo_labels.json"]) == 0
+    assert "swapped" not in caplog.text
+    Path("1_pseudo_labels/manifest.json").write_text("{}")
+    assert main([*words, "1_pseudo_labels/pseudo_labels.json"]) == 0
+    assert "truth.json has no scores, and 1_pseudo_labels/pseudo_labels.json was" in caplog.text
+    assert caplog.text.count("are they swapped?") == 1
+
+
 def test_nothing_found_is_missed():
     Path("results.json").write_text("[]")
     assert wsis.evaluate("results.json", "truth.json")["coco"]["AP"] == 0

@@ -317,6 +317,8 @@ def test_errors_are_sentences(make_run, tmp_path, capsys):
         (tmp_path / "nowhere", "does not exist"),
         (tmp_path / "images", "holds no run folder"),
         (run.stage(1, "cam", "infer"), "is the run folder of one stage"),
+        (run.json, "is a file; give the OUTPUT_DIR"),
+        (run.output.parent, f"runs are {run.output}\n"),
     ):
         assert main([str(path)]) == 1
         error = capsys.readouterr().err
@@ -324,6 +326,8 @@ def test_errors_are_sentences(make_run, tmp_path, capsys):
         assert str(path) in error
     assert main([str(run.output), "--output", str(run.json / "x.html")]) == 1
     assert "choose --output" in capsys.readouterr().err
+    assert main([str(run.output), "--output", str(tmp_path)]) == 2
+    assert "is a folder; name an HTML file in it" in capsys.readouterr().err
     (run.output / "1_cam" / "manifest.json").write_text("{")
     assert main([str(run.output)]) == 1
     assert "is not a manifest" in capsys.readouterr().err

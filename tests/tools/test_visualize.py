@@ -55,6 +55,7 @@ def test_pseudo_labels(run):
             "there is no data set (nor a path) 'no_such_set'",
         ),
         (("predictions", "{root}/images"), "is no run folder"),
+        (("predictions", "{root}/output"), "name one of its folders: 1_classifier, 2_cam"),
         (("pseudo-labels", "{root}/none.json", "--images", "{root}/images"), "none.json"),
         (("predictions", "{root}/output/2_cam"), "holds no instances but cam, high_res, keys"),
         (("predictions", "{root}/output/1_classifier"), "has no predictions"),

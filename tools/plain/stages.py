@@ -1,7 +1,8 @@
 """Whole stages on generated pictures, as a run does them: there is no plain way.
 
 The networks have their published sizes and random weights. What a stage reads is made before, and
-not timed. On a GPU, as in a run, other processes prepare the pictures meanwhile.
+not timed. On a GPU, as in a run, other processes prepare the pictures meanwhile, and a network gets
+several together.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from wsis.stage import ExportStage, InferStage, TrainStage
 from plain import Benchmark, synchronize
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-Maker = tuple[Callable[[dict[str, Any]], Any], Callable[[Any], dict[str, Any]]]
+Maker = tuple[Callable[[dict[str, Any]], Any], Callable[[list[Any]], list[dict[str, Any]]]]
 
 
 class Stages:

@@ -105,7 +105,7 @@ def _tell(args: argparse.Namespace) -> None:
     from wsis.engine.listing import describe_stages
     from wsis.engine.pipeline import load_pipeline
 
-    device, processes = choose_devices(args.num_gpus, args.num_processes)
+    device, processes = choose_devices(args.num_gpus, args.num_processes, runs=False)
     overrides = ["MODEL.DEVICE", device, *args.opts]
     pipeline = load_pipeline(args.config_file, overrides, num_processes=processes, networks=False)
     if args.print_config:

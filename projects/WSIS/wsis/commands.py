@@ -12,12 +12,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
-from wsis.errors import UsageError, WSISError, run_command
+from wsis.errors import UsageError, WSISError, did_you_mean, run_command
 
 
 class _Pipe(io.FileIO):
@@ -42,9 +42,31 @@ def let_output_vanish() -> None:
             setattr(sys, name, io.TextIOWrapper(buffer, **how))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says which option a mistyped one is like."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = sys.argv[1:] if args is None else args
+        for word in self._words:  # of a page that made one dash of two hyphens
+            name = "--" + word.lstrip("-–—−").partition("=")[0]
+            if word[:1] in ("–", "—", "−") and name in self._option_string_actions:
+                self.error(f"there is no {word}; did you mean {name}, with two hyphens?")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        known = self._option_string_actions
+        words = [word.partition("=")[0] for word in self._words if word.startswith("-")]
+        hints = {word: did_you_mean(word, known) for word in words if word not in known}
+        for word, hint in hints.items():
+            message += hint if message.endswith(word) or not hint else f"; there is no {word}{hint}"
+        super().error(message)
+
+
 def make_parser(description: str | None, **settings: Any) -> argparse.ArgumentParser:
     """A parser that prints texts as they are written, and takes no abbreviated options."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -116,14 +138,16 @@ def add_pipeline(
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=overrides)
 
 
-def check_output(option: str, path: Any, *inputs: Any) -> None:
+def check_output(option: str, path: Any, *inputs: Any, what: str = "a JSON file") -> None:
     """Refuse as the file to write a folder, or one of the files that are read; None is no path.
+
+    ``what`` is written, in words.
 
     Raises:
         UsageError: with what to choose.
     """
     if path is not None and os.path.isdir(path):
-        raise UsageError(f"{option} {path} is a folder; name a JSON file in it")
+        raise UsageError(f"{option} {path} is a folder; name {what} in it")
     files = [os.path.realpath(one) for one in (path, *inputs) if one and os.path.isfile(one)]
     if path is not None and files.count(os.path.realpath(path)) > 1:
         raise UsageError(f"{option} {path} is what is read; choose another file")

@@ -73,7 +73,7 @@ def _restore_old_names() -> None:
 
 _OWN_WARNINGS = (  # of detectron2 0.5's own code, which its users cannot change
     r".*torch\.jit\.script.* is deprecated|torch\.meshgrid: in an upcoming release|"
-    r"The given NumPy array is not writable"
+    r"The given NumPy array is not writable|TypedStorage is deprecated"
 )
 
 

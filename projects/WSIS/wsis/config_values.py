@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
+
+from detectron2.config import CfgNode
 
 from wsis.errors import UsageError, known_words
 
@@ -83,6 +88,57 @@ _CHOICES = {
     "WSIS.EVALUATION.PROTOCOLS": ("voc", "coco", "coco_bbox"),
     "WSIS.PROPOSALS.FORMAT": ("generate", "auto", "npz", "mat", "prm", "rle"),
 }
+NO_LITERAL = (ValueError, SyntaxError, RecursionError, MemoryError)  # of Python, in a value
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> .*? with values \((.*) vs. (.*)\) for .*: (.*)"
+)
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
+_A_LIST = '; a list is written "[a, b]", with one element too'
+
+
+def _as_known(value: Any, known: str | float) -> Any:
+    """A number as yacs needs it: quoted where the config has text, a float where it has such."""
+    number = value
+    if isinstance(value, str):
+        with suppress(*NO_LITERAL):
+            number = ast.literal_eval(value)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        with suppress(OverflowError):
+            return float(number) if isinstance(known, float) else repr(str(value))
+    return value
+
+
+def fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") -> dict[str, Any]:
+    """Values as yacs needs them, see `_as_known`: a peak filter may be 0.5, a rate 1.
+
+    Raises:
+        UsageError: a value where keys belong, or keys where a value belongs.
+    """
+    made = {}
+    for key, value in values.items():
+        known, name = cfg.get(key) if isinstance(cfg, CfgNode) else None, f"{prefix}{key}"
+        if known is not None and isinstance(known, CfgNode) != isinstance(value, dict):
+            wanted = "one value"
+            if isinstance(known, CfgNode):
+                wanted = f"keys of its own, as {name}.{next(iter(known), 'KEY')}"
+            raise UsageError(f"{source}: {name} is {value!r}; it takes {wanted}")
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"{source}: {name} has a null character, which no path or word has")
+        if isinstance(value, dict):
+            value = fitted(value, known, source, f"{name}.")
+        elif isinstance(known, str | float):
+            value = _as_known(value, known)
+        made[key] = value
+    return made
+
+
+def in_words(reason: str) -> str:
+    """Why yacs refuses a value: a type that does not fit in plain words, all else as it is."""
+    if not (found := _MISMATCH.match(reason)):
+        return reason
+    kind, known, value, key = found.groups()
+    wanted = f"{_TYPES.get(kind, 'a list')}, as {known}{'' if kind in _TYPES else _A_LIST}"
+    return f"Type mismatch: {key} is {value!r}; it takes {wanted}"
 
 
 def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -104,6 +160,8 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
             known = _CHOICES[key]
             unknown = [word for word in _leaves(value) if word not in known]
             wanted = f"one of {known_words(unknown[0], known)}" if unknown else ""
+        if key == "OUTPUT_DIR" and not value.strip():  # else the present folder
+            wanted = "the path of a folder"
         if wanted:
             raise UsageError(f"{key} is {value!r}; it must be {wanted}")
 

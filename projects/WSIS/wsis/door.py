@@ -19,7 +19,9 @@ from wsis.data.files import write_json
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
+from wsis.engine.listing import other_run
 from wsis.engine.lock import output_lock
+from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.engine.run import run as run_stages
 from wsis.engine.trainer import images_per_process
@@ -70,6 +72,8 @@ def run(
     Raises:
         WSISError: a mistake in the request or the data, with what to do next.
     """
+    if isinstance(overrides, str | Mapping):
+        raise UsageError("overrides are a list, [KEY, VALUE, ...]")
     device, processes = choose_devices(num_gpus, num_processes)
     if started_by_torchrun():
         processes = int(os.environ["WORLD_SIZE"])
@@ -81,8 +85,11 @@ def run(
     with reading_once():
         known = {"num_processes": processes, "networks": here, "classes": here}
         pipeline = load_pipeline(config_file, words, **known)
-        for planned in pipeline.select(**selection):
+        chosen = pipeline.select(**selection)
+        for planned in chosen:
             _check_processes(planned, processes, device, eval_only=eval_only)
+        if not (force or eval_only) and (other := other_run(pipeline, chosen)):
+            raise UsageError(other)
         one_of_many = started_by_torchrun() and os.environ["RANK"] != "0"
         with nullcontext() if one_of_many else output_lock(pipeline.output_dir):
             options = {"force": force, "resume": resume, "eval_only": eval_only}
@@ -147,6 +154,12 @@ def _score(
     build_measures((), chosen or ())  # their names, before anything is read
     records = get_dataset_dicts(name)
     found = CocoResults(predictions, name, records)
+    if not found.has_scores and (Path(given_name(name)).parent / MANIFEST).is_file():
+        logger.warning(
+            "%s has no scores, and %s was made by a run: are they swapped?",
+            predictions,
+            given_name(name),
+        )
     usable = _usable(found, records, chosen)
     evaluator = VOCInstanceEvaluator(name, usable, distributed=False, dataset_dicts=records)
     counts = []

@@ -20,6 +20,7 @@ import wsis.methods.iam.roi_heads
 import wsis.methods.irnet.mappers
 import wsis.methods.irnet.meta_arch
 import wsis.methods.irnet.roi_heads
+import wsis.methods.prm.mappers
 import wsis.methods.prm.meta_arch
 import wsis.methods.prm.roi_heads
 import wsis.methods.prompted_masks.mappers

@@ -54,8 +54,8 @@ def parse_yaml(text: str) -> Any:
     """The plain values in YAML, or None. Anchors may be used as long as the whole stays small.
 
     Raises:
-        ValueError: it is no YAML, nested absurdly, or larger than `MAX_YAML_NODES` when every
-            alias is written out.
+        ValueError: it is no YAML, has a key twice, is nested absurdly, or larger than
+            `MAX_YAML_NODES` when every alias is written out.
     """
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"{len(text)} characters are too many")
@@ -84,13 +84,22 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
 
 def _check_nodes(root: yaml.Node) -> None:
-    """Count nodes as if aliases were written out; stops at the limit, also in a circle."""
+    """Count nodes as if aliases were written out; stops at the limit, also in a circle.
+
+    A key that occurs twice is refused: PyYAML would pass over the first one in silence.
+    """
     waiting, count = [root], 0
     while waiting:
         node, count = waiting.pop(), count + 1
         if count > MAX_YAML_NODES:
             raise ValueError(f"it has more than {MAX_YAML_NODES} entries, its aliases written out")
         if isinstance(node, yaml.MappingNode):
+            keys: set[tuple[str, str]] = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if (key.tag, key.value) in keys and key.value != "<<":
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"{key.value} occurs twice, again in line {line}; join them")
+                keys.add((key.tag, key.value))
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value

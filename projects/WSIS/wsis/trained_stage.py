@@ -90,7 +90,7 @@ def open_run(run: str | os.PathLike[str], imports: Sequence[str] = ()) -> Pipeli
     if not found:
         raise WSISError(
             f"{output_dir} holds no stage that has run (<n>_<stage>/config.yaml), nor is that a "
-            f"network that comes with WSIS ({', '.join(ready_names())})"
+            f"network that comes with WSIS ({known_words(name, ready_names())})"
         )
     stages: list[PlannedStage] = []
     for path in sorted(found, key=lambda path: int(_number(path))):
@@ -292,7 +292,7 @@ class TrainedStage:
         if isinstance(stage, InferStage) and stage.measured is not None:
             planned = planned.with_values(stage.measured(products))
         prepare, finish = artifact_maker(planned, products, weights)
-        return lambda: finish(prepare(self._record))
+        return lambda: finish([prepare(self._record)])[0]
 
     def _detections(self, instances: Any) -> Arrays:
         """``Instances`` of the image at hand as arrays; only of its tags, if these are known."""

@@ -123,6 +123,7 @@ def test_missing_weights_are_told_before_the_first_stage(photos):
         ("cim_photos_point", "point", "point_clusters"),
         ("points_photos", "point", "point_masks"),
         ("iam_photos_point", "point", "point_peak_classifier"),
+        ("supervised_photos", "mask", "supervised_mask_rcnn"),
     ],
 )
 def test_tags_alone_are_refused_before_the_first_stage(photos, shapes_root, name, what, stage):
@@ -132,6 +133,33 @@ def test_tags_alone_are_refused_before_the_first_stage(photos, shapes_root, name
     assert refused.returncode == 1
     assert f"stage {stage} needs {what} annotations, and no image of" in refused.stderr
     assert not list((photos / "out").glob("1_*"))
+
+
+def test_masks_of_some_objects_are_no_masks_of_all(photos, shapes_root):
+    """Told before the first stage, and not by the first picture of which that is true."""
+    path = photos / "boxes_train.json"
+    content = json.loads((shapes_root / "shapes" / path.name).read_text())
+    total = len(content["annotations"])
+    content["annotations"][0]["segmentation"] = [[10, 10, 20, 10, 20, 20]]
+    path.write_text(json.dumps(content))
+    config, extra = CONFIG.with_name("supervised_photos.yaml"), [("DATA.TRAIN", str(path))]
+    refused = run(photos, config=config, extra=extra)
+    assert refused.returncode == 1
+    assert f"needs masks: {total - 1} of {total} objects of {path} have none" in refused.stderr
+    assert not list((photos / "out").glob("1_*"))
+
+
+def test_tags_that_all_images_share_are_told(photos):
+    path = photos / "one.json"
+    images = [
+        {"id": number, "file_name": file.name, "image_labels": [1]}
+        for number, file in enumerate(sorted((photos / "images").glob("train_*")), start=1)
+    ]
+    path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "robin"}]}))
+    config, extra = CONFIG.with_name("cam_instances_photos.yaml"), [("DATA.TRAIN", str(path))]
+    extra += [("MODEL.TIMM.WEIGHTS", "nowhere.pth")]  # ends it before it trains
+    done = run(photos, config=config, extra=extra)
+    assert f"classifier works on tags, and every image of {path} has the same" in done.stdout
 
 
 def test_objects_without_a_box_are_told(photos, shapes_root):

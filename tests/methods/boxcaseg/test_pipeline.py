@@ -116,6 +116,8 @@ def test_two_processes_make_what_one_makes(finished, shapes_root, tmp_path):
     words = ("--until-stage", "pseudo_labels", "--num-gpus", 0, "--num-processes", 2)
     done = train_net_forked(*words, datasets=shapes_root, output=tmp_path, **RUN)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "python train_net.py --num-processes 2 --config-file" in done.stdout  # to go on
+    assert "Warning" not in done.stderr  # of Detectron2's own code, in each of them
     assert (tmp_path / LABELS).read_bytes() == (finished / LABELS).read_bytes()
     one, two = (
         json.loads((o / "metrics.json").read_text())["stages"] for o in (finished, tmp_path)

@@ -82,11 +82,11 @@ def test_masks_matter_unless_switched_off():
     for _, found in other["views"]:
         found.proposal_crops = ~found.proposal_crops
     model = network().eval()
-    assert not torch.equal(model.scores(sample), model.scores(other))
+    assert not torch.equal(*model.scores([sample, other]))
     cfg = tiny_cim_cfg()
     cfg.MODEL.CIM.MASK_GUIDED = False
     model = network(cfg).eval()
-    assert torch.equal(model.scores(sample), model.scores(other))
+    assert torch.equal(*model.scores([sample, other]))
 
 
 def test_detections():

@@ -45,6 +45,15 @@ def test_points_that_go_round_and_round_end_where_full_steps_end(period, steps):
     assert (later != expected).any()  # they do move
 
 
+@pytest.mark.parametrize("steps", [11, 60, 101])
+def test_fields_that_go_together_end_where_each_ends_alone(steps):
+    fields = torch.stack([turning(3), field_to([(1, 1), (4, 5)], (21, 21)).float(), turning(5)])
+    together = refine_centroids(fields, num_steps=steps)
+    for field, found in zip(fields, together, strict=True):
+        assert torch.equal(found, refine_centroids(field, num_steps=steps))
+    assert refine_centroids(fields[:0]).shape == (0, 2, 21, 21)
+
+
 def test_every_pixel_finds_its_centre_and_its_cluster():
     field = field_to([(4, 4), (12, 20)], (17, 26))
     centroids = refine_centroids(field)

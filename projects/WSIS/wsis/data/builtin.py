@@ -200,8 +200,8 @@ def check_supervision(names: Sequence[str], needed: str, stage: str) -> None:
         granted = _metadata(name).get("supervision", "mask")
         if SUPERVISIONS.index(granted) < SUPERVISIONS.index(needed):
             raise UsageError(
-                f"stage {stage} trains on {needed} annotations, but data set {name} grants "
-                f"SUPERVISION {granted} only"
+                f"stage {stage} trains on {needed} annotations, but data set {given_name(name)} "
+                f"grants SUPERVISION {granted} only; tools/check_data.py names pipelines for it"
             )
 
 

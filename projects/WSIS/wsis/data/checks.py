@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from wsis.data.problems import FieldError
-from wsis.errors import DataError
+from wsis.errors import DataError, near_file
 from wsis.reading import open_file, read_text
 
 MAX_JSON_BYTES = 8 << 30
@@ -167,7 +167,7 @@ def load_json(
     except DataError:  # of the hook
         raise
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise DataError(f"{path} does not exist{near_file(os.fspath(path))}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a readable JSON file ({error})") from error
 

@@ -19,6 +19,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -235,12 +236,8 @@ class PseudoLabels:
 
 
 def write_pseudo_labels(
-    path: str | os.PathLike[str],
-    dataset_dicts: Sequence[Record],
-    *,
-    info: Mapping[str, Any],
-    **options: Any,
-) -> dict[str, int]:
+    path: str | os.PathLike[str], dataset_dicts: Sequence[Record], *, info: Any, **options: Any
+) -> dict[str, Any]:
     """Write pseudo labels in one process; ``options`` are those of `PseudoLabels`."""
     return PseudoLabels(dataset_dicts, **options).write(path, info)
 
@@ -276,6 +273,21 @@ def export_pseudo_labels(
     )
 
 
+def tell_written(path: Path, counts: Mapping[str, int], min_score: float) -> None:
+    """Log what a file of pseudo labels holds."""
+    images, instances = counts["images"], counts["annotations"]
+    logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
+    if not instances:
+        logger.warning(
+            "pseudo labels: no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now %g), or "
+            "look at what the stages before made (tools/report.py)",
+            min_score,
+        )
+
+
+_OF_A_RUN = "; name the OUTPUT_DIR of a run, or its file of pseudo labels"
+
+
 def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
     """Read a file of pseudo labels, whose annotations all have a mask as RLE and a score.
 
@@ -295,9 +307,9 @@ def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
         for annotation in record["annotations"]:
             with naming(f"{path}: image {record['image_id']}, annotation {annotation['id']}"):
                 if not isinstance(annotation.get("segmentation"), dict):
-                    raise ValueError("segmentation is not an RLE")
+                    raise ValueError(f"segmentation is not an RLE{_OF_A_RUN}")
                 if "score" not in annotation:
-                    raise ValueError("score is missing")
+                    raise ValueError(f"score is missing{_OF_A_RUN}")
                 if annotation["iscrowd"]:
                     raise ValueError("iscrowd is 1; a pseudo label is one object")
     return file

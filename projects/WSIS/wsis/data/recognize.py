@@ -22,6 +22,7 @@ _APART = ("annotations", "Annotations")  # folders of the files about pictures b
 _NO_CLASSES = {"images", "jpegimages", "img", "imgs", "photos", "pictures", "masks", "labels"}
 _LABELME = re.compile(r'"(shapes|imageData|imagePath)"\s*:')
 _COCO = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
+_LABELS = (".json", ".xml", ".csv", ".tsv")
 _ADVICE = "describe it with FORMAT (datasets/README.md)"
 
 
@@ -36,16 +37,24 @@ def recognize(path: Path, role: str) -> Entry:
         UsageError: it is nothing that is known.
     """
     entry = _of_file(path, role) if path.is_file() else _of_folder(path, role)
+    if entry is None and path.is_dir():
+        files = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in _LABELS]
+        if len(files) > 1:
+            raise UsageError(
+                f"DATA.{role}: {path} has several files that may be its labels; name one of them: "
+                f"{', '.join(files[:5])}{', ...' if files[5:] else ''}"
+            )
     if entry is None and path.is_dir() and (pictures := pictures_in(path)):
         raise UsageError(
             f"DATA.{role}: {path} has images ({len(pictures)}), but nothing that says what they "
-            f"show; sort them into a folder for each class, or {_ADVICE}"
+            f"show; name the folder around it ({path.absolute().parent}) if labels or other "
+            f"classes are there, sort them into a folder for each class, or {_ADVICE}"
         )
     if entry is None:
         raise UsageError(
             f"DATA.{role}: {path} is no COCO JSON, no VOC tree (it has no JPEGImages), no CSV, "
             "nothing of YOLO, labelme, VIA, Label Studio or CVAT, and has no class folders with "
-            f"images; {_ADVICE}"
+            f"images; name the folder that holds labels and images, or {_ADVICE}"
         )
     return entry
 
@@ -74,7 +83,7 @@ def _of_file(path: Path, role: str) -> Entry | None:
         return _with_images(_kind_of_json(path, head, role), "JSON", path)
     if suffix == ".xml" and "<annotations" in head:
         return _with_images("cvat", "XML", path)
-    if suffix in (".csv", ".tsv"):
+    if suffix in _LABELS[2:]:
         via = "region_shape_attributes" in head
         return _with_images("via", "JSON", path) if via else _with_images("csv", "CSV", path)
     if suffix in (".yaml", ".yml") and "names" in head:
@@ -121,10 +130,10 @@ def _of_folder(path: Path, role: str) -> Entry | None:
     if any(_LABELME.search(_head(file)) for file in label_files(path)[:5]):
         return {"FORMAT": "labelme", "IMAGES": str(path)}
     found = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
-    files = [file for file in found if file.suffix.lower() in (".json", ".xml")]
+    files = [file for file in found if file.suffix.lower() in _LABELS[:2]]
     files = [file for file in files if "instances" in file.stem] or files  # COCO has captions, too
     own = [file for file in files if any(name in file.stem.lower() for name in names)]
-    tables = [file for file in found if file.suffix.lower() in (".csv", ".tsv")]
+    tables = [file for file in found if file.suffix.lower() in _LABELS[2:]]
     classes = [name for name in class_folders(path) if pictures_in(path / name)]
     if classes and not {name.lower() for name in classes} <= _NO_CLASSES:
         tables = [file for file in tables if _names_a_picture(file, path)]

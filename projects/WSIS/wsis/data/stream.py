@@ -348,17 +348,21 @@ def single_pass_loader(
     *,
     num_workers: int,
     order: Iterable[int] | None = None,
+    ahead: int = 1,
 ) -> Iterator[Any]:
     """Yields ``function(dataset_dict)`` one by one, in order, made by workers.
 
     A sample that could not be made comes as a `Failure`. With ``order`` it is that of the dicts of
-    these indices, which are asked for as workers become free.
+    these indices, which are asked for as workers become free. They are ``ahead`` samples ahead, or
+    two each if that is more.
     """
+    num_workers = min(num_workers, len(dataset_dicts))
     loader: DataLoader[Any] = DataLoader(
         cast("Dataset[Any]", compact(dataset_dicts)),
         batch_size=None,
         sampler=order,
-        num_workers=min(num_workers, len(dataset_dicts)),
+        num_workers=num_workers,
+        prefetch_factor=max(2, -(-ahead // num_workers)) if num_workers else None,
         collate_fn=_Parcel(partial(_attempt, function)),
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),

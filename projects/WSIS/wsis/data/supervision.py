@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wsis.data.problems import Problems
-from wsis.data.records import Record, Records
+from wsis.data.records import Record, Records, heads_of
 from wsis.errors import UsageError
 
 SUPERVISIONS = ("image", "point", "box", "mask")
@@ -52,6 +52,11 @@ def seen_at(dataset_dict: dict[str, Any], level: str) -> dict[str, Any]:
             if any(k in a for k in _EVIDENCE[level])
         ]
     return result
+
+
+def same_tags(dataset_dicts: Sequence[Record]) -> bool:
+    """Whether all images have the same tags: then tags teach nothing of what makes a class."""
+    return len({frozenset(head["image_labels"]) for head in heads_of(dataset_dicts)}) < 2
 
 
 def require_supervision(

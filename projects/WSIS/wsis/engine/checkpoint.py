@@ -164,7 +164,10 @@ def build_inference_model(cfg: CfgNode, weights: Path | str) -> nn.Module:
         WSISError: the checkpoint is not there.
     """
     if "://" not in str(weights) and not Path(weights).is_file():
-        raise WSISError(f"no trained weights {weights}; run the stage that makes them first")
+        raise WSISError(
+            f"no trained weights {weights}; run the stage that makes them first (train_net.py with "
+            "the same config and overrides), or correct OUTPUT_DIR"
+        )
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS = str(weights), ""  # nothing else is loaded

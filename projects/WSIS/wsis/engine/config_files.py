@@ -14,7 +14,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 import wsis
-from wsis.config import flatten
+from wsis.config import flatten, stock_values
+from wsis.config_values import NO_LITERAL, fitted, in_words
 from wsis.data.checks import short
 from wsis.data.user import ROLES
 from wsis.engine.model_zoo import ZOO, read_zoo_config
@@ -28,8 +29,6 @@ _YAML = (".yaml", ".yml")
 # Keys that name data sets. A pipeline names data by role and may not set these.
 _NAMES_OF_DATA = ("DATASETS.", "WSIS.DATASETS.", "WSIS.CLASSES.", "WSIS.EVALUATION.IMAGES.")
 _ROOT = Path(wsis.__file__).resolve().parents[3]  # of the checkout, where configs/ lies
-
-_NO_LITERAL = (ValueError, SyntaxError, RecursionError, MemoryError)  # of Python, in a value
 
 Lines = tuple[str, Mapping[str, Any]]  # the file (or place) they come from, and the values
 
@@ -68,7 +67,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise UsageError(f"no config file {path}{near_file(path, _YAML)}") from None
+        raise UsageError(f"no config file {path}{_near(_places(path))}") from None
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -113,14 +112,22 @@ def find_base(name: str, beside: Path) -> Path:
     if "://" in name and not name.startswith(ZOO):
         raise UsageError(f"{beside}: _BASE_ names the address {name}; download it, name the file")
     path = Path(name).expanduser()
-    places = [beside.parent / path, path, _ROOT / path, _ROOT / "configs" / path]
+    places = [beside.parent / path, *_places(path)]
     if found := next(filter(Path.is_file, places), None):
         return found
     looked = ", ".join(dict.fromkeys(str(place.parent) for place in places[:2]))
-    near = next(filter(None, (near_file(place, _YAML) for place in places)), "")
     raise UsageError(
-        f"{beside}: _BASE_ names {name}, which is no file in {looked} or configs/{near}"
+        f"{beside}: _BASE_ names {name}, which is no file in {looked} or configs/{_near(places)}"
     )
+
+
+def _places(path: Path) -> list[Path]:
+    """Where a file may lie: here, or among those that come with WSIS."""
+    return [path, _ROOT / path, _ROOT / "configs" / path]
+
+
+def _near(places: Sequence[Path]) -> str:
+    return next(filter(None, (near_file(place, _YAML) for place in places)), "")
 
 
 def _is_file(name: str) -> bool:
@@ -209,8 +216,7 @@ def read_config_files(path: Path) -> list[ConfigFile]:
     Raises:
         UsageError: a file is missing, unreadable or builds on itself.
     """
-    if not path.is_file() and (_ROOT / path).is_file():  # one that comes with WSIS
-        path = _ROOT / path
+    path = next(filter(Path.is_file, _places(path)), path)
     found: list[ConfigFile] = []
     for source, said in _with_bases(path, zoo=False, read={}):
         values = dict(said)
@@ -268,41 +274,6 @@ def lines_of_stage(files: Sequence[ConfigFile], chain: Sequence[str]) -> list[Li
     return [lines for _, lines in found if lines[1]]
 
 
-def _as_word(value: Any) -> Any:
-    """Quote a number, or text that yacs would read as a number, so that yacs reads it as text."""
-    number = value
-    if isinstance(value, str):
-        with suppress(*_NO_LITERAL):
-            number = ast.literal_eval(value)
-    if isinstance(number, int | float) and not isinstance(number, bool):
-        return repr(str(value))
-    return value
-
-
-def _fitted(values: Mapping[str, Any], cfg: Any, source: str, prefix: str = "") -> dict[str, Any]:
-    """Values as yacs needs them: a number becomes text where the config has text (a peak filter).
-
-    Raises:
-        UsageError: a value where keys belong, or keys where a value belongs.
-    """
-    made = {}
-    for key, value in values.items():
-        known, name = cfg.get(key) if isinstance(cfg, CfgNode) else None, f"{prefix}{key}"
-        if known is not None and isinstance(known, CfgNode) != isinstance(value, dict):
-            wanted = "one value"
-            if isinstance(known, CfgNode):
-                wanted = f"keys of its own, as {name}.{next(iter(known), 'KEY')}"
-            raise UsageError(f"{source}: {name} is {value!r}; it takes {wanted}")
-        if isinstance(value, str) and "\0" in value:
-            raise UsageError(f"{source}: {name} has a null character, which no path or word has")
-        if isinstance(value, dict):
-            value = _fitted(value, known, source, f"{name}.")
-        elif isinstance(known, str):
-            value = _as_word(value)
-        made[key] = value
-    return made
-
-
 def merge_lines(cfg: CfgNode, lines: Lines) -> None:
     """Merge lines of a file or of the command line into a config, in place.
 
@@ -317,16 +288,16 @@ def merge_lines(cfg: CfgNode, lines: Lines) -> None:
                 "DATA.TRAIN, DATA.VAL, DATA.SALIENT (datasets/README.md)"
             )
     try:
-        cfg.merge_from_other_cfg(CfgNode(_fitted(values, cfg, source)))
-    except (KeyError, TypeError, AssertionError, *_NO_LITERAL) as error:
+        cfg.merge_from_other_cfg(CfgNode(fitted(values, cfg, source)))
+    except (KeyError, TypeError, AssertionError, *NO_LITERAL) as error:
         reason = str(error.args[0] if error.args else type(error).__name__)
         # yacs names the first node that does not exist: SLOVER of SLOVER.MAX_ITER.
         known = (accumulate(key.split("."), "{}.{}".format) for key in flatten(cfg, ""))
         unknown = reason.partition("Non-existent config key: ")[2]
         hint = did_you_mean(unknown, [*_TOP, *chain.from_iterable(known)])
-        if reason.startswith("Type mismatch") and "tuple" in reason:
-            hint = '; a list is written "[a, b]", with one element too'
-        raise UsageError(f"{source}: {reason}{hint}") from None
+        if unknown.islower():
+            hint = "; the lines of a stage stand below STAGES"
+        raise UsageError(f"{source}: {in_words(reason)}{hint}") from None
 
 
 def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
@@ -361,8 +332,10 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
         owner, rest = (first, rest) if first in names else ("", key)
         if not owner and not first.isupper():
             raise UsageError(
-                f"'{key}' is neither a config key nor <stage>.KEY; stages: "
-                + known_words(first, names)
+                f"'{key}' is neither a config key nor <stage>.KEY; stages: {', '.join(names)}"
+                + did_you_mean(
+                    first, [*names, *_TOP, *{k.partition(".")[0] for k in stock_values()}]
+                )
             )
         node, (*parents, leaf) = said[owner], rest.split(".")
         for parent in parents:
@@ -385,7 +358,7 @@ def read_overrides(words: Sequence[str], names: Sequence[str]) -> ConfigFile:
 def _read_value(text: str) -> Any:
     if not text.lstrip().startswith(("[", "{")):
         return text
-    with suppress(*_NO_LITERAL):
+    with suppress(*NO_LITERAL):
         return ast.literal_eval(text)
     try:
         return parse_yaml(text)

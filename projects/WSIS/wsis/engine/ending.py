@@ -10,6 +10,7 @@ from typing import Any
 
 from wsis.data.user import entries_of
 from wsis.engine.evaluate import METRICS, evaluated_on
+from wsis.engine.launch import same_processes
 from wsis.engine.manifest import Manifest
 from wsis.engine.pipeline import MODEL_FINAL, Pipeline, PlannedStage
 from wsis.evaluation.results import format_table, lost_to_baselines, main_figures, stage_title
@@ -133,7 +134,7 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
         return []
     config, *overrides = words or ("CONFIG",)
     place = pipeline.output_dir
-    commands = [["tools/report.py", _short(place)]]
+    commands = [["python", "tools/report.py", _short(place)]]
     for planned in made:
         if isinstance(planned.stage, ExportStage):
             labels = _short(planned.folder / planned.stage.file_name)
@@ -144,11 +145,12 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
                 "--output",
                 _short(place / "labels.json"),
             ]
-            commands.append(["tools/export.py", labels, *options])
+            commands.append(["python", "tools/export.py", labels, *options])
     if len(made) < len(pipeline.stages):
-        commands.append(["train_net.py", "--config-file", config, *overrides])
+        start = same_processes(made[0].cfg.MODEL.DEVICE)
+        commands.append([*start, "--config-file", config, *overrides])
     elif any(planned.stage.evaluation is detection_evaluator for planned in made):
         options = ["--input", "PHOTOGRAPHS", "--output", _short(place / "found")]
-        commands.append(["tools/demo.py", "--config-file", config, *options, *overrides])
-    lines = [f"python {shlex.join(command)}" for command in commands]
+        commands.append(["python", "tools/demo.py", "--config-file", config, *options, *overrides])
+    lines = map(shlex.join, commands)
     return [f"{'next' if not number else '':<12} {line}" for number, line in enumerate(lines)]

@@ -35,12 +35,15 @@ _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large 
 _PATIENCE_S = 30.0  # that processes have to end in when they are told to
 
 
-def choose_devices(num_gpus: int | None, num_processes: int | None) -> tuple[str, int]:
+def choose_devices(
+    num_gpus: int | None, num_processes: int | None, *, runs: bool = True
+) -> tuple[str, int]:
     """Device type and process count for this machine.
 
     Args:
         num_gpus: as on the command line; None takes one GPU where there is one.
         num_processes: CPU processes; only together with no GPU.
+        runs: whether anything is run; else the machine need not have the GPUs.
 
     Returns:
         ``("cuda" | "cpu", number of processes)``.
@@ -53,7 +56,7 @@ def choose_devices(num_gpus: int | None, num_processes: int | None) -> tuple[str
         num_gpus = min(available, 1) if num_processes is None else 0
     if num_gpus < 0 or (num_processes is not None and num_processes < 1):
         raise UsageError("--num-gpus must be 0 or more and --num-processes 1 or more")
-    if num_gpus > available:
+    if num_gpus > available and runs:
         raise UsageError(
             f"--num-gpus {num_gpus}, but this machine has {available} usable GPU(s); "
             "use --num-gpus 0 --num-processes N for N processes on the CPU"
@@ -83,6 +86,19 @@ def started_by_torchrun() -> bool:
     return all(
         name in os.environ for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
     )
+
+
+def same_processes(device: str) -> list[str]:
+    """The beginning of a command that starts ``train_net.py`` with the processes of this run."""
+    size, local = comm.get_world_size(), comm.get_local_size()
+    if started_by_torchrun():
+        words = ["--nnodes", str(size // local), "--nproc-per-node", str(local)]
+        return ["torchrun", *words, "train_net.py"]
+    on_gpu = device.startswith("cuda")
+    words = ["--num-gpus" if on_gpu else "--num-processes", str(size)] if size > 1 else []
+    if size == 1 and not on_gpu and torch.cuda.is_available():
+        words = ["--num-gpus", "0"]
+    return ["python", "train_net.py", *words]
 
 
 def _take_part(

@@ -259,6 +259,7 @@ class _Plan:
             if value is None and stock.get(key) is not None:
                 raise UsageError(f"stage {name}: {key} has no value")
         check_config(cfg)
+        cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
         return cfg
 
     def fill_in(self, cfg: CfgNode, record: Stage, classes: bool) -> bool:
@@ -370,8 +371,7 @@ def load_pipeline(
         config_file: YAML with STAGES, or one whose ``_BASE_`` has them.
         overrides: pairs from the command line.
         num_processes: how many will train, see `PlannedStage.on_processes`.
-        networks: register what a config names, too (`wsis.networks`); False takes 3 CPU s less.
-        classes: set the names and number of classes; False reads no data set.
+        networks, classes: register what configs name, set classes; False spares 3 CPU s, reading.
 
     Raises:
         UsageError: a missing file, an unknown key, stage or data set.

@@ -15,9 +15,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from wsis.commands import writing
-from wsis.data.builtin import check_supervision, reading_once, reading_together
+from wsis.data.builtin import check_supervision, given_name, reading_once, reading_together
 from wsis.data.files import write_json
 from wsis.data.records import compact
+from wsis.data.supervision import same_tags
 from wsis.data.user import register_datasets
 from wsis.data.weights import ADDRESSES, how_to_get
 from wsis.engine.ending import tell_ending
@@ -37,7 +38,11 @@ from wsis.stage import InferStage, TrainStage
 logger = logging.getLogger(__name__)
 
 _PIECE = 1 << 26  # bytes that are sent to other processes at once
-_ANNOTATION_KEYS = {"box": "bbox", "point": "point"}  # a supervision's own in an annotation
+_ANNOTATION_KEYS = {
+    "box": "bbox",
+    "point": "point",
+    "mask": "segmentation",
+}  # a supervision's own in an annotation
 
 
 @reading_once()
@@ -250,23 +255,38 @@ def _check_annotated(folder: StageFolder) -> str:
     """Refuse a data set without any box (or point) for a stage that works on boxes (points).
 
     Returns:
-        where only some objects have none, the end of a sentence about these, else "".
+        where only some objects have none, or tags teach nothing, the end of a sentence about that,
+        else "".
     """
-    needed = folder.planned.stage.supervision
-    key = _ANNOTATION_KEYS.get(needed)
-    if not key:
+    stage = folder.planned.stage
+    needed, names = stage.supervision, ", ".join(map(given_name, folder.dataset_names))
+    if needed == "image" and isinstance(stage, TrainStage) and same_tags(folder.dataset_dicts):
+        return (
+            f"tags, and every image of {names} has the same, which teach nothing of what a class "
+            "looks like; add images without it, or draw points or boxes (docs/own_data.md)"
+        )
+    if needed == "image" or (needed == "mask" and not folder.planned.cfg.MODEL.MASK_ON):
         return ""
     images = compact(folder.dataset_dicts)
-    having, total = int(images.objects(key).sum()), int(images.objects().sum())
-    if not having:
+    found, objects = images.objects(_ANNOTATION_KEYS[needed]), images.objects()
+    if needed == "mask":  # those of VOC lie in files
+        drawn = np.array(["instance_file_name" in head for head in images.heads], dtype=bool)
+        found = np.where(drawn, objects, found)
+    having, total = int(found.sum()), int(objects.sum())
+    if not having and not (needed == "mask" and drawn.any()):
         raise DataError(
-            f"stage {folder.name} needs {needed} annotations, and no image of "
-            f"{', '.join(folder.dataset_names)} has one; name one that has them (DATA.TRAIN), "
-            "or take a pipeline that needs less"
+            f"stage {folder.name} needs {needed} annotations, and no image of {names} has one; "
+            "name one that has them (DATA.TRAIN), or take a pipeline that needs less, as "
+            "tools/check_data.py proposes"
         )
     if having == total:
         return ""
-    names, kinds = ", ".join(folder.dataset_names), {"box": "boxes", "point": "points"}
+    if needed == "mask":
+        raise DataError(
+            f"stage {folder.name} needs masks: {total - having} of {total} objects of {names} have "
+            "none; draw them, leave these objects out, or set MODEL.MASK_ON False"
+        )
+    kinds = {"box": "boxes", "point": "points"}
     lacking = f"{total - having} of {total} objects of {names}"
     return f"{kinds[needed]}: {lacking} have none and are passed over"
 
@@ -312,7 +332,8 @@ def _check_sources(folder: StageFolder) -> None:
         status = source.status()
         if status.state is State.DONE:
             continue
-        advice = f"run --stage {source.name} first"
+        begun = all(one.status().state is State.DONE for one in source.sources.values())
+        advice = f"run --{'stage' if begun else 'until-stage'} {source.name} first"
         if status.state is State.STALE:
             advice = (
                 "take the change back, redo with --from-stage, or, for this stage alone, "

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
 from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
-from wsis.data.pseudo_labels import PseudoLabels, load_pseudo_labels
+from wsis.data.pseudo_labels import PseudoLabels, load_pseudo_labels, tell_written
 from wsis.data.records import Record, Records, compact
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
 from wsis.data.supervision import restrict_supervision
@@ -47,6 +47,9 @@ SHARES = ".shares"  # in the run folder while a stage is worked through, see `sh
 PARTS = ".parts"  # there while several processes export
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
+# Images that a network gets together on a GPU, where an operation costs the same for one as for
+# several; a CPU gets 1. Shipped configs train with as many, which takes more memory.
+_AT_ONCE = 16
 
 
 def run_stage(folder: StageFolder) -> None:
@@ -144,8 +147,8 @@ def _pseudo_labelled(folder: StageFolder, records: Records) -> Records:
 
 def artifact_maker(
     planned: PlannedStage, products: Mapping[str, Any], weights: Path | None = None
-) -> tuple[Callable[[dict[str, Any]], Any], Callable[[Any], dict[str, Any]]]:
-    """What makes the artifact of an image: ``finish(prepare(dataset dict))``.
+) -> tuple[Callable[[dict[str, Any]], Any], Callable[[list[Any]], list[dict[str, Any]]]]:
+    """What makes the artifacts of images: ``finish([prepare(dataset dict), ...])``, one for each.
 
     Args:
         planned: an infer or derive stage.
@@ -160,7 +163,7 @@ def artifact_maker(
     if isinstance(stage, DeriveStage):
         derive = _Derive(stage, products, cfg)
         if stage.on_device and cfg.MODEL.DEVICE != "cpu":
-            return derive.load, derive.make
+            return derive.load, lambda loaded: [derive.make(one) for one in loaded]
         return derive, lambda made: made
     assert isinstance(stage, InferStage)
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products=products)
@@ -174,8 +177,8 @@ def artifact_maker(
         model = build_inference_model(cfg, weights or own)
 
     @torch.no_grad()
-    def finish(sample: dict[str, Any]) -> dict[str, Any]:
-        return stage.to_artifact(model([sample])[0])
+    def finish(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [stage.to_artifact(output) for output in model(samples)]
 
     return mapper, finish
 
@@ -224,6 +227,47 @@ class _ArtifactSink:
             self._pool.shutdown()
 
 
+class _Together:
+    """Makes artifacts of several images at a time, and of each by itself where that fails.
+
+    Attributes:
+        most: so many images at a time; fewer once memory ran out.
+    """
+
+    def __init__(
+        self, folder: StageFolder, finish: Callable[[list[Any]], list[dict[str, Any]]], most: int
+    ) -> None:
+        self._folder, self._finish, self.most = folder, finish, most
+
+    def lists(self, samples: Iterator[Any]) -> Iterator[list[Any]]:
+        """The samples, so many at a time."""
+        return iter(lambda: list(islice(samples, self.most)), [])
+
+    def made(self, keys: list[str], samples: list[Any]) -> list[Any]:
+        """The arrays of the image of each key, or in their place the error that it ends with.
+
+        ``samples`` are prepared, or `Failure`. Random numbers are those of the first image.
+        """
+        try:
+            for sample in samples:
+                if isinstance(sample, Failure):
+                    raise sample.error()
+            with seeded(max(self._folder.planned.cfg.SEED, 0), derive_seed(*keys[0].encode())):
+                return [_to_arrays(one) for one in self._finish(samples)]
+        except Exception as error:
+            if len(samples) == 1:
+                return [error]
+            short = out_of_memory(error)
+        half = len(samples) // 2  # only now is the memory of what failed free
+        if short:
+            self.most = min(self.most, half)
+            said = f"{self._folder.name}: too little memory for {len(samples)} images at a time"
+            self._folder.images.say(
+                f"{said}; fewer from now on", about=(self._folder.name, "memory")
+            )
+        return self.made(keys[:half], samples[:half]) + self.made(keys[half:], samples[half:])
+
+
 def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {
         name: value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
@@ -234,7 +278,7 @@ def _to_arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def work_through(
     folder: StageFolder,
     prepare: Callable[[dict[str, Any]], Any],
-    finish: Callable[[Any], dict[str, Any]],
+    finish: Callable[[list[Any]], list[dict[str, Any]]],
 ) -> None:
     """Make missing artifacts together with the other processes, see `artifact_maker`."""
     cfg = folder.planned.cfg
@@ -243,7 +287,8 @@ def work_through(
     todo = set(comm.all_gather(folder.missing() if comm.is_main_process() else [])[0])
     records = compact(folder.dataset_dicts)
     rest = records[np.array([key in todo for key in folder.image_keys], dtype=bool)]
-    if isinstance(folder.planned.stage, InferStage) and comm.is_main_process():
+    infer = isinstance(folder.planned.stage, InferStage)
+    if infer and comm.is_main_process():
         require_pictures(rest, cfg.WSIS.ON_ERROR, folder.images.say)
     taken = deque[int]()
 
@@ -252,32 +297,32 @@ def work_through(
             taken.append(index)
             yield index
 
-    workers = cfg.DATALOADER.NUM_WORKERS
-    loader = single_pass_loader(rest, prepare, num_workers=workers, order=order())
+    workers, on_cpu = cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE == "cpu"
+    together = _Together(folder, finish, _AT_ONCE if infer and not on_cpu else 1)
+    options = {"num_workers": workers, "order": order(), "ahead": together.most}
+    loader = trimming(single_pass_loader(rest, prepare, **options), kept=on_cpu)
     total = len(folder.dataset_dicts)
     done = total - len(rest)
     with (
         closing(_ArtifactSink(folder)) as sink,
         progress(None, folder.name, total=total, done=done) as bar,
     ):
-        for made in trimming(loader, kept=cfg.MODEL.DEVICE == "cpu"):
-            index = taken.popleft()  # of all that the processes take, in this order
-            bar.update(done + index - bar.n)
-            key = rest.heads[index]["image_key"]
-            try:
-                if isinstance(made, Failure):
-                    raise made.error()
-                with (
-                    about(f"image {key}", when=out_of_memory),
-                    seeded(max(cfg.SEED, 0), derive_seed(*key.encode())),
-                ):
-                    sink.put(key, _to_arrays(finish(made)))
-            except WSISError as error:
-                if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError | MachineError):
-                    raise
-                said = f"{key}: {error}"
-                folder.images.say(f"{folder.name} skips {said}", about=said)
-                folder.log(key, {"skipped": str(error)})
+        for samples in together.lists(loader):
+            taken_now = [taken.popleft() for _ in samples]  # of all that the processes take
+            bar.update(done + taken_now[0] - bar.n)
+            keys = [rest.heads[index]["image_key"] for index in taken_now]
+            for key, made in zip(keys, together.made(keys, samples), strict=True):
+                try:
+                    with about(f"image {key}", when=out_of_memory):
+                        if isinstance(made, Exception):
+                            raise made
+                    sink.put(key, made)
+                except WSISError as error:
+                    if cfg.WSIS.ON_ERROR != "skip" or isinstance(error, UsageError | MachineError):
+                        raise
+                    said = f"{key}: {error}"
+                    folder.images.say(f"{folder.name} skips {said}", about=said)
+                    folder.log(key, {"skipped": str(error)})
         bar.update(total - bar.n)
 
 
@@ -318,8 +363,7 @@ def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> N
         "versions": package_versions(),
     }
     counts = labels.write(path, info, parts)
-    images, instances = counts["images"], counts["annotations"]
-    logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
+    tell_written(path, counts, cfg.WSIS.PSEUDO_LABELS.MIN_SCORE)
     shutil.rmtree(folder.path / PARTS, ignore_errors=True)
     folder.close(digest_of_product(folder), counts)
 

@@ -73,6 +73,7 @@ class CocoResults:
 
     Attributes:
         has_masks: whether every instance has a mask, else every one has a box alone.
+        has_scores: whether every instance has a score of its own.
 
     Raises:
         DataError: the file is missing or damaged, or names an image (in a COCO file: nothing but
@@ -100,6 +101,7 @@ class CocoResults:
         self._class_ids = self._classes(content)
         self._ids = self._images(content)
         self.has_masks = self._masks is not False
+        self.has_scores = self._unscored is None
         if not self.has_masks:
             strange_boxes(islice(self._stated(), _LOOKED_AT), path)
 

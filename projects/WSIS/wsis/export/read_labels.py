@@ -63,7 +63,9 @@ def _is_list(path: Path) -> bool:
         with open_file(path) as stream:
             start = stream.read(1 << 10)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise DataError(
+            f"{path} does not exist; give the OUTPUT_DIR of a run, or a file of labels"
+        ) from None
     return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 

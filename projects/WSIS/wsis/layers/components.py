@@ -47,7 +47,7 @@ def detect_components(
     scores: np.ndarray,
     *,
     min_area: float,
-    score: Callable[..., np.ndarray] = ndimage.maximum,
+    score: Callable[[np.ndarray, np.ndarray], float] = ndimage.maximum,
 ) -> Detections:
     """One detection for each 4-connected component of each channel (irnet spec 6.5).
 
@@ -55,31 +55,28 @@ def detect_components(
         winners: (H, W) int, the winning channel of a pixel, -1 for background.
         scores: (H, W) float, the score of that channel there.
         min_area: components of fewer pixels get score 0; they stay in the result.
-        score: of a component, given ``scores``, labels and numbers, as SciPy's measurements take
-            them.
+        score: of a component, given the scores in its box and where it is in there, as SciPy's
+            measurements take them.
 
     Returns:
         detections by channel, then in raster order; n is 0 where everything is background.
     """
-    channels, values, masks = [], [], []
+    found = []
     for channel, box in enumerate(ndimage.find_objects(winners.astype(np.int64) + 1)):
         if box is None:
             continue
-        labels, count = connected_components(winners[box] == channel)
-        numbers = np.arange(1, count + 1)
-        areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        measured = score(scores[box], labels, numbers)
-        channels += [channel] * count
-        values += np.where(areas < min_area, 0, measured).tolist()
-        for number in numbers:
-            mask = np.zeros(winners.shape, dtype=bool)
-            mask[box] = labels == number
-            masks.append(mask)
-    return Detections(
-        np.array(channels, dtype=np.int64),
-        np.array(values, dtype=np.float32),
-        np.stack(masks) if masks else np.zeros((0, *winners.shape), dtype=bool),
-    )
+        labels, _ = connected_components(winners[box] == channel)
+        for number, part in enumerate(ndimage.find_objects(labels), start=1):
+            inside = labels[part] == number
+            axes = zip(box, part, strict=True)
+            place = tuple(slice(b.start + p.start, b.start + p.stop) for b, p in axes)
+            large = np.count_nonzero(inside) >= min_area
+            found.append((channel, score(scores[place], inside) if large else 0, place, inside))
+    masks = np.zeros((len(found), *winners.shape), dtype=bool)
+    for mask, (*_, place, inside) in zip(masks, found, strict=True):
+        mask[place] = inside
+    channels, values = ([one[i] for one in found] for i in (0, 1))
+    return Detections(np.array(channels, np.int64), np.array(values, np.float32), masks)
 
 
 def map_foreground(score_map: np.ndarray, threshold: float) -> np.ndarray:
@@ -92,6 +89,10 @@ def map_foreground(score_map: np.ndarray, threshold: float) -> np.ndarray:
         return score_map > threshold
     levels = np.round(255 * np.asarray(score_map, dtype=np.float32)).astype(np.uint8)
     return cv2.threshold(levels, 0, 1, cv2.THRESH_OTSU)[1].astype(bool)
+
+
+def _mean(values: np.ndarray, inside: np.ndarray) -> float:
+    return ndimage.mean(values, inside, [1])[0]  # a list: summed in float64
 
 
 def map_components(
@@ -111,7 +112,7 @@ def map_components(
     found = []
     for channel, score_map in enumerate(np.asarray(maps, dtype=np.float32)):
         inside = np.where(map_foreground(score_map, threshold), channel, -1)
-        parts = detect_components(inside, score_map, min_area=0, score=ndimage.mean)
+        parts = detect_components(inside, score_map, min_area=0, score=_mean)
         areas = parts.masks.sum(axis=(1, 2))
         largest = areas.max(initial=0)
         kept = np.flatnonzero(areas >= (largest if largest_only else min(min_area, largest)))

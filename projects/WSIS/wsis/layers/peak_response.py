@@ -65,10 +65,10 @@ def peak_response_maps(
         program = PeakProgram(tape.output, tape.images)
         memory = memory or (CPU_MEMORY if output.device.type == "cpu" else GPU_MEMORY)
         most = max(1, memory // (program.values_per_peak * output.element_size()))
-        counts = peaks[:, 0].unique_consecutive(return_counts=True)[1].tolist()
+        runs = torch.stack(peaks[:, 0].unique_consecutive(return_counts=True)).tolist()
         maps = [
-            normalize_response(program.run(peak_seeds(group, output, factor), int(group[0, 0])))
-            for neighbours in peaks.split(counts)  # of one image
+            normalize_response(program.run(peak_seeds(group, output, factor), image))
+            for image, neighbours in zip(runs[0], peaks.split(runs[1]), strict=True)
             for group in neighbours.split(most)
         ]
     return torch.cat(maps)
@@ -88,7 +88,10 @@ def peak_seeds(peaks: Tensor, maps: Tensor, factor: int = 1) -> Window:
         cells = maps.new_zeros((len(peaks), 1, *maps.shape[2:])).requires_grad_()
         values = upsample_maps(cells, factor)[every.clone(), 0, y, x]
         (shares,) = torch.autograd.grad(values.sum(), cells)
-    rows, columns = (shares.sum(dim=(0, 1, axis)).nonzero().flatten().tolist() for axis in (3, 2))
+    sums = [shares.sum(dim=(0, 1, axis)) for axis in (3, 2)]
+    on_host = torch.cat(sums).tolist()  # a GPU is waited for once
+    axes = on_host[: len(sums[0])], on_host[len(sums[0]) :]
+    rows, columns = ([place for place, value in enumerate(axis) if value] for axis in axes)
     shares = shares[:, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     data = shares.new_zeros((len(peaks), maps.shape[1], *shares.shape[1:]))
     data[every, peaks[:, 1]] = shares

@@ -5,6 +5,7 @@ Shapes: N images, C classes, K classes present in an image, H x W image, h x w f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,16 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from wsis.errors import DataError
-from wsis.modeling.network import PixelModule, network, options_of, shapes_of
+from wsis.modeling.network import (
+    PIXELS_AT_ONCE,
+    PixelModule,
+    in_batches,
+    network,
+    options_of,
+    shapes_of,
+)
 
 _CAM_STRIDE = 4  # pixels per cell of the small maps that are kept
-_PAIR_PIXELS = 1 << 21  # larger images pass alone; with its mirror image 4 million took 3.4 GiB
 
 
 def multi_hot(
@@ -172,7 +179,14 @@ class CAMNet(PixelModule):
         """
         if self.training:
             return self._losses(batched_inputs)
-        return [self._infer(sample) for sample in batched_inputs]
+        if any("images" not in sample for sample in batched_inputs):
+            return [self._classify(sample) for sample in batched_inputs]
+        scales = [
+            in_batches(self._mirrored_maps, images, images, pixels=math.inf)
+            for images in zip(*(sample["images"] for sample in batched_inputs), strict=True)
+        ]
+        each = zip(batched_inputs, zip(*scales, strict=True), strict=True)
+        return [self._fuse(sample, found) for sample, found in each]
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images (N, 3, H, W) to raw class maps (N, C, h, w); their means are logits."""
@@ -191,26 +205,34 @@ class CAMNet(PixelModule):
         targets = torch.stack([label.to(self.device) for label in labels])
         return {"loss_classification": F.multilabel_soft_margin_loss(logits, targets)}
 
-    def _infer(self, sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-        if "images" not in sample:
-            logits = self.class_maps(self.normalize(sample["image"])[None])[0].mean((1, 2))
-            return {"logits": logits, "scores": logits.sigmoid()}
-        maps, logits = [], None
-        for image in sample["images"]:
-            image = self.normalize(image)
-            pair = torch.stack([image, image.flip(-1)])
-            at_once = 2 if image[0].numel() <= _PAIR_PIXELS else 1
-            raw = torch.cat([self.class_maps(part) for part in pair.split(at_once)])
-            logits = raw[0].mean((1, 2)) if logits is None else logits
-            maps.append(raw[0].relu() + raw[1].relu().flip(-1))
+    def _classify(self, sample: dict[str, Any]) -> dict[str, torch.Tensor]:
+        logits = self.class_maps(self.normalize(sample["image"])[None])[0].mean((1, 2))
+        return {"logits": logits, "scores": logits.sigmoid()}
+
+    def _mirrored_maps(self, images: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Of images (3, H, W) of one size: maps (C, h, w), rectified and summed with the mirror
+        image's, and logits (C,)."""
+        batch = self.normalize(torch.stack(images))
+        pairs = torch.stack([batch, batch.flip(-1)], dim=1).flatten(0, 1)
+        at_once = max(1, PIXELS_AT_ONCE // batch[0, 0].numel())
+        raw = torch.cat([self.class_maps(part) for part in pairs.split(at_once)])
+        raw = raw.unflatten(0, (-1, 2))
+        maps = raw[:, 0].relu() + raw[:, 1].relu().flip(-1)
+        return list(zip(maps, raw[:, 0].mean((2, 3)), strict=True))
+
+    def _fuse(
+        self, sample: dict[str, Any], found: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """The result for one image, of what `_mirrored_maps` found at each scale."""
+        maps, (logits, *_) = zip(*found, strict=True)
         scores = logits.sigmoid()
         keys = self._keys(sample, scores)
         size = int(sample["height"]), int(sample["width"])
         cam, high_res = fuse_cams(
             maps, size, keys, stride=self.stride, align_corners=self.align_corners
         )
-        found = {"logits": logits, "scores": scores, "keys": keys}
-        return found | {"cam": cam, "high_res": high_res}
+        result = {"logits": logits, "scores": scores, "keys": keys}
+        return result | {"cam": cam, "high_res": high_res}
 
     def _keys(self, sample: dict[str, Any], scores: torch.Tensor) -> torch.Tensor:
         labels = sample.get("image_labels")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
@@ -18,7 +19,10 @@ from wsis.errors import DataError, UsageError, did_you_mean, known_words
 from wsis.layers.crf import Kernel
 from wsis.layers.masks import mask_boxes
 
+# Of images that pass a network together, at test time: ResNet-50 takes up to 3.4 GiB for them.
+PIXELS_AT_ONCE = 1 << 22
 _ModuleClass = TypeVar("_ModuleClass", bound=type)
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
 @dataclass_transform(kw_only_default=True)
@@ -106,6 +110,37 @@ class PixelModule(nn.Module):
     def normalize(self, image: Tensor) -> Tensor:
         """(..., 3, H, W), uint8 or float, on the scale of the images, to the network's input."""
         return (image.to(self.device, self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+
+def by_size(images: Sequence[Tensor], *, pixels: float = math.inf) -> list[list[int]]:
+    """Indices of images (..., H, W) of one size, together: at most so many pixels, or one image."""
+    found: list[list[int]] = []
+    open_now: dict[Hashable, list[int]] = {}
+    for index, image in enumerate(images):
+        group = open_now.get(image.shape)
+        if group is None or (len(group) + 1) * image.shape[-2] * image.shape[-1] > pixels:
+            group = open_now[image.shape] = []
+            found.append(group)
+        group.append(index)
+    return found
+
+
+def in_batches(
+    function: Callable[[list[_Item]], Sequence[_Result]],
+    items: Sequence[_Item],
+    images: Sequence[Tensor],
+    *,
+    pixels: float = PIXELS_AT_ONCE,
+) -> list[_Result]:
+    """Results of ``function`` for the items, in their order.
+
+    It gets those together whose images have one size (`by_size`): nothing is padded, so that no
+    result depends on the images beside it.
+    """
+    found: dict[int, _Result] = {}
+    for members in by_size(images, pixels=pixels):
+        found |= zip(members, function([items[i] for i in members]), strict=True)
+    return [found[i] for i in range(len(items))]
 
 
 def require_finite(maps: Tensor, sample: Mapping[str, Any], what: str) -> None:

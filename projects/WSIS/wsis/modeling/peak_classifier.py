@@ -28,7 +28,14 @@ from wsis.layers.peaks import (
 )
 from wsis.layers.precision import at_least_float32, full_precision, map_layout
 from wsis.modeling.image_classifier import multi_hot
-from wsis.modeling.network import PixelModule, network, options_of, shapes_of
+from wsis.modeling.network import (
+    PixelModule,
+    by_size,
+    in_batches,
+    network,
+    options_of,
+    shapes_of,
+)
 from wsis.modeling.peak_responses import MapFrame, PeakResponses
 
 
@@ -136,7 +143,7 @@ class PeakClassifier(PixelModule):
             for s in batched_inputs
         ]
         images = [self.normalize(sample["image"]) for sample in batched_inputs]
-        logits, groups = [], _by_size(images)
+        logits, groups = [], by_size(images)
         for members in groups:
             scores, maps, _ = self(torch.stack([images[i] for i in members]))
             logits.append(torch.where(scores.isnan(), maps.amax(dim=(2, 3)), scores))
@@ -209,15 +216,15 @@ class PeakClassifier(PixelModule):
             DataError: the maps are not finite, or a tag is no class.
             ValueError: the backbone has an operation that peaks cannot pass.
         """
-        found: dict[int, PeakResponses] = {}
-        for members in _by_size(images):
-            batch = torch.stack([images[i] for i in members])
-            given = [None if tags is None else tags[i] for i in members]
-            there = [None if points is None else points[i] for i in members]
-            with full_precision(batch.device):
-                made = self._respond(batch, given, there, back_propagate)
-            found |= zip(members, made, strict=True)
-        return [found[i] for i in range(len(images))]
+        nothing = [None] * len(images)
+        items = list(zip(images, tags or nothing, points or nothing, strict=True))
+
+        def respond(some: list[Any]) -> list[PeakResponses]:
+            batch, given, there = (list(column) for column in zip(*some, strict=True))
+            with full_precision(batch[0].device):
+                return self._respond(torch.stack(batch), given, there, back_propagate)
+
+        return in_batches(respond, items, images)
 
     def _respond(
         self,
@@ -248,23 +255,30 @@ class PeakClassifier(PixelModule):
         frame = MapFrame(
             size, stride, self.factor, (place(size[0], stride), place(size[1], stride))
         )
-        chosen = self._choose(maps, scores, every, tags)
-        chosen = self._highest(maps, _put_points(chosen, points, frame, tuple(maps.shape[2:])))
-        responses = None
+        chosen = list(_by_image(self._choose(maps, scores, every, tags), len(images)))
+        for number, given in enumerate(points):
+            if given is not None:
+                chosen[number] = _at_points(given.to(maps.device), number, frame, maps.shape[2:])
+        chosen = [self._highest(maps, own) for own in chosen]
+        responses: Sequence[Tensor | None] = [None] * len(chosen)
         if back_propagate:
-            responses = peak_response_maps(tape, chosen, factor=self.factor, memory=self.memory)
+            options = {"factor": self.factor, "memory": self.memory}
+            made = peak_response_maps(tape, torch.cat(chosen), **options)
+            responses = made.split([len(own) for own in chosen])
         return [
             PeakResponses(
                 scores=scores[i],
                 class_maps=maps[i],
-                all_peaks=every[every[:, 0] == i, 1:],
-                peaks=chosen[own, 1:],
-                values=peak_values(maps, chosen[own]),
-                responses=None if responses is None else responses[own],
+                all_peaks=whole[:, 1:],
+                peaks=own[:, 1:],
+                values=peak_values(maps, own),
+                responses=found,
                 features={name: value[i : i + 1] for name, value in features.items()},
                 frame=frame,
             )
-            for i, own in ((i, chosen[:, 0] == i) for i in range(len(images)))
+            for i, (whole, own, found) in enumerate(
+                zip(_by_image(every, len(images)), chosen, responses, strict=True)
+            )
         ]
 
     def _choose(
@@ -280,38 +294,24 @@ class PeakClassifier(PixelModule):
         return confident_peaks(maps, scores, peaks, **limits)
 
     def _highest(self, maps: Tensor, chosen: Tensor) -> Tensor:
-        """The ``max_peaks`` highest of each image among the ``chosen`` (P, 4), in their order."""
+        """The ``max_peaks`` highest of the ``chosen`` (P, 4) of an image, in their order."""
         if not self.max_peaks:
             return chosen
-        kept = []
-        for own in (chosen[chosen[:, 0] == i] for i in range(len(maps))):
-            order = torch.argsort(peak_values(maps, own), descending=True, stable=True)
-            kept.append(own[order[: self.max_peaks].sort().values])
-        return torch.cat(kept)
+        order = torch.argsort(peak_values(maps, chosen), descending=True, stable=True)
+        return chosen[order[: self.max_peaks].sort().values]
 
 
-def _put_points(
-    peaks: Tensor, points: Sequence[Tensor | None], frame: MapFrame, shape: tuple[int, int]
-) -> Tensor:
-    """``peaks`` (P, 4) with those of images that have ``points`` replaced by the cells there."""
-    parts = []
-    for number, given in enumerate(points):
-        own = peaks[peaks[:, 0] == number]
-        if given is not None:
-            given = given.to(peaks.device)
-            cells = frame.cells(given[:, 1:], shape)
-            image = torch.full_like(cells[:, :1], number)
-            own = torch.cat([image, given[:, :1].long(), cells], dim=1)
-        parts.append(own)
-    return torch.cat(parts)
+def _by_image(peaks: Tensor, count: int) -> Sequence[Tensor]:
+    """The parts of ``peaks`` (P, 4), sorted by image, of each of ``count`` images."""
+    numbers = torch.arange(count, device=peaks.device)
+    return peaks.split((peaks[:, :1] == numbers).sum(dim=0).tolist())
 
 
-def _by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of images of equal sizes, together."""
-    groups: dict[torch.Size, list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(image.shape, []).append(index)
-    return list(groups.values())
+def _at_points(points: Tensor, number: int, frame: MapFrame, shape: Sequence[int]) -> Tensor:
+    """(P, 4) int64 in place of the peaks of an image: the cells of maps (h, w) at ``points``."""
+    cells = frame.cells(points[:, 1:], (shape[0], shape[1]))
+    image = torch.full_like(cells[:, :1], number)
+    return torch.cat([image, points[:, :1].long(), cells], dim=1)
 
 
 def build_peak_classifier(cfg: CfgNode, *, traceable: bool = False) -> PeakClassifier:

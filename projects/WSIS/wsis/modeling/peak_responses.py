@@ -106,19 +106,19 @@ def response_artifact(found: PeakResponses) -> dict[str, np.ndarray]:
         ``peak_values`` (P,) float32; ``responses`` (P, h', w') float16, reduced, of maximum 1;
         ``candidates`` (Q, 2) float32, class and value of every peak before the thresholds.
     """
-    classes = found.peaks[:, 0].unique()
-    every = found.all_peaks
+    peaks, every = found.peaks.cpu(), found.all_peaks
+    classes = peaks[:, 0].unique()
     values = found.class_maps[tuple(every.unbind(1))]
     shape = tuple(found.class_maps.shape[1:])
     kept = {
-        "map_classes": classes.cpu().numpy(),
+        "map_classes": classes.numpy(),
         "class_maps": small_maps(found.frame.on_image(found.class_maps[classes])),
-        "peaks": found.peaks.cpu().numpy(),
-        "peak_places": found.frame.places(found.peaks[:, 1:], shape).cpu().numpy(),
+        "peaks": peaks.numpy(),
+        "peak_places": found.frame.places(peaks[:, 1:], shape).numpy(),
         "peak_values": found.values.cpu().numpy().astype(np.float32),
     }
     if found.responses is not None:
         highest = found.responses.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
         kept["responses"] = small_maps(found.responses / highest)
-    table = np.stack([every[:, 0].cpu().numpy(), values.cpu().numpy()], axis=1)
-    return kept | {"candidates": table.astype(np.float32)}
+    table = torch.stack([every[:, 0].to(values.dtype), values], dim=1)
+    return kept | {"candidates": table.cpu().numpy().astype(np.float32)}

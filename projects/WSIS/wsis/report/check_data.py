@@ -18,6 +18,7 @@ from wsis.data.builtin import get_dataset_dicts, is_salient, require_dataset
 from wsis.data.checks import short
 from wsis.data.files import write_json
 from wsis.data.problems import TOLD, Problems
+from wsis.data.supervision import same_tags
 from wsis.data.user import parse_entry, recognize, register_dataset
 from wsis.data.working_size import MAX_PIXELS
 from wsis.errors import DataError, UsageError, explain
@@ -51,6 +52,7 @@ PIPELINES = {
     ),
     "masks": ("supervised_photos",),
 }
+_OF_TAGS = ("cim_photos_point",)  # of those for points: its classifier learns from tags
 _ALSO = {"boxes": ", the last with DATA.SALIENT: a few objects with masks (datasets/README.md)"}
 
 
@@ -244,13 +246,23 @@ def _trains(found: Check) -> Iterator[str]:
     if found.salient:
         yield f"these are single objects for the pipelines of boxes: DATA.SALIENT {entry}"
         return
+    shown = {kind: names for kind, names in PIPELINES.items() if found.survey.total(kind)}
+    if same_tags(found.survey.records):
+        yield (
+            "every image has the same tags, and nothing learns what a class looks like from such: "
+            "add images without it, or give points or boxes (docs/own_data.md)"
+        )
+        shown.pop("images", None)
+        shown = {kind: [n for n in names if n not in _OF_TAGS] for kind, names in shown.items()}
+    if not shown:
+        return
+    first, *_ = next(iter(shown.values()))
     yield "pipelines in configs/ for these labels:"
-    shown = [(kind, names) for kind, names in PIPELINES.items() if found.survey.total(kind)]
-    for kind, names in shown:
+    for kind, names in shown.items():
         yield f"  {'tags' if kind == 'images' else kind:8}{', '.join(names)}{_ALSO.get(kind, '')}"
     place = Path(found.text).stem if Path(found.text).exists() else "mine"
     yield (
         "start with\n"
-        f"  python train_net.py --config-file configs/{shown[0][1][0]}.yaml DATA.TRAIN {entry} "
+        f"  python train_net.py --config-file configs/{first}.yaml DATA.TRAIN {entry} "
         f"OUTPUT_DIR {shlex.quote('output/' + place)}{skip}"
     )

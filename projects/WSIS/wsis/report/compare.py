@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from wsis.commands import writing
+from wsis.commands import check_output, writing
 from wsis.data.builtin import get_dataset_dicts
 from wsis.data.files import atomic_write
 from wsis.errors import WSISError
@@ -138,6 +138,7 @@ def make_report(args: Namespace) -> None:
     output_dirs = [Path(name) for name in args.runs]
     several = len(output_dirs) > 1
     path = Path(args.output or (COMPARISON if several else output_dirs[0] / "report.html"))
+    check_output("--output", path, what="an HTML file")
     if args.if_changed and is_current(path, output_dirs):
         said = "nothing to draw anew"
     else:

@@ -162,7 +162,9 @@ def read_run_folder(folder: Path) -> RunFolder:
     """One run folder; `WSISError` where it has no manifest, or a damaged one."""
     manifest = Manifest.read(folder)
     if manifest is None:
-        raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; run a stage first")
+        stages = ", ".join(sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")))
+        advice = f"name one of its folders: {stages}" if stages else "run a stage first"
+        raise WSISError(f"{folder} is no run folder: it has no {MANIFEST}; {advice}")
     try:
         config = read_yaml(folder / "config.yaml")
     except FileNotFoundError:
@@ -182,9 +184,8 @@ def find_run_folders(output_dir: Path) -> list[RunFolder]:
         WSISError: there is no such folder, or no run in it.
     """
     if not output_dir.is_dir():
-        raise WSISError(
-            f"{output_dir} does not exist; give the OUTPUT_DIR of a run of train_net.py"
-        )
+        what = "is a file" if output_dir.exists() else "does not exist"
+        raise WSISError(f"{output_dir} {what}; give the OUTPUT_DIR of a run of train_net.py")
     if (output_dir / MANIFEST).is_file():
         raise WSISError(
             f"{output_dir} is the run folder of one stage; give the folder around it, "
@@ -195,11 +196,11 @@ def find_run_folders(output_dir: Path) -> list[RunFolder]:
         number = _NUMBER.match(path.parent.name)
         folders[float(number[1]) if number else math.inf, path.parent.name] = path.parent
     if not folders:
-        raise WSISError(
-            f"{output_dir} holds no run folder (<n>_<stage>/{MANIFEST}); "
-            "run train_net.py --config-file ... first"
-        )
-
+        runs = sorted({str(path.parents[1]) for path in output_dir.glob(f"*/*/{MANIFEST}")})
+        advice = "run train_net.py --config-file ... first"
+        if runs:
+            advice = f"runs are {', '.join(runs[:_SHOWN])}"
+        raise WSISError(f"{output_dir} holds no run folder (<n>_<stage>/{MANIFEST}); {advice}")
     return [read_run_folder(folder) for _, folder in sorted(folders.items())]
 
 

@@ -92,12 +92,15 @@ class BoxCaseg(PixelModule):
         return self.roi_heads.losses(self.backbone(crops), labels, salient)
 
     def _probabilities(self, image: Tensor, boxes: Tensor, side: int = 0) -> Tensor:
-        """Probabilities (K, h, w) for the boxes (K, 4) of one image, computed some at a time."""
-        return torch.cat(
-            [self._mean_map(image, some, side) for some in boxes.split(self.max_crops)]
-        )
+        """Probabilities (K, h, w) for the boxes (K, 4) of one image, see `_maps`."""
+        return self._maps([(image, box) for box in boxes], side)
 
-    def _mean_map(self, image: Tensor, boxes: Tensor, side: int) -> Tensor:
+    def _maps(self, crops: Sequence[tuple[Tensor, Tensor]], side: int = 0) -> Tensor:
+        """Probabilities (K, h, w) for K pairs of an image and a box (4,), some at a time."""
+        starts = range(0, len(crops), self.max_crops)
+        return torch.cat([self._mean_map(crops[i : i + self.max_crops], side) for i in starts])
+
+    def _mean_map(self, crops: Sequence[tuple[Tensor, Tensor]], side: int) -> Tensor:
         """The mean over all sides and mirrored crops, on the grid of the largest side.
 
         Or the map of a single ``side``, if it is not 0.
@@ -105,11 +108,12 @@ class BoxCaseg(PixelModule):
         maps, flip = [], self.inference_flip and not side
         layout = map_layout(self.device)
         for length in [side] if side else sorted(self.inference_sides, reverse=True):
-            crops = self.normalize(resize_crops(image, boxes, size=(length, length)))
-            crops = crops.contiguous(memory_format=layout)
-            maps.append(self.roi_heads.probabilities(self.backbone(crops)))
+            size = length, length
+            pixels = [resize_crops(image, box[None], size=size) for image, box in crops]
+            batch = self.normalize(torch.cat(pixels)).contiguous(memory_format=layout)
+            maps.append(self.roi_heads.probabilities(self.backbone(batch)))
             if flip:
-                mirrored = self.roi_heads.probabilities(self.backbone(crops.flip(-1)))
+                mirrored = self.roi_heads.probabilities(self.backbone(batch.flip(-1)))
                 maps.append(mirrored.flip(-1))
         size = tuple(maps[0].shape[-2:])
         return torch.stack([enlarge(one[:, None], size)[:, 0] for one in maps]).mean(dim=0)
@@ -145,24 +149,38 @@ class BoxCaseg(PixelModule):
         Raises:
             DataError: the maps are not finite: the training diverged.
         """
+        given = [self._given(sample) for sample in batched_inputs]
+        there = [one for one in given if one is not None]
+        boxes = [proposals.proposal_boxes.tensor.long().cpu() for _, proposals, _ in there]
+        crops = [(one[0], box) for one, some in zip(there, boxes, strict=True) for box in some]
+        maps = iter(self._maps(crops).split([len(some) for some in boxes]) if crops else ())
         results = []
-        for sample in batched_inputs:
-            image = sample["image"].to(self.device)
-            proposals = sample.get("proposals")
-            if proposals is None or not len(proposals):
-                nothing = torch.zeros(0, device=self.device)
-                masks = torch.zeros(0, *image.shape[-2:], dtype=torch.bool)
-                found = mask_instances(masks, nothing.long(), nothing)
-                found.pred_boxes = found.pred_boxes.to(self.device)
-                levels = torch.zeros(0, 1, 1, dtype=torch.uint8)
-                results.append({"instances": found, "levels": levels})
+        for sample, one in zip(batched_inputs, given, strict=True):
+            if one is None:
+                results.append(self._nothing(sample))
                 continue
-            proposals, scores = proposals.to(self.device), None
-            if proposals.has("proposal_points"):
-                proposals, scores = self._find_boxes(sample, image, proposals)
-            maps = self._probabilities(image, proposals.proposal_boxes.tensor.long())
-            require_finite(maps, sample, "the segmenter's maps")
-            found, levels = self.roi_heads.instances(maps, proposals)
+            _, proposals, scores = one
+            own = next(maps)
+            require_finite(own, sample, "the segmenter's maps")
+            found, levels = self.roi_heads.instances(own, proposals)
             found.scores = found.scores if scores is None else scores
             results.append({"instances": found, "levels": torch.from_numpy(levels)})
         return results
+
+    def _given(self, sample: dict[str, Any]) -> tuple[Tensor, Instances, Tensor | None] | None:
+        """The image of a sample, its proposals with boxes, and those scores that points have."""
+        proposals = sample.get("proposals")
+        if proposals is None or not len(proposals):
+            return None
+        image, scores = sample["image"].to(self.device), None
+        if proposals.has("proposal_points"):
+            proposals, scores = self._find_boxes(sample, image, proposals.to(self.device))
+        return image, proposals, scores
+
+    def _nothing(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """The result of an image without a box."""
+        nothing = torch.zeros(0, device=self.device)
+        masks = torch.zeros(0, *sample["image"].shape[-2:], dtype=torch.bool)
+        found = mask_instances(masks, nothing.long(), nothing)
+        found.pred_boxes = found.pred_boxes.to(self.device)
+        return {"instances": found, "levels": torch.zeros(0, 1, 1, dtype=torch.uint8)}

@@ -9,7 +9,7 @@ from detectron2.layers import paste_masks_in_image
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 
-from wsis.modeling.network import result_size
+from wsis.modeling.network import in_batches, result_size
 
 _INSIDE = 0.5  # probability of the mask's pixels, as Detectron2's
 
@@ -32,7 +32,13 @@ class GivenBoxRCNN(GeneralizedRCNN):
             return super().forward(batched_inputs)
         given = [self._boxes(sample) for sample in batched_inputs]
         scaled = [self._scaled(*pair) for pair in zip(given, batched_inputs, strict=True)]
-        found = self.inference(batched_inputs, scaled, do_postprocess=False)
+
+        def infer(some: list[tuple[dict[str, Any], Instances]]) -> list[Instances]:
+            samples, boxes = (list(column) for column in zip(*some, strict=True))
+            return self.inference(samples, boxes, do_postprocess=False)
+
+        images = [sample["image"] for sample in batched_inputs]
+        found = in_batches(infer, list(zip(batched_inputs, scaled, strict=True)), images)
         return [{"instances": self._pasted(*pair)} for pair in zip(given, found, strict=True)]
 
     def _boxes(self, sample: dict[str, Any]) -> Instances:

@@ -68,9 +68,9 @@ def detect(
     detected as a class if it scores above ``min_score`` and `inclusive_nms` within the class leaves
     it. Over all classes the best ``limit`` stay (0: all), and those that tie with the last one.
     """
-    found = []
-    for class_id in range(scores.shape[1]):
-        rows = (scores[:, class_id] > options.min_score).nonzero()[:, 0]
+    found, high = [], scores > options.min_score
+    parts = high.T.nonzero()[:, 1].split(high.sum(dim=0).tolist())  # by class
+    for class_id, rows in enumerate(parts):
         stay = inclusive_nms(boxes[rows], scores[rows, class_id], threshold=options.nms)
         found.append(rows[stay])
     index = torch.cat(found) if found else scores.new_zeros(0, dtype=torch.int64)
@@ -159,8 +159,10 @@ class Completion:
 def _without_repeats(found: Detections) -> Detections:
     """Keep the best-scored detection of each pair of proposal and class; the order stays."""
     worst_first = torch.sort(found.scores, descending=True, stable=True).indices.flip(0)
-    names = zip(found.index[worst_first].tolist(), found.classes[worst_first].tolist(), strict=True)
-    best = dict(zip(names, worst_first.tolist(), strict=True))  # a later one replaces an earlier
+    table = torch.stack([found.index, found.classes])[:, worst_first]
+    index, classes, places = torch.cat([table, worst_first[None]]).tolist()
+    # a later one replaces an earlier
+    best = dict(zip(zip(index, classes, strict=True), places, strict=True))
     return found[torch.tensor(sorted(best.values()), device=found.index.device).long()]
 
 

@@ -5,6 +5,7 @@ N proposals, C classes, h x w feature grid, H x W image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from wsis.methods.cim.detections import (
 from wsis.modeling.image_classifier import multi_hot
 from wsis.modeling.network import (
     PixelModule,
+    in_batches,
     mask_instances,
     network,
     options_of,
@@ -35,7 +37,7 @@ from wsis.modeling.network import (
 @META_ARCH_REGISTRY.register()
 @network
 class CIM(PixelModule):
-    """Backbone and `CIMROIHeads`. Each image passes alone, so none is padded to another's size.
+    """Backbone and `CIMROIHeads`. No image is padded to another's size: each trains alone.
 
     Its options are the keys of ``MODEL.CIM``, in lower case, and these.
 
@@ -63,14 +65,15 @@ class CIM(PixelModule):
         own = {"roi_heads": heads, "targets": cfg.MODEL.CIM.DETECTION.TARGETS}
         return shared | options_of(cls, cfg.MODEL.CIM) | own
 
-    def features(self, image: Tensor) -> Tensor:
-        """(1, D, h, w) of an image (3, H, W) in 0..255.
+    def features(self, *images: Tensor) -> Tensor:
+        """(N, D, h, w) of N images (3, H, W) in 0..255, of one size.
 
         Zeros (the mean colour) at the right and bottom make the sides divisible, where the backbone
         wants that; a backbone that pads by itself declares no divisibility.
         """
-        images = ImageList.from_tensors([self.normalize(image)], self.backbone.size_divisibility)
-        return self.backbone(images.tensor)[self.in_feature]
+        normal = [self.normalize(image) for image in images]
+        batch = ImageList.from_tensors(normal, self.backbone.size_divisibility)
+        return self.backbone(batch.tensor)[self.in_feature]
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, else one dict per image (`inference`).
@@ -81,7 +84,8 @@ class CIM(PixelModule):
                 test time, see `inference`.
         """
         if not self.training:
-            return [self.inference(sample) for sample in batched_inputs]
+            each = zip(batched_inputs, self.scores(batched_inputs), strict=True)
+            return [self.inference(sample, scores) for sample, scores in each]
         features = [self.features(sample["image"]) for sample in batched_inputs]
         proposals, overlaps = (
             [sample[name].to(self.device) for sample in batched_inputs]
@@ -100,32 +104,38 @@ class CIM(PixelModule):
         return present.to(self.device)
 
     @torch.no_grad()
-    def scores(self, sample: dict[str, Any]) -> Tensor:
-        """Scores (N, C) of the proposals of an image: the mean over all views (spec 7).
+    def scores(self, samples: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """Scores (N, C) of the proposals of images: the mean over all views (spec 7).
 
         Args:
-            sample: ``views``, pairs of an image (3, H_v, W_v) and its proposals, as in training.
+            samples: ``views``, pairs of an image (3, H_v, W_v) and its proposals, as in training;
+                as many of every image.
         """
         parts = []
-        for image, proposals in sample["views"]:
-            found = proposals.to(self.device)
-            feature, boxes = self.features(image), found.proposal_boxes
-            parts.append(self.roi_heads.score(feature, boxes, found.proposal_crops).final())
-        return sum(parts) / len(parts)
+        for view in zip(*(sample["views"] for sample in samples), strict=True):
+            images = [image for image, _ in view]
+            features = in_batches(lambda some: self.features(*some).split(1), images, images)
+            parts.append([self._score(*one) for one in zip(features, view, strict=True)])
+        return [sum(of_image) / len(of_image) for of_image in zip(*parts, strict=True)]
 
-    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Detections of an image.
+    def _score(self, feature: Tensor, view: tuple[Tensor, Instances]) -> Tensor:
+        found = view[1].to(self.device)
+        return self.roi_heads.score(feature, found.proposal_boxes, found.proposal_crops).final()
+
+    @torch.no_grad()
+    def inference(self, sample: dict[str, Any], scores: Tensor) -> dict[str, Any]:
+        """Detections of an image, of the ``scores`` of its proposals.
 
         Args:
             sample: see `scores`; also ``proposals`` (boxes in pixels of the file, last pixel
                 included), ``regions`` (the masks), ``height``, ``width``. For targets "tags" also
                 ``image_labels``; for "points" ``points_yx`` (P, 2) pixels and ``point_classes``
                 (P,).
+            scores: (N, C).
 
         Returns:
             ``instances`` (see `to_instances`), by class; ``scores`` (N, C) of all proposals.
         """
-        scores = self.scores(sample)
         require_finite(scores, sample, "the scores")
         size = int(sample["height"]), int(sample["width"])
         boxes = sample["proposals"].proposal_boxes.tensor.to(self.device)

@@ -63,7 +63,7 @@ def fill(maps: Tensor, weights: Tensor, image_index: Tensor, *, num_iterations: 
     Raises:
         ValueError: shapes that do not fit, or an index out of range.
     """
-    index = image_index.to(device=maps.device, dtype=torch.int64)
+    index = image_index.to(device="cpu", dtype=torch.int64)
     side = isqrt(weights.shape[2])
     fits = side % 2 == 1 and side**2 == weights.shape[2] and num_iterations >= 0
     fits &= maps.shape[1:] == weights.shape[1:2] + weights.shape[3:] and maps.ndim == 4

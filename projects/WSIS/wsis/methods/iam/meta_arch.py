@@ -113,7 +113,7 @@ class IAM(nn.Module):
         """Logits (P, H, W) of the activation maps of all peaks of images of one size, in order."""
         responses = torch.cat([one.responses for one in found])
         counts = torch.tensor([len(one.peaks) for one in found])
-        index = torch.arange(len(found)).repeat_interleave(counts).to(responses.device)
+        index = torch.arange(len(found)).repeat_interleave(counts)
         features = [torch.cat([one.features[name] for one in found]) for name in self.in_features]
         if self.response_mean and len(responses):
             responses = responses * (self.response_mean * responses[0].numel())
@@ -158,6 +158,8 @@ class IAM(nn.Module):
     @torch.no_grad()
     def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Instances of one image; they do not depend on the images beside it.
+
+        It passes alone: most operations are those of the filling, which follows images one by one.
 
         Returns:
             ``instances`` (see `IAMROIHeads.forward`), ``responses`` (`PeakResponses`) and

@@ -6,6 +6,7 @@ N images, h x w grid of the backbone's second tap (stride 4), H x W image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from wsis.methods.irnet.displacement import cluster_centroids, refine_centroids
 from wsis.methods.irnet.labels import UNKNOWN
 from wsis.methods.irnet.losses import relation_losses
 from wsis.modeling.network import (
+    PIXELS_AT_ONCE,
     PixelModule,
+    in_batches,
     network,
     options_of,
     require_finite,
@@ -155,7 +158,7 @@ class IRNet(PixelModule):
                 ``inter_pixel_label`` (H, W) uint8, 0 background, class id + 1, 255 unknown.
         """
         if not self.training:
-            return [self.inference(sample) for sample in batched_inputs]
+            return self.inference(batched_inputs)
         images = ImageList.from_tensors([self.normalize(x["image"]) for x in batched_inputs], 0)
         labels = [x["inter_pixel_label"].to(self.device) for x in batched_inputs]
         labels = ImageList.from_tensors(labels, 0, pad_value=UNKNOWN).tensor
@@ -164,46 +167,73 @@ class IRNet(PixelModule):
         return relation_losses(logits, displacement, grid, radius=self.radius)
 
     @torch.no_grad()
-    def boundary_and_displacement(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Dense maps of one image (3, H, W), RGB in 0..255, at test time (spec 6.1).
+    def boundary_and_displacement(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Dense maps of images (3, H, W), RGB in 0..255, at test time (spec 6.1).
+
+        Images of one canvas pass the network together.
 
         Returns:
-            boundary (h, w), the probability of the mean logit of image and mirrored image;
-            displacement (2, h, w) of the image alone. h = (H - 1) // stride + 1, w likewise.
+            of each the boundary (h, w), the probability of the mean logit of image and mirrored
+            image; and the displacement (2, h, w) of the image alone. h = (H - 1) // stride + 1, w
+            likewise.
         """
+
+        def dense(some: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+            maps = [one.unflatten(0, (len(some), -1)) for one in self.dense_maps(torch.cat(some))]
+            return list(zip(*maps, strict=True))
+
+        views = [self._views(image) for image in images]
+        maps = in_batches(dense, views, views, pixels=PIXELS_AT_ONCE // 2)
+        found = []
+        for image, (logits, displacement) in zip(images, maps, strict=True):
+            h, w = ((side - 1) // self.stride + 1 for side in image.shape[-2:])
+            logits = logits[:, 0, :h, :w]
+            boundary = ((logits[0] + logits[-1].flip(-1)) / 2).sigmoid()
+            found.append((boundary, displacement[0, :, :h, :w]))
+        return found
+
+    def _views(self, image: Tensor) -> Tensor:
+        """(1 or 2, 3, rows, columns): the image, and its mirror image if it is of use, padded."""
         height, width = image.shape[-2:]
         rows, columns = canvas_size((height, width), **self.canvas)
         image = self.normalize(image)
         pair = torch.stack([image, image.flip(-1)])
         if not self._wants("boundary", "instances", "semantic"):
             pair = pair[:1]
-        logits, displacement = self.dense_maps(
-            functional.pad(pair, (0, columns - width, 0, rows - height))
-        )
-        h, w = (height - 1) // self.stride + 1, (width - 1) // self.stride + 1
-        logits = logits[:, 0, :h, :w]
-        boundary = ((logits[0] + logits[-1].flip(-1)) / 2).sigmoid()
-        return boundary, displacement[0, :, :h, :w]
+        return functional.pad(pair, (0, columns - width, 0, rows - height))
 
     def _wants(self, *outputs: str) -> bool:
         return not set(outputs).isdisjoint(self.outputs)
 
     @torch.no_grad()
-    def inference(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """What ``outputs`` names, for one image.
+    def inference(self, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What ``outputs`` names, of images.
 
         Args:
-            sample: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
+            samples: ``image`` (3, H, W); for instances and semantic labels also ``keys`` (K,) class
                 ids and ``cam`` (K, h, w) on the stride-4 grid; see `result_size`.
 
         Returns:
-            ``displacement`` (2, h, w); ``boundary`` (h, w). If ``cam`` is given also ``clusters``
-            (h, w) int64 and ``instances`` (see `IRNetROIHeads.forward`), and ``semantic`` (H, W)
-            uint8, 0 background, class id + 1.
+            of each ``displacement`` (2, h, w); ``boundary`` (h, w). If ``cam`` is given also
+            ``clusters`` (h, w) int64 and ``instances`` (see `IRNetROIHeads.forward`), and
+            ``semantic`` (H, W) uint8, 0 background, class id + 1.
         """
-        boundary, displacement = self.boundary_and_displacement(sample["image"])
-        for maps in (displacement, boundary):
-            require_finite(maps, sample, "the maps of the relation network")
+        dense = self.boundary_and_displacement([sample["image"] for sample in samples])
+        for sample, (boundary, displacement) in zip(samples, dense, strict=True):
+            every = torch.cat([displacement, boundary[None]])
+            require_finite(every, sample, "the maps of the relation network")
+        centroids: Sequence[Any] = [None] * len(samples)
+        if self._wants("instances") and any("cam" in sample for sample in samples):
+            refine = partial(refine_centroids, num_steps=self.refinement_steps)
+            fields = [displacement for _, displacement in dense]
+            centroids = in_batches(lambda some: refine(torch.stack(some)), fields, fields)
+        each = zip(samples, dense, centroids, strict=True)
+        return [self._finish(sample, *maps, ends) for sample, maps, ends in each]
+
+    def _finish(
+        self, sample: dict[str, Any], boundary: Tensor, displacement: Tensor, centroids: Any
+    ) -> dict[str, Any]:
+        """The result for one image, of its dense maps and `refine_centroids`."""
         result: dict[str, Any] = {"displacement": displacement}
         if self._wants("boundary", "instances", "semantic"):
             result["boundary"] = boundary
@@ -213,7 +243,6 @@ class IRNet(PixelModule):
         dense = boundary, cam.to(boundary.dtype), keys
         sizes = tuple(sample["image"].shape[-2:]), result_size(sample)
         if self._wants("instances"):
-            centroids = refine_centroids(displacement, num_steps=self.refinement_steps)
             clusters = cluster_centroids(displacement, centroids, threshold=self.cluster_threshold)
             result |= {"clusters": clusters, "instances": self.roi_heads(*dense, clusters, sizes)}
         if self._wants("semantic"):

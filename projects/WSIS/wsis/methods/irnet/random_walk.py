@@ -61,12 +61,13 @@ def _transition_rows(weights: Tensor, radius: int) -> tuple[Tensor, Tensor, Tens
         steps[count + place], steps[count - place] = dy * width + dx, -(dy * width + dx)
     rows = rows.reshape(size, -1)
     kept = rows > _SMALLEST_WEIGHT
+    place = kept.flatten().nonzero()[:, 0]
     rows = rows * kept
     sums = rows.sum(dim=1, keepdim=True)
-    values = (rows / sums)[kept]
+    values = (rows / sums).flatten()[place]
     steps = torch.from_numpy(steps).to(weights.device, torch.int32)
     base = torch.arange(size, device=weights.device, dtype=torch.int32)[:, None]
-    columns = (base + steps)[kept]
+    columns = (base + steps).flatten()[place]
     starts = functional.pad(kept.sum(dim=1).cumsum(0), (1, 0)).to(torch.int32)
     return starts, columns, values, float(sums.max())
 

@@ -47,8 +47,8 @@ class PRM(nn.Module):
         Args:
             batched_inputs: per image ``image`` (3, H, W) in 0..255. Training: ``image_labels`` (see
                 `wsis.modeling.image_classifier.multi_hot`). Inference: perhaps ``image_labels`` and
-                ``proposals`` (`Regions`) and ``points``, which take the place of peaks
-                (`PeakClassifier.respond`); see `result_size`.
+                ``proposals`` (`Regions`), ``prepared`` (`RetrievalMapper`) and ``points``, which
+                take the place of peaks (`PeakClassifier.respond`); see `result_size`.
 
         Returns:
             training: ``{"loss_classification": scalar}``. Inference: ``logits`` and ``scores``
@@ -73,7 +73,8 @@ class PRM(nn.Module):
         if found.responses is None:
             return result
         try:
-            instances = self.roi_heads(found, sample.get("proposals"), result_size(sample))
+            given = sample.get("proposals"), result_size(sample), sample.get("prepared")
+            instances = self.roi_heads(found, *given)
         except ValueError as error:
             raise DataError(f"image {sample.get('image_key', '?')}: {error}") from error
         return result | {"instances": instances}

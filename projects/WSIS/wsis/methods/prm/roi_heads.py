@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wsis.errors import UsageError
 from wsis.layers.masks import mask_nms
 from wsis.layers.regions import Regions
-from wsis.layers.retrieval import prepare_proposals, retrieve_instances
+from wsis.layers.retrieval import PreparedProposals, prepare_proposals, retrieve_instances
 from wsis.modeling.network import mask_instances, network, options_of, require_one_of
 from wsis.modeling.peak_responses import PeakResponses
 
@@ -111,13 +111,18 @@ class PRMROIHeads(nn.Module):
         }
 
     def forward(
-        self, found: PeakResponses, proposals: Regions | None, size: tuple[int, int]
+        self,
+        found: PeakResponses,
+        proposals: Regions | None,
+        size: tuple[int, int],
+        prepared: PreparedProposals | None = None,
     ) -> Instances:
         """Instances of an image, best first.
 
         ``found`` must have response maps. ``proposals``, best first, may have any size; for
-        "response" they are not used. The result has pred_masks (n, *size) bool, pred_boxes,
-        pred_classes (n,), scores (n,) in [0, 1], peak_index (n,), the number of the peak.
+        "response" they are not used. They are ``prepared`` here if that was not done before. The
+        result has pred_masks (n, *size) bool, pred_boxes, pred_classes (n,), scores (n,) in [0, 1],
+        peak_index (n,), the number of the peak.
 
         Raises:
             ValueError: no proposals where they are needed.
@@ -126,7 +131,7 @@ class PRMROIHeads(nn.Module):
             return self._from_responses(found, size)
         if proposals is None:
             raise ValueError("MODEL.PRM.MASKS is proposals, but the image comes without any")
-        return self._retrieve(found, proposals, size)
+        return self._retrieve(found, proposals, size, prepared)
 
     def scores(self, found: PeakResponses, peaks: Tensor, retrieval: Tensor) -> Tensor:
         """Scores (n,) in [0, 1] of instances, given the numbers (n,) of their peaks.
@@ -146,20 +151,25 @@ class PRMROIHeads(nn.Module):
             return cues["retrieval"] * cues["peak"] * cues["probability"]
         return cues[self.score]
 
-    def _retrieve(self, found: PeakResponses, regions: Regions, size: tuple[int, int]) -> Instances:
+    def _retrieve(
+        self,
+        found: PeakResponses,
+        regions: Regions,
+        size: tuple[int, int],
+        prepared: PreparedProposals | None,
+    ) -> Instances:
         responses = found.responses.cpu().numpy()
         classes = found.peaks[:, 0].cpu().numpy()
-        if self.proposal_count:
-            regions = regions[: self.proposal_count]
         if len(classes) == 0 or len(regions) == 0:
             empty = torch.zeros(0, dtype=torch.long)
             return self._instances(found, np.zeros((0, *size), bool), empty, torch.zeros(0))
-        prepared = prepare_proposals(
-            regions,
-            responses.shape[1:],
-            contour_width=self.contour_width,
-            size_limits=self.size_limits,
-        )
+        if prepared is None:
+            prepared = prepare_proposals(
+                regions[: self.proposal_count or None],
+                responses.shape[1:],
+                contour_width=self.contour_width,
+                size_limits=self.size_limits,
+            )
         chosen = retrieve_instances(
             prepared,
             found.class_maps.cpu().numpy(),

@@ -30,13 +30,13 @@ register_stages(
         name="peak_instances",
         title="Peak response maps, and the proposal that fits each best",
         consumes=("peak_classifier", "proposals"),
-        mapper="PeakImageMapper",
+        mapper="RetrievalMapper",
     ),
     _PEAK_STAGE(
         name="retrieved_points",
         title="Responses of the given points, and the proposal that fits each best",
         consumes=("peak_classifier", "proposals"),
-        mapper="PointImageMapper",
+        mapper="PointRetrievalMapper",
         supervision="point",
     ),
     _PEAK_STAGE(
