@@ -371,7 +371,8 @@ def load_pipeline(
         config_file: YAML with STAGES, or one whose ``_BASE_`` has them.
         overrides: pairs from the command line.
         num_processes: how many will train, see `PlannedStage.on_processes`.
-        networks, classes: register what configs name, set classes; False spares 3 CPU s, reading.
+        networks: register what a config names, too (`wsis.networks`); False takes 3 CPU s less.
+        classes: set the names and number of classes; False reads no data set.
 
     Raises:
         UsageError: a missing file, an unknown key, stage or data set.
@@ -379,8 +380,7 @@ def load_pipeline(
     if networks:
         importlib.import_module("wsis.networks")
     plan = _Plan(Path(config_file), overrides)
-    stages: list[PlannedStage] = []
-    output_dir, left_out = Path(), []
+    stages, output_dir, left_out = list[PlannedStage](), Path(), list[str]()
     for number, (name, record) in enumerate(plan.records.items(), start=1):
         cfg = plan.config(name)
         if number > 1 and Path(cfg.OUTPUT_DIR) != output_dir:
