@@ -12,6 +12,7 @@ import pytest
 import torch
 import wsis
 import wsis.ready
+from wsis import door
 from wsis.errors import DataError, UsageError, WSISError
 
 from tests.tiny import PIPELINE, ROOT, environment, forked, tiny_overrides
@@ -202,6 +203,31 @@ def test_two_processes_know_what_was_registered_and_tell_what_failed(tmp_path, m
     words = [str(PIPELINE), "OUTPUT_DIR", str(tmp_path / "out"), *tiny_overrides()]
     done = forked(TWO_PROCESSES, *words, variables=environment(tmp_path))
     assert "told: stage classifier starts from gone.pth, which does not exist" in done.stderr
+
+
+def test_the_process_that_starts_others_reads_no_data_set(tmp_path, monkeypatch):
+    """One of those that it starts does, for all; it knows how they share the work all the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "images").mkdir()
+    entry = "{FORMAT: coco, JSON: broken.json, IMAGES: images}"
+    words = ["DATA.TRAIN", entry, "OUTPUT_DIR", "out", "SOLVER.IMS_PER_BATCH", 6]
+    config, started = ROOT / "configs" / "supervised_photos.yaml", []
+
+    def launch(main, processes, *, device):
+        started.append((processes, device))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(door, "launch", launch)
+    with pytest.raises(KeyboardInterrupt):
+        wsis.run(config, words, num_gpus=0, num_processes=2)
+    assert started == [(2, "cpu")]
+    with pytest.raises(UsageError, match="IMS_PER_BATCH 6 .*not divisible by 4 processes"):
+        wsis.run(config, words, num_gpus=0, num_processes=4)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DataError, match=r"broken.json is not a readable JSON file"):
+        wsis.run(config, words, num_gpus=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_and_no_such_name(tmp_path):

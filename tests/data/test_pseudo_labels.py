@@ -158,7 +158,7 @@ def export(path, name, records=None):
         classes = np.array([a["category_id"] for a in found])
         arrays = {"classes": classes, "scores": scores, "masks": masks}
         write_artifact(reader.path(record["image_key"]), arrays)
-    export_pseudo_labels(path, records, {"instances": reader}, cfg, {})
+    export_pseudo_labels(records, {"instances": reader}, cfg).write(path, {})
     return records
 
 
@@ -285,11 +285,11 @@ def test_export_stage(tmp_path, dataset, products):
     reader = ProductReader(tmp_path / "stage", "instances")
     for key in "ac":
         write_artifact(reader.path(key), products[key])
-    call = (tmp_path / "l.json", dataset, {"instances": reader}, cfg, {"method": "test"})
+    call, file = (dataset, {"instances": reader}, cfg), (tmp_path / "l.json", {"method": "test"})
     with pytest.raises(DataError, match="no instances artifact for image b"):
-        export_pseudo_labels(*call)
+        export_pseudo_labels(*call).write(*file)
     cfg.WSIS.ON_ERROR = "skip"
-    counts = export_pseudo_labels(*call)
+    counts = export_pseudo_labels(*call).write(*file)
     assert counts["left_out"] == 1
     file = read_pseudo_labels(tmp_path / "l.json")
     scores = [a["score"] for image in file.images for a in image["annotations"]]

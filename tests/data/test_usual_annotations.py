@@ -4,12 +4,14 @@ import copy
 import json
 import random
 
+import numpy as np
 import pytest
 from wsis.data import coco
 from wsis.data.coco import load_coco_dataset
 from wsis.data.long_lists import Unusual
 from wsis.data.problems import Problems
 from wsis.data.records import Records
+from wsis.data.usual_annotations import _decimals
 
 RLE = {"size": [60, 80], "counts": [600, 40, 20, 40, 4100]}
 
@@ -144,3 +146,24 @@ def test_labels_that_an_image_states(tmp_path, monkeypatch):
     assert kind is Records
     assert repr(found) == repr(as_whole(file, tmp_path, monkeypatch)[1])
     assert found[-1][1] > 0, "some annotation contradicts it"
+
+
+def test_decimals_are_what_python_reads():
+    draw = random.Random(3)
+    texts = [
+        f"{draw.uniform(0, 10 ** draw.randint(0, 7)):.{draw.randint(0, 6)}f}" for _ in range(999)
+    ]
+    texts = [text for text in texts if len(text) <= 8] + ["0", "0.0", "99999999", "0.000001"]
+    found = _decimals(", ".join(texts).encode())
+    assert found.tobytes() == np.array([*map(float, texts)]).tobytes()
+    assert found.tobytes() == _decimals(",".join(texts).encode()).tobytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1,", ",1", "01", ".5", "5.", "-1", "1e5", "1..2", "1.2.3", "1 2", "nan", "1234567.8", "."]
+    + ["1,/", "1:", "00", "1,,2", "1,  2", "1 ,2", "1,\n2", "[1", "\xb25", "true"],
+)
+def test_other_numbers_are_left_to_json(text):
+    assert _decimals(f"0.5, {text}".encode("latin-1")) is None
+    assert _decimals(text.encode("latin-1")) is None

@@ -81,9 +81,10 @@ def run(
     words = ("MODEL.DEVICE", device, *("" if o is None else str(o) for o in overrides))
     selection = {"stage": stage, "first": from_stage, "last": until_stage}
     datasets = named_entries()  # other processes do not know what was registered in this one
-    here = processes == 1 or started_by_torchrun()  # else other processes read, and this one waits
-    with reading_once() if here else nullcontext():
-        pipeline = load_pipeline(config_file, words, num_processes=processes)
+    here = processes == 1  # else one of the processes reads the data sets for all, and not yet
+    with reading_once():
+        known = {"num_processes": processes, "networks": here, "classes": here}
+        pipeline = load_pipeline(config_file, words, **known)
         chosen = pipeline.select(**selection)
         for planned in chosen:
             _check_processes(planned, processes, device, eval_only=eval_only)
@@ -151,7 +152,8 @@ def _score(
     (name,) = register_role("VAL", dataset, stem=predictions.stem, source="wsis.evaluate")
     chosen = (protocols,) if isinstance(protocols, str) else protocols
     build_measures((), chosen or ())  # their names, before anything is read
-    found, records = CocoResults(predictions, name), get_dataset_dicts(name)
+    records = get_dataset_dicts(name)
+    found = CocoResults(predictions, name, records)
     if not found.has_scores and (Path(given_name(name)).parent / MANIFEST).is_file():
         logger.warning(
             "%s has no scores, and %s was made by a run: are they swapped?",

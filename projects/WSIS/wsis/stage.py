@@ -146,12 +146,13 @@ class ExportStage(Stage):
 
     Attributes:
         file_name: the file in the stage's folder.
-        function: called as ``function(path, dataset_dicts, {product: ProductReader}, cfg, info)``.
+        function: called as ``function(dataset_dicts, {product: ProductReader}, cfg)`` in every
+            process of the run; gives what makes the file, see `wsis.data.pseudo_labels`.
     """
 
     kind: ClassVar[str] = "export"
     file_name: str
-    function: Callable[..., dict[str, Any]]
+    function: Callable[..., Any]
 
 
 def register_stages(*stages: Stage) -> None:

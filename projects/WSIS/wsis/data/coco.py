@@ -201,14 +201,16 @@ def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
     images = packer.in_order()
     if len({image["file_name"] for image in images}) < len(images):
         raise Unusual
-    packer.read_all(lists.entries("annotations"))
+    packer.read_all(lists.entries("annotations", polygons=True))
     lists.rest()
     if not packer.contradictions.tell(images, path, told):
         raise Unusual
     problems.take(told)
     places = packer.places
     labels: list[set[int]] = [set() for _ in images]
-    for image, class_id in np.unique(places[:, ::2], axis=0).tolist():
+    image_places, _, class_ids = places.T
+    for pair in np.unique(image_places * len(class_names) + class_ids).tolist():
+        image, class_id = divmod(pair, len(class_names))
         labels[image].add(class_id)
     completed = (_complete(image, root, own) for image, own in zip(images, labels, strict=True))
     return Records(completed, packer.parts, places[:, :2]), class_names, packer.class_ids

@@ -22,14 +22,14 @@ from wsis.data.coco_fields import (
     read_image,
 )
 from wsis.data.contradictions import Contradictions
-from wsis.data.long_lists import Unusual
+from wsis.data.long_lists import Unusual, whole
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
 from wsis.data.records import Parts, pack
 from wsis.data.usual_annotations import pack_usual
 from wsis.errors import DataError
 
-_AT_ONCE = 4096  # annotations
+_AT_ONCE = 1024  # annotations
 
 
 class Checker:
@@ -171,7 +171,7 @@ class Packer(Checker):
         self.parts.add(pack(annotation))
 
     def read_all(self, entries: Iterable[Record]) -> None:
-        """Check and keep the annotations of a file.
+        """Check and keep the annotations of a file, as `LongLists.entries` gives them.
 
         Raises:
             Unusual: two have one id, or one has none.
@@ -191,7 +191,7 @@ class Packer(Checker):
                 self.parts.add_many(usual.data, usual.ends)
             for row in sorted(others):
                 self._row = before + row
-                self.read_annotations((some[row],), ids)
+                self.read_annotations((whole(some[row]),), ids)
             before += len(some)
         if not ids.differ():
             raise Unusual

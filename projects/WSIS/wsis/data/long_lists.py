@@ -1,6 +1,7 @@
 """JSON files with long lists, whose entries are read one after another.
 
-As Python's lists and numbers, the annotations of COCO take 2.5 GB.
+As Python's lists and numbers, the annotations of COCO take 2.5 GB. Most of the time to read them
+goes into the numbers of their polygons, which may stay text until many are read at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from wsis.reading import open_file
 _PIECE = 1 << 22  # bytes that are read at once
 _LONGEST = 1 << 26  # characters of an entry
 _BEGINS = re.compile(rb"[ \t\r\n]{0,99}:[ \t\r\n]{0,99}\[")
-_BLANK, _FOLLOWS = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n]*([,\]])")
+_BLANK, _FOLLOWS = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
+# The first list in a list; what has other lists or strings in it is no polygon anyway.
+_SPACE = rb"[ \t\r\n]*"
+_POLYGON = re.compile(rb'("segmentation"S:S\[S\[)(?!S\[)([^]]*)(\])'.replace(b"S", _SPACE))
+_STAND_IN = "-Infinity"  # is no JSON, but Python reads it
 
 
 class Unusual(Exception):
@@ -62,42 +67,39 @@ class LongLists:
                     raise Unusual
             found = text.find(key, found + 1)
 
-    def entries(self, name: str) -> Iterator[Any]:
+    def entries(self, name: str, *, polygons: bool = False) -> Iterator[Any]:
         """The entries of a list, one after another.
+
+        With ``polygons``, where a "segmentation" is a list of lists, the first of these has its
+        text in bytes as its only item; `whole` reads that.
 
         Raises:
             Unusual: it is no list.
         """
-        scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-        decoder = codecs.getincrementaldecoder("utf-8")()
         with open(self.path, "rb") as stream:
             stream.seek(self._starts[name])
-            text, place, first = "", 0, True
+            window, place, first = _Window(b"", polygons), 0, True
             while True:
-                place = _BLANK.match(text, place).end()  # type: ignore[union-attr]
-                if first and text.startswith("]", place):
+                if first and window.text.startswith("]", place):
                     place += 1
                     break
                 try:
-                    entry, end = scan(text, place)
-                    follows = _FOLLOWS.match(text, end)
+                    entry, end = window.scan(window.text, place)
+                    follows = _FOLLOWS.match(window.text, end)
                 except (StopIteration, ValueError, RecursionError):
                     follows = None
                 if follows is None:  # it goes on in the next piece
-                    piece = stream.read(_PIECE)
-                    if not piece or len(text) - place > _LONGEST:
+                    unread, piece = window.behind(place), stream.read(_PIECE)
+                    if not piece or len(unread) > _LONGEST:
                         raise Unusual
-                    try:
-                        text, place = text[place:] + decoder.decode(piece), 0
-                    except ValueError:
-                        raise Unusual from None
+                    window = _Window(unread + piece, polygons)
+                    place = _BLANK.match(window.text).end()  # type: ignore[union-attr]
                     continue
                 yield entry
                 place, first = follows.end(), False
                 if follows[1] == "]":
                     break
-            unread = len(text[place:].encode()) + len(decoder.getstate()[0])
-            self._ends[name] = stream.tell() - unread
+            self._ends[name] = stream.tell() - len(window.behind(place))
 
     def rest(self) -> dict[str, Any]:
         """The object; lists that `entries` has read to their ends hold the place where they start.
@@ -122,3 +124,57 @@ class LongLists:
         ):  # another list has that name, too, whose key is written otherwise ("\u0061")
             raise Unusual
         return content
+
+
+class _Window:
+    """A part of a list, as text with words in place of polygons.
+
+    Attributes:
+        text: up to the last whole letter.
+        scan: of `json`.
+    """
+
+    def __init__(self, raw: bytes, polygons: bool) -> None:
+        self._raw, parts, take = raw, [raw], None
+        if polygons:
+            if _STAND_IN.encode() in raw:
+                raise Unusual
+            parts = _POLYGON.split(raw)
+        self._polygons = parts[2::4]
+        if polygons:
+            parts[2::4] = [_STAND_IN.encode()] * len(self._polygons)
+            rest = iter(self._polygons)
+            take = lambda word: next(rest) if word == _STAND_IN else float(word)  # noqa: E731
+        try:
+            self.text = codecs.utf_8_decode(b"".join(parts), "strict", False)[0]
+        except ValueError:
+            raise Unusual from None
+        self.scan = json.JSONDecoder(parse_constant=take).scan_once  # type: ignore[attr-defined]
+
+    def behind(self, place: int) -> bytes:
+        """What follows in the file on a place of the text."""
+        polygons = self._polygons[: self.text.count(_STAND_IN, 0, place)]
+        longer = sum(map(len, polygons)) - len(_STAND_IN) * len(polygons)
+        return self._raw[len(self.text[:place].encode()) + longer :]
+
+
+def whole(value: Any) -> Any:
+    """An entry with the numbers of its polygons in place of their texts.
+
+    Raises:
+        Unusual: they are no JSON.
+    """
+    try:
+        return _whole(value)
+    except (ValueError, RecursionError):
+        raise Unusual from None
+
+
+def _whole(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _whole(item) for key, item in value.items()}
+    if type(value) is list:
+        if len(value) == 1 and type(value[0]) is bytes:
+            return json.loads(f"[{value[0].decode()}]")
+        return [_whole(item) if type(item) in (dict, list) else item for item in value]
+    return value

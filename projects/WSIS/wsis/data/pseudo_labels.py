@@ -19,6 +19,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -134,90 +135,120 @@ def _image_entry(record: Record, image_id: int, root: str) -> Record:
     }
 
 
-def _write_list(stream: IO[str], name: str, items: Iterable[Record], end: str) -> None:
-    """Write a JSON list under a key, one item after another."""
+def _write_list(stream: IO[str], name: str, items: Iterable[str], end: str) -> None:
+    """Write a JSON list under a key, given the texts of its items."""
     stream.write(f' "{name}": [')
     before = last = ""
     for item in items:
-        stream.write((before or "\n  ") + json.dumps(item, allow_nan=False))
+        stream.write((before or "\n  ") + item)
         before, last = ",\n  ", "\n "
     stream.write(last + end)
 
 
-def write_pseudo_labels(
-    path: str | os.PathLike[str],
-    dataset_dicts: Sequence[Record],
-    *,
-    read_instances: Callable[[Record], Arrays | None],
-    class_names: Sequence[str],
-    category_ids: Sequence[int] = (),
-    info: Mapping[str, Any],
-    min_score: float,
-    max_pixels: int = 0,
-) -> dict[str, Any]:
-    """Write pseudo labels, one image after another, atomically.
+class PseudoLabels:
+    """Pseudo labels of a data set, made image by image, perhaps by several processes.
 
     Args:
-        path: the JSON file.
         dataset_dicts: images, with ``image_key``, ``height`` and ``width``.
         read_instances: ``(dataset dict) -> {"classes": (n,) ints, "scores": (n,) floats, "masks":
             (n, H, W) bool[, "confidence": (n,), "ignore": (n, H, W) bool, "boxes": (n, 4) XYXY]}``,
-            or None to leave the image out. With boxes, masks may be empty. Called once for each
-            image, in order; one image is held at a time.
+            or None to leave the image out. With boxes, masks may be empty.
         class_names: names by class id.
         category_ids: category ids by class id; 1..C if there are none.
-        info: JSON values for ``info``: method, config digest, versions.
         min_score: instances with a lower score are left out.
         max_pixels: of what ``read_instances`` gives (`wsis.data.working_size`); 0: no limit. It is
             enlarged to the size of the file.
-
-    Returns:
-        Counts: ``images``, ``annotations``, ``images_without_annotations``, ``left_out``.
-
-    Raises:
-        DataError: instances that do not fit their image or the classes.
     """
-    root = image_root(dataset_dicts)
-    ids = category_ids or range(1, len(class_names) + 1)
-    categories = [{"id": i, "name": name} for i, name in zip(ids, class_names, strict=True)]
-    images: list[Record] = []
-    counts = Counter(annotations=0, images_without_annotations=0, left_out=0)
 
-    def annotations() -> Iterator[Record]:
-        for record, image_id in zip(dataset_dicts, _image_ids(dataset_dicts), strict=True):
-            arrays = read_instances(record)
-            if arrays is None:
-                counts["left_out"] += 1
-                continue
-            size = int(record["height"]), int(record["width"])
-            _check_instances(arrays, record, working_size(size, max_pixels), len(class_names))
-            before = counts["annotations"]
-            for annotation in _annotations(arrays, size, image_id, ids, min_score):
-                counts["annotations"] += 1
-                yield {"id": counts["annotations"]} | annotation
-            counts["images_without_annotations"] += counts["annotations"] == before
-            images.append(_image_entry(record, image_id, root))
+    def __init__(
+        self,
+        dataset_dicts: Sequence[Record],
+        *,
+        read_instances: Callable[[Record], Arrays | None],
+        class_names: Sequence[str],
+        category_ids: Sequence[int] = (),
+        min_score: float,
+        max_pixels: int = 0,
+    ) -> None:
+        self._records, self._read = dataset_dicts, read_instances
+        self._class_names, self._min_score = class_names, min_score
+        self._categories = category_ids or range(1, len(class_names) + 1)
+        self._max_pixels, self._image_ids = max_pixels, _image_ids(dataset_dicts)
 
-    with atomic_write(path, "w") as stream:
-        stream.write(f'{{"info": {json.dumps(dict(info), sort_keys=True, allow_nan=False)},\n')
-        stream.write(f' "categories": {json.dumps(categories)},\n')
-        _write_list(stream, "annotations", annotations(), "],\n")
-        _write_list(stream, "images", images, "]}\n")
-    return {"images": len(images)} | dict(counts)
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def of_image(self, index: int) -> list[str] | None:
+        """The annotations of an image as JSON without ``{"id": 1, ``; None leaves it out.
+
+        Raises:
+            DataError: instances that do not fit their image or the classes.
+        """
+        record = self._records[index]
+        arrays = self._read(record)
+        if arrays is None:
+            return None
+        size = int(record["height"]), int(record["width"])
+        most = working_size(size, self._max_pixels)
+        _check_instances(arrays, record, most, len(self._class_names))
+        about = self._image_ids[index], self._categories, self._min_score
+        return [json.dumps(one, allow_nan=False)[1:] for one in _annotations(arrays, size, *about)]
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        info: Mapping[str, Any],
+        annotations: Iterable[Sequence[str] | None] | None = None,
+    ) -> dict[str, int]:
+        """Write the file, atomically; one image is held at a time.
+
+        Args:
+            path: the JSON file.
+            info: JSON values for ``info``: method, config digest, versions.
+            annotations: what `of_image` gives for all images, in order; None: they are made here.
+
+        Returns:
+            Counts: ``images``, ``annotations``, ``images_without_annotations``, ``left_out``.
+        """
+        pairs = zip(self._categories, self._class_names, strict=True)
+        categories, images = [{"id": i, "name": name} for i, name in pairs], list[Record]()
+        counts = Counter(annotations=0, images_without_annotations=0, left_out=0)
+        made = map(self.of_image, range(len(self))) if annotations is None else annotations
+
+        def numbered() -> Iterator[str]:
+            root = image_root(self._records)
+            for record, number, found in zip(self._records, self._image_ids, made, strict=True):
+                if found is None:
+                    counts["left_out"] += 1
+                    continue
+                for text in found:
+                    counts["annotations"] += 1
+                    yield f'{{"id": {counts["annotations"]}, {text}'
+                counts["images_without_annotations"] += not found
+                images.append(_image_entry(record, number, root))
+
+        with atomic_write(path, "w") as stream:
+            stream.write(f'{{"info": {json.dumps(dict(info), sort_keys=True, allow_nan=False)},\n')
+            stream.write(f' "categories": {json.dumps(categories)},\n')
+            _write_list(stream, "annotations", numbered(), "],\n")
+            _write_list(stream, "images", map(json.dumps, images), "]}\n")
+        return {"images": len(images)} | dict(counts)
+
+
+def write_pseudo_labels(
+    path: str | os.PathLike[str], dataset_dicts: Sequence[Record], *, info: Any, **options: Any
+) -> dict[str, Any]:
+    """Write pseudo labels in one process; ``options`` are those of `PseudoLabels`."""
+    return PseudoLabels(dataset_dicts, **options).write(path, info)
 
 
 def export_pseudo_labels(
-    path: str | os.PathLike[str],
-    dataset_dicts: Sequence[Record],
-    products: Mapping[str, Any],
-    cfg: Any,
-    info: Mapping[str, Any],
-) -> dict[str, Any]:
+    dataset_dicts: Sequence[Record], products: Mapping[str, Any], cfg: Any
+) -> PseudoLabels:
     """The function of an `ExportStage` that consumes the product "instances".
 
     It reads WSIS.PSEUDO_LABELS.MIN_SCORE, INPUT.MAX_PIXELS, WSIS.IMAGES (class names and category
-    ids) and WSIS.ON_ERROR ("skip" leaves out images that have no instances artifact). Returns what
-    `write_pseudo_labels` does.
+    ids) and WSIS.ON_ERROR ("skip" leaves out images that have no instances artifact).
     """
     reader, skip = products["instances"], cfg.WSIS.ON_ERROR == "skip"
     names = {names_of_dataset(name) for name in cfg.WSIS.IMAGES}
@@ -232,25 +263,26 @@ def export_pseudo_labels(
         key = record["image_key"]
         return None if skip and key not in reader else reader.read(key, _READ)
 
-    summary = write_pseudo_labels(
-        path,
+    return PseudoLabels(
         dataset_dicts,
         read_instances=read_instances,
         class_names=names.pop(),
         category_ids=ids.pop() if len(ids) == 1 else (),
-        info=info,
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-    images, instances = summary["images"], summary["annotations"]
+
+
+def tell_written(path: Path, counts: Mapping[str, int], min_score: float) -> None:
+    """Log what a file of pseudo labels holds."""
+    images, instances = counts["images"], counts["annotations"]
     logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
     if not instances:
         logger.warning(
             "pseudo labels: no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now %g), or "
             "look at what the stages before made (tools/report.py)",
-            cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
+            min_score,
         )
-    return summary
 
 
 _OF_A_RUN = "; name the OUTPUT_DIR of a run, or its file of pseudo labels"

@@ -20,6 +20,7 @@ _BITS = (("bbox", 1), ("point", 2), ("segmentation", 4))
 _BOX_AND_MASK, _CROWD, _POLYGONS, _PLAIN = 5, 8, 16, 32
 _OBJECT = struct.Struct("<qqqqddddd")  # its first byte, id, class, numbers of points, area, box
 _MODE, _MASK = "bbox_mode", "segmentation"
+_AT_ONCE = 4096  # dicts, of which the places are held as Python's numbers
 _MODES = {int(mode): mode for mode in BoxMode}
 
 
@@ -97,14 +98,17 @@ def _unpack(data: memoryview, masks: bool) -> Record:
         annotation[_MODE] = _MODES[annotation[_MODE]]
     if masks and data[0] & _POLYGONS:
         lengths = annotation[_MASK]
-        points = _points(data, lengths).cast("d").tolist()
+        points = data[len(data) - 8 * sum(lengths) :].cast("d").tolist()
         ends = accumulate(lengths, initial=0)
         annotation[_MASK] = [points[a:b] for a, b in pairwise(ends)]
     return annotation
 
 
-def _points(data: memoryview, lengths: Sequence[int]) -> memoryview:
-    return data[len(data) - 8 * sum(lengths) :]
+def _points(data: memoryview) -> memoryview:
+    """The numbers of the polygons of an annotation that has any."""
+    if data[0] & _PLAIN:
+        return data[_OBJECT.size :]
+    return data[len(data) - 8 * sum(_unpack(data, False)[_MASK]) :]
 
 
 class Parts:
@@ -143,8 +147,11 @@ class _Parts:
         return self._bytes[self._starts]
 
     def between(self, first: int, end: int) -> Iterator[memoryview]:
+        return self.of(slice(first, end))
+
+    def of(self, places: slice | np.ndarray) -> Iterator[memoryview]:
         data = self._bytes.data
-        starts, ends = self._starts[first:end].tolist(), self._ends[first:end].tolist()
+        starts, ends = self._starts[places].tolist(), self._ends[places].tolist()
         return (data[a:b] for a, b in zip(starts, ends, strict=True))
 
 
@@ -208,8 +215,7 @@ class Records(Sequence[Record]):
 
     def points(self, index: int) -> bytes:
         """The numbers in the polygons of a dict as float64, one after another."""
-        parts = [part for part in self._parts_of(index) if part[0] & _POLYGONS]
-        return b"".join(_points(part, _unpack(part, False)[_MASK]) for part in parts)
+        return b"".join(map(_points, (p for p in self._parts_of(index) if p[0] & _POLYGONS)))
 
     def objects(self, having: str = "", *, crowds: bool = False) -> np.ndarray:
         """How many annotations of each dict have a bbox, point or segmentation; (n,) int64.
@@ -242,12 +248,22 @@ class Records(Sequence[Record]):
             found = copy.copy(self)
             found._rows = self._rows[index]
             return found
-        row = int(self._rows[index])
-        (head,) = self._heads.between(row, row + 1)
-        record = pickle.loads(head)  # noqa: S301  (made above)
-        if self._whole and "annotations" in record:
-            record["annotations"] = [*self.annotations(index)]
+        (record,) = self._made(self._rows[index][None])
         return record
+
+    def __iter__(self) -> Iterator[Record]:
+        for first in range(0, len(self), _AT_ONCE):
+            yield from self._made(self._rows[first : first + _AT_ONCE])
+
+    def _made(self, rows: np.ndarray) -> Iterator[Record]:
+        for head, (first, end) in zip(
+            self._heads.of(rows), self._spans[rows].tolist(), strict=True
+        ):
+            record = pickle.loads(head)  # noqa: S301  (made above)
+            if self._whole and "annotations" in record:
+                parts = self._annotations.between(first, end)
+                record["annotations"] = [_unpack(part, self._masks) for part in parts]
+            yield record
 
 
 def _head(record: Record) -> bytes:

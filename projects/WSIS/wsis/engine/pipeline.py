@@ -262,8 +262,8 @@ class _Plan:
         cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
         return cfg
 
-    def fill_in(self, cfg: CfgNode, record: Stage) -> bool:
-        """Set the keys that follow from the data sets; returns whether the stage has any image."""
+    def fill_in(self, cfg: CfgNode, record: Stage, classes: bool) -> bool:
+        """Set keys by the data sets, ``classes`` by reading them; whether it has any image."""
         data = self.data(record.name)
         roles = self._roles(cfg, record, data)
         if not roles:
@@ -277,9 +277,8 @@ class _Plan:
         if "train" in roles and "evaluation" in data:
             cfg.WSIS.EVALUATION.IMAGES = data["evaluation"]
         cfg.WSIS.DATASETS = entries_of([*cfg.DATASETS.TRAIN, *names["val"], *own])
-        _check_classes(cfg, record)
-        cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
-        set_class_count(cfg, len(cfg.WSIS.CLASSES))
+        if classes:
+            _set_classes(cfg, record)
         find_weights(cfg, begins=isinstance(record, TrainStage))
         if getattr(record, "mapper", "") not in INSTANCE_MAPPERS:
             # The size that its mapper gives images, so that Detectron2's predictor gives the same.
@@ -321,8 +320,8 @@ def _names_of_role(
     return data[role]
 
 
-def _check_classes(cfg: CfgNode, record: Stage) -> None:
-    """Refuse a stage whose data sets have different classes."""
+def _set_classes(cfg: CfgNode, record: Stage) -> None:
+    """Set class names and counts; refuse a stage whose data sets have different classes."""
     users = {
         "DATA.TRAIN": (*cfg.DATASETS.TRAIN, *cfg.WSIS.IMAGES),
         "DATA.EVALUATION": cfg.WSIS.EVALUATION.IMAGES,
@@ -339,10 +338,8 @@ def _check_classes(cfg: CfgNode, record: Stage) -> None:
                 )
         except UsageError as error:
             raise UsageError(f"{role}: {error}") from None
-    if getattr(record, "class_agnostic", False) or not known:
-        return
-    (first, classes), *others = known.items()
-    for name, found in others:
+    (first, classes), *others = [*known.items()] or [("", ())]
+    for name, found in () if getattr(record, "class_agnostic", False) else others:
         pairs = zip_longest(map(repr, classes), map(repr, found), fillvalue="none")
         for number, (one, other) in enumerate(pairs, start=1):
             if one != other:
@@ -351,6 +348,8 @@ def _check_classes(cfg: CfgNode, record: Stage) -> None:
                     f"{len(classes)}, {name} has {len(found)}; number {number} is {one} in the "
                     f"first and {other} in the second"
                 )
+    cfg.WSIS.CLASSES = list(class_names(cfg.WSIS.IMAGES[0]))
+    set_class_count(cfg, len(cfg.WSIS.CLASSES))
 
 
 def load_pipeline(
@@ -359,6 +358,7 @@ def load_pipeline(
     *,
     num_processes: int = 1,
     networks: bool = True,
+    classes: bool = True,
 ) -> Pipeline:
     """Read a pipeline YAML and make the configs of its stages.
 
@@ -372,6 +372,7 @@ def load_pipeline(
         overrides: pairs from the command line.
         num_processes: how many will train, see `PlannedStage.on_processes`.
         networks: register what a config names, too (`wsis.networks`); False takes 3 CPU s less.
+        classes: set the names and number of classes; False reads no data set.
 
     Raises:
         UsageError: a missing file, an unknown key, stage or data set.
@@ -379,14 +380,13 @@ def load_pipeline(
     if networks:
         importlib.import_module("wsis.networks")
     plan = _Plan(Path(config_file), overrides)
-    stages: list[PlannedStage] = []
-    output_dir, left_out = Path(), []
+    stages, output_dir, left_out = list[PlannedStage](), Path(), list[str]()
     for number, (name, record) in enumerate(plan.records.items(), start=1):
         cfg = plan.config(name)
         if number > 1 and Path(cfg.OUTPUT_DIR) != output_dir:
             raise UsageError(f"stage {name}: OUTPUT_DIR is one for all stages, {output_dir}")
         output_dir = Path(cfg.OUTPUT_DIR)
-        if not plan.fill_in(cfg, record):
+        if not plan.fill_in(cfg, record, classes):
             left_out.append(name)
             continue
         folder = output_dir / f"{number}_{name}"

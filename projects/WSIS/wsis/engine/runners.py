@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from heapq import merge
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from detectron2.utils import comm
 from wsis.data.artifacts import SUMMARY, ProductReader, write_artifact
 from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
-from wsis.data.pseudo_labels import load_pseudo_labels
-from wsis.data.records import Record, Records, compact, heads_of
+from wsis.data.pseudo_labels import PseudoLabels, load_pseudo_labels, tell_written
+from wsis.data.records import Record, Records, compact
 from wsis.data.stream import Failure, derive_seed, seeded, single_pass_loader
 from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import at_working_size
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 Products = Mapping[str, ProductReader]
 SHARES = ".shares"  # in the run folder while a stage is worked through, see `shares`
+PARTS = ".parts"  # there while several processes export
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
 # Images that a network gets together on a GPU, where an operation costs the same for one as for
@@ -345,16 +348,52 @@ def _close_artifacts(folder: StageFolder) -> None:
 
 
 def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> None:
-    """Write one file from all artifacts; in the main process."""
+    """Write one file from all artifacts, of which each process reads its share."""
+    path, cfg = folder.path / stage.file_name, folder.planned.cfg
+    if comm.is_main_process():
+        shutil.rmtree(folder.path / PARTS, ignore_errors=True)  # of a killed run
+    labels = stage.function(compact(folder.dataset_dicts).heads, products, cfg)
+    parts = _parts_of_all(labels, folder.path) if comm.get_world_size() > 1 else None
     if not comm.is_main_process():
         return
-    path, cfg = folder.path / stage.file_name, folder.planned.cfg
     info = {
         "description": "pseudo labels made by WSIS",
         "method": cfg.WSIS.METHOD,
         "config": folder.manifest.digest,
         "versions": package_versions(),
     }
-    summary = stage.function(path, heads_of(folder.dataset_dicts), products, cfg, info)
-    counts = {what: number for what, number in summary.items() if isinstance(number, int)}
+    counts = labels.write(path, info, parts)
+    tell_written(path, counts, cfg.WSIS.PSEUDO_LABELS.MIN_SCORE)
+    shutil.rmtree(folder.path / PARTS, ignore_errors=True)
     folder.close(digest_of_product(folder), counts)
+
+
+def _parts_of_all(labels: PseudoLabels, folder: Path) -> Iterator[list[str] | None]:
+    """What `labels.of_image` gives for all images, in order, made by all processes.
+
+    Each writes what it makes into a file of its own, in ascending order of the images.
+    """
+    counter, parts = folder / SHARES, folder / PARTS
+    if comm.is_main_process():
+        parts.mkdir()
+        counter.write_bytes(b"")
+    comm.synchronize()
+    with open(parts / str(comm.get_rank()), "w", encoding="utf-8") as stream:
+        for index in shares(len(labels), counter):
+            found = labels.of_image(index)
+            lines = [str(index), str(-1 if found is None else len(found)), *(found or ())]
+            stream.writelines(f"{line}\n" for line in lines)
+    comm.synchronize()
+    if comm.is_main_process():
+        counter.unlink()
+    names = map(str, range(comm.get_world_size()))
+    return (found for _, found in merge(*(_read_part(parts / name) for name in names)))
+
+
+def _read_part(path: Path) -> Iterator[tuple[int, list[str] | None]]:
+    """What a process wrote: index of an image, and its annotations."""
+    with open(path, encoding="utf-8") as stream:
+        for index in stream:
+            count = int(next(stream))
+            texts = [line.rstrip("\n") for line in islice(stream, max(count, 0))]
+            yield int(index), None if count < 0 else texts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class CocoResults:
             Or a COCO file, such as pseudo labels: its images are found by key or name, its
             categories by name; polygons serve, a missing score counts as 1, crowds are left out.
         name: of the data set.
+        records: its dataset dicts, where the caller has them.
 
     Attributes:
         has_masks: whether every instance has a mask, else every one has a box alone.
@@ -80,10 +81,10 @@ class CocoResults:
             alone that are no XYWH.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, records: Sequence[Any] | None = None) -> None:
         self.path, self.name = path, name
         # A JSON knows its category ids now. Whoever needs its annotations tells what is broken.
-        self._records = get_dataset_dicts(name, "skip")
+        self._records = get_dataset_dicts(name, "skip") if records is None else records
         self._rows: defaultdict[Any, _Rows] = defaultdict(_Rows)
         self._masks: bool | None = None
         self._first: dict[tuple[str, Any], int] = {}  # entry that first has an id
@@ -181,7 +182,8 @@ class CocoResults:
                 raise DataError(f"{self.path}: images is no list with id and file_name") from None
             found = ((record["image_id"], index.find(record)) for record in self._records)
             ids = {own: image["image_id"] for own, image in found if image is not None}
-        strange = [image for image in self._rows if image not in set(ids.values())]
+        known = set(ids.values())
+        strange = [image for image in self._rows if image not in known]
         if strange and (not self._is_file or len(strange) == len(self._rows)):
             entry = self._first["image_id", strange[0]]
             raise DataError(

@@ -87,7 +87,8 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
             "set or COCO file with --dataset"
         )
     (name,) = names
-    find, records = CocoResults(path, name).find, get_dataset_dicts(name, "skip")
+    records = get_dataset_dicts(name, "skip")
+    find = CocoResults(path, name, records).find
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
         rows = find(record).results
