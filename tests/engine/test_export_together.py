@@ -1,6 +1,7 @@
 """One file is written from all artifacts, by any number of processes."""
 
 import multiprocessing
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +26,15 @@ def labels_of(records, products, cfg):
     return PseudoLabels(records, read_instances=read, class_names=("bär",), min_score=0.1)
 
 
-def export(path, closed):
+def killed(records, products, cfg):
+    """The process that comes to the second half of the images is ended there."""
+    labels = labels_of(records, products, cfg)
+    read = labels._read
+    labels._read = lambda record: os._exit(9) if record["image_id"] > 20 else read(record)
+    return labels
+
+
+def export(path, closed, function=labels_of):
     """What a process of a run does."""
     path.mkdir(exist_ok=True)
     sizes = {"height": 6, "width": 8}
@@ -39,10 +48,10 @@ def export(path, closed):
         manifest=SimpleNamespace(digest="d"),
         close=lambda product, counts: closed.put(counts),
     )
-    run_export(folder, SimpleNamespace(file_name="labels.json", function=labels_of), {})
+    run_export(folder, SimpleNamespace(file_name="labels.json", function=function), {})
 
 
-def as_rank(rank, size, barrier, path, closed, patch):
+def as_rank(rank, size, barrier, path, closed, patch, function=labels_of):
     for name, value in {
         "get_rank": rank,
         "get_world_size": size,
@@ -50,7 +59,30 @@ def as_rank(rank, size, barrier, path, closed, patch):
     }.items():
         patch.setattr(runners.comm, name, lambda value=value: value)
     patch.setattr(runners.comm, "synchronize", barrier.wait)
-    export(path, closed)
+    export(path, closed, function)
+
+
+def test_a_killed_export_leaves_nothing_to_the_next_one(tmp_path, monkeypatch):
+    """It may have one process alone, whose file and folder are as if there had been none."""
+    monkeypatch.setattr(runners, "digest_of_product", lambda folder: "")
+    context = multiprocessing.get_context("fork")
+    closed, barrier = context.SimpleQueue(), context.Barrier(2)
+    workers = [
+        context.Process(
+            target=as_rank, args=(rank, 2, barrier, tmp_path / "more", closed, monkeypatch, killed)
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 9
+    assert any((tmp_path / "more").iterdir())
+    for name in ("one", "more"):
+        export(tmp_path / name, closed)
+    (file,) = (tmp_path / "more").iterdir()
+    assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes()
 
 
 @pytest.mark.parametrize("size", [2, 3])

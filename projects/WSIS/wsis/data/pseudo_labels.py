@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from detectron2.utils import comm
 
 from wsis.commands import command, make_parser
 from wsis.data.artifacts import RunLengths
@@ -255,7 +256,7 @@ def export_pseudo_labels(
     if len(names) > 1:
         raise DataError(f"the data sets {', '.join(cfg.WSIS.IMAGES)} have different classes")
     ids = {ids_of_dataset(name) for name in cfg.WSIS.IMAGES}
-    if len(ids) > 1:
+    if len(ids) > 1 and comm.is_main_process():
         sets = ", ".join(cfg.WSIS.IMAGES)
         logger.warning("%s have different category ids; their pseudo labels have 1 to C", sets)
 

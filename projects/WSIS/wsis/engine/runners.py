@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 Products = Mapping[str, ProductReader]
 SHARES = ".shares"  # in the run folder while a stage is worked through, see `shares`
-PARTS = ".parts"  # there while several processes export
+PARTS = ".parts"  # there while several processes export, and holds that, too
 _WRITERS = 2  # threads that write artifacts while the network computes
 _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
 # Images that a network gets together on a GPU, where an operation costs the same for one as for
@@ -373,7 +373,8 @@ def _parts_of_all(labels: PseudoLabels, folder: Path) -> Iterator[list[str] | No
 
     Each writes what it makes into a file of its own, in ascending order of the images.
     """
-    counter, parts = folder / SHARES, folder / PARTS
+    parts = folder / PARTS
+    counter = parts / SHARES
     if comm.is_main_process():
         parts.mkdir()
         counter.write_bytes(b"")
@@ -384,8 +385,6 @@ def _parts_of_all(labels: PseudoLabels, folder: Path) -> Iterator[list[str] | No
             lines = [str(index), str(-1 if found is None else len(found)), *(found or ())]
             stream.writelines(f"{line}\n" for line in lines)
     comm.synchronize()
-    if comm.is_main_process():
-        counter.unlink()
     names = map(str, range(comm.get_world_size()))
     return (found for _, found in merge(*(_read_part(parts / name) for name in names)))
 
