@@ -209,6 +209,8 @@ def test_the_same_processes_of_torchrun(monkeypatch):
     monkeypatch.setattr(comm, "get_local_size", lambda: 4)
     start = "torchrun --nnodes 2 --nproc-per-node 4 train_net.py"
     assert " ".join(same_processes("cuda")) == start
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert " ".join(same_processes("cpu")) == f"{start} --num-gpus 0"
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:7", "mps", "", "CPU"])

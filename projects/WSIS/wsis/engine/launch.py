@@ -91,13 +91,13 @@ def started_by_torchrun() -> bool:
 def same_processes(device: str) -> list[str]:
     """The beginning of a command that starts ``train_net.py`` with the processes of this run."""
     size, local = comm.get_world_size(), comm.get_local_size()
-    if started_by_torchrun():
-        words = ["--nnodes", str(size // local), "--nproc-per-node", str(local)]
-        return ["torchrun", *words, "train_net.py"]
     on_gpu = device.startswith("cuda")
-    words = ["--num-gpus" if on_gpu else "--num-processes", str(size)] if size > 1 else []
-    if size == 1 and not on_gpu and torch.cuda.is_available():
-        words = ["--num-gpus", "0"]
+    words = ["--num-gpus", "0"] if torch.cuda.is_available() and not on_gpu else []
+    if started_by_torchrun():
+        places = ["--nnodes", str(size // local), "--nproc-per-node", str(local)]
+        return ["torchrun", *places, "train_net.py", *words]
+    if size > 1:
+        words = ["--num-gpus" if on_gpu else "--num-processes", str(size)]
     return ["python", "train_net.py", *words]
 
 
