@@ -183,6 +183,7 @@ LAUGHS = (
         (["SOLVER.MAX_ITR", "1"], "SOLVER.MAX_ITR; did you mean SOLVER.MAX_ITER?"),
         (["INPUT.SCALES", "1.0"], r'a list is written "\[a, b\]"'),
         (["SOLVER.MAX_ITER", "ten"], "SOLVER.MAX_ITER is 'ten'; it takes a whole number, as 160"),
+        (["SOLVER.STEPS", "3,\n4"], r"SOLVER.STEPS is '3,\\n4'; it takes a list"),
         (["SOLVER.BASE_LR", "1" + 400 * "0"], "SOLVER.BASE_LR is .*; it takes a number, as 0.05"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; it must be the path of a folder"),
         (["data.train", "birds"], r"'data.train' is neither a config key .*; did you mean DATA\?"),

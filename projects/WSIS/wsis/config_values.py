@@ -90,7 +90,7 @@ _CHOICES = {
 }
 NO_LITERAL = (ValueError, SyntaxError, RecursionError, MemoryError)  # of Python, in a value
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(\w+)'> .*? with values \((.*) vs. (.*)\) for .*: (.*)"
+    r"Type mismatch \(<class '(\w+)'> .*? with values \((.*) vs. (.*)\) for .*: (.*)", re.DOTALL
 )
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
 _A_LIST = '; a list is written "[a, b]", with one element too'
