@@ -248,12 +248,13 @@ def _trains(found: Check) -> Iterator[str]:
         return
     shown = {kind: names for kind, names in PIPELINES.items() if found.survey.total(kind)}
     if same_tags(found.survey.records):
-        yield (
-            "every image has the same tags, and nothing learns what a class looks like from such: "
-            "add images without it, or give points or boxes (docs/own_data.md)"
-        )
         shown.pop("images", None)
         shown = {kind: [n for n in names if n not in _OF_TAGS] for kind, names in shown.items()}
+        advice = "add images without it, or give points or boxes (docs/own_data.md)"
+        yield (
+            "every image has the same tags, and nothing learns what a class looks like from such: "
+            + ("pipelines of tags are left out" if shown else advice)
+        )
     if not shown:
         return
     first, *_ = next(iter(shown.values()))
