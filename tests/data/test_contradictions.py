@@ -115,8 +115,9 @@ def test_boxes_a_little_beyond_their_image_may_be_right():
 )
 def test_few_boxes_of_another_form(boxes, displaced):
     message = rf"image 0, annotation 0: bbox \[50, 30, 70, 50\] .*, like {displaced} boxes"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         told(images(*boxes))
+    assert ("at the image's edge" in str(error.value)) == displaced.startswith("1 ")
 
 
 def test_a_single_box_among_many_may_be_a_slip():

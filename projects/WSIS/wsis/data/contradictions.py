@@ -289,11 +289,12 @@ def strange_boxes(
     few = len(displaced) < max(least, share * total) and len(displaced) < _DOUBTFUL * total
     if displaced and not few:
         formula = " or ".join(sorted({_AS_XYWH[form] for form in forms}))
+        slip = ", or end it at the image's edge if it was drawn too far"
         raise DataError(
             f"{_place(displaced[0], source)}: bbox {_listed(displaced[0].box)} is not in its place "
-            f"as {_XYWH}, like {len(displaced)} of {total} boxes, while every box of "
-            f"the file fits its image as {fit}; write {_XYWH} in "
-            f"pixels, that is {formula}"
+            f"as {_XYWH}, like {len(displaced)} of {total} boxes, while every box of the file fits "
+            f"its image as {fit}; write {_XYWH} in pixels, that is {formula}"
+            f"{slip if len(displaced) == 1 else ''}"
         )
     return strange, total, fit
 
