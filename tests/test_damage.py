@@ -12,7 +12,7 @@ import textwrap
 from contextlib import contextmanager
 
 import pytest
-from wsis.engine import runners
+from wsis.engine import image_stages
 from wsis.engine.checkpoint import AtomicCheckpointer
 
 from tests.test_bad_input import (
@@ -237,15 +237,15 @@ def test_damaged_index(copy, shapes_root):
 def test_full_disk_while_artifacts_are_written(copy, tiny_run, shapes_root, monkeypatch):
     for name in ("2_cam", "3_inter_pixel_label"):
         shutil.rmtree(copy / name)
-    original, calls = runners.write_artifact, []
+    original, calls = image_stages.write_artifact, []
 
     def write_artifact(path, arrays):
         calls.append(path)
         with file_size_limit(1000 if len(calls) == 4 else resource.RLIM_INFINITY):
             return original(path, arrays)
 
-    monkeypatch.setattr(runners, "write_artifact", write_artifact)
-    monkeypatch.setattr(runners, "_WRITERS", 1)  # the limit is the whole process's
+    monkeypatch.setattr(image_stages, "write_artifact", write_artifact)
+    monkeypatch.setattr(image_stages, "_WRITERS", 1)  # the limit is the whole process's
     done = train_net_here("--stage", "cam", datasets=shapes_root, output=copy)
     assert_refused(done, calls[3], "File too large", "run the same command again")
     assert not list(copy.rglob("*.tmp"))

@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from plain.stages import Stages
 from torch.utils._pytree import tree_leaves, tree_map
-from wsis.engine.runners import _to_arrays
+from wsis.engine.image_stages import _to_arrays
 from wsis.layers.crf import crf_labels
 from wsis.layers.masks import mask_boxes, mask_nms
 from wsis.layers.peaks import peak_stimulation, upsample_maps

@@ -42,7 +42,7 @@ def kill_training(stage: str) -> str:
 
 
 def kill_writing(stage: str) -> str:
-    return kill_after("wsis.engine.runners", "write_artifact", 3, where=f"_{stage}/")
+    return kill_after("wsis.engine.image_stages", "write_artifact", 3, where=f"_{stage}/")
 
 
 KILLS = {

@@ -27,8 +27,8 @@ from wsis.data.artifacts import SUMMARY, write_artifact
 from wsis.data.shapes_files import ShapesArguments, write_shapes
 from wsis.engine.checkpoint import build_network
 from wsis.engine.folder import StageFolder, open_folders
+from wsis.engine.image_stages import artifact_maker, work_through
 from wsis.engine.pipeline import load_pipeline
-from wsis.engine.runners import artifact_maker, work_through
 from wsis.stage import ExportStage, InferStage, TrainStage
 
 from plain import Benchmark, synchronize

@@ -20,10 +20,10 @@ from wsis.data.mappers import build_mapper
 from wsis.data.working_size import enlarge_instances, working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
+from wsis.engine.image_stages import artifact_maker
 from wsis.engine.launch import check_device, choose_devices
 from wsis.engine.manifest import Images, Manifest, defaults_among, relevant_config
 from wsis.engine.pipeline import Pipeline, PlannedStage, find_sources, load_pipeline
-from wsis.engine.runners import artifact_maker
 from wsis.errors import DataError, UsageError, WSISError, known_words
 from wsis.reading import read_yaml
 from wsis.ready import ADDRESS, packaged, ready_file, ready_names

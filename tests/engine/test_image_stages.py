@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from plain.stages import Stages
 from wsis.data.stream import Failure
-from wsis.engine import runners
+from wsis.engine import image_stages
 from wsis.engine.manifest import Images
 from wsis.errors import DataError, MachineError, UsageError
 
@@ -18,7 +18,7 @@ from tests.tiny import ROOT, make_shapes, tiny_overrides
 def together(finish, most):
     planned = SimpleNamespace(cfg=SimpleNamespace(SEED=0))
     folder = SimpleNamespace(name="cam", planned=planned, images=Images())
-    return runners._Together(folder, finish, most)
+    return image_stages._Together(folder, finish, most)
 
 
 def doubled(samples):
@@ -65,8 +65,10 @@ def cams(tmp_path, monkeypatch):
     own = (*own, ("WSIS.ON_ERROR", "skip"), ("DATALOADER.NUM_WORKERS", "0"))
     config = ROOT / "configs" / "irnet_shapes.yaml"
     stages = Stages(config, tiny_overrides(config, own))
-    kept = runners._Together
-    monkeypatch.setattr(runners, "_Together", lambda f, finish, most: kept(f, finish, 3 * most))
+    kept = image_stages._Together
+    monkeypatch.setattr(
+        image_stages, "_Together", lambda folder, finish, most: kept(folder, finish, 3 * most)
+    )
     return stages, *stages.maker("cam")
 
 
