@@ -17,10 +17,10 @@ SMALL = """
       BACKBONE: {{FREEZE_AT: 0}}
       FPN: {{OUT_CHANNELS: 16}}
       ROI_BOX_HEAD: {{FC_DIM: 32}}
-      ROI_MASK_HEAD: {{CONV_DIM: 16, NUM_CONV: 1}}
 {more}
     INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64, MAX_SIZE_TRAIN: 96, MAX_SIZE_TEST: 96}}
 """
+MASKS = "      ROI_MASK_HEAD: {CONV_DIM: 16, NUM_CONV: 1}"
 POINTS = """
       ROI_MASK_HEAD: {{NAME: PointRendMaskHead, FC_DIM: 32, NUM_FC: 1, OUTPUT_SIDE_RESOLUTION: 7,
         IN_FEATURES: [p2], POINT_HEAD_ON: true, POOLER_TYPE: "", CONV_DIM: 16}}
@@ -28,9 +28,9 @@ POINTS = """
         SUBDIVISION_STEPS: 2, SUBDIVISION_NUM_POINTS: 16, COARSE_SEM_SEG_HEAD_NAME: ""}
 """.replace("{{", "{").replace("}}", "}")
 NETWORKS = {
-    "cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", True, ""),
+    "cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", True, MASKS),
     "pointrend": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", True, POINTS),
-    "retinanet": ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", False, ""),
+    "retinanet": ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", False, MASKS),
 }
 
 
