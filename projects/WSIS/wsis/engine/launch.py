@@ -29,6 +29,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _BUG = 70  # exit code of a process whose error nobody can explain
 _FIRST = 8  # images, which show how much memory one takes
+_SLACK = 256  # pages by which every process grows, so that not each image gives memory back
 _LARGE_IMAGE = 1 << 19  # pixels; no image of VOC or COCO has as many
 _Item = TypeVar("_Item")
 _TIMEOUT = timedelta(hours=6)  # a rank may wait long for another's last, large image
@@ -245,7 +246,7 @@ def trimming(items: Iterable[_Item], *, kept: bool) -> Iterator[_Item]:
     A network that sees images of many sizes leaves holes between the kernels that oneDNN compiles
     and keeps for each size, and large tensors do not fit into them: ResNet-18's CAMs of small
     photographs went from 970 to 1400 MiB in 25 images and to 2200 in 100. So the most that was held
-    after one of the first eight is the limit from then on.
+    after one of the first eight, and a megabyte, is the limit from then on.
 
     Where freed memory is ``kept`` (`keep_freed_memory`), the largest tensors of an image of more
     than half a million pixels are not: CAMs of 1254 x 836 pixels took 3112 MiB and 37 CPU seconds
@@ -262,7 +263,7 @@ def trimming(items: Iterable[_Item], *, kept: bool) -> Iterator[_Item]:
             held = _resident_pages()
             if number < _FIRST:
                 limit = max(limit, held)
-            elif held > limit:
+            elif held > limit + _SLACK:
                 _libc("malloc_trim", 0)
     finally:
         if kept:
