@@ -199,12 +199,13 @@ TRIANGLE = [2, 3, 12, 3, 12, 15]
         *((strange, True) for strange in ("mask", [["x"]], [[None] * 6])),
     ],
 )
-def test_only_a_mask_of_its_own_is_kept(tmp_path, segmentation, is_mask):
+def test_only_a_mask_of_its_own_is_kept(tmp_path, capsys, segmentation, is_mask):
     content = one_image({"segmentation": segmentation})
     mask = rectangle(7, 3, 4, 5, 5)
     labels = write_labels(tmp_path / "labels.json", label(7, BIRD, mask, bbox=[2, 3, 10, 12]))
     (merged,) = merge(tmp_path, content, labels, kind="coco-rle")["annotations"]
     assert merged["segmentation"] == (segmentation if is_mask else encode_mask(mask))
+    assert ("leave --merge out" in capsys.readouterr().out) == is_mask
 
 
 @pytest.mark.parametrize("name", ["A.PNG", "C:\\images\\a.Png", "old/a.png"])

@@ -76,14 +76,14 @@ def require_supervision(
             return dataset_dicts
         dataset_dicts = [*dataset_dicts]
     if not any(r.get("annotations") or "instance_file_name" in r for r in dataset_dicts):
-        text = f"no image has an annotation, but SUPERVISION is {level}; add them or lower it"
+        text = f"no image has an annotation, but SUPERVISION is {level}; add them, or correct it"
         problems.error(text, file=source, left_out=0)
     for record in dataset_dicts:
         if level == "mask" and "instance_file_name" in record:
             continue
         for number, annotation in enumerate(record.get("annotations", ()), start=1):
             if field not in annotation:
-                text = f"no {field}, but SUPERVISION is {level}; add it or lower SUPERVISION"
+                text = f"no {field}, but SUPERVISION is {level}; add it, or say what is there"
                 place = {"image": record["image_id"], "annotation": annotation.get("id", number)}
                 problems.error(text, file=source, field=field, **place)
         record["annotations"] = [a for a in record.get("annotations", ()) if field in a]

@@ -276,7 +276,7 @@ def _check_annotated(folder: StageFolder) -> str:
     if not having and not (needed == "mask" and drawn.any()):
         raise DataError(
             f"stage {folder.name} needs {needed} annotations, and no image of {names} has one; "
-            "name one that has them (DATA.TRAIN), or take a pipeline that needs less, as "
+            "name one that has them (DATA.TRAIN), or take a pipeline for what it has, as "
             "tools/check_data.py proposes"
         )
     if having == total:

@@ -88,6 +88,8 @@ def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Trace
         masks = len(merged.masks) - merged.counts["new"]
         told = [f"merged into {args.merge}: {masks} annotations got a mask"]
         told += _counted(merged.counts, _MERGED)
+        if not merged.masks and merged.counts["keep"]:
+            told.append("nothing is new in it; leave --merge out to write the masks of the labels")
     return [line for line in (*told, *_said_of_masks(args.format, tracer.counts)) if line]
 
 
