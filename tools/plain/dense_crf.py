@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from functools import partial
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from wsis.data.images import read_image_size
 from wsis.layers.crf import IRNET_KERNELS, DenseCRF, unary_from_labels
 
 from plain import IMAGE, Benchmark, difference
@@ -55,12 +59,15 @@ def pydensecrf(image: np.ndarray, unary: np.ndarray) -> np.ndarray:
     return np.array(crf.inference(10)).reshape(unary.shape)
 
 
-def build(num_labels: int, problems: int, device: str = "cpu") -> Benchmark:
+def build(
+    num_labels: int, problems: int, device: str = "cpu", photograph: Path | None = None
+) -> Benchmark:
     """Whole CRF, building its lattices included, from image and unaries to Q.
 
-    Two problems are what IRNet's label step has: ours takes them together, as the stage does.
+    Two problems are what IRNet's label step has: ours takes them together, as the stage does. The
+    image is generated, or that of the file ``photograph``.
     """
-    image = generated_image(*IMAGE)
+    image = generated_image(*IMAGE) if photograph is None else cv2.imread(str(photograph))
     labels = labels_of(image, num_labels)
     unaries = unary_from_labels(np.stack([labels, labels[:, ::-1]])[:problems], num_labels)
     given = tuple(torch.from_numpy(array).to(device) for array in (image, unaries))
@@ -75,3 +82,11 @@ def build(num_labels: int, problems: int, device: str = "cpu") -> Benchmark:
 
 BENCHMARKS = {f"dense_crf/375x500x{labels}": partial(build, labels, 1) for labels in (2, 3, 5, 21)}
 BENCHMARKS["dense_crf/375x500x3/two"] = partial(build, 3, 2)
+# Photographs of this size, where WSIS_DATA has some, as the tests of photographs.
+_FOLDER = Path(os.environ.get("WSIS_DATA", "")) / "voc_samples" / "JPEGImages"
+_FILES = [f for f in sorted(_FOLDER.glob("*.jpg")) if read_image_size(f) == IMAGE][:2]
+for _number, _file in enumerate(_FILES, start=1):
+    for _labels in (2, 3, 5, 21):
+        BENCHMARKS[f"dense_crf/photograph{_number}x{_labels}"] = partial(
+            build, _labels, 1, photograph=_file
+        )

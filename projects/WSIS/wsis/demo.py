@@ -21,6 +21,7 @@ from wsis.data.images import read_dataset_image, read_image, read_image_size
 from wsis.data.proposals.folder import images_in
 from wsis.data.pseudo_labels import image_root, write_pseudo_labels
 from wsis.data.working_size import at_working_size
+from wsis.engine.launch import keep_freed_memory
 from wsis.engine.manifest import package_versions
 from wsis.errors import DataError, UsageError
 from wsis.trained_stage import (
@@ -118,6 +119,8 @@ def draw(args: argparse.Namespace) -> None:
     weights = Path(args.weights) if args.weights else None
     if weights is not None and not weights.is_file():
         raise DataError(f"--weights {weights} names no file")
+    if planned.cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()  # as runs do
     trained = TrainedStage(planned, weights=weights, min_score=args.confidence_threshold)
     tags = {} if args.tags is None else {"image_labels": trained.class_ids(args.tags)}
     folder, records = Path(args.output), _records(names)
