@@ -37,11 +37,7 @@ def test_every_stored_q(arrays):
         q = DenseCRF(arrays["image"], kernels).infer(problems[unary], int(named[2]))
         assert q.shape == expected.shape
         assert q.dtype == np.float32
-        # The two kinds of error of an independent lattice: rounding everywhere, and a pixel that
-        # sits on a face of its simplex and falls to the other side.
-        assert (q.argmax(0) == expected.argmax(0)).mean() >= 0.995, key
-        assert np.abs(q - expected).mean() <= 1e-4, key
-        assert np.quantile(np.abs(q - expected), 0.99) <= 1e-3, key
+        assert_close(q, expected, 2e-5, key)
         checked += 1
     assert checked >= len(SETTINGS)
 
@@ -49,7 +45,7 @@ def test_every_stored_q(arrays):
 def test_label_map(arrays):
     num_labels = len(arrays["unary"])
     labels = crf_labels(arrays["image"], arrays["labels"], num_labels)
-    assert (labels == arrays["map_irn"]).mean() >= 0.995
+    assert (labels == arrays["map_irn"]).mean() >= 0.9999
 
 
 def test_unaries(arrays):
@@ -65,4 +61,4 @@ def test_seeds_of_the_inter_pixel_label(golden):
             seed = np.concatenate([np.full_like(maps[:1], threshold), maps]).argmax(0)
             labels = crf_labels(arrays["image"], seed, num_classes + 1)
             agreement = (labels == arrays[f"{name}_crf{suffix}"]).mean()
-            assert agreement >= 0.995, f"{name}{suffix}: {agreement}"
+            assert agreement >= 0.9999, f"{name}{suffix}: {agreement}"

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from wsis.layers.crf import IRNET_KERNELS
 from wsis.layers.permutohedral import PermutohedralLattice, SparseRows, _stable_sort
 
 
@@ -69,6 +70,50 @@ def test_matches_the_plain_lattice(dimensions):
     expected = adams_filter(positions.T.double().numpy(), values.double().numpy())
     actual = PermutohedralLattice(positions).filter(values)
     np.testing.assert_allclose(actual, expected, rtol=2e-4)
+
+
+def float32_corners(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (N, d + 1, d + 1) and weights (N, d + 1), each float32 rounded as in pydensecrf."""
+    dims, count = positions.shape
+    axes, number = dims + 1, np.arange(count)
+    spread = float(np.float32(np.sqrt(2 / 3) * axes))
+    elevated, tail = np.zeros((axes, count), np.float32), np.zeros(count, np.float32)
+    for i in range(axes - 1, 0, -1):
+        scaled = positions[i - 1] * np.float32(spread / np.sqrt(i * (i + 1)))
+        elevated[i] = tail - np.float32(i) * scaled
+        tail = tail + scaled
+    elevated[0] = tail
+    nearest = np.float32(axes) * np.rint(elevated * np.float32(1 / axes))
+    rest = elevated - nearest
+    order = np.argsort(-rest, axis=0, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(axes)[:, None], axis=0)
+    rank = rank + (nearest.sum(0) / axes).astype(int)
+    nearest = nearest + axes * ((rank < 0).astype(int) - (rank > dims))
+    rank %= axes
+    weights = np.zeros((axes + 1, count), np.float32)
+    for i in range(axes):
+        part = (elevated[i] - nearest[i].astype(np.float32)) * np.float32(1 / axes)
+        weights[dims - rank[i], number] += part
+        weights[dims + 1 - rank[i], number] -= part
+    weights[0] += 1 + weights[axes]
+    corners = [nearest + r - axes * (rank > dims - r) for r in range(axes)]
+    return np.stack(corners).transpose(2, 0, 1).astype(int), weights[:axes].T
+
+
+@pytest.mark.parametrize("seed", [1, 3, 7, 10])
+def test_lattice_points_are_those_of_float32(seed):
+    """With plain rounding each of these images has a lattice point more or less."""
+    cells = np.random.default_rng(seed).integers(0, 256, (200, 300, 3))[::4, ::4]
+    image = torch.from_numpy(cells.repeat(4, 0).repeat(4, 1).astype(np.uint8))
+    positions = IRNET_KERNELS[1].features(image)
+    corners, weights = float32_corners(positions.numpy())
+    points, place = np.unique(corners.reshape(-1, 6), axis=0, return_inverse=True)
+    lattice = PermutohedralLattice(positions)
+    assert len(lattice.vertex_keys) == len(points)
+    sums = np.bincount(place.ravel(), weights.ravel())
+    found = lattice.splat.product(torch.ones((60_000, 1))).flatten()
+    np.testing.assert_allclose(np.sort(found), np.sort(sums), rtol=1e-6, atol=3e-6)
 
 
 @pytest.mark.parametrize("largest", [0, 50, 2**40, 2**52, 2**62 - 1])

@@ -7,9 +7,14 @@ d + 1 axes, and read back at the points (slice): products with sparse matrices.
 Shapes: d features, N points, M lattice points that some simplex touches, L values per point.
 
 The lattice is kept as Z^(d+1) modulo (1, ..., 1): scaled by 1/(d+1), the embedding of a point x is
-written floor(x) + fraction, and its simplex is the walk from floor(x) that adds 1 on one axis after
-the other, largest fraction first (after all d + 1 axes one is back at the start). So a lattice
-point is d integers, packed into one int64, and a step along an axis adds a constant to it.
+written round(x) + rest, and its simplex is the walk from round(x) that adds 1 on one axis after the
+other, largest rest first (after all d + 1 axes one is back at the start). So a lattice point is d
+integers, packed into one int64, and a step along an axis adds a constant to it.
+
+Colours are whole numbers, so that rests of a photograph are often equal but for rounding, and their
+order decides which lattice points exist and pass values on. So every float32 is rounded where the
+authors' code (pydensecrf) rounds it: one lattice point in 40,000 that differed moved a probability
+by 0.19.
 """
 
 from __future__ import annotations
@@ -21,9 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-_FRACTION_BITS = 24  # the digits of float32; the number of the axis is packed beside them
-_AXIS_BITS = 5
 
 
 class SparseRows(NamedTuple):
@@ -58,7 +60,7 @@ class PermutohedralLattice:
     one after the other, and only over lattice points that exist.
 
     Args:
-        features: (d, N) float32, N >= 1, 1 <= d <= 30, already divided by the standard deviations;
+        features: (d, N) float32, N >= 1, 1 <= d <= 126, already divided by the standard deviations;
             their device is that of all later computation.
 
     Raises:
@@ -120,7 +122,7 @@ def _stable_sort(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     """Keys (d + 1, N) int64 and weights (d + 1, N) of every point's corners; key step per axis."""
-    whole, fraction = _embed(features)
+    whole, rest = _embed(features)
     axes = len(whole)
     reduced = whole[:-1] - whole[-1]  # a representative modulo (1, ..., 1)
     low, high = reduced.amin(1) - 2, reduced.amax(1) + 2  # room for corners and their neighbours
@@ -133,48 +135,46 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     for row, lowest, stride in zip(reduced, low.tolist(), strides, strict=True):
         start.add_(row - lowest, alpha=stride)
 
-    fraction, axis = _sorted_fractions(fraction)
+    rest, axis = _sorted_rests(rest)
     table, keys = reduced.new_tensor(steps), [start]
     for along in axis[:-1]:
         keys.append(keys[-1] + table.index_select(0, along))
-    weights = torch.cat([1 - fraction[:1] + fraction[-1:], fraction[:-1] - fraction[1:]])
+    weights = torch.cat([rest[-1:] + (1 - rest[:1]), rest[:-1] - rest[1:]])
     return torch.stack(keys), weights, steps
 
 
-def _sorted_fractions(fraction: Tensor) -> tuple[Tensor, Tensor]:
-    """``fraction`` (d + 1, N) in descending order along its first axis, and where each came from.
+def _sorted_rests(rest: Tensor) -> tuple[Tensor, Tensor]:
+    """``rest`` (d + 1, N) in descending order along its first axis, and where each came from.
 
-    The number of the axis is packed into the low bits, so that equal fractions stay in the order of
-    the axes (as in the original implementation). A sorting network of elementwise minima and maxima
-    is 10 times faster here than sorting short rows.
+    Equal rests stay in the order of the axes. Counting those that are larger is twice as fast here
+    as sorting short rows.
     """
-    axes = len(fraction)
-    number = torch.arange(axes - 1, -1, -1, dtype=torch.int32, device=fraction.device)
-    rows = list(((fraction * 2**_FRACTION_BITS).int() << _AXIS_BITS) + number[:, None])
-    for phase in range(axes):
-        for i in range(phase % 2, axes - 1, 2):
-            rows[i : i + 2] = torch.maximum(*rows[i : i + 2]), torch.minimum(*rows[i : i + 2])
-    ordered = torch.stack(rows)
-    axis = axes - 1 - (ordered & (2**_AXIS_BITS - 1))
-    return (ordered >> _AXIS_BITS).float() / 2**_FRACTION_BITS, axis
+    axes = torch.arange(len(rest), device=rest.device)[:, None]
+    rank = axes.to(torch.int8).repeat(1, rest.shape[1])
+    for i in range(len(rest)):
+        for j in range(i):
+            smaller = (rest[j] < rest[i]).to(torch.int8)
+            rank[j] += smaller
+            rank[i] -= smaller
+    place = rank.long()
+    axis = torch.empty_like(place).scatter_(0, place, axes.expand_as(place))
+    return torch.empty_like(rest).scatter_(0, place, rest) * (1 / len(rest)), axis
 
 
 def _embed(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Points on the lattice's hyperplane in units of d + 1: whole (int64) and fractional part."""
+    """Points on the lattice's hyperplane: whole (int64) in units of d + 1, and what is left."""
     axes = len(features) + 1
     # The blur of the lattice has variance 2/3 (d + 1)^2; the features are scaled to match it.
-    scaled = [
-        row * (math.sqrt(2 / 3) * axes / math.sqrt((i + 1) * (i + 2)))
-        for i, row in enumerate(features)
-    ]
+    spread = float(np.float32(math.sqrt(2 / 3) * axes))
+    scaled = [row * (spread / math.sqrt((i + 1) * (i + 2))) for i, row in enumerate(features)]
     rows, tail = [], torch.zeros_like(features[0])
     for i in range(axes - 1, 0, -1):
         rows.append(tail - i * scaled[i - 1])
         tail = tail + scaled[i - 1]
     rows.append(tail)
-    elevated = torch.stack(rows[::-1]) / axes
-    whole = elevated.floor()
-    return whole.long(), elevated - whole
+    elevated = torch.stack(rows[::-1])
+    whole = (elevated * (1 / axes)).round()
+    return whole.long(), elevated - whole * axes
 
 
 def _blur(vertex_keys: Tensor, step: int) -> SparseRows:
