@@ -6,7 +6,8 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,21 @@ import torch
 from detectron2.config import CfgNode
 
 from wsis.data.annotations import annotated_boxes, boxed_annotations, rounded_boxes
-from wsis.data.builtin import get_dataset_dicts
+from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import AtWorkingSize
 from wsis.errors import DataError
-from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.evaluator import DatasetDict, Evaluator, Image, Part
 from wsis.evaluation.streaming import Measure, Metrics, Record, column, percent, ratio
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 _FILLED, _GRABCUT = "baseline filled box", "baseline GrabCut"  # protocols
+# Masks of an image's boxes (K, 4) in whole pixels.
+Baseline = Callable[[Image, np.ndarray], np.ndarray]
 _SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxes reaches this
 
 
@@ -69,18 +72,20 @@ def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray
     return _matched(annotated_boxes(record), classes, truth)
 
 
-def objects_of_product(
-    record: Mapping[str, Any], truth: GroundTruth, boxes: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Which true object each box (K, 4) of a product encloses: (K,) int64, -1 for none.
+def objects_of_image(image: Image) -> np.ndarray:
+    """Which true object each box (K, 4) that was found encloses: (K,) int64, -1 for none.
 
-    If the product has the boxes of the evaluated data set, box k is that of annotation k. If it has
-    others (a detector's, say), they are matched by class and overlap.
+    Boxes without ``classes`` (K,), and those that lie on the boxes of the evaluated data set, are
+    those of the annotations, in their order. Others (a detector's, say) are matched by class and
+    overlap.
     """
-    stated, boxes = annotated_boxes(record), np.asarray(boxes, dtype=np.float64)
-    if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
-        return object_of_boxes(record, truth)
-    return _matched(boxes, np.asarray(classes), truth)
+    if image.found is not None and "classes" in image.found:
+        stated = annotated_boxes(image.record)
+        boxes = np.asarray(image.found["boxes"], dtype=np.float64)
+        same = len(stated) == len(boxes)
+        if not same or not bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
+            return _matched(boxes, np.asarray(image.found["classes"]), image.truth)
+    return object_of_boxes(image.record, image.truth)
 
 
 def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.ndarray:
@@ -102,8 +107,9 @@ class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes, named ``protocol``; there are C ``class_names``."""
 
     def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
-        """``iou`` and ``classes`` (K,) of an image; ``pair`` is IoU by protocol, and classes."""
-        return {"iou": pair[0][self.protocol], "classes": pair[1]}
+        """``iou`` and ``classes`` (K,) of an image, whose `box_mask_pair` is given."""
+        ious, classes = pair
+        return {"iou": ious.get(self.protocol, np.zeros(len(classes))), "classes": classes}
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
@@ -122,101 +128,80 @@ class BoxMaskMeasure(Measure):
         return metrics
 
 
-class BoxMaskStream:
-    """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
+def box_mask_pair(
+    image: Image,
+    *,
+    protocol: str,
+    baselines: Mapping[str, Baseline] | None = None,
+    given: Mapping[str, DatasetDict] | None = None,
+    chosen: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """IoU of masks, and of their baselines, with the true mask of each box.
 
-    ``title`` names the figures of the network's masks. Without ``baselines`` only these are
-    measured; with ``grabcut_iterations`` 0 GrabCut is left out.
+    A box without a true mask does not count.
+
+    Args:
+        image: what was found has ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers, see
+            `objects_of_image`.
+        protocol: names the masks.
+        baselines: what makes them, by protocol.
+        given: by image key the dataset dict whose boxes the masks were made for, if it is another.
+        chosen: (K,) bool, the boxes that count; None for all.
+
+    Returns:
+        IoU (n,) by protocol, nothing if nothing was found; class ids (n,).
+
+    Raises:
+        DataError: the numbers of masks and boxes differ.
     """
-
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        title: str = "box masks",
-        baselines: bool = True,
-        grabcut_iterations: int = 5,
-    ) -> None:
-        self.title, self.grabcut_iterations = title, grabcut_iterations
-        more = (_FILLED, _GRABCUT) if grabcut_iterations else (_FILLED,)
-        self._titles = (title, *more) if baselines else (title,)
-        self.measures = [BoxMaskMeasure(one, class_names) for one in self._titles]
-
-    def take(
-        self,
-        record: Mapping[str, Any],
-        truth: GroundTruth,
-        found: Arrays | None,
-        *,
-        given: Mapping[str, Any] | None = None,
-        chosen: np.ndarray | None = None,
-    ) -> None:
-        """Measure one image; a box without a true mask does not count.
-
-        Args:
-            record: dataset dict.
-            truth: its true masks.
-            found: ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers. Without ``classes`` (K,)
-                the boxes are those of the annotations, in their order; with them see
-                `objects_of_product`. None for an image that could not be read: its masks are empty.
-            given: the dataset dict whose boxes the masks were made for, if that is another one.
-            chosen: (K,) bool, the boxes that count; None for all.
-
-        Raises:
-            DataError: the numbers of masks and boxes differ.
-        """
-        if found is None or "classes" not in found:
-            objects = object_of_boxes(record, truth)
-        else:
-            objects = objects_of_product(record, truth, found["boxes"], found["classes"])
-        known = (objects >= 0) & (True if chosen is None else chosen)
-        ious = dict.fromkeys(self._titles, np.zeros(int(known.sum())))
-        if found is not None:
-            size = truth.void.shape
-            if found["masks"].shape != (len(objects), *size):
-                raise DataError(
-                    f"image {record['image_key']}: masks of shape {found['masks'].shape} for "
-                    f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
-                )
-            made = {self.title: found["masks"][known]}
-            # A network may have seen more, boxes that have grown outwards; the baselines do not.
-            boxes = rounded_boxes(given or record, size)
-            boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
-            if _FILLED in self._titles:
-                made[_FILLED] = filled_boxes(boxes, size)
-            if _GRABCUT in self._titles:
-                image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
-                made[_GRABCUT] = grabcut_boxes(image, boxes, iterations=iterations)
-            truths = truth.masks[objects[known]]
-            ious = {title: paired_iou(masks, truths) for title, masks in made.items()}
-        for measure in self.measures:
-            measure.add(record["image_key"], (ious, truth.classes[objects[known]]))
+    (record, truth, found, _), objects = image, objects_of_image(image)
+    known, size = (objects >= 0) & (True if chosen is None else chosen), truth.void.shape
+    if found is None:
+        return {}, truth.classes[objects[known]]
+    if found["masks"].shape != (len(objects), *size):
+        raise DataError(
+            f"image {image.key}: masks of shape {found['masks'].shape} for "
+            f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
+        )
+    # A network may have seen more, boxes that have grown outwards; the baselines do not.
+    boxes = rounded_boxes((given or {}).get(image.key, record), size)
+    boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
+    masks = {protocol: found["masks"][known]}
+    masks |= {name: made_of(image, boxes) for name, made_of in (baselines or {}).items()}
+    truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
+    return {name: paired_iou(one, truths) for name, one in masks.items()}, classes
 
 
-def check_box_masks(
-    dataset_dicts: DatasetDicts,
-    product: Product,
-    class_names: Sequence[str],
+def box_mask_part(
+    names: Sequence[str],
     cfg: CfgNode,
     *,
     baselines: bool = True,
-) -> Results:
-    """Product with a mask and box for each annotation: mIoU of the masks and of the baselines.
+    given: Mapping[str, DatasetDict] | None = None,
+) -> Part:
+    """A mask and a box for each annotation: mIoU of the masks and of the baselines, if wanted."""
+    iterations, made_of = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS, dict[str, Baseline]()
+    if baselines:
+        made_of[_FILLED] = lambda image, boxes: filled_boxes(boxes, image.truth.void.shape)
+    if baselines and iterations:
+        made_of[_GRABCUT] = lambda image, boxes: grabcut_boxes(
+            read_dataset_image(image.record), boxes, iterations=iterations
+        )
+    pair_of = partial(box_mask_pair, protocol="box masks", baselines=made_of, given=given)
+    return pair_of, [BoxMaskMeasure(name, names) for name in ("box masks", *made_of)]
 
-    Without ``baselines`` only the masks are measured.
-    """
-    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    stream = BoxMaskStream(class_names, baselines=baselines, grabcut_iterations=iterations)
-    loop = ImageLoop("box masks", dataset_dicts, product)
-    names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
+
+def check_box_masks(name: str, cfg: CfgNode, *, baselines: bool = True) -> Evaluator:
+    """Product ``box_masks``, see `box_mask_part`."""
+    sources = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
     given = {
         record["image_key"]: record
-        for name in names
+        for source in sources
         for record in AtWorkingSize(
-            [restrict_supervision(r, "box") for r in get_dataset_dicts(name, cfg.WSIS.ON_ERROR)],
+            [restrict_supervision(r, "box") for r in get_dataset_dicts(source, cfg.WSIS.ON_ERROR)],
             cfg.INPUT.MAX_PIXELS,
         )
     }
-    for record, truth, arrays in loop:
-        stream.take(record, truth, arrays, given=given.get(record["image_key"]))
-    return loop.results(stream.measures)
+    names = class_names(name)
+    part = box_mask_part(names, cfg, baselines=baselines, given=given)
+    return Evaluator("box masks", names, [part])
