@@ -57,7 +57,7 @@ def test_iou_and_class_means():
 def test_measure():
     measure = BoxMaskMeasure("x", NAMES)
     iou = paired_iou(np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)]))
-    found = measure.summarise([measure.measure(({"x": iou, "y": iou / 2}, np.array([2])))])
+    found = measure.summarise([measure.measure({"x": (iou, np.array([2])), "y": (iou / 2, iou)})])
     assert found["mIoU"] == pytest.approx(60)
     assert found["mIoU*"] == pytest.approx(20)
     assert (found["IoU@50"], found["IoU@70"], found["boxes"]) == (100, 0, 1)

@@ -106,10 +106,10 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
 class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes, named ``protocol``; there are C ``class_names``."""
 
-    def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
-        """``iou`` and ``classes`` (K,) of an image, whose `box_mask_pair` is given."""
-        ious, classes = pair
-        return {"iou": ious.get(self.protocol, np.zeros(len(classes))), "classes": classes}
+    def measure(self, pair: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Record:
+        """``iou`` and ``classes`` (K,) of an image, from its `box_mask_pair`."""
+        iou, classes = pair[self.protocol]
+        return {"iou": iou, "classes": classes}
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
@@ -131,14 +131,11 @@ class BoxMaskMeasure(Measure):
 def box_mask_pair(
     image: Image,
     *,
-    protocol: str,
+    protocol: str = "box masks",
     baselines: Mapping[str, Baseline] | None = None,
     given: Mapping[str, DatasetDict] | None = None,
-    chosen: np.ndarray | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """IoU of masks, and of their baselines, with the true mask of each box.
-
-    A box without a true mask does not count.
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """IoU of masks, and of their baselines, with the true mask of each box that has one.
 
     Args:
         image: what was found has ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers, see
@@ -146,18 +143,18 @@ def box_mask_pair(
         protocol: names the masks.
         baselines: what makes them, by protocol.
         given: by image key the dataset dict whose boxes the masks were made for, if it is another.
-        chosen: (K,) bool, the boxes that count; None for all.
 
     Returns:
-        IoU (n,) by protocol, nothing if nothing was found; class ids (n,).
+        IoU, 0 if nothing was found, and class ids, (n,) each, by protocol.
 
     Raises:
         DataError: the numbers of masks and boxes differ.
     """
     (record, truth, found, _), objects = image, objects_of_image(image)
-    known, size = (objects >= 0) & (True if chosen is None else chosen), truth.void.shape
+    known, size, made_of = objects >= 0, truth.void.shape, baselines or {}
     if found is None:
-        return {}, truth.classes[objects[known]]
+        classes = truth.classes[objects[known]]
+        return dict.fromkeys((protocol, *made_of), (np.zeros(len(classes)), classes))
     if found["masks"].shape != (len(objects), *size):
         raise DataError(
             f"image {image.key}: masks of shape {found['masks'].shape} for "
@@ -167,9 +164,9 @@ def box_mask_pair(
     boxes = rounded_boxes((given or {}).get(image.key, record), size)
     boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
     masks = {protocol: found["masks"][known]}
-    masks |= {name: made_of(image, boxes) for name, made_of in (baselines or {}).items()}
+    masks |= {name: make(image, boxes) for name, make in made_of.items()}
     truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
-    return {name: paired_iou(one, truths) for name, one in masks.items()}, classes
+    return {name: (paired_iou(one, truths), classes) for name, one in masks.items()}
 
 
 def box_mask_part(
@@ -187,7 +184,7 @@ def box_mask_part(
         made_of[_GRABCUT] = lambda image, boxes: grabcut_boxes(
             read_dataset_image(image.record), boxes, iterations=iterations
         )
-    pair_of = partial(box_mask_pair, protocol="box masks", baselines=made_of, given=given)
+    pair_of = partial(box_mask_pair, baselines=made_of, given=given)
     return pair_of, [BoxMaskMeasure(name, names) for name in ("box masks", *made_of)]
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,12 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from wsis.data.builtin import class_names
-from wsis.evaluation.box_masks import BoxMaskMeasure, box_mask_pair, box_mask_part
+from wsis.evaluation.box_masks import (
+    BoxMaskMeasure,
+    box_mask_pair,
+    box_mask_part,
+    objects_of_image,
+)
 from wsis.evaluation.checks import instance_part
 from wsis.evaluation.evaluator import Evaluator, Image
 
@@ -25,20 +29,19 @@ def check_proxy_masks(name: str, cfg: CfgNode) -> Evaluator:
 
     The mIoU is that of all masks, and of those with a confidence above `TRUSTED`.
     """
-    names, title = class_names(name), "proxy masks"
-    every, sure = (
-        BoxMaskMeasure(protocol, names) for protocol in (title, f"{title}, confidence > {TRUSTED}")
-    )
+    names, every = class_names(name), "proxy masks"
+    sure = f"{every}, confidence > {TRUSTED}"
 
-    def sure_pair(image: Image) -> Any:
-        if image.found is None:
-            return None
-        chosen = image.found["confidence"] > TRUSTED
-        return box_mask_pair(image, protocol=sure.protocol, chosen=chosen)
+    def pair_of(image: Image) -> Any:
+        pair = box_mask_pair(image, protocol=every)
+        iou, classes = pair[every]
+        trusted = np.zeros(len(iou), dtype=bool)
+        if image.found is not None:
+            trusted = (image.found["confidence"] > TRUSTED)[objects_of_image(image) >= 0]
+        return pair | {sure: (iou[trusted], classes[trusted])}
 
-    every_pair = partial(box_mask_pair, protocol=every.protocol)
-    parts = [instance_part(names, cfg), (every_pair, [every]), (sure_pair, [sure])]
-    return Evaluator(title, names, parts)
+    measures = [BoxMaskMeasure(protocol, names) for protocol in (every, sure)]
+    return Evaluator(every, names, [instance_part(names, cfg), (pair_of, measures)])
 
 
 def box_mask_evaluator(name: str, cfg: CfgNode, folder: Path) -> Evaluator:
