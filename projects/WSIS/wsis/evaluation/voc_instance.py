@@ -155,7 +155,6 @@ class VOCInstanceEvaluator(Evaluator, DatasetEvaluator):
             self.counts["true masks"] += len(truth.masks)
             return truth
         self.without_truth.add(record["image_key"])
-        self.counts["without masks"] += 1
         truth = load_box_truth(record)
         self.counts["true boxes alone"] += truth is not None
         return truth
@@ -185,8 +184,9 @@ class VOCInstanceEvaluator(Evaluator, DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, Metrics]:
         """``{protocol: {metric: per cent}}`` on the main process, empty on the others."""
         results_of(self._writers, distributed=self.distributed)
+        self.counts["without true masks"] = len(self.without_truth)
         found, total = super().evaluate(), self.total()
-        left_out, alone = total["without masks"], total["true boxes alone"]
+        left_out, alone = total["without true masks"], total["true boxes alone"]
         if left_out:
             natural = not total["true masks"] and left_out == alone  # boxes and no masks
             logger.log(
