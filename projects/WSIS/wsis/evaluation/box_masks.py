@@ -6,7 +6,7 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,6 @@ from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
 
 IOU_LEVELS = (0.25, 0.5, 0.7, 0.75)
 _FILLED, _GRABCUT = "baseline filled box", "baseline GrabCut"  # protocols
-# Masks of an image's boxes (K, 4) in whole pixels.
-Baseline = Callable[[Image, np.ndarray], np.ndarray]
 _SAME_BOX = 0.5  # a box and a mask are the same object if the IoU of their boxes reaches this
 
 
@@ -131,17 +129,17 @@ class BoxMaskMeasure(Measure):
 def box_mask_pair(
     image: Image,
     *,
-    protocol: str = "box masks",
-    baselines: Mapping[str, Baseline] | None = None,
+    protocols: Sequence[str],
+    grabcut_iterations: int = 0,
     given: Mapping[str, DatasetDict] | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """IoU of masks, and of their baselines, with the true mask of each box that has one.
+    """IoU of masks, and of baselines, with the true mask of each box that has one.
 
     Args:
         image: what was found has ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers, see
             `objects_of_image`.
-        protocol: names the masks.
-        baselines: what makes them, by protocol.
+        protocols: that of the masks first, then those of the baselines.
+        grabcut_iterations: of that baseline.
         given: by image key the dataset dict whose boxes the masks were made for, if it is another.
 
     Returns:
@@ -151,10 +149,10 @@ def box_mask_pair(
         DataError: the numbers of masks and boxes differ.
     """
     (record, truth, found, _), objects = image, objects_of_image(image)
-    known, size, made_of = objects >= 0, truth.void.shape, baselines or {}
+    known, size = objects >= 0, truth.void.shape
     if found is None:
         classes = truth.classes[objects[known]]
-        return dict.fromkeys((protocol, *made_of), (np.zeros(len(classes)), classes))
+        return dict.fromkeys(protocols, (np.zeros(len(classes)), classes))
     if found["masks"].shape != (len(objects), *size):
         raise DataError(
             f"image {image.key}: masks of shape {found['masks'].shape} for "
@@ -163,8 +161,12 @@ def box_mask_pair(
     # A network may have seen more, boxes that have grown outwards; the baselines do not.
     boxes = rounded_boxes((given or {}).get(image.key, record), size)
     boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
-    masks = {protocol: found["masks"][known]}
-    masks |= {name: make(image, boxes) for name, make in made_of.items()}
+    masks = {protocols[0]: found["masks"][known]}
+    if _FILLED in protocols:
+        masks[_FILLED] = filled_boxes(boxes, size)
+    if _GRABCUT in protocols:
+        picture = read_dataset_image(record)
+        masks[_GRABCUT] = grabcut_boxes(picture, boxes, iterations=grabcut_iterations)
     truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
     return {name: (paired_iou(one, truths), classes) for name, one in masks.items()}
 
@@ -177,15 +179,11 @@ def box_mask_part(
     given: Mapping[str, DatasetDict] | None = None,
 ) -> Part:
     """A mask and a box for each annotation: mIoU of the masks and of the baselines, if wanted."""
-    iterations, made_of = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS, dict[str, Baseline]()
+    protocols, iterations = ["box masks"], cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
     if baselines:
-        made_of[_FILLED] = lambda image, boxes: filled_boxes(boxes, image.truth.void.shape)
-    if baselines and iterations:
-        made_of[_GRABCUT] = lambda image, boxes: grabcut_boxes(
-            read_dataset_image(image.record), boxes, iterations=iterations
-        )
-    pair_of = partial(box_mask_pair, baselines=made_of, given=given)
-    return pair_of, [BoxMaskMeasure(name, names) for name in ("box masks", *made_of)]
+        protocols += [_FILLED, _GRABCUT] if iterations else [_FILLED]
+    options = {"protocols": protocols, "grabcut_iterations": iterations, "given": given}
+    return partial(box_mask_pair, **options), [BoxMaskMeasure(p, names) for p in protocols]
 
 
 def check_box_masks(name: str, cfg: CfgNode, *, baselines: bool = True) -> Evaluator:

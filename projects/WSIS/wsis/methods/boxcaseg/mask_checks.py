@@ -33,7 +33,7 @@ def check_proxy_masks(name: str, cfg: CfgNode) -> Evaluator:
     sure = f"{every}, confidence > {TRUSTED}"
 
     def pair_of(image: Image) -> Any:
-        pair = box_mask_pair(image, protocol=every)
+        pair = box_mask_pair(image, protocols=[every])
         iou, classes = pair[every]
         trusted = np.zeros(len(iou), dtype=bool)
         if image.found is not None:
