@@ -85,9 +85,10 @@ def make(options: argparse.Namespace) -> None:
     """Do what the command line says."""
     from wsis.config import get_wsis_cfg  # torch and Detectron2 after parsing
     from wsis.data.artifacts import ArtifactFolder
-    from wsis.data.builtin import class_names, get_dataset_dicts
+    from wsis.data.builtin import get_dataset_dicts
     from wsis.data.proposals.folder import images_in, write_proposals
     from wsis.engine.pipeline import load_pipeline
+    from wsis.evaluation.evaluator import evaluate_product
     from wsis.evaluation.proposals import check_proposals
     from wsis.stages import proposal_source
 
@@ -126,8 +127,8 @@ def make(options: argparse.Namespace) -> None:
     print(f"{options.output}: {said}")
     if options.dataset and not options.no_evaluation:
         left = [r for r in records if r["image_key"] not in made["failed"]]
-        names, product = class_names(options.dataset), ArtifactFolder(options.output)
-        print(summary(check_proposals(left, product, names, cfg)))
+        evaluator = check_proposals(options.dataset, cfg)
+        print(summary(evaluate_product(evaluator, left, ArtifactFolder(options.output))))
     print(next_steps(options))
 
 

@@ -1,8 +1,10 @@
 """Ground truths and predictions for the evaluation tests."""
 
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.ground_truth import GroundTruth
+from wsis.evaluation.evaluator import evaluate_product
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
 from wsis.evaluation.streaming import results_of
 from wsis.evaluation.truth import load_truth
@@ -74,6 +76,20 @@ def figures_of(measures, pairs):
         for measure in measures:
             measure.add(pair.key, pair)
     return results_of(measures)
+
+
+def data_set(names=NAMES):
+    """The name of a registered data set with these classes."""
+    name = "of " + " ".join(names)
+    if name not in DatasetCatalog.list():
+        DatasetCatalog.register(name, lambda: [])
+        MetadataCatalog.get(name).thing_classes = list(names)
+    return name
+
+
+def product_figures(check, dataset, product, cfg, names=NAMES):
+    """The entries of ``metrics.json`` that a stage's ``evaluation`` gives of a product."""
+    return evaluate_product(check(data_set(names), cfg), dataset, product)
 
 
 def as_dict(index, pair, folder):

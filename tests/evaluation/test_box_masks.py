@@ -11,16 +11,19 @@ from wsis.data.ground_truth import GroundTruth
 from wsis.errors import DataError
 from wsis.evaluation.box_masks import (
     BoxMaskMeasure,
-    BoxMaskStream,
+    box_mask_part,
     check_box_masks,
     class_mean_iou,
     object_of_boxes,
     paired_iou,
 )
-from wsis.evaluation.streaming import results_of
+from wsis.evaluation.evaluator import Evaluator
+from wsis.evaluation.results import is_defined
 from wsis.layers.box_baselines import filled_boxes
-from wsis.methods.boxcaseg.mask_checks import BoxMaskEvaluator, check_proxy_masks
+from wsis.methods.boxcaseg.mask_checks import box_mask_evaluator, check_proxy_masks
 from wsis.stage import get_stage
+
+from tests.evaluation.cases import data_set, product_figures
 
 SIZE = (40, 50)
 NAMES = ("cat", "dog", "cow")
@@ -54,7 +57,7 @@ def test_iou_and_class_means():
 def test_measure():
     measure = BoxMaskMeasure("x", NAMES)
     iou = paired_iou(np.array([mask(0, 0, 10, 10)]), np.array([mask(0, 0, 10, 6)]))
-    found = measure.summarise([measure.measure(({"x": iou, "y": iou / 2}, np.array([2])))])
+    found = measure.summarise([measure.measure({"x": (iou, np.array([2])), "y": (iou / 2, iou)})])
     assert found["mIoU"] == pytest.approx(60)
     assert found["mIoU*"] == pytest.approx(20)
     assert (found["IoU@50"], found["IoU@70"], found["boxes"]) == (100, 0, 1)
@@ -110,10 +113,14 @@ def case(tmp_path):
     return record, ProductReader(tmp_path, "box_masks")
 
 
-def figures(check, *records, reader, iterations=5):
+def config(iterations=5):
     cfg = get_wsis_cfg()
     cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS = iterations
-    entries = check(list(records), reader, NAMES, cfg)
+    return cfg
+
+
+def figures(check, *records, reader, iterations=5):
+    entries = product_figures(check, records, reader, config(iterations), NAMES)
     return {entry["protocol"]: entry["metrics"] for entry in entries}
 
 
@@ -158,11 +165,10 @@ def test_the_filled_box_is_the_annotated_one_rounded(fractional, tmp_path):
     measured = figures(check_box_masks, fractional, reader=ProductReader(tmp_path / "grown", "x"))
     assert measured["baseline filled box"]["mIoU"] == pytest.approx(100)
     assert measured["box masks"]["mIoU"] == pytest.approx(50 * (225 / 256 + 300 / 340))
-    evaluator = BoxMaskEvaluator([fractional], NAMES)
-    evaluator.reset()
+    evaluator = box_mask_evaluator(data_set(NAMES), config(), None)
     instances = Instances(SIZE, pred_boxes=Boxes(torch.tensor(found["boxes"])))
     instances.pred_masks = torch.tensor(found["masks"])
-    evaluator.process([fractional], [{"instances": instances}])
+    evaluator.add(fractional, {"instances": instances})
     assert evaluator.evaluate()["baseline filled box"]["mIoU"] == pytest.approx(100)
 
 
@@ -176,9 +182,16 @@ def test_the_filled_box_is_the_one_that_was_given(fractional, tmp_path):
     cfg = get_wsis_cfg()
     cfg.WSIS.IMAGES, cfg.WSIS.EVALUATION.IMAGES = ("given",), ("other",)
     product = ProductReader(tmp_path / "grown", "x")
-    entries = check_box_masks([other], product, NAMES, cfg)
+    entries = product_figures(check_box_masks, [other], product, cfg, NAMES)
     measured = {entry["protocol"]: entry["metrics"] for entry in entries}
     assert measured["baseline filled box"]["mIoU"] == pytest.approx(100)
+
+
+def against(truth, record, found):
+    """Figures of one image with this truth, and those of its filled boxes."""
+    evaluator = Evaluator("x", NAMES, [box_mask_part(NAMES, config(0))], lambda record: truth)
+    evaluator.add(record, found)
+    return evaluator.evaluate()
 
 
 @pytest.mark.parametrize("corners", [[-0.4, 0.2, 0.3, 0.4], [49.8, 39.9, 50, 40]])
@@ -187,9 +200,8 @@ def test_a_box_of_less_than_half_a_pixel_is_one_pixel(case, corners):
     record["annotations"] = [record["annotations"][0] | {"bbox": corners}]
     pixel = given_boxes(record, outwards=True)
     whole = truth_of(filled_boxes(pixel, SIZE), [0])
-    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
-    stream.take(record, whole, {"masks": filled_boxes(pixel, SIZE), "boxes": pixel})
-    assert results_of(stream.measures)["baseline filled box"]["mIoU"] == pytest.approx(100)
+    found = against(whole, record, {"masks": filled_boxes(pixel, SIZE), "boxes": pixel})
+    assert found["baseline filled box"]["mIoU"] == pytest.approx(100)
 
 
 def test_proxy_masks_and_those_to_be_trusted(case):
@@ -213,10 +225,9 @@ def test_boxes_without_an_artifact_are_missed(case):
 def test_a_test_set_without_masks_has_no_figures(case, caplog):
     record, _ = case
     alone = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
-    evaluator = BoxMaskEvaluator([record | {"annotations": alone}], NAMES)
-    evaluator.reset()
-    evaluator.process([record], [{"instances": None}])
-    assert not evaluator.evaluate()
+    evaluator = box_mask_evaluator(data_set(NAMES), config(), None)
+    evaluator.add(record | {"annotations": alone}, {"instances": None})
+    assert not any(map(is_defined, evaluator.evaluate().values()))
     assert not caplog.text  # the end of a run tells it, once
 
 
@@ -235,25 +246,22 @@ def test_masks_of_another_size(case):
     record, reader = case
     smaller = [{k: v for k, v in a.items() if k != "segmentation"} for a in record["annotations"]]
     small = truth_of([mask(5, 5, 20, 20)], [0])
-    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     found = {"masks": np.zeros((2, 9, 9), bool), "boxes": reader["a"]["boxes"]}
     with pytest.raises(DataError, match="for 2 boxes in an image of 40 x 50"):
-        stream.take(record | {"annotations": smaller}, small, found)
+        against(small, record | {"annotations": smaller}, found)
 
 
 def test_no_boxes_at_all():
-    stream = BoxMaskStream(NAMES, grabcut_iterations=0)
     none = np.zeros((0, *SIZE), dtype=bool)
     record = {"image_key": "a", "annotations": []}
     found = {"masks": none, "boxes": np.zeros((0, 4), int)}
-    stream.take(record, truth_of(none, np.zeros(0, int)), found)
-    assert np.isnan(results_of(stream.measures)["box masks"]["mIoU"])
+    measured = against(truth_of(none, np.zeros(0, int)), record, found)
+    assert np.isnan(measured["box masks"]["mIoU"])
 
 
 def test_an_unreadable_image_is_missed(case):
     record, _ = case
-    evaluator = BoxMaskEvaluator([record], NAMES, grabcut_iterations=1)
-    evaluator.reset()
-    evaluator.miss(record)
+    evaluator = box_mask_evaluator(data_set(NAMES), config(1), None)
+    evaluator.add(record, None)
     found = evaluator.evaluate()
     assert [(m["mIoU"], m["boxes"]) for m in found.values()] == [(0, 2)] * 3

@@ -10,14 +10,21 @@ from wsis.evaluation.checks import (
     cam_label_map,
     check_cam,
     check_instances,
-    check_semantic,
 )
 from wsis.evaluation.coco import CocoMeasure
 from wsis.evaluation.predictions import InstancePair
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import VocMeasure
+from wsis.methods.irnet.label_check import check_semantic
 
-from tests.evaluation.cases import NAMES, as_dict, figures_of, random_pair, write_product
+from tests.evaluation.cases import (
+    NAMES,
+    as_dict,
+    figures_of,
+    product_figures,
+    random_pair,
+    write_product,
+)
 from tests.evaluation.sharding import run_sharded
 
 CHECKS = (check_instances, check_cam, check_semantic)
@@ -42,7 +49,7 @@ def run(check, dataset, product, **options):
     cfg = get_wsis_cfg()
     for name, value in options.items():
         cfg.WSIS.EVALUATION[name] = value
-    return check(dataset, product, NAMES, cfg)
+    return product_figures(check, dataset, product, cfg)
 
 
 def figures(*arguments, **options):

@@ -4,19 +4,22 @@ import math
 
 import pytest
 import torch
+from wsis.config import get_wsis_cfg
 from wsis.errors import DataError
-from wsis.evaluation.classification import ClassificationEvaluator
+from wsis.evaluation.classification import classification_evaluator
+
+from tests.evaluation.cases import data_set
 
 
-def test_worked_values_and_batches():
-    evaluator = ClassificationEvaluator(("cat", "dog", "cow"))
-    evaluator.reset()
-    inputs = [
-        {"image_key": f"{i}", "image_labels": labels} for i, labels in enumerate(([0], [], [0, 1]))
-    ]
+@pytest.fixture
+def evaluator():
+    return classification_evaluator(data_set(("cat", "dog", "cow")), get_wsis_cfg(), None)
+
+
+def test_worked_values(evaluator):
     logits = torch.tensor([[3.0, 1.0, 0.0], [2.0, 5.0, 1.0], [1.0, 4.0, 2.0]])
-    evaluator.process(inputs[:2], [{"logits": row} for row in logits[:2]])
-    evaluator.process(inputs[2:], [{"logits": row} for row in logits[2:]])
+    for key, labels, row in zip("012", ([0], [], [0, 1]), logits, strict=True):
+        evaluator.add({"image_key": key, "image_labels": labels}, {"logits": row})
     metrics = evaluator.evaluate()["classification"]
     assert metrics["mAP/cat"] == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert metrics["mAP/dog"] == pytest.approx(50)
@@ -24,11 +27,8 @@ def test_worked_values_and_batches():
     assert metrics["mAP"] == pytest.approx((metrics["mAP/cat"] + 50) / 2)
 
 
-def test_no_images_and_bad_outputs():
-    evaluator = ClassificationEvaluator(("cat",))
+def test_no_images_and_bad_outputs(evaluator):
     assert math.isnan(evaluator.evaluate()["classification"]["mAP"])
-    given = [{"image_key": "k", "image_labels": []}]
-    with pytest.raises(DataError, match="image k: expected 1 finite scores"):
-        evaluator.process(given, [{"logits": torch.zeros(2)}])
-    with pytest.raises(DataError, match="image k"):
-        evaluator.process(given, [{"logits": torch.full((1,), float("nan"))}])
+    for wrong in (torch.zeros(2), torch.tensor([0.0, 1.0, math.nan])):
+        with pytest.raises(DataError, match="image k: expected 3 finite scores"):
+            evaluator.add({"image_key": "k", "image_labels": []}, {"logits": wrong})

@@ -5,9 +5,11 @@ import pytest
 from wsis.config import get_wsis_cfg
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import by_rank, proposals_artifact
-from wsis.evaluation import image_loop
 from wsis.evaluation.proposals import CoverMeasure, check_proposals
 from wsis.layers.regions import Regions
+from wsis.layers.run_lengths import encode_mask
+
+from tests.evaluation.cases import product_figures
 
 
 def row(*runs, width=40):
@@ -51,13 +53,13 @@ def test_worked_values():
     assert empty["objects"] == 0
 
 
-def test_the_product_check(monkeypatch):
+def test_the_product_check():
     mask = row((3, 9))
     artifact = proposals_artifact(by_rank(Regions.from_masks([mask])))
-    dicts = [{"image_key": "a"}, {"image_key": "b"}, {"image_key": "c"}]
-    truths = {"a": truth_of(mask), "b": truth_of(mask), "c": None}
-    monkeypatch.setattr(image_loop, "load_truth", lambda record: truths[record["image_key"]])
-    results = check_proposals(dicts, {"a": artifact}, ("thing",), get_wsis_cfg())
+    true = [{"segmentation": encode_mask(mask), "category_id": 0}]
+    bare = {"image_key": "c", "image_labels": [0], "height": 1, "width": 40}
+    dicts = [bare | {"image_key": key, "annotations": true} for key in "ab"]
+    results = product_figures(check_proposals, [*dicts, bare], {"a": artifact}, get_wsis_cfg())
     metrics = results[0]["metrics"]
     assert metrics["ABO"] == 50
     assert metrics["images_without_product"] == 1

@@ -9,10 +9,12 @@ from wsis.evaluation.results import (
     format_figures,
     format_table,
     lost_to_baselines,
+    main_figures,
     stage_result,
     write_metrics,
 )
 from wsis.methods.boxcaseg import stages  # noqa: F401
+from wsis.stage import DeriveStage
 
 NAN = float("nan")
 DATA = "voc_2012_train_instance"
@@ -132,6 +134,20 @@ def test_masks_that_do_not_beat_their_baseline_are_told(entries, said):
     for (stage, _), sentence in found.items():
         assert sentence.startswith(f"the masks of {stage} on birds do not beat their baseline: ")
         assert said[stage] in sentence
+
+
+@pytest.mark.parametrize("mean", [8.0, 10.0])
+def test_a_stage_declares_whose_masks_it_refines(monkeypatch, mean):
+    polished = DeriveStage(name="b", title="", function=dict, refines={"rough": "polished"})
+    monkeypatch.setattr("wsis.stage._STAGES", {"b": polished})
+    made = [measured("b", "polished", mIoU=mean), measured("b", "quality, score > 0", mIoU=50.0)]
+    rough = [measured("a", "rough", mIoU=7.0), measured("a", "baseline filled box", mIoU=9.0)]
+    assert bool(lost_to_baselines([*rough, *made])) == (mean < 9)
+    assert main_figures([*rough, *made]) == [(made[0], "mIoU")]
+    for entry in made:  # another stage's are nothing to them
+        entry["stage"] = "c"
+    assert lost_to_baselines([*rough, *made])
+    assert main_figures([*rough, *made]) == [(made[1], "mIoU")]
 
 
 def test_another_checkpoint_has_baselines_of_its_own():

@@ -278,8 +278,10 @@ def boxed_records(pairs, *, masks):
 
 
 def figures_of(records, pairs):
-    evaluator = VOCInstanceEvaluator(SET, ("voc", "coco_bbox"), dataset_dicts=records)
-    return feed(evaluator, pairs).evaluate()
+    evaluator = VOCInstanceEvaluator(SET, ("voc", "coco_bbox"))
+    for record, pair in zip(records, pairs, strict=True):
+        evaluator.add(record, pair.prediction)
+    return evaluator.evaluate()
 
 
 def test_boxes_alone_have_the_box_figures_that_masks_would_give(pairs, registered, caplog):

@@ -161,7 +161,7 @@ def _score(
             given_name(name),
         )
     usable = _usable(found, records, chosen)
-    evaluator = VOCInstanceEvaluator(name, usable, distributed=False, dataset_dicts=records)
+    evaluator = VOCInstanceEvaluator(name, usable, distributed=False)
     counts = []
     with progress(records, f"evaluate on {given_name(name)}", total=len(records)) as bar:
         for record in bar:
@@ -169,9 +169,9 @@ def _score(
             counts.append(len(here.classes))
             evaluator.add(record, here)
     figures = {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}
-    none = counts.count(0)
+    none, objects = counts.count(0), evaluator.counts["objects"]
     said = (
-        f"{counted(len(records), 'image')} with {counted(evaluator.objects, 'object')}, "
+        f"{counted(len(records), 'image')} with {counted(objects, 'object')}, "
         f"{counted(sum(counts), 'prediction')} ({predictions}); {none} of the images have none"
     )
     return figures, f"WARNING: {said}" if 2 * none > len(counts) else said

@@ -41,11 +41,11 @@ class Stage:
             (``"MODEL.IRNET"``); a change in one of them makes the stage stale.
         file_keys: config keys that name a file or a folder outside the data set; other names or
             sizes of files there make the stage stale.
-        evaluation: compares the product with ground truth, see `wsis.evaluation.image_loop`; None
-            if nothing is compared. For a training stage it makes an evaluator of its network:
-            ``(data set's name, dataset dicts, cfg, folder for predictions)`` to a Detectron2
-            evaluator that also has ``miss(dataset dict)``, for an image that cannot be read.
+        evaluation: makes what compares the product with ground truth, or, for a training stage,
+            what its network finds: see `wsis.evaluation.evaluator`; None if nothing is compared.
         evaluation_keys: config nodes on which the figures depend, but not the product.
+        refines: protocols that measure masks, and for each the one that measures what this stage
+            makes of such masks: where that beats their baseline, they need not.
         advice: what to do if its masks do not beat their baseline; ends a sentence.
         tally: ``artifact of an image -> {what: number}``, whose sums over all images the manifest
             has beside their number; None if there is nothing to count.
@@ -65,6 +65,7 @@ class Stage:
     file_keys: tuple[str, ...] = ()
     evaluation: Callable[..., Any] | None = None
     evaluation_keys: tuple[str, ...] = ()
+    refines: Mapping[str, str] = field(default_factory=dict)
     advice: str = ""
     tally: Callable[[Mapping[str, Any]], Mapping[str, int]] | None = None
     remarks: Mapping[str, str] = field(default_factory=dict)

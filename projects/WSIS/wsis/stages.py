@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.data.builtin import class_names
 from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.errors import UsageError
 from wsis.stage import (
@@ -23,9 +21,6 @@ from wsis.stage import (
 
 if TYPE_CHECKING:
     from wsis.data.proposals.readers import ProposalSource
-    from wsis.evaluation.classification import ClassificationEvaluator
-    from wsis.evaluation.image_loop import DatasetDicts
-    from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 
 PSEUDO_LABELS_FILE = "pseudo_labels.json"
 _CAMNET_KEYS = keys_below("MODEL.CAMNET", "NUM_CLASSES IN_FEATURE")
@@ -70,35 +65,8 @@ def derive_proposals(
     return proposal_source(cfg)(dataset_dict)
 
 
-def classification_evaluator(
-    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
-) -> ClassificationEvaluator:
-    """The evaluator of an image classifier; it needs no ground truth and writes no predictions."""
-    from wsis.evaluation.classification import ClassificationEvaluator
-
-    return ClassificationEvaluator(class_names(dataset_name))
-
-
-def detection_evaluator(
-    dataset_name: str, dataset_dicts: DatasetDicts, cfg: CfgNode, output_dir: os.PathLike[str]
-) -> VOCInstanceEvaluator:
-    """The evaluator of a network whose output has ``instances``; boxes are always measured.
-
-    A network without masks (``MODEL.MASK_ON`` False: RetinaNet) is measured by its boxes alone.
-    """
-    from wsis.evaluation.predictions import ProtocolOptions
-    from wsis.evaluation.voc_instance import VOCInstanceEvaluator
-
-    of_masks = cfg.WSIS.EVALUATION.PROTOCOLS if cfg.MODEL.MASK_ON else ()
-    protocols = dict.fromkeys((*of_masks, "coco_bbox"))
-    return VOCInstanceEvaluator(
-        dataset_name,
-        tuple(protocols),
-        output_dir=output_dir,
-        options=ProtocolOptions.of(cfg),
-        dataset_dicts=dataset_dicts,
-    )
-
+classification_evaluator = Later("wsis.evaluation.classification:classification_evaluator")
+detection_evaluator = Later("wsis.evaluation.voc_instance:detection_evaluator")
 
 register_stages(
     TrainStage(

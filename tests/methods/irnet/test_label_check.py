@@ -36,7 +36,7 @@ def test_the_product_check_alone_and_in_shares(monkeypatch, tmp_path):
     product = cases.write_product(tmp_path / "stage", pairs, dataset)
 
     def figures(share, reader=product):
-        return check_inter_pixel_label(share, reader, cases.NAMES, get_wsis_cfg())
+        return cases.product_figures(check_inter_pixel_label, share, reader, get_wsis_cfg())
 
     (found,) = figures(dataset)
     assert found["metrics"]["foreground_precision"] == 100.0

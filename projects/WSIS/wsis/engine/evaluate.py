@@ -14,14 +14,13 @@ from torch import nn
 
 from wsis.commands import writing
 from wsis.config import flatten
-from wsis.data.builtin import class_names
 from wsis.data.checks import load_json
 from wsis.data.files import write_json
 from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
 from wsis.data.stream import Failure, single_pass_loader
 from wsis.data.user import entries_of
-from wsis.data.working_size import AtWorkingSize, at_working_size
+from wsis.data.working_size import AtWorkingSize, as_sample, at_working_size
 from wsis.engine.checkpoint import build_inference_model
 from wsis.engine.folder import StageFolder
 from wsis.engine.launch import trimming
@@ -34,7 +33,7 @@ from wsis.engine.manifest import (
 )
 from wsis.engine.pipeline import Pipeline, PlannedStage
 from wsis.errors import DataError
-from wsis.evaluation.image_loop import Results
+from wsis.evaluation.evaluator import Results, evaluate_product
 from wsis.evaluation.results import (
     are_results,
     is_defined,
@@ -87,16 +86,15 @@ def evaluate_network(
     mapper = build_mapper(cfg, stage.mapper, is_train=False, products={})
     mine = dataset_dicts[comm.get_rank() :: comm.get_world_size()]
     loader = single_pass_loader(mine, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    evaluator = stage.evaluation(name, dataset_dicts, cfg, predictions / name)
-    evaluator.reset()
+    evaluator = stage.evaluation(name, cfg, predictions / name)
     skipped: dict[str, str] = {}
     with progress(loader, f"{planned.name} on {name}", total=len(mine)) as bar:
         for record, sample in zip(mine, trimming(bar, kept=cfg.MODEL.DEVICE == "cpu"), strict=True):
             if not isinstance(sample, Failure):
-                evaluator.process([sample], model([sample]))
+                evaluator.add(as_sample(record, sample), model([sample])[0])
             elif cfg.WSIS.ON_ERROR == "skip" and not sample.fatal:
                 logger.warning("counted as missed, %s: %s", sample.key, sample.message)
-                evaluator.miss(at_working_size(record, cfg.INPUT.MAX_PIXELS))
+                evaluator.add(at_working_size(record, cfg.INPUT.MAX_PIXELS), None)
                 skipped[sample.key] = sample.message
             else:
                 raise sample.error()
@@ -166,7 +164,8 @@ def _evaluate_products(folder: StageFolder) -> Results:
     for name in evaluated_on(planned):
         mine = folder.images.named((name,))[comm.get_rank() :: comm.get_world_size()]
         small = AtWorkingSize(mine, planned.cfg.INPUT.MAX_PIXELS)  # as the product
-        found = planned.stage.evaluation(small, folder.reader, class_names(name), planned.cfg)
+        evaluator = planned.stage.evaluation(name, planned.cfg)
+        found = evaluate_product(evaluator, small, folder.reader)
         results += [stage_result(planned.name, name, **entry) for entry in found]
     return results
 

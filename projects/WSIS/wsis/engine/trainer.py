@@ -37,7 +37,7 @@ from wsis.data.stream import (
 from wsis.engine.checkpoint import AtomicCheckpointer, build_network, load_trained
 from wsis.engine.optimizer import Accumulator, build_lr_scheduler, build_optimizer
 from wsis.errors import MachineError, UsageError, WSISError, about, out_of_memory
-from wsis.evaluation.image_loop import Results
+from wsis.evaluation.evaluator import Results
 from wsis.layers.precision import map_layout
 from wsis.stopping import Postponed, stop_by
 

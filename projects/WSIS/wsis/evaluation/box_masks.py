@@ -7,6 +7,7 @@ the filled box and GrabCut started from the box. K boxes, H x W image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ import torch
 from detectron2.config import CfgNode
 
 from wsis.data.annotations import annotated_boxes, boxed_annotations, rounded_boxes
-from wsis.data.builtin import get_dataset_dicts
+from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.images import read_dataset_image
 from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import AtWorkingSize
 from wsis.errors import DataError
-from wsis.evaluation.image_loop import Arrays, DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.evaluator import DatasetDict, Evaluator, Image, Part
 from wsis.evaluation.streaming import Measure, Metrics, Record, column, percent, ratio
 from wsis.layers.box_baselines import filled_boxes, grabcut_boxes
 from wsis.layers.masks import box_iou, iou_of_areas, mask_boxes
@@ -69,18 +70,20 @@ def object_of_boxes(record: Mapping[str, Any], truth: GroundTruth) -> np.ndarray
     return _matched(annotated_boxes(record), classes, truth)
 
 
-def objects_of_product(
-    record: Mapping[str, Any], truth: GroundTruth, boxes: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Which true object each box (K, 4) of a product encloses: (K,) int64, -1 for none.
+def objects_of_image(image: Image) -> np.ndarray:
+    """Which true object each box (K, 4) that was found encloses: (K,) int64, -1 for none.
 
-    If the product has the boxes of the evaluated data set, box k is that of annotation k. If it has
-    others (a detector's, say), they are matched by class and overlap.
+    Boxes without ``classes`` (K,), and those that lie on the boxes of the evaluated data set, are
+    those of the annotations, in their order. Others (a detector's, say) are matched by class and
+    overlap.
     """
-    stated, boxes = annotated_boxes(record), np.asarray(boxes, dtype=np.float64)
-    if len(stated) == len(boxes) and bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
-        return object_of_boxes(record, truth)
-    return _matched(boxes, np.asarray(classes), truth)
+    if image.found is not None and "classes" in image.found:
+        stated = annotated_boxes(image.record)
+        boxes = np.asarray(image.found["boxes"], dtype=np.float64)
+        same = len(stated) == len(boxes)
+        if not same or not bool((box_iou(stated, boxes).diagonal() >= _SAME_BOX).all()):
+            return _matched(boxes, np.asarray(image.found["classes"]), image.truth)
+    return object_of_boxes(image.record, image.truth)
 
 
 def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.ndarray:
@@ -101,9 +104,10 @@ def _matched(boxes: np.ndarray, classes: np.ndarray, truth: GroundTruth) -> np.n
 class BoxMaskMeasure(Measure):
     """mIoU of masks inside given boxes, named ``protocol``; there are C ``class_names``."""
 
-    def measure(self, pair: tuple[Mapping[str, np.ndarray], np.ndarray]) -> Record:
-        """``iou`` and ``classes`` (K,) of an image; ``pair`` is IoU by protocol, and classes."""
-        return {"iou": pair[0][self.protocol], "classes": pair[1]}
+    def measure(self, pair: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Record:
+        """``iou`` and ``classes`` (K,) of an image, from its `box_mask_pair`."""
+        iou, classes = pair[self.protocol]
+        return {"iou": iou, "classes": classes}
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mIoU`` over instances, the original's ``mIoU*`` over classes, shares above an IoU."""
@@ -122,101 +126,77 @@ class BoxMaskMeasure(Measure):
         return metrics
 
 
-class BoxMaskStream:
-    """The masks of a network, filled boxes and GrabCut, measured on the same boxes.
+def box_mask_pair(
+    image: Image,
+    *,
+    protocols: Sequence[str],
+    grabcut_iterations: int = 0,
+    given: Mapping[str, DatasetDict] | None = None,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """IoU of masks, and of baselines, with the true mask of each box that has one.
 
-    ``title`` names the figures of the network's masks. Without ``baselines`` only these are
-    measured; with ``grabcut_iterations`` 0 GrabCut is left out.
+    Args:
+        image: what was found has ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers, see
+            `objects_of_image`.
+        protocols: that of the masks first, then those of the baselines.
+        grabcut_iterations: of that baseline.
+        given: by image key the dataset dict whose boxes the masks were made for, if it is another.
+
+    Returns:
+        IoU, 0 if nothing was found, and class ids, (n,) each, by protocol.
+
+    Raises:
+        DataError: the numbers of masks and boxes differ.
     """
-
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        title: str = "box masks",
-        baselines: bool = True,
-        grabcut_iterations: int = 5,
-    ) -> None:
-        self.title, self.grabcut_iterations = title, grabcut_iterations
-        more = (_FILLED, _GRABCUT) if grabcut_iterations else (_FILLED,)
-        self._titles = (title, *more) if baselines else (title,)
-        self.measures = [BoxMaskMeasure(one, class_names) for one in self._titles]
-
-    def take(
-        self,
-        record: Mapping[str, Any],
-        truth: GroundTruth,
-        found: Arrays | None,
-        *,
-        given: Mapping[str, Any] | None = None,
-        chosen: np.ndarray | None = None,
-    ) -> None:
-        """Measure one image; a box without a true mask does not count.
-
-        Args:
-            record: dataset dict.
-            truth: its true masks.
-            found: ``masks`` (K, H, W) bool and ``boxes`` (K, 4) integers. Without ``classes`` (K,)
-                the boxes are those of the annotations, in their order; with them see
-                `objects_of_product`. None for an image that could not be read: its masks are empty.
-            given: the dataset dict whose boxes the masks were made for, if that is another one.
-            chosen: (K,) bool, the boxes that count; None for all.
-
-        Raises:
-            DataError: the numbers of masks and boxes differ.
-        """
-        if found is None or "classes" not in found:
-            objects = object_of_boxes(record, truth)
-        else:
-            objects = objects_of_product(record, truth, found["boxes"], found["classes"])
-        known = (objects >= 0) & (True if chosen is None else chosen)
-        ious = dict.fromkeys(self._titles, np.zeros(int(known.sum())))
-        if found is not None:
-            size = truth.void.shape
-            if found["masks"].shape != (len(objects), *size):
-                raise DataError(
-                    f"image {record['image_key']}: masks of shape {found['masks'].shape} for "
-                    f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
-                )
-            made = {self.title: found["masks"][known]}
-            # A network may have seen more, boxes that have grown outwards; the baselines do not.
-            boxes = rounded_boxes(given or record, size)
-            boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
-            if _FILLED in self._titles:
-                made[_FILLED] = filled_boxes(boxes, size)
-            if _GRABCUT in self._titles:
-                image, iterations = read_dataset_image(dict(record)), self.grabcut_iterations
-                made[_GRABCUT] = grabcut_boxes(image, boxes, iterations=iterations)
-            truths = truth.masks[objects[known]]
-            ious = {title: paired_iou(masks, truths) for title, masks in made.items()}
-        for measure in self.measures:
-            measure.add(record["image_key"], (ious, truth.classes[objects[known]]))
+    (record, truth, found, _), objects = image, objects_of_image(image)
+    known, size = objects >= 0, truth.void.shape
+    if found is None:
+        classes = truth.classes[objects[known]]
+        return dict.fromkeys(protocols, (np.zeros(len(classes)), classes))
+    if found["masks"].shape != (len(objects), *size):
+        raise DataError(
+            f"image {image.key}: masks of shape {found['masks'].shape} for "
+            f"{len(objects)} boxes in an image of {size[0]} x {size[1]}; make them again"
+        )
+    # A network may have seen more, boxes that have grown outwards; the baselines do not.
+    boxes = rounded_boxes((given or {}).get(image.key, record), size)
+    boxes = (boxes if len(boxes) == len(found["boxes"]) else found["boxes"])[known]
+    masks = {protocols[0]: found["masks"][known]}
+    if _FILLED in protocols:
+        masks[_FILLED] = filled_boxes(boxes, size)
+    if _GRABCUT in protocols:
+        picture = read_dataset_image(record)
+        masks[_GRABCUT] = grabcut_boxes(picture, boxes, iterations=grabcut_iterations)
+    truths, classes = truth.masks[objects[known]], truth.classes[objects[known]]
+    return {name: (paired_iou(one, truths), classes) for name, one in masks.items()}
 
 
-def check_box_masks(
-    dataset_dicts: DatasetDicts,
-    product: Product,
-    class_names: Sequence[str],
+def box_mask_part(
+    names: Sequence[str],
     cfg: CfgNode,
     *,
     baselines: bool = True,
-) -> Results:
-    """Product with a mask and box for each annotation: mIoU of the masks and of the baselines.
+    given: Mapping[str, DatasetDict] | None = None,
+) -> Part:
+    """A mask and a box for each annotation: mIoU of the masks and of the baselines, if wanted."""
+    protocols, iterations = ["box masks"], cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
+    if baselines:
+        protocols += [_FILLED, _GRABCUT] if iterations else [_FILLED]
+    options = {"protocols": protocols, "grabcut_iterations": iterations, "given": given}
+    return partial(box_mask_pair, **options), [BoxMaskMeasure(p, names) for p in protocols]
 
-    Without ``baselines`` only the masks are measured.
-    """
-    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
-    stream = BoxMaskStream(class_names, baselines=baselines, grabcut_iterations=iterations)
-    loop = ImageLoop("box masks", dataset_dicts, product)
-    names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
+
+def check_box_masks(name: str, cfg: CfgNode, *, baselines: bool = True) -> Evaluator:
+    """Product ``box_masks``, see `box_mask_part`."""
+    sources = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
     given = {
         record["image_key"]: record
-        for name in names
+        for source in sources
         for record in AtWorkingSize(
-            [restrict_supervision(r, "box") for r in get_dataset_dicts(name, cfg.WSIS.ON_ERROR)],
+            [restrict_supervision(r, "box") for r in get_dataset_dicts(source, cfg.WSIS.ON_ERROR)],
             cfg.INPUT.MAX_PIXELS,
         )
     }
-    for record, truth, arrays in loop:
-        stream.take(record, truth, arrays, given=given.get(record["image_key"]))
-    return loop.results(stream.measures)
+    names = class_names(name)
+    part = box_mask_part(names, cfg, baselines=baselines, given=given)
+    return Evaluator("box masks", names, [part])

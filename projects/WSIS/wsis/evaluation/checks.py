@@ -1,4 +1,4 @@
-"""Checks of the products that several methods share; see `wsis.evaluation.image_loop`.
+"""Evaluators of the products that several methods share; see `wsis.evaluation.evaluator`.
 
 K classes of an image, H x W pixels. CAMs are normalised to a maximum of 1 per class.
 """
@@ -6,17 +6,18 @@ K classes of an image, H x W pixels. CAMs are normalised to a maximum of 1 per c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
-from wsis.evaluation.predictions import InstancePair, InstancePrediction, ProtocolOptions
+from wsis.data.builtin import class_names
+from wsis.evaluation.evaluator import Evaluator, Image, Part
+from wsis.evaluation.predictions import InstancePrediction, ProtocolOptions
 from wsis.evaluation.pseudo_labels import QualityMeasure
 from wsis.evaluation.semantic import LabelPair, SemanticMeasure
 from wsis.evaluation.streaming import Measure
-from wsis.evaluation.voc_instance import build_measures
+from wsis.evaluation.voc_instance import build_measures, instance_pair
 from wsis.layers.components import detect_components, winning_channels
 
 
@@ -25,7 +26,7 @@ def cam_label_map(keys: np.ndarray, cam: np.ndarray, *, threshold: float) -> np.
 
     Keys are (K,) class ids, ascending, and cam is (K, H, W) float.
     """
-    winners = winning_channels(cam, threshold)
+    winners = winning_channels(np.asarray(cam, dtype=np.float32), threshold)
     return np.concatenate([[0], np.asarray(keys, dtype=np.int64) + 1])[winners + 1]
 
 
@@ -48,91 +49,51 @@ def cam_components(
     return InstancePrediction(classes, found.scores, found.masks)
 
 
-def _instance_measures(class_names: Sequence[str], cfg: CfgNode) -> list[Measure]:
-    """The protocols of ``WSIS.EVALUATION``."""
-    names, options = cfg.WSIS.EVALUATION.PROTOCOLS, ProtocolOptions.of(cfg)
-    return build_measures(class_names, names, options=options)
+def label_pair(image: Image) -> LabelPair:
+    """A label map that was found, beside that of the ground truth."""
+    return LabelPair(image.key, image.found, image.truth.semantic(len(image.class_names)))
 
 
-def _add_instances(measures: Sequence[Measure], pair: InstancePair, num_classes: int) -> None:
-    """Measure one image; `DataError` where the instances do not fit it."""
-    pair.prediction.check(pair.key, size=pair.truth.void.shape, num_classes=num_classes)
-    for measure in measures:
-        measure.add(pair.key, pair)
+def _protocols(names: Sequence[str], cfg: CfgNode) -> list[Measure]:
+    """The measures of ``WSIS.EVALUATION``."""
+    options = ProtocolOptions.of(cfg)
+    return build_measures(names, cfg.WSIS.EVALUATION.PROTOCOLS, options=options)
 
 
-def check_instances(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
-) -> Results:
-    """Product ``instances``: every protocol, and the quality of the masks as pseudo labels."""
-    quality = QualityMeasure(class_names, min_score=cfg.WSIS.EVALUATION.MIN_SCORE)
-    measures = [*_instance_measures(class_names, cfg), quality]
-    loop = ImageLoop("instances", dataset_dicts, product)
-    for record, truth, arrays in loop:
-        found = InstancePrediction.nothing(truth.void.shape)
-        if arrays is not None:
-            found = InstancePrediction.of_artifact(arrays)
-        pair = InstancePair(record["image_key"], found, truth)
-        _add_instances(measures, pair, len(class_names))
-    return loop.results(measures)
+def instance_part(names: Sequence[str], cfg: CfgNode) -> Part:
+    """Instances by every protocol, and the quality of their masks as pseudo labels."""
+    quality = QualityMeasure(names, min_score=cfg.WSIS.EVALUATION.MIN_SCORE)
+    return instance_pair, [*_protocols(names, cfg), quality]
 
 
-def check_cam(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
-) -> Results:
+def check_instances(name: str, cfg: CfgNode) -> Evaluator:
+    """Product ``instances``, see `instance_part`."""
+    names = class_names(name)
+    return Evaluator("instances", names, [instance_part(names, cfg)])
+
+
+def check_cam(name: str, cfg: CfgNode) -> Evaluator:
     """Product ``cam``: mIoU at the first threshold, and `cam_components` at each.
 
     Several are given, so that the baseline does not look weak because of one badly chosen
     threshold.
     """
-    thresholds = cfg.WSIS.EVALUATION.CAM_THRESHOLDS
-    first = thresholds[0]
-    labels = SemanticMeasure(class_names, protocol=f"semantic, CAM > {first:g}")
-    baselines = {threshold: _instance_measures(class_names, cfg) for threshold in thresholds}
-    loop = ImageLoop("CAM", dataset_dicts, product)
-    for record, truth, arrays in loop:
-        key, size = record["image_key"], truth.void.shape
-        keys, cam = np.zeros(0, dtype=np.int64), np.zeros((0, *size), dtype=np.float32)
-        if arrays is not None:
-            keys, cam = arrays["keys"], arrays["high_res"].astype(np.float32)
-        label = cam_label_map(keys, cam, threshold=first)
-        labels.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
-        for threshold, measures in baselines.items():
-            found = cam_components(keys, cam, threshold=threshold)
-            _add_instances(measures, InstancePair(key, found, truth), len(class_names))
-    for threshold, measures in baselines.items():
+    names, thresholds = class_names(name), cfg.WSIS.EVALUATION.CAM_THRESHOLDS
+
+    def part(threshold: float, make: Any, pair_of: Any, measures: Sequence[Measure]) -> Part:
+        def of_cam(image: Image) -> Any:
+            keys, cam = np.zeros(0, dtype=np.int64), np.zeros((0, *image.truth.void.shape))
+            if image.found is not None:
+                keys, cam = image.found["keys"], image.found["high_res"]
+            return pair_of(image._replace(found=make(keys, cam, threshold=threshold)))
+
+        return of_cam, measures
+
+    semantic = SemanticMeasure(names, protocol=f"semantic, CAM > {thresholds[0]:g}")
+    parts = [part(thresholds[0], cam_label_map, label_pair, [semantic])]
+    for threshold in dict.fromkeys(thresholds):
+        measures = _protocols(names, cfg)
         for measure in measures:
             measure.protocol += f", baseline CAM > {threshold:g}"
-    return loop.results([labels, *chain(*baselines.values())])
-
-
-def check_labels(
-    title: str,
-    measure: Measure,
-    dataset_dicts: DatasetDicts,
-    product: Product,
-    class_names: Sequence[str],
-    *,
-    missing: int,
-) -> Results:
-    """A product of label maps, ``label`` (H, W), by a measure of `LabelPair`.
-
-    Without a map every pixel counts as ``missing``; the title is that of the progress bar.
-
-    Raises:
-        DataError: a label map of another size, or with unknown labels.
-    """
-    loop = ImageLoop(title, dataset_dicts, product)
-    for record, truth, arrays in loop:
-        label = np.full(truth.void.shape, missing) if arrays is None else arrays["label"]
-        key = record["image_key"]
-        measure.add(key, LabelPair(key, label, truth.semantic(len(class_names))))
-    return loop.results([measure])
-
-
-def check_semantic(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
-) -> Results:
-    """Product ``semantic``: mIoU over the background and C classes."""
-    measure = SemanticMeasure(class_names)
-    return check_labels("semantic labels", measure, dataset_dicts, product, class_names, missing=0)
+        parts.append(part(threshold, cam_components, instance_pair, measures))
+    return Evaluator("CAM", names, parts)

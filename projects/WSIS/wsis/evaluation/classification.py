@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.config import CfgNode
 
+from wsis.data.builtin import class_names
 from wsis.errors import DataError
-from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column, results_of
+from wsis.evaluation.evaluator import Evaluator, Image
+from wsis.evaluation.streaming import Measure, Metrics, Record, add_by_class, column
 from wsis.evaluation.voc import average_precision
 
 
-class ClassificationEvaluator(Measure, DatasetEvaluator):
+class ClassificationMeasure(Measure):
     """Average precision of each class over images (all points), mean over classes that occur.
 
     Images that were not classified are in no ranking, but their labels count as missed.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__("classification", class_names)
-
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Take a batch: inputs have ``image_key`` and ``image_labels``, outputs ``logits`` (C,)."""
-        for given, output in zip(inputs, outputs, strict=True):
-            scores = np.asarray(output["logits"].detach().cpu(), dtype=np.float64)
-            if scores.shape != (len(self.class_names),) or not np.isfinite(scores).all():
+    def measure(self, pair: Image) -> Record:
+        """``scores`` (1, C) from ``logits`` (C,), -inf if not classified; ``present`` (1, C)."""
+        number = len(self.class_names)
+        scores, present = np.full(number, -np.inf), np.zeros((1, number), dtype=bool)
+        present[0, list(pair.truth.classes)] = True
+        if pair.found is not None:
+            scores = np.asarray(pair.found["logits"].detach().cpu(), dtype=np.float64)
+            if scores.shape != (number,) or not np.isfinite(scores).all():
                 raise DataError(
-                    f"image {given['image_key']}: expected {len(self.class_names)} finite scores, "
-                    f"got shape {scores.shape}; check the number of classes or train again"
+                    f"image {pair.key}: expected {number} finite scores, got shape "
+                    f"{scores.shape}; check the number of classes or train again"
                 )
-            self._add(given, scores)
-
-    def miss(self, dataset_dict: Mapping[str, Any]) -> None:
-        """Count an image that could not be read: none of its labels was found."""
-        self._add(dataset_dict, np.full(len(self.class_names), -np.inf))
-
-    def _add(self, given: Mapping[str, Any], scores: np.ndarray) -> None:
-        present = np.zeros(len(self.class_names), dtype=bool)
-        present[list(given.get("image_labels", ()))] = True
-        self.add(given["image_key"], {"scores": scores[None], "present": present[None]})
-
-    def measure(self, pair: Record) -> Record:
-        """The pair itself: ``scores`` (1, C), -inf if not classified, and ``present`` (1, C)."""
-        return pair
+        return {"scores": scores[None], "present": present}
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """``mAP`` and ``mAP/<class>`` in per cent."""
@@ -62,6 +49,11 @@ class ClassificationEvaluator(Measure, DatasetEvaluator):
         add_by_class(metrics, "mAP", np.array(shares), self.class_names)
         return metrics
 
-    def evaluate(self) -> OrderedDict[str, Metrics]:
-        """``{"classification": metrics}`` on the main process, empty on the others."""
-        return results_of([self])
+
+def classification_evaluator(name: str, cfg: CfgNode, folder: Path) -> Evaluator:
+    """The evaluator of an image classifier; it needs no masks and writes no predictions."""
+    names = class_names(name)
+    parts = [(lambda image: image, [ClassificationMeasure("classification", names)])]
+    return Evaluator(
+        "tags", names, parts, lambda record: SimpleNamespace(classes=record.get("image_labels", ()))
+    )

@@ -258,10 +258,10 @@ class CocoResultWriter(Measure):
             self._stream.close()
             self._stream = None
 
-    def finish(self, *, distributed: bool = True) -> Metrics | None:
-        """Join all processes' results, or (``distributed`` False) write those of this one."""
+    def gather(self, *, distributed: bool = True) -> list[Record] | None:
+        """Where all processes' results are, or (``distributed`` False) those of this one."""
         self._close()
-        return super().finish(distributed=distributed)
+        return super().gather(distributed=distributed)
 
     def summarise(self, records: Sequence[Record]) -> Metrics:
         """Write the file."""

@@ -43,6 +43,21 @@ class InstancePrediction:
     encoded: Sequence[RLE] | None = None  # the masks as run lengths, where they came so
 
     @classmethod
+    def of(cls, found: Any, size: tuple[int, int]) -> InstancePrediction:
+        """What was found in an image of ``size`` (H, W), in the form in which it comes.
+
+        A network's output has ``instances``, the product of that name has arrays; None is nothing.
+        """
+        if isinstance(found, cls):
+            return found
+        if found is None:
+            masks = np.zeros((0, *size), dtype=bool)
+            return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), masks)
+        if "instances" in found:
+            return cls.of_instances(found["instances"])
+        return cls.of_artifact(found)
+
+    @classmethod
     def of_instances(cls, instances: Instances) -> InstancePrediction:
         """Detectron2's output for one image, with ``pred_masks`` (n, H, W) or ``pred_boxes``."""
         instances = instances.to("cpu")
@@ -72,12 +87,6 @@ class InstancePrediction:
         scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
         masks, ignore = decode_rles(rles, size), np.asarray(ignored.any(axis=0))
         return cls(classes, scores, masks, ignore=ignore, encoded=rles)
-
-    @classmethod
-    def nothing(cls, size: tuple[int, int]) -> InstancePrediction:
-        """No instances on an image of ``size`` (H, W)."""
-        masks = np.zeros((0, *size), dtype=bool)
-        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), masks)
 
     @property
     def has_masks(self) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.builtin import class_names
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import Proposals, proposals_of_image
-from wsis.evaluation.image_loop import DatasetDicts, ImageLoop, Product, Results
+from wsis.evaluation.evaluator import Evaluator, Image
 from wsis.evaluation.predictions import SIZES, size_index
 from wsis.evaluation.streaming import Measure, Metrics, Record, column, percent, ratio
 from wsis.layers.region_overlap import overlap_with_masks
@@ -67,14 +68,11 @@ def _cover(best: np.ndarray, suffix: str) -> Metrics:
     return found
 
 
-def check_proposals(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
-) -> Results:
+def check_proposals(name: str, cfg: CfgNode) -> Evaluator:
     """Product ``proposals``: ABO and recall at IoU 0.5 and 0.7, of all and of the first ones."""
-    measure, loop = CoverMeasure(), ImageLoop("proposals", dataset_dicts, product)
-    for record, truth, arrays in loop:
-        found, key = None, record["image_key"]
-        if arrays is not None:
-            found = proposals_of_image(arrays, key, size=truth.void.shape)
-        measure.add(key, (found, truth))
-    return loop.results([measure])
+
+    def pair_of(image: Image) -> tuple[Proposals | None, GroundTruth]:
+        size, found = image.truth.void.shape, image.found
+        return found and proposals_of_image(found, image.key, size=size), image.truth
+
+    return Evaluator("proposals", class_names(name), [(pair_of, [CoverMeasure()])])

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from wsis.data.files import write_json
 from wsis.errors import UsageError
 from wsis.evaluation.streaming import Metrics
-from wsis.stage import get_stage
+from wsis.stage import Stage, get_stage
 
 # Shown in tables, in this order; per-class entries (with a slash) stay in metrics.json.
 MAIN_METRICS = (
@@ -37,14 +37,12 @@ MAIN_METRICS = (
     "background_precision",
 )
 
-_PROXY = "proxy masks"  # protocol of masks that are made from those inside boxes
 _BASELINE = "baseline "  # in the protocol: "baseline filled box", "voc, baseline CAM > 0.4"
 _COMPARED = ("AP50", "mIoU")  # masks with their baseline
 _MAIN = {  # in the table that ends a run: protocol to metric
     "classification": "mAP",
     "semantic": "mIoU",
     "box masks": "mIoU",
-    _PROXY: "mIoU",
     "voc": "AP50",
     "quality": "mIoU",
     "coco": "AP",
@@ -121,15 +119,21 @@ def _best_baseline(
     return max(((floor, p) for floor, p in floors if floor is not None), default=None)
 
 
-def _refined(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> float:
-    """mIoU of the proxy masks made from masks inside boxes, which an entry measures; 0 if none."""
+def _stage_of(entry: Mapping[str, Any]) -> Stage:
+    """The stage of an entry, with no declaration if its method is not installed here."""
+    with suppress(UsageError):
+        return get_stage(entry["stage"])
+    return Stage(name="", title="")
+
+
+def _refined(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], metric: str) -> float:
+    """The figure of what a stage made of the masks that an entry measures; 0 if none did."""
     same = ("dataset", "weights")
-    if entry.get("protocol") != "box masks":
-        return 0.0
     found = (
-        number_of(one, "mIoU") or 0.0
+        number_of(one, metric) or 0.0
         for one in entries
-        if one.get("protocol") == _PROXY and all(one.get(key) == entry.get(key) for key in same)
+        if one["protocol"] == _stage_of(one).refines.get(entry["protocol"])
+        and all(one.get(key) == entry.get(key) for key in same)
     )
     return max(found, default=0.0)
 
@@ -137,7 +141,7 @@ def _refined(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> 
 def lost_to_baselines(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """Stages whose masks do not beat the best baseline on a data set, each with a sentence.
 
-    Masks inside boxes may lose where the proxy masks made from them win.
+    Masks may lose where what a later stage makes of them wins (`wsis.stage.Stage.refines`).
 
     Keys are `stage_title` and data set. A sentence ends with what to do, which the stage declares
     (`wsis.stage.Stage.advice`).
@@ -146,17 +150,17 @@ def lost_to_baselines(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, s
     for entry in entries:
         for metric in _COMPARED:
             value, best = number_of(entry, metric), _best_baseline(entry, entries, metric)
-            if value is None or best is None or max(value, _refined(entry, entries)) > best[0]:
+            if value is None or best is None:
                 continue
-            (floor, protocol), advice = best, ""
-            with suppress(UsageError):  # a stage of a method that is not installed here
-                advice = get_stage(entry["stage"]).advice
+            floor, protocol = best
+            if max(value, _refined(entry, entries, metric)) > floor:
+                continue
             title = stage_title(entry), entry["dataset"]
             found.setdefault(
                 title,
                 f"the masks of {' on '.join(title)} do not beat their baseline: {metric} "
                 f"{value:.1f} ({entry['protocol']}) against {floor:.1f} ({protocol}); "
-                + (advice or _ADVICE),
+                + (_stage_of(entry).advice or _ADVICE),
             )
     return found
 
@@ -205,12 +209,13 @@ def main_figures(entries: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str
             groups.setdefault((stage_title(entry), entry["dataset"]), {}).setdefault(base, entry)
     found = []
     for group in groups.values():
-        names = {name: metric for name, metric in _MAIN.items() if name in group}
+        own = dict.fromkeys(_stage_of(next(iter(group.values()))).refines.values(), "mIoU")
+        names = {name: metric for name, metric in (own | _MAIN).items() if name in group}
         if "quality" in group:  # what is measured so are labels, not a detector
             names.pop("coco", None)
         if {"voc", "coco"} & names.keys():
             names.pop("coco_bbox", None)
-        if _PROXY in names:  # as those inside boxes before them
+        if own.keys() & names.keys():  # as of the masks before them
             names.pop("quality", None)
         found += [(group[name], metric) for name, metric in names.items()]
     return [(entry, metric) for entry, metric in found if number_of(entry, metric) is not None]

@@ -135,18 +135,17 @@ class Measure:
             found = dict(zip(keys, records, strict=True)) | found
         return [found[key] for key in sorted(found)]
 
-    def finish(self, *, distributed: bool = True) -> Metrics | None:
-        """The metrics on the main process, None on the others; see `gather`."""
-        records = self.gather(distributed=distributed)
-        return None if records is None else self.summarise(records)
-
 
 def results_of(
     measures: Iterable[Measure], *, distributed: bool = True
 ) -> OrderedDict[str, Metrics]:
     """``{protocol: metrics}`` on the main process, empty on the others; see `Measure.gather`."""
-    finished = [(one.protocol, one.finish(distributed=distributed)) for one in measures]
-    return OrderedDict((name, metrics) for name, metrics in finished if metrics is not None)
+    found = OrderedDict[str, Metrics]()
+    for one in measures:
+        records = one.gather(distributed=distributed)
+        if records is not None:
+            found[one.protocol] = one.summarise(records)
+    return found
 
 
 def percent(value: float) -> float:

@@ -251,6 +251,7 @@ register_stages(
         produces="instances",
         config_keys=("MODEL.BOXCASEG.PROXY",),
         evaluation=Later("wsis.methods.boxcaseg.mask_checks:check_proxy_masks"),
+        refines={"box masks": "proxy masks"},
         function=derive_proxy_masks,
         supervision="box",
     ),

@@ -1,4 +1,4 @@
-"""Inter-pixel labels against true semantic label maps."""
+"""Inter-pixel labels and semantic labels against true semantic label maps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 
-from wsis.evaluation.checks import check_labels
-from wsis.evaluation.image_loop import DatasetDicts, Product, Results
-from wsis.evaluation.semantic import VOID, LabelPair
+from wsis.data.builtin import class_names
+from wsis.data.ground_truth import VOID
+from wsis.evaluation.checks import label_pair
+from wsis.evaluation.evaluator import Evaluator, Image
+from wsis.evaluation.semantic import LabelPair, SemanticMeasure
 from wsis.evaluation.streaming import Measure, Metrics, Record, column, ratio
 
 
@@ -57,11 +59,23 @@ class InterPixelLabelMeasure(Measure):
         }
 
 
-def check_inter_pixel_label(
-    dataset_dicts: DatasetDicts, product: Product, class_names: Sequence[str], cfg: CfgNode
-) -> Results:
+def _evaluator(title: str, measure: Measure, name: str, *, missing: int) -> Evaluator:
+    """Of label maps, ``label`` (H, W); without one every pixel counts as ``missing``."""
+
+    def pair_of(image: Image) -> LabelPair:
+        found, size = image.found, image.truth.void.shape
+        label = np.full(size, missing) if found is None else found["label"]
+        return label_pair(image._replace(found=label))
+
+    return Evaluator(title, class_names(name), [(pair_of, [measure])])
+
+
+def check_inter_pixel_label(name: str, cfg: CfgNode) -> Evaluator:
     """Product ``inter_pixel_label``: share unknown, precision of the rest."""
-    measure = InterPixelLabelMeasure(class_names)
-    return check_labels(
-        "inter-pixel labels", measure, dataset_dicts, product, class_names, missing=VOID
-    )
+    measure = InterPixelLabelMeasure(class_names(name))
+    return _evaluator("inter-pixel labels", measure, name, missing=VOID)
+
+
+def check_semantic(name: str, cfg: CfgNode) -> Evaluator:
+    """Product ``semantic``: mIoU over the background and C classes."""
+    return _evaluator("semantic labels", SemanticMeasure(class_names(name)), name, missing=0)

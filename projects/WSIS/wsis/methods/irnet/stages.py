@@ -162,7 +162,7 @@ register_stages(
         consumes=("relation_network", "cam"),
         produces="semantic",
         config_keys=(*_NETWORK_KEYS, *_CANVAS_KEYS, *_WALK_KEYS, _NODE + "SEMANTIC_BACKGROUND"),
-        evaluation=Later("wsis.evaluation.checks:check_semantic"),
+        evaluation=Later("wsis.methods.irnet.label_check:check_semantic"),
         mapper="ProductImageMapper",
         to_artifact=semantic_artifact,
         config={_OUTPUTS: ["semantic"], _MEAN: [0.0, 0.0]},
