@@ -78,15 +78,17 @@ def _next_step(args: argparse.Namespace, output: Path, labels: Labels) -> str:
 def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Tracer) -> list[str]:
     """Write the files; what is to be told of it."""
     told, how = [], None if args.format == "coco-rle" else tracer
+    merged = args.merge and Merged(Path(args.merge).expanduser(), labels)
+    if args.clean:  # after that, so that no point loses the part on which it lies
+        told.append(f"{labels.clean(args.clean)} masks without their small parts and holes")
     if args.format in _FOLDERS:
         told.append(_FOLDERS[args.format](output, labels, tracer, overwrite=args.overwrite))
-    elif args.merge is None:
+    elif not merged:
         write_coco(output, labels, how)
     else:
-        merged = Merged(Path(args.merge).expanduser(), labels)
         write_merged(output, args.merge, merged, how)
         masks = len(merged.masks) - merged.counts["new"]
-        told = [f"merged into {args.merge}: {masks} annotations got a mask"]
+        told.append(f"merged into {args.merge}: {masks} annotations got a mask")
         told += _counted(merged.counts, _MERGED)
         if not merged.masks and merged.counts["keep"]:
             told.append("nothing is new in it; leave --merge out to write the masks of the labels")
