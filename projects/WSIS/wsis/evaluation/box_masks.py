@@ -207,7 +207,8 @@ def check_box_masks(
     """
     iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS
     stream = BoxMaskStream(class_names, baselines=baselines, grabcut_iterations=iterations)
-    loop = ImageLoop("box masks", dataset_dicts, product)
+    slow = f" with GRABCUT_ITERATIONS {iterations}" if baselines and iterations else ""
+    loop = ImageLoop(f"box masks{slow}", dataset_dicts, product)
     names = cfg.WSIS.IMAGES if cfg.WSIS.EVALUATION.IMAGES else ()  # else the boxes are at hand
     given = {
         record["image_key"]: record

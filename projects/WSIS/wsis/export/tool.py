@@ -40,6 +40,7 @@ _MERGED = {
     "empty": "labels are left out: a box without a mask",
 }
 TOLERANCE = 1.0
+_FIRST = 5  # images that are named
 
 
 def _counted(counts: Counter[str], told: dict[str, str]) -> list[str]:
@@ -89,7 +90,8 @@ def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Trace
         write_merged(output, args.merge, merged, how)
         masks = len(merged.masks) - merged.counts["new"]
         told.append(f"merged into {args.merge}: {masks} annotations got a mask")
-        told += _counted(merged.counts, _MERGED)
+        first = f" (first: {', '.join([*merged.bare][:_FIRST])})"
+        told += _counted(merged.counts, _MERGED | {"bare": _MERGED["bare"] + first})
         if not merged.masks and merged.counts["keep"]:
             told.append("nothing is new in it; leave --merge out to write the masks of the labels")
     return [line for line in (*told, *_said_of_masks(args.format, tracer.counts)) if line]
