@@ -158,7 +158,7 @@ def test_boxes_and_points_of_a_coco_file_get_masks(tell, tmp_path, name, propose
     merge = " --merge 'my images/labels.json'" if proposed else ""
     assert f"--format coco-polygons{merge} --output out/labels.json\n" in text
     labels = f"out/{pipeline.stages[-2].folder.name}/pseudo_labels.json"
-    measure = f"tools/evaluate.py --predictions {labels} --dataset CORRECTED.json\n"
+    measure = f"tools/evaluate.py --predictions {labels} --dataset CORRECTED_MASKS\n"
     assert measure in text  # what the figures are of is not this data set
     (name,) = pipeline.stages[-2].cfg.WSIS.IMAGES
     assert measure not in tell([measured("instances", "voc", name, AP50=1.0)], pipeline=pipeline)
@@ -178,4 +178,4 @@ def test_labels_of_labelme_go_back_to_it(tell, tmp_path):
         catalog.pop("points_photos_train")
     labels = "out/2_pseudo_labels/pseudo_labels.json"
     assert f"tools/export.py {labels} --format labelme --output out/labelme\n" in text
-    assert f"tools/evaluate.py --predictions {labels} --dataset CORRECTED.json\n" in text
+    assert f"tools/evaluate.py --predictions {labels} --dataset CORRECTED_MASKS\n" in text

@@ -148,7 +148,7 @@ def _commands(
             labels = _short(planned.folder / planned.stage.file_name)
             commands.append(["python", "tools/export.py", labels, *_back(pipeline, planned)])
             if not measured & set(planned.cfg.WSIS.IMAGES):
-                options = ["--predictions", labels, "--dataset", "CORRECTED.json"]
+                options = ["--predictions", labels, "--dataset", "CORRECTED_MASKS"]
                 commands.append(["python", "tools/evaluate.py", *options])
     if len(made) < len(pipeline.stages):
         start = same_processes(made[0].cfg.MODEL.DEVICE)
