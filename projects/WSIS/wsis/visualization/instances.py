@@ -208,7 +208,7 @@ def weak_panel(
     """Boxes, points and tags on the photograph, for data sets without masks.
 
     A label without box and point is a tag of the whole image: it stands at the upper left, each in
-    a line.
+    a line. One that would lie on another one is left out.
 
     Args:
         photo: the photograph.
