@@ -10,7 +10,7 @@ from wsis.config import METHOD_NODES, flatten, get_wsis_cfg
 from wsis.data.mappers import MAPPER_REGISTRY
 from wsis.engine.manifest import _NEVER, look_up
 from wsis.stage import _STAGES, Later
-from wsis.stages import cam_artifact
+from wsis.stages import OF_POINTS, cam_artifact, count_points
 
 STAGES = pytest.mark.parametrize("stage", _STAGES.values(), ids=list(_STAGES))
 LEVELS = {
@@ -80,6 +80,29 @@ def test_products_that_stages_do_without():
 @STAGES
 def test_supervision(stage):
     assert stage.supervision == LEVELS.get(stage.name, "image")
+
+
+@STAGES
+def test_what_makes_masks_of_points_counts_them(stage):
+    of_points = stage.supervision == "point" and stage.produces == "instances"
+    assert of_points == (stage.tally is count_points)
+
+
+def test_points_of_one_mask_and_of_none_are_counted():
+    """The first mask has two points of its class, and one of another class, which is in its own."""
+    masks = np.zeros((3, 4, 6), dtype=bool)
+    masks[0, :, :4], masks[1, 1, 1], masks[2, 3, 5] = True, True, True
+    places = [([0, 0], 7), ([3.9, 3], 7), ([1, 1], 8), ([6, 4], 8), ([5, 0], 7), ([5, 3], 7)]
+    annotations = [{"point": point, "category_id": kind} for point, kind in places]
+    record = {"height": 4, "width": 6, "annotations": annotations}
+    counts = count_points({"masks": masks, "classes": np.array([7, 8, 8])}, record)
+    assert counts == {"points": 6, "points_sharing_a_mask": 2, "points_without_mask": 2}
+    nothing = {"masks": masks[:0], "classes": np.zeros(0, dtype=np.int64)}
+    assert count_points(nothing, record)["points_without_mask"] == 6
+    record["annotations"] = []
+    assert set(count_points(nothing, record).values()) == {0}
+    said = OF_POINTS["remarks"]["points_sharing_a_mask"].format_map(counts)
+    assert said.startswith("2 of 6 points share their mask with another point")
 
 
 @pytest.mark.parametrize("node", METHOD_NODES)

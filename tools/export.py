@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from wsis.commands import command, finite, make_parser, not_negative
+from wsis.commands import command, finite, make_parser, not_negative, share
 
 EXAMPLES = """\
 examples:
@@ -56,6 +56,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="PIXELS",
         help="outlines may move so far to have fewer points, less where a mask would change by "
         "more than 2 %% for each pixel; default 1, 0 for exact masks",
+    )
+    add(
+        "--clean",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="leave out parts of a mask that are smaller than this share of its largest part, and "
+        "fill holes that are smaller than this share of the mask; default %(default)g, nothing",
     )
     add(
         "--overwrite",

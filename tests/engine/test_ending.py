@@ -155,7 +155,27 @@ def test_boxes_and_points_of_a_coco_file_get_masks(tell, tmp_path, name, propose
     words = ["OUTPUT_DIR", str(tmp_path / "out"), "DATA.TRAIN", str(path)]
     pipeline = load_pipeline(ROOT / "configs" / f"{stem}.yaml", words)
     text = tell(FIGURES, pipeline=pipeline)
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        catalog.pop(f"{stem}_train")
     merge = " --merge 'my images/labels.json'" if proposed else ""
     assert f"--format coco-polygons{merge} --output out/labels.json\n" in text
+    labels = f"out/{pipeline.stages[-2].folder.name}/pseudo_labels.json"
+    measure = f"tools/evaluate.py --predictions {labels} --dataset CORRECTED_MASKS\n"
+    assert measure in text  # what the figures are of is not this data set
+    (name,) = pipeline.stages[-2].cfg.WSIS.IMAGES
+    assert measure not in tell([measured("instances", "voc", name, AP50=1.0)], pipeline=pipeline)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(f"{stem}_train")
+
+
+def test_labels_of_labelme_go_back_to_it(tell, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    point = {"label": "bird", "points": [[5, 5]], "shape_type": "point", "group_id": None}
+    content = {"imagePath": "a.png", "imageHeight": 20, "imageWidth": 20, "shapes": [point]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    words = ["OUTPUT_DIR", str(tmp_path / "out"), "DATA.TRAIN", str(tmp_path)]
+    pipeline = load_pipeline(ROOT / "configs" / "points_photos.yaml", words)
+    text = tell([], pipeline=pipeline)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop("points_photos_train")
+    labels = "out/2_pseudo_labels/pseudo_labels.json"
+    assert f"tools/export.py {labels} --format labelme --output out/labelme\n" in text
+    assert f"tools/evaluate.py --predictions {labels} --dataset CORRECTED_MASKS\n" in text

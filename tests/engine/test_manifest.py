@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def test_round_trip(tmp_path):
     written.write(tmp_path)
     assert Manifest.read(tmp_path) == written
     assert not list(tmp_path.glob(".*"))
+
+
+def test_remarks_name_the_first_images():
+    counts = {"images": 7, "boxes": 9, "filled_boxes": 2}
+    made = replace(manifest(counts=counts), stage="grabcut_masks")
+    said = "grabcut_masks: boxes filled because GrabCut found no mask that fits: 2 of 9"
+    assert made.remarks == [said]
+    assert replace(made, examples={"filled_boxes": "b, c"}).remarks == [f"{said} (first: b, c)"]
+    assert replace(made, counts=counts | {"filled_boxes": 0}).remarks == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from wsis.layers.components import (
+    clean_mask,
     connected_components,
     detect_components,
     map_components,
@@ -109,3 +110,37 @@ def test_equally_large_components_of_a_map_give_one():
     found = map_components(maps, min_area=0, largest_only=True)
     assert found.masks.tolist() == [[[True, False, False]]]
     assert len(map_components(maps, min_area=9).masks) == 2
+
+
+def drawn(text):
+    return np.array([[letter == "#" for letter in line] for line in text.split()])
+
+
+# 24 pixels around a hole of 2; filled, parts of 12, 8, 3 and 3.
+CRUMBS = "......## .####.#. .#..#... .####... ........ ##...... .#.####. ...####."
+FULL = "......## .####.#. .####... .####... ........ ##...... .#.####. ...####."
+TWO = "........ .####... .####... .####... ........ ........ ...####. ...####."
+ONE = "........ .####... .####... .####... ........ ........ ........ ........"
+
+
+@pytest.mark.parametrize(
+    ("share", "mask", "expected"),
+    [
+        (0.0, CRUMBS, CRUMBS),
+        (2 / 24, CRUMBS, CRUMBS),
+        (2.1 / 24, CRUMBS, FULL),
+        (3.1 / 12, CRUMBS, TWO),
+        (8.1 / 12, CRUMBS, ONE),
+        (1.0, CRUMBS, ONE),
+        (1.0, "#.# .#. #.#", "#.# .#. #.#"),  # corners join parts
+        (1.0, ".#. #.# .#.", ".#. ### .#."),  # and close holes
+        (1.0, "#.# ###", "#.# ###"),  # open to the edge
+        (1.0, "#.# #.#", "#.# #.#"),  # of equal ones none is small
+        (1.0, "... ...", "... ..."),
+        (1.0, "###", "###"),
+    ],
+)
+def test_small_holes_are_filled_and_small_parts_left_out(share, mask, expected):
+    cleaned = clean_mask(drawn(mask), share)
+    np.testing.assert_array_equal(cleaned, drawn(expected))
+    np.testing.assert_array_equal(clean_mask(cleaned, share), cleaned)

@@ -20,6 +20,7 @@ from wsis.data.user import register_role
 from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import encode_mask
 
+from tests.export.labels import BIRD, SIZE, call, label, write_labels
 from tests.scripts import main_of
 from tests.tiny import ROOT
 
@@ -224,11 +225,29 @@ def test_images_without_predictions_are_told(capsys):
     change("truth.json", lambda t: t | {"images": t["images"] + more[:1]})
     assert evaluate() == 0
     said = "2 images with 2 objects, 3 predictions (results.json); 1 of the images have none"
-    assert capsys.readouterr().out.splitlines()[-1] == said
+    missed = ": all of their objects count as missed"
+    assert capsys.readouterr().out.splitlines()[-1] == said + missed
     change("truth.json", lambda t: t | {"images": t["images"] + more[1:]})
     assert evaluate() == 0
     said = "3 images with 2 objects, 3 predictions (results.json); 2 of the images have none"
-    assert capsys.readouterr().out.splitlines()[-1] == f"WARNING: {said}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"WARNING: {said}{missed}"
+
+
+def test_the_exports_for_tools_are_called_by_their_names(tmp_path, capsys):
+    """Each as tools/export.py writes it, and one of the files of those that write several."""
+    mask = np.zeros(SIZE[7], dtype=bool)
+    mask[2:9, 3:9] = True
+    labels = write_labels(tmp_path / "labels.json", label(7, BIRD, mask))
+    for form in ("labelme", "yolo"):
+        assert call(labels, "--format", form, "--output", form) == 0
+    form = {"labelme": "labelme", "yolo": "YOLO"}
+    for place in ("labelme", "labelme/a.json", "yolo", "yolo/labels/a.txt"):
+        assert evaluate("--predictions", place) == 1
+        said = capsys.readouterr().err
+        assert f"error: {place} is in the form of {form[place.partition('/')[0]]}; " in said
+        assert "with tools/export.py LABELS --format coco-rle --output FILE.json" in said
+    assert call(labels, "--format", "coco-rle", "--output", "results.json", "--overwrite") == 0
+    assert evaluate("--dataset", "labels.json", "--protocol", "voc") == 0
 
 
 def test_a_run_gives_its_pseudo_labels(tiny_run, shapes_root, monkeypatch, capsys, tmp_path):

@@ -83,6 +83,52 @@ def test_min_score(labels, tmp_path, capsys):
     assert "1 score too low" in capsys.readouterr().out
 
 
+def crumbs():
+    """30 pixels, of which one is a hole, and a crumb of one pixel at 0, 0."""
+    mask = rectangle(7, 10, 4, 6, 5) | rectangle(7, 0, 0, 1, 1)
+    mask[6, 12] = False
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["coco-rle", "coco-polygons"])
+def test_small_parts_and_holes_go(tmp_path, capsys, kind):
+    """Area and box are those of the mask that is written, but for a box that was given."""
+    path = write_labels(
+        tmp_path / "labels.json",
+        label(7, BIRD, crumbs()),
+        label(7, BIRD, crumbs(), bbox=[9.5, 3.5, 7, 6]),
+        label(9, CAT, two_parts()),
+        label(9, CAT, rectangle(9, 0, 0, 0, 0), bbox=[1.0, 2.0, 6.0, 7.0]),
+    )
+    output = tmp_path / "out.json"
+    assert call(path, "--format", kind, "--output", output, "--clean", "0.05") == 0
+    coco = COCO(output)
+    whole = rectangle(7, 10, 4, 6, 5)
+    for number, box in ((1, [10, 4, 6, 5]), (2, [9.5, 3.5, 7, 6])):
+        assert (coco.annToMask(coco.anns[number]) == whole).all()
+        assert (coco.anns[number]["area"], coco.anns[number]["bbox"]) == (30, box)
+    assert (coco.annToMask(coco.anns[3]) == two_parts()).all()
+    assert "segmentation" not in coco.anns[4]
+    told = capsys.readouterr().out
+    assert "2 masks without their small parts and holes\n" in told
+    assert "holes are cut open" not in told
+
+
+def test_a_point_keeps_the_mask_that_it_gave(tmp_path, capsys):
+    """Though it lies on a part that goes."""
+    path = write_labels(tmp_path / "labels.json", label(7, BIRD, crumbs()))
+    place = {"id": 1, "image_id": 7, "category_id": 3, "point": [0, 0]}
+    source = write_labels(tmp_path / "points.json")
+    content = json.loads(source.read_text()) | {"annotations": [place]}
+    source.write_text(json.dumps(content))
+    output = tmp_path / "out.json"
+    words = ("--format", "coco-rle", "--merge", source, "--output", output, "--clean", "0.05")
+    assert call(path, *words) == 0
+    (found,) = COCO(output).dataset["annotations"]
+    assert (found["area"], found["bbox"], found["point"]) == (30, [10, 4, 6, 5], [0, 0])
+    assert "1 annotations got a mask" in capsys.readouterr().out
+
+
 def test_labelme(labels, tmp_path, capsys):
     folder = tmp_path / "out"
     assert call(labels, "--format", "labelme", "--output", folder) == 0
@@ -256,6 +302,7 @@ def test_errors_are_sentences(run, labels, capsys, words, code, said):
         (("--format", "coco-polygons", "--tolerance", "-1"), "'-1' is below 0"),
         (("--format", "coco-polygons", "--tolerance", "nan"), "'nan' is no finite number"),
         (("--format", "coco-polygons", "--min-score", "inf"), "'inf' is no finite number"),
+        (("--format", "coco-rle", "--clean", "5"), "'5' is above 1"),
         (("--format", "voc"), "invalid choice"),
     ],
 )

@@ -100,6 +100,46 @@ def test_boxes_and_points():
     assert (nothing == 100).all()
 
 
+def rows_of(panel, left, right):
+    """Which rows of a grey panel have a text, white on black, between two columns."""
+    return np.flatnonzero((panel[:, left:right].max(axis=2) < 50).any(axis=1))
+
+
+def test_a_label_stands_where_it_hides_no_text_and_not_much_of_a_mask():
+    """Of a large object in its middle, of a small one above it; in a bunch some have none."""
+    masks = np.zeros((4, 200, 400), dtype=bool)
+    masks[0, 40:160, 20:180] = True
+    masks[1, 100:110, 250:260] = True
+    drawn = instances_panel(photo(200, 400, width=400), masks, ["large", "small", "a", "b"])
+    assert 95 <= rows_of(drawn, 20, 180).mean() <= 105
+    assert 75 <= rows_of(drawn, 200, 400).min() < rows_of(drawn, 200, 400).max() <= 100
+    low = masks.copy()
+    low[2, 60:98, 240:270] = True  # above the small one: its label goes below
+    drawn = instances_panel(photo(200, 400, width=400), low, ["", "small", "", ""])
+    assert 110 <= rows_of(drawn, 200, 400).min() < rows_of(drawn, 200, 400).max() <= 135
+    low[3, 112:150, 240:270] = True  # and below: there is no room
+    drawn = instances_panel(photo(200, 400, width=400), low, ["", "small", "", ""])
+    assert not len(rows_of(drawn, 200, 400))
+
+
+def test_labels_of_boxes_do_not_lie_on_each_other():
+    boxes, nowhere = np.array([[50.0, 50, 90, 90], [52, 52, 92, 92]]), np.full((2, 2), np.nan)
+    both = weak_panel(photo(200, 400, width=400), boxes, nowhere, ["first", "second"])
+    first = weak_panel(photo(200, 400, width=400), boxes, nowhere, ["first", ""])
+    np.testing.assert_array_equal(both, first)
+
+
+def test_letters_grow_with_the_panel():
+    heights = []
+    for width in (360, 720):
+        mask = np.zeros((1, 40, 40), dtype=bool)
+        mask[0, 2:38, 2:38] = True
+        drawn = instances_panel(photo(40, 40, width=width), mask, ["bird"])
+        heights.append(len(rows_of(drawn, 0, width)))
+    assert 14 <= heights[0] <= 22
+    assert 1.4 <= heights[1] / heights[0] <= 1.8  # 11 points are the least
+
+
 def test_detections_are_drawn_alike_and_where_they_are():
     """Small pictures are enlarged with their boxes and masks, large ones keep their size."""
     for size, shown in (((60, 80), (480, 640)), ((700, 900), (700, 900)), ((1, 9), (71, 640))):

@@ -128,6 +128,14 @@ def not_negative(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, for ``type=`` of an option."""
+    value = not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is above 1")
+    return value
+
+
 def add_pipeline(
     parser: argparse.ArgumentParser,
     help_text: str,

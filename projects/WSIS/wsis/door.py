@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from wsis.commands import check_output, writing
 from wsis.data.builtin import get_dataset_dicts, given_name, reading_once
 from wsis.data.files import write_json
+from wsis.data.recognize import tool_of
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
 from wsis.engine.launch import check_device, choose_devices, launch, started_by_torchrun
@@ -25,7 +26,7 @@ from wsis.engine.manifest import MANIFEST
 from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.engine.run import run as run_stages
 from wsis.engine.trainer import images_per_process
-from wsis.errors import DataError, UsageError
+from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.results import format_figures, json_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
@@ -146,14 +147,17 @@ def _score(
     protocols: str | Sequence[str] | None,
 ) -> tuple[dict[str, dict[str, float]], str]:
     """What `evaluate` returns, and how much was measured in words."""
-    predictions = find_labels(predictions)
+    given = predictions
+    with _telling_its_form(given):
+        predictions = find_labels(given)
     if isinstance(dataset, list | tuple):
         raise UsageError("predictions are scored on one data set, not on a list of them")
     (name,) = register_role("VAL", dataset, stem=predictions.stem, source="wsis.evaluate")
     chosen = (protocols,) if isinstance(protocols, str) else protocols
     build_measures((), chosen or ())  # their names, before anything is read
     records = get_dataset_dicts(name)
-    found = CocoResults(predictions, name, records)
+    with _telling_its_form(given):
+        found = CocoResults(predictions, name, records)
     if not found.has_scores and (Path(given_name(name)).parent / MANIFEST).is_file():
         logger.warning(
             "%s has no scores, and %s was made by a run: are they swapped?",
@@ -173,8 +177,25 @@ def _score(
     said = (
         f"{counted(len(records), 'image')} with {counted(objects, 'object')}, "
         f"{counted(sum(counts), 'prediction')} ({predictions}); {none} of the images have none"
+        f"{': all of their objects count as missed' if none else ''}"
     )
     return figures, f"WARNING: {said}" if 2 * none > len(counts) else said
+
+
+@contextmanager
+def _telling_its_form(path: Path) -> Iterator[None]:
+    """Say of predictions that cannot be read which annotation tool's they are, if they are."""
+    try:
+        yield
+    except WSISError:
+        form = tool_of(path)
+        if not form:
+            raise
+        raise DataError(
+            f"{path} is in the form of {form}; predictions are a list in COCO's result format, a "
+            "COCO file with masks or the folder of a run: write what was exported once more, with "
+            "tools/export.py LABELS --format coco-rle --output FILE.json, and score that"
+        ) from None
 
 
 def _usable(
@@ -207,7 +228,9 @@ def _usable(
 
 def print_scores(args: argparse.Namespace) -> None:
     """What ``tools/evaluate.py`` does."""
-    predictions = find_labels(Path(args.predictions))
+    predictions = Path(args.predictions)
+    with _telling_its_form(predictions):
+        predictions = find_labels(predictions)
     check_output("--json", args.json, predictions, args.dataset)
     figures, measured = _score(predictions, args.dataset, args.protocol)
     entries = json_results([{"protocol": p, "metrics": found} for p, found in figures.items()])

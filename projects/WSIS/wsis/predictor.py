@@ -28,6 +28,8 @@ from wsis.trained_stage import (
     open_run,
 )
 
+_NAMELESS = "object"  # the class of a network that comes with WSIS
+
 
 class Predictor:
     """The trained Mask R-CNN of a run, or another of its stages, with `DefaultPredictor`'s call.
@@ -90,7 +92,8 @@ class Predictor:
                 stage that makes masks of boxes: each becomes one mask, in this order. What of them
                 lies outside the image is cut off; ``pred_boxes`` are the rest.
             classes: of the boxes, K class ids, or names that the run knows; all 0 without, if the
-                stage makes the same of every class.
+                stage makes the same of every class. "boxcaseg_ready" takes any names: new ones come
+                behind the others in ``metadata.thing_classes``, whose places are the ids.
 
         Returns:
             ``instances`` (Detectron2 ``Instances`` at the image's size, on the CPU) and whatever
@@ -159,7 +162,7 @@ class Predictor:
 
     def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
         """The class ids of so many boxes."""
-        known = self._stage.classes
+        known = self.metadata.thing_classes
         if classes is None and count and self._tells_classes:
             raise UsageError(
                 f"stage {self._stage.name} makes masks of boxes of their classes; give "
@@ -169,6 +172,8 @@ class Predictor:
             return [0] * count
         given = classes.tolist() if hasattr(classes, "tolist") else classes
         words = np.asarray(given, dtype=object).ravel().tolist()
+        if known[0] == _NAMELESS and not self._tells_classes:
+            known += dict.fromkeys(w for w in words if isinstance(w, str) and w not in known)
         found = [known.index(one) if one in known else one for one in words]
         if wrong := [one for one in found if not isinstance(one, int | np.integer) or one < 0]:
             raise UsageError(

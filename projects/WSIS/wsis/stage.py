@@ -47,9 +47,10 @@ class Stage:
         refines: protocols that measure masks, and for each the one that measures what this stage
             makes of such masks: where that beats their baseline, they need not.
         advice: what to do if its masks do not beat their baseline; ends a sentence.
-        tally: ``artifact of an image -> {what: number}``, whose sums over all images the manifest
-            has beside their number; None if there is nothing to count.
-        remarks: by what of the counts, a sentence with ``{what}`` for where it is not 0.
+        tally: ``(artifact, dataset dict) -> {what: number}`` of an image; the manifest has the sums
+            over all images beside their number; None if there is nothing to count.
+        remarks: by what of the counts, a sentence with ``{what}`` for where it is not 0; the first
+            images where it is so follow.
         supervision: the strongest that it looks at: image, point, box or mask.
         images: roles of the data (train, val, salient, evaluation) whose images it treats; except
             in training stages, the config's WSIS.IMAGES may name others.
@@ -67,7 +68,7 @@ class Stage:
     evaluation_keys: tuple[str, ...] = ()
     refines: Mapping[str, str] = field(default_factory=dict)
     advice: str = ""
-    tally: Callable[[Mapping[str, Any]], Mapping[str, int]] | None = None
+    tally: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, int]] | None = None
     remarks: Mapping[str, str] = field(default_factory=dict)
     supervision: str = "image"
     images: tuple[str, ...] = ("train",)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
+from wsis.data.annotations import points_of
 from wsis.data.pseudo_labels import export_pseudo_labels
 from wsis.errors import UsageError
 from wsis.stage import (
@@ -63,6 +65,30 @@ def derive_proposals(
 ) -> dict[str, np.ndarray]:
     """Segment proposals of one image, see `wsis.data.proposals.store.proposals_artifact`."""
     return proposal_source(cfg)(dataset_dict)
+
+
+def count_points(artifact: Mapping[str, Any], dataset_dict: Mapping[str, Any]) -> dict[str, int]:
+    """The points of an image: those in no mask of their class, those in one that holds several."""
+    points, classes = points_of(dataset_dict)
+    size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    columns, rows = np.clip(points, 0, [size[1] - 1, size[0] - 1]).astype(np.int64).T
+    held = artifact["masks"][:, rows, columns] & (artifact["classes"][:, None] == classes)
+    return {
+        "points": len(points),
+        "points_without_mask": int((~held.any(axis=0)).sum()),
+        "points_sharing_a_mask": int(held[held.sum(axis=1) > 1].any(axis=0).sum()),
+    }
+
+
+# Of a stage that makes masks of points: `Stage.tally` and what is said of it.
+OF_POINTS: dict[str, Any] = {
+    "tally": count_points,
+    "remarks": {
+        "points_sharing_a_mask": "{points_sharing_a_mask} of {points} points share their mask with "
+        "another point, so it may be of two objects; draw boxes around these, or correct the masks",
+        "points_without_mask": "{points_without_mask} of {points} points are in no mask",
+    },
+}
 
 
 classification_evaluator = Later("wsis.evaluation.classification:classification_evaluator")

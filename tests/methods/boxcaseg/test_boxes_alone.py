@@ -73,7 +73,9 @@ def test_filled_boxes_and_skipped_images_are_told(photos):
     counts = {"images": 7, "boxes": boxes, "filled_boxes": filled, "skipped": 1}
     assert manifest_of(photos / "out", "grabcut_masks")["counts"] == counts
     told = f"boxes filled because GrabCut found no mask that fits: {filled} of {boxes}"
-    assert f"\n\ngrabcut_masks: {told}\n" in done.stdout  # of the last lines
+    first = manifest_of(photos / "out", "grabcut_masks")["examples"]["filled_boxes"]
+    assert f"\n\ngrabcut_masks: {told} (first: {first})\n" in done.stdout  # of the last lines
+    assert first.startswith("train_0000")
     assert main_of("tools/report.py")([str(photos / "out")]) == 0
     assert told in (photos / "out" / "report.html").read_text()
     (why,) = manifest_of(photos / "out", "proxy_masks")["skipped"].values()

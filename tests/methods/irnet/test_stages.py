@@ -43,7 +43,7 @@ def test_the_mean_is_measured_without_a_shift_and_used_with_it():
 @pytest.mark.parametrize(("clusters", "collapsed"), [([[0, 0], [0, 0]], 1), ([[0, 0], [1, 0]], 0)])
 def test_a_single_cluster_counts_as_collapsed(clusters, collapsed):
     stage = get_stage("instances")
-    counts = stage.tally({"clusters": np.array(clusters, dtype=np.int32)})
+    counts = stage.tally({"clusters": np.array(clusters, dtype=np.int32)}, {})
     assert counts == {"collapsed": collapsed}
     said = stage.remarks["collapsed"].format_map({"collapsed": 3, "images": 7})
     assert "collapsed on 3 of 7 images" in said

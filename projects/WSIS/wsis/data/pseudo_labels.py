@@ -19,7 +19,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -213,6 +212,7 @@ class PseudoLabels:
         """
         pairs = zip(self._categories, self._class_names, strict=True)
         categories, images = [{"id": i, "name": name} for i, name in pairs], list[Record]()
+        bare = list[str]()  # images of boxes without a mask
         counts = Counter(annotations=0, images_without_annotations=0, left_out=0)
         made = map(self.of_image, range(len(self))) if annotations is None else annotations
 
@@ -225,6 +225,8 @@ class PseudoLabels:
                 for text in found:
                     counts["annotations"] += 1
                     yield f'{{"id": {counts["annotations"]}, {text}'
+                    if '"area": 0, ' in text:
+                        bare.append(record["image_key"])
                 counts["images_without_annotations"] += not found
                 images.append(_image_entry(record, number, root))
 
@@ -233,6 +235,9 @@ class PseudoLabels:
             stream.write(f' "categories": {json.dumps(categories)},\n')
             _write_list(stream, "annotations", numbered(), "],\n")
             _write_list(stream, "images", map(json.dumps, images), "]}\n")
+        if bare:
+            first = ", ".join([*dict.fromkeys(bare)][:5])
+            logger.warning("pseudo labels: %d boxes have no mask (first: %s)", len(bare), first)
         return {"images": len(images)} | dict(counts)
 
 
@@ -272,18 +277,6 @@ def export_pseudo_labels(
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-
-
-def tell_written(path: Path, counts: Mapping[str, int], min_score: float) -> None:
-    """Log what a file of pseudo labels holds."""
-    images, instances = counts["images"], counts["annotations"]
-    logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
-    if not instances:
-        logger.warning(
-            "pseudo labels: no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now %g), or "
-            "look at what the stages before made (tools/report.py)",
-            min_score,
-        )
 
 
 _OF_A_RUN = "; name the OUTPUT_DIR of a run, or its file of pseudo labels"

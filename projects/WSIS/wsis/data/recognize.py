@@ -12,7 +12,7 @@ from wsis.data.formats.labelme import label_files
 from wsis.data.formats.yolo import is_yolo
 from wsis.data.images import pictures_below, pictures_in
 from wsis.data.voc import find_lists, xmls_in
-from wsis.errors import UsageError
+from wsis.errors import UsageError, WSISError
 from wsis.reading import open_file
 
 Entry = dict[str, Any]
@@ -23,6 +23,7 @@ _NO_CLASSES = {"images", "jpegimages", "img", "imgs", "photos", "pictures", "mas
 _LABELME = re.compile(r'"(shapes|imageData|imagePath)"\s*:')
 _COCO = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
 _LABELS = (".json", ".xml", ".csv", ".tsv")
+_TOOLS = {"labelme": "labelme", "yolo": "YOLO", "via": "VIA", "cvat": "CVAT", "voc": "VOC"}
 _ADVICE = "describe it with FORMAT (datasets/README.md)"
 
 
@@ -57,6 +58,21 @@ def recognize(path: Path, role: str) -> Entry:
             f"images; name the folder that holds labels and images, or {_ADVICE}"
         )
     return entry
+
+
+def tool_of(path: Path) -> str:
+    """The annotation tool, or trainer, in whose form a file or folder is; "" for none but COCO's.
+
+    A file may be one of many, as labelme and YOLO write one for each image.
+    """
+    if path.suffix.lower() == ".txt":
+        return _TOOLS["yolo"]
+    try:
+        if path.suffix.lower() == ".json" and _LABELME.search(_head(path)):
+            return _TOOLS["labelme"]
+        return _TOOLS.get(recognize(path, "VAL")["FORMAT"], "")
+    except WSISError:
+        return ""
 
 
 def _head(path: Path) -> str:

@@ -57,7 +57,7 @@ def tell_ending(
             _remarks(chosen),
             _unmeasured(chosen, rows),
             _places(pipeline, chosen, rows),
-            _commands(pipeline, made, words),
+            _commands(pipeline, made, words, {entry["dataset"] for entry in found}),
         )
         if lines
     ]
@@ -117,19 +117,27 @@ def _places(pipeline: Pipeline, chosen: Sequence[PlannedStage], rows: Entries) -
     return [f"{what:<12} {_short(path)}" for what, path in places.items() if path.is_file()]
 
 
-def _merge(pipeline: Pipeline, planned: PlannedStage) -> list[str]:
-    """``--merge`` with the COCO file whose boxes or points the labels were made from."""
-    names = tuple(planned.cfg.WSIS.IMAGES)
-    entries = entries_of(names)
-    if len(names) != 1 or [entry["FORMAT"] for entry in entries] != ["coco"]:
-        return []
+def _back(pipeline: Pipeline, planned: PlannedStage) -> list[str]:
+    """Options of tools/export.py that lead back into the tool that the boxes or points are from."""
+    names, place = tuple(planned.cfg.WSIS.IMAGES), pipeline.output_dir
+    entries, merge = entries_of(names), list[str]()
     seen = {one.stage.supervision for one in pipeline.stages}
-    path = Path(entries[0]["JSON"]).absolute()
-    return ["--merge", _short(path)] if seen & {"point", "box"} else []
+    if len(names) == len(entries) == 1 and seen & {"point", "box"}:
+        form = entries[0]["FORMAT"]
+        if form in ("labelme", "yolo"):
+            return ["--format", form, "--output", _short(place / form)]
+        if form == "coco":
+            merge = ["--merge", _short(Path(entries[0]["JSON"]).absolute())]
+    return ["--format", "coco-polygons", *merge, "--output", _short(place / "labels.json")]
 
 
-def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[str]) -> list[str]:
-    """The next commands: to go on, or what to do with labels and weights."""
+def _commands(
+    pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[str], measured: set[str]
+) -> list[str]:
+    """The next commands: to go on, or what to do with labels and weights.
+
+    Labels of data sets that are not among those ``measured`` can be, once some are corrected.
+    """
     if not made:
         return []
     config, *overrides = words or ("CONFIG",)
@@ -138,14 +146,10 @@ def _commands(pipeline: Pipeline, made: Sequence[PlannedStage], words: Sequence[
     for planned in made:
         if isinstance(planned.stage, ExportStage):
             labels = _short(planned.folder / planned.stage.file_name)
-            options = [
-                "--format",
-                "coco-polygons",
-                *_merge(pipeline, planned),
-                "--output",
-                _short(place / "labels.json"),
-            ]
-            commands.append(["python", "tools/export.py", labels, *options])
+            commands.append(["python", "tools/export.py", labels, *_back(pipeline, planned)])
+            if not measured & set(planned.cfg.WSIS.IMAGES):
+                options = ["--predictions", labels, "--dataset", "CORRECTED_MASKS"]
+                commands.append(["python", "tools/evaluate.py", *options])
     if len(made) < len(pipeline.stages):
         start = same_processes(made[0].cfg.MODEL.DEVICE)
         commands.append([*start, "--config-file", config, *overrides])

@@ -373,12 +373,17 @@ class StageFolder:
         return index
 
     def close(
-        self, product: str, counts: Mapping[str, int], skipped: Mapping[str, str] | None = None
+        self,
+        product: str,
+        counts: Mapping[str, int],
+        skipped: Mapping[str, str] | None = None,
+        examples: Mapping[str, str] | None = None,
     ) -> None:
         """Write into the manifest that the stage is done and what it made; in the main process."""
         manifest = self.manifest
         manifest.status, manifest.product = DONE, product
         manifest.counts, manifest.skipped = dict(counts), dict(skipped or {})
+        manifest.examples = dict(examples or {})
         if skipped:
             manifest.counts["skipped"] = len(skipped)
         if left_out := sum(map(left_out_of, self.dataset_names)):

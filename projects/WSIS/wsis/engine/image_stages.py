@@ -30,7 +30,7 @@ from wsis.engine.shares import shares
 from wsis.engine.verify import digest_of_product
 from wsis.errors import MachineError, UsageError, WSISError, about, out_of_memory
 from wsis.progress import progress
-from wsis.stage import DeriveStage, InferStage
+from wsis.stage import DeriveStage, InferStage, Stage
 
 SHARES = ".shares"  # in the run folder while a stage is worked through, see `shares`
 _WRITERS = 2  # threads that write artifacts while the network computes
@@ -38,6 +38,7 @@ _WAITING = 16  # artifacts that may wait for them, so that memory stays bounded
 # Images that a network gets together on a GPU, where an operation costs the same for one as for
 # several; a CPU gets 1. Shipped configs train with as many, which takes more memory.
 _AT_ONCE = 16
+_FIRST = 5  # images that a remark names
 
 
 def artifact_maker(
@@ -78,6 +79,12 @@ def artifact_maker(
     return mapper, finish
 
 
+def _seen(sample: dict[str, Any], stage: Stage, cfg: CfgNode) -> dict[str, Any]:
+    """What a stage may see of an image, at its working size."""
+    seen = restrict_supervision(sample, stage.supervision)
+    return at_working_size(seen, cfg.INPUT.MAX_PIXELS)
+
+
 class _Derive:
     """A derive stage's function with its inputs; picklable for data-loading processes."""
 
@@ -88,8 +95,7 @@ class _Derive:
         return self.make(self.load(sample))
 
     def load(self, sample: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        seen = restrict_supervision(sample, self.stage.supervision)
-        sample = at_working_size(seen, self.cfg.INPUT.MAX_PIXELS)
+        sample = _seen(sample, self.stage, self.cfg)
         key = sample["image_key"]
         return sample, {name: reader[key] for name, reader in self.products.items()}
 
@@ -235,8 +241,14 @@ def close_artifacts(folder: StageFolder) -> None:
         artifacts = ((key, folder.reader[key]) for key in present)
         summary = _to_arrays(stage.reduce(artifacts, folder.planned.cfg))
         write_artifact(folder.path / f"{SUMMARY}.npz", summary)
-    counts = Counter({"images": len(present)})
-    if stage.tally is not None:
-        for key in present:
-            counts.update(stage.tally(folder.reader[key]))
-    folder.close(digest_of_product(folder), counts, skipped)
+    counts, examples = Counter({"images": len(present)}), dict[str, list[str]]()
+    if tally := stage.tally:
+        for record in folder.dataset_dicts:
+            if (key := record["image_key"]) in skipped:
+                continue
+            found = tally(folder.reader[key], _seen(record, stage, folder.planned.cfg))
+            counts.update(found)
+            for what in filter(found.get, stage.remarks):
+                examples.setdefault(what, []).append(key)
+    first = {what: ", ".join(keys[:_FIRST]) for what, keys in examples.items()}
+    folder.close(digest_of_product(folder), counts, skipped, first)

@@ -77,6 +77,7 @@ class Manifest:
         product: digest of the product, "" while running.
         counts: ``{"images": 240, "instances": 500}``.
         skipped: images left out, ``{image key: reason}``.
+        examples: keys of the first images that a remark is about, by what of the counts.
         files: sizes in bytes of the product's files beside the artifacts, ``{name: bytes}``.
         seconds: wall time of the run that finished it.
         versions: of the packages that made it.
@@ -93,6 +94,7 @@ class Manifest:
     product: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
@@ -112,8 +114,9 @@ class Manifest:
             declared = get_stage(self.stage).remarks
         except UsageError:  # a stage of a method that is not installed here
             return []
-        said = [text for what, text in declared.items() if self.counts.get(what)]
-        return [f"{self.stage}: {text.format_map(self.counts)}" for text in said]
+        said = {w: t.format_map(self.counts) for w, t in declared.items() if self.counts.get(w)}
+        first = {what: f" (first: {keys})" for what, keys in self.examples.items()}
+        return [f"{self.stage}: {text}{first.get(what, '')}" for what, text in said.items()]
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``, atomically."""

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from wsis.data.artifacts import ProductReader
 from wsis.data.inspect_data import require_pictures
 from wsis.data.mappers import build_mapper
-from wsis.data.pseudo_labels import PseudoLabels, load_pseudo_labels, tell_written
+from wsis.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from wsis.data.records import Record, Records, compact
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder
@@ -142,9 +142,21 @@ def run_export(folder: StageFolder, stage: ExportStage, products: Products) -> N
         "versions": package_versions(),
     }
     counts = labels.write(path, info, parts)
-    tell_written(path, counts, cfg.WSIS.PSEUDO_LABELS.MIN_SCORE)
+    _tell_written(path, counts, cfg.WSIS.PSEUDO_LABELS.MIN_SCORE)
     shutil.rmtree(folder.path / PARTS, ignore_errors=True)
     folder.close(digest_of_product(folder), counts)
+
+
+def _tell_written(path: Path, counts: Mapping[str, int], min_score: float) -> None:
+    """Log what a file of pseudo labels holds."""
+    images, instances = counts["images"], counts["annotations"]
+    logger.info("pseudo labels: %d images, %d instances in %s", images, instances, path)
+    if not instances:
+        logger.warning(
+            "pseudo labels: no instance is left; lower WSIS.PSEUDO_LABELS.MIN_SCORE (now %g), or "
+            "look at what the stages before made (tools/report.py)",
+            min_score,
+        )
 
 
 def _parts_of_all(labels: PseudoLabels, folder: Path) -> Iterator[list[str] | None]:

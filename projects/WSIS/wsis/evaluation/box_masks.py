@@ -199,4 +199,6 @@ def check_box_masks(name: str, cfg: CfgNode, *, baselines: bool = True) -> Evalu
     }
     names = class_names(name)
     part = box_mask_part(names, cfg, baselines=baselines, given=given)
-    return Evaluator("box masks", names, [part])
+    iterations = cfg.WSIS.EVALUATION.GRABCUT_ITERATIONS  # which takes most of the time
+    slow = f" with GRABCUT_ITERATIONS {iterations}" if baselines and iterations else ""
+    return Evaluator(f"box masks{slow}", names, [part])

@@ -128,6 +128,7 @@ class Merged:
         counts: labels that are "new" annotations, "empty" (no pixels), "unknown" (of an image or
             class that the file lacks), "unmatched" (no such annotation); annotations that "keep"
             their own mask, or are left "bare".
+        bare: how many are, by the file name of their image.
 
     Raises:
         DataError: the file is no COCO file, or two of its images may be the same.
@@ -155,9 +156,13 @@ class Merged:
         index = ImageIndex(CocoFile(path, {}, (), {}, images))
         for image in labels.file.images:
             self._add(image, index.find(image | {"file_name": _small(image["file_name"])}))
+        names = {_key(image.get("id")): image.get("file_name") for image in self.content["images"]}
+        self.bare: Counter[str] = Counter()
         for place, entry in enumerate(entries):
             crowd, own = bool(entry.get("iscrowd")), _is_mask(entry.get("segmentation"))
-            self.counts["bare"] += not crowd and not own and place not in self.masks
+            if not crowd and not own and place not in self.masks:
+                self.bare[str(names.get(_key(entry.get("image_id"))))] += 1
+        self.counts["bare"] = self.bare.total()
 
     def _read_categories(self, labels: Labels) -> None:
         names = {name: class_id for class_id, name in enumerate(labels.file.class_names)}

@@ -40,6 +40,7 @@ _MERGED = {
     "empty": "labels are left out: a box without a mask",
 }
 TOLERANCE = 1.0
+_FIRST = 5  # images that are named
 
 
 def _counted(counts: Counter[str], told: dict[str, str]) -> list[str]:
@@ -78,16 +79,19 @@ def _next_step(args: argparse.Namespace, output: Path, labels: Labels) -> str:
 def _write(args: argparse.Namespace, output: Path, labels: Labels, tracer: Tracer) -> list[str]:
     """Write the files; what is to be told of it."""
     told, how = [], None if args.format == "coco-rle" else tracer
+    merged = args.merge and Merged(Path(args.merge).expanduser(), labels)
+    if args.clean:  # after that, so that no point loses the part on which it lies
+        told.append(f"{labels.clean(args.clean)} masks without their small parts and holes")
     if args.format in _FOLDERS:
         told.append(_FOLDERS[args.format](output, labels, tracer, overwrite=args.overwrite))
-    elif args.merge is None:
+    elif not merged:
         write_coco(output, labels, how)
     else:
-        merged = Merged(Path(args.merge).expanduser(), labels)
         write_merged(output, args.merge, merged, how)
         masks = len(merged.masks) - merged.counts["new"]
-        told = [f"merged into {args.merge}: {masks} annotations got a mask"]
-        told += _counted(merged.counts, _MERGED)
+        told.append(f"merged into {args.merge}: {masks} annotations got a mask")
+        first = f" (first: {', '.join([*merged.bare][:_FIRST])})"
+        told += _counted(merged.counts, _MERGED | {"bare": _MERGED["bare"] + first})
         if not merged.masks and merged.counts["keep"]:
             told.append("nothing is new in it; leave --merge out to write the masks of the labels")
     return [line for line in (*told, *_said_of_masks(args.format, tracer.counts)) if line]

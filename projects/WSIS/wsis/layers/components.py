@@ -23,6 +23,25 @@ def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, int(count)
 
 
+def clean_mask(mask: np.ndarray, share: float) -> np.ndarray:
+    """A mask (H, W) bool with its small holes filled, then without its small parts.
+
+    A hole is small below ``share`` of the mask's pixels, a part below ``share`` of those of the
+    largest part. Pixels that touch at a corner are of one part, as in outlines; what is open to the
+    image's edge is no hole. Cleaning again changes nothing.
+    """
+    outside = np.pad(~mask, 1, constant_values=True).view(np.uint8)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
+    small = statistics[:, cv2.CC_STAT_AREA] < share * np.count_nonzero(mask)
+    small[[0, labels[0, 0]]] = False  # the mask itself, and what is around it
+    filled = mask | small[labels[1:-1, 1:-1]]
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(filled.view(np.uint8))
+    areas = statistics[:, cv2.CC_STAT_AREA]
+    large = areas >= share * areas[1:].max(initial=0)
+    large[0] = False
+    return large[labels]
+
+
 class Detections(NamedTuple):
     """Components of a map of winning channels."""
 

@@ -45,13 +45,19 @@ from wsis.visualization.plots import calibration_plot, class_bars, loss_plot, si
 
 logger = logging.getLogger(__name__)
 _ANNOTATIONS_EXPLANATION = "Boxes and points of the data set, which has no masks of this image."
+_WIDEST = 640  # pixels of a panel
 _EXTREMES = 6  # of the worst and of the best pseudo labels
 
 
-def make_canvas(record: Record, images: ImageSet, width: int = PANEL_WIDTH) -> Canvas:
-    """The photograph of a record, with its truth; `WSISError` where it cannot be read."""
+def make_canvas(record: Record, images: ImageSet, width: int = 0) -> Canvas:
+    """The photograph of a record, with its truth; `WSISError` where it cannot be read.
+
+    Without a ``width`` it is as wide as the image, within bounds.
+    """
     record = images.shown(record)
-    return Canvas(record, read_dataset_image(record), images.classes, true_objects(record), width)
+    image = read_dataset_image(record)
+    width = width or min(max(image.shape[1], PANEL_WIDTH), _WIDEST)
+    return Canvas(record, image, images.classes, true_objects(record), width)
 
 
 def _card(

@@ -14,9 +14,11 @@ from detectron2.utils.visualizer import Visualizer
 from wsis.visualization.colors import distinct_colors
 from wsis.visualization.panels import faint, resize_image, resize_labels
 
-_FONT = 14  # points, at Visualizer's 100 dots per inch
-_LETTER = 11.5  # mean width of a letter at that size, pixels
-_LINE = 25
+_FONT, _SMALLEST = 1 / 40, 11  # points of a letter: share of the panel's width, and at least
+# Of those points: mean width of a letter and height of a line, in pixels, at Visualizer's 100 dots
+# per inch.
+_LETTER, _LINE = 0.82, 1.8
+_HIDDEN = 0.2  # of a mask, by a label, at most
 _PALE = 0.7  # share of white in the colour of a text
 _HATCH_PERIOD = 10
 _DEMO_SIDE = 640
@@ -60,23 +62,59 @@ def _shown(drawing: Visualizer) -> np.ndarray:
     return np.ascontiguousarray(drawing.get_output().get_image())
 
 
-def _write(drawing: Visualizer, text: str, x: float, y: float, color: Sequence[float]) -> None:
-    """Put a text, its middle at x and its top at y, moved if needed so that all of it shows."""
-    height, width = drawing.img.shape[:2]
-    half_length = _LETTER * len(text) / 2 + 3
-    x = width / 2 if 2 * half_length >= width else np.clip(x, half_length, width - half_length)
-    y = min(max(y, 1), max(height - _LINE, 0))
-    pale = tuple(_PALE + (1 - _PALE) * c for c in color)
-    drawing.draw_text(text, (float(x), y), color=pale, font_size=_FONT)
+class _Writer:
+    """Writes on a panel (P, Q), in letters that fit it, no text over another.
 
+    Attributes:
+        line: height of a line, pixels.
+    """
 
-def _draw_label(drawing: Visualizer, mask: np.ndarray, text: str, color: Sequence[float]) -> None:
-    rows, columns = np.nonzero(mask)
-    top, bottom = int(rows.min()), int(rows.max())
-    y = float(np.median(rows)) - _LINE / 2
-    if bottom - top < 3 * _LINE:  # a small object: the text stands above or below it
-        y = top - _LINE - 2 if top > _LINE + 2 else bottom + 3
-    _write(drawing, text, float(np.median(columns)), y, color)
+    def __init__(self, drawing: Visualizer) -> None:
+        self._drawing, size = drawing, drawing.img.shape[:2]
+        self._font = max(_FONT * size[1], _SMALLEST)
+        self._taken = np.zeros(size, dtype=bool)  # by texts
+        self.line = _LINE * self._font
+
+    def length(self, text: str) -> float:
+        """Of a text, pixels."""
+        return _LETTER * self._font * len(text)
+
+    def write(
+        self, text: str, x: float, y: float, color: Sequence[float], masks: np.ndarray | None = None
+    ) -> bool:
+        """Put a text, its middle at x and its top at y, moved if needed so that all of it shows.
+
+        Returns:
+            whether it is there; not where it would lie on another one, or hide much of one of the
+            ``masks`` (n, P, Q).
+        """
+        (height, width), half = self._taken.shape, self.length(text) / 2 + 3
+        x = width / 2 if 2 * half >= width else float(np.clip(x, half, width - half))
+        y = min(max(y, 1), max(height - self.line, 0))
+        rows = slice(int(y), int(y + self.line) + 1)
+        columns = slice(max(int(x - half), 0), int(x + half) + 1)
+        if not text or self._taken[rows, columns].any():
+            return False
+        if masks is not None:
+            hidden = np.count_nonzero(masks[:, rows, columns], axis=(1, 2))
+            if (hidden > _HIDDEN * np.count_nonzero(masks, axis=(1, 2))).any():
+                return False
+        self._taken[rows, columns] = True
+        pale = tuple(_PALE + (1 - _PALE) * c for c in color)
+        self._drawing.draw_text(text, (x, y), color=pale, font_size=self._font)
+        return True
+
+    def label(self, masks: np.ndarray, index: int, text: str, color: Sequence[float]) -> None:
+        """Name one of the masks (n, P, Q), where there is room.
+
+        That is in the middle of a large object, or else above or below it.
+        """
+        rows, columns = np.nonzero(masks[index])
+        top, bottom, x = int(rows.min()), int(rows.max()), float(np.median(columns))
+        places = [top - self.line - 2, bottom + 3]
+        if bottom - top >= 3 * self.line:
+            places.insert(0, float(np.median(rows)) - self.line / 2)
+        any(self.write(text, x, y, color, masks) for y in places)
 
 
 def instances_panel(
@@ -87,7 +125,9 @@ def instances_panel(
     colors: Sequence[int] | None = None,
     ignore: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Masks with outlines and names on the photograph in grey, the smaller above the larger.
+    """Masks with outlines on the photograph in grey, the smaller above the larger, and their names.
+
+    A name for which there is no room is left out.
 
     Args:
         photo: the photograph.
@@ -112,8 +152,9 @@ def instances_panel(
         drawing.draw_binary_mask(
             enlarged[index].astype(np.uint8), color, edge_color=color, alpha=0.5, area_threshold=0
         )
+    writer = _Writer(drawing)
     for index in shown if labels is not None else ():
-        _draw_label(drawing, enlarged[index], labels[index], tuple(palette[numbers[index]]))
+        writer.label(enlarged, index, labels[index], tuple(palette[numbers[index]]))
     return _shown(drawing)
 
 
@@ -167,7 +208,7 @@ def weak_panel(
     """Boxes, points and tags on the photograph, for data sets without masks.
 
     A label without box and point is a tag of the whole image: it stands at the upper left, each in
-    a line.
+    a line. One that would lie on another one is left out.
 
     Args:
         photo: the photograph.
@@ -177,6 +218,7 @@ def weak_panel(
         colors: (n, 3) in 0..255; different ones by default.
     """
     drawing = Visualizer(photo)
+    writer, radius = _Writer(drawing), max(5, photo.shape[1] // 90)
     palette = (distinct_colors(len(labels)) if colors is None else np.asarray(colors)) / 255.0
     line = 1
     for box, point, text, color in zip(boxes, points, labels, palette, strict=True):
@@ -185,9 +227,8 @@ def weak_panel(
             anchor = box[:2]
             drawing.draw_box(box, edge_color=tuple(color), alpha=1.0)
         if np.isfinite(point).all():
-            drawing.draw_circle(point, color=tuple(color), radius=5)
+            drawing.draw_circle(point, color=tuple(color), radius=radius)
         if not np.isfinite(anchor).all():
-            anchor, line = np.array([3, line]), line + _LINE
-        if text:
-            _write(drawing, text, anchor[0] + _LETTER * len(text) / 2, anchor[1], color)
+            anchor, line = np.array([3, line]), line + writer.line
+        writer.write(text, anchor[0] + writer.length(text) / 2, anchor[1], color)
     return _shown(drawing)

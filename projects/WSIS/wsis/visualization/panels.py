@@ -77,11 +77,13 @@ def heat_panel(photo: np.ndarray, values: np.ndarray, *, highest: float = 1.0) -
 def mark_places(panel: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Crosses, white with a dark rim: peaks at (n, 2) float (y, x), shares of height and width."""
     marked, last = panel.copy(), np.array(panel.shape[:2]) - 1
+    arm = max(_ARM, panel.shape[1] // 90)
     corners = (np.asarray(places, dtype=np.float64).reshape(-1, 2) * last + 0.5).astype(int)
-    for color, arm, thickness in ((20, _ARM + 1, 3), (255, _ARM, 1)):
+    for color, rim, thickness in ((20, 1, 3), (255, 0, 1)):
+        reach = arm + rim
         for y, x in corners.tolist():
-            cv2.line(marked, (x - arm, y), (x + arm, y), (color,) * 3, thickness)
-            cv2.line(marked, (x, y - arm), (x, y + arm), (color,) * 3, thickness)
+            cv2.line(marked, (x - reach, y), (x + reach, y), (color,) * 3, thickness)
+            cv2.line(marked, (x, y - reach), (x, y + reach), (color,) * 3, thickness)
     return marked
 
 

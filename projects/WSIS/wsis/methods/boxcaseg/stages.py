@@ -27,6 +27,7 @@ from wsis.methods.boxcaseg.proxy_masks import (
     resize_map,
 )
 from wsis.stage import DeriveStage, InferStage, Later, TrainStage, keys_below, register_stages
+from wsis.stages import OF_POINTS
 
 _NETWORK_KEYS = keys_below("MODEL.BOXCASEG", "IN_FEATURES OWN_SHARE NORM NORM_MOMENTUM OUTWARDS")
 _MASK_KEYS = keys_below("MODEL.BOXCASEG", "INFERENCE_SIDES INFERENCE_FLIP THRESHOLD")
@@ -99,7 +100,9 @@ def derive_grabcut(
     return found | {"masks": masks, "confidence": confidence}
 
 
-def count_filled(artifact: Mapping[str, np.ndarray]) -> dict[str, int]:
+def count_filled(
+    artifact: Mapping[str, np.ndarray], dataset_dict: Mapping[str, Any]
+) -> dict[str, int]:
     """How many boxes of an image there are, and how many have the filled box as their mask."""
     boxes, masks = artifact["boxes"], artifact["masks"]
     filled = masks.sum(axis=(1, 2)) == (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -224,6 +227,7 @@ register_stages(
         mapper="BoxCasegPointMapper",
         to_artifact=point_mask_artifact,
         supervision="point",
+        **OF_POINTS,
     ),
     _BOXES_ALONE(
         name="grabcut_masks",

@@ -10,6 +10,7 @@ import numpy as np
 from wsis.data.artifacts import instance_arrays
 from wsis.modeling.peak_responses import response_artifact, small_maps
 from wsis.stage import InferStage, Later, TrainStage, keys_below, register_stages
+from wsis.stages import OF_POINTS
 
 _NETWORK_KEYS = keys_below(
     "MODEL.IAM",
@@ -73,5 +74,6 @@ register_stages(
         title="Instance activation maps of the given points, cleaned by a dense CRF",
         mapper="PointImageMapper",
         supervision="point",
+        **OF_POINTS,
     ),
 )

@@ -98,7 +98,9 @@ def instance_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def count_collapsed(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+def count_collapsed(
+    arrays: Mapping[str, np.ndarray], dataset_dict: Mapping[str, Any]
+) -> dict[str, int]:
     """``collapsed``: 1 if all cells of an image are in one cluster."""
     return {"collapsed": int(not arrays["clusters"].any())}
 

@@ -10,6 +10,7 @@ import numpy as np
 from wsis.data.artifacts import instance_arrays
 from wsis.modeling.peak_responses import response_artifact
 from wsis.stage import InferStage, Later, register_stages
+from wsis.stages import OF_POINTS
 
 
 def peak_instances_artifact(output: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -38,6 +39,7 @@ register_stages(
         consumes=("peak_classifier", "proposals"),
         mapper="PointRetrievalMapper",
         supervision="point",
+        **OF_POINTS,
     ),
     _PEAK_STAGE(
         name="response_instances",

@@ -12,6 +12,7 @@ import numpy as np
 
 from wsis.data.artifacts import instance_arrays
 from wsis.stage import InferStage, Later, register_stages
+from wsis.stages import OF_POINTS
 
 _NODE = "MODEL.PROMPTED_MASKS"
 
@@ -62,6 +63,7 @@ register_stages(
         name="prompted_point_instances",
         title="A mask for every point, by a Segment Anything model",
         supervision="point",
+        **OF_POINTS,
     ),
     _INSTANCES(
         "peaks",

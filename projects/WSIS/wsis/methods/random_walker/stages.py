@@ -13,6 +13,7 @@ from wsis.data.supervision import restrict_supervision
 from wsis.data.transforms import resize_image, scaled_size
 from wsis.data.working_size import resize_mask
 from wsis.stage import DeriveStage, Later, register_stages
+from wsis.stages import OF_POINTS
 
 
 def derive_walked_masks(
@@ -54,5 +55,6 @@ register_stages(
         evaluation=Later("wsis.evaluation.checks:check_instances"),
         function=derive_walked_masks,
         supervision="point",
+        **OF_POINTS,
     )
 )
