@@ -203,8 +203,9 @@ def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
         raise Unusual
     packer.read_all(lists.entries("annotations", polygons=True))
     lists.rest()
-    if not packer.contradictions.tell(images, path, told):
+    if packer.contradictions.need_all():
         raise Unusual
+    packer.contradictions.tell(path, told)
     problems.take(told)
     places = packer.places
     labels: list[set[int]] = [set() for _ in images]

@@ -12,8 +12,8 @@ from typing import Any
 
 from wsis.data.catalog import BoxMode
 from wsis.data.checks import clip_box, field, identity, load_json, number, numbers, short
-from wsis.data.contradictions import StatedBox, strange_boxes
 from wsis.data.problems import FieldError, Problems, collecting
+from wsis.data.written_forms import Stated, require_xywh
 from wsis.errors import DataError
 
 Record = dict[str, Any]
@@ -57,7 +57,7 @@ def put_detections(
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DataError(f"{path} is not a list of detections but {short(content)}")
     by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
-    empty, stated = 0, list[StatedBox]()
+    empty, stated = 0, list[Stated]()
     with collecting(problems) as told:
         for index, entry in enumerate(content):
             with told.leaving_out(file=path, annotation=index):
@@ -70,14 +70,14 @@ def put_detections(
                 record = by_id[image]
                 size = record["height"], record["width"]
                 box = field(entry, "bbox", _box, size)
-                stated.append(StatedBox(image, index, entry["bbox"], size))
+                stated.append(Stated(image, index, entry["bbox"], size))
                 if box is None:
                     empty += 1
                     continue
                 found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
                 found |= {"category_id": class_ids[category], "score": score}
                 record["annotations"].append(found)
-        strange_boxes(stated, path)
+        require_xywh(stated, path)
         if empty:
             message = f"boxes without an area in their image, left out: {empty}"
             told.warning(message, file=path, left_out=empty)

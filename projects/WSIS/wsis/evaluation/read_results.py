@@ -19,8 +19,8 @@ import numpy as np
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts, given_name
 from wsis.data.checks import field, identity, load_json, naming, number, numbers, short
 from wsis.data.coco import CocoFile, ImageIndex
-from wsis.data.contradictions import StatedBox, strange_boxes
 from wsis.data.working_size import file_size, resize_annotation
+from wsis.data.written_forms import Stated, require_xywh
 from wsis.errors import DataError
 from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.run_lengths import check_rles, polygons_to_rle, rle_boxes
@@ -103,14 +103,14 @@ class CocoResults:
         self.has_masks = self._masks is not False
         self.has_scores = self._unscored is None
         if not self.has_masks:
-            strange_boxes(islice(self._stated(), _LOOKED_AT), path)
+            require_xywh(islice(self._stated(), _LOOKED_AT), path)
 
-    def _stated(self) -> Iterator[StatedBox]:
+    def _stated(self) -> Iterator[Stated]:
         for record in self._records:
             rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
             size = file_size(record)
             for place, box in enumerate(np.array(rows.boxes).reshape(-1, 4).tolist(), start=1):
-                yield StatedBox(record["image_id"], place, box, size)
+                yield Stated(record["image_id"], place, box, size)
 
     def _put_aside(self, entry: dict[str, Any]) -> Any:
         """Keep a result in few bytes; other objects of the file stay as they are."""
