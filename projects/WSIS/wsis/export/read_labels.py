@@ -10,12 +10,12 @@ from typing import Any
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
 from wsis.data.checks import naming
 from wsis.data.coco import CocoFile
-from wsis.data.pseudo_labels import image_root, read_pseudo_labels
+from wsis.data.label_files import CocoResults, read_pseudo_labels
+from wsis.data.pseudo_labels import image_root
 from wsis.data.user import register_role
 from wsis.engine.evaluate import PREDICTIONS
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import DataError, UsageError, WSISError
-from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import rle_box
 from wsis.reading import open_file
 from wsis.report.run_folders import find_labels, read_run_folder
@@ -91,7 +91,7 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
     find = CocoResults(path, name, records).find
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
-        rows = find(record).results
+        rows = find(record)
         if not all("segmentation" in row for row in rows):
             raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
         own = isinstance(record["image_id"], int | str)
