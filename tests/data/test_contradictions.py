@@ -1,7 +1,6 @@
 """What cannot be all true is told once for the file, or where it is."""
 
 import json
-import pickle
 import re
 
 import numpy as np
@@ -10,7 +9,6 @@ from wsis.data.builtin import get_dataset_dicts
 from wsis.data.contradictions import tell_contradictions
 from wsis.data.problems import Problems
 from wsis.data.user import register_dataset
-from wsis.data.written_forms import Stated, Written
 from wsis.errors import DataError
 from wsis.layers.run_lengths import encode_mask
 
@@ -262,23 +260,6 @@ def test_a_file_of_per_cents_is_refused_however_it_is_read(tmp_path, key):
     name = register_dataset({"NAME": f"per_cents_{key}"} | entry)
     with pytest.raises(DataError, match="within the first 100 pixels"):
         get_dataset_dicts(name)
-
-
-@pytest.mark.parametrize("size", [(480, 640), (60, 80)])
-def test_nothing_is_kept_of_what_is_in_its_place(size):
-    """Boxes of an ordinary file, or of drawings so small that all could be per cents."""
-
-    def kept(count):
-        seen = Written("bbox")
-        for number in range(count):
-            x, y, w, h = BOXES[number % len(BOXES)]
-            scale = size[0] / 60
-            box = (x * scale, y * scale, w * scale, h * scale)
-            seen.see(Stated(number, number, box, size))
-        assert seen.total == count
-        return len(pickle.dumps(vars(seen) | {"total": 0, "forms": [*seen.forms]}))
-
-    assert kept(1000) == kept(100)
 
 
 def test_polygons_that_are_shares(load):  # noqa: F811

@@ -19,16 +19,6 @@ from wsis.errors import DataError
 Record = dict[str, Any]
 
 
-def _box(value: Any, size: tuple[int, int]) -> list[float] | None:
-    """The part of a box inside its image; None if that has no area."""
-    x, y, width, height = numbers(value, 4)
-    try:
-        x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
-    except ValueError:
-        return None
-    return [x0, y0, x1 - x0, y1 - y0]
-
-
 def put_detections(
     records: Sequence[Record],
     path: str | os.PathLike[str],
@@ -69,11 +59,13 @@ def put_detections(
                     raise FieldError("category_id", f"{category} is not among the categories")
                 record = by_id[image]
                 size = record["height"], record["width"]
-                box = field(entry, "bbox", _box, size)
-                stated.append(Stated(image, index, entry["bbox"], size))
-                if box is None:
+                stated.append(Stated(image, index, field(entry, "bbox", numbers, 4), size))
+                try:
+                    x0, y0, x1, y1 = clip_box(stated[-1].corners, size)
+                except ValueError:
                     empty += 1
                     continue
+                box = [x0, y0, x1 - x0, y1 - y0]
                 found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
                 found |= {"category_id": class_ids[category], "score": score}
                 record["annotations"].append(found)
