@@ -12,7 +12,7 @@ import logging
 import os
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -189,14 +189,12 @@ class CocoResults:
         self.has_masks = self._masks is not False
         self.has_scores = self._unscored is None
         if not self.has_masks:
-            require_xywh(islice(self._stated(), _LOOKED_AT), path)
-
-    def _stated(self) -> Iterator[Stated]:
-        for record in self._records:
-            rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
-            size = file_size(record)
-            for place, box in enumerate(np.array(rows.boxes).reshape(-1, 4).tolist(), start=1):
-                yield Stated(record["image_id"], place, box, size)
+            stated = (
+                Stated(record["image_id"], place, one["bbox"], (record["height"], record["width"]))
+                for record in self._records
+                for place, one in enumerate(self.find(record), start=1)
+            )
+            require_xywh(islice(stated, _LOOKED_AT), path)
 
     def _put_aside(self, entry: dict[str, Any]) -> Any:
         """Keep a result in few bytes; other objects of the file stay as they are."""
