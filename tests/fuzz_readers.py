@@ -19,8 +19,8 @@ from wsis.data.detections import put_detections
 from wsis.data.folders import load_folders
 from wsis.data.ground_truth import has_ground_truth, load_ground_truth
 from wsis.data.images import read_dataset_image, read_image, read_label_map
+from wsis.data.label_files import CocoResults, load_pseudo_labels
 from wsis.data.proposals.readers import read_proposals
-from wsis.data.pseudo_labels import load_pseudo_labels
 from wsis.data.salient import load_salient, read_salient_mask
 from wsis.data.user import register_dataset
 from wsis.data.voc import load_voc
@@ -28,7 +28,6 @@ from wsis.data.voc_tree import read_sbd_mat
 from wsis.engine.config_files import read_config_files, read_overrides, stage_names
 from wsis.engine.manifest import Manifest
 from wsis.engine.pipeline import load_pipeline
-from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import encode_mask
 from wsis.methods.cim.original_files import (
     read_cim_crops,

@@ -12,11 +12,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from wsis.data.builtin import class_names, get_dataset_dicts
-from wsis.data.contradictions import StatedBox, strange_boxes, tell_contradictions
+from wsis.data.contradictions import tell_contradictions
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.mappers import build_mapper
 from wsis.data.problems import Problems
 from wsis.data.user import register_datasets
+from wsis.data.written_forms import Stated, Written, require_xywh
 from wsis.engine.pipeline import load_pipeline
 from wsis.errors import DataError
 from wsis.stages import cam_artifact
@@ -50,18 +51,22 @@ def test_the_form_of_real_boxes_is_certain(path):
 
     def stated(form, some):
         return [
-            StatedBox(a["image_id"], a["id"], form(*a["bbox"]), sizes[a["image_id"]])
+            Stated(a["image_id"], a["id"], form(*a["bbox"]), sizes[a["image_id"]])
             for a in content["annotations"]
             if a["image_id"] in some
         ]
 
-    assert strange_boxes(stated(lambda *box: box, sizes), path)[0] == []
+    seen = Written("bbox")
+    for one in stated(lambda *box: box, sizes):
+        seen.see(one)
+    assert seen.total
+    assert not seen.strange
     corners = lambda x, y, w, h: (x, y, x + w, y + h)  # noqa: E731
     centres = lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)  # noqa: E731
     for form in (corners, centres):
         for some in ([*sizes][:8], sizes):
             with pytest.raises(DataError, match="is not in its place"):
-                strange_boxes(stated(form, some), path)
+                require_xywh(stated(form, some), path)
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*/[ib]*s*.json")), ids=str)

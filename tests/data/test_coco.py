@@ -235,7 +235,8 @@ def test_index_joins_by_the_end_of_the_path(tmp_path):
     images = [
         {"id": i, "file_name": n, "width": 1, "height": 1} for i, n in enumerate(names, start=1)
     ]
-    index = ImageIndex(read_coco(write(tmp_path, content(images=images, annotations=[]))))
+    path = write(tmp_path, content(images=images, annotations=[]))
+    index = ImageIndex(path, read_coco(path).images)
     found = {
         n: (index.find({"file_name": f"/d/{n}", "image_id": n}) or {}).get("image_id")
         for n in [*names, "z/b.jpg", "y/c.jpg"]
@@ -253,7 +254,7 @@ def test_images_are_found_by_key_then_by_id_and_name(tmp_path):
         {"id": 2, "file_name": "y/a.jpg", "image_key": "y_a", **size},
     ]
     path = write(tmp_path, content(images=images, annotations=[]))
-    index = ImageIndex(read_coco(path))
+    index = ImageIndex(path, read_coco(path).images)
 
     def found(key, name, identity):
         record = {"image_key": key, "file_name": name, "image_id": identity}
@@ -267,7 +268,7 @@ def test_images_are_found_by_key_then_by_id_and_name(tmp_path):
     images[1]["image_key"] = "x_a"
     file = read_coco(write(tmp_path, content(images=images, annotations=[])))
     with pytest.raises(DataError, match="image 2: image_key x_a again"):
-        ImageIndex(file)
+        ImageIndex(file.path, file.images)
     images[1]["image_key"] = 5
     with pytest.raises(DataError, match="image 2: image_key is 5, not text"):
         read_coco(write(tmp_path, content(images=images, annotations=[])))

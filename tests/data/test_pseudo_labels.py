@@ -14,11 +14,10 @@ from pycocotools.cocoeval import COCOeval
 from wsis.config import get_wsis_cfg
 from wsis.data.artifacts import ProductReader, write_artifact
 from wsis.data.builtin import category_ids, get_dataset_dicts
+from wsis.data.label_files import load_pseudo_labels, read_pseudo_labels
 from wsis.data.pseudo_labels import (
     export_pseudo_labels,
-    load_pseudo_labels,
     main,
-    read_pseudo_labels,
     write_pseudo_labels,
 )
 from wsis.data.user import register_dataset

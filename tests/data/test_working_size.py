@@ -12,6 +12,7 @@ from PIL import Image
 from wsis.data.artifacts import write_artifact
 from wsis.data.ground_truth import load_ground_truth
 from wsis.data.images import read_dataset_image
+from wsis.data.label_files import CocoResults
 from wsis.data.proposals.readers import ProposalSource
 from wsis.data.proposals.store import by_rank, proposals_artifact
 from wsis.data.pseudo_labels import write_pseudo_labels
@@ -25,7 +26,7 @@ from wsis.data.working_size import (
     working_size,
 )
 from wsis.errors import DataError, UsageError
-from wsis.evaluation.read_results import CocoResults
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator
 from wsis.layers.regions import Regions
 from wsis.layers.run_lengths import decode_rle, encode_mask
@@ -245,7 +246,10 @@ def test_predictions_are_measured_smaller_and_written_at_the_size_of_the_file(tm
     assert entry["bbox"] == [20, 10, 30, 20]
     expected = decode_rle(record["annotations"][0]["segmentation"])
     assert np.array_equal(decode_rle(entry["segmentation"]), expected)
-    read = CocoResults(path, name).find
+
+    def read(record):
+        return InstancePrediction.of_annotations(CocoResults(path, name).find(record))
+
     assert np.array_equal(read(record).decoded(expected.shape).masks, [expected])
     assert read(record).boxes.tolist() == [[20, 10, 50, 30]]
     small = read(at_working_size(record, LIMIT))

@@ -16,8 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from wsis.data.label_files import CocoResults
 from wsis.data.user import register_role
-from wsis.evaluation.read_results import CocoResults
 from wsis.layers.run_lengths import encode_mask
 
 from tests.export.labels import BIRD, SIZE, call, label, write_labels

@@ -16,6 +16,7 @@ from typing import Any
 from wsis.commands import check_output, writing
 from wsis.data.builtin import get_dataset_dicts, given_name, reading_once
 from wsis.data.files import write_json
+from wsis.data.label_files import CocoResults
 from wsis.data.recognize import tool_of
 from wsis.data.user import named_entries, register_role
 from wsis.engine.evaluate import METRICS
@@ -27,7 +28,7 @@ from wsis.engine.pipeline import PlannedStage, load_pipeline
 from wsis.engine.run import run as run_stages
 from wsis.engine.trainer import images_per_process
 from wsis.errors import DataError, UsageError, WSISError
-from wsis.evaluation.read_results import CocoResults
+from wsis.evaluation.predictions import InstancePrediction
 from wsis.evaluation.results import format_figures, json_results
 from wsis.evaluation.voc_instance import VOCInstanceEvaluator, build_measures
 from wsis.progress import progress
@@ -169,7 +170,7 @@ def _score(
     counts = []
     with progress(records, f"evaluate on {given_name(name)}", total=len(records)) as bar:
         for record in bar:
-            here = found.find(record)
+            here = InstancePrediction.of_annotations(found.find(record))
             counts.append(len(here.classes))
             evaluator.add(record, here)
     figures = {protocol: dict(metrics) for protocol, metrics in evaluator.evaluate().items()}

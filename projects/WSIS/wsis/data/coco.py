@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -203,8 +203,9 @@ def _read_in_turn(path: Path, root: Path, problems: Problems) -> _Loaded:
         raise Unusual
     packer.read_all(lists.entries("annotations", polygons=True))
     lists.rest()
-    if not packer.contradictions.tell(images, path, told):
+    if packer.contradictions.need_all():
         raise Unusual
+    packer.contradictions.tell(path, told)
     problems.take(told)
     places = packer.places
     labels: list[set[int]] = [set() for _ in images]
@@ -232,15 +233,15 @@ class ImageIndex:
         DataError: an image key occurs twice.
     """
 
-    def __init__(self, file: CocoFile) -> None:
-        self.path = file.path
+    def __init__(self, path: Path, images: Iterable[Record]) -> None:
+        self.path = path
         self.by_name: dict[str, list[Record]] = {}
         self.by_key: dict[str, Record] = {}
-        for image in file.images:
+        for image in images:
             self.by_name.setdefault(Path(image["file_name"]).name, []).append(image)
             key = image.get("image_key")
             if key in self.by_key:
-                raise DataError(f"{file.path}: image {image['image_id']}: image_key {key} again")
+                raise DataError(f"{path}: image {image['image_id']}: image_key {key} again")
             if key is not None:
                 self.by_key[key] = image
 

@@ -150,11 +150,11 @@ class Packer(Checker):
 
     Attributes:
         parts: the annotations.
+        contradictions: what they say against each other.
     """
 
     def __init__(self, source: str | os.PathLike[str], problems: Problems) -> None:
         super().__init__(source, problems)
-        self.contradictions = Contradictions()
         self.parts, self._row = Parts(), 0
         self._ranks: dict[Identity, int] = {}
         self._places: list[np.ndarray] = []  # (n, 3): image, row in the file, class id
@@ -177,6 +177,7 @@ class Packer(Checker):
             Unusual: two have one id, or one has none.
         """
         images, ids = self.in_order(), StatedIds()
+        self.contradictions = Contradictions(images)
         self._ranks = {image["image_id"]: rank for rank, image in enumerate(images)}
         free = {n: r for n, r in self._ranks.items() if "image_labels" not in images[r]}
         sizes = np.array([(i["width"], i["height"]) for i in images], dtype=np.float64)

@@ -12,21 +12,11 @@ from typing import Any
 
 from wsis.data.catalog import BoxMode
 from wsis.data.checks import clip_box, field, identity, load_json, number, numbers, short
-from wsis.data.contradictions import StatedBox, strange_boxes
 from wsis.data.problems import FieldError, Problems, collecting
+from wsis.data.written_forms import Stated, require_xywh
 from wsis.errors import DataError
 
 Record = dict[str, Any]
-
-
-def _box(value: Any, size: tuple[int, int]) -> list[float] | None:
-    """The part of a box inside its image; None if that has no area."""
-    x, y, width, height = numbers(value, 4)
-    try:
-        x0, y0, x1, y1 = clip_box((x, y, x + width, y + height), size)
-    except ValueError:
-        return None
-    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def put_detections(
@@ -57,7 +47,7 @@ def put_detections(
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DataError(f"{path} is not a list of detections but {short(content)}")
     by_id = {record["image_id"]: dict(record) | {"annotations": []} for record in records}
-    empty, stated = 0, list[StatedBox]()
+    empty, stated = 0, list[Stated]()
     with collecting(problems) as told:
         for index, entry in enumerate(content):
             with told.leaving_out(file=path, annotation=index):
@@ -69,15 +59,17 @@ def put_detections(
                     raise FieldError("category_id", f"{category} is not among the categories")
                 record = by_id[image]
                 size = record["height"], record["width"]
-                box = field(entry, "bbox", _box, size)
-                stated.append(StatedBox(image, index, entry["bbox"], size))
-                if box is None:
+                stated.append(Stated(image, index, field(entry, "bbox", numbers, 4), size))
+                try:
+                    x0, y0, x1, y1 = clip_box(stated[-1].corners, size)
+                except ValueError:
                     empty += 1
                     continue
+                box = [x0, y0, x1 - x0, y1 - y0]
                 found = {"id": index + 1, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0}
                 found |= {"category_id": class_ids[category], "score": score}
                 record["annotations"].append(found)
-        strange_boxes(stated, path)
+        require_xywh(stated, path)
         if empty:
             message = f"boxes without an area in their image, left out: {empty}"
             told.warning(message, file=path, left_out=empty)

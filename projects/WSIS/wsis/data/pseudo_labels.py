@@ -1,4 +1,4 @@
-"""Writes and reads pseudo labels: COCO JSON with run-length masks and scores.
+"""Writes pseudo labels: COCO JSON with run-length masks and scores.
 
 Stock Detectron2 loads the file through ``register_coco_instances`` with ``INPUT.MASK_FORMAT:
 bitmask``. Beyond COCO an image has ``image_key``, by which a data set finds it again; an annotation
@@ -28,11 +28,8 @@ from wsis.commands import command, make_parser
 from wsis.data.artifacts import RunLengths
 from wsis.data.builtin import category_ids as ids_of_dataset
 from wsis.data.builtin import class_names as names_of_dataset
-from wsis.data.checks import naming
-from wsis.data.coco import CocoFile, ImageIndex, read_coco
 from wsis.data.files import atomic_write
-from wsis.data.images import check_size
-from wsis.data.supervision import restrict_supervision
+from wsis.data.label_files import read_pseudo_labels
 from wsis.data.working_size import Size, resize_mask, scale_boxes, working_size
 from wsis.errors import DataError
 from wsis.layers.run_lengths import RLE, encode_mask, rle_area, rle_box
@@ -277,89 +274,6 @@ def export_pseudo_labels(
         min_score=cfg.WSIS.PSEUDO_LABELS.MIN_SCORE,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-
-
-_OF_A_RUN = "; name the OUTPUT_DIR of a run, or its file of pseudo labels"
-
-
-def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
-    """Read a file of pseudo labels, whose annotations all have a mask as RLE and a score.
-
-    The original BoxCaseg's files have a confidence, which becomes the score, and crowds, which are
-    left out.
-
-    Raises:
-        DataError: what is wrong, with the file, the image and annotation id, and the field.
-    """
-    file = read_coco(path)
-    for record in file.images:
-        if any("confidence" in a and "score" not in a for a in record["annotations"]):
-            record["annotations"] = [a for a in record["annotations"] if not a["iscrowd"]]
-            for annotation in record["annotations"]:
-                if "confidence" in annotation:
-                    annotation.setdefault("score", annotation["confidence"])
-        for annotation in record["annotations"]:
-            with naming(f"{path}: image {record['image_id']}, annotation {annotation['id']}"):
-                if not isinstance(annotation.get("segmentation"), dict):
-                    raise ValueError(f"segmentation is not an RLE{_OF_A_RUN}")
-                if "score" not in annotation:
-                    raise ValueError(f"score is missing{_OF_A_RUN}")
-                if annotation["iscrowd"]:
-                    raise ValueError("iscrowd is 1; a pseudo label is one object")
-    return file
-
-
-def load_pseudo_labels(
-    path: str | os.PathLike[str],
-    dataset_dicts: Sequence[Record],
-    *,
-    class_names: Sequence[str] | None = None,
-) -> list[Record]:
-    """New dataset dicts with pseudo labels in place of all true annotations and masks.
-
-    Images are matched with those of the file by key and id, in files without keys by name
-    (`ImageIndex`), classes by name if ``class_names`` are given: these must be the file's.
-
-    Returns:
-        The images that are in the file, in the given order; ``annotations`` have ``bbox``
-        (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0,
-        and, if the file has them, ``confidence`` and ``ignore_mask``.
-
-    Raises:
-        DataError: damaged file (with the annotation's id and the field), other classes or image
-            sizes, or no image in common.
-    """
-    file = read_pseudo_labels(path)
-    if class_names is not None:
-        if sorted(class_names) != sorted(file.class_names):
-            raise DataError(
-                f"{path} has the classes {', '.join(file.class_names)}, the data set has "
-                f"{', '.join(class_names)}"
-            )
-        # the file's go by category id, those of a data set in an order of its own, perhaps
-        class_ids = [class_names.index(name) for name in file.class_names]
-        for annotation in (a for image in file.images for a in image["annotations"]):
-            annotation["category_id"] = class_ids[annotation["category_id"]]
-    index, result = ImageIndex(file), []
-    for record in dataset_dicts:
-        image = index.find(record)
-        if image is None:
-            continue
-        size = (int(record["height"]), int(record["width"]))
-        where = f"{path}: image {image['image_id']}"
-        source = f"{record['file_name']} is"
-        check_size((image["height"], image["width"]), size, where, source)
-        labelled = restrict_supervision(record, "image")
-        result.append(labelled | {"annotations": image["annotations"]})
-    if dataset_dicts and not result:
-        raise DataError(
-            f"{path} has none of the {len(dataset_dicts)} images of the data set, among them "
-            f"{dataset_dicts[0]['file_name']}; export pseudo labels of this data set first"
-        )
-    count, absent = len(dataset_dicts), len(dataset_dicts) - len(result)
-    if absent:
-        logger.warning("%d of %d images have no entry in %s and are left out", absent, count, path)
-    return result
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

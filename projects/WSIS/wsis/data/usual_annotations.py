@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsis.data.contradictions import ROUNDING, Contradictions
+from wsis.data.contradictions import Contradictions
 from wsis.data.records import pack_many
+from wsis.data.written_forms import ROUNDING
 from wsis.layers.run_lengths import MAX_OUTLINE
 
 Record = dict[str, Any]
@@ -78,7 +79,7 @@ def pack_usual(
         return None
     owners = np.array(places)
     good = _are_good(points, lengths, box, sizes[owners])
-    seen.see_usual(box[good], sizes[owners][good])
+    seen.see_usual(box[good], owners[good])
     ids, its_classes = ids[good], np.array(classes)[good]
     points = points[np.repeat(good, lengths)]
     data, ends = pack_many(ids, its_classes, area[good], box[good], lengths[good], points)

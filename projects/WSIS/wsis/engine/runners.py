@@ -14,8 +14,9 @@ from detectron2.utils import comm
 
 from wsis.data.artifacts import ProductReader
 from wsis.data.inspect_data import require_pictures
+from wsis.data.label_files import load_pseudo_labels
 from wsis.data.mappers import build_mapper
-from wsis.data.pseudo_labels import PseudoLabels, load_pseudo_labels
+from wsis.data.pseudo_labels import PseudoLabels
 from wsis.data.records import Record, Records, compact
 from wsis.engine.evaluate import evaluate_on_test_sets
 from wsis.engine.folder import StageFolder

@@ -19,6 +19,7 @@ from wsis.errors import DataError
 from wsis.layers.run_lengths import (
     RLE,
     common_pixels,
+    decode_rle,
     decode_rles,
     encode_masks,
     rle_areas,
@@ -77,16 +78,16 @@ class InstancePrediction:
         return cls(arrays["classes"], arrays["scores"], arrays["masks"], ignore=ignore)
 
     @classmethod
-    def of_annotations(
-        cls, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]
-    ) -> InstancePrediction:
-        """Instances of an image of ``size`` (H, W) with RLE masks; a missing score counts as 1."""
-        rles = [a["segmentation"] for a in annotations]
-        ignored = decode_rles([a["ignore_mask"] for a in annotations if "ignore_mask" in a], size)
+    def of_annotations(cls, annotations: Sequence[Mapping[str, Any]]) -> InstancePrediction:
+        """Of `wsis.data.label_files`, masks not decoded; a missing score counts as 1."""
         classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
         scores = np.array([a.get("score", 1.0) for a in annotations], dtype=np.float64)
-        masks, ignore = decode_rles(rles, size), np.asarray(ignored.any(axis=0))
-        return cls(classes, scores, masks, ignore=ignore, encoded=rles)
+        boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+        rles = [a["segmentation"] for a in annotations if "segmentation" in a]
+        ignored = [decode_rle(a["ignore_mask"]) for a in annotations if "ignore_mask" in a]
+        ignore = np.any(ignored, axis=0) if ignored else None
+        encoded = rles if len(rles) == len(annotations) else None
+        return cls(classes, scores, None, boxes, ignore, encoded)
 
     @property
     def has_masks(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from wsis.data.checks import clip_box, load_json, numbers, short
-from wsis.data.coco import CocoFile, ImageIndex
+from wsis.data.coco import ImageIndex
 from wsis.data.coco_fields import rings
 from wsis.errors import DataError
 from wsis.export.read_labels import Labels
@@ -153,7 +153,7 @@ class Merged:
             for entry in self.content["images"]
             if isinstance(entry.get("file_name"), str)
         ]
-        index = ImageIndex(CocoFile(path, {}, (), {}, images))
+        index = ImageIndex(path, images)
         for image in labels.file.images:
             self._add(image, index.find(image | {"file_name": _small(image["file_name"])}))
         names = {_key(image.get("id")): image.get("file_name") for image in self.content["images"]}

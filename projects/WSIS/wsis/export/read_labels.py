@@ -12,12 +12,12 @@ import numpy as np
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts
 from wsis.data.checks import naming
 from wsis.data.coco import CocoFile
-from wsis.data.pseudo_labels import image_root, read_pseudo_labels
+from wsis.data.label_files import CocoResults, read_pseudo_labels
+from wsis.data.pseudo_labels import image_root
 from wsis.data.user import register_role
 from wsis.engine.evaluate import PREDICTIONS
 from wsis.engine.manifest import MANIFEST
 from wsis.errors import DataError, UsageError, WSISError
-from wsis.evaluation.read_results import CocoResults
 from wsis.layers.components import clean_mask
 from wsis.layers.run_lengths import decode_rle, encode_mask, rle_box
 from wsis.progress import progress
@@ -116,7 +116,7 @@ def _read_results(path: Path, names: tuple[str, ...]) -> CocoFile:
     find = CocoResults(path, name, records).find
     root, images = image_root(records), []
     for number, record in enumerate(records, start=1):
-        rows = find(record).results
+        rows = find(record)
         if not all("segmentation" in row for row in rows):
             raise DataError(f"{path}: image {record['image_id']}: segmentation is missing")
         own = isinstance(record["image_id"], int | str)

@@ -13,11 +13,10 @@ import numpy as np
 
 from wsis.data.builtin import class_names, get_dataset_dicts
 from wsis.data.ground_truth import GroundTruth
-from wsis.data.pseudo_labels import load_pseudo_labels
+from wsis.data.label_files import CocoResults, load_pseudo_labels
 from wsis.data.working_size import MAX_PIXELS, at_working_size, file_size, resize_annotation
 from wsis.errors import DataError, UsageError, WSISError
 from wsis.evaluation.predictions import InstancePair, InstancePrediction
-from wsis.evaluation.read_results import CocoResults
 from wsis.evaluation.truth import load_truth
 from wsis.evaluation.voc import match_instances
 from wsis.report.run_folders import RunFolder
@@ -125,7 +124,7 @@ def label_source(images: ImageSet, labels: Mapping[str, Sequence[Record]]) -> So
         size = (int(record["height"]), int(record["width"]))
         given = file_size(record)
         found = [resize_annotation(a, given, size) for a in labels[record["image_key"]]]
-        return InstancePrediction.of_annotations(found, size).ranked()
+        return InstancePrediction.of_annotations(found).decoded(size).ranked()
 
     return Source("pseudo_labels", "pseudo labels", images, find)
 
@@ -142,7 +141,8 @@ def prediction_source(folder: RunFolder, images: ImageSet) -> Source:
         ) from None
 
     def find(record: Record) -> InstancePrediction:
-        return predicted.find(record).decoded((record["height"], record["width"])).ranked()
+        found = InstancePrediction.of_annotations(predicted.find(record))
+        return found.decoded((record["height"], record["width"])).ranked()
 
     several = len(folder.predictions) > 1
     key = f"{folder.folder.name}-{name}" if several else folder.folder.name

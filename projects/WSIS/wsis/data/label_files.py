@@ -1,16 +1,19 @@
-"""Reads predictions of any network in COCO's result format, and labels in a COCO file.
+"""Reads labels and predictions of any origin, and gives images their instances in one form.
 
-A result has 1 kB as a dict, and there are a hundred for each image: numbers and run lengths are put
-aside as they are read.
+They become annotations with ``category_id`` (a class id), ``score``, ``bbox`` (XYWH) and
+``segmentation`` (a checked RLE): of pseudo labels, which are a COCO file, and of predictions in
+COCO's result format. A result has 1 kB as a dict, and there are a hundred for each image: numbers
+and run lengths are put aside as they are read.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, repeat
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,16 @@ import numpy as np
 
 from wsis.data.builtin import category_ids, class_names, get_dataset_dicts, given_name
 from wsis.data.checks import field, identity, load_json, naming, number, numbers, short
-from wsis.data.coco import CocoFile, ImageIndex
-from wsis.data.contradictions import StatedBox, strange_boxes
+from wsis.data.coco import CocoFile, ImageIndex, read_coco
+from wsis.data.images import check_size
+from wsis.data.supervision import restrict_supervision
 from wsis.data.working_size import file_size, resize_annotation
+from wsis.data.written_forms import Stated, require_xywh
 from wsis.errors import DataError
-from wsis.evaluation.predictions import InstancePrediction
 from wsis.layers.run_lengths import check_rles, polygons_to_rle, rle_boxes
 
 logger = logging.getLogger(__name__)
+Record = dict[str, Any]
 
 _TAKEN = object()  # stands in the place of a result that was put aside
 _NO_BOX = (float("nan"),) * 4
@@ -35,6 +40,87 @@ _FORM = (
     "is neither in COCO's result format, a list of objects with image_id, category_id, score and "
     "segmentation or bbox, nor a COCO file with annotations"
 )
+_OF_A_RUN = "; name the OUTPUT_DIR of a run, or its file of pseudo labels"
+
+
+def read_pseudo_labels(path: str | os.PathLike[str]) -> CocoFile:
+    """Read a file of pseudo labels, whose annotations all have a mask as RLE and a score.
+
+    The original BoxCaseg's files have a confidence, which becomes the score, and crowds, which are
+    left out.
+
+    Raises:
+        DataError: what is wrong, with the file, the image and annotation id, and the field.
+    """
+    file = read_coco(path)
+    for record in file.images:
+        if any("confidence" in a and "score" not in a for a in record["annotations"]):
+            record["annotations"] = [a for a in record["annotations"] if not a["iscrowd"]]
+            for annotation in record["annotations"]:
+                if "confidence" in annotation:
+                    annotation.setdefault("score", annotation["confidence"])
+        for annotation in record["annotations"]:
+            with naming(f"{path}: image {record['image_id']}, annotation {annotation['id']}"):
+                if not isinstance(annotation.get("segmentation"), dict):
+                    raise ValueError(f"segmentation is not an RLE{_OF_A_RUN}")
+                if "score" not in annotation:
+                    raise ValueError(f"score is missing{_OF_A_RUN}")
+                if annotation["iscrowd"]:
+                    raise ValueError("iscrowd is 1; a pseudo label is one object")
+    return file
+
+
+def load_pseudo_labels(
+    path: str | os.PathLike[str],
+    dataset_dicts: Sequence[Record],
+    *,
+    class_names: Sequence[str] | None = None,
+) -> list[Record]:
+    """New dataset dicts with pseudo labels in place of all true annotations and masks.
+
+    Images are matched with those of the file by key and id, in files without keys by name
+    (`ImageIndex`), classes by name if ``class_names`` are given: these must be the file's.
+
+    Returns:
+        The images that are in the file, in the given order; ``annotations`` have ``bbox``
+        (XYWH_ABS), ``segmentation`` (RLE), ``category_id`` (class id), ``score``, ``iscrowd`` 0,
+        and, if the file has them, ``confidence`` and ``ignore_mask``.
+
+    Raises:
+        DataError: damaged file (with the annotation's id and the field), other classes or image
+            sizes, or no image in common.
+    """
+    file = read_pseudo_labels(path)
+    if class_names is not None:
+        if sorted(class_names) != sorted(file.class_names):
+            raise DataError(
+                f"{path} has the classes {', '.join(file.class_names)}, the data set has "
+                f"{', '.join(class_names)}"
+            )
+        # the file's go by category id, those of a data set in an order of its own, perhaps
+        class_ids = [class_names.index(name) for name in file.class_names]
+        for annotation in (a for image in file.images for a in image["annotations"]):
+            annotation["category_id"] = class_ids[annotation["category_id"]]
+    index, result = ImageIndex(file.path, file.images), []
+    for record in dataset_dicts:
+        image = index.find(record)
+        if image is None:
+            continue
+        size = (int(record["height"]), int(record["width"]))
+        where = f"{path}: image {image['image_id']}"
+        source = f"{record['file_name']} is"
+        check_size((image["height"], image["width"]), size, where, source)
+        labelled = restrict_supervision(record, "image")
+        result.append(labelled | {"annotations": image["annotations"]})
+    if dataset_dicts and not result:
+        raise DataError(
+            f"{path} has none of the {len(dataset_dicts)} images of the data set, among them "
+            f"{dataset_dicts[0]['file_name']}; export pseudo labels of this data set first"
+        )
+    count, absent = len(dataset_dicts), len(dataset_dicts) - len(result)
+    if absent:
+        logger.warning("%d of %d images have no entry in %s and are left out", absent, count, path)
+    return result
 
 
 class _Rows:
@@ -103,14 +189,12 @@ class CocoResults:
         self.has_masks = self._masks is not False
         self.has_scores = self._unscored is None
         if not self.has_masks:
-            strange_boxes(islice(self._stated(), _LOOKED_AT), path)
-
-    def _stated(self) -> Iterator[StatedBox]:
-        for record in self._records:
-            rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
-            size = file_size(record)
-            for place, box in enumerate(np.array(rows.boxes).reshape(-1, 4).tolist(), start=1):
-                yield StatedBox(record["image_id"], place, box, size)
+            stated = (
+                Stated(record["image_id"], place, one["bbox"], (record["height"], record["width"]))
+                for record in self._records
+                for place, one in enumerate(self.find(record), start=1)
+            )
+            require_xywh(islice(stated, _LOOKED_AT), path)
 
     def _put_aside(self, entry: dict[str, Any]) -> Any:
         """Keep a result in few bytes; other objects of the file stay as they are."""
@@ -177,7 +261,7 @@ class CocoResults:
         if self._is_file and "images" in content:
             try:
                 images = [i | {"image_id": identity(i["id"])} for i in content["images"]]
-                index = ImageIndex(CocoFile(self.path, {}, (), {}, images))
+                index = ImageIndex(self.path, images)
             except (TypeError, KeyError, ValueError):
                 raise DataError(f"{self.path}: images is no list with id and file_name") from None
             found = ((record["image_id"], index.find(record)) for record in self._records)
@@ -195,26 +279,27 @@ class CocoResults:
             logger.warning(said, self.path, len(strange), given_name(self.name))
         return ids
 
-    def find(self, record: Mapping[str, Any]) -> InstancePrediction:
-        """The instances predicted for a dataset dict, at the dict's size; masks not decoded."""
+    def find(self, record: Mapping[str, Any]) -> list[Record]:
+        """The instances predicted for a dataset dict, as annotations at the dict's size.
+
+        Where there are boxes alone, they have no ``segmentation``.
+        """
         size, given = (int(record["height"]), int(record["width"])), file_size(record)
         rows = self._rows.get(self._ids.get(record["image_id"]), _Rows())
-        classes = np.array([self._class_ids[c] for c in rows.categories], dtype=np.int64)
-        boxes, masks = np.array(rows.boxes).reshape(-1, 4), None
+        boxes = np.array(rows.boxes).reshape(-1, 4)
         try:
-            if self.has_masks or not len(classes):
-                masks = [_as_rle(mask, given) for mask in rows.masks]
-                masks = check_rles(masks, given)
-                unknown = np.flatnonzero(np.isnan(boxes[:, 0]))
-                boxes[unknown] = rle_boxes([masks[place] for place in unknown])
-            if given != size:
-                pairs = zip(boxes.tolist(), masks or repeat(None), strict=False)
-                entries = [{"bbox": box, "segmentation": mask} for box, mask in pairs]
-                found = [resize_annotation(entry, given, size) for entry in entries]
-                boxes = np.array([row["bbox"] for row in found]).reshape(-1, 4)
-                masks = masks and [row["segmentation"] for row in found]
+            masks = check_rles([_as_rle(mask, given) for mask in rows.masks], given)
+            unknown = np.flatnonzero(np.isnan(boxes[:, 0]))
+            boxes[unknown] = rle_boxes([masks[place] for place in unknown])
+            values = zip(rows.categories, rows.scores, boxes.tolist(), strict=True)
+            found: list[Record] = [
+                {"category_id": self._class_ids[category], "score": score, "bbox": box}
+                for category, score, box in values
+            ]
+            for annotation, mask in zip(found, masks, strict=False):  # or none has a mask
+                annotation["segmentation"] = mask
+            return [resize_annotation(one, given, size) for one in found]
         except ValueError as error:
             raise DataError(
                 f"{self.path}: image {record['image_id']}: segmentation {error}"
             ) from None
-        return InstancePrediction(classes, np.array(rows.scores), None, boxes, encoded=masks)
