@@ -21,7 +21,7 @@ from typing import Any
 
 from wsis.data.catalog import DatasetCatalog, MetadataCatalog
 from wsis.data.checks import MAX_NAME_BYTES, short
-from wsis.data.coco import load_coco_dataset
+from wsis.data.coco import load_coco_dataset, without_collections
 from wsis.data.problems import ADVICE, Problems
 from wsis.data.records import Records, compact
 from wsis.data.root import datasets_root, duts_folders
@@ -338,6 +338,7 @@ def _tell(name: str, problems: Problems) -> None:
         logger.warning("data set %s: warnings: %d:\n%s", name, problems.warnings, warnings)
 
 
+@without_collections()
 def _complete(records: Records) -> Records:
     """The dicts with what WSIS wants of them."""
     heads = [*records.heads]

@@ -115,7 +115,7 @@ def check_content(
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """In the block, Python does not look for garbage among the millions of lists that are made.
 
     Of COCO's size it took a quarter of the reading time, and there is none.
@@ -129,7 +129,7 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-@_without_collections()
+@without_collections()
 def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -> CocoFile:
     """Read and check a COCO JSON file; sizes that it lacks are read from images in ``image_root``.
 
@@ -145,7 +145,7 @@ def read_coco(path: str | os.PathLike[str], *, image_root: Path | None = None) -
 _Loaded = tuple[Sequence[Record], tuple[str, ...], dict[Identity, int]]
 
 
-@_without_collections()
+@without_collections()
 def load_coco_dataset(
     path: str | os.PathLike[str],
     image_root: str | os.PathLike[str],

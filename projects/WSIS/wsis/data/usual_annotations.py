@@ -17,7 +17,7 @@ from wsis.data.contradictions import ROUNDING, Contradictions
 from wsis.data.records import pack_many
 from wsis.layers.run_lengths import MAX_OUTLINE
 
-_SPACE, _INTEGER, _LIST = r"[ \t\r\n]*+", r"(0|[1-9][0-9]{0,17}+)", r"\[([^]]*+)\]"
+_SPACE, _INTEGER, _LIST = r"[ \t\r\n]*+", r"(0|[1-9][0-9]{0,14}+)", r"\[([^]]*+)\]"
 _VALUES = {
     "id": _INTEGER,
     "image_id": _INTEGER,
@@ -95,13 +95,13 @@ def pack_usual(
         return None
     rows, numbers, images, classes, areas, boxes, polygons, counts = zip(*looked, strict=True)
     try:
-        area, box, points = map(_numbers, (areas, boxes, polygons))
+        ids, area, box, points = map(_numbers, (numbers, areas, boxes, polygons))
     except (ValueError, OverflowError):
         return None
     box, lengths, owners = box.reshape(-1, 4), np.array(counts), np.array(images)
     good = _are_good(points, lengths, box, sizes[owners])
     seen.see_usual(box[good], sizes[owners][good])
-    ids, its_classes = np.array([*map(int, numbers)])[good], np.array(classes)[good]
+    ids, its_classes = ids[good].astype(np.int64), np.array(classes)[good]
     points = points[np.repeat(good, lengths)]
     data, ends = pack_many(ids, its_classes, area[good], box[good], lengths[good], points)
     return Usual(np.array(rows)[good], ids, owners[good], its_classes, data, ends)
