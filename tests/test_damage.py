@@ -333,6 +333,19 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_iteration(
     assert "Resuming at iteration 3" in done.stdout
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_that_cannot_be_read_leaves_nothing_behind(processes, shapes_root, tmp_path):
+    (tmp_path / "a.json").write_text('{"images": [')
+    data = f"{{FORMAT: coco, JSON: {tmp_path}/a.json, IMAGES: {shapes_root}/shapes/JPEGImages}}"
+    command = ("--num-gpus", 0, "--num-processes", processes)
+    run = {"datasets": shapes_root, "output": tmp_path / "output" / "a"}
+    done = train_net_forked(*command, **run, extra=(("DATA.TRAIN", data),))
+    assert_refused(done, "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    said = [line for line in done.stdout.splitlines() if "starting 2 processes" in line]
+    assert len(said) == processes - 1
+
+
 def test_two_processes_of_which_one_fails_say_it_once(copy, shapes_root, tmp_path):
     """The second image belongs to the second process alone."""
     shutil.rmtree(copy / "2_cam")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from wsis.data.builtin import (
     reading_together,
 )
 from wsis.data.catalog import BoxMode, DatasetCatalog, MetadataCatalog
-from wsis.data.records import Records, compact, heads_of
+from wsis.data.records import Parts, Records, compact, heads_of, pack, pack_many, to_json
 from wsis.data.user import register_dataset
 
 NAME = "wsis_test_records"
@@ -51,6 +52,62 @@ def test_parts_and_heads():
     assert heads_of(given) is given
     with pytest.raises(IndexError):
         found[10]
+
+
+def some_records(draw, count):
+    """Objects as COCO has them, odd ones, and none."""
+    found = []
+    for number in range(count):
+        polygons = [[draw.uniform(-3, 1e3) for _ in range(6)] for _ in range(draw.randint(1, 2))]
+        kinds = [
+            {"bbox": [draw.random(), 1.0, 2.5e-7, 3e22], "bbox_mode": BoxMode.XYWH_ABS},
+            {"segmentation": polygons, "area": draw.random(), "bbox_mode": BoxMode.XYXY_ABS},
+            {"segmentation": [[1, 2, 3, 4, 5, 6]], "point": [1.5, np.float64(2.5)]},
+            {"segmentation": {"size": [5, 7], "counts": b"12"}, "point": np.ones(2), "more": "ä"},
+        ]
+        about = {"image_key": f'k"{number}', "image_labels": [1], "height": 5}
+        if draw.random() < 0.8:
+            chosen = draw.choices(kinds, k=draw.randint(0, 3))
+            about["annotations"] = [
+                {"category_id": 2, "iscrowd": draw.randint(0, 1)} | one for one in chosen
+            ]
+        found.append(about)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_texts_are_the_json_of_the_dicts(seed):
+    """Also of objects that `pack_many` packed, in another order, and of a selection."""
+    draw = random.Random(seed)
+    given, parts, owners = some_records(draw, 9), Parts(), []
+    for number, one in enumerate(given):
+        for rank, annotation in enumerate(one.get("annotations", ())):
+            parts.add(pack(annotation))
+            owners.append((number, 2 * rank))
+    lengths = np.array([draw.choice([6, 8, 20]) for _ in range(30)])
+    numbers = np.array([draw.uniform(-9, 1e3) for _ in range(30 * 5 + lengths.sum())])
+    numbers[:150] = numbers[:150].round(draw.randint(0, 9))
+    ids, boxes = np.arange(30) ** 11, numbers[30:150].reshape(30, 4)
+    parts.add_many(*pack_many(ids, ids % 80, numbers[:30], boxes, lengths, numbers[150:]))
+    owners += [(draw.randrange(9), 1 + 2 * number) for number in range(30)]
+    given = [one | {"annotations": []} for one in given]
+    found = Records(given, parts, np.array(owners))[np.array([3, 1, 8, 0, 3])]
+    shows = (
+        lambda one: [one],
+        lambda one: [],
+        lambda one: [{k: v for k, v in one.items() if k[0] in "bci"}],
+        lambda one: [{"area": one["area"]}] if "area" in one else [],
+    )
+    for show in shows:
+        expected = []
+        for whole, bare in zip(found, found.unmasked, strict=True):
+            told = [to_json(shown) for one in bare["annotations"] for shown in show(one)]
+            masks = [one.get("segmentation") for one in whole["annotations"]]
+            polygons = [p for mask in masks if isinstance(mask, list) for p in mask]
+            floats = [value for p in polygons for value in p if type(value) is float]
+            expected.append((", ".join(told), np.array(floats).tobytes()))
+        texts = [(text, b"".join(points)) for text, points in found.texts(show)]
+        assert texts == expected
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from wsis.data.coco import load_coco_dataset
 from wsis.data.long_lists import Unusual
 from wsis.data.problems import Problems
 from wsis.data.records import Records
-from wsis.data.usual_annotations import _decimals
+from wsis.data.usual_annotations import USUAL, _decimals
+from wsis.errors import DataError
 
 RLE = {"size": [60, 80], "counts": [600, 40, 20, 40, 4100]}
 
@@ -122,6 +123,58 @@ def test_both_ways_agree_on_many_at_once(seed, tmp_path, monkeypatch):
     kind, found = read(file, tmp_path, 1)
     assert kind is Records
     assert repr(found) == repr(as_whole(file, tmp_path, monkeypatch)[1])
+
+
+def in_odd_form(entry, draw):
+    """An annotation as JSON, with its fields in any order, blanks anywhere, and slips."""
+    blank = lambda: draw.choice(["", "", " ", "\n ", "\t"])  # noqa: E731
+    fields = [f'{blank()}"{k}"{blank()}:{blank()}{json.dumps(v)}' for k, v in entry.items()]
+    draw.shuffle(fields)
+    if draw.random() < 0.1:
+        fields[draw.randrange(len(fields))] = draw.choice(fields)  # a name is there twice
+    text = "{" + f"{blank()},".join(fields) + f"{blank()}}}"
+    if draw.random() < 0.1:
+        place, slip = draw.randrange(len(text)), draw.choice([*',[]{}":.-0 eä'] + [""])
+        text = text[:place] + slip + text[place + draw.randint(0, 1) :]
+    return text
+
+
+def told_or_read(root):
+    problems = Problems()
+    try:
+        records, *others = load_coco_dataset(root / "a.json", root, problems)
+    except DataError as error:
+        return str(error)
+    return repr([[*records], *others, sorted(map(str, problems.found)), problems.left_out])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_both_ways_agree_on_any_form(seed, tmp_path, monkeypatch):
+    """Also on files that are no JSON any more."""
+    file, draw = content(), random.Random(seed)
+    entries = ",\n".join(in_odd_form(one, draw) for one in file.pop("annotations")[: seed % 32 + 1])
+    text = json.dumps(file).removesuffix("}") + f', "annotations": [{entries}]}}'
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    found = told_or_read(tmp_path)
+    monkeypatch.setattr(coco, "_read_in_turn", lambda *a: (_ for _ in ()).throw(Unusual))
+    assert found == told_or_read(tmp_path)
+
+
+def test_a_usual_annotation_is_known_by_its_form():
+    entry = content()["annotations"][0]
+    for form in (None, 1):
+        text = json.dumps(entry, indent=form)
+        groups = ("100", "1", "3", "0", "98.5")
+        assert USUAL.fullmatch(text).groups()[:5] == groups
+        assert USUAL.fullmatch(json.dumps(dict(reversed(entry.items())))).groups()[:5] == groups
+        for name in entry:
+            lacking = {key: value for key, value in entry.items() if key != name}
+            assert not USUAL.match(json.dumps(lacking, indent=form)), name
+            twice = json.dumps(lacking, indent=form)[:-1] + f', "id": 7, "{name}": 1}}'
+            assert not USUAL.match(twice), name
+        assert not USUAL.match(text[:-1] + ', "score": 1}')
+        assert not USUAL.match(text[:-1] + ",}")
+        assert not USUAL.match(text.replace(",", "}", 1))
 
 
 def test_a_file_is_read_as_a_whole_where_it_must_be(tmp_path, monkeypatch):

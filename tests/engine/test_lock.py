@@ -1,6 +1,7 @@
 """Two runs cannot share an output folder."""
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -71,6 +72,41 @@ def test_the_folder_stays_locked_until_the_last_process_of_a_run_has_ended(tmp_p
         rank.communicate()
     with output_lock(tmp_path):
         pass
+
+
+def test_a_folder_that_holds_nothing_but_the_lock_goes_with_it(tmp_path):
+    """And those above it that the lock has made; others stay, and so does what has files."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"), output_lock(tmp_path / "a" / "b"):
+            raise ValueError("broken")
+        assert not [*tmp_path.iterdir()]
+    with output_lock(tmp_path):
+        pass
+    assert not [*tmp_path.iterdir()]
+    with output_lock(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "c").touch()
+    assert os.listdir(tmp_path / "a") == ["c"]
+    with output_lock(tmp_path / "a"):
+        pass
+    assert sorted(os.listdir(tmp_path / "a")) == [".lock", "c"]
+
+
+def test_a_lock_that_its_holder_has_taken_away_is_no_lock(tmp_path, monkeypatch):
+    """Another run opened the file before, and would hold one that nobody sees."""
+    lockf = fcntl.lockf
+
+    for taken_again in (False, True):
+
+        def late(*arguments, taken_again=taken_again):
+            (tmp_path / ".lock").unlink()
+            if taken_again:
+                (tmp_path / ".lock").touch()
+            lockf(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("wsis.engine.lock.fcntl.lockf", late)
+            with pytest.raises(WSISError, match="in use by another run$"), output_lock(tmp_path):
+                pass
 
 
 def test_a_link_is_refused_and_its_target_untouched(tmp_path):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from wsis.data.coco import load_coco_dataset
+from wsis.data.records import Records
+from wsis.data.supervision import seen_at
 from wsis.engine import manifest as manifests
 from wsis.engine.manifest import (
     DONE,
@@ -289,6 +293,47 @@ def test_fingerprint_of_arrays_and_numpy_numbers():
     assert fingerprint([one], "image") == fingerprint([record()], "image")
     assert fingerprint([one], "mask") != fingerprint([record()], "mask")
     assert fingerprint([], "image") != fingerprint([one], "image")
+
+
+def as_defined(dicts, level):
+    """The digest that runs have noted; if it changed, all of them would be stale."""
+    sha = hashlib.sha256()
+    for one in dicts:
+        points = []
+        for annotation in one["annotations"]:
+            mask = annotation["segmentation"]
+            if isinstance(mask, list):
+                points += [value for polygon in mask for value in polygon]
+                annotation["segmentation"] = [*map(len, mask)]
+        seen = seen_at(one, level)
+        sizes = [-1] if "instance_file_name" in seen else []
+        seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
+        sha.update(json.dumps([seen, sizes], sort_keys=True).encode())
+        sha.update(np.array(points if level == "mask" else []).tobytes())
+    return sha.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("level", ["image", "point", "box", "mask"])
+def test_fingerprint_of_a_file_is_as_defined(level, tmp_path):
+    """Of annotations that are packed as arrays, of others, and of the same as dicts."""
+    rng, objects, images = np.random.default_rng(4), [], []
+    for number in range(40):
+        x, y = rng.uniform(0, 40, 2).round(int(rng.integers(1, 16))).tolist()
+        one = {"id": number + 1, "image_id": number % 7, "category_id": 3, "iscrowd": 0}
+        one |= {"area": number / 7, "bbox": [x, y, 9.0, 8.5]}
+        one["segmentation"] = [[x, y, x + 9.0, y, x, y + 8.5]]
+        if number % 3 == 0:
+            one |= {"segmentation": [*one["segmentation"], [0.5, 1.0, 2.0, 3.0, 4.0, 5.0]]}
+        if number % 4 == 0:
+            one["point"] = [x, y]
+        objects.append(one)
+        images.append({"id": number, "file_name": f"{number}.png", "height": 60, "width": 60})
+    file = {"images": images[:8], "annotations": objects, "categories": [{"id": 3, "name": "ä"}]}
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    records, _, _ = load_coco_dataset(tmp_path / "a.json", tmp_path)
+    assert isinstance(records, Records)
+    assert fingerprint(records, level) == fingerprint([*records], level)
+    assert fingerprint(records, level) == as_defined([*records], level)
 
 
 def test_a_data_set_is_read_once_per_command(monkeypatch):

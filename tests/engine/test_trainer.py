@@ -131,14 +131,21 @@ def test_resumed_equals_unbroken(trainer_of, stage, stop):
     assert any(momentum.abs().sum() > 0 for momentum in momenta)
 
 
-def test_weights_of_five_dimensions_keep_their_layout(trainer_of, monkeypatch):
+def test_weights_lie_in_memory_as_their_gradients_do(trainer_of, monkeypatch):
+    """Else torch warns of it in several processes, as of depthwise kernels; 5 dimensions stay."""
+    image = torch.ones(2, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+
     def build(cfg):
         model = build_network(cfg)
         model.volume = torch.nn.Conv3d(2, 2, 3)
+        model.kernels = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=4))
         return model
 
     monkeypatch.setattr("wsis.engine.trainer.build_network", build)
-    assert trainer_of("volumes", "classifier").model.volume.weight.is_contiguous()
+    model = trainer_of("layouts", "classifier").model
+    model.kernels(image).sum().backward()
+    assert model.kernels[0].weight.grad.stride() == model.kernels[0].weight.stride()
+    assert model.volume.weight.is_contiguous()
 
 
 @pytest.mark.parametrize("schedule", ["WarmupMultiStepLR", "WarmupCosineLR"])

@@ -21,7 +21,7 @@ from typing import Any
 
 from wsis.data.catalog import DatasetCatalog, MetadataCatalog
 from wsis.data.checks import MAX_NAME_BYTES, short
-from wsis.data.coco import load_coco_dataset
+from wsis.data.coco import load_coco_dataset, without_collections
 from wsis.data.problems import ADVICE, Problems
 from wsis.data.records import Records, compact
 from wsis.data.root import datasets_root, duts_folders
@@ -338,20 +338,19 @@ def _tell(name: str, problems: Problems) -> None:
         logger.warning("data set %s: warnings: %d:\n%s", name, problems.warnings, warnings)
 
 
+@without_collections()
 def _complete(records: Records) -> Records:
     """The dicts with what WSIS wants of them."""
-    heads, keys = records.heads, None
-    if not all("image_key" in record for record in heads):
-        keys = image_keys([str(record["file_name"]) for record in heads])
-
-    def more(number: int, record: dict[str, Any]) -> dict[str, Any]:
-        own: dict[str, Any] = {} if keys is None else {"image_key": keys[number]}
-        if "image_labels" not in record:
+    heads = [*records.heads]
+    if not all("image_key" in head for head in heads):
+        keys = image_keys([str(head["file_name"]) for head in heads])
+        for head, key in zip(heads, keys, strict=True):
+            head["image_key"] = key
+    for number, head in enumerate(heads):
+        if "image_labels" not in head:
             labels = {one["category_id"] for one in records.annotations(number)}
-            own["image_labels"] = sorted(labels)
-        return own
-
-    return records.with_more(more)
+            head["image_labels"] = sorted(labels)
+    return records.with_heads(heads)
 
 
 def read_dataset(name: str, on_error: str = "raise") -> Records:

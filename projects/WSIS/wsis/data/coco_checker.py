@@ -26,7 +26,7 @@ from wsis.data.long_lists import Unusual, whole
 from wsis.data.picture_names import PictureFinder
 from wsis.data.problems import FieldError, Problems
 from wsis.data.records import Parts, pack
-from wsis.data.usual_annotations import pack_usual
+from wsis.data.usual_annotations import by_text, pack_usual
 from wsis.errors import DataError
 
 _AT_ONCE = 1024  # annotations
@@ -180,10 +180,11 @@ class Packer(Checker):
         self.contradictions = Contradictions(images)
         self._ranks = {image["image_id"]: rank for rank, image in enumerate(images)}
         free = {n: r for n, r in self._ranks.items() if "image_labels" not in images[r]}
+        places, class_ids = by_text(free), by_text(self.class_ids)
         sizes = np.array([(i["width"], i["height"]) for i in images], dtype=np.float64)
         rest, before = iter(entries), 0
         while some := [*islice(rest, _AT_ONCE)]:
-            usual = pack_usual(some, free, sizes, self.class_ids, self.contradictions)
+            usual = pack_usual(some, places, sizes, class_ids, self.contradictions)
             others = set(range(len(some)))
             if usual is not None:
                 others -= {*usual.rows.tolist()}

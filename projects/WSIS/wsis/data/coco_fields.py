@@ -6,6 +6,7 @@ thing, is read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
@@ -156,7 +157,7 @@ def read_image(entry: Record, finder: PictureFinder | None, known: dict[Identity
         name = field(entry, "file_name", inside).replace("\\", "/")
     else:
         name = field(entry, "file_name", finder.find)
-    path = None if finder is None else finder.root / name
+    path = None if finder is None else os.path.join(finder.root, name)
     if path is not None and not (entry.get("height") and entry.get("width")):
         height, width = read_image_size(path)
     else:

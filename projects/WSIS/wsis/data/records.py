@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import pickle
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,27 @@ _BITS = (("bbox", 1), ("point", 2), ("segmentation", 4))
 _BOX_AND_MASK, _CROWD, _POLYGONS, _PLAIN = 5, 8, 16, 32
 _OBJECT = struct.Struct("<qqqqddddd")  # its first byte, id, class, numbers of points, area, box
 _MODE, _MASK = "bbox_mode", "segmentation"
+# JSON of what `_unpack` makes of it without masks: places in `_OBJECT`, and their text.
+_TEXTS: dict[str, tuple[tuple[int, ...], str]] = {
+    "area": ((4,), "%r"),
+    "bbox": ((5, 6, 7, 8), "[%r, %r, %r, %r]"),
+    _MODE: ((), str(int(BoxMode.XYWH_ABS))),
+    "category_id": ((2,), "%d"),
+    "id": ((1,), "%d"),
+    "iscrowd": ((), "0"),
+    _MASK: ((3,), "[%d]"),
+}
 _AT_ONCE = 4096  # dicts, of which the places are held as Python's numbers
 _MODES = {int(mode): mode for mode in BoxMode}
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+to_json = json.JSONEncoder(sort_keys=True, default=_jsonable).encode  # of a dict or what is in it
 
 
 def pack(annotation: Record) -> bytes:
@@ -104,11 +125,11 @@ def _unpack(data: memoryview, masks: bool) -> Record:
     return annotation
 
 
-def _points(data: memoryview) -> memoryview:
-    """The numbers of the polygons of an annotation that has any."""
-    if data[0] & _PLAIN:
-        return data[_OBJECT.size :]
-    return data[len(data) - 8 * sum(_unpack(data, False)[_MASK]) :]
+def _form(keys: Iterable[str]) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    """JSON of some fields of a plain object, but for numbers; which of `_OBJECT` these are."""
+    places, texts = zip(*(_TEXTS[key] for key in sorted(keys)), strict=True)
+    fields = (f'"{key}": {text}' for key, text in zip(sorted(keys), texts, strict=True))
+    return f"{{{', '.join(fields)}}}", itemgetter(*chain.from_iterable(places))
 
 
 class Parts:
@@ -213,9 +234,30 @@ class Records(Sequence[Record]):
     def _parts_of(self, index: int) -> Iterator[memoryview]:
         return self._annotations.between(*self._spans[self._rows[index]].tolist())
 
-    def points(self, index: int) -> bytes:
-        """The numbers in the polygons of a dict as float64, one after another."""
-        return b"".join(map(_points, (p for p in self._parts_of(index) if p[0] & _POLYGONS)))
+    def texts(
+        self, show: Callable[[Record], Sequence[Record]]
+    ) -> Iterator[tuple[str, Sequence[memoryview]]]:
+        """For each dict JSON of its annotations, and the numbers of their polygons as float64.
+
+        ``show`` gives what is told of an annotation without polygons (numbers of points in place
+        of them), in a list that may be empty; the keys depend on its keys alone.
+        """
+        forms, unpacked = [*map(_form, show(dict.fromkeys(_TEXTS)))], _OBJECT.unpack_from
+        for first in range(0, len(self), _AT_ONCE):
+            for span in self._spans[self._rows[first : first + _AT_ONCE]].tolist():
+                texts: list[str] = []
+                points: list[memoryview] = []
+                for part in self._annotations.between(*span):
+                    if part[0] & _PLAIN:
+                        for form, values in forms:  # a third of the time of `json`
+                            texts.append(form % values(unpacked(part)))
+                        points.append(part[_OBJECT.size :])
+                        continue
+                    annotation = _unpack(part, False)
+                    texts += map(to_json, show(annotation))
+                    if part[0] & _POLYGONS:
+                        points.append(part[len(part) - 8 * sum(annotation[_MASK]) :])
+                yield ", ".join(texts), points
 
     def objects(self, having: str = "", *, crowds: bool = False) -> np.ndarray:
         """How many annotations of each dict have a bbox, point or segmentation; (n,) int64.
@@ -229,12 +271,11 @@ class Records(Sequence[Record]):
         first, end = self._spans[self._rows].T
         return before[end] - before[first]
 
-    def with_more(self, more: Callable[[int, Record], Record]) -> Records:
-        """The same with more in each dict, given its index and the dict without annotations."""
-        found = copy.copy(self)
-        heads = Parts()
-        for index, head in enumerate(self.heads):
-            heads.add(_head(head | more(index, head)))
+    def with_heads(self, records: Iterable[Record]) -> Records:
+        """The same annotations in other dicts, one for each; annotations in these do not count."""
+        found, heads = copy.copy(self), Parts()
+        for record in records:
+            heads.add(_head(record))
         found._heads = heads.in_order()
         found._spans, found._rows = self._spans[self._rows], np.arange(len(self))
         return found
@@ -256,11 +297,12 @@ class Records(Sequence[Record]):
             yield from self._made(self._rows[first : first + _AT_ONCE])
 
     def _made(self, rows: np.ndarray) -> Iterator[Record]:
-        for head, (first, end) in zip(
-            self._heads.of(rows), self._spans[rows].tolist(), strict=True
-        ):
-            record = pickle.loads(head)  # noqa: S301  (made above)
-            if self._whole and "annotations" in record:
+        heads = map(pickle.loads, self._heads.of(rows))  # made above
+        if not self._whole:
+            yield from heads
+            return
+        for record, (first, end) in zip(heads, self._spans[rows].tolist(), strict=True):
+            if "annotations" in record:
                 parts = self._annotations.between(first, end)
                 record["annotations"] = [_unpack(part, self._masks) for part in parts]
             yield record

@@ -7,9 +7,8 @@ any peculiarity, in a fifth of the time.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +18,21 @@ from wsis.data.records import pack_many
 from wsis.data.written_forms import ROUNDING
 from wsis.layers.run_lengths import MAX_OUTLINE
 
-Record = dict[str, Any]
-_FIELDS = ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "segmentation")
-_values = itemgetter(*_FIELDS)
+_SPACE, _INTEGER, _LIST = r"[ \t\r\n]*+", r"(0|[1-9][0-9]{0,14}+)", r"\[([^]]*+)\]"
+_VALUES = {
+    "id": _INTEGER,
+    "image_id": _INTEGER,
+    "category_id": _INTEGER,
+    "iscrowd": "(0)",
+    "area": "([-+.eE0-9]++)",
+    "bbox": r"\[((?:[^],]++,){3}+[^],]++)\]",
+    "segmentation": rf"\[{_SPACE}{_LIST}{_SPACE}\]",
+}
+_FIELDS = "|".join(f'{name}"{_SPACE}:{_SPACE}{value}' for name, value in _VALUES.items())
+_EACH_ONCE = "".join(f"(?({group})|(?!))" for group in range(1, 8))
+# An annotation with the fields of COCO in any order. Its lists hold anything without a bracket:
+# whoever reads them sees whether it is JSON.
+USUAL = re.compile(rf'{{(?:{_SPACE}"(?:{_FIELDS}){_SPACE}(?:,|(?=}}))){{7}}(?<!,)}}{_EACH_ONCE}')
 _COMMA, _POINT, _ZERO, _BLANK = b",.0 "
 _EACH = 0x0101010101010101  # times a byte: a word of 8 such bytes
 _TENS = 10.0 ** np.arange(9)
@@ -47,83 +58,65 @@ class Usual(NamedTuple):
     ends: np.ndarray
 
 
+def by_text(known: Mapping[Any, int]) -> dict[str, int]:
+    """What is known by ids, by the texts of those that are numbers."""
+    return {str(key): value for key, value in known.items() if type(key) is int}
+
+
 def pack_usual(
-    entries: Sequence[Record],
-    ranks: Mapping[Any, int],
+    entries: Sequence[Any],
+    places: Mapping[str, int],
     sizes: np.ndarray,
-    class_ids: Mapping[Any, int],
+    class_ids: Mapping[str, int],
     seen: Contradictions,
 ) -> Usual | None:
     """The usual ones among annotations of a file; None if there is none.
 
-    They have the fields of COCO, ids that are numbers, one polygon in a known image, their box
-    around it and inside the image, and are no crowds. ``seen`` takes note of them.
+    They are `USUAL`, of a known image and category, their box is around their polygon and inside
+    the image. ``seen`` takes note of them.
 
     Args:
-        entries: annotations, the numbers of polygons as `LongLists.entries` gives them.
-        ranks: the places of images by their ids; of those that state no labels.
+        entries: annotations as `LongLists.entries` gives them.
+        places: of images, `by_text`; those that state no labels.
         sizes: (n, 2) float64, width and height by place.
-        class_ids: by category id.
+        class_ids: of categories, `by_text`.
         seen: takes note.
     """
-    columns = _look(entries, ranks, class_ids)
-    if not columns:
+    looked = [
+        (row, number, place, class_id, area, box, polygon, count)
+        for row, entry in enumerate(entries)
+        if isinstance(entry, re.Match)
+        for number, image, category, _, area, box, polygon in (entry.groups(),)
+        if (place := places.get(image)) is not None
+        and (class_id := class_ids.get(category)) is not None
+        and (count := polygon.count(",") + 1) >= 6
+        and count % 2 == 0
+    ]
+    if not looked:
         return None
-    rows, numbers, places, classes, areas, boxes, polygons, counts = zip(*columns, strict=True)
-    lengths = np.array(counts)
+    rows, numbers, images, classes, areas, boxes, polygons, counts = zip(*looked, strict=True)
     try:
-        points = _numbers(b",".join(polygons))
-        box = _floats([*chain.from_iterable(boxes)]).reshape(-1, 4)
-        area, ids = _floats(areas), np.array(numbers, dtype=np.int64)
+        ids, area, box, points = map(_numbers, (numbers, areas, boxes, polygons))
     except (ValueError, OverflowError):
         return None
-    owners = np.array(places)
+    box, lengths, owners = box.reshape(-1, 4), np.array(counts), np.array(images)
     good = _are_good(points, lengths, box, sizes[owners])
     seen.see_usual(box[good], owners[good])
-    ids, its_classes = ids[good], np.array(classes)[good]
+    ids, its_classes = ids[good].astype(np.int64), np.array(classes)[good]
     points = points[np.repeat(good, lengths)]
     data, ends = pack_many(ids, its_classes, area[good], box[good], lengths[good], points)
     return Usual(np.array(rows)[good], ids, owners[good], its_classes, data, ends)
 
 
-def _look(
-    entries: Sequence[Record], ranks: Mapping[Any, int], class_ids: Mapping[Any, int]
-) -> list[tuple[Any, ...]]:
-    """Row, id, place of the image, class id, area, box, polygon and its count of what looks so."""
-    found = []
-    for row, entry in enumerate(entries):
-        if type(entry) is not dict or len(entry) != len(_FIELDS):
-            continue
-        try:
-            number, image, category, crowd, area, box, polygons = _values(entry)
-        except KeyError:
-            continue
-        if (
-            type(number) is type(image) is type(category) is type(crowd) is int
-            and type(box) is type(polygons) is list
-            and crowd == 0
-            and len(box) == 4
-            and len(polygons) == 1
-            and image in ranks
-            and category in class_ids
-        ):
-            (polygon,) = polygons
-            text = polygon[0] if type(polygon) is list and len(polygon) == 1 else None
-            count = text.count(b",") + 1 if type(text) is bytes else 0
-            if count >= 6 and count % 2 == 0:
-                place, class_id = ranks[image], class_ids[category]
-                found.append((row, number, place, class_id, area, box, text, count))
-    return found
-
-
-def _numbers(text: bytes) -> np.ndarray:
-    """The numbers of a JSON list, (n,) float64, given its text without the brackets.
+def _numbers(texts: Sequence[str]) -> np.ndarray:
+    """The numbers of JSON lists, one after another, (n,) float64, given their texts.
 
     Raises:
         ValueError: one is no finite number, or it is no JSON.
     """
-    found = _decimals(text)
-    return _floats(json.loads(f"[{text.decode()}]")) if found is None else found
+    text = ",".join(texts)
+    found = _decimals(text.encode())
+    return _floats(json.loads(f"[{text}]")) if found is None else found
 
 
 def _decimals(text: bytes) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -19,12 +20,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from wsis.commands import let_output_vanish
 from wsis.compat import create_local_process_group, forget_process_groups
 from wsis.errors import LOST_PEER, NEEDS_LESS, UsageError, WSISError, explain
 from wsis.processes import end_with_parent
 
+logger = logging.getLogger(__name__)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _BUG = 70  # exit code of a process whose error nobody can explain
@@ -172,6 +175,8 @@ def launch(main: Callable[[], None], num_processes: int, *, device: str) -> None
     if num_processes == 1:
         main()
         return
+    setup_logger(distributed_rank=0, name="wsis")
+    logger.info("starting %d processes; the first of them reads the data sets", num_processes)
     threads = max(1, torch.get_num_threads() // num_processes)
     failures = mp.get_context("spawn").SimpleQueue()  # several may fail, one of them speaks
     context = mp.spawn(

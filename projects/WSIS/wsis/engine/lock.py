@@ -10,7 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -31,13 +31,15 @@ def output_lock(folder: Path) -> Iterator[None]:
     The kernel releases the lock when its process ends, in whatever way, so a killed run leaves
     nothing to clean up. It is a POSIX record lock: forked data-loading workers do not inherit it,
     and it works on network file systems. Each further process of the run holds a part of it
-    (`rank_lock`), so the folder stays locked until the last of them has ended.
+    (`rank_lock`), so the folder stays locked until the last of them has ended. A folder that is
+    left with nothing but the lock, by a run that failed before its first stage, goes with it.
 
     Raises:
         WSISError: another run holds it (its host and process id are named), the file system has no
             locks, ``.lock`` is no plain file, or the folder cannot be written.
     """
     path = folder / LOCK_FILE
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -55,7 +57,15 @@ def output_lock(folder: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError, WSISError):  # a process of this run lives, or it holds more
+                _take(stream, path)
+                if os.listdir(folder) == [LOCK_FILE]:
+                    path.unlink()
+                    for one in made:
+                        one.rmdir()
 
 
 @contextmanager
@@ -108,8 +118,10 @@ def _take(stream: IO[str], path: Path, length: int = 0, start: int = 0) -> None:
     """Lock bytes of a file: ``length`` of them from ``start`` on; all that there can be for 0."""
     try:
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        if not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            raise BlockingIOError(errno.EAGAIN, "the run that held this file has taken it away")
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
             raise WSISError(f"{path.parent} is in use by another run{_owner(path)}") from None
         raise WSISError(
             f"the file system of {path.parent} has no locks ({error.strerror}), so two runs could "

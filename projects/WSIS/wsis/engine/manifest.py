@@ -13,10 +13,10 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from wsis.config import METHOD_NODES, flatten, stock_values
 from wsis.data.builtin import read_dataset
 from wsis.data.checks import load_json
 from wsis.data.files import sha256_of_file, write_json
-from wsis.data.records import Records, compact, heads_of
+from wsis.data.records import Records, compact, heads_of, to_json
 from wsis.data.supervision import seen_at
 from wsis.engine.pipeline import PlannedStage
 from wsis.errors import DataError, UsageError, WSISError
@@ -57,7 +57,7 @@ _NEVER = (
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pycocotools")
 _DATASET_KEYS = ("WSIS.IMAGES", "DATASETS.TRAIN")
 IMAGES, IMAGE_FILES = "images", "image_files"  # inputs: what may be seen of them, their bytes
-_MASK_FILES = ("instance_file_name", "semantic_file_name", "salient_file_name")
+_MASK_FILES = ("instance_file_name", "salient_file_name", "semantic_file_name")
 
 
 class DamagedManifest(WSISError):
@@ -330,14 +330,17 @@ def fingerprint(dataset_dicts: Sequence[dict[str, Any]], supervision: str) -> st
     bytes. Folders do not count, so a data set may be moved. Image files: see `sizes_of_images`.
     """
     sha, records = hashlib.sha256(), compact(dataset_dicts)
-    encode = json.JSONEncoder(sort_keys=True, default=_jsonable).encode
-    for index, sample in enumerate(records.heads if supervision == "image" else records.unmasked):
-        seen = seen_at(sample, supervision)
-        sizes = [_size_of(path) for key, path in sorted(seen.items()) if key in _MASK_FILES]
+    told: Iterable[tuple[str, Sequence[memoryview]]] = repeat(("", ()))
+    if supervision != "image":
+        told = records.texts(lambda a: seen_at({"annotations": [a]}, supervision)["annotations"])
+    for head, (text, points) in zip(records.heads, told, strict=False):
+        seen = seen_at(head, supervision)
+        sizes = [_size_of(seen[key]) for key in _MASK_FILES if key in seen]
         seen = {k: v for k, v in seen.items() if not k.endswith("file_name")}
-        sha.update(encode([seen, sizes]).encode())
-        if supervision == "mask":
-            sha.update(records.points(index))
+        before, name, after = to_json([seen, sizes]).partition('"annotations": [')
+        sha.update(f"{before}{name}{text}{after}".encode())
+        for part in points if supervision == "mask" else ():
+            sha.update(part)
     return sha.hexdigest()[:16]
 
 
@@ -349,12 +352,6 @@ def sizes_of_images(dataset_dicts: Sequence[dict[str, Any]]) -> str:
     """
     sizes = [_size_of(sample["file_name"]) for sample in heads_of(dataset_dicts)]
     return "" if -1 in sizes else digest_of(sizes)
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("ascii", "replace")
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def seen_of_the_data_set(stage: Stage) -> str:

@@ -269,11 +269,12 @@ def _check_annotated(folder: StageFolder) -> str:
         return ""
     images = compact(folder.dataset_dicts)
     found, objects = images.objects(_ANNOTATION_KEYS[needed]), images.objects()
-    if needed == "mask":  # those of VOC lie in files
-        drawn = np.array(["instance_file_name" in head for head in images.heads], dtype=bool)
-        found = np.where(drawn, objects, found)
+    drawn = False
+    if needed == "mask" and not 0 < found.sum() == objects.sum():  # those of VOC lie in files
+        in_files = np.array(["instance_file_name" in head for head in images.heads], dtype=bool)
+        found, drawn = np.where(in_files, objects, found), bool(in_files.any())
     having, total = int(found.sum()), int(objects.sum())
-    if not having and not (needed == "mask" and drawn.any()):
+    if not having and not drawn:
         raise DataError(
             f"stage {folder.name} needs {needed} annotations, and no image of {names} has one; "
             "name one that has them (DATA.TRAIN), or take a pipeline for what it has, as "

@@ -56,7 +56,7 @@ def run_train(folder: StageFolder, stage: TrainStage, products: Products) -> Non
     """Train to the end, from the last checkpoint if there is one."""
     cfg = folder.planned.cfg
     records = training_dicts(folder, products)
-    if comm.is_main_process():
+    if comm.is_main_process() and not folder.images.sizes(folder.dataset_names):  # one is missing
         require_pictures(records, cfg.WSIS.ON_ERROR, folder.images.say)
     weights = str(products[cfg.WSIS.INIT_FROM].weights) if cfg.WSIS.INIT_FROM else None
     if cfg.SOLVER.MAX_ITER == 0:

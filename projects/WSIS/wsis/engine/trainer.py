@@ -206,7 +206,9 @@ class Trainer(TrainerBase):
         layout = map_layout(torch.device(cfg.MODEL.DEVICE), half=half)
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.ndim == 4:  # torch's `Module.to` refuses those of 5
-                tensor.data = tensor.data.contiguous(memory_format=layout)
+                # A copy: `contiguous` leaves kernels of one channel with strides that their
+                # gradients do not have, of which torch warns where several processes train.
+                tensor.data = tensor.data.clone(memory_format=layout)
         self._weights = cfg.MODEL.WEIGHTS if weights is None else weights
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
