@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsis.layers import crf as crf_module
 from wsis.layers.crf import (
     IRNET_KERNELS,
     DenseCRF,
@@ -175,6 +176,15 @@ def test_problems_on_one_image_together_or_one_by_one():
         crf_labels(image, stacked, 3, kernels=KERNELS, num_iterations=5), together.argmax(1)
     )
     assert (together[0] != together[1]).any()
+
+
+def test_images_of_one_size_do_not_change_each_other():
+    """They share the lattice of places."""
+    images = [scene(*size, 3, seed=number) for number, size in enumerate([(9, 12), (12, 9)] * 2)]
+    together = [dense_crf(image, unary_from_labels(labels, 3)) for image, labels in images]
+    for (image, labels), q in zip(images, together, strict=True):
+        crf_module._of_places.cache_clear()
+        np.testing.assert_array_equal(dense_crf(image, unary_from_labels(labels, 3)), q)
 
 
 def devices():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -81,7 +82,12 @@ class DenseCRF:
             raise ValueError(f"the image must be (H, W, 3), not {tuple(pixels.shape)}")
         self.height, self.width = pixels.shape[:2]
         self._device = pixels.device
-        self._operators = [_normalized(kernel, pixels) for kernel in kernels]
+        self._operators = [
+            _normalized(kernel, pixels)
+            if kernel.srgb
+            else _of_places(kernel, self.height, self.width, str(self._device))
+            for kernel in kernels
+        ]
 
     @torch.no_grad()
     def infer(self, unary: Array, num_iterations: int) -> Array:
@@ -169,6 +175,12 @@ class DenseCRF:
         if not torch.isfinite(values).all():
             raise ValueError(f"the {name} must be finite")
         return values
+
+
+@lru_cache(maxsize=1)
+def _of_places(kernel: Kernel, height: int, width: int, device: str) -> PermutohedralLattice:
+    """That of a kernel without colours, kept for the next image: many are of one size."""
+    return _normalized(kernel, torch.zeros((height, width, 3), device=device))
 
 
 def _normalized(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
