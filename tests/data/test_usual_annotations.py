@@ -160,6 +160,47 @@ def test_both_ways_agree_on_any_form(seed, tmp_path, monkeypatch):
     assert found == told_or_read(tmp_path)
 
 
+ODD = [
+    "01",
+    ".5",
+    "5.",
+    "+1",
+    "-0",
+    "NaN",
+    "1e999",
+    "1E1",
+    "1" * 400,
+    "1" * 5000,
+    "9007199254740993",
+]
+ODD += ['"5"', '"a]b"', "[1]", "[[1", '{"id": 1}', "1, 2", "", "\xa05"]
+ODD = [("1099.5", odd) for odd in ODD] + [
+    ('"id"', r'"\u0069d"'),
+    ('"area"', '"id": 7, "area"'),
+    ('"area"', '"nested": {"segmentation": [[1, 2]]}, "area"'),
+    ('"segmentation"', '"annotations"'),
+]
+
+
+@pytest.mark.parametrize("name", ["area", "bbox", "segmentation", "id", "image_id"])
+def test_both_ways_agree_on_texts_that_json_would_not_write(name, tmp_path, monkeypatch):
+    file = content()
+    one = file["annotations"][5]
+    one[name] = {"bbox": [*one["bbox"][:3], 1099.5]}.get(name, 1099.5)
+    if name == "segmentation":
+        one[name] = [[1099.5, *content()["annotations"][5][name][0][1:]]]
+    for before, after in ODD:
+        entries = [json.dumps(entry) for entry in file["annotations"]]
+        entries[5] = entries[5].replace(before, after)
+        text = json.dumps(file | {"annotations": []})
+        text = text.replace('"annotations": []', f'"annotations": [{", ".join(entries)}]')
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        found = told_or_read(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(coco, "_read_in_turn", lambda *a: (_ for _ in ()).throw(Unusual))
+            assert found == told_or_read(tmp_path), after
+
+
 def test_a_usual_annotation_is_known_by_its_form():
     entry = content()["annotations"][0]
     for form in (None, 1):

@@ -154,10 +154,11 @@ def test_an_owner_that_cannot_be_read(tmp_path, monkeypatch, number, text):
     assert (tmp_path / ".lock").read_text() == text
 
 
-def test_folder_that_cannot_be_made(tmp_path):
+@pytest.mark.parametrize("name", ["file/out", "a" * 300])
+def test_folder_that_cannot_be_made(tmp_path, name):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(WSISError, match="cannot write to the output folder.*OUTPUT_DIR"),
-        output_lock(tmp_path / "file" / "out"),
+        output_lock(tmp_path / name),
     ):
         pass

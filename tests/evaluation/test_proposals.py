@@ -5,6 +5,7 @@ import pytest
 from wsis.config import get_wsis_cfg
 from wsis.data.ground_truth import GroundTruth
 from wsis.data.proposals.store import by_rank, proposals_artifact
+from wsis.errors import DataError
 from wsis.evaluation.proposals import CoverMeasure, check_proposals
 from wsis.layers.regions import Regions
 from wsis.layers.run_lengths import encode_mask
@@ -64,3 +65,5 @@ def test_the_product_check():
     assert metrics["ABO"] == 50
     assert metrics["images_without_product"] == 1
     assert metrics["images_without_ground_truth"] == 1
+    with pytest.raises(DataError, match="image a: .*--from-stage proposals --force"):
+        product_figures(check_proposals, dicts, {"a": {}}, get_wsis_cfg())

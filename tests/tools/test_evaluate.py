@@ -246,6 +246,8 @@ def test_the_exports_for_tools_are_called_by_their_names(tmp_path, capsys):
         said = capsys.readouterr().err
         assert f"error: {place} is in the form of {form[place.partition('/')[0]]}; " in said
         assert "with tools/export.py LABELS --format coco-rle --output FILE.json" in said
+    assert evaluate("--predictions", "yolo/labels/absent.txt") == 1
+    assert "yolo/labels/absent.txt does not exist" in capsys.readouterr().err
     assert call(labels, "--format", "coco-rle", "--output", "results.json", "--overwrite") == 0
     assert evaluate("--dataset", "labels.json", "--protocol", "voc") == 0
 

@@ -12,6 +12,7 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from wsis import ready
 from wsis.data.checks import clip_box
 from wsis.engine.pipeline import PlannedStage
 from wsis.errors import UsageError
@@ -27,8 +28,6 @@ from wsis.trained_stage import (
     has_instances,
     open_run,
 )
-
-_NAMELESS = "object"  # the class of a network that comes with WSIS
 
 
 class Predictor:
@@ -72,6 +71,7 @@ class Predictor:
         checkpoint = Path(weights) if weights else None
         self._stage = TrainedStage(planned, weights=checkpoint, min_score=min_score)
         self.cfg, self._tells_classes = planned.cfg, _tells_classes(planned)
+        self._knows_names = planned.folder != ready.FOLDER
         self.metadata = Metadata(name=str(run), thing_classes=list(self._stage.classes))
 
     def __call__(
@@ -162,7 +162,7 @@ class Predictor:
 
     def _classes_of(self, classes: Sequence[int | str] | None, count: int) -> list[int]:
         """The class ids of so many boxes."""
-        known = self.metadata.thing_classes
+        known = [*self.metadata.thing_classes]
         if classes is None and count and self._tells_classes:
             raise UsageError(
                 f"stage {self._stage.name} makes masks of boxes of their classes; give "
@@ -172,7 +172,7 @@ class Predictor:
             return [0] * count
         given = classes.tolist() if hasattr(classes, "tolist") else classes
         words = np.asarray(given, dtype=object).ravel().tolist()
-        if known[0] == _NAMELESS and not self._tells_classes:
+        if not self._knows_names:
             known += dict.fromkeys(w for w in words if isinstance(w, str) and w not in known)
         found = [known.index(one) if one in known else one for one in words]
         if wrong := [one for one in found if not isinstance(one, int | np.integer) or one < 0]:
@@ -185,6 +185,7 @@ class Predictor:
             )
         if len(found) != count:
             raise UsageError(f"classes has {len(found)} entries for {count} boxes; give one a box")
+        self.metadata.thing_classes[:] = known
         return [int(one) for one in found]
 
 

@@ -37,8 +37,6 @@ TINY = [
     ("INPUT.MIN_SIZE_TEST", "64"),
 ]
 REAL = wsis.ready.FOLDER / "boxcaseg_ready.pth"
-
-
 RANDOM = ("mask_rcnn.MODEL.TIMM.WEIGHTS", "")
 
 
@@ -229,16 +227,18 @@ def test_boxes_may_have_names(ready, finished, picture):
     """Any, where the network knows none; those of the run, where a typo would be a new class."""
     image, kept = picture
     predictor, given = wsis.Predictor("boxcaseg_ready"), kept["boxes"][[0, 0, 0]]
-    for names, numbers in (
-        (["cat", "ant", "cat"], [1, 2, 1]),
-        (["bee", "object", "ant"], [3, 0, 2]),
-    ):
+    cases = {("cat", "ant", "cat"): [1, 2, 1], ("bee", "object", "ant"): [3, 0, 2]}
+    for names, numbers in cases.items():
         found = predictor(image, boxes=given, classes=names)["instances"]
         assert found.pred_classes.tolist() == numbers
-        assert [predictor.metadata.thing_classes[i] for i in numbers] == names
+        assert [predictor.metadata.thing_classes[i] for i in numbers] == [*names]
+    with pytest.raises(UsageError, match="1 entries for 3 boxes"):
+        predictor(image, boxes=given, classes=["elk"])
     assert predictor.metadata.thing_classes == ["object", "cat", "ant", "bee"]
+    of_run = wsis.Predictor(finished, stage="box_masks")
+    of_run.metadata.thing_classes[:] = ["object"]  # as of a run whose one class has that name
     with pytest.raises(UsageError, match="not 'cat'"):
-        wsis.Predictor(finished, stage="box_masks")(image, boxes=given[:1], classes=["cat"])
+        of_run(image, boxes=given[:1], classes=["cat"])
 
 
 def test_boxes_are_cut_at_the_image_and_keep_their_mask(ready):

@@ -222,7 +222,7 @@ class PseudoLabels:
                 for text in found:
                     counts["annotations"] += 1
                     yield f'{{"id": {counts["annotations"]}, {text}'
-                    if '"area": 0, ' in text:
+                    if not json.loads(f"{{{text}")["area"]:
                         bare.append(record["image_key"])
                 counts["images_without_annotations"] += not found
                 images.append(_image_entry(record, number, root))

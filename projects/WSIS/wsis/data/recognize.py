@@ -65,7 +65,7 @@ def tool_of(path: Path) -> str:
 
     A file may be one of many, as labelme and YOLO write one for each image.
     """
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() == ".txt" and path.is_file():
         return _TOOLS["yolo"]
     try:
         if path.suffix.lower() == ".json" and _LABELME.search(_head(path)):

@@ -39,8 +39,8 @@ def output_lock(folder: Path) -> Iterator[None]:
             locks, ``.lock`` is no plain file, or the folder cannot be written.
     """
     path = folder / LOCK_FILE
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise WSISError(f"{path} is no plain file; remove it and run the same command again")

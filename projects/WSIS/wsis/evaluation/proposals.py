@@ -72,7 +72,9 @@ def check_proposals(name: str, cfg: CfgNode) -> Evaluator:
     """Product ``proposals``: ABO and recall at IoU 0.5 and 0.7, of all and of the first ones."""
 
     def pair_of(image: Image) -> tuple[Proposals | None, GroundTruth]:
-        size, found = image.truth.void.shape, image.found
-        return found and proposals_of_image(found, image.key, size=size), image.truth
+        found = image.found
+        if found is not None:
+            found = proposals_of_image(found, image.key, size=image.truth.void.shape)
+        return found, image.truth
 
     return Evaluator("proposals", class_names(name), [(pair_of, [CoverMeasure()])])

@@ -28,7 +28,7 @@ def clean_mask(mask: np.ndarray, share: float) -> np.ndarray:
 
     A hole is small below ``share`` of the mask's pixels, a part below ``share`` of those of the
     largest part. Pixels that touch at a corner are of one part, as in outlines; what is open to the
-    image's edge is no hole. Cleaning again changes nothing.
+    image's edge is no hole. Cleaning again may do more, since these are other areas then.
     """
     outside = np.pad(~mask, 1, constant_values=True).view(np.uint8)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
