@@ -108,7 +108,7 @@ def test_masks_that_lose_are_told_after_the_table(tell):
 def test_where_nothing_could_be_measured_one_line_says_so(tell):
     text = tell(FIGURES[:1])
     assert (
-        "no masks to measure against: cam, inter_pixel_label, instances on shapes_train; "
+        "no true masks to measure against: cam, inter_pixel_label, instances on shapes_train; "
         "mask_rcnn on shapes_val\n" in text
     )
     assert " - " not in text.partition("mAP")[2].partition("weights")[0]

@@ -210,6 +210,17 @@ def test_no_file_at_all(tmp_path):
         read(read_labelme, IMAGES=pictures(tmp_path, "a.jpg"))
 
 
+def test_labels_without_their_pictures(tmp_path):
+    """As tools/export.py writes them to a folder of their own."""
+    pictures(tmp_path / "photos", "a.jpg")
+    square = shape("cat", "polygon", (1, 2), (30, 2), (30, 40))
+    write(tmp_path / "labels" / "a.json", square, imagePath="../photos/a.jpg")
+    with pytest.raises(DataError, match=r"labels has none of the pictures.* LABELS: .*labels}"):
+        read(read_labelme, IMAGES=tmp_path / "labels")
+    found = read(read_labelme, IMAGES=tmp_path / "photos", LABELS=tmp_path / "labels")
+    assert [name for _, name, _ in found.objects] == ["cat"]
+
+
 def test_renamed_together_with_its_picture(tmp_path):
     pictures(tmp_path, "b.jpg")
     write(tmp_path / "b.json", shape("cat", "point", (1, 1)), imagePath="..\\x\\old.jpg")

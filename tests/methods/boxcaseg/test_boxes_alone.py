@@ -180,4 +180,4 @@ def test_objects_without_a_box_are_told(photos, shapes_root):
     said = done.stdout + done.stderr
     assert f"grabcut_masks, proxy_masks work on boxes: 3 of {total} objects of" in said
     assert said.count("WARNING") == 1  # that, once, and nothing of true masks, which none has
-    assert said.count("no masks to measure against: grabcut_masks, proxy_masks on ") == 1
+    assert said.count("no true masks to measure against: grabcut_masks, proxy_masks on ") == 1

@@ -91,7 +91,7 @@ def _unmeasured(chosen: Sequence[PlannedStage], rows: Entries) -> list[str]:
             if (planned.name, name) not in measured:
                 without.setdefault(name, []).append(planned.name)
     said = [f"{', '.join(stages)} on {name}" for name, stages in without.items()]
-    lines = [f"no masks to measure against: {'; '.join(said)}"] if said else []
+    lines = [f"no true masks to measure against: {'; '.join(said)}"] if said else []
     partly = {}
     for entry in rows:
         if lacking := int(entry["metrics"].get("images_without_ground_truth", 0)):

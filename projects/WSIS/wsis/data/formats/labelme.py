@@ -45,6 +45,11 @@ def read_labelme(entry: dict[str, Any], problems: Problems) -> Translated:
             _read_file(file, content, builder)
     if not builder.images and not problems.errors:
         raise DataError(f"{folder} has no JSON file of labelme")
+    if not builder.images and not builder.finder.known:
+        raise DataError(
+            f"{images} has none of the pictures of the labels in {folder}; name both folders, "
+            f"{{FORMAT: labelme, IMAGES: FOLDER, LABELS: {folder}}}"
+        )
     builder.pass_over_others("image without a JSON file")
     return builder.finish(declared_classes([folder, images]))
 
