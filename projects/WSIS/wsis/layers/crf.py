@@ -80,8 +80,9 @@ class DenseCRF:
         pixels = _as_tensor(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.numel():
             raise ValueError(f"the image must be (H, W, 3), not {tuple(pixels.shape)}")
-        self.height, self.width = pixels.shape[:2]
-        self._device = pixels.device
+        self.height: int = pixels.shape[0]
+        self.width: int = pixels.shape[1]
+        self._device: torch.device = pixels.device
         self._operators = [
             _normalized(kernel, pixels)
             if kernel.srgb
