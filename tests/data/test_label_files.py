@@ -66,6 +66,14 @@ def test_polygons_of_a_coco_file_are_drawn(find):
     assert np.array_equal(decode_rle(found["segmentation"]), MASK)
 
 
+def test_a_class_that_is_not_there_is_named(find):
+    """Its number is that of another class in the data set."""
+    one = {"id": 1, "image_id": 7, "category_id": 10, "segmentation": encode_mask(MASK)}
+    content = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [one]}
+    with pytest.raises(DataError, match="has no class 'boat'; its classes are dog, cat"):
+        find(content | {"categories": [{"id": 10, "name": "boat"}]})
+
+
 @pytest.mark.parametrize(
     "counts", ["zz~", [48, 1], [5, 10**12], "0" * 1000, [-1, 49], [50, -2]], ids=str
 )

@@ -131,7 +131,7 @@ MISTAKES = {
     ),
     "file of other classes": (
         lambda r: {"categories": [{"id": 17, "name": "dog"}], "annotations": r},
-        "has no category 17",
+        "has no class 'dog'; its classes",
     ),
     "file with strange categories": (
         lambda r: {"categories": [17], "annotations": r},

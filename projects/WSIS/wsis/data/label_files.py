@@ -240,6 +240,7 @@ class CocoResults:
     def _classes(self, content: Any) -> dict[Any, int]:
         """Class ids by category id; in a COCO file by the names of the categories."""
         known: dict[Any, int] = {c: i for i, c in enumerate(category_ids(self.name))}
+        named: dict[Any, Any] = {}
         if self._is_file and "categories" in content:
             ids = {name: i for i, name in enumerate(class_names(self.name))}
             try:
@@ -249,9 +250,12 @@ class CocoResults:
                 raise DataError(f"{self.path}: categories is no list of id and name") from None
         for category in {c for rows in self._rows.values() for c in rows.categories} - set(known):
             entry = self._first["category_id", category]
+            what = f"category {short(category)}"
+            if category in named:  # its number may be that of another class there
+                what = f"class {short(named[category])}"
             raise DataError(
-                f"{self.path}: entry {entry}: {given_name(self.name)} has no category "
-                f"{short(category)}; its classes are {', '.join(class_names(self.name))}"
+                f"{self.path}: entry {entry}: {given_name(self.name)} has no {what}; its classes "
+                f"are {', '.join(class_names(self.name))}"
             )
         return known
 
