@@ -80,15 +80,9 @@ class DenseCRF:
         pixels = _as_tensor(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.numel():
             raise ValueError(f"the image must be (H, W, 3), not {tuple(pixels.shape)}")
-        self.height: int = pixels.shape[0]
-        self.width: int = pixels.shape[1]
-        self._device: torch.device = pixels.device
-        self._operators = [
-            _normalized(kernel, pixels)
-            if kernel.srgb
-            else _of_places(kernel, self.height, self.width, str(self._device))
-            for kernel in kernels
-        ]
+        self.height, self.width = pixels.shape[:2]
+        self._device = pixels.device
+        self._operators = [_operator(kernel, pixels) for kernel in kernels]
 
     @torch.no_grad()
     def infer(self, unary: Array, num_iterations: int) -> Array:
@@ -176,6 +170,12 @@ class DenseCRF:
         if not torch.isfinite(values).all():
             raise ValueError(f"the {name} must be finite")
         return values
+
+
+def _operator(kernel: Kernel, image: Tensor) -> PermutohedralLattice:
+    if kernel.srgb is None:
+        return _of_places(kernel, *image.shape[:2], str(image.device))
+    return _normalized(kernel, image)
 
 
 @lru_cache(maxsize=1)
